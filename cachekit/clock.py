@@ -1,0 +1,25 @@
+"""The clock of this machine, as the `Clock` port asks for it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, final
+
+
+@final
+class SystemClock:
+    """The system's clocks, without a call of our own between: the methods are the builtins."""
+
+    __slots__ = ()
+
+    time = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SystemClock)
+
+    def __hash__(self) -> int:
+        return hash(SystemClock)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SystemClock, ()

@@ -1,0 +1,363 @@
+"""The nouns of cachekit: entries, levels, strategies, causes of removal, snapshots of statistics.
+
+Plain values without behaviour of their own beyond checking what they are given; every other room may
+import them, and they import only the errors. Times are floats of seconds inside (`time.time()`, the
+wall clock) and aware datetimes where a person looks.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from collections.abc import Iterator, Mapping, Set
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
+
+#: A time to live: seconds, or a timedelta; `None` means "the default of whoever is asked".
+TTL: TypeAlias = float | timedelta | None
+
+#: A TTL that never ends: the entry goes only by eviction or invalidation.
+FOREVER: Final = math.inf
+
+#: Tags as a caller may write them.
+Tags: TypeAlias = Set[str] | list[str] | tuple[str, ...]
+
+NO_TAGS: Final[frozenset[str]] = frozenset()
+
+
+class _Missing(enum.Enum):
+    MISSING = "MISSING"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+#: What a lookup yields when there is nothing; `None` is a value like any other.
+MISSING: Final = _Missing.MISSING
+Missing: TypeAlias = Literal[_Missing.MISSING]
+
+
+class CacheLevel(enum.Flag):
+    """Which tiers an operation speaks to; members combine, as in `MEMORY | FILE`."""
+
+    MEMORY = 1
+    REDIS = 2
+    FILE = 4
+    ALL = MEMORY | REDIS | FILE
+
+
+class CacheStrategy(enum.Enum):
+    """Which entry a full memory tier gives up."""
+
+    LRU = "lru"  #: the one that was read or written longest ago
+
+
+class RemovalCause(enum.Enum):
+    """Why an entry left the memory tier, as removal listeners are told."""
+
+    EVICTED = "evicted"  #: to make room
+    EXPIRED = "expired"  #: its time to live was over
+    INVALIDATED = "invalidated"  #: asked for: delete, clear, by tag, by pattern
+    REPLACED = "replaced"  #: another value was set under its key
+
+
+def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
+    """A TTL in seconds, as a float.
+
+    Raises:
+        TypeError: it is neither a number nor a timedelta.
+        ValueError: it is NaN.
+    """
+    if type(ttl) is float or (type(ttl) is int):
+        value = float(ttl) if ttl < 1e300 else math.inf
+    elif isinstance(ttl, timedelta):
+        value = ttl.total_seconds()
+    elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):
+        value = float(ttl)
+    else:
+        raise TypeError(
+            f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
+            f"not {ttl!r} of type {type(ttl).__name__}"
+        )
+    if value != value:
+        raise ValueError(f"{argument} must not be NaN; use FOREVER for no expiry, or None")
+    return value
+
+
+def checked_key(key: object, argument: str = "key") -> str:
+    """The key as an exact `str`; a subclass of str becomes a plain one.
+
+    Raises:
+        TypeError: it is not a str.
+    """
+    if type(key) is str:
+        return key
+    if isinstance(key, str):
+        return str.__str__(key)
+    raise TypeError(
+        f"{argument} must be a str, not {key!r} of type {type(key).__name__}; "
+        f"convert it first, for example with str() or an f-string"
+    )
+
+
+def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
+    """The tags as a frozenset of plain str.
+
+    Raises:
+        TypeError: a bare str (its letters would become tags), another container, or a tag that is
+            not a str.
+    """
+    if tags is None:
+        return NO_TAGS
+    if isinstance(tags, str):
+        raise TypeError(f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}")
+    if not isinstance(tags, (Set, list, tuple)):
+        raise TypeError(
+            f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
+        )
+    if not tags:
+        return NO_TAGS
+    if type(tags) is frozenset and all(type(tag) is str for tag in tags):
+        return tags
+    return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+
+
+def _timestamp(moment: datetime | float | None, argument: str) -> float:
+    if moment is None:
+        return time.time()
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            raise ValueError(
+                f"{argument} must be an aware datetime, not the naive {moment!r}; "
+                f"use datetime.now(timezone.utc)"
+            )
+        return moment.timestamp()
+    return seconds(moment, argument)
+
+
+@final
+class CacheEntry:
+    """A value with what a tier knows about it.
+
+    Args:
+        key: the key that it is stored under; storing it under another is a ValueError.
+        value: anything, `None` included.
+        created_at: an aware datetime, or seconds since the epoch; None is now.
+        last_accessed: the same; None is `created_at`.
+        access_count: how often the tier that it came from has served it.
+        ttl: life in seconds from `created_at`, or a timedelta; `FOREVER` never ends; None leaves it to
+            the default of the tier.
+        tags: labels by which it can be invalidated together with others.
+        size_bytes: its size in the tier that it came from; 0 where that tier does not measure.
+
+    Raises:
+        TypeError: a key, TTL or tag of the wrong type.
+        ValueError: a naive datetime, or a TTL of NaN.
+
+    An entry that a tier hands out is a snapshot: changing it changes nothing in the tier.
+    """
+
+    __slots__ = ("_created", "_last", "access_count", "key", "size_bytes", "tags", "ttl", "value")
+
+    def __init__(
+        self,
+        key: str,
+        value: Any,
+        created_at: datetime | float | None = None,
+        last_accessed: datetime | float | None = None,
+        access_count: int = 0,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        size_bytes: int = 0,
+    ) -> None:
+        self.key = checked_key(key)
+        self.value = value
+        self._created = _timestamp(created_at, "created_at")
+        self._last = self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
+        self.access_count = access_count
+        self.ttl = None if ttl is None else seconds(ttl)
+        self.tags = checked_tags(tags)
+        self.size_bytes = size_bytes
+
+    @property
+    def created_at(self) -> datetime:
+        """When the value was made, as an aware datetime."""
+        return datetime.fromtimestamp(self._created, UTC)
+
+    @property
+    def last_accessed(self) -> datetime:
+        """When the tier last served it, as an aware datetime."""
+        return datetime.fromtimestamp(self._last, UTC)
+
+    @property
+    def created_timestamp(self) -> float:
+        """When the value was made, in seconds since the epoch."""
+        return self._created
+
+    @property
+    def expires_timestamp(self) -> float:
+        """When its own TTL ends, in seconds since the epoch; infinity without one."""
+        return math.inf if self.ttl is None else self._created + self.ttl
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its own TTL is over by this machine's wall clock."""
+        return time.time() >= self.expires_timestamp
+
+    def touch(self) -> None:
+        """Note an access: one more of them, now."""
+        self.access_count += 1
+        self._last = time.time()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CacheEntry):
+            return NotImplemented
+        return all(getattr(self, slot) == getattr(other, slot) for slot in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # entries are mutable
+
+    def __repr__(self) -> str:
+        # The value is left out: it may be large, or nobody's business in a log.
+        return (
+            f"CacheEntry(key={self.key!r}, value=<{type(self.value).__name__}>, "
+            f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, tags={set(self.tags) or '{}'}, "
+            f"access_count={self.access_count})"
+        )
+
+
+@final
+class CacheStats(Mapping[str, float]):
+    """A frozen snapshot of what a tier, or a whole cache, has counted since it was made.
+
+    Read `stats.hits` or `stats["hits"]`; `to_dict()` is ready for JSON. When each number moves:
+
+    - hits: a lookup found a live entry; misses: it found none; unavailable: the tier could not answer.
+      Every lookup is exactly one of the three. Looking without asking for the value (`contains`,
+      `explain`, `keys`) is no lookup.
+    - hit_rate: hits / (hits + misses + unavailable); 0 before the first lookup.
+    - sets: an entry was stored, by whomever; a replaced one counts again, a refused write does not.
+    - deletes: an entry was removed by `delete` or `delete_many`, or by a `set` that keeps nothing.
+    - invalidations: an entry was removed by tag, by pattern or by `clear`.
+    - evictions: removed for room. expirations: removed because its time was over; it counts when
+      that is noticed, by a lookup or by the sweep.
+    - promotions: a hit in a slower tier was copied into this one.
+    - refusals: a value was not kept because its key was written or invalidated while it was loaded.
+    - errors: the tier, or a listener of it, failed.
+    - size: entries held, expired ones that were not yet noticed included.
+    - memory_usage_bytes: an estimate; each tier says of what.
+    - latency_p50, latency_p99: seconds that a hit took, from a sample of 1 in 64; 0 without a sample.
+    - requests, request_hits, request_hit_rate: lookups as the caller saw them, each counted once,
+      whichever tier answered; a tier's own are its lookups and hits.
+
+    Counters move without a lock and are exact once the cache is quiet.
+    """
+
+    hits: int
+    misses: int
+    unavailable: int
+    size: int
+    memory_usage_bytes: int
+    sets: int
+    deletes: int
+    invalidations: int
+    evictions: int
+    expirations: int
+    promotions: int
+    refusals: int
+    errors: int
+    latency_p50: float
+    latency_p99: float
+    requests: int
+    request_hits: int
+
+    _STORED: Final = (
+        "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
+        "invalidations", "evictions", "expirations", "promotions", "refusals", "errors",
+        "latency_p50", "latency_p99", "requests", "request_hits",
+    )  # fmt: skip
+    _DERIVED: Final = ("hit_rate", "request_hit_rate")
+    __slots__ = _STORED
+
+    def __init__(self, **numbers: float) -> None:
+        for name in self._STORED:
+            object.__setattr__(self, name, numbers.pop(name, 0))
+        if numbers:
+            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}")
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of lookups that found a live entry, 0 to 1."""
+        lookups = self.hits + self.misses + self.unavailable
+        return self.hits / lookups if lookups else 0.0
+
+    @property
+    def request_hit_rate(self) -> float:
+        """The share of requests that some tier answered, 0 to 1: what alerts should watch."""
+        return self.request_hits / self.requests if self.requests else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """All of it, the rates included, as a plain dict of numbers."""
+        return {name: getattr(self, name) for name in self}
+
+    def __getitem__(self, name: str) -> float:
+        if name in self._STORED or name in self._DERIVED:
+            number: float = getattr(self, name)
+            return number
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._STORED
+        yield from self._DERIVED
+
+    def __len__(self) -> int:
+        return len(self._STORED) + len(self._DERIVED)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"CacheStats is a frozen snapshot; {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"CacheStats is a frozen snapshot; {name} cannot be deleted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _stats_from_dict, ({name: getattr(self, name) for name in self._STORED},)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={self[name]!r}" for name in self if self[name])
+        return f"CacheStats({shown})"
+
+
+def _stats_from_dict(numbers: dict[str, float]) -> CacheStats:
+    return CacheStats(**numbers)
+
+
+class Explanation(NamedTuple):
+    """What a cache knows about one key, as `IntelligentCache.explain` returns it."""
+
+    key: str
+    level: CacheLevel | None  #: the tier that would answer; None if no tier holds the key
+    age: float | None  #: seconds since the value was made
+    remaining: float | None  #: seconds that it has left; infinity if it does not expire
+    tags: frozenset[str]
+    access_count: int  #: how often that tier has served it
+
+    def __str__(self) -> str:
+        if self.level is None or self.age is None or self.remaining is None:
+            return f"{self.key!r} is in no tier"
+        life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
+        tags = ", ".join(sorted(self.tags)) or "none"
+        return (
+            f"{self.key!r} is in {self.level.name}: {self.age:.1f} s old, {life}, "
+            f"tags: {tags}, served {self.access_count} times"
+        )
+
+
+class WarmReport(NamedTuple):
+    """What `warm_cache` did with each of its keys, in no key's order but that of the call."""
+
+    loaded: list[str]  #: loaded and stored
+    fresh: list[str]  #: in the cache already, so not loaded
+    failed: dict[str, Exception]  #: the loader, or storing its value, raised this
