@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
+from cachekit.errors import SerializationError
+
 #: A time to live: seconds, or a timedelta; `None` means "the default of whoever is asked".
 TTL: TypeAlias = float | timedelta | None
 
@@ -114,7 +116,9 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     if tags is None:
         return NO_TAGS
     if isinstance(tags, str):
-        raise TypeError(f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}")
+        raise TypeError(
+            f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
+        )
     if not isinstance(tags, (Set, list, tuple)):
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
@@ -124,6 +128,35 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     if type(tags) is frozenset and all(type(tag) is str for tag in tags):
         return tags
     return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+
+
+# Types whose values can be handed out again and again; one look here spares the closer one.
+PLAIN_TYPES: Final = frozenset(
+    {str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset}
+)
+
+
+def refuse_consumable(value: object, source: str = "the value") -> None:
+    """Refuse what can be used only once: whoever came second would find it empty.
+
+    Raises:
+        SerializationError: the value is an iterator, such as a generator or an open file, or something
+            to be awaited.
+    """
+    kind = type(value)
+    if hasattr(kind, "__await__"):
+        close = getattr(value, "close", None)
+        if close is not None:
+            close()  # a coroutine that is dropped would warn that it was never awaited
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be awaited only once; "
+            f"await it, and cache what it returns"
+        )
+    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be read only once; "
+            f"cache its contents instead, for example list(...)"
+        )
 
 
 def _timestamp(moment: datetime | float | None, argument: str) -> float:
@@ -177,7 +210,9 @@ class CacheEntry:
         self.key = checked_key(key)
         self.value = value
         self._created = _timestamp(created_at, "created_at")
-        self._last = self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
+        self._last = (
+            self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
+        )
         self.access_count = access_count
         self.ttl = None if ttl is None else seconds(ttl)
         self.tags = checked_tags(tags)
@@ -286,7 +321,9 @@ class CacheStats(Mapping[str, float]):
         for name in self._STORED:
             object.__setattr__(self, name, numbers.pop(name, 0))
         if numbers:
-            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}")
+            raise TypeError(
+                f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}"
+            )
 
     @property
     def hit_rate(self) -> float:
@@ -347,7 +384,9 @@ class Explanation(NamedTuple):
     def __str__(self) -> str:
         if self.level is None or self.age is None or self.remaining is None:
             return f"{self.key!r} is in no tier"
-        life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
+        life = (
+            "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
+        )
         tags = ", ".join(sorted(self.tags)) or "none"
         return (
             f"{self.key!r} is in {self.level.name}: {self.age:.1f} s old, {life}, "
@@ -361,3 +400,12 @@ class WarmReport(NamedTuple):
     loaded: list[str]  #: loaded and stored
     fresh: list[str]  #: in the cache already, so not loaded
     failed: dict[str, Exception]  #: the loader, or storing its value, raised this
+
+
+class OptimizationReport(NamedTuple):
+    """What `optimize_cache` did and measured."""
+
+    expired_removed: int  #: entries whose time was over
+    size: int  #: entries that are left
+    memory_usage_bytes: int  #: what they take, about
+    seconds: float  #: how long the round took
