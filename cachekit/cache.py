@@ -169,13 +169,10 @@ class IntelligentCache:
             return
         if not isinstance(cache_level, CacheLevel):
             raise TypeError(
-                f"cache_level must be a CacheLevel, not {cache_level!r} "
-                f"of type {type(cache_level).__name__}"
+                f"cache_level must be a CacheLevel, not {cache_level!r} of type {type(cache_level).__name__}"
             )
         if not cache_level & CacheLevel.MEMORY:
-            raise ValueError(
-                f"cache_level={cache_level} names no tier of this cache, which has: MEMORY"
-            )
+            raise ValueError(f"cache_level={cache_level} names no tier of this cache, which has: MEMORY")
 
     def set(
         self,
@@ -280,9 +277,7 @@ class IntelligentCache:
             return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
         age = max(0.0, self._memory._clock.time() - entry.created_timestamp)
         ttl = inf if entry.ttl is None else entry.ttl
-        return Explanation(
-            entry.key, CacheLevel.MEMORY, age, ttl - age, entry.tags, entry.access_count
-        )
+        return Explanation(entry.key, CacheLevel.MEMORY, age, ttl - age, entry.tags, entry.access_count)
 
     # -- many keys ----------------------------------------------------------------------------------
 
@@ -309,15 +304,15 @@ class IntelligentCache:
         self._check(cache_level)
         if not isinstance(values, Mapping):
             raise TypeError(
-                f"values must be a mapping from key to value, not {values!r} "
-                f"of type {type(values).__name__}"
+                f"values must be a mapping from key to value, not {values!r} of type {type(values).__name__}"
             )
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
             refuse_consumable(value, f"the value of {key!r}")
-        return all([self._memory._put(key, value, life, labels) for key, value in checked.items()])
+        done = [self._memory._put(key, value, life, labels) for key, value in checked.items()]
+        return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
@@ -458,10 +453,10 @@ class IntelligentCache:
     def region(
         self,
         prefix: str,
-        type: type[V],
+        type: type[V],  # noqa: A002  # the name that says it
         *,
         ttl: TTL = None,
-        tags: Tags | None = None,  # noqa: A002
+        tags: Tags | None = None,
     ) -> Region[V]:
         """A typed view of the keys that begin with `prefix`; see `Region`.
 
@@ -511,6 +506,7 @@ class IntelligentCache:
         self,
         *,
         ttl: TTL | Callable[[Any], TTL] = None,
+        cache_level: CacheLevel = _ALL,
         key_func: Callable[..., str] | None = None,
         tags: Tags | Callable[..., Tags] | None = None,
         name: str | None = None,
@@ -523,8 +519,8 @@ class IntelligentCache:
         from cachekit.decorators import cache_result
 
         return cache_result(
-            cache=self, ttl=ttl, key_func=key_func, tags=tags, name=name, version=version,
-            ignore=ignore, store_if=store_if, copy=copy,
+            cache=self, ttl=ttl, cache_level=cache_level, key_func=key_func, tags=tags, name=name,
+            version=version, ignore=ignore, store_if=store_if, copy=copy,
         )  # fmt: skip
 
     # -- life ---------------------------------------------------------------------------------------
@@ -562,9 +558,7 @@ def _checked_keys(keys: Iterable[str]) -> list[str]:
     if isinstance(keys, str):
         raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
     if not isinstance(keys, Iterable):
-        raise TypeError(
-            f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}"
-        )
+        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
     return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
 
 

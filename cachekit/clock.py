@@ -21,5 +21,8 @@ class SystemClock:
     def __hash__(self) -> int:
         return hash(SystemClock)
 
+    def __repr__(self) -> str:
+        return "SystemClock()"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return SystemClock, ()

@@ -92,9 +92,7 @@ class AsyncCachedFunction(Protocol[P, T_co]):
         ...
 
     @overload
-    def __get__(
-        self, instance: None, owner: type | None = None
-    ) -> AsyncCachedFunction[P, T_co]: ...
+    def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
     @overload
     def __get__(
         self: AsyncCachedFunction[Concatenate[S, Q], T_co], instance: S, owner: type | None = None

@@ -184,9 +184,7 @@ class _Front:
         self._spots: dict[tuple[Hashable, ...], Spot] = {}
         self.find = self._spots.get
 
-    def add(
-        self, args: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups
-    ) -> None:
+    def add(self, args: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups) -> None:
         """Point from the arguments to the entry, if the arguments are of the plain sort."""
         kinds = tuple(map(type, args))
         if not _FRONT_TYPES.issuperset(kinds) or (float in kinds and 0.0 in args):
@@ -235,9 +233,7 @@ class _Cached:
         if cache is not None:
             default._check(cache)
         if not isinstance(version, str):
-            raise TypeError(
-                f"version must be a str, not {version!r} of type {type(version).__name__}"
-            )
+            raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
         self._function = function
         self._ttl = ttl if callable(ttl) else None
         self._fixed_life = None if callable(ttl) or ttl is None else seconds(ttl)
@@ -292,9 +288,7 @@ class _Cached:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
-            return (
-                cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
-            )
+            return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
         return life
 
@@ -312,9 +306,7 @@ class _Cached:
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
-    async def answer_async(
-        self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def answer_async(self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`answer` for a coroutine function."""
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -461,8 +453,7 @@ def _wrapper(cached: _Cached) -> Callable[..., Any]:
                 spot = None
             if spot is not None and (
                 not asked
-                or type(asked[0]) is spot.first
-                and (spot.single or tuple(map(type, asked)) == spot.kinds)
+                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
             ):
                 held = spot.held
                 value = held.value
@@ -495,8 +486,7 @@ def _async_wrapper(cached: _Cached) -> Callable[..., Coroutine[Any, Any, Any]]:
                 spot = None
             if spot is not None and (
                 not asked
-                or type(asked[0]) is spot.first
-                and (spot.single or tuple(map(type, asked)) == spot.kinds)
+                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
             ):
                 held = spot.held
                 value = held.value

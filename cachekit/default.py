@@ -58,9 +58,7 @@ def _disabled_by_environment() -> bool:
         return True
     if text.strip().lower() in _NO:
         return False
-    raise ValueError(
-        f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}"
-    )
+    raise ValueError(f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
 
 
 def active_cache(wanted: IntelligentCache | None = None) -> IntelligentCache | None:
@@ -76,7 +74,7 @@ def active_cache(wanted: IntelligentCache | None = None) -> IntelligentCache | N
 
 def get_default_cache() -> IntelligentCache:
     """The cache that cached functions use unless told otherwise; it is built at the first call."""
-    global _default  # noqa: PLW0603
+    global _default
     with _lock:
         if _overriding:
             return _overriding[-1]
@@ -94,7 +92,7 @@ def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None
     Raises:
         TypeError: it is not an IntelligentCache.
     """
-    global _default  # noqa: PLW0603
+    global _default
     if cache is not None:
         _check(cache)
     with _lock:
@@ -130,7 +128,7 @@ def disabled() -> Iterator[None]:
 
     Caches that are used directly go on.
     """
-    global _disabled_times  # noqa: PLW0603
+    global _disabled_times
     with _lock:
         _disabled_times += 1
         _switched()
@@ -144,9 +142,7 @@ def disabled() -> Iterator[None]:
 
 def _check(cache: object) -> None:
     if not isinstance(cache, IntelligentCache):
-        raise TypeError(
-            f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}"
-        )
+        raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
 
 
 def get_cache_stats() -> dict[str, CacheStats]:

@@ -1,4 +1,4 @@
-"""Fences: "was this key, or one of its tags, invalidated since I looked?"
+"""Fences answer: was this key, or one of its tags, invalidated since I looked?
 
 Whoever is about to do something slow with a key (load its value, copy it from another tier) takes a
 fence first, and its result is kept only if the fence still stands. Every write and every invalidation

@@ -13,7 +13,6 @@ around it): not comments, not layout, and not the helpers that it calls.
 from __future__ import annotations
 
 import enum
-import hashlib
 import os
 import sys
 from collections import OrderedDict, deque
@@ -64,6 +63,8 @@ def unwrapped(function: FunctionType) -> FunctionType:
 
 def version_of(function: FunctionType) -> str:
     """A digest of the function's code, and of each one that it wraps; comments and layout are not in it."""
+    import hashlib
+
     digest = hashlib.blake2b(digest_size=6)
     seen: set[int] = set()
     while id(function) not in seen:
@@ -83,9 +84,7 @@ def _code_parts(code: CodeType) -> Iterator[bytes]:
     yield repr(sys.version_info[:2]).encode()
     yield code.co_code
     yield getattr(code, "co_exceptiontable", b"")
-    yield repr(
-        (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
-    ).encode()
+    yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)).encode()
     for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
         yield "\0".join(names).encode()
     for constant in code.co_consts:
@@ -129,9 +128,7 @@ class Signature:
 
     def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
         if isinstance(ignore, str):
-            raise TypeError(
-                f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)"
-            )
+            raise TypeError(f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)")
         code = function.__code__
         fixed = code.co_argcount + code.co_kwonlyargcount
         self._function = function
@@ -210,6 +207,8 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     text = ",".join(parts)
     if len(text) <= _LONGEST:
         return text
+    import hashlib
+
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"{text[:_HEAD]}~{digest}"
 
@@ -261,13 +260,11 @@ def _check(depth: int) -> None:
 
 
 _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
-    type(None): lambda value, _: "None",
-    type(...): lambda value, _: "...",
+    type(None): lambda _value, _: "None",
+    type(...): lambda _value, _: "...",
     bool: lambda value, _: repr(value),
     int: lambda value, _: _int_text(value),
-    float: lambda value, _: repr(
-        value
-    ),  # has a point, an exponent, or is inf or nan: never an int's
+    float: lambda value, _: repr(value),  # has a point, an exponent, or is inf or nan: never an int's
     complex: lambda value, _: f"complex({value.real!r},{value.imag!r})",
     str: _encode_str,
     bytes: lambda value, _: f"b{value.hex()}",
@@ -281,9 +278,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(value.items(), depth)})",
     deque: lambda value, depth: f"deque({_encode_sequence((value.maxlen, *value), depth)})",
     range: lambda value, _: f"range({value.start},{value.stop},{value.step})",
-    slice: lambda value, depth: (
-        f"slice({_encode_sequence((value.start, value.stop, value.step), depth)})"
-    ),
+    slice: lambda value, depth: f"slice({_encode_sequence((value.start, value.stop, value.step), depth)})",
 }
 
 
@@ -351,9 +346,7 @@ def _standard_text(value: Any, kind: type) -> str | None:
         zone = getattr(value, "tzinfo", None)
         # Two zones may share an offset, and a fold tells two instants apart.
         return (
-            f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}"
-            if zone is None or _plain_zone(zone)
-            else None
+            f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if zone is None or _plain_zone(zone) else None
         )
     if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
         return str(value)

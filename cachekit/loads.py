@@ -237,9 +237,7 @@ class Loads:
 
 def _check_batch(loaded: object, missing: list[str]) -> None:
     if not isinstance(loaded, Mapping):
-        raise TypeError(
-            f"loader must return a mapping from key to value, not a {type(loaded).__name__}"
-        )
+        raise TypeError(f"loader must return a mapping from key to value, not a {type(loaded).__name__}")
     surplus = loaded.keys() - set(missing)
     if surplus:
         raise ValueError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
@@ -23,7 +24,7 @@ TTL: TypeAlias = float | timedelta | None
 FOREVER: Final = math.inf
 
 #: Tags as a caller may write them.
-Tags: TypeAlias = Set[str] | list[str] | tuple[str, ...]
+Tags: TypeAlias = AbstractSet[str] | list[str] | tuple[str, ...]
 
 NO_TAGS: Final[frozenset[str]] = frozenset()
 
@@ -74,12 +75,13 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         TypeError: it is neither a number nor a timedelta.
         ValueError: it is NaN.
     """
-    if type(ttl) is float or (type(ttl) is int):
-        value = float(ttl) if ttl < 1e300 else math.inf
-    elif isinstance(ttl, timedelta):
+    if isinstance(ttl, timedelta):
         value = ttl.total_seconds()
     elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):
-        value = float(ttl)
+        try:
+            value = float(ttl)
+        except OverflowError:  # an int beyond all floats
+            value = math.inf if ttl > 0 else -math.inf
     else:
         raise TypeError(
             f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
@@ -119,7 +121,7 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
         )
-    if not isinstance(tags, (Set, list, tuple)):
+    if not isinstance(tags, (AbstractSet, list, tuple)):
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
         )
@@ -131,9 +133,7 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
 
 
 # Types whose values can be handed out again and again; one look here spares the closer one.
-PLAIN_TYPES: Final = frozenset(
-    {str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset}
-)
+PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
 
 
 def refuse_consumable(value: object, source: str = "the value") -> None:
@@ -210,9 +210,7 @@ class CacheEntry:
         self.key = checked_key(key)
         self.value = value
         self._created = _timestamp(created_at, "created_at")
-        self._last = (
-            self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
-        )
+        self._last = self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
         self.access_count = access_count
         self.ttl = None if ttl is None else seconds(ttl)
         self.tags = checked_tags(tags)
@@ -321,9 +319,7 @@ class CacheStats(Mapping[str, float]):
         for name in self._STORED:
             object.__setattr__(self, name, numbers.pop(name, 0))
         if numbers:
-            raise TypeError(
-                f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}"
-            )
+            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}")
 
     @property
     def hit_rate(self) -> float:
@@ -384,9 +380,7 @@ class Explanation(NamedTuple):
     def __str__(self) -> str:
         if self.level is None or self.age is None or self.remaining is None:
             return f"{self.key!r} is in no tier"
-        life = (
-            "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
-        )
+        life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
         tags = ", ".join(sorted(self.tags)) or "none"
         return (
             f"{self.key!r} is in {self.level.name}: {self.age:.1f} s old, {life}, "

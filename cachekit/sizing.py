@@ -37,9 +37,7 @@ def _size(value: object, seen: set[int], depth: int) -> float:
     if depth:
         children, count = _children(value)
         try:
-            sampled = [
-                _size(child, seen, depth - 1) for child in islice(children, _MOST_PER_CONTAINER)
-            ]
+            sampled = [_size(child, seen, depth - 1) for child in islice(children, _MOST_PER_CONTAINER)]
         except RuntimeError:  # another thread changes the container meanwhile
             sampled = []
         if sampled:

@@ -22,9 +22,7 @@ class Job:
 
     __slots__ = ("_upkeep", "due", "interval", "task")
 
-    def __init__(
-        self, upkeep: Upkeep, task: weakref.WeakMethod[Callable[[], Any]], interval: float
-    ):
+    def __init__(self, upkeep: Upkeep, task: weakref.WeakMethod[Callable[[], Any]], interval: float):
         self._upkeep = upkeep
         self.task = task
         self.interval = interval

@@ -107,17 +107,13 @@ class Store:
         "_lock", "_max_size", "_state", "_tagged", "_unswept", "counter", "find", "now", "touch",
     )  # fmt: skip
 
-    def __init__(
-        self, max_size: int, now: Callable[[], float], cleanup_interval: float | None
-    ) -> None:
+    def __init__(self, max_size: int, now: Callable[[], float], cleanup_interval: float | None) -> None:
         self._max_size = max_size
         self._cleanup_interval = cleanup_interval
         self.now = now
         self._entries: OrderedDict[str, Held] = OrderedDict()
         #: The two lock-free steps of a hit; see the module.
-        self.find: Callable[[str], Held | None] = (
-            self._entries.get if gil_enabled() else _find_nothing
-        )
+        self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else _find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
         self.counter = StatsCounter()
         self._tagged: dict[str, set[str]] = {}
@@ -498,5 +494,5 @@ class Store:
         assert not self._deferred
 
 
-def _find_nothing(key: str) -> None:  # noqa: ARG001
+def _find_nothing(key: str) -> None:
     """What `find` is where every lookup must take the lock."""

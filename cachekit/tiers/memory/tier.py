@@ -49,8 +49,7 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     """
     if not isinstance(getattr(pattern, "pattern", pattern), str):
         raise TypeError(
-            f"pattern must be a regular expression as a str, "
-            f"not {pattern!r} of type {type(pattern).__name__}"
+            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
         )
     try:
         return re.compile(pattern)
@@ -99,13 +98,9 @@ class MemoryCache:
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         if isinstance(max_size, bool) or not isinstance(max_size, int):
-            raise TypeError(
-                f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}"
-            )
+            raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
         if max_size < 1:
-            raise ValueError(
-                f"max_size must be at least 1, not {max_size}; leave the tier out to have none"
-            )
+            raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
         if not isinstance(strategy, CacheStrategy):
             raise TypeError(
                 f"strategy must be a member of CacheStrategy, not {strategy!r} "
@@ -113,9 +108,7 @@ class MemoryCache:
             )
         cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if cap <= 0:
-            raise ValueError(
-                f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit"
-            )
+            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
         if cleanup_interval is not None and not seconds(cleanup_interval, "cleanup_interval") > 0:
             raise ValueError(
                 f"cleanup_interval must be more than 0 seconds, not {cleanup_interval!r}; "
@@ -548,10 +541,7 @@ class MemoryCache:
         )
 
     def __repr__(self) -> str:
-        return (
-            f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, "
-            f"size={self.size()})"
-        )
+        return f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={self.size()})"
 
 
 def _value(held: Held) -> Any:
@@ -576,9 +566,7 @@ def _configured(
     cleanup_interval: float | None,
     clock: Clock,
 ) -> MemoryCache:
-    return MemoryCache(
-        max_size, strategy, default_ttl, cleanup_interval=cleanup_interval, clock=clock
-    )
+    return MemoryCache(max_size, strategy, default_ttl, cleanup_interval=cleanup_interval, clock=clock)
 
 
 # What an entry takes beside its key and value: the entry itself with its garbage collector header,
