@@ -69,7 +69,7 @@ class IntelligentCache:
 
     __slots__ = (
         "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_functions", "_loads",
-        "_lookups", "_memory", "_now", "_readers", "_touch",
+        "_lookups", "_memory", "_now", "_put", "_readers", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +108,7 @@ class IntelligentCache:
         self._find = memory_cache._find
         self._touch = memory_cache._touch
         self._now = memory_cache._now
+        self._put = memory_cache._store.put
 
     @property
     def memory_cache(self) -> MemoryCache:
@@ -143,7 +144,7 @@ class IntelligentCache:
             if held is not None:
                 value = held.value
                 now = self._now()
-                if now < held.deadline:
+                if now < held.deadline and held.value is value:
                     try:
                         self._touch(held.key)
                     except KeyError:
@@ -204,7 +205,7 @@ class IntelligentCache:
             self._check(cache_level)
         if type(value) not in PLAIN_TYPES:
             refuse_consumable(value)
-        return self._memory._put(
+        return self._put(
             key if type(key) is str else checked_key(key),
             value,
             self._default_ttl if ttl is None else seconds(ttl),
@@ -311,7 +312,7 @@ class IntelligentCache:
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
             refuse_consumable(value, f"the value of {key!r}")
-        done = [self._memory._put(key, value, life, labels) for key, value in checked.items()]
+        done = [self._put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:

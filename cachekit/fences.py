@@ -42,26 +42,24 @@ class FenceTable:
     weakly, so one that its holder forgets needs no giving back.
     """
 
-    __slots__ = ("_held",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self._held: dict[str, weakref.ref[PrivateFence]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+        #: What is held, by key; for reading, by an owner who has no time for a call.
+        self.held: dict[str, weakref.ref[PrivateFence]] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def take(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """A fence for the key and the tags. Holders of one key share one, with the tags of them all."""
-        known = self._held.get(key)
+        known = self.held.get(key)
         fence = known() if known is not None else None
         if fence is not None:
             fence.tags |= tags
             return fence
         fence = PrivateFence(key, tags)
-        held = self._held
+        held = self.held
 
         def forget(dead: weakref.ref[PrivateFence]) -> None:
             # It runs whenever the last holder lets go, in any thread and without the owner's lock.
@@ -69,12 +67,12 @@ class FenceTable:
             if held.get(key) is dead:
                 held.pop(key, None)
 
-        self._held[key] = weakref.ref(fence, forget)
+        self.held[key] = weakref.ref(fence, forget)
         return fence
 
     def break_key(self, key: str) -> None:
         """Break the fences of one key."""
-        known = self._held.pop(key, None)
+        known = self.held.pop(key, None)
         fence = known() if known is not None else None
         if fence is not None:
             fence.broken = True
@@ -98,5 +96,5 @@ class FenceTable:
 
     def _standing(self) -> list[PrivateFence]:
         # list() of a dict's values is one step; iterating would meet `forget` in the middle.
-        references = list(self._held.values())
+        references = list(self.held.values())
         return [fence for fence in (reference() for reference in references) if fence is not None]

@@ -160,7 +160,7 @@ class Loads:
             refuse_consumable(value, f"what was loaded for {flight.key!r}")
         ttl = life(value)
         if ttl is not None and ttl > 0:
-            self._memory._put_if(flight.key, value, ttl, tags, flight.fence)
+            self._memory._store.put(flight.key, value, ttl, tags, fence=flight.fence)
 
     def load_many(
         self,

@@ -6,15 +6,16 @@ nothing loaded before an invalidation is kept after it (P4, by `fences`). Argume
 
 How a hit does without a lock
 -----------------------------
-A hit is five steps: look the entry up, read its value, compare its deadline, move it to the young end,
+A hit is five steps: look the entry up, read its value, see that it is current, move it to the young end,
 count. While the GIL is held each is one step for every other thread, because keys are exact `str`
 (hashing and comparing them runs no Python code) and the C methods of `OrderedDict` run none either:
 
-- the lookup finds an entry or not; an entry is never changed into another one, only replaced;
-- the value is read *before* the deadline. Whoever removes an entry sets its deadline to minus infinity
-  first, so a deadline that is still ahead says that the entry stood when its value was read. This is
-  also what lets a cached function keep references to entries of its own: one comparison tells whether
-  they are still in the store;
+- the lookup finds an entry or not;
+- the value is read first, then the deadline, then whether the value is still that one. Whoever removes
+  an entry, or puts another value into it, sets its deadline to minus infinity first, and a new one
+  last. So a deadline that is ahead belongs to the value that is in its place after it; and if that is
+  the value in hand, it was right. This is also what lets a cached function keep references to entries
+  of its own: the same comparisons tell whether they are still in the store;
 - `move_to_end` of a key that was removed meanwhile raises KeyError, which is no news: the answer was
   right when it was read;
 - the counters are bumped as `stats` describes.
@@ -62,6 +63,13 @@ _IDLE: Final = 0
 _BUSY: Final = 1
 _CLOSED: Final = 2
 
+#: The deadline of an entry that has left.
+_GONE: Final = -inf
+
+# An Enum's members are looked up by code of Python's own, which shows on the hot path.
+_REPLACED: Final = RemovalCause.REPLACED
+_EVICTED: Final = RemovalCause.EVICTED
+
 _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
 
 
@@ -85,6 +93,7 @@ class Held:
 
 
 _Gone = list[tuple[Held, RemovalCause]]
+_Told = list[tuple[str, Any, RemovalCause]]
 
 
 def gil_enabled() -> bool:
@@ -98,17 +107,41 @@ class Store:
 
     Args:
         max_size: the most entries.
+        longest: seconds that it keeps any entry at the most; infinity for no such limit.
         now: the monotonic clock.
         cleanup_interval: seconds between sweeps; None for no sweeps.
     """
 
     __slots__ = (
-        "__weakref__", "_cleanup_interval", "_deferred", "_entries", "_fences", "_job", "_listeners",
-        "_lock", "_max_size", "_state", "_tagged", "_unswept", "counter", "find", "now", "touch",
+        "__weakref__",
+        "_cleanup_interval",
+        "_deferred",
+        "_entries",
+        "_fenced",
+        "_fences",
+        "_job",
+        "_listeners",
+        "_lock",
+        "_longest",
+        "_max_size",
+        "_state",
+        "_tagged",
+        "_unswept",
+        "counter",
+        "find",
+        "now",
+        "touch",
     )  # fmt: skip
 
-    def __init__(self, max_size: int, now: Callable[[], float], cleanup_interval: float | None) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        longest: float,
+        now: Callable[[], float],
+        cleanup_interval: float | None,
+    ) -> None:
         self._max_size = max_size
+        self._longest = longest
         self._cleanup_interval = cleanup_interval
         self.now = now
         self._entries: OrderedDict[str, Held] = OrderedDict()
@@ -118,6 +151,7 @@ class Store:
         self.counter = StatsCounter()
         self._tagged: dict[str, set[str]] = {}
         self._fences = FenceTable()
+        self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
         self._lock = threading.RLock()
         self._state = _IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -162,75 +196,109 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def put(self, held: Held) -> bool:
-        """Put an entry in place of whatever its key held, and break the key's fences. True."""
-        # _exclusively written out: its calls would be a third of this one's time.
+    def put(
+        self,
+        key: str,
+        value: Any,
+        ttl: float,
+        tags: frozenset[str],
+        created: float | None = None,
+        fence: Fence | None = None,
+    ) -> bool:
+        """Put a value in place of whatever the key held.
+
+        Without a fence it is news, and breaks the fences of the key. With one it is what was loaded
+        behind it: it is put in only if the fence is current, and breaks none.
+
+        Args:
+            key: an exact str.
+            value: anything.
+            ttl: seconds of life, from `created` on; if they are over, the key is removed instead.
+            tags: of exact str.
+            created: when the value was made, on the store's clock; None is now.
+            fence: taken before the value was loaded.
+
+        Returns:
+            True, unless there is a fence and it is broken.
+        """
+        now = self.now()
+        if created is None:
+            created = now
+        if created + ttl > now + self._longest:
+            ttl = now + self._longest - created
+        if created + ttl <= now:
+            return self._put_nothing(key, fence)
+        left = None
+        # What _exclusively does is written out here: its calls would be a third of this one's time.
         with self._lock:
             if self._state:
-                self._not_now(self.put, held)
+                self._not_now(self.put, key, value, ttl, tags, created, fence)
                 return True
             try:
                 self._state = _BUSY
-                if self._fences:
-                    self._fences.break_key(held.key)
-                left, cause = self._insert(held)
+                if fence is None:
+                    if self._fenced:
+                        self._fences.break_key(key)
+                elif not fence.is_current():
+                    self.counter.refusals += 1
+                    return False
+                held = self._entries.get(key)
+                replaced = held is not None
+                if held is None:
+                    held = Held()
+                    held.key = key
+                    before = tags
+                else:
+                    # In place, which spares a new entry and the end of the old one. A reader that has
+                    # the old value in hand meets the dead deadline, or finds another value in its place.
+                    old = held.value
+                    before = held.tags
+                held.deadline = _GONE
+                held.value = value
+                held.created = held.last = created
+                held.ttl = ttl
+                held.accesses = 0
+                held.tags = tags
+                if replaced:
+                    if tags is not before:
+                        self._link(key, tags - before)
+                        self._unlink(key, before - tags)
+                    self.touch(key)
+                else:
+                    if tags:
+                        self._link(key, tags)
+                    self._entries[key] = held
+                    if len(self._entries) > self._max_size:
+                        left = self._evict()
+                held.deadline = created + ttl
+                self.counter.sets += 1
             finally:
                 self._state = _IDLE
         if left is not None:
             if self._listeners:
-                self._notify([(left, cause)])
-            # Only now, and after its deadline: a reader that saw a live deadline has the value. A
-            # cached function may refer to the entry for a while, and shall not keep its value alive.
+                self._notify([(left.key, left.value, _EVICTED)])
             left.value = None
-        if self._unswept and held.deadline != inf:
+        elif replaced and self._listeners:
+            self._notify([(key, old, _REPLACED)])
+        if self._unswept and ttl != inf:
             self._begin_sweeping()
         if self._deferred:
             self._run_deferred()
         return True
 
-    def put_if(self, held: Held, fence: Fence) -> bool:
-        """Put an entry in if the fence is current, and break none; True if it was put in."""
-        done = bool(self._exclusively(self._insert_if, held, fence))
-        if self._unswept and held.deadline != inf:
-            self._begin_sweeping()
-        return done
+    def _put_nothing(self, key: str, fence: Fence | None) -> bool:
+        """What a put whose time is over does: news that the key holds nothing, or no news at all."""
+        if fence is None:
+            self.delete(key)
+        return fence is None
 
-    def _insert_if(self, gone: _Gone, held: Held, fence: Fence) -> bool:
-        if not fence.is_current():
-            self.counter.refusals += 1
-            return False
-        left, cause = self._insert(held)
-        if left is not None:
-            gone.append((left, cause))
-        return True
-
-    def _insert(self, held: Held) -> tuple[Held | None, RemovalCause]:
-        """Put it in, under the lock; what left for it, and why."""
-        key = held.key
-        entries = self._entries
-        left = entries.get(key)
-        cause = RemovalCause.REPLACED
-        if left is not None:
-            left.deadline = -inf
-            if held.tags is not left.tags:
-                self._link(held, held.tags - left.tags)
-            entries[key] = held
-            self.touch(key)
-            if held.tags is not left.tags:
-                self._unlink(left, left.tags - held.tags)
-        else:
-            if held.tags:
-                self._link(held, held.tags)
-            entries[key] = held
-            if len(entries) > self._max_size:
-                left = entries.popitem(last=False)[1]
-                left.deadline = -inf
-                cause = RemovalCause.EVICTED
-                self.counter.evictions += 1
-                if left.tags:
-                    self._unlink(left, left.tags)
-        self.counter.sets += 1
-        return left, cause
+    def _evict(self) -> Held:
+        left = self._entries.popitem(last=False)[1]
+        left.deadline = _GONE
+        self.counter.evictions += 1
+        if left.tags:
+            self._unlink(left.key, left.tags)
+        return left
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
@@ -277,7 +345,7 @@ class Store:
         # In place: other rooms keep the bound methods of this very dict. `held` keeps every value
         # alive until the lock is free.
         for one in held:
-            one.deadline = -inf
+            one.deadline = _GONE
         self._entries.clear()
         self._tagged.clear()
         self.counter.invalidations += len(held)
@@ -341,25 +409,25 @@ class Store:
         return len(gone) - before
 
     def _remove(self, gone: _Gone, held: Held, cause: RemovalCause) -> None:
-        held.deadline = -inf
+        held.deadline = _GONE
         del self._entries[held.key]
         if held.tags:
-            self._unlink(held, held.tags)
+            self._unlink(held.key, held.tags)
         if cause is RemovalCause.EXPIRED:
             self.counter.expirations += 1
         gone.append((held, cause))
 
     # -- the tag index: which keys have a tag; a tag without keys is not there ----------------------
 
-    def _link(self, held: Held, tags: frozenset[str]) -> None:
+    def _link(self, key: str, tags: frozenset[str]) -> None:
         for tag in tags:
-            self._tagged.setdefault(tag, set()).add(held.key)
+            self._tagged.setdefault(tag, set()).add(key)
 
-    def _unlink(self, held: Held, tags: frozenset[str]) -> None:
+    def _unlink(self, key: str, tags: frozenset[str]) -> None:
         for tag in tags:
             keys = self._tagged.get(tag)
             if keys is not None:
-                keys.discard(held.key)
+                keys.discard(key)
                 if not keys:
                     del self._tagged[tag]
 
@@ -388,11 +456,11 @@ class Store:
 
         return forget
 
-    def _notify(self, gone: _Gone) -> None:
+    def _notify(self, removals: _Told) -> None:
         for listener in self._listeners:
-            for held, cause in gone:
+            for removal in removals:
                 try:
-                    listener(held.key, held.value, cause)
+                    listener(*removal)
                 except Exception:
                     import logging
 
@@ -420,7 +488,9 @@ class Store:
                 self._state = _IDLE
         if gone:
             if self._listeners:
-                self._notify(gone)
+                self._notify([(held.key, held.value, cause) for held, cause in gone])
+            # Only now, and after its deadline: a reader that saw a live deadline has the value. A
+            # cached function may refer to the entry for a while, and shall not keep its value alive.
             for held, _ in gone:
                 held.value = None
         if self._deferred:
@@ -484,7 +554,7 @@ class Store:
         held = self.all_held()
         assert len(self._entries) == len(list(self._entries)) == len(held) <= self._max_size
         assert all(key == one.key for key, one in self._entries.items())
-        assert all(one.deadline > -inf for one in held)
+        assert all(one.deadline > _GONE for one in held)
         tagged: dict[str, set[str]] = {}
         for one in held:
             for tag in one.tags:

@@ -84,8 +84,8 @@ class MemoryCache:
     """
 
     __slots__ = (
-        "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_lookups", "_max_size",
-        "_now", "_readers", "_store", "_strategy", "_touch", "_ttl_cap",
+        "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_longest", "_lookups",
+        "_max_size", "_now", "_readers", "_store", "_strategy", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -115,11 +115,11 @@ class MemoryCache:
                 f"None switches the sweep off"
             )
         self._max_size = max_size
+        self._longest = cap
         self._strategy = strategy
-        self._ttl_cap = cap
         self._cleanup_interval = cleanup_interval
         self._clock = clock
-        self._store = Store(max_size, clock.monotonic, cleanup_interval)
+        self._store = Store(max_size, cap, clock.monotonic, cleanup_interval)
         # What a hit needs is kept here too: each dot less is 5 % of its time.
         self._find = self._store.find
         self._touch = self._store.touch
@@ -141,7 +141,7 @@ class MemoryCache:
     @property
     def default_ttl(self) -> float | None:
         """Seconds that it keeps any copy at the longest; None without such a limit."""
-        return None if self._ttl_cap == FOREVER else self._ttl_cap
+        return None if self._longest == FOREVER else self._longest
 
     # -- looking ------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class MemoryCache:
         if held is not None:
             value = held.value
             now = self._now()
-            if now < held.deadline:
+            if now < held.deadline and held.value is value:
                 try:
                     self._touch(held.key)
                 except KeyError:
@@ -205,7 +205,7 @@ class MemoryCache:
         if held is not None:
             value = held.value
             now = self._now()
-            if now < held.deadline:
+            if now < held.deadline and held.value is value:
                 try:
                     self._touch(key)
                 except KeyError:
@@ -330,35 +330,12 @@ class MemoryCache:
         """
         if type(value) not in PLAIN_TYPES:
             refuse_consumable(value)
-        return self._put(
+        return self._store.put(
             key if type(key) is str else checked_key(key),
             value,
             inf if ttl is None else seconds(ttl),
             NO_TAGS if tags is None else checked_tags(tags),
         )
-
-    def _put(self, key: str, value: Any, ttl: float, tags: frozenset[str]) -> bool:
-        """`set_value` with everything checked: an exact str, seconds, exact str in a frozenset."""
-        cap = self._ttl_cap
-        if ttl > cap:
-            ttl = cap
-        if ttl <= 0:
-            self._store.delete(key)
-            return True
-        held = Held()
-        held.key = key
-        held.value = value
-        held.created = held.last = now = self._now()
-        held.ttl = ttl
-        held.deadline = now + ttl
-        held.accesses = 0
-        held.tags = tags
-        return self._store.put(held)
-
-    def _put_if(self, key: str, value: Any, ttl: float, tags: frozenset[str], fence: Fence) -> bool:
-        """`_put`, but only through a current fence; True if it was stored."""
-        held = self._held(CacheEntry(key, value, self._clock.time(), ttl=ttl, tags=tags))
-        return held is not None and self._store.put_if(held, fence)
 
     def set(self, key: str, entry: CacheEntry) -> bool:
         """Store an entry in place of whatever the key held; it keeps the age that it has.
@@ -374,11 +351,8 @@ class MemoryCache:
             ValueError: the entry's own key is another one.
             CacheClosedError: after `close`.
         """
-        held = self._held(_checked_entry(key, entry))
-        if held is None:
-            self._store.delete(entry.key)
-            return True
-        return self._store.put(held)
+        _check_entry(key, entry)
+        return self._put_entry(entry, None)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
@@ -392,7 +366,7 @@ class MemoryCache:
                 not for all the tags of the entry.
             CacheClosedError: after `close`.
         """
-        held = self._held(_checked_entry(key, entry))
+        _check_entry(key, entry)
         if not isinstance(fence, PrivateFence):
             raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
         if fence.key != entry.key or not fence.tags >= entry.tags:
@@ -401,25 +375,14 @@ class MemoryCache:
                 f"key {key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
                 f"that will be stored"
             )
-        return held is not None and self._store.put_if(held, fence)
+        return self._put_entry(entry, fence)
 
-    def _held(self, entry: CacheEntry) -> Held | None:
-        """The entry as this tier would hold it from now on; None if its time is over."""
+    def _put_entry(self, entry: CacheEntry, fence: Fence | None) -> bool:
+        # The monotonic clock first: whatever time passes between the two makes the life shorter.
         now = self._now()
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        if age >= ttl:
-            return None
-        held = Held()
-        held.key = entry.key
-        held.value = entry.value
-        held.created = now - age
-        held.ttl = min(ttl, age + self._ttl_cap)
-        held.deadline = held.created + held.ttl
-        held.last = now
-        held.accesses = 0
-        held.tags = entry.tags
-        return held
+        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence)
 
     def fence(self, key: str, tags: Iterable[str] = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
@@ -442,7 +405,7 @@ class MemoryCache:
             ValueError: the TTL is NaN.
             CacheClosedError: after `close`.
         """
-        life = min(inf if ttl is None else seconds(ttl), self._ttl_cap)
+        life = min(inf if ttl is None else seconds(ttl), self._longest)
         if life <= 0:
             return self._store.delete(checked_key(key))
         return self._store.prolong(checked_key(key), life)
@@ -548,7 +511,7 @@ def _value(held: Held) -> Any:
     return held.value
 
 
-def _checked_entry(key: str, entry: CacheEntry) -> CacheEntry:
+def _check_entry(key: str, entry: CacheEntry) -> None:
     if not isinstance(entry, CacheEntry):
         raise TypeError(
             f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
@@ -556,7 +519,6 @@ def _checked_entry(key: str, entry: CacheEntry) -> CacheEntry:
         )
     if checked_key(key) != entry.key:
         raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
-    return entry
 
 
 def _configured(
