@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from racing import frequent_switches, race
 
-from cachekit import CacheEntry, MemoryCache
+from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import store
 
@@ -125,6 +125,55 @@ def test_no_expired_value_under_threads(cache: MemoryCache, clock: ManualClock) 
 
     with frequent_switches():
         race(*[work] * 4)
+
+
+class InterruptedClock:
+    """Lets something happen between a reader's steps: whenever the time is asked for, once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.happens: Callable[[], object] | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        return self.now
+
+
+@pytest.mark.parametrize("through", ["tier", "cache", "function"])
+@pytest.mark.parametrize("event", ["replaced", "evicted", "deleted"])
+def test_nothing_comes_between_a_value_and_its_deadline(through: str, event: str) -> None:
+    """A reader with an old value in hand does not take the deadline of a new one for its own."""
+    clock = InterruptedClock()
+    with IntelligentCache(MemoryCache(2, clock=clock)) as cache:
+        computed = iter(range(10))
+        function = cache.cached(name="f", ttl=5)(lambda argument: next(computed))
+        reads: dict[str, tuple[str, Callable[[], object]]] = {
+            "tier": ("k", lambda: cache.memory_cache.get_value("k")),
+            "cache": ("k", lambda: cache.get("k")),
+            "function": (function.key("k"), lambda: function("k")),
+        }
+        key, read = reads[through]
+        function("k")
+        cache.set(key, "old", ttl=5)
+        assert read() == "old"
+
+        def happens() -> None:
+            clock.now += 5  # the old value is over
+            if event == "replaced":
+                cache.set(key, "new", ttl=50)
+            elif event == "deleted":
+                cache.delete(key)
+            else:
+                cache.set_many({"a": 1, "b": 1, "c": 1})
+
+        clock.happens = happens
+        expected = {"tier": None, "cache": None, "function": 1}[through]
+        assert read() == ("new" if event == "replaced" else expected)
 
 
 def test_a_fence_shared_by_two_threads_is_broken_for_both(cache: MemoryCache) -> None:
