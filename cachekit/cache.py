@@ -69,7 +69,7 @@ class IntelligentCache:
 
     __slots__ = (
         "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_functions", "_loads",
-        "_lookups", "_memory", "_now", "_put", "_readers", "_touch",
+        "_lookups", "_memory", "_now", "_readers", "_store", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +108,7 @@ class IntelligentCache:
         self._find = memory_cache._find
         self._touch = memory_cache._touch
         self._now = memory_cache._now
-        self._put = memory_cache._store.put
+        self._store = memory_cache._store
 
     @property
     def memory_cache(self) -> MemoryCache:
@@ -151,17 +151,14 @@ class IntelligentCache:
                         pass
                     held.accesses += 1
                     held.last = now
-                    lookups = self._lookups
-                    lookups.hits = hits = lookups.hits + 1
-                    if not hits & 63:
+                    self._lookups.hits += 1
+                    if now > self._memory._sample_due:
                         self._memory._sample_latency(held.key)
                     return value
-        value = self._look_up(checked_key(key), cache_level)
+        if cache_level is not _ALL or self._closed:
+            self._check(cache_level)
+        value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
         return default if value is MISSING else value
-
-    def _look_up(self, key: str, cache_level: CacheLevel) -> Any:
-        self._check(cache_level)
-        return self._memory._look_up(key, self._lookups)
 
     def _check(self, cache_level: CacheLevel) -> None:
         if self._closed:
@@ -205,7 +202,7 @@ class IntelligentCache:
             self._check(cache_level)
         if type(value) not in PLAIN_TYPES:
             refuse_consumable(value)
-        return self._put(
+        return self._store.put(
             key if type(key) is str else checked_key(key),
             value,
             self._default_ttl if ttl is None else seconds(ttl),
@@ -312,7 +309,7 @@ class IntelligentCache:
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
             refuse_consumable(value, f"the value of {key!r}")
-        done = [self._put(key, value, life, labels) for key, value in checked.items()]
+        done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:

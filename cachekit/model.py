@@ -75,9 +75,12 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         TypeError: it is neither a number nor a timedelta.
         ValueError: it is NaN.
     """
-    if isinstance(ttl, timedelta):
+    kind = type(ttl)
+    if type(ttl) is float:
+        value = ttl
+    elif isinstance(ttl, timedelta):
         value = ttl.total_seconds()
-    elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):
+    elif kind is int or (isinstance(ttl, (int, float)) and kind is not bool):
         try:
             value = float(ttl)
         except OverflowError:  # an int beyond all floats
@@ -282,7 +285,8 @@ class CacheStats(Mapping[str, float]):
     - errors: the tier, or a listener of it, failed.
     - size: entries held, expired ones that were not yet noticed included.
     - memory_usage_bytes: an estimate; each tier says of what.
-    - latency_p50, latency_p99: seconds that a hit took, from a sample of 1 in 64; 0 without a sample.
+    - latency_p50, latency_p99: seconds that a hit took, from a sample of at most 100 a second; 0
+      without one.
     - requests, request_hits, request_hit_rate: lookups as the caller saw them, each counted once,
       whichever tier answered; a tier's own are its lookups and hits.
 

@@ -132,7 +132,7 @@ class TestDemo:
         assert "one per key" in sent
 
     def test_without_rich_a_pipe_gets_the_same_lines(self) -> None:
-        """rich changes the looks only: the findings are the same lines."""
+        """Rich changes the looks only: the findings are the same lines."""
         bare, ended = run("demo", *SMALL, code=WITHOUT_RICH), run("demo", *SMALL)
         title = "The most complex functions among them"
         assert (bare.returncode, bare.stderr) == (0, "")

@@ -9,7 +9,8 @@ import pytest
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
-from cachekit.singleflight import Flight
+from cachekit.ports import Fence
+from cachekit.singleflight import Flight, FlightTable
 
 
 @pytest.fixture
@@ -130,6 +131,21 @@ def test_an_invalidation_during_a_load_wins(
     assert load() == "old", "its own caller still gets what it loaded"
     assert cache.get("user:1") == "new"
     assert cache.get_stats()["memory"].refusals == 1
+
+
+def test_a_load_that_landed_just_before_is_not_repeated(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a caller's miss and its taking the lead another load may land; the leader looks again."""
+    join = FlightTable.join
+
+    def late(table: FlightTable, key: str, fence: Fence, *, in_loop: bool) -> tuple[Flight, bool]:
+        monkeypatch.undo()
+        assert cache.get_or_set("k", lambda: "first") == "first"
+        return join(table, key, fence, in_loop=in_loop)
+
+    monkeypatch.setattr(FlightTable, "join", late)
+    assert cache.get_or_set("k", lambda: "second") == "first"
 
 
 def test_a_load_may_ask_for_its_own_key(cache: IntelligentCache) -> None:

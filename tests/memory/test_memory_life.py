@@ -166,12 +166,11 @@ def test_memory_usage_follows_what_is_held() -> None:
 
 
 def test_latency_is_sampled() -> None:
-    """After some hundred hits there is a plausible figure."""
+    """There is a plausible figure after the first hit, and none before."""
     cache = MemoryCache()
     cache.set_value("k", 1)
     assert cache.get_stats().latency_p50 == 0
-    for _ in range(640):
-        cache.get_value("k")
+    cache.get_value("k")
     stats = cache.get_stats()
     assert 0 < stats.latency_p50 <= stats.latency_p99 < 1
 

@@ -35,7 +35,7 @@ def race(*work: Callable[[], T]) -> list[T]:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(work))]
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(work))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -57,7 +57,7 @@ def in_thread(work: Callable[[], T]) -> Callable[[], T]:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
 
     def finish() -> T:

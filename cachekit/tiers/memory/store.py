@@ -165,8 +165,19 @@ class Store:
 
     # -- looking ------------------------------------------------------------------------------------
 
-    def look_up(self, key: str, lookups: Lookups, read: Callable[[Held], T]) -> T | Missing:
-        """The way of a lookup that the lock-free steps did not answer: nearly always a miss."""
+    def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
+        """The value under the key: the way of a lookup that the lock-free steps did not answer.
+
+        That is nearly always a miss, and then it takes no lock either: what was not there when it was
+        asked for is missing, whatever comes next.
+        """
+        if self.find is not _find_nothing and key not in self._entries and self._state != _CLOSED:
+            lookups.misses += 1
+            return MISSING
+        return self.look_up_locked(key, lookups, _value)
+
+    def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[Held], T]) -> T | Missing:
+        """What `read` makes of the entry under the key; a lookup that counts."""
         with self._lock:
             self._refuse_if_closed()
             now = self.now()
@@ -224,7 +235,9 @@ class Store:
         now = self.now()
         if created is None:
             created = now
-        if created + ttl > now + self._longest:
+            if ttl > self._longest:
+                ttl = self._longest
+        elif created + ttl > now + self._longest:
             ttl = now + self._longest - created
         if created + ttl <= now:
             return self._put_nothing(key, fence)
@@ -269,7 +282,11 @@ class Store:
                         self._link(key, tags)
                     self._entries[key] = held
                     if len(self._entries) > self._max_size:
-                        left = self._evict()
+                        left = self._entries.popitem(False)[1]  # the oldest
+                        left.deadline = _GONE
+                        self.counter.evictions += 1
+                        if left.tags:
+                            self._unlink(left.key, left.tags)
                 held.deadline = created + ttl
                 self.counter.sets += 1
             finally:
@@ -291,14 +308,6 @@ class Store:
         if fence is None:
             self.delete(key)
         return fence is None
-
-    def _evict(self) -> Held:
-        left = self._entries.popitem(last=False)[1]
-        left.deadline = _GONE
-        self.counter.evictions += 1
-        if left.tags:
-            self._unlink(left.key, left.tags)
-        return left
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
@@ -562,6 +571,10 @@ class Store:
         assert tagged == self._tagged
         assert self._state != _BUSY
         assert not self._deferred
+
+
+def _value(held: Held) -> Any:
+    return held.value
 
 
 def _find_nothing(key: str) -> None:

@@ -36,8 +36,8 @@ from cachekit.sizing import size_of
 from cachekit.stats import Histogram, Lookups
 from cachekit.tiers.memory.store import Held, RemovalListener, Store
 
-_SIZED: Final = 100  # entries measured for an estimate of the whole
-_SAMPLED: Final = 63  # a hit is timed when its number has none of these bits: 1 in 64
+_SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
+_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
 def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -85,7 +85,7 @@ class MemoryCache:
 
     __slots__ = (
         "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_longest", "_lookups",
-        "_max_size", "_now", "_readers", "_store", "_strategy", "_touch",
+        "_max_size", "_now", "_readers", "_sample_due", "_store", "_strategy", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +127,7 @@ class MemoryCache:
         self._lookups = Lookups()
         self._readers = [self._lookups]
         self._latency = Histogram()
+        self._sample_due = 0.0
 
     @property
     def max_size(self) -> int:
@@ -168,12 +169,11 @@ class MemoryCache:
                     pass
                 held.accesses += 1
                 held.last = now
-                lookups = self._lookups
-                lookups.hits = hits = lookups.hits + 1
-                if not hits & _SAMPLED:
+                self._lookups.hits += 1
+                if now > self._sample_due:
                     self._sample_latency(held.key)
                 return value
-        value = self._look_up(checked_key(key), self._lookups)
+        value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
         return default if value is MISSING else value
 
     def get(self, key: str) -> CacheEntry | None:
@@ -183,7 +183,7 @@ class MemoryCache:
             TypeError: the key is not a str.
             CacheClosedError: after `close`.
         """
-        entry = self._store.look_up(checked_key(key), self._lookups, self._snapshot)
+        entry = self._store.look_up_locked(checked_key(key), self._lookups, self._snapshot)
         return None if entry is MISSING else entry
 
     def peek(self, key: str) -> CacheEntry | None:
@@ -195,9 +195,6 @@ class MemoryCache:
         """
         entry = self._store.peek(checked_key(key), self._snapshot)
         return None if entry is MISSING else entry
-
-    def _look_up(self, key: str, lookups: Lookups) -> Any | Missing:
-        return self._store.look_up(key, lookups, _value)
 
     def _hit(self, key: str, lookups: Lookups) -> Any | Missing:
         """`get_value` for another reader, and without its default."""
@@ -214,10 +211,10 @@ class MemoryCache:
                 held.last = now
                 lookups.hits += 1
                 return value
-        return self._look_up(key, lookups)
+        return self._store.look_up(key, lookups)
 
     def _peek_value(self, key: str) -> Any | Missing:
-        return self._store.peek(key, _value)
+        return self._store.peek(key, lambda held: held.value)
 
     def _reader(self) -> Lookups:
         """Counters for one more reader of this tier, which bumps them instead of the tier's own."""
@@ -229,6 +226,7 @@ class MemoryCache:
         # The steps of a hit once more, between two readings of the clock: timing every hit would
         # cost more than the hit.
         started = self._now()
+        self._sample_due = started + _SAMPLED
         held = self._find(key)
         if held is not None and self._now() < held.deadline:
             try:
@@ -274,12 +272,13 @@ class MemoryCache:
     def memory_usage(self) -> int:
         """Bytes that entries, keys, values and tags take, about.
 
-        Up to 100 entries are measured, each as `sizing.size_of` says; the rest are taken to be alike.
+        Up to 1,000 entries are measured, each as `sizing.size_of` says; the rest are taken to be alike.
         """
         held = self._store.all_held()
         if not held:
             return 0
-        sample = held[:: max(1, len(held) // _SIZED)]
+        # Evenly spread over the store's own order, which is that of insertion.
+        sample = held[:: -(-len(held) // _SIZED)]
         measured = sum(size_of(one.value) + sys.getsizeof(one.key) for one in sample) / len(sample)
         return round((measured + _BOOKKEEPING) * len(held))
 
@@ -505,10 +504,6 @@ class MemoryCache:
 
     def __repr__(self) -> str:
         return f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={self.size()})"
-
-
-def _value(held: Held) -> Any:
-    return held.value
 
 
 def _check_entry(key: str, entry: CacheEntry) -> None:

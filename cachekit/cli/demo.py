@@ -1,0 +1,403 @@
+"""`cachekit demo`: real work on input that every machine has, through cached functions.
+
+Threads ask questions about the modules of Python's standard library, most of them about a few popular
+ones. An answer is worked out from an analysis of the module's source, and both are remembered by
+`cache_result`, in a cache of the demo's own. A pass over the stream of questions with an empty cache and
+a second one with a full cache are measured alike; the figures shown are those of this run, on this
+machine. The demo fails if a module was analysed more than once.
+"""
+
+from __future__ import annotations
+
+import ast
+import platform
+import random
+import sysconfig
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cachekit import IntelligentCache, MemoryCache, __version__, cache_result, override
+from cachekit.cli.display import Display, Report
+from cachekit.default import active_cache
+
+_STDLIB: Final = Path(sysconfig.get_path("stdlib"))
+_NOT_LIBRARY: Final = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
+_LOOK_AGAIN: Final = 0.1  # seconds between two looks at the progress
+
+# -- the work --------------------------------------------------------------------------------------
+
+
+class Function(NamedTuple):
+    """A function or method of a module."""
+
+    name: str  #: with its module and classes
+    lines: int
+    complexity: int  #: 1 + its branches (McCabe, "A Complexity Measure", 1976)
+    documented: bool
+
+
+class Analysis(NamedTuple):
+    """What there is to know about a module."""
+
+    lines: int
+    classes: int
+    functions: tuple[Function, ...]
+    imports: frozenset[str]  #: the top-level names
+    seconds: float  #: of processor time that the analysis took
+
+
+_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_BRANCHES: Final = (
+    ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.comprehension,
+    ast.match_case, ast.Assert,
+)  # fmt: skip
+
+# The demo's own witness: how often the work was done is not asked of the cache that is on show.
+_analysed: list[str] = []
+
+
+@cache_result
+def analyse(source: str) -> Analysis:
+    """Analyse a module, given as the path of its source below the standard library's directory."""
+    _analysed.append(source)
+    started = time.thread_time()
+    text = (_STDLIB / source).read_bytes()
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # a template, or written for another Python: it has lines and nothing more
+        tree = ast.Module([], [])
+    functions = tuple(_functions(tree, module_name(source)))
+    return Analysis(
+        text.count(b"\n"),
+        sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree)),
+        functions,
+        frozenset(_imports(tree)),
+        time.thread_time() - started,
+    )
+
+
+@cache_result
+def answer(question: str, source: str) -> str:
+    """Answer one of `QUESTIONS` about a module."""
+    return QUESTIONS[question](analyse(source))
+
+
+def _functions(scope: ast.AST, name: str) -> Iterator[Function]:
+    """The functions inside a module, class or function, in no particular order."""
+    for node in _own_nodes(scope):
+        if isinstance(node, _SCOPES):
+            inner = f"{name}.{node.name}"
+            if not isinstance(node, ast.ClassDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                documented = ast.get_docstring(node, clean=False) is not None
+                yield Function(inner, lines, _complexity(node), documented)
+            yield from _functions(node, inner)
+
+
+def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below, down to the functions and classes inside but not into them."""
+    pending = list(ast.iter_child_nodes(scope))
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _complexity(function: ast.AST) -> int:
+    branches = 0
+    for node in _own_nodes(function):
+        if isinstance(node, _BRANCHES):
+            branches += 1
+        elif isinstance(node, ast.BoolOp):
+            branches += len(node.values) - 1
+    return 1 + branches
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def _name_of(function: Function | None) -> str:
+    return "none" if function is None else function.name
+
+
+def _documented(analysis: Analysis) -> str:
+    documented = sum(function.documented for function in analysis.functions)
+    return f"{documented} of {len(analysis.functions)}"
+
+
+QUESTIONS: Final[dict[str, Callable[[Analysis], str]]] = {
+    "Which function is the longest?": lambda module: _name_of(
+        max(module.functions, key=lambda function: function.lines, default=None)
+    ),
+    "Which function is the most complex?": lambda module: _name_of(
+        max(module.functions, key=lambda function: function.complexity, default=None)
+    ),
+    "How many functions are documented?": _documented,
+    "What does it import?": lambda module: ", ".join(sorted(module.imports)),
+}
+
+
+def module_name(source: str) -> str:
+    """The dotted name of the module with this source."""
+    return ".".join(Path(source).with_suffix("").parts).removesuffix(".__init__")
+
+
+def library_sources() -> list[str]:
+    """The sources of the standard library's modules, without its tests, the largest first.
+
+    Raises:
+        SystemExit: this Python came without them.
+    """
+    sizes: dict[str, int] = {}
+    for path in _STDLIB.rglob("*.py"):
+        parts = path.relative_to(_STDLIB).with_suffix("").parts
+        if _NOT_LIBRARY.isdisjoint(parts) and all(part.isidentifier() for part in parts):
+            sizes[path.relative_to(_STDLIB).as_posix()] = path.stat().st_size
+    if not sizes:
+        raise SystemExit(f"cachekit demo: there is no source of the standard library in {_STDLIB}")
+    return sorted(sizes, key=lambda source: (-sizes[source], source))
+
+
+# -- the stream of requests ------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What the demo was asked to do."""
+
+    modules: int | None  #: the largest ones; None for all
+    requests: int
+    threads: int
+    seed: int
+
+
+class Request(NamedTuple):
+    """One question about one module."""
+
+    question: str
+    source: str
+
+
+def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Request]:
+    """Requests of which the n-th most popular module gets 1/n as many as the first (Zipf's law)."""
+    chance = random.Random(seed)
+    popular_first = chance.sample(sources, len(sources))
+    weights = list(accumulate(1 / rank for rank in range(1, len(sources) + 1)))
+    asked = chance.choices(popular_first, cum_weights=weights, k=requests)
+    return [Request(chance.choice(list(QUESTIONS)), source) for source in asked]
+
+
+# -- passes ----------------------------------------------------------------------------------------
+
+
+class Pass(NamedTuple):
+    """One pass over the stream, measured."""
+
+    name: str
+    requests: int
+    hits: int
+    analysed: int
+    seconds: float
+    saved: float  #: seconds of processor time that analyses would have taken
+    memory: int  #: bytes held when it was over
+    p50: float  #: seconds that half of the requests did not exceed
+    p99: float
+
+
+class _Stopwatch:
+    """The work of several threads on one stream, each request timed."""
+
+    def __init__(self, stream: Sequence[Request], threads: int) -> None:
+        self._shares = [stream[number::threads] for number in range(threads)]
+        self._taken = [array("d") for _ in self._shares]
+        self._stop = threading.Event()
+
+    def run(self, watch: Callable[[], None]) -> None:
+        """Ask everything, calling `watch` now and then meanwhile, and once when it is done."""
+        with ThreadPoolExecutor(len(self._shares), thread_name_prefix="demo") as threads:
+            jobs: set[Future[None]] = set()
+            try:
+                jobs = {
+                    threads.submit(self._ask, share, taken)
+                    for share, taken in zip(self._shares, self._taken, strict=True)
+                }
+                pending = jobs
+                while pending:
+                    done, pending = wait(pending, _LOOK_AGAIN)
+                    for job in done:
+                        job.result()
+                    watch()
+            finally:
+                # Ctrl-C, or a failure in one thread: the others need not go on.
+                self._stop.set()
+
+    def _ask(self, share: Sequence[Request], taken: array[float]) -> None:
+        for question, source in share:
+            started = time.perf_counter()
+            answer(question, source)
+            taken.append(time.perf_counter() - started)
+            if self._stop.is_set():
+                return
+
+    @property
+    def done(self) -> int:
+        return sum(map(len, self._taken))
+
+    def quantiles(self) -> tuple[float, float]:
+        """What half, and what 99 of 100 requests did not exceed, in seconds."""
+        taken = sorted(second for part in self._taken for second in part)
+        return taken[(len(taken) - 1) // 2], taken[(len(taken) - 1) * 99 // 100]
+
+
+def _make_pass(
+    name: str, stream: Sequence[Request], cache: IntelligentCache, plan: Plan, display: Display
+) -> Pass:
+    analysed_before = len(_analysed)
+    hits_before = answer.cache_info().hits
+    new = {source for _, source in stream if not cache.contains(analyse.key(source))}
+    stopwatch = _Stopwatch(stream, plan.threads)
+
+    # Where there is something to analyse, that is what takes the time.
+    total, unit = (len(new), "modules analysed") if new else (len(stream), "requests answered")
+
+    def look(report: Report) -> None:
+        report(len(_analysed) - analysed_before if new else stopwatch.done)
+
+    started = time.perf_counter()
+    with display.progress(name, total, unit) as report:
+        stopwatch.run(lambda: look(report))
+    seconds = time.perf_counter() - started
+
+    analysed = _analysed[analysed_before:]
+    cost = {source: analyse(source).seconds for source in {source for _, source in stream}}
+    saved = sum(cost[source] for _, source in stream) - sum(cost[source] for source in analysed)
+    return Pass(
+        name,
+        len(stream),
+        answer.cache_info().hits - hits_before,
+        len(analysed),
+        seconds,
+        saved,
+        cache.get_stats()["combined"].memory_usage_bytes,
+        *stopwatch.quantiles(),
+    )
+
+
+def run(plan: Plan, display: Display) -> int:
+    """Run the demo and show it.
+
+    Returns:
+        0; 1 if a module was analysed more than once, which would be a fault of the cache.
+
+    Raises:
+        SystemExit: this Python came without sources, or the environment disables caching.
+    """
+    sources = library_sources()[: plan.modules]
+    stream = request_stream(sources, plan.requests, plan.seed)
+    asked = sorted({source for _, source in stream})
+    # Room for everything: what a cache gives up when it is full is not this demo's subject.
+    room = MemoryCache(max_size=len(asked) * (1 + len(QUESTIONS)))
+    _analysed.clear()
+    with IntelligentCache(room) as cache, override(cache):
+        if active_cache() is None:
+            raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
+        display.line(
+            f"cachekit {__version__}: {_count(plan.threads, 'thread')} put "
+            f"{_count(plan.requests, 'question')} about {_count(len(sources), 'module')}"
+        )
+        display.line(
+            f"of Python {platform.python_version()}'s standard library, first to an empty cache, "
+            f"then once more."
+        )
+        display.line()
+        passes = [_make_pass(name, stream, cache, plan, display) for name in ("cold", "warm")]
+        display.line()
+        _show_findings([analyse(source) for source in asked], display)
+    display.line()
+    _show_passes(passes, display)
+    return _verdict(passes, len(asked), plan, display)
+
+
+# -- the showing -----------------------------------------------------------------------------------
+
+
+def _show_findings(analyses: Sequence[Analysis], display: Display) -> None:
+    functions = [function for analysis in analyses for function in analysis.functions]
+    hardest = sorted(functions, key=lambda function: (-function.complexity, function.name))[:5]
+    display.table(
+        "The most complex functions among them",
+        ("function", "complexity", "lines"),
+        [(it.name, str(it.complexity), str(it.lines)) for it in hardest],
+    )
+    imports = Counter(name for analysis in analyses for name in analysis.imports)
+    favourites = ", ".join(f"{name} ({times})" for name, times in imports.most_common(4))
+    documented = sum(function.documented for function in functions)
+    share = f"{documented / len(functions):.0%}" if functions else "none"
+    display.line(
+        f"In all {sum(analysis.lines for analysis in analyses):,} lines, "
+        f"{sum(analysis.classes for analysis in analyses):,} classes, {len(functions):,} functions, "
+        f"{share} of them documented."
+    )
+    display.line(f"Imported most: {favourites}.")
+
+
+def _show_passes(passes: Sequence[Pass], display: Display) -> None:
+    display.table(
+        "What the cache did",
+        ("", "requests", "hits", "loads", "took", "saved", "memory", "p50", "p99"),
+        [
+            (
+                it.name,
+                f"{it.requests:,}",
+                f"{it.hits:,}",
+                f"{it.analysed:,}",
+                duration(it.seconds),
+                duration(it.saved),
+                f"{it.memory / 1e6:.1f} MB",
+                duration(it.p50),
+                duration(it.p99),
+            )
+            for it in passes
+        ],
+    )
+
+
+def _verdict(passes: Sequence[Pass], asked: int, plan: Plan, display: Display) -> int:
+    analysed = sum(it.analysed for it in passes)
+    display.line("hits: answered from the cache; loads: modules analysed; p50, p99: per request;")
+    display.line("saved: processor time, had each request analysed its module again.")
+    if analysed != asked:
+        display.line(f"{_count(asked, 'module')} asked for, but {_count(analysed, 'load')} made!")
+        return 1
+    threads = _count(plan.threads, "thread")
+    display.line(
+        f"{_count(asked, 'module')} asked for, {_count(analysed, 'load')} by {threads}: one per key."
+    )
+    return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds >= 100:
+        return f"{seconds / 60:.1f} min"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0.0) / 1e-6:.1f} us"

@@ -1,0 +1,135 @@
+"""How commands speak to a person: lines, a progress bar, tables.
+
+On a terminal with rich installed, in colour and with a moving bar; anywhere else the same words as plain
+ASCII lines, so that a log or a pipe reads well. Commands say what to show, never how.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Told how much is done by now, out of the total.
+Report = Callable[[int], None]
+
+_QUARTERS: Final = 4
+
+
+class Display(Protocol):
+    """Where a command shows what it does."""
+
+    def line(self, text: str = "") -> None:
+        """One line of text."""
+        ...
+
+    def progress(self, label: str, total: int, unit: str) -> AbstractContextManager[Report]:
+        """Progress towards `total`, for as long as the block lasts; reports may repeat themselves."""
+        ...
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; its first column is text, the others are figures."""
+        ...
+
+
+def display_for(stream: TextIO) -> Display:
+    """The best display that this stream, and what is installed, allow."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainDisplay(stream)
+    try:
+        from rich.console import Console
+    except ImportError:
+        return PlainDisplay(stream)
+    return RichDisplay(Console(file=stream, highlight=False))
+
+
+class PlainDisplay:
+    """Lines of text; progress is a line for each quarter."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def line(self, text: str = "") -> None:
+        """See `Display`."""
+        # Flushed, so that whoever reads a pipe sees progress when there is some.
+        print(text, file=self._stream, flush=True)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:
+        """See `Display`."""
+        started = time.perf_counter()
+        shown = 0
+
+        def report(done: int) -> None:
+            nonlocal shown
+            quarter = done * _QUARTERS // total
+            if quarter > shown:
+                shown = quarter
+                seconds = time.perf_counter() - started
+                share = f"{quarter * 100 // _QUARTERS:3d} %"
+                self.line(f"{label}  {share}  {done:,} of {total:,} {unit}  {seconds:.1f} s")
+
+        yield report
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Display`."""
+        lines = [header, *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        self.line(title)
+        for line in lines:
+            first, *figures = zip(line, widths, strict=True)
+            cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in figures)]
+            self.line("  " + "  ".join(cells).rstrip())
+
+
+class RichDisplay:
+    """Colour, and a bar that moves."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def line(self, text: str = "") -> None:
+        """See `Display`."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:
+        """See `Display`."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            Elapsed(),
+            console=self._console,
+        )
+        with bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, completed=done)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """See `Display`."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+            title=Text(title, style="bold"),
+            title_justify="left",
+        )
+        for index, name in enumerate(header):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(row)))
+        self._console.print(table)

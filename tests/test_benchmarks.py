@@ -1,0 +1,124 @@
+"""The benchmarks run, with whatever peers are installed; what they measure is not looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = ["decorator.py", "import_time.py", "memory.py"]
+PEERS = (
+    "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
+    "theine",
+)  # fmt: skip
+
+# Runs a script as if some modules were not installed.
+WITHOUT = """
+import runpy, sys
+script, *blocked = sys.argv[1].split(",")
+sys.modules.update(dict.fromkeys(blocked))
+sys.argv[:2] = [script]
+sys.path.insert(0, script.rpartition("/")[0])
+runpy.run_path(script, run_name="__main__")
+"""
+
+# Asks one question of rows that fail in every way; prints the number of figures, and the trouble.
+FAILING = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from harness import NotOfferedError, Question, Row, measure
+
+def fails(error):
+    raise error
+
+rounds = iter([lambda: 1.0, lambda: 2.0, lambda: fails(OSError("late"))])
+rows = [
+    Row("good", lambda: lambda: 1.0, ours=True),
+    Row("never", lambda: fails(OSError("no start"))),
+    Row("at once", lambda: lambda: fails(OSError("no luck"))),
+    Row("late", lambda: lambda: next(rounds)()),
+    Row("cannot", lambda: fails(NotOfferedError("it has none"))),
+]
+answer = measure(Question("does it work?", 1, rows), rounds=3)
+print(json.dumps({row.name: [len(row.per_round), row.trouble] for row in answer}))
+"""
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: text for name, text in os.environ.items() if name != "CACHEKIT_DISABLE"}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=50, env=environment
+    )
+
+
+def rows_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for question in measured["questions"].values() for row in question["rows"]]
+
+
+def test_every_script_is_tried_here() -> None:
+    """A benchmark that is added is added to this test."""
+    assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted([*SCRIPTS, "harness.py"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_runs(script: str, tmp_path: Path) -> None:
+    """Each script ends well, prints its environment, tables and targets, and writes the same as JSON."""
+    file = tmp_path / "measured.json"
+    ended = run(str(BENCHMARKS / script), "--quick", "--json", str(file))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.search(r"^Python: .*\d+\.\d+", ended.stdout)
+    assert "CPUs" in ended.stdout
+    assert "Targets" in ended.stdout
+
+    measured = json.loads(file.read_text())
+    rows = rows_of(measured)
+    assert {row["name"] for row in rows if row["name"] in ended.stdout} == {row["name"] for row in rows}
+    ours = [row for row in rows if row["ours"]]
+    assert [row["trouble"] for row in ours] == [None] * len(ours)
+    assert all(len(row["per_round"]) == 2 and row["median"] >= 0 for row in ours)
+    assert measured["targets"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_it_measures(script: str) -> None:
+    """`--help` shows the options, and the script's own words."""
+    ended = run(str(BENCHMARKS / script), "--help")
+    assert ended.returncode == 0
+    assert all(option in ended.stdout for option in ("--rounds", "--quick", "--json"))
+    assert "beside" in ended.stdout
+
+
+def test_a_wrong_number_of_rounds_is_refused() -> None:
+    """No rounds, no figures: that is an error and not an empty table."""
+    ended = run(str(BENCHMARKS / "import_time.py"), "--rounds", "0")
+    assert ended.returncode == 2
+    assert "must be a whole number of at least 1, not '0'" in ended.stderr
+
+
+def test_a_peer_that_is_not_installed_is_a_row() -> None:
+    """Without any peer there are our rows, those of the standard library, and a reason for the rest."""
+    ended = run("-c", WITHOUT, ",".join([str(BENCHMARKS / "decorator.py"), *PEERS]), "--quick")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.search(r"\d  functools.lru_cache$", ended.stdout, re.MULTILINE)
+    assert re.search(r"-  cachebox.cached TTL: not installed$", ended.stdout, re.MULTILINE)
+    assert re.search(r"-  +<= 1 +not installed +cache_result", ended.stdout)
+
+
+def test_a_peer_that_fails_is_a_row() -> None:
+    """One that breaks, at the start or in a later round, says why, and the others go on."""
+    ended = run("-c", FAILING, str(BENCHMARKS))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout) == {
+        "good": [3, None],
+        "never": [0, "failed: OSError: no start"],
+        "at once": [0, "failed: OSError: no luck"],
+        "late": [1, "failed: OSError: late"],
+        "cannot": [0, "not offered: it has none"],
+    }
