@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from forking import in_fork
 
 from cachekit import (
     FOREVER,
@@ -278,14 +279,11 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
     leader = threading.Thread(target=lambda: cache.get_or_set("k", loader))
     leader.start()
     assert began.wait(10)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = 0 if cache.get_or_set("k", lambda: "child's") == "child's" else 2
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
+
+    def child() -> None:
+        assert cache.get_or_set("k", lambda: "child's") == "child's"
+
+    status = in_fork(child)()
     go_on.set()
     leader.join(10)
     assert status == 0

@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import pickle
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from forking import in_fork
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
 from cachekit.testing import ManualClock
@@ -88,26 +88,19 @@ def test_a_forked_child_goes_on() -> None:
             number += 1
             cache.set_value(f"k{number % 50}", number, tags={"t"})
 
+    def child() -> None:
+        swept = threading.Event()
+        cache.on_removal(lambda *_: swept.set())
+        cache._store.check()
+        assert cache.get_value("inherited") == 1
+        cache.set_value("short", 1, ttl=0.001)
+        assert swept.wait(10)
+
     writer = threading.Thread(target=keep_writing)
     writer.start()
-    statuses = []
+    statuses: list[int] = []
     try:
-        for _ in range(20):
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    swept = threading.Event()
-                    cache.on_removal(lambda *_, swept=swept: swept.set())
-                    cache._store.check()
-                    assert cache.get_value("inherited") == 1
-                    cache.set_value("short", 1, ttl=0.001)
-                    assert swept.wait(10)
-                    code = 0
-                finally:
-                    sys.stderr.flush()
-                    os._exit(code)
-            statuses.append(os.waitpid(child, 0)[1])
+        statuses += [in_fork(child)() for _ in range(20)]
     finally:
         stop.set()
         writer.join()

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from interrupting import InterruptedClock
 
 from cachekit import MemoryCache, RemovalCause
 
@@ -45,6 +46,44 @@ def test_a_finalizer_inside_a_write_is_served_after_it() -> None:
     gc.collect()
     assert len(ran) == 300
     assert all(cache.get_value(f"from finalizer {number}") == number for number in ran)
+    cache._store.check()
+
+
+def test_a_call_from_inside_a_write_is_carried_out_after_it() -> None:
+    """What a finalizer or handler asks for in the middle of a write is queued, not dropped."""
+    clock = InterruptedClock()
+    cache = MemoryCache(max_size=10, clock=clock)
+    order: list[str] = []
+    cache.on_removal(lambda key, *_: order.append(key))
+    cache.set_value("a", 1, tags={"t"})
+    cache.set_value("b", 1, tags={"t"})
+
+    def inside() -> None:
+        assert cache._store._state, "this is the middle of a write"
+        assert cache.set_value("c", 3) is True
+        assert cache.delete("b") is False
+        assert cache.get_value("b") == 1
+
+    clock.happens = inside
+    assert cache.delete("a") is True
+    assert order == ["a", "b"]
+    assert cache.get_value("c") == 3
+    cache._store.check()
+
+
+def test_a_write_that_was_cut_short_is_made_good() -> None:
+    """An exception between insertion and eviction leaves one too many; the next write sees to it."""
+    cache = MemoryCache(max_size=2)
+    evicted: list[str] = []
+    cache.on_removal(lambda key, *_: evicted.append(key))
+    cache.set_value("a", 1)
+    cache.set_value("b", 1)
+    cache._store._max_size = 3
+    cache.set_value("c", 1)
+    cache._store._max_size = 2
+    cache.set_value("d", 1)
+    assert sorted(cache.keys()) == ["c", "d"]
+    assert evicted == ["a", "b"]
     cache._store.check()
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from interrupting import InterruptedClock
 from racing import frequent_switches, race
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
@@ -125,23 +126,6 @@ def test_no_expired_value_under_threads(cache: MemoryCache, clock: ManualClock) 
 
     with frequent_switches():
         race(*[work] * 4)
-
-
-class InterruptedClock:
-    """Lets something happen between a reader's steps: whenever the time is asked for, once."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.happens: Callable[[], object] | None = None
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        happens, self.happens = self.happens, None
-        if happens is not None:
-            happens()
-        return self.now
 
 
 @pytest.mark.parametrize("through", ["tier", "cache", "function"])

@@ -287,6 +287,9 @@ class Store:
                         self.counter.evictions += 1
                         if left.tags:
                             self._unlink(left.key, left.tags)
+                        if len(self._entries) > self._max_size:
+                            # A write that a signal handler's exception cut short left one too many.
+                            self._deferred.append((self._exclusively, (self._evict_surplus,)))
                 held.deadline = created + ttl
                 self.counter.sets += 1
             finally:
@@ -308,6 +311,14 @@ class Store:
         if fence is None:
             self.delete(key)
         return fence is None
+
+    def _evict_surplus(self, gone: _Gone) -> None:
+        while len(self._entries) > self._max_size:
+            held = self._entries.popitem(last=False)[1]
+            held.deadline = _GONE
+            self.counter.evictions += 1
+            self._unlink(held.key, held.tags)
+            gone.append((held, _EVICTED))
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
