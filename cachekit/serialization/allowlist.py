@@ -196,7 +196,8 @@ def table(allow: Iterable[Any]) -> dict[tuple[str, str], Grant]:
             raise ValueError(
                 f"{name} cannot be in allow: {reason}; give the cache a secret= instead"
             )
-        granted[module, name] = Grant(Use.ANY, target=one)
+        # A standard class keeps its guard.
+        granted.setdefault((module, name), Grant(Use.ANY, target=one))
     return granted
 
 

@@ -16,7 +16,7 @@ Numbers are little-endian. An envelope is
        +0      1  codec: 1 pickle, 2 JSON, 3 MessagePack, 128-255 the user's own
        +1      1  compression: 0 none, 1 zlib, 2 zstd
        +2      4  bytes of tags
-       +6     24  created, expires, stale-until: doubles, seconds since the epoch; infinity is "never"
+       +6     24  created, expires, stale-until: doubles, seconds since the epoch; infinity: never
       +30      4  CRC-32 of the payload; 0 where the seal is a signature, which covers the payload
       +34      t  tags, one after another: token (8), length of the name (4), name in UTF-8
     +34+t      p  payload, to the end of the buffer; compressed ones begin with their raw length (8)
@@ -87,7 +87,10 @@ class Header(NamedTuple):
 
 def text(string: str) -> bytes:
     """A key, namespace or tag as bytes; any Unicode, lone surrogates included."""
-    return string.encode("utf-8", "surrogatepass")
+    try:
+        return string.encode()
+    except UnicodeEncodeError:
+        return string.encode("utf-8", "surrogatepass")
 
 
 def sized(name: bytes) -> bytes:

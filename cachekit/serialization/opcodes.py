@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.allowlist import Table, Use, line_to_add
+from cachekit.serialization.allowlist import Table, Use
 
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
 HEAVIEST_KEY: Final = 4096
@@ -69,8 +69,9 @@ class RefusedClassError(UnreadableError):
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(
-            f"the stored pickle needs {module}.{name}, which may not be unpickled here; if it may, "
-            f"{line_to_add(module, name)}",
+            # Quoted, because whoever forged the bytes chose the names.
+            f"the stored pickle uses {f'{module}.{name}'!r} in a way that the allow-list does not "
+            f"permit",
             "class",
         )
         self.module = module
@@ -114,9 +115,9 @@ class _Machine:
         self._stack: list[int] = []
         self._memo: list[int] = []
         self._marks: list[int] = []
-        # Pushes of guarded classes that no REDUCE has taken off the stack yet. If any is left at
-        # the end, a guard would stand in the value where the class stood.
-        self._unused = 0
+        # How often each global was pushed without having been called yet. If a guarded one is left
+        # at the end, a guard would stand in the value where the class stood.
+        self._unused: list[int] = []
 
     def run(self) -> bool:
         pickle, stack, memo = self._pickle, self._stack, self._memo
@@ -164,16 +165,15 @@ class _Machine:
                 step(self)
         if position != size or len(stack) != 1 or self._marks:
             _damaged("it ends in the wrong place")
-        if self._unused:
-            for (module, name), use in zip(self._globals, self._uses, strict=True):
-                if use is Use.GUARDED:
-                    raise RefusedClassError(module, name)
+        for name, use, unused in zip(self._globals, self._uses, self._unused, strict=True):
+            if use is Use.GUARDED and unused:
+                raise RefusedClassError(*name)
         return bool(self._globals)
 
     def _get(self, item: int) -> None:
         self._stack.append(item)
-        if item <= _GLOBAL and self._uses[_GLOBAL - item] is Use.GUARDED:
-            self._unused += 1
+        if item <= _GLOBAL:
+            self._unused[_GLOBAL - item] += 1
 
     def _popped(self) -> int:
         # Below a mark lies what other opcodes will ask for.
@@ -258,13 +258,11 @@ class _Machine:
         self._stack.append(_GLOBAL - len(self._globals))
         self._globals.append((module, name))
         self._uses.append(grant.use)
-        if grant.use is Use.GUARDED:
-            self._unused += 1
+        self._unused.append(1)
 
     def reduce(self) -> None:
         arguments = self._popped()
-        if self._called(self._popped(), Use.GUARDED):
-            self._unused -= 1
+        self._called(self._popped(), Use.GUARDED)
         self._stack.append(_weight([arguments]))
 
     def newobj(self) -> None:
@@ -282,14 +280,14 @@ class _Machine:
         if not self._stack or self._stack[-1] < 0:
             _damaged("it gives a state to something that is no instance")
 
-    def _called(self, item: int, wanted: Use) -> bool:
-        """Whether the call is of the kind wanted; a registered class may be called either way."""
+    def _called(self, item: int, wanted: Use) -> None:
+        """Check that a call is of the kind wanted; a registered class may be called either way."""
         if item > _GLOBAL:
             _damaged("it calls something that is no class")
         use = self._uses[_GLOBAL - item]
         if use is not wanted and use is not Use.ANY:
             raise RefusedClassError(*self._globals[_GLOBAL - item])
-        return use is wanted
+        self._unused[_GLOBAL - item] -= 1
 
 
 _STEPS: Final = {

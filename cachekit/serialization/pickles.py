@@ -216,7 +216,8 @@ def _refusal(value: Any, module: str, name: str) -> str:
     if (module, name) in table(()):
         return (
             f"{beginning}this class is stored only as a plain instance of its own here, with "
-            f"nothing added and not as a value itself; give the cache a secret=, or store simpler values"
+            f"nothing added and not as a value itself; give the cache a secret=, or store simpler "
+            f"values"
         )
     return (
         f"{beginning}the place where this cache stores is not trusted, so only registered classes "

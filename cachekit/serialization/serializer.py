@@ -53,6 +53,11 @@ def _codec(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Cod
     return codec
 
 
+def _name(key: str) -> bytes:
+    """The key as the seal covers it."""
+    return envelope.sized(envelope.text(key if type(key) is str else checked_key(key)))
+
+
 @final
 class Stored:
     """An envelope that has been opened: its header is read, its payload not yet.
@@ -184,7 +189,7 @@ class Serializer:
                 and the remedy.
             TypeError, ValueError: another argument is of the wrong type, or a time is NaN.
         """
-        name = envelope.sized(envelope.text(checked_key(key)))
+        name = _name(key)
         stale = expires if stale_until is None else stale_until
         if created != created or expires != expires or stale != stale:
             raise ValueError(
@@ -222,7 +227,7 @@ class Serializer:
             TypeError: the key is not a str.
         """
         data = buffer if type(buffer) is bytes else bytes(buffer)
-        name = envelope.sized(envelope.text(checked_key(key)))
+        name = _name(key)
         begin, view = data[: envelope.START_SIZE], memoryview(data)
         if self._signer is None:
             if begin != envelope.CHECKED:

@@ -28,7 +28,7 @@ def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @corpus
 def test_untrusted_pickles_are_blocked(payload: bytes, in_empty_directory: Path) -> None:
-    """Without a secret, every one of the corpus is unreadable, runs nothing and allocates little."""
+    """Without a secret, each of the corpus is unreadable, runs nothing and allocates little."""
     envelope = hostile.forged(payload)
     reader = Serializer("ns", compression=None)
     with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:

@@ -82,7 +82,12 @@ def test_the_header_returns() -> None:
     """Times and tags are read without the payload."""
     for serializer in SERIALIZERS:
         buffer = serializer.encode(
-            "key", [1], created=1.5, expires=2.5, stale_until=3.5, tags={"a": 0, "\ud800": 2**64 - 1}
+            "key",
+            [1],
+            created=1.5,
+            expires=2.5,
+            stale_until=3.5,
+            tags={"a": 0, "\ud800": 2**64 - 1},
         )
         stored = serializer.decode("key", buffer)
         assert (stored.created, stored.expires, stored.stale_until) == (1.5, 2.5, 3.5)
@@ -100,7 +105,7 @@ def test_defaults_of_the_header() -> None:
 
 
 def test_the_header_alone_is_cheap_and_safe() -> None:
-    """Without a secret a damaged payload does not keep the header from being read, only the value."""
+    """Without a secret, damage to the payload keeps the value from being read, not the header."""
     serializer = Serializer("ns")
     buffer = bytearray(serializer.encode("key", "value", created=1, expires=7))
     buffer[-1] ^= 1
@@ -146,7 +151,6 @@ def outcome(serializer: Serializer, buffer: bytes) -> object:
         stored = serializer.decode("key", buffer)
         return (stored.value(), stored.created, stored.expires, stored.stale_until, stored.tags)
     except UnreadableError as error:
-        assert isinstance(error, CacheError)
         return error.reason
 
 
@@ -385,7 +389,7 @@ def test_wrong_arguments_of_encode() -> None:
         serializer.decode(1, b"")  # type: ignore[arg-type]
     for times in {"created": math.nan}, {"created": 1, "expires": math.nan}:
         with pytest.raises(ValueError, match="NaN"):
-            serializer.encode("k", 1, **times)
+            serializer.encode("k", 1, **times)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="64 bits"):
         serializer.encode("k", 1, created=1, tags={"a": -1})
     with pytest.raises(TypeError, match="token"):
@@ -396,6 +400,7 @@ def test_errors_travel() -> None:
     """Both errors keep their message and reason through a pickle."""
     with pytest.raises(UnreadableError) as caught:
         Serializer("ns").decode("k", b"")
+    assert isinstance(caught.value, CacheError)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.reason) == (str(caught.value), "damage")
     with pytest.raises(SerializationError) as refused:

@@ -59,7 +59,9 @@ CORPUS: dict[str, bytes] = {
     "os.system by INST": START + b"(" + text("touch owned") + b"ios\nsystem\n.",
     "os.system by OBJ": START + b"(" + name("os", "system") + text("touch owned") + b"o.",
     "os.system by NEWOBJ": START + name("os", "system") + text("touch owned") + b"\x85\x81.",
-    "subprocess.Popen": START + call(name("subprocess", "Popen"), text("touch owned")) + b".",
+    "subprocess.getoutput": START
+    + call(name("subprocess", "getoutput"), text("touch owned"))
+    + b".",
     "builtins.eval": START + call(name("builtins", "eval"), text("open('owned', 'w')")) + b".",
     "builtins.exec": START + call(name("builtins", "exec"), text("open('owned', 'w')")) + b".",
     "getattr chain": START
@@ -68,14 +70,14 @@ CORPUS: dict[str, bytes] = {
     "operator.attrgetter": START + call(name("operator", "attrgetter"), text("a.b")) + b".",
     "functools.partial": START + call(name("functools", "partial"), name("os", "system")) + b".",
     "dotted name": START + call(name("datetime", "datetime.now.__self__.__class__"), ONE) + b".",
-    "dotted name through a listed class": START + name("decimal", "Decimal.__init_subclass__") + b".",
+    "dotted name through a listed class": START
+    + name("decimal", "Decimal.__init_subclass__")
+    + b".",
     "dotted module": START + call(name("collections.abc.sys", "exit"), ONE) + b".",
     "name from a number": START + text("os") + ONE + b"\x93.",
     "bytearray of 2 GiB": START + call(name("builtins", "bytearray"), number(2**31)) + b".",
     "bytes of 2 GiB": START + call(name("builtins", "bytes"), number(2**31)) + b".",
-    "list of a range": START
-    + call(_LIST, call(name("builtins", "range"), number(10**9)))
-    + b".",
+    "list of a range": START + call(_LIST, call(name("builtins", "range"), number(10**9))) + b".",
     "BYTEARRAY8 of 2 GiB": START + b"\x96" + struct.pack("<Q", 2**31) + b"x.",
     "BINBYTES8 of 2 GiB": START + b"\x8e" + struct.pack("<Q", 2**31) + b"x.",
     "BINUNICODE8 of 2 GiB": START + b"\x8d" + struct.pack("<Q", 2**31) + b"x.",
@@ -84,19 +86,15 @@ CORPUS: dict[str, bytes] = {
     "memo of 2 GiB by LONG_BINPUT": START + b"Nr" + struct.pack("<I", 2**27) + b".",
     "memo by PUT": START + b"Np134217728\n.",
     "memo read that was never written": START + b"j" + struct.pack("<I", 2**31) + b".",
-    "list copied 2,000 times": START
-    + _TEN_THOUSAND
-    + b"("
-    + call(_LIST, b"h\x00") * 2000
-    + b"t.",
+    "list copied 2,000 times": START + _TEN_THOUSAND + b"0(" + call(_LIST, b"h\x00") * 2000 + b"t.",
     "Counter copied 2,000 times": START
     + b"}\x94("
     + b"".join(b"M" + struct.pack("<H", item) + ONE for item in range(10000))
     + b"u\x85\x94"
     + name("collections", "Counter")
-    + b"\x940("
+    + b"\x9400("
     + b"h\x02h\x01R" * 2000
-    + b"l.",
+    + b"t.",
     "path of one long name 100,000 times": START
     + b"X"
     + struct.pack("<I", 60000)
@@ -118,11 +116,7 @@ CORPUS: dict[str, bytes] = {
     "key that doubles 60 times": START + b"}" + _doubled(60) + b"Ns.",
     "set element that doubles 60 times": START + b"\x8f(" + _doubled(60) + b"\x90.",
     "frozenset element that doubles 60 times": START + b"(" + _doubled(60) + b"\x91.",
-    "BUILD on a class": START
-    + name("uuid", "UUID")
-    + b"N}"
-    + text("get_version")
-    + b"Ns\x86b.",
+    "BUILD on a class": START + name("uuid", "UUID") + b"N}" + text("get_version") + b"Ns\x86b.",
     "BUILD on a guarded class": START
     + name("fractions", "Fraction")
     + b"N}"
@@ -138,7 +132,7 @@ CORPUS: dict[str, bytes] = {
     "ADDITEMS on a class": START + name("uuid", "UUID") + b"(N\x90.",
     "guard as a value": START + name("decimal", "Decimal") + b".",
     "guard as a default factory": START
-    + call(name("collections", "defaultdict"), name("decimal", "Decimal"))
+    + call(name("collections", "defaultdict"), name("fractions", "Fraction"))
     + b".",
     "calling a number": START + ONE + b")R.",
     "extension registry": START + b"\x82\x01.",

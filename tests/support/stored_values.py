@@ -87,7 +87,8 @@ PLAIN: list[Any] = [
     dt.datetime(2024, 2, 29, tzinfo=_SIX),
     dt.datetime(2024, 2, 29, tzinfo=dt.timezone(dt.timedelta(hours=-5), "EST")),
     dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
-    dt.datetime(2024, 10, 27, 2, 30, fold=1), dt.datetime.min, dt.datetime(2024, 1, 1, microsecond=1),
+    dt.datetime(2024, 10, 27, 2, 30, fold=1), dt.datetime.min,
+    dt.datetime(2024, 1, 1, microsecond=1),
 ]  # fmt: skip
 
 #: What only pickle carries, from any place.
@@ -103,7 +104,7 @@ BUILTIN: list[Any] = [
     pathlib.PurePosixPath("/x"),
     pathlib.PureWindowsPath("c:/x"),
     [int, str, dict],
-    dt.timezone.utc,
+    dt.UTC,
     ZoneInfo("Europe/Berlin"),
     [pathlib.Path("/usr/lib/python/site-packages") / str(n) for n in range(50)],
 ]
