@@ -2,8 +2,8 @@
 
 For each value: encode and decode, in microseconds, and the ratio to bare pickle 5 of the same round
 (the median of the rounds' ratios, so that a busy machine disturbs both alike). Every row is
-reported, slow ones included. msgspec (MessagePack) does not carry all of these values as they are: what it
-changes is said beside its rows.
+reported, slow ones included. msgspec (MessagePack) does not carry all of these values as they are;
+what it changes or refuses is said beside its rows.
 """
 
 from __future__ import annotations
