@@ -165,6 +165,17 @@ def unfit(module: str, target: object) -> str | None:
     return None
 
 
+def classes(allow: Iterable[Any]) -> tuple[Any, ...]:
+    """What the user registers, as a tuple.
+
+    Raises:
+        TypeError: it is no list or the like, as a class alone is not.
+    """
+    if isinstance(allow, (str, bytes, type)) or not isinstance(allow, Iterable):
+        raise TypeError(f"allow must be a list of classes, as in allow=[MyType], not {allow!r}")
+    return tuple(allow)
+
+
 def table(allow: Iterable[Any]) -> dict[tuple[str, str], Grant]:
     """The standard list with what the user registers.
 
@@ -176,10 +187,8 @@ def table(allow: Iterable[Any]) -> dict[tuple[str, str], Grant]:
         ValueError: something in it cannot be found by its name, as a local class cannot, or would
             undo the list, as getattr would.
     """
-    if isinstance(allow, (str, bytes, type)) or not isinstance(allow, Iterable):
-        raise TypeError(f"allow must be a list of classes, as in allow=[MyType], not {allow!r}")
     granted = dict(_STANDARD)
-    for one in allow:
+    for one in classes(allow):
         if not isinstance(one, (type, FunctionType, BuiltinFunctionType)):
             raise TypeError(
                 f"each of allow must be a class (or a function), not {one!r} of type "

@@ -57,7 +57,7 @@ def _zstd() -> ModuleType:
 
 
 class _Compressors(threading.local):
-    """One zstd compressor per thread: one that threads share fails."""
+    """One zstd compressor per thread: those who share one wait for each other."""
 
     def __init__(self) -> None:
         zstd = _zstd()

@@ -19,6 +19,7 @@ from cachekit.model import checked_key
 from cachekit.ports import Codec
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
+from cachekit.serialization.allowlist import classes
 from cachekit.serialization.pickles import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
 
@@ -156,7 +157,7 @@ class Serializer:
         trusted: bool = False,
     ) -> None:
         prefix = envelope.sized(envelope.text(checked_key(namespace, "namespace")))
-        allow = allow if isinstance(allow, (str, bytes, type)) else tuple(allow)
+        allow = classes(allow)
         self._codec = _codec(codec, allow, trusted or secret is not None)
         self._compressor = compressing.Compressor(compression)
         self._base = zlib.crc32(envelope.CHECKED + prefix)

@@ -10,6 +10,7 @@ import zlib
 
 import hostile
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ BOTH = pytest.mark.parametrize(("algorithm", "code"), [("zlib", ZLIB), ("zstd", 
 
 
 def zstd_bytes(payload: bytes, window_log: int = 0) -> bytes:
-    zstd = pytest.importorskip("backports.zstd")
     options = {zstd.CompressionParameter.window_log: window_log} if window_log else {}
     compressor = zstd.ZstdCompressor(options=options)
     packed: bytes = compressor.compress(payload) + compressor.flush()

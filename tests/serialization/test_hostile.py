@@ -6,6 +6,7 @@ import fractions
 import pickle
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import hostile
 import pytest
@@ -34,6 +35,8 @@ def test_untrusted_pickles_are_blocked(payload: bytes, in_empty_directory: Path)
     with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
         reader.decode("key", envelope).value()
     assert caught.value.reason in {"damage", "class"}
+    # Out of memory is a bound as well, but the machine's and not ours.
+    assert not isinstance(caught.value.__cause__, MemoryError)
     assert list(in_empty_directory.iterdir()) == []
     assert not hasattr(fractions.Fraction, "__wrapped__")
     assert callable(fractions.Fraction.limit_denominator)
@@ -83,6 +86,27 @@ def test_empty_sets_are_bounded_by_their_bytes() -> None:
     payload = hostile.START + b"(" + b"\x8f" * 50_000 + b"t."
     with hostile.bounded_memory():
         assert len(Serializer("ns").decode("key", hostile.forged(payload)).value()) == 50_000
+
+
+class Register:
+    """A class that would take note of what is appended to the class itself."""
+
+    notes: ClassVar[list[object]] = []
+
+    @classmethod
+    def append(cls, note: object) -> None:
+        cls.notes.append(note)
+
+    extend = add = append
+
+
+@pytest.mark.parametrize("fill", [b"Na", b"(Ne", b"(N\x90"])
+def test_a_registered_class_is_not_filled(fill: bytes) -> None:
+    """APPEND, APPENDS and ADDITEMS call methods of what they fill; of a class they may not."""
+    payload = hostile.START + hostile.name(Register.__module__, "Register") + fill + b"."
+    with pytest.raises(UnreadableError):
+        PickleCodec([Register]).decode(payload)
+    assert Register.notes == []
 
 
 def test_a_registered_class_is_not_changed_by_a_state_meant_for_it() -> None:

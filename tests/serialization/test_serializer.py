@@ -365,6 +365,7 @@ def test_serializers_without_a_secret_travel() -> None:
         ({"secret": [SECRET, None]}, TypeError, "NoneType"),
         ({"allow": int}, TypeError, "allow must be a list"),
         ({"allow": "Account"}, TypeError, "allow must be a list"),
+        ({"allow": 5}, TypeError, "allow must be a list"),
         ({"allow": ["Account"]}, TypeError, "without quotes"),
         ({"allow": [int], "codec": "json"}, ValueError, "allow is for codec='pickle' only"),
     ],

@@ -1,7 +1,7 @@
 """What the golden files hold, and the program that wrote them.
 
 `python tests/support/golden.py` writes those that are not there: for a new version of the wire
-format, under new names. The old ones stay, to show that yesterday's bytes are read or cleanly refused.
+format, under new names. The old ones stay, to show that yesterday's bytes are read or refused.
 """
 
 from __future__ import annotations
