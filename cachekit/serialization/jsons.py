@@ -7,7 +7,7 @@ same type and value back or a refusal.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, final
+from typing import Any, final
 
 from cachekit.errors import UnreadableError
 from cachekit.serialization.plain import Plainer, raise_up
@@ -17,8 +17,8 @@ from cachekit.serialization.plain import Plainer, raise_up
 class JsonCodec:
     """Values as JSON. Safe to share between threads."""
 
-    name: Final = "json"
-    code: Final = 2
+    name: str = "json"
+    code: int = 2
 
     def __init__(self) -> None:
         self._plainer = Plainer(self.name, binary=False)

@@ -7,7 +7,7 @@ and msgpack with it, only when a cache asks for it.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final, final
+from typing import Any, final
 
 from cachekit.errors import UnreadableError
 from cachekit.serialization.plain import Plainer, raise_up
@@ -21,8 +21,8 @@ class MsgpackCodec:
         ModuleNotFoundError: the extra is not installed.
     """
 
-    name: Final = "msgpack"
-    code: Final = 3
+    name: str = "msgpack"
+    code: int = 3
 
     def __init__(self) -> None:
         try:

@@ -114,8 +114,8 @@ class PickleCodec:
         TypeError, ValueError: something in `allow` is no class, or cannot be found by its name.
     """
 
-    name: Final = "pickle"
-    code: Final = 1
+    name: str = "pickle"
+    code: int = 1
 
     def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
         self._allowed = table(allow)

@@ -30,7 +30,9 @@ BOTH = pytest.mark.parametrize(("algorithm", "code"), [("zlib", ZLIB), ("zstd", 
 
 
 def zstd_bytes(payload: bytes, window_log: int = 0) -> bytes:
-    options = {zstd.CompressionParameter.window_log: window_log} if window_log else {}
+    options: dict[int, int] = {}
+    if window_log:
+        options[zstd.CompressionParameter.window_log] = window_log
     compressor = zstd.ZstdCompressor(options=options)
     packed: bytes = compressor.compress(payload) + compressor.flush()
     return packed
