@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import time as _time
 from typing import Any, final
 
 
@@ -12,14 +12,17 @@ class SystemClock:
 
     __slots__ = ()
 
-    time = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(_time.time)
+    monotonic = staticmethod(_time.monotonic)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SystemClock)
 
     def __hash__(self) -> int:
         return hash(SystemClock)
+
+    def __repr__(self) -> str:
+        return "SystemClock()"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SystemClock, ()

@@ -51,7 +51,3 @@ class KeyEncodingError(CacheError, TypeError):
 
     It is a `TypeError` too, because that is what Python raises for an unhashable argument.
     """
-
-
-class UncacheableResultError(CacheError, TypeError):
-    """A cached function returned something that can be consumed only once, such as a generator."""

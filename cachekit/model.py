@@ -10,9 +10,12 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
+
+from cachekit.errors import SerializationError
 
 #: A time to live: seconds, or a timedelta; `None` means "the default of whoever is asked".
 TTL: TypeAlias = float | timedelta | None
@@ -21,7 +24,7 @@ TTL: TypeAlias = float | timedelta | None
 FOREVER: Final = math.inf
 
 #: Tags as a caller may write them.
-Tags: TypeAlias = Set[str] | list[str] | tuple[str, ...]
+Tags: TypeAlias = AbstractSet[str] | list[str] | tuple[str, ...]
 
 NO_TAGS: Final[frozenset[str]] = frozenset()
 
@@ -72,12 +75,13 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         TypeError: it is neither a number nor a timedelta.
         ValueError: it is NaN.
     """
-    if type(ttl) is float or (type(ttl) is int):
-        value = float(ttl) if ttl < 1e300 else math.inf
-    elif isinstance(ttl, timedelta):
+    if isinstance(ttl, timedelta):
         value = ttl.total_seconds()
     elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):
-        value = float(ttl)
+        try:
+            value = float(ttl)
+        except OverflowError:  # an int beyond all floats
+            value = math.inf if ttl > 0 else -math.inf
     else:
         raise TypeError(
             f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
@@ -114,8 +118,10 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     if tags is None:
         return NO_TAGS
     if isinstance(tags, str):
-        raise TypeError(f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}")
-    if not isinstance(tags, (Set, list, tuple)):
+        raise TypeError(
+            f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
+        )
+    if not isinstance(tags, (AbstractSet, list, tuple)):
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
         )
@@ -124,6 +130,33 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     if type(tags) is frozenset and all(type(tag) is str for tag in tags):
         return tags
     return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+
+
+# Types whose values can be handed out again and again; one look here spares the closer one.
+PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
+
+
+def refuse_consumable(value: object, source: str = "the value") -> None:
+    """Refuse what can be used only once: whoever came second would find it empty.
+
+    Raises:
+        SerializationError: the value is an iterator, such as a generator or an open file, or something
+            to be awaited.
+    """
+    kind = type(value)
+    if hasattr(kind, "__await__"):
+        close = getattr(value, "close", None)
+        if close is not None:
+            close()  # a coroutine that is dropped would warn that it was never awaited
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be awaited only once; "
+            f"await it, and cache what it returns"
+        )
+    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be read only once; "
+            f"cache its contents instead, for example list(...)"
+        )
 
 
 def _timestamp(moment: datetime | float | None, argument: str) -> float:
@@ -361,3 +394,12 @@ class WarmReport(NamedTuple):
     loaded: list[str]  #: loaded and stored
     fresh: list[str]  #: in the cache already, so not loaded
     failed: dict[str, Exception]  #: the loader, or storing its value, raised this
+
+
+class OptimizationReport(NamedTuple):
+    """What `optimize_cache` did and measured."""
+
+    expired_removed: int  #: entries whose time was over
+    size: int  #: entries that are left
+    memory_usage_bytes: int  #: what they take, about
+    seconds: float  #: how long the round took

@@ -1,0 +1,505 @@
+"""cache_result: a function that remembers its answers, with its types left as they were.
+
+It promises that a question has one key (`keys`), that each is loaded once at a time (`loads`), that
+None is an answer and an exception is not, and that a hit costs little more than a dict lookup.
+
+How a hit is that fast
+----------------------
+Binding a call and writing its key takes microseconds. So a cached function keeps a *front*: from the
+positional arguments, as they are, to the very entry that the memory tier holds. An entry whose deadline
+is ahead is in the store (see `tiers.memory.store`), whatever has been set, evicted or invalidated
+meanwhile, so the front needs no bookkeeping. Two things it must see to itself:
+
+- 1 == 1.0 == True, as keys of a dict. Each spot of the front remembers the exact types, and only
+  types without such siblings inside (no containers) are let in. 0.0 and -0.0 stay out.
+- the cache in use may change (override, disabled). Then every function drops its front; a caller in
+  the middle of filling the old one fills what nobody reads any more.
+
+With a `key_func`, which may look at more than the arguments, there is no front.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Coroutine, Hashable
+from functools import partial, wraps
+from types import FunctionType
+from typing import Any, Final, ParamSpec, TypeVar, final, overload
+
+from cachekit import default
+from cachekit.cache import IntelligentCache
+from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
+from cachekit.keys import Signature, arguments_text, identity_of, unwrapped, version_of
+from cachekit.loads import Life
+from cachekit.model import (
+    MISSING,
+    NO_TAGS,
+    TTL,
+    CacheLevel,
+    Tags,
+    checked_key,
+    checked_tags,
+    seconds,
+)
+from cachekit.stats import Lookups
+from cachekit.tiers.memory.store import Held
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_COROUTINE: Final = 0x80
+_GENERATOR: Final = 0x20
+_ASYNC_GENERATOR: Final = 0x200
+
+# Equal values of one of these types are one question; see the module for what is left out.
+_FRONT_TYPES: Final = frozenset({str, int, float, bool, type(None), bytes})
+
+
+@overload
+def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
+    function: Callable[P, Coroutine[Any, Any, T]], /
+) -> AsyncCachedFunction[P, T]: ...
+@overload
+def cache_result(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+@overload
+def cache_result(
+    *,
+    ttl: TTL | Callable[[Any], TTL] = ...,
+    cache_level: CacheLevel = ...,
+    key_func: Callable[..., str] | None = ...,
+    tags: Tags | Callable[..., Tags] | None = ...,
+    cache: IntelligentCache | None = ...,
+    name: str | None = ...,
+    version: str = ...,
+    ignore: tuple[str, ...] = ...,
+    store_if: Callable[[Any], bool] | None = ...,
+    copy: bool = ...,
+) -> CacheDecorator: ...
+def cache_result(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    ttl: TTL | Callable[[Any], TTL] = None,
+    cache_level: CacheLevel = CacheLevel.ALL,
+    key_func: Callable[..., str] | None = None,
+    tags: Tags | Callable[..., Tags] | None = None,
+    cache: IntelligentCache | None = None,
+    name: str | None = None,
+    version: str = "auto",
+    ignore: tuple[str, ...] = (),
+    store_if: Callable[[Any], bool] | None = None,
+    copy: bool = False,
+) -> Any:
+    """Remember the answers of a function, bare or with parameters; for `def` and `async def`.
+
+    A call whose answer is known returns it; otherwise one caller works it out and those who ask
+    meanwhile wait for it. None is an answer. An exception reaches everyone who waits, and is not kept.
+    Put it below @classmethod and @staticmethod.
+
+    Args:
+        function: what to decorate, when bare.
+        ttl: how long an answer is good, in seconds or as a timedelta; or a function from the answer to
+            that. None is the cache's default, FOREVER no expiry, 0 or less does not keep it.
+        cache_level: the tiers to use.
+        key_func: from the call's arguments to its key, which is used as it is.
+        tags: labels by which answers can be invalidated; or a function from the call's arguments to them.
+        cache: the cache to use; None is the default one at the time of the call.
+        name: the function's identity in keys, in place of module and name; needed for closures and
+            lambdas, of which there may be several with one name.
+        version: "auto" is a digest of the function's code, so that an edited function never serves an
+            old answer; another text is kept until you change it.
+        ignore: names of parameters that are no part of the question, such as ("self",) or ("db",).
+        store_if: from an answer to whether to keep it.
+        copy: hand out deep copies, for callers that change what they get.
+
+    Raises:
+        TypeError: what is decorated is not a function, or is a generator; an argument of the wrong type.
+        ValueError: a closure or lambda without a name, or an `ignore` that names no parameter.
+
+    A call raises KeyEncodingError for an argument that cannot be part of a key, and SerializationError
+    for an answer that can be read or awaited only once.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        cached = _Cached(
+            _checked_function(function), ttl, cache_level, key_func, tags, cache, name, version,
+            ignore, store_if, copy,
+        )  # fmt: skip
+        return cached.wrapper()
+
+    return decorate if function is None else decorate(function)
+
+
+def _checked_function(function: object) -> FunctionType:
+    if isinstance(function, (classmethod, staticmethod)):
+        kind = type(function).__name__
+        raise TypeError(f"put @{kind} above @cache_result, not below it")
+    if not isinstance(function, FunctionType):
+        raise TypeError(
+            f"cache_result decorates functions, not {function!r} of type {type(function).__name__}; "
+            f"call it from a def"
+        )
+    flags = unwrapped(function).__code__.co_flags | function.__code__.co_flags
+    if flags & (_GENERATOR | _ASYNC_GENERATOR):
+        raise TypeError(
+            f"{function.__qualname__} is a generator, whose items can be read only once, so a second "
+            f"caller would find none; return a list instead"
+        )
+    return function
+
+
+@final
+class Spot:
+    """Where the front of a function points: an entry of the store, and what its arguments are."""
+
+    __slots__ = ("first", "held", "kinds", "single")
+
+    def __init__(self, held: Held, kinds: tuple[type, ...]) -> None:
+        self.held = held
+        #: The exact types of the arguments, and what makes the usual case, one argument, fast.
+        self.kinds = kinds
+        self.first = kinds[0] if kinds else None
+        self.single = len(kinds) == 1
+
+
+@final
+class _Front:
+    """The fast way from arguments to entries, for one function and the cache that it uses now.
+
+    It is empty, and bound to no cache, when it takes its place; whoever fills it has taken hold of it
+    before asking which cache is in use. So what is filled in late, after a switch, goes to a front that
+    was replaced.
+    """
+
+    __slots__ = ("_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
+
+    find: Callable[[tuple[Any, ...]], Spot | None]
+    lookups: Lookups
+    now: Callable[[], float]
+    touch: Callable[[str], object]
+
+    def __init__(self) -> None:
+        self._cache: IntelligentCache | None = None
+        self._spots: dict[tuple[Hashable, ...], Spot] = {}
+        self.find = self._spots.get
+
+    def add(self, args: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups) -> None:
+        """Point from the arguments to the entry, if the arguments are of the plain sort."""
+        kinds = tuple(map(type, args))
+        if not _FRONT_TYPES.issuperset(kinds) or (float in kinds and 0.0 in args):
+            return
+        if self._cache is None:
+            self.lookups = lookups
+            self.now = cache._now
+            self.touch = cache._touch
+            self._limit = cache.memory_cache.max_size
+            self._cache = cache
+        if len(self._spots) >= self._limit:
+            # Spots whose entries have left are never asked for again; this is how they go.
+            self._spots.clear()
+        self._spots[args] = Spot(held, kinds)
+
+
+@final
+class _Cached:
+    """A cached function: its options, checked, and what its wrapper does off the fast path."""
+
+    __slots__ = (
+        "__weakref__", "_cache", "_copies", "_fixed_life", "_fixed_tags", "_function", "_given_name",
+        "_implicit", "_key_func", "_level", "_prefix", "_signature", "_store_if", "_tags", "_ttl",
+        "front", "skips_first",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        function: FunctionType,
+        ttl: TTL | Callable[[Any], TTL],
+        cache_level: CacheLevel,
+        key_func: Callable[..., str] | None,
+        tags: Tags | Callable[..., Tags] | None,
+        cache: IntelligentCache | None,
+        name: str | None,
+        version: str,
+        ignore: tuple[str, ...],
+        store_if: Callable[[Any], bool] | None,
+        copy: bool,
+    ) -> None:
+        for argument, value in (("key_func", key_func), ("store_if", store_if)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{argument} must be a function, not {value!r}")
+        if not isinstance(cache_level, CacheLevel):
+            raise TypeError(f"cache_level must be a CacheLevel, not {cache_level!r}")
+        if cache is not None:
+            default._check(cache)
+        if not isinstance(version, str):
+            raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
+        self._function = function
+        self._ttl = ttl if callable(ttl) else None
+        self._fixed_life = None if callable(ttl) or ttl is None else seconds(ttl)
+        self._tags = tags if callable(tags) else None
+        self._fixed_tags = NO_TAGS if callable(tags) else checked_tags(tags)
+        self._level = cache_level
+        self._cache = cache
+        self._key_func = key_func
+        self._store_if = store_if
+        self._copies = copy
+        self._signature = Signature(unwrapped(function), ignore)
+        if name is not None:
+            identity = checked_key(name, "name")
+        elif key_func is not None:
+            identity = function.__qualname__
+        else:
+            identity = identity_of(function)
+        self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
+        self._implicit = f"cachekit.function:{identity}"
+        self.skips_first = self._signature.ignores_first
+        self.front = _Front()
+        default.follow(self)
+
+    def forget_cache(self) -> None:
+        """The cache in use may be another one from now on (see `default.follow`)."""
+        self.front = _Front()
+
+    # -- what a call means --------------------------------------------------------------------------
+
+    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The key of a call."""
+        if self._key_func is not None:
+            return checked_key(self._key_func(*args, **kwargs), "what key_func returns")
+        try:
+            bound = self._signature.bind(args, kwargs)
+        except TypeError:
+            if unwrapped(self._function) is self._function:
+                raise
+            # A decorator below takes other arguments than the function that it wraps.
+            bound = [("args", args), ("kwargs", kwargs)]
+        return f"{self._prefix}({arguments_text(bound)})"
+
+    def _labels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
+        if self._tags is None:
+            tags = self._fixed_tags
+        else:
+            tags = checked_tags(self._tags(*args, **kwargs), "what the tags function returns")
+        return tags | {self._implicit}
+
+    def _life(self, cache: IntelligentCache) -> Life:
+        def life(value: Any) -> float | None:
+            if self._store_if is not None and not self._store_if(value):
+                return None
+            ttl = self._fixed_life if self._ttl is None else self._ttl(value)
+            return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
+
+        return life
+
+    # -- answering ----------------------------------------------------------------------------------
+
+    def answer(self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer to a call that the front did not know."""
+        cache = default.active_cache(self._cache)
+        if cache is None:
+            return self._function(*args, **kwargs)
+        key, lookups, value = self._look_up(cache, args, kwargs)
+        if value is MISSING:
+            loader = partial(self._function, *args, **kwargs)
+            value = cache._loads.load(key, loader, self._life(cache), self._labels(args, kwargs))
+        self._remember(front, args, kwargs, key, cache, lookups)
+        return self._handed_out(value)
+
+    async def answer_async(self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`answer` for a coroutine function."""
+        cache = default.active_cache(self._cache)
+        if cache is None:
+            return await self._function(*args, **kwargs)
+        key, lookups, value = self._look_up(cache, args, kwargs)
+        if value is MISSING:
+            loader = partial(self._function, *args, **kwargs)
+            labels = self._labels(args, kwargs)
+            value = await cache._loads.load_async(key, loader, self._life(cache), labels)
+        self._remember(front, args, kwargs, key, cache, lookups)
+        return self._handed_out(value)
+
+    def _look_up(
+        self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, Lookups, Any]:
+        cache._check(self._level)
+        key = self.key(args, kwargs)
+        lookups = cache._reader(self._implicit)
+        return key, lookups, cache.memory_cache._hit(key, lookups)
+
+    def _remember(
+        self,
+        front: _Front,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: str,
+        cache: IntelligentCache,
+        lookups: Lookups,
+    ) -> None:
+        if kwargs or self._key_func is not None:
+            return
+        # On a free-threaded build this finds nothing, and the front stays empty.
+        held = cache._find(key)
+        if held is not None:
+            front.add(args[1:] if self.skips_first else args, held, cache, lookups)
+
+    def _handed_out(self, value: Any) -> Any:
+        return copying.deepcopy(value) if self._copies else value
+
+    # -- the questions a cached function answers ------------------------------------------------------
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """See `CachedFunction.refresh`."""
+        self._refuse_bound(args)
+        cache = default.active_cache(self._cache)
+        if cache is None:
+            return self._function(*args, **kwargs)
+        cache._check(self._level)
+        loader = partial(self._function, *args, **kwargs)
+        key, labels = self.key(args, kwargs), self._labels(args, kwargs)
+        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels))
+
+    async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
+        """See `AsyncCachedFunction.refresh`."""
+        self._refuse_bound(args)
+        cache = default.active_cache(self._cache)
+        if cache is None:
+            return await self._function(*args, **kwargs)
+        cache._check(self._level)
+        loader = partial(self._function, *args, **kwargs)
+        key, labels = self.key(args, kwargs), self._labels(args, kwargs)
+        value = await cache._loads.reload_async(key, loader, self._life(cache), labels)
+        return self._handed_out(value)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        """See `CachedFunction.invalidate`."""
+        key = self.key_of(*args, **kwargs)
+        cache = default.active_cache(self._cache)
+        return cache is not None and cache.delete(key)
+
+    async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
+        """See `AsyncCachedFunction.invalidate`."""
+        return self.invalidate(*args, **kwargs)
+
+    def cache_clear(self) -> int:
+        """See `CachedFunction.cache_clear`."""
+        cache = default.active_cache(self._cache)
+        return 0 if cache is None else cache.invalidate_by_tags({self._implicit})
+
+    async def cache_clear_async(self) -> int:
+        """See `AsyncCachedFunction.cache_clear`."""
+        return self.cache_clear()
+
+    def cache_info(self) -> CacheInfo:
+        """See `CachedFunction.cache_info`."""
+        cache = default.active_cache(self._cache)
+        if cache is None:
+            return CacheInfo(0, 0, 0)
+        lookups = cache._reader(self._implicit)
+        size = cache.memory_cache._store.tagged(self._implicit)
+        return CacheInfo(lookups.hits, lookups.misses, size)
+
+    def key_of(self, *args: Any, **kwargs: Any) -> str:
+        """See `CachedFunction.key`."""
+        self._refuse_bound(args)
+        return self.key(args, kwargs)
+
+    def _refuse_bound(self, args: tuple[Any, ...]) -> None:
+        """Refuse `instance.method.invalidate(1)`, which Python passes on without the instance."""
+        function = unwrapped(self._function)
+        owner, _, name = function.__qualname__.rpartition(".")
+        if (
+            not owner
+            or owner.endswith("<locals>")
+            or function.__code__.co_varnames[:1] not in {("self",), ("cls",)}
+        ):
+            return
+        first = args[0] if args else None
+        kind = first if isinstance(first, type) else type(first)
+        if owner not in {base.__qualname__ for base in kind.__mro__}:
+            raise TypeError(
+                f"{name} is a method: ask through the class, with the instance as the first argument, "
+                f"as in {owner}.{name}.key(instance, ...)"
+            )
+
+    def wrapper(self) -> Any:
+        """The function that takes the place of the one decorated."""
+        function = self._function
+        is_async = bool(function.__code__.co_flags & _COROUTINE)
+        wrapper: Any = wraps(function)(_async_wrapper(self) if is_async else _wrapper(self))
+        wrapper.cache_info = self.cache_info
+        wrapper.key = self.key_of
+        wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear
+        wrapper.invalidate = self.invalidate_async if is_async else self.invalidate
+        wrapper.refresh = self.refresh_async if is_async else self.refresh
+        return wrapper
+
+
+# The two below have the same steps, written out twice because a call in between would be a fifth of a
+# hit; they are those of MemoryCache.get_value, after a comparison of types. Change one, change all.
+
+
+def _wrapper(cached: _Cached) -> Callable[..., Any]:
+    skips_first = cached.skips_first
+    copies = cached._copies
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        front = cached.front
+        if not kwargs:
+            asked = args[1:] if skips_first else args
+            try:
+                spot = front.find(asked)
+            except TypeError:  # unhashable
+                spot = None
+            if spot is not None and (
+                not asked
+                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
+            ):
+                held = spot.held
+                value = held.value
+                now = front.now()
+                if now < held.deadline:
+                    try:
+                        front.touch(held.key)
+                    except KeyError:
+                        pass
+                    held.accesses += 1
+                    held.last = now
+                    front.lookups.hits += 1
+                    return copying.deepcopy(value) if copies else value
+        return cached.answer(front, args, kwargs)
+
+    return wrapper
+
+
+def _async_wrapper(cached: _Cached) -> Callable[..., Coroutine[Any, Any, Any]]:
+    skips_first = cached.skips_first
+    copies = cached._copies
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        front = cached.front
+        if not kwargs:
+            asked = args[1:] if skips_first else args
+            try:
+                spot = front.find(asked)
+            except TypeError:  # unhashable
+                spot = None
+            if spot is not None and (
+                not asked
+                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
+            ):
+                held = spot.held
+                value = held.value
+                now = front.now()
+                if now < held.deadline:
+                    try:
+                        front.touch(held.key)
+                    except KeyError:
+                        pass
+                    held.accesses += 1
+                    held.last = now
+                    front.lookups.hits += 1
+                    return copying.deepcopy(value) if copies else value
+        return await cached.answer_async(front, args, kwargs)
+
+    return wrapper

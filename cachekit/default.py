@@ -1,0 +1,185 @@
+"""The cache of this process that nobody had to make, and functions that speak to it.
+
+It is built at the first use and can be replaced: for good by `set_default_cache`, for a while by
+`override`. `disabled`, or CACHEKIT_DISABLE in the environment, makes every cached function call through.
+All of it is for the whole process, whatever the thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final, Protocol
+
+from cachekit.cache import IntelligentCache
+from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
+
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_NO: Final = frozenset({"", "0", "false", "no", "off"})
+
+
+class Follower(Protocol):
+    """Something that remembers which cache is the default one."""
+
+    def forget_cache(self) -> None:
+        """The answer may be another one from now on."""
+        ...
+
+
+_lock = threading.RLock()
+_default: IntelligentCache | None = None
+_overriding: list[IntelligentCache] = []
+_disabled_times = 0
+_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+
+def follow(follower: Follower) -> None:
+    """Have the follower told of every switch; it is held weakly."""
+    with _lock:
+        _followers.add(follower)
+
+
+def _switched() -> None:
+    # After the switch itself: what a follower looks up from here on is the new answer.
+    for follower in list(_followers):
+        follower.forget_cache()
+
+
+@cache
+def _disabled_by_environment() -> bool:
+    """Whether CACHEKIT_DISABLE says so; it is read once."""
+    text = os.environ.get("CACHEKIT_DISABLE", "")
+    if text.strip().lower() in _YES:
+        return True
+    if text.strip().lower() in _NO:
+        return False
+    raise ValueError(f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
+
+
+def active_cache(wanted: IntelligentCache | None = None) -> IntelligentCache | None:
+    """`wanted`, or the default cache; None while caching is disabled.
+
+    Raises:
+        ValueError: CACHEKIT_DISABLE is neither a yes nor a no.
+    """
+    if _disabled_times or _disabled_by_environment():
+        return None
+    return get_default_cache() if wanted is None else wanted
+
+
+def get_default_cache() -> IntelligentCache:
+    """The cache that cached functions use unless told otherwise; it is built at the first call."""
+    global _default
+    with _lock:
+        if _overriding:
+            return _overriding[-1]
+        if _default is None:
+            _default = IntelligentCache()
+        return _default
+
+
+def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None:
+    """Make `cache` the default one; None has a new one built at the next use.
+
+    Returns:
+        The one until now, for the caller to close; None if there was none.
+
+    Raises:
+        TypeError: it is not an IntelligentCache.
+    """
+    global _default
+    if cache is not None:
+        _check(cache)
+    with _lock:
+        before, _default = _default, cache
+        _switched()
+    return before
+
+
+@contextmanager
+def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
+    """Make `cache` the default one inside a `with` block: a fresh cache for a test.
+
+    Raises:
+        TypeError: it is not an IntelligentCache.
+    """
+    _check(cache)
+    with _lock:
+        _overriding.append(cache)
+        _switched()
+    try:
+        yield cache
+    finally:
+        with _lock:
+            # The innermost block that named this cache: blocks of several threads may end in any order.
+            index = len(_overriding) - 1 - _overriding[::-1].index(cache)
+            del _overriding[index]
+            _switched()
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Have every cached function call through inside a `with` block; nothing is looked up or stored.
+
+    Caches that are used directly go on.
+    """
+    global _disabled_times
+    with _lock:
+        _disabled_times += 1
+        _switched()
+    try:
+        yield
+    finally:
+        with _lock:
+            _disabled_times -= 1
+            _switched()
+
+
+def _check(cache: object) -> None:
+    if not isinstance(cache, IntelligentCache):
+        raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
+
+
+def get_cache_stats() -> dict[str, CacheStats]:
+    """`IntelligentCache.get_stats` of the default cache."""
+    return get_default_cache().get_stats()
+
+
+def invalidate_cache_pattern(pattern: str | re.Pattern[str]) -> int:
+    """`IntelligentCache.invalidate_by_pattern` of the default cache."""
+    return get_default_cache().invalidate_by_pattern(pattern)
+
+
+def invalidate_cache_tags(tags: Tags) -> int:
+    """`IntelligentCache.invalidate_by_tags` of the default cache."""
+    return get_default_cache().invalidate_by_tags(tags)
+
+
+def clear_all_caches() -> bool:
+    """`IntelligentCache.clear` of the default cache: all of its levels."""
+    return get_default_cache().clear()
+
+
+def warm_cache_keys(
+    keys: Iterable[str],
+    loader_func: Callable[[str], Any],
+    *,
+    ttl: TTL = None,
+    tags: Tags | None = None,
+    concurrency: int = 8,
+    progress: Callable[[int, int], object] | None = None,
+) -> WarmReport:
+    """`IntelligentCache.warm_cache` of the default cache."""
+    return get_default_cache().warm_cache(
+        keys, loader_func, ttl=ttl, tags=tags, concurrency=concurrency, progress=progress
+    )
+
+
+def optimize_cache_performance() -> OptimizationReport:
+    """`IntelligentCache.optimize_cache` of the default cache."""
+    return get_default_cache().optimize_cache()

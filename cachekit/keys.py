@@ -1,0 +1,373 @@
+"""From a call of a function to a key: one question, one key; two questions, two keys (P16).
+
+A key is `identity@version(arguments)`. The identity is the function's module and qualified name; the
+version a digest of its code; the arguments are bound to the parameters, defaults applied, and each is
+written with its type and, where it could run into its neighbour, its length. So f(1, 2), f(1, b=2) and
+f(a=1, b=2) are one key, and 1, 1.0, True and "1" are four. The same call gives the same key in every
+process and under every hash seed.
+
+What the version sees is the function's own compiled code (and that of functions which decorators wrapped
+around it): not comments, not layout, and not the helpers that it calls.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any, Final, final
+
+from cachekit.errors import KeyEncodingError
+
+_LONGEST: Final = 200  # characters of arguments that stay readable
+_HEAD: Final = 60  # how many of them stay in a longer key, before the digest
+_DEEPEST: Final = 50  # nested containers; beyond it is a cycle, or data that is no argument
+
+_VARARGS: Final = 0x04
+_VARKEYWORDS: Final = 0x08
+
+
+def identity_of(function: FunctionType) -> str:
+    """Module and qualified name, the same in this process and in its children.
+
+    The main program is its file, so that spawned children (where it is `__mp_main__`) agree and two
+    scripts do not; run with `-m` it is the module's real name.
+
+    Raises:
+        ValueError: a closure or a lambda, of which there may be several with one name.
+    """
+    innermost = unwrapped(function)
+    captured = set(innermost.__code__.co_freevars) - {"__class__"}
+    if captured or innermost.__name__ == "<lambda>":
+        what = f"uses variables of the function around it ({', '.join(sorted(captured))})"
+        raise ValueError(
+            f"{function.__qualname__} {what if captured else 'is a lambda'}, so its name does not say "
+            f"which one it is; give it a name of its own with name=..., or a key_func"
+        )
+    return _name(function)
+
+
+def unwrapped(function: FunctionType) -> FunctionType:
+    """The function that other decorators were put around."""
+    seen = {id(function)}
+    while isinstance(inner := getattr(function, "__wrapped__", None), FunctionType):
+        if id(inner) in seen:
+            break
+        seen.add(id(inner))
+        function = inner
+    return function
+
+
+def version_of(function: FunctionType) -> str:
+    """A digest of the function's code, and of each one that it wraps; comments and layout are not in it."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=6)
+    seen: set[int] = set()
+    while id(function) not in seen:
+        seen.add(id(function))
+        for part in _code_parts(function.__code__):
+            digest.update(f"{len(part)}:".encode())
+            digest.update(part)
+        inner = getattr(function, "__wrapped__", None)
+        if not isinstance(inner, FunctionType):
+            break
+        function = inner
+    return digest.hexdigest()
+
+
+def _code_parts(code: CodeType) -> Iterator[bytes]:
+    # Bytecode means something only to the interpreter that it was compiled for.
+    yield repr(sys.version_info[:2]).encode()
+    yield code.co_code
+    yield getattr(code, "co_exceptiontable", b"")
+    yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)).encode()
+    for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
+        yield "\0".join(names).encode()
+    for constant in code.co_consts:
+        yield from _constant_parts(constant)
+
+
+def _constant_parts(constant: object) -> Iterator[bytes]:
+    kind = type(constant).__name__.encode()
+    if isinstance(constant, CodeType):
+        yield b"code"
+        yield from _code_parts(constant)
+    elif isinstance(constant, tuple):
+        yield b"tuple%d" % len(constant)
+        for member in constant:
+            yield from _constant_parts(member)
+    elif isinstance(constant, frozenset):
+        # `x in {"a", "b"}` is compiled to one, and its order hangs on the hash seed.
+        yield b"frozenset%d" % len(constant)
+        yield from sorted(b"".join(_constant_parts(member)) for member in constant)
+    else:
+        yield kind + b":" + repr(constant).encode("utf-8", "surrogatepass")
+
+
+@final
+class Signature:
+    """The parameters of a function, to bind calls to: one tuple of values for equal questions.
+
+    Args:
+        function: its own code says what the parameters are.
+        ignore: names of parameters that are no part of the question.
+
+    Raises:
+        TypeError: `ignore` is a str.
+        ValueError: `ignore` names something that is no parameter.
+    """
+
+    __slots__ = (
+        "_by_keyword", "_defaults", "_function", "_names", "_positional", "_shown", "_star", "_stars",
+        "ignores_first",
+    )  # fmt: skip
+
+    def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
+        if isinstance(ignore, str):
+            raise TypeError(f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)")
+        code = function.__code__
+        fixed = code.co_argcount + code.co_kwonlyargcount
+        self._function = function
+        self._names = code.co_varnames[:fixed]
+        self._positional = self._names[: code.co_argcount]
+        self._by_keyword = frozenset(self._names[code.co_posonlyargcount :])
+        starred = list(code.co_varnames[fixed:])
+        self._star = starred.pop(0) if code.co_flags & _VARARGS else ""
+        self._stars = starred.pop(0) if code.co_flags & _VARKEYWORDS else ""
+        defaults = function.__defaults__ or ()
+        self._defaults: dict[str, Any] = dict(
+            zip(self._positional[code.co_argcount - len(defaults) :], defaults, strict=True)
+        )
+        self._defaults |= function.__kwdefaults__ or {}
+        ignored = frozenset(ignore)
+        every = [*self._names, *filter(None, (self._star, self._stars))]
+        if ignored - set(every):
+            raise ValueError(
+                f"ignore names {sorted(ignored - set(every))}, but {function.__qualname__} has the "
+                f"parameters {every}"
+            )
+        self._shown = tuple(name for name in every if name not in ignored)
+        #: Whether the first parameter, such as `self`, is no part of the question.
+        self.ignores_first = bool(self._positional) and self._positional[0] in ignored
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Name and value of each parameter that is part of the question, in order.
+
+        Raises:
+            TypeError: the function cannot be called like this.
+        """
+        bound = self._defaults | dict(zip(self._positional, args, strict=False))
+        surplus = args[len(self._positional) :]
+        unknown = {}
+        for name, value in kwargs.items():
+            if name in self._by_keyword:
+                bound[name] = value
+            else:
+                unknown[name] = value
+        given_twice = kwargs and not kwargs.keys().isdisjoint(
+            self._by_keyword.intersection(self._positional[: len(args)])
+        )
+        if (
+            given_twice
+            or len(bound) < len(self._names)
+            or (surplus and not self._star)
+            or (unknown and not self._stars)
+        ):
+            import inspect
+
+            inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
+            raise AssertionError("inspect agrees to a call that was found to be wrong")
+        if self._star:
+            bound[self._star] = surplus
+        if self._stars:
+            bound[self._stars] = unknown
+        return [(name, bound[name]) for name in self._shown]
+
+
+def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
+    """The arguments as the part of a key in parentheses; long ones end in a digest.
+
+    Raises:
+        KeyEncodingError: one has no identity that could go into a key.
+    """
+    parts = []
+    for name, value in bound:
+        try:
+            parts.append(encode(value))
+        except _NoIdentity as error:
+            raise KeyEncodingError(
+                f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
+                f"ignore=({name!r},), give its class a __cache_key__() method that returns what tells "
+                f"one from another, or make the key yourself with key_func"
+            ) from None
+    text = ",".join(parts)
+    if len(text) <= _LONGEST:
+        return text
+    import hashlib
+
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{text[:_HEAD]}~{digest}"
+
+
+class _NoIdentity(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
+    pass
+
+
+def encode(value: object, depth: int = _DEEPEST) -> str:
+    """One value with its type, such that two values have one text only if they are equal and of one type.
+
+    Equal means: builtins and the standard library's plain values by content (0.0 and -0.0 are two, NaN
+    is one; Decimals by their digits), enum members, classes and functions by name, dataclasses and
+    named tuples by class and fields, other objects by what their `__cache_key__()` returns.
+    """
+    kind = type(value)
+    encoder = _ENCODERS.get(kind)
+    if encoder is not None:
+        return encoder(value, depth)
+    return _encode_other(value, kind, depth)
+
+
+def _encode_str(value: str, _: int) -> str:
+    return f"s{len(value)}:{value}"
+
+
+def _encode_sequence(value: Iterable[object], depth: int) -> str:
+    return ",".join(_each(value, depth))
+
+
+def _encode_sorted(value: Iterable[object], depth: int) -> str:
+    return ",".join(sorted(_each(value, depth)))
+
+
+def _encode_dict(value: dict[Any, Any], depth: int) -> str:
+    _check(depth)
+    pairs = (f"{encode(k, depth - 1)}={encode(v, depth - 1)}" for k, v in list(value.items()))
+    return ",".join(sorted(pairs))
+
+
+def _each(values: Iterable[object], depth: int) -> list[str]:
+    _check(depth)
+    return [encode(value, depth - 1) for value in values]
+
+
+def _check(depth: int) -> None:
+    if depth <= 0:
+        raise _NoIdentity(f"it is nested more than {_DEEPEST} deep, or contains itself")
+
+
+_ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
+    type(None): lambda _value, _: "None",
+    type(...): lambda _value, _: "...",
+    bool: lambda value, _: repr(value),
+    int: lambda value, _: _int_text(value),
+    float: lambda value, _: repr(value),  # has a point, an exponent, or is inf or nan: never an int's
+    complex: lambda value, _: f"complex({value.real!r},{value.imag!r})",
+    str: _encode_str,
+    bytes: lambda value, _: f"b{value.hex()}",
+    bytearray: lambda value, _: f"bytearray{value.hex()}",
+    tuple: lambda value, depth: f"({_encode_sequence(value, depth)})",
+    list: lambda value, depth: f"[{_encode_sequence(value, depth)}]",
+    set: lambda value, depth: f"{{{_encode_sorted(value, depth)}}}",
+    frozenset: lambda value, depth: f"frozenset{{{_encode_sorted(value, depth)}}}",
+    dict: lambda value, depth: f"dict{{{_encode_dict(value, depth)}}}",
+    # Its order is part of what it equals.
+    OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(value.items(), depth)})",
+    deque: lambda value, depth: f"deque({_encode_sequence((value.maxlen, *value), depth)})",
+    range: lambda value, _: f"range({value.start},{value.stop},{value.step})",
+    slice: lambda value, depth: f"slice({_encode_sequence((value.start, value.stop, value.step), depth)})",
+}
+
+
+def _int_text(value: int) -> str:
+    # Past a few thousand digits Python refuses the decimal text, and hex is faster anyway.
+    return str(value) if -(10**18) < value < 10**18 else hex(value)
+
+
+def _encode_other(value: Any, kind: type, depth: int) -> str:
+    own = getattr(kind, "__cache_key__", None)
+    if own is not None:
+        return f"<{_name(kind)}:{encode(own(value), _deeper(depth))}>"
+    if isinstance(value, enum.Enum):
+        # A member of a Flag may be a combination without a name of its own.
+        return f"<{_name(kind)}.{value.name if value.name is not None else encode(value.value)}>"
+    if isinstance(value, type):
+        return f"<class {_name(value)}>"
+    if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType)):
+        return _encode_function(value, depth)
+    dataclass_fields = getattr(kind, "__dataclass_fields__", None)
+    if dataclass_fields is not None:
+        fields = [(name, getattr(value, name)) for name in dataclass_fields]
+        return f"<{_name(kind)}:{encode(fields, _deeper(depth))}>"
+    text = _standard_text(value, kind)
+    if text is not None:
+        return f"<{_name(kind)}:{_encode_str(text, depth)}>"
+    base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
+    if base is None:
+        raise _NoIdentity(f"a {_name(kind)} has no identity but its place in memory")
+    if getattr(value, "__dict__", None) or _has_slots(kind, base):
+        raise _NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
+    # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
+    content = str.__str__(value) if base is str else base(value)
+    return f"<{_name(kind)}:{_ENCODERS[base](content, depth)}>"
+
+
+def _has_slots(kind: type, base: type) -> bool:
+    ours = kind.__mro__[: kind.__mro__.index(base)]
+    return any(set(vars(one).get("__slots__", ())) - {"__weakref__"} for one in ours)
+
+
+def _deeper(depth: int) -> int:
+    _check(depth)
+    return depth - 1
+
+
+def _encode_function(value: Any, depth: int) -> str:
+    if isinstance(value, MethodType):
+        return f"<method {value.__func__.__qualname__} of {encode(value.__self__, _deeper(depth))}>"
+    if isinstance(value, FunctionType):
+        try:
+            return f"<function {identity_of(value)}@{version_of(value)}>"
+        except ValueError as error:
+            raise _NoIdentity(str(error)) from None
+    return f"<function {value.__module__}.{value.__qualname__}>"
+
+
+def _standard_text(value: Any, kind: type) -> str | None:
+    """The text of a plain value of the standard library; None for anything else.
+
+    The modules are looked up, not imported: without them there is no value of their types.
+    """
+    module = kind.__module__
+    if module == "datetime":
+        zone = getattr(value, "tzinfo", None)
+        # Two zones may share an offset, and a fold tells two instants apart.
+        return (
+            f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if zone is None or _plain_zone(zone) else None
+        )
+    if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
+        return str(value)
+    if module in {"uuid", "decimal", "fractions", "zoneinfo", "ipaddress"}:
+        return str(value)
+    if module == "re" and hasattr(value, "pattern"):
+        return f"{value.flags}|{value.pattern!r}"
+    return None
+
+
+def _plain_zone(zone: object) -> bool:
+    return type(zone).__module__ in {"datetime", "zoneinfo"}
+
+
+def _name(named: type | FunctionType) -> str:
+    """Module and qualified name; the main program is its file, or its real name if run with -m."""
+    module = named.__module__
+    if module in {"__main__", "__mp_main__"}:
+        variables = vars(sys.modules.get(module, sys.modules["__main__"]))
+        if variables.get("__spec__") is not None:
+            module = variables["__spec__"].name
+        elif variables.get("__file__") is not None:
+            module = os.path.realpath(variables["__file__"])
+    return f"{module}.{named.__qualname__}"

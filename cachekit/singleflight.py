@@ -1,0 +1,230 @@
+"""One load per key: whoever asks for a key that is being loaded waits for that load (P7).
+
+Threads and tasks share one table, so a thread can wait for a task's load and a task for a thread's. A
+caller does not join a flight whose fence was broken (its value is old news), nor one that could not
+land before the caller's own load does: a load may ask for its own key, and two loads for each other's,
+without a deadlock; such a caller loads by itself. What loading means is the caller's business.
+
+The name and the idea are from Go's `singleflight` (golang/groupcache); that a leader may be cancelled
+or interrupted, in which case its waiters try again, is ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, final
+
+from cachekit import forks
+from cachekit.ports import Fence
+
+# Guards every table and flight of the process: two loads may wait for each other across caches. It is
+# re-entrant for finalizers; each step under it leaves the tables whole.
+_lock = threading.RLock()
+
+#: The flights that the current thread or task is in the middle of, outermost first.
+_flying: ContextVar[tuple[Flight, ...]] = ContextVar("cachekit_flying", default=())
+
+
+class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no user ever sees
+    """The leader was interrupted or cancelled: there is neither a value nor an error."""
+
+
+@final
+class Flight:
+    """One load under way. The leader calls `land`, `crash` or `abandon`, once."""
+
+    __slots__ = (
+        "_blocked_on",
+        "_done",
+        "_error",
+        "_event",
+        "_table",
+        "_value",
+        "_watchers",
+        "fence",
+        "key",
+        "loop_thread",
+    )
+
+    def __init__(self, table: FlightTable, key: str, fence: Fence, loop_thread: int | None) -> None:
+        self._table = table
+        self.key = key
+        self.fence = fence
+        #: The thread whose event loop runs the load, for loads that are coroutines.
+        self.loop_thread = loop_thread
+        self._done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._event: threading.Event | None = None
+        self._watchers: list[Callable[[], object]] = []
+        self._blocked_on: list[Flight] = []
+
+    def __enter__(self) -> Flight:
+        """Mark the current thread or task as loading this key."""
+        _flying.set((*_flying.get(), self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _flying.set(tuple(flight for flight in _flying.get() if flight is not self))
+
+    def land(self, value: Any) -> None:
+        """Give everyone the value."""
+        self._finish(value, None)
+
+    def crash(self, error: Exception) -> None:
+        """Give everyone the error."""
+        self._finish(None, error)
+
+    def abandon(self) -> None:
+        """Send everyone to try again. Does nothing after `land` or `crash`."""
+        self._finish(None, Abandoned())
+
+    def _finish(self, value: Any, error: BaseException | None) -> None:
+        with _lock:
+            if self._done:
+                return
+            self._value, self._error = value, error
+            self._done = True
+            self._table._remove(self)
+            watchers, self._watchers = self._watchers, []
+            event = self._event
+        if event is not None:
+            event.set()
+        for watcher in watchers:
+            watcher()
+
+    def result(self) -> Any:
+        """The value, of a flight that is over.
+
+        Raises:
+            Abandoned: there is none; try again.
+            Exception: what the loader raised.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def wait(self) -> Any:
+        """Wait in a thread until it is over, then as `result`."""
+        with _lock:
+            if self._event is None and not self._done:
+                self._event = threading.Event()
+        try:
+            if self._event is not None:
+                self._event.wait()
+        finally:
+            self._unblock()
+        return self.result()
+
+    async def wait_async(self) -> Any:
+        """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        landed: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not landed.done():
+                landed.set_result(None)
+
+        def watcher() -> None:
+            try:
+                loop.call_soon_threadsafe(wake)
+            except RuntimeError:
+                pass  # that loop was closed: nobody waits there any more
+
+        with _lock:
+            if self._done:
+                return self.result()
+            self._watchers.append(watcher)
+        try:
+            await landed
+        finally:
+            self._unblock()
+            with _lock:
+                if watcher in self._watchers:
+                    self._watchers.remove(watcher)
+        return self.result()
+
+    def _unblock(self) -> None:
+        with _lock:
+            for flight in _flying.get():
+                if self in flight._blocked_on:
+                    flight._blocked_on.remove(self)
+
+    def _needs(self, others: tuple[Flight, ...], thread: int | None) -> bool:
+        """Whether it can land only after one of the others, or after `thread` comes free."""
+        seen: set[int] = set()
+        reached = [self]
+        while reached:
+            flight = reached.pop()
+            if id(flight) in seen or flight._done:
+                continue
+            seen.add(id(flight))
+            if flight in others or (thread is not None and flight.loop_thread == thread):
+                return True
+            reached.extend(flight._blocked_on)
+        return False
+
+
+@final
+class FlightTable:
+    """The loads under way of one cache. Safe in any thread; empty in a forked child."""
+
+    __slots__ = ("__weakref__", "_flights")
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight] = {}
+        forks.register(self)
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def join(self, key: str, fence: Fence, *, in_loop: bool) -> tuple[Flight, bool]:
+        """The flight to wait for, and False; or a new one for the caller to lead, and True.
+
+        A caller that is told to wait must call `wait` or `wait_async`.
+
+        Args:
+            key: what is to be loaded.
+            fence: taken by the caller just now; a new flight flies behind it.
+            in_loop: the caller is a coroutine, and suspends rather than blocks its thread.
+        """
+        mine = _flying.get()
+        thread = threading.get_ident()
+        with _lock:
+            flight = self._flights.get(key)
+            if (
+                flight is not None
+                and flight.fence.is_current()
+                and not flight._needs(mine, None if in_loop else thread)
+            ):
+                # In the same step as the question: two callers that each find the other's flight
+                # free, and then both wait, would wait for ever.
+                for blocked in mine:
+                    blocked._blocked_on.append(flight)
+                return flight, False
+            return self.lead(key, fence, in_loop=in_loop), True
+
+    def lead(self, key: str, fence: Fence, *, in_loop: bool) -> Flight:
+        """A new flight for the caller to lead, in place of one that is under way."""
+        flight = Flight(self, key, fence, threading.get_ident() if in_loop else None)
+        with _lock:
+            self._flights[key] = flight
+        return flight
+
+    def _remove(self, flight: Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def before_fork(self) -> None:
+        """Take the lock (see `forks`)."""
+        _lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give the lock back; in the child the leaders are gone, so forget their flights."""
+        if in_child:
+            self._flights.clear()
+        _lock.release()

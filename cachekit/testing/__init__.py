@@ -1,0 +1,10 @@
+"""What cachekit is tested with, for authors of tiers and users who test their own code.
+
+`ManualClock` moves time by hand; `TierContract` is the suite that every tier passes; the fixtures of
+`cachekit.testing.pytest_plugin` give each test a cache of its own.
+"""
+
+from cachekit.testing.clock import ManualClock
+from cachekit.testing.contract import TierContract
+
+__all__ = ["ManualClock", "TierContract"]

@@ -1,0 +1,288 @@
+"""The command line: what the demo shows, with and without rich, and what wrong arguments are told."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+import cachekit
+from cachekit.cli import demo, main
+from cachekit.cli.display import PlainDisplay, RichDisplay, display_for
+
+SMALL = ("--modules", "3", "--requests", "60", "--threads", "3")
+WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from cachekit.cli import main; sys.exit(main())"
+COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, with its output in pipes."""
+    return subprocess.run(
+        [*_command(code), *arguments], capture_output=True, text=True, timeout=50, env=_environment()
+    )
+
+
+def run_in_terminal(*arguments: str, code: str | None = None) -> tuple[int, str]:
+    """Run the command on a terminal; its status, and what the terminal was sent."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*_command(code), *arguments],
+        stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+        env=_environment() | {"TERM": "xterm-256color", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    received = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end was closed
+            break
+        if not chunk:
+            break
+        received += chunk
+    os.close(ours)
+    return process.wait(), received.decode().replace("\r\n", "\n")
+
+
+def _command(code: str | None) -> Sequence[str]:
+    return (sys.executable, "-c", code) if code else (sys.executable, "-m", "cachekit")
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "CACHEKIT_DISABLE"}
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The rows of a plain table, its header first, as cells."""
+    lines = text.splitlines()
+    rows = lines[lines.index(title) + 1 :]
+    cells = []
+    for row in rows:
+        if not row.startswith("  "):
+            break
+        cells.append(re.split(r"\s{2,}", row.strip()))
+    return cells
+
+
+class TestDemo:
+    def test_each_module_is_loaded_once_and_the_second_pass_loads_nothing(self) -> None:
+        """The closing table shows one load per module in the cold pass and none in the warm one."""
+        ended = run("demo", *SMALL)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        header, cold, warm = table(ended.stdout, "What the cache did")
+        assert header == ["requests", "hits", "loads", "took", "saved", "memory", "p50", "p99"]
+        assert cold[:2] == ["cold", "60"]
+        assert cold[3] == "3"
+        assert warm[:4] == ["warm", "60", "60", "0"]
+        assert "3 modules asked for, 3 loads by 3 threads: one per key." in ended.stdout
+
+    def test_it_finds_something_out(self) -> None:
+        """It names real functions of the standard library, the most complex one first."""
+        ended = run("demo", *SMALL)
+        header, *functions = table(ended.stdout, "The most complex functions among them")
+        assert header == ["function", "complexity", "lines"]
+        complexities = [int(complexity) for _, complexity, _ in functions]
+        assert complexities == sorted(complexities, reverse=True)
+        assert complexities[-1] > 1
+
+    def test_the_same_seed_asks_the_same(self) -> None:
+        """The stream of requests depends on nothing but the arguments."""
+        sources = ["a.py", "b.py", "c.py"]
+        assert demo.request_stream(sources, 50, 7) == demo.request_stream(sources, 50, 7)
+        assert demo.request_stream(sources, 50, 7) != demo.request_stream(sources, 50, 8)
+
+    def test_requests_are_skewed(self) -> None:
+        """A few modules get most of the requests."""
+        sources = [f"{number}.py" for number in range(100)]
+        asked = [source for _, source in demo.request_stream(sources, 10_000, 1)]
+        counts = sorted((asked.count(source) for source in sources), reverse=True)
+        assert sum(counts[:10]) > 5_000
+
+    def test_output_that_is_no_terminal_is_plain(self) -> None:
+        """A pipe gets ASCII lines without control sequences, and no more than a screen of them."""
+        ended = run("demo", *SMALL)
+        assert ended.stdout.isascii()
+        assert "\x1b" not in ended.stdout
+        assert len(ended.stdout.splitlines()) <= 30
+        assert max(map(len, ended.stdout.splitlines())) <= 80
+
+    def test_a_terminal_gets_colour_and_a_bar(self) -> None:
+        """With rich on a terminal of 80 columns, no figure of the table is cut short."""
+        pytest.importorskip("rich")
+        status, sent = run_in_terminal("demo", *SMALL)
+        assert status == 0
+        assert COLOUR.search(sent)
+        assert "━" in sent
+        closing = COLOUR.sub("", sent).partition("What the cache did")[2]
+        assert "…" not in closing
+        assert "3 modules asked for, 3 loads by 3 threads: one per key." in closing
+
+    def test_without_rich_a_terminal_gets_plain_lines(self) -> None:
+        """The demo needs nothing that is not installed with cachekit."""
+        status, sent = run_in_terminal("demo", *SMALL, code=WITHOUT_RICH)
+        assert status == 0
+        assert "\x1b" not in sent
+        assert "one per key" in sent
+
+    def test_without_rich_a_pipe_gets_the_same_lines(self) -> None:
+        """rich changes the looks only: the findings are the same lines."""
+        bare, ended = run("demo", *SMALL, code=WITHOUT_RICH), run("demo", *SMALL)
+        title = "The most complex functions among them"
+        assert (bare.returncode, bare.stderr) == (0, "")
+        assert table(bare.stdout, title) == table(ended.stdout, title)
+
+    def test_more_modules_than_there_are_is_all_of_them(self) -> None:
+        """The number of modules is a limit, as Pythons differ in what they bring."""
+        assert len(demo.library_sources()[:1_000_000]) == len(demo.library_sources()) > 50
+
+    def test_a_second_load_of_a_module_is_reported(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The demo does not claim one load per key when that did not happen."""
+        forgetful = cachekit.cache_result(store_if=lambda _: False)(demo.analyse.__wrapped__)
+        monkeypatch.setattr(demo, "analyse", forgetful)
+        assert main(["demo", "--modules", "2", "--requests", "40"]) == 1
+        assert re.search(r"2 modules asked for, but \d+ loads made!", capsys.readouterr().out)
+
+    def test_disabled_caching_is_refused(self) -> None:
+        """With caching switched off there is nothing to show, and it says so."""
+        with cachekit.disabled(), pytest.raises(SystemExit, match="CACHEKIT_DISABLE"):
+            main(["demo", *SMALL])
+
+    def test_a_python_without_sources_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+    ) -> None:
+        """A Python that came without the library's source is told so, with the place."""
+        monkeypatch.setattr(demo, "_STDLIB", tmp_path)
+        with pytest.raises(SystemExit, match="no source of the standard library in"):
+            main(["demo", *SMALL])
+
+    def test_interrupting_it_is_no_traceback(self) -> None:
+        """Ctrl-C ends all threads, with one word and the status that shells expect."""
+        process = subprocess.Popen(
+            [*_command(None), "demo", "--requests", "1000000"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert "questions about" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=50)
+        assert (process.returncode, complaint) == (130, "interrupted\n")
+
+    def test_a_reader_that_leaves_is_no_error(self) -> None:
+        """`cachekit demo | head -1` ends quietly."""
+        process = subprocess.Popen(
+            [*_command(None), "demo", *SMALL],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+        process.stderr.close()
+        assert (process.wait(50), complaint) == (0, "")
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (0.0, "0.0 us"),
+            (4e-7, "0.4 us"),
+            (2.5e-6, "2.5 us"),
+            (0.0125, "12.5 ms"),
+            (3.25, "3.2 s"),
+            (414.0, "6.9 min"),
+        ],
+    )
+    def test_durations_have_a_unit_that_suits_them(self, seconds: float, text: str) -> None:
+        """From parts of a microsecond to minutes."""
+        assert demo.duration(seconds) == text
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ((), "the following arguments are required: COMMAND"),
+            (("fly",), "invalid choice: 'fly'"),
+            (("demo", "--modules", "0"), "argument --modules: must be at least 1, not 0"),
+            (("demo", "--requests", "-5"), "argument --requests: must be at least 1, not -5"),
+            (("demo", "--threads", "many"), "argument --threads: 'many' is not a whole number"),
+            (("demo", "--threads", "1000"), "argument --threads: must be at most 256, not 1000"),
+            (("demo", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
+            (("demo", "--speed", "1"), "unrecognized arguments: --speed 1"),
+        ],
+    )
+    def test_a_wrong_argument_is_told_what_would_be_right(
+        self, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Status 2, the usage, and a message that names the argument."""
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert complaint in said.err
+        assert "usage: cachekit" in said.err
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """`cachekit --version` is that of the package."""
+        with pytest.raises(SystemExit) as ended:
+            main(["--version"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out == f"cachekit {cachekit.__version__}\n"
+
+    def test_help_names_the_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """`cachekit --help` says what there is."""
+        with pytest.raises(SystemExit) as ended:
+            main(["--help"])
+        assert ended.value.code == 0
+        assert "demo" in capsys.readouterr().out
+
+
+class TestDisplay:
+    def test_a_file_gets_plain_lines(self) -> None:
+        """What is no terminal is written to without rich, whether or not that is installed."""
+        assert isinstance(display_for(io.StringIO()), PlainDisplay)
+
+    def test_a_dumb_terminal_gets_plain_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An editor's shell window cannot move a bar."""
+        monkeypatch.setenv("TERM", "dumb")
+        assert isinstance(display_for(_Terminal()), PlainDisplay)
+
+    def test_a_terminal_gets_rich(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where it can move, it does."""
+        pytest.importorskip("rich")
+        monkeypatch.setenv("TERM", "xterm")
+        assert isinstance(display_for(_Terminal()), RichDisplay)
+
+    def test_plain_progress_is_a_line_per_quarter(self) -> None:
+        """However often it is told, each quarter is one line."""
+        stream = io.StringIO()
+        with PlainDisplay(stream).progress("cold", 8, "things") as report:
+            for done in (0, 1, 2, 2, 3, 7, 8, 8):
+                report(done)
+        shares = [line.split()[1] for line in stream.getvalue().splitlines()]
+        assert shares == ["25", "75", "100"]
+
+    def test_a_plain_table_is_aligned(self) -> None:
+        """Text to the left, figures to the right."""
+        stream = io.StringIO()
+        PlainDisplay(stream).table("Fruit", ("name", "number"), [("apple", "5"), ("fig", "1,000")])
+        assert stream.getvalue().splitlines() == [
+            "Fruit",
+            "  name   number",
+            "  apple       5",
+            "  fig     1,000",
+        ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

@@ -1,0 +1,126 @@
+"""The nouns: entries, TTLs, sentinels, errors."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from cachekit import FOREVER, MISSING, CacheClosedError, CacheEntry, CacheError, CacheLevel, errors
+from cachekit.model import seconds
+from cachekit.sizing import size_of
+from cachekit.stats import Histogram
+
+
+def test_an_entry_takes_datetimes_and_gives_them_back() -> None:
+    """Aware datetimes in, aware datetimes in UTC out, whatever the zone."""
+    made = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
+    entry = CacheEntry("k", 1, created_at=made, last_accessed=made, ttl=timedelta(minutes=1), tags={"a"})
+    assert entry.created_at == made
+    assert entry.created_at.tzinfo is UTC
+    assert entry.last_accessed == made
+    assert entry.expires_timestamp == made.timestamp() + 60
+    assert entry.is_expired
+    assert (entry.ttl, entry.access_count, entry.size_bytes) == (60.0, 0, 0)
+    assert entry.tags == {"a"}
+
+
+def test_an_entry_of_now_is_alive() -> None:
+    """Left out, the times are now; without a TTL it does not expire."""
+    entry = CacheEntry("k", 1)
+    assert not entry.is_expired
+    assert entry.expires_timestamp == math.inf
+    assert entry.created_at == entry.last_accessed
+    entry.touch()
+    assert entry.access_count == 1
+    assert entry.last_accessed >= entry.created_at
+
+
+def test_a_naive_datetime_is_refused() -> None:
+    """It does not say which instant it means."""
+    with pytest.raises(ValueError, match=r"created_at must be an aware datetime.*timezone\.utc"):
+        CacheEntry("k", 1, created_at=datetime(2026, 1, 1))
+
+
+def test_entries_compare_and_show_without_their_values() -> None:
+    """A repr is for logs: the value may be large, or secret."""
+    entry = CacheEntry("k", "secret", 1.0)
+    assert entry == CacheEntry("k", "secret", 1.0)
+    assert entry != CacheEntry("k", "other", 1.0)
+    assert entry != 1
+    assert "secret" not in repr(entry)
+    assert pickle.loads(pickle.dumps(entry)) == entry
+
+
+@pytest.mark.parametrize(
+    ("ttl", "expected"),
+    [
+        (5, 5.0),
+        (0.5, 0.5),
+        (timedelta(days=1), 86400.0),
+        (FOREVER, math.inf),
+        (10**400, math.inf),
+        (-1, -1.0),
+    ],
+)
+def test_ttls_in_seconds(ttl: float | timedelta, expected: float) -> None:
+    """Whatever the form, a TTL is a float of seconds inside."""
+    assert seconds(ttl) == expected
+    assert type(seconds(ttl)) is float
+
+
+def test_sentinels() -> None:
+    """MISSING is falsy, shows its name, and stays itself through a pickle."""
+    assert not MISSING
+    assert repr(MISSING) == "MISSING"
+    assert pickle.loads(pickle.dumps(MISSING)) is MISSING
+    assert CacheLevel.MEMORY | CacheLevel.REDIS | CacheLevel.FILE == CacheLevel.ALL
+
+
+def test_errors_have_one_root_and_travel() -> None:
+    """Each is a CacheError, and picklable."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert len(kinds) >= 4
+    for kind in kinds:
+        assert issubclass(kind, CacheError)
+        assert str(pickle.loads(pickle.dumps(kind("message")))) == "message"
+    assert issubclass(CacheClosedError, CacheError)
+
+
+def test_quantiles_are_right_to_a_fifth() -> None:
+    """The histogram's answer is the next bucket's bound."""
+    histogram = Histogram()
+    assert histogram.quantile(0.5) == 0
+    for microseconds in range(1, 1001):
+        histogram.record(microseconds * 1e-6)
+    for share in (0.01, 0.5, 0.99, 1):
+        assert share * 1e-3 * 0.999 <= histogram.quantile(share) <= share * 1e-3 * 1.2
+    assert Histogram.merged([histogram, histogram]).quantile(0.5) == histogram.quantile(0.5)
+    histogram.record(1e9)
+    histogram.record(0)
+    assert histogram.quantile(1) > 1000
+
+
+def test_sizes_are_bounded_estimates() -> None:
+    """Shared parts count once, cycles end, and a million members are not visited."""
+    text = "x" * 1000
+    assert 1000 < size_of([text, text]) < 1300
+    cycle: list[object] = []
+    cycle.append(cycle)
+    assert size_of(cycle) < 200
+    million = list(range(10**6))
+    assert 30e6 < size_of(million) < 45e6
+
+    class Node:
+        def __init__(self) -> None:
+            self.payload = b"y" * 5000
+
+    assert 5000 < size_of(Node()) < 6500
+
+    class Liar:
+        def __sizeof__(self) -> int:
+            raise RuntimeError
+
+    assert size_of(Liar()) == 0
