@@ -51,7 +51,7 @@ VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 # What a pickled array names.
-_ARRAY = [array.array, importlib.import_module("array")._array_reconstructor]  # noqa: SLF001
+_ARRAY = [array.array, importlib.import_module("array")._array_reconstructor]
 
 
 class Subject(NamedTuple):
@@ -134,9 +134,7 @@ def measure(name: str, value: Any, rounds: int, seconds: float) -> list[Row]:
     for subject in subjects():
         mine = times.get(subject.name)
         if mine is None:
-            rows.append(
-                Row(name, subject.name, None, None, None, None, None, remarks[subject.name])
-            )
+            rows.append(Row(name, subject.name, None, None, None, None, None, remarks[subject.name]))
             continue
         pairs = list(zip(mine, bare, strict=True))
         rows.append(

@@ -54,9 +54,7 @@ class Grant(NamedTuple):
 
     use: Use
     guard: Guard | None = None  #: called with the Allowance, the class and the arguments
-    target: Any = (
-        None  #: the object, where it is registered; standard ones are imported on first use
-    )
+    target: Any = None  #: the object, where it is registered; standard ones are imported on first use
 
 
 Table: TypeAlias = Mapping[tuple[str, str], Grant]
@@ -202,9 +200,7 @@ def table(allow: Iterable[Any]) -> dict[tuple[str, str], Grant]:
             )
         reason = unfit(module, one)
         if reason is not None:
-            raise ValueError(
-                f"{name} cannot be in allow: {reason}; give the cache a secret= instead"
-            )
+            raise ValueError(f"{name} cannot be in allow: {reason}; give the cache a secret= instead")
         # A standard class keeps its guard.
         granted.setdefault((module, name), Grant(Use.ANY, target=one))
     return granted

@@ -108,21 +108,15 @@ def pack_tags(tags: Mapping[str, int]) -> bytes:
     pieces = []
     for tag, token in tags.items():
         if not isinstance(tag, str) or type(token) is not int:
-            raise TypeError(
-                f"tags must map each tag (str) to its token (int), not {tag!r} to {token!r}"
-            )
+            raise TypeError(f"tags must map each tag (str) to its token (int), not {tag!r} to {token!r}")
         if not 0 <= token < 1 << 64:
-            raise ValueError(
-                f"the token of tag {tag!r} must fit 64 bits unsigned, {token!r} does not"
-            )
+            raise ValueError(f"the token of tag {tag!r} must fit 64 bits unsigned, {token!r} does not")
         name = text(tag)
         pieces.append(_TAG.pack(token, len(name)))
         pieces.append(name)
     packed = b"".join(pieces)
     if len(packed) > _LARGEST_TAGS:
-        raise ValueError(
-            f"the names of {len(tags)} tags take {len(packed)} bytes; 4 GiB is the most"
-        )
+        raise ValueError(f"the names of {len(tags)} tags take {len(packed)} bytes; 4 GiB is the most")
     return packed
 
 
@@ -134,9 +128,7 @@ def parse_header(buffer: bytes, start: int) -> Header:
     """
     if len(buffer) < start + HEADER_SIZE:
         raise UnreadableError("the stored bytes end within their header", "damage")
-    codec, compression, tag_bytes, created, expires, stale, checksum = _FIXED.unpack_from(
-        buffer, start
-    )
+    codec, compression, tag_bytes, created, expires, stale, checksum = _FIXED.unpack_from(buffer, start)
     if created != created or expires != expires or stale != stale:
         raise UnreadableError("a time in the header is not a number", "damage")
     size = HEADER_SIZE + tag_bytes

@@ -70,8 +70,7 @@ class RefusedClassError(UnreadableError):
     def __init__(self, module: str, name: str) -> None:
         super().__init__(
             # Quoted, because whoever forged the bytes chose the names.
-            f"the stored pickle uses {f'{module}.{name}'!r} in a way that the allow-list does not "
-            f"permit",
+            f"the stored pickle uses {f'{module}.{name}'!r} in a way that the allow-list does not permit",
             "class",
         )
         self.module = module

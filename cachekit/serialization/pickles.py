@@ -39,10 +39,7 @@ def once_only(value: object) -> str | None:
     if isinstance(value, io.IOBase):
         return f"an open file ({kind.__name__}) cannot be stored; store what it contains"
     if hasattr(kind, "__next__"):
-        return (
-            f"a {kind.__name__} can be consumed only once, so it cannot be stored; "
-            f"store list(...) of it"
-        )
+        return f"a {kind.__name__} can be consumed only once, so it cannot be stored; store list(...) of it"
     if hasattr(kind, "__anext__"):
         return (
             f"a {kind.__name__} can be consumed only once, so it cannot be stored; "
@@ -147,9 +144,7 @@ class PickleCodec:
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:
-            raise UnreadableError(
-                f"a class of the stored value is gone: {error}", "class"
-            ) from error
+            raise UnreadableError(f"a class of the stored value is gone: {error}", "class") from error
         except Exception as error:
             raise UnreadableError(
                 f"the stored pickle cannot be loaded: {type(error).__name__}", "damage"
@@ -206,10 +201,9 @@ def _dumps(value: Any) -> bytes:
 
 def _refusal(value: Any, module: str, name: str) -> str:
     kind = type(value)
-    inside = (
-        "" if (kind.__module__, kind.__qualname__) == (module, name) else f"a {kind.__name__} with "
-    )
-    beginning = f"cannot store {inside}a {module}.{name}: "
+    found = (kind.__module__, kind.__qualname__) != (module, name)
+    inside = f" (found in a value of type {kind.__name__})" if found else ""
+    beginning = f"cannot store a value of type {module}.{name}{inside}: "
     reason = unfit(module, getattr(sys.modules.get(module), name, None))
     if reason is not None:
         return f"{beginning}{reason}; give the cache a secret=, or store simpler values"

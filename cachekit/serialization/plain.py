@@ -127,19 +127,16 @@ class Plainer:
             return refusal
         kind = type(value)
         name = (
-            kind.__qualname__
-            if kind.__module__ == "builtins"
-            else f"{kind.__module__}.{kind.__qualname__}"
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         )
-        parents = [
-            parent.__name__ for parent in kind.__mro__ if parent in _LOWERINGS or parent in _OWN
-        ]
+        parents = [parent.__name__ for parent in kind.__mro__ if parent in _LOWERINGS or parent in _OWN]
         if parents:
             remedy = f"convert it to a plain {parents[0]} first"
         else:
             remedy = "convert it to plain values first"
         return (
-            f"codec={self._codec!r} cannot carry a {name} as it is; {remedy}, or use codec='pickle'"
+            f"codec={self._codec!r} cannot carry a value of type {name} as it is; {remedy}, "
+            f"or use codec='pickle'"
         )
 
 
@@ -157,9 +154,7 @@ def raise_up(tagged: dict[str, Any]) -> Any:
         kind, *parts = tagged[TAG]
         return _RAISINGS[kind](*parts)
     except Exception as error:
-        raise UnreadableError(
-            f"a stored value is malformed: {type(error).__name__}", "damage"
-        ) from error
+        raise UnreadableError(f"a stored value is malformed: {type(error).__name__}", "damage") from error
 
 
 _OWN: Final = frozenset({str, int, float, list, dict})

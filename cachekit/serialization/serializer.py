@@ -36,9 +36,7 @@ def _codec(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Cod
     if codec == "pickle":
         return PickleCodec(allow, trusted=trusted)
     if allow:
-        raise ValueError(
-            "allow is for codec='pickle' only: other codecs unpickle no classes; leave it out"
-        )
+        raise ValueError("allow is for codec='pickle' only: other codecs unpickle no classes; leave it out")
     if isinstance(codec, str):
         if codec not in _CODECS:
             raise ValueError(f"codec must be 'pickle', 'json', 'msgpack' or a Codec, not {codec!r}")
@@ -68,9 +66,7 @@ class Stored:
 
     __slots__ = ("_codec", "_header", "_payload", "_verified")
 
-    def __init__(
-        self, header: envelope.Header, payload: memoryview, codec: Codec, verified: bool
-    ) -> None:
+    def __init__(self, header: envelope.Header, payload: memoryview, codec: Codec, verified: bool) -> None:
         self._header = header
         self._payload = payload
         self._codec = codec
@@ -201,9 +197,7 @@ class Serializer:
         codec, signer = self._codec, self._signer
         how, payload = self._compressor.pack(codec.encode(value))
         checksum = 0 if signer is not None else zlib.crc32(payload)
-        header = envelope.pack_fixed(
-            codec.code, how, len(packed_tags), created, expires, stale, checksum
-        )
+        header = envelope.pack_fixed(codec.code, how, len(packed_tags), created, expires, stale, checksum)
         if signer is not None:
             seal = signer.sign(name, header, packed_tags, payload)
             return b"".join((envelope.SIGNED, seal, header, packed_tags, payload))

@@ -35,8 +35,7 @@ def _checked(secret: object, argument: str) -> bytes:
         )
     if len(secret) < SHORTEST_SECRET:
         raise ValueError(
-            f"{argument} must be at least {SHORTEST_SECRET} bytes long, not {len(secret)}; "
-            f"{_RECIPE}"
+            f"{argument} must be at least {SHORTEST_SECRET} bytes long, not {len(secret)}; {_RECIPE}"
         )
     return secret
 

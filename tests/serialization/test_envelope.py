@@ -72,6 +72,4 @@ def test_a_time_that_is_not_a_number() -> None:
 
 def test_names_in_a_row_are_not_ambiguous() -> None:
     """Two names behind their lengths are never two others."""
-    assert envelope.sized(b"a") + envelope.sized(b"bc") != envelope.sized(b"ab") + envelope.sized(
-        b"c"
-    )
+    assert envelope.sized(b"a") + envelope.sized(b"bc") != envelope.sized(b"ab") + envelope.sized(b"c")

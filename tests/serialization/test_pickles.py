@@ -70,9 +70,7 @@ async def _asynchronous() -> AsyncIterator[int]:
         (lambda: type("Local", (), {})(), "cannot be pickled"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_with_a_remedy(
-    codec: PickleCodec, make: Any, message: str
-) -> None:
+def test_what_cannot_be_stored_is_refused_with_a_remedy(codec: PickleCodec, make: Any, message: str) -> None:
     """Iterators, files, locks and local objects are refused, also deep inside a value."""
     for wrap in (lambda value: value), (lambda value: {"a": [(value,)]}):
         value = make()
@@ -106,7 +104,8 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
     with pytest.raises(SerializationError) as caught:
         UNTRUSTED.encode({"account": Account("a", 1)})  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "cannot store a dict with a stored_values.Account: the place where this cache stores is "
+        "cannot store a value of type stored_values.Account (found in a value of type dict): the "
+        "place where this cache stores is "
         "not trusted, so only registered classes may be unpickled from it. If this one is safe to "
         "construct from any arguments, write allow=[stored_values.Account]; or give the cache a "
         "secret="
@@ -120,8 +119,8 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
         (range(3), "range: a few stored bytes of it can become gigabytes"),
         (ZoneInfo.no_cache("Europe/Berlin"), "getattr: whoever can write where"),
         (functools.partial(int), "write allow=.functools.partial."),
-        (defaultdict(Fraction), "Fraction: this class is stored only as a plain instance"),
-        ([Fraction], "list with a fractions.Fraction: this class is stored only"),
+        (defaultdict(Fraction), "Fraction .found in a value of type defaultdict.: this class is stored only"),
+        ([Fraction], "fractions.Fraction .found in a value of type list.: this class is stored only"),
         (ValueError("x"), "write allow=.ValueError.;"),
         (OrderedDict.fromkeys, "cannot be pickled|getattr"),
     ],

@@ -68,8 +68,8 @@ def test_the_error_names_type_codec_and_remedy() -> None:
     with pytest.raises(SerializationError) as caught:
         JSON.encode({"where": pathlib.PurePosixPath("/tmp")})
     assert str(caught.value) == (
-        "codec='json' cannot carry a pathlib.PurePosixPath as it is; convert it to plain values "
-        "first, or use codec='pickle'"
+        "codec='json' cannot carry a value of type pathlib.PurePosixPath as it is; convert it to "
+        "plain values first, or use codec='pickle'"
     )
 
 

@@ -214,9 +214,7 @@ class _Raw:
 
 @settings(max_examples=500, deadline=None)
 @given(payload=st.binary(max_size=100), codec=st.sampled_from([1, 2, 3]))
-def test_random_payloads_behind_a_right_checksum_are_a_miss_or_a_value(
-    payload: bytes, codec: int
-) -> None:
+def test_random_payloads_behind_a_right_checksum_are_a_miss_or_a_value(payload: bytes, codec: int) -> None:
     """No codec raises anything but UnreadableError, even if the checksum holds."""
     buffer = Serializer("ns", codec=_Raw(codec), compression=None).encode("key", payload, created=1)
     reader = Serializer("ns", codec=CODECS[codec - 1])  # type: ignore[arg-type]

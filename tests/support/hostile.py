@@ -59,9 +59,7 @@ CORPUS: dict[str, bytes] = {
     "os.system by INST": START + b"(" + text("touch owned") + b"ios\nsystem\n.",
     "os.system by OBJ": START + b"(" + name("os", "system") + text("touch owned") + b"o.",
     "os.system by NEWOBJ": START + name("os", "system") + text("touch owned") + b"\x85\x81.",
-    "subprocess.getoutput": START
-    + call(name("subprocess", "getoutput"), text("touch owned"))
-    + b".",
+    "subprocess.getoutput": START + call(name("subprocess", "getoutput"), text("touch owned")) + b".",
     "builtins.eval": START + call(name("builtins", "eval"), text("open('owned', 'w')")) + b".",
     "builtins.exec": START + call(name("builtins", "exec"), text("open('owned', 'w')")) + b".",
     "getattr chain": START
@@ -70,9 +68,7 @@ CORPUS: dict[str, bytes] = {
     "operator.attrgetter": START + call(name("operator", "attrgetter"), text("a.b")) + b".",
     "functools.partial": START + call(name("functools", "partial"), name("os", "system")) + b".",
     "dotted name": START + call(name("datetime", "datetime.now.__self__.__class__"), ONE) + b".",
-    "dotted name through a listed class": START
-    + name("decimal", "Decimal.__init_subclass__")
-    + b".",
+    "dotted name through a listed class": START + name("decimal", "Decimal.__init_subclass__") + b".",
     "dotted module": START + call(name("collections.abc.sys", "exit"), ONE) + b".",
     "name from a number": START + text("os") + ONE + b"\x93.",
     "bytearray of 2 GiB": START + call(name("builtins", "bytearray"), number(2**31)) + b".",
@@ -104,13 +100,8 @@ CORPUS: dict[str, bytes] = {
     + b"("
     + b"h\x00" * 100000
     + b"tR.",
-    "fraction of a billion digits": START
-    + call(name("fractions", "Fraction"), text("1e999999999"))
-    + b".",
-    "fraction by NEWOBJ": START
-    + name("fractions", "Fraction")
-    + text("1e999999999")
-    + b"\x85\x81.",
+    "fraction of a billion digits": START + call(name("fractions", "Fraction"), text("1e999999999")) + b".",
+    "fraction by NEWOBJ": START + name("fractions", "Fraction") + text("1e999999999") + b"\x85\x81.",
     "deque of a range": START + call(name("collections", "deque"), _TEN_THOUSAND) + b".",
     "key nested a million deep": START + b"}" + _deep_tuple(1_000_000) + b"Ns.",
     "key that doubles 60 times": START + b"}" + _doubled(60) + b"Ns.",
