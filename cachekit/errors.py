@@ -38,12 +38,12 @@ class UnreadableError(CacheError):
 
     reason: UnreadableReason
 
-    def __init__(self, message: str, reason: UnreadableReason) -> None:
+    def __init__(self, message: str, reason: UnreadableReason = "damage") -> None:
         super().__init__(message, reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.args[0]} ({self.reason})"
+        return str(self.args[0])
 
 
 class KeyEncodingError(CacheError, TypeError):

@@ -201,10 +201,16 @@ def _dumps(value: Any) -> bytes:
 
 def _refusal(value: Any, module: str, name: str) -> str:
     kind = type(value)
-    found = (kind.__module__, kind.__qualname__) != (module, name)
-    inside = f" (found in a value of type {kind.__name__})" if found else ""
-    beginning = f"cannot store a value of type {module}.{name}{inside}: "
-    reason = unfit(module, getattr(sys.modules.get(module), name, None))
+    named = getattr(sys.modules.get(module), name, None)
+    if callable(named) and not isinstance(named, type):
+        beginning = (
+            f"cannot store a value of type {kind.__name__}, because reading it would call {module}.{name}: "
+        )
+    else:
+        found = (kind.__module__, kind.__qualname__) != (module, name)
+        inside = f" (found in a value of type {kind.__name__})" if found else ""
+        beginning = f"cannot store a value of type {module}.{name}{inside}: "
+    reason = unfit(module, named)
     if reason is not None:
         return f"{beginning}{reason}; give the cache a secret=, or store simpler values"
     if (module, name) in table(()):
@@ -215,6 +221,6 @@ def _refusal(value: Any, module: str, name: str) -> str:
         )
     return (
         f"{beginning}the place where this cache stores is not trusted, so only registered classes "
-        f"may be unpickled from it. If this one is safe to construct from any arguments, write "
+        f"may be unpickled from it. If this one is safe to call with any arguments, write "
         f"{line_to_add(module, name)}; or give the cache a secret="
     )

@@ -104,11 +104,10 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
     with pytest.raises(SerializationError) as caught:
         UNTRUSTED.encode({"account": Account("a", 1)})  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "cannot store a value of type stored_values.Account (found in a value of type dict): the "
-        "place where this cache stores is "
-        "not trusted, so only registered classes may be unpickled from it. If this one is safe to "
-        "construct from any arguments, write allow=[stored_values.Account]; or give the cache a "
-        "secret="
+        "cannot store a value of type stored_values.Account (found in a value of type dict): the place "
+        "where this cache stores is not trusted, so only registered classes may be unpickled from it. "
+        "If this one is safe to call with any arguments, write allow=[stored_values.Account]; or give "
+        "the cache a secret="
     )
     assert PickleCodec([Account]).encode(Account("a", 1))  # type: ignore[arg-type]
 
@@ -117,7 +116,10 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
     ("value", "message"),
     [
         (range(3), "range: a few stored bytes of it can become gigabytes"),
-        (ZoneInfo.no_cache("Europe/Berlin"), "getattr: whoever can write where"),
+        (
+            ZoneInfo.no_cache("Europe/Berlin"),
+            "ZoneInfo, because reading it would call builtins.getattr: whoever can write where",
+        ),
         (functools.partial(int), "write allow=.functools.partial."),
         (defaultdict(Fraction), "Fraction .found in a value of type defaultdict.: this class is stored only"),
         ([Fraction], "fractions.Fraction .found in a value of type list.: this class is stored only"),
