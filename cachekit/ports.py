@@ -28,8 +28,8 @@ class Clock(Protocol):
 class Codec(Protocol):
     """How a value becomes bytes and a value again. Both methods may be called from any thread.
 
-    A codec of one's own passes its own tests if, for every value, `decode(encode(value))` is of the
-    same type and equal, or `encode` raises `SerializationError`.
+    For every value, `decode(encode(value))` is of the same type and equal, or `encode` raises
+    `SerializationError`.
     """
 
     @property
@@ -54,8 +54,8 @@ class Codec(Protocol):
         """The value that `encode` was given.
 
         Raises:
-            UnreadableError: these are not bytes that `encode` returns. Other exceptions are taken for
-                damage.
+            UnreadableError: these are not bytes that `encode` returns; any other exception is taken
+                for damage.
         """
         ...
 

@@ -88,9 +88,8 @@ def inspect(pickle: bytes, table: Table) -> bool:
     """Whether a pickle that is safe to load names any class.
 
     Raises:
-        RefusedClassError: it names a class that the table does not have, or misuses one that it
-        has. UnreadableError: it is not a whole pickle of protocol 5 as `pickle.dumps` writes it, or
-        asks
+        RefusedClassError: it names a class that the table does not have, or misuses one that it has.
+        UnreadableError: it is not a whole pickle of protocol 5 as `pickle.dumps` writes it, or asks
             for too much.
     """
     try:
@@ -100,7 +99,8 @@ def inspect(pickle: bytes, table: Table) -> bool:
 
 
 def _weight(items: list[int]) -> int:
-    return 1 + sum([item if item > 0 else 1 for item in items])
+    # Capped, or tuples that double by reference would make numbers of any length here.
+    return min(1 + sum([item if item > 0 else 1 for item in items]), HEAVIEST_KEY + 1)
 
 
 class _Machine:

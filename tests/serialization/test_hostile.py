@@ -78,6 +78,16 @@ def test_deep_lists_are_harmless() -> None:
         del value
 
 
+def test_tuples_that_double_are_harmless_where_nothing_hashes_them() -> None:
+    """A tuple of 2**40,000 parts by reference is built from 280 KB, and costs no more than those."""
+    levels = (b"\x94j" + level.to_bytes(4, "little") + b"\x86" for level in range(40_000))
+    payload = hostile.START + hostile.ONE + b"".join(levels) + b"."
+    envelope = hostile.forged(payload)
+    with hostile.bounded_memory():
+        value = Serializer("ns").decode("key", envelope).value()
+        assert value[0] is value[1]
+
+
 def test_empty_sets_are_bounded_by_their_bytes() -> None:
     """The largest value per byte is an empty set: 216 bytes for one, and no more."""
     payload = hostile.START + b"(" + b"\x8f" * 50_000 + b"l."
