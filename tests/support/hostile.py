@@ -87,10 +87,10 @@ CORPUS: dict[str, bytes] = {
     "Counter copied 2,000 times": START
     + b"}\x94("
     + b"".join(b"M" + struct.pack("<H", item) + ONE for item in range(10000))
-    + b"u\x85\x94"
+    + b"u\x85\x940("
     + name("collections", "Counter")
-    + b"\x9400("
-    + b"h\x02h\x01R" * 2000
+    + b"\x94h\x01R"
+    + b"h\x02h\x01R" * 1999
     + b"t.",
     "path of one long name 100,000 times": START
     + b"X"
