@@ -7,6 +7,14 @@ argument, the value and the remedy. All are picklable, so that they cross proces
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
+#: Why stored bytes were not read: cut, changed or forged (`damage`); written by another version
+#: (`version`); by a codec or a compression that is not at hand (`codec`); not signed with a secret
+#: that is known here, or for another key (`signature`); naming a class that may not be unpickled, or
+#: that is gone (`class`).
+UnreadableReason: TypeAlias = Literal["damage", "version", "codec", "signature", "class"]
+
 
 class CacheError(Exception):
     """The root of cachekit's own errors."""
@@ -18,6 +26,24 @@ class CacheClosedError(CacheError):
 
 class SerializationError(CacheError):
     """A value cannot make the trip to storage and come back as it was; the message names its type."""
+
+
+class UnreadableError(CacheError):
+    """Stored bytes cannot be turned into the value that was stored; tiers count it as a miss.
+
+    Args:
+        message: what was found, never the bytes themselves.
+        reason: which of the few ways it was; also the attribute `reason`.
+    """
+
+    reason: UnreadableReason
+
+    def __init__(self, message: str, reason: UnreadableReason = "damage") -> None:
+        super().__init__(message, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class KeyEncodingError(CacheError, TypeError):

@@ -1,0 +1,226 @@
+"""The pickle codec: fast and faithful, and by default unable to run code.
+
+This module promises that a trusted codec carries whatever pickle carries, that an untrusted one
+builds only what its allow-list permits, and that both refuse on the way in what they could not give
+back: what can be consumed only once, and (untrusted) what its own allow-list would refuse.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+from collections.abc import Iterable
+from types import CoroutineType
+from typing import Any, Final, Never, final
+
+from cachekit.errors import SerializationError, UnreadableError
+from cachekit.serialization import opcodes
+from cachekit.serialization.allowlist import (
+    Allowance,
+    Table,
+    Use,
+    line_to_add,
+    resolve,
+    table,
+    unfit,
+)
+
+PROTOCOL: Final = 5
+
+# Of these, an exact instance is all that there is to see: no need to look inside.
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def once_only(value: object) -> str | None:
+    """What is wrong with a value that can be consumed only once, and what to do; else None."""
+    kind = type(value)
+    if isinstance(value, io.IOBase):
+        return f"an open file ({kind.__name__}) cannot be stored; store what it contains"
+    if hasattr(kind, "__next__"):
+        return f"a {kind.__name__} can be consumed only once, so it cannot be stored; store list(...) of it"
+    if hasattr(kind, "__anext__"):
+        return (
+            f"a {kind.__name__} can be consumed only once, so it cannot be stored; "
+            f"store [x async for x in ...] of it"
+        )
+    if isinstance(value, CoroutineType):
+        return "a coroutine can be awaited only once, so it cannot be stored; store what it returns"
+    return None
+
+
+# Types that were looked at and left to pickle: looking again would cost as much as pickling a
+# datetime does. Emptied when full, so that it does not keep classes alive for ever.
+_unremarkable: set[type] = set()
+_MOST_UNREMARKABLE: Final = 256
+
+
+class _Pickler(pickle.Pickler):
+    """Asked about whatever is not a plain builtin value, before pickle goes about it."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _unremarkable:
+            return NotImplemented
+        refusal = once_only(value)
+        if refusal is not None:
+            raise SerializationError(refusal)
+        if kind.__name__ == "ZoneInfo" and kind.__module__ == "zoneinfo":
+            # Pickle would store a getattr(ZoneInfo, "_unpickle"), which no allow-list can permit.
+            # ZoneInfo(key) does the same for every zone that came from there.
+            _, (key, from_cache) = value.__reduce__()
+            return (kind, (key,)) if from_cache else NotImplemented
+        if len(_unremarkable) >= _MOST_UNREMARKABLE:
+            _unremarkable.clear()
+        _unremarkable.add(kind)
+        return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes on a list and nowhere else; a guarded one is handed out as its guard."""
+
+    def __init__(self, payload: bytes, allowed: Table) -> None:
+        super().__init__(io.BytesIO(payload))
+        self._allowed = allowed
+        self._allowance = Allowance(len(payload))
+
+    def find_class(self, module: str, name: str) -> Any:
+        grant = self._allowed.get((module, name))
+        if grant is None:
+            raise opcodes.RefusedClassError(module, name)
+        found = resolve(grant, module, name)
+        if grant.use is Use.GUARDED and grant.guard is not None:
+            return functools.partial(grant.guard, self._allowance, found)
+        return found
+
+    def persistent_load(self, _: Any) -> Never:
+        raise UnreadableError("a persistent id in a stored pickle", "damage")
+
+
+@final
+class PickleCodec:
+    """Values as pickles of protocol 5. Safe to share between threads.
+
+    Args:
+        allow: classes that an untrusted pickle may name besides the standard list.
+        trusted: read pickles without looking at what they do: for bytes that are signed, or from a
+            place where nobody else can write.
+
+    Raises:
+        TypeError, ValueError: something in `allow` is no class, or cannot be found by its name.
+    """
+
+    name: str = "pickle"
+    code: int = 1
+
+    def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
+        self._allowed = table(allow)
+        self._trusted = trusted
+
+    def encode(self, value: Any) -> bytes:
+        """The value as a pickle that this codec reads.
+
+        Raises:
+            SerializationError: pickle cannot carry the value, it can be consumed only once, or it
+                contains a class that this codec would refuse to read.
+        """
+        payload = _dumps(value)
+        if not self._trusted:
+            self._verify(value, payload)
+        return payload
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        """The value in the pickle.
+
+        Raises:
+            UnreadableError: it is damaged or hostile (damage), or names a class that may not be
+                unpickled or is gone (class).
+        """
+        try:
+            if self._trusted:
+                return pickle.loads(payload)
+            return self._load_allowed(bytes(payload))
+        except UnreadableError:
+            raise
+        except (ImportError, AttributeError) as error:
+            raise UnreadableError(f"a class of the stored value is gone: {error}", "class") from error
+        except Exception as error:
+            raise UnreadableError(
+                f"the stored pickle cannot be loaded: {type(error).__name__}", "damage"
+            ) from error
+
+    def _load_allowed(self, payload: bytes) -> Any:
+        # First look, then load, both on the same immutable bytes: nobody can change them in
+        # between.
+        opcodes.inspect(payload, self._allowed)
+        return _Unpickler(payload, self._allowed).load()
+
+    def _verify(self, value: Any, payload: bytes) -> None:
+        """Read back what was written, so that a refusal comes at `set` and not as misses."""
+        try:
+            if not opcodes.inspect(payload, self._allowed):
+                return  # no class is named: nothing that loading could refuse
+            loaded = _Unpickler(payload, self._allowed).load()
+        except opcodes.RefusedClassError as refused:
+            raise SerializationError(_refusal(value, refused.module, refused.name)) from refused
+        except Exception as error:
+            raise SerializationError(
+                f"a {type(value).__name__} was pickled, but could not be read back from a place "
+                f"that is not trusted: {error}; give the cache a secret=, or store simpler values"
+            ) from error
+        if type(loaded) is not type(value):
+            raise SerializationError(
+                f"a {type(value).__name__} would come back as a {type(loaded).__name__}; "
+                f"store one of the two plainly"
+            )
+
+    def __repr__(self) -> str:
+        return f"PickleCodec(trusted={self._trusted})"
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        if type(value) in _SCALARS:
+            return pickle.dumps(value, PROTOCOL)
+        file = io.BytesIO()
+        _Pickler(file, PROTOCOL).dump(value)
+        return file.getvalue()
+    except (SerializationError, MemoryError):
+        raise
+    except RecursionError as error:
+        raise SerializationError(
+            f"a {type(value).__name__} is nested too deeply to be pickled; store a flatter value"
+        ) from error
+    except Exception as error:
+        raise SerializationError(
+            f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "
+            f"that are defined at the top of a module"
+        ) from error
+
+
+def _refusal(value: Any, module: str, name: str) -> str:
+    kind = type(value)
+    named = getattr(sys.modules.get(module), name, None)
+    if callable(named) and not isinstance(named, type):
+        beginning = (
+            f"cannot store a value of type {kind.__name__}, because reading it would call {module}.{name}: "
+        )
+    else:
+        found = (kind.__module__, kind.__qualname__) != (module, name)
+        inside = f" (found in a value of type {kind.__name__})" if found else ""
+        beginning = f"cannot store a value of type {module}.{name}{inside}: "
+    reason = unfit(module, named)
+    if reason is not None:
+        return f"{beginning}{reason}; give the cache a secret=, or store simpler values"
+    if (module, name) in table(()):
+        return (
+            f"{beginning}this class is stored only as a plain instance of its own here, with "
+            f"nothing added and not as a value itself; give the cache a secret=, or store simpler "
+            f"values"
+        )
+    return (
+        f"{beginning}the place where this cache stores is not trusted, so only registered classes "
+        f"may be unpickled from it. If this one is safe to call with any arguments, write "
+        f"{line_to_add(module, name)}; or give the cache a secret="
+    )

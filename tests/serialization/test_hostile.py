@@ -1,0 +1,134 @@
+"""Stored bytes cannot run code, and cannot cost more than a fixed bound."""
+
+from __future__ import annotations
+
+import fractions
+import pickle
+import uuid
+from pathlib import Path
+from typing import ClassVar
+
+import hostile
+import pytest
+
+from cachekit.errors import UnreadableError
+from cachekit.serialization import Serializer
+from cachekit.serialization.pickles import PickleCodec
+
+SECRET = "the secret of this very test"
+ANOTHER = "a secret that the reader has not"
+
+corpus = pytest.mark.parametrize("payload", hostile.CORPUS.values(), ids=hostile.CORPUS.keys())
+
+
+@pytest.fixture(autouse=True)
+def in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@corpus
+def test_untrusted_pickles_are_blocked(payload: bytes, in_empty_directory: Path) -> None:
+    """Without a secret, each of the corpus is unreadable, runs nothing and allocates little."""
+    envelope = hostile.forged(payload)
+    reader = Serializer("ns", compression=None)
+    with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
+        reader.decode("key", envelope).value()
+    assert caught.value.reason in {"damage", "class"}
+    # Out of memory is a bound as well, but the machine's and not ours.
+    assert not isinstance(caught.value.__cause__, MemoryError)
+    assert list(in_empty_directory.iterdir()) == []
+    assert not hasattr(fractions.Fraction, "__wrapped__")
+    assert callable(fractions.Fraction.limit_denominator)
+    assert hasattr(uuid.UUID, "version")
+    assert not hasattr(uuid.UUID, "get_version")
+
+
+@corpus
+@pytest.mark.parametrize("forgers_secret", [ANOTHER, None])
+def test_unsigned_and_wrongly_signed_bytes_are_not_looked_at(
+    payload: bytes, forgers_secret: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a secret, nothing is decoded of what is not signed with it."""
+    envelope = hostile.forged(payload, secret=forgers_secret)
+    reader = Serializer("ns", secret=SECRET)
+
+    def never(*_: object) -> None:
+        raise AssertionError("decoded before it was verified")
+
+    monkeypatch.setattr("cachekit.serialization.envelope.parse_header", never)
+    monkeypatch.setattr(PickleCodec, "decode", never)
+    with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
+        reader.decode("key", envelope)
+    assert caught.value.reason == "signature"
+
+
+def test_the_corpus_is_hostile(in_empty_directory: Path) -> None:
+    """What the blocked pickles would do is real: bare pickle runs the first of them."""
+    pickle.loads(hostile.CORPUS["os.system by REDUCE"])
+    assert (in_empty_directory / "owned").exists()
+
+
+def test_deep_lists_are_harmless() -> None:
+    """Deep nesting alone is built and dropped without recursion."""
+    payload = hostile.START + b"]" * 20_000 + b"a" * 19_999 + b"."
+    with hostile.bounded_memory():
+        value = Serializer("ns").decode("key", hostile.forged(payload)).value()
+        assert type(value) is list
+        del value
+
+
+def test_tuples_that_double_are_harmless_where_nothing_hashes_them() -> None:
+    """A tuple of 2**40,000 parts by reference is built from 280 KB, and costs no more than those."""
+    levels = (b"\x94j" + level.to_bytes(4, "little") + b"\x86" for level in range(40_000))
+    payload = hostile.START + hostile.ONE + b"".join(levels) + b"."
+    envelope = hostile.forged(payload)
+    with hostile.bounded_memory():
+        value = Serializer("ns").decode("key", envelope).value()
+        assert value[0] is value[1]
+
+
+def test_empty_sets_are_bounded_by_their_bytes() -> None:
+    """The largest value per byte is an empty set: 216 bytes for one, and no more."""
+    payload = hostile.START + b"(" + b"\x8f" * 50_000 + b"l."
+    with hostile.bounded_memory(), pytest.raises(UnreadableError):
+        Serializer("ns").decode("key", hostile.forged(payload)).value()
+    payload = hostile.START + b"(" + b"\x8f" * 50_000 + b"t."
+    with hostile.bounded_memory():
+        assert len(Serializer("ns").decode("key", hostile.forged(payload)).value()) == 50_000
+
+
+class Register:
+    """A class that would take note of what is appended to the class itself."""
+
+    notes: ClassVar[list[object]] = []
+
+    @classmethod
+    def append(cls, note: object) -> None:
+        cls.notes.append(note)
+
+    extend = add = append
+
+
+@pytest.mark.parametrize("fill", [b"Na", b"(Ne", b"(N\x90"])
+def test_a_registered_class_is_not_filled(fill: bytes) -> None:
+    """APPEND, APPENDS and ADDITEMS call methods of what they fill; of a class they may not."""
+    payload = hostile.START + hostile.name(Register.__module__, "Register") + fill + b"."
+    with pytest.raises(UnreadableError):
+        PickleCodec([Register]).decode(payload)
+    assert Register.notes == []
+
+
+def test_a_registered_class_is_not_changed_by_a_state_meant_for_it() -> None:
+    """BUILD on a class is refused for registered ones as well."""
+    payload = (
+        hostile.START
+        + hostile.name(uuid.SafeUUID.__module__, "SafeUUID")
+        + b"N}"
+        + hostile.text("owned")
+        + b"Ns\x86b."
+    )
+    codec = PickleCodec([uuid.SafeUUID])
+    with pytest.raises(UnreadableError):
+        codec.decode(payload)
+    assert not hasattr(uuid.SafeUUID, "owned")
