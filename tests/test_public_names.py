@@ -32,7 +32,9 @@ def described(owner: str, name: str, member: object) -> list[str]:
 
 
 def _signature(member: object) -> str:
-    if inspect.isclass(member) and issubclass(member, (enum.Enum, Exception)):
+    if inspect.isclass(member) and (
+        issubclass(member, (enum.Enum, Exception)) or getattr(member, "_is_protocol", False)
+    ):
         return ""  # Python's own, and another one in each version of it
     try:
         signature = inspect.signature(member)  # type: ignore[arg-type]
