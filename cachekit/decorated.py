@@ -45,12 +45,19 @@ class CachedFunction(Protocol[P, R_co]):
         """The answer, from the cache or the function."""
         ...
 
+    # Checkers ask a descriptor below @classmethod too; this is how they can tell it from a method.
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[type[Any], ...], R_co], instance: object, owner: type | None = None
+    ) -> Callable[..., R_co]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> CachedFunction[P, R_co]: ...
     @overload
     def __get__(
         self: CachedFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None
     ) -> Callable[Q, R_co]: ...
+    @overload  # below @staticmethod, asked through an instance
+    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R_co]: ...
 
     def cache_info(self) -> CacheInfo:
         """Hits, misses and the number of answers held."""
@@ -92,11 +99,19 @@ class AsyncCachedFunction(Protocol[P, T_co]):
         ...
 
     @overload
+    def __get__(
+        self: AsyncCachedFunction[Concatenate[type[Any], ...], T_co],
+        instance: object,
+        owner: type | None = None,
+    ) -> Callable[..., Coroutine[Any, Any, T_co]]: ...
+    @overload
     def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
     @overload
     def __get__(
         self: AsyncCachedFunction[Concatenate[S, Q], T_co], instance: S, owner: type | None = None
     ) -> Callable[Q, Coroutine[Any, Any, T_co]]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
 
     def cache_info(self) -> CacheInfo:
         """As `CachedFunction.cache_info`."""

@@ -29,7 +29,15 @@ from typing import Any, Final, ParamSpec, TypeVar, final, overload
 from cachekit import default
 from cachekit.cache import IntelligentCache
 from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
-from cachekit.keys import Signature, arguments_text, identity_of, unwrapped, version_of
+from cachekit.keys import (
+    Signature,
+    arguments_text,
+    described_by,
+    identity_of,
+    name_of,
+    unwrapped,
+    version_of,
+)
 from cachekit.loads import Life
 from cachekit.model import (
     MISSING,
@@ -51,6 +59,9 @@ T = TypeVar("T")
 _COROUTINE: Final = 0x80
 _GENERATOR: Final = 0x20
 _ASYNC_GENERATOR: Final = 0x200
+
+# What a method was asked when it was called without an instance: nothing that has an answer.
+_NO_CALL: Final = (object(),)
 
 # Equal values of one of these types are one question; see the module for what is left out.
 _FRONT_TYPES: Final = frozenset({str, int, float, bool, type(None), bytes})
@@ -138,7 +149,7 @@ def _checked_function(function: object) -> FunctionType:
     if not isinstance(function, FunctionType):
         raise TypeError(
             f"cache_result decorates functions, not {function!r} of type {type(function).__name__}; "
-            f"call it from a def"
+            f"call it from a def, and name parameters, as in cache_result(ttl=60)"
         )
     flags = unwrapped(function).__code__.co_flags | function.__code__.co_flags
     if flags & (_GENERATOR | _ASYNC_GENERATOR):
@@ -244,11 +255,11 @@ class _Cached:
         self._key_func = key_func
         self._store_if = store_if
         self._copies = copy
-        self._signature = Signature(unwrapped(function), ignore)
+        self._signature = Signature(described_by(function), ignore)
         if name is not None:
             identity = checked_key(name, "name")
         elif key_func is not None:
-            identity = function.__qualname__
+            identity = name_of(function)
         else:
             identity = identity_of(function)
         self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
@@ -256,6 +267,10 @@ class _Cached:
         self.skips_first = self._signature.ignores_first
         self.front = _Front()
         default.follow(self)
+
+    def __cache_key__(self) -> str:
+        """What tells one cached function from another, when a decorator was put around it."""
+        return self._prefix
 
     def forget_cache(self) -> None:
         """The cache in use may be another one from now on (see `default.follow`)."""
@@ -270,10 +285,11 @@ class _Cached:
         try:
             bound = self._signature.bind(args, kwargs)
         except TypeError:
-            if unwrapped(self._function) is self._function:
+            if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
-            # A decorator below takes other arguments than the function that it wraps.
-            bound = [("args", args), ("kwargs", kwargs)]
+            # A decorator below takes other arguments than the function that it wraps. The star keeps
+            # these apart from arguments that happen to be a tuple and a dict.
+            return f"{self._prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
         return f"{self._prefix}({arguments_text(bound)})"
 
     def _labels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
@@ -291,6 +307,18 @@ class _Cached:
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
         return life
+
+    def _new_life(self, cache: IntelligentCache, key: str) -> Life:
+        """`_life` for a refresh: it ends the old answer, even if the new one is not kept either."""
+        life = self._life(cache)
+
+        def new_life(value: Any) -> float | None:
+            ttl = life(value)
+            if ttl is None or ttl <= 0:
+                cache.delete(key)
+            return ttl
+
+        return new_life
 
     # -- answering ----------------------------------------------------------------------------------
 
@@ -346,6 +374,10 @@ class _Cached:
     def _handed_out(self, value: Any) -> Any:
         return copying.deepcopy(value) if self._copies else value
 
+    def _store_of_answers(self) -> IntelligentCache:
+        """Where old answers are, even while caching is disabled: they shall not come back after it."""
+        return default.get_default_cache() if self._cache is None else self._cache
+
     # -- the questions a cached function answers ------------------------------------------------------
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
@@ -353,29 +385,29 @@ class _Cached:
         self._refuse_bound(args)
         cache = default.active_cache(self._cache)
         if cache is None:
+            self.invalidate(*args, **kwargs)
             return self._function(*args, **kwargs)
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels))
+        return self._handed_out(cache._loads.reload(key, loader, self._new_life(cache, key), labels))
 
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
         self._refuse_bound(args)
         cache = default.active_cache(self._cache)
         if cache is None:
+            self.invalidate(*args, **kwargs)
             return await self._function(*args, **kwargs)
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        value = await cache._loads.reload_async(key, loader, self._life(cache), labels)
+        value = await cache._loads.reload_async(key, loader, self._new_life(cache, key), labels)
         return self._handed_out(value)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
         """See `CachedFunction.invalidate`."""
-        key = self.key_of(*args, **kwargs)
-        cache = default.active_cache(self._cache)
-        return cache is not None and cache.delete(key)
+        return self._store_of_answers().delete(self.key_of(*args, **kwargs))
 
     async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
         """See `AsyncCachedFunction.invalidate`."""
@@ -383,8 +415,7 @@ class _Cached:
 
     def cache_clear(self) -> int:
         """See `CachedFunction.cache_clear`."""
-        cache = default.active_cache(self._cache)
-        return 0 if cache is None else cache.invalidate_by_tags({self._implicit})
+        return self._store_of_answers().invalidate_by_tags({self._implicit})
 
     async def cache_clear_async(self) -> int:
         """See `AsyncCachedFunction.cache_clear`."""
@@ -446,7 +477,7 @@ def _wrapper(cached: _Cached) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         front = cached.front
         if not kwargs:
-            asked = args[1:] if skips_first else args
+            asked = (args[1:] if args else _NO_CALL) if skips_first else args
             try:
                 spot = front.find(asked)
             except TypeError:  # unhashable
@@ -458,7 +489,7 @@ def _wrapper(cached: _Cached) -> Callable[..., Any]:
                 held = spot.held
                 value = held.value
                 now = front.now()
-                if now < held.deadline:
+                if now < held.deadline and held.value is value:
                     try:
                         front.touch(held.key)
                     except KeyError:
@@ -479,7 +510,7 @@ def _async_wrapper(cached: _Cached) -> Callable[..., Coroutine[Any, Any, Any]]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         front = cached.front
         if not kwargs:
-            asked = args[1:] if skips_first else args
+            asked = (args[1:] if args else _NO_CALL) if skips_first else args
             try:
                 spot = front.find(asked)
             except TypeError:  # unhashable
@@ -491,7 +522,7 @@ def _async_wrapper(cached: _Cached) -> Callable[..., Coroutine[Any, Any, Any]]:
                 held = spot.held
                 value = held.value
                 now = front.now()
-                if now < held.deadline:
+                if now < held.deadline and held.value is value:
                     try:
                         front.touch(held.key)
                     except KeyError:

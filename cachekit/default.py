@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final, Protocol
 
+from cachekit import forks
 from cachekit.cache import IntelligentCache
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
@@ -36,6 +37,20 @@ _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
 _disabled_times = 0
 _followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+
+
+class _ForkGuard:
+    """Nobody is in the middle of a switch when a child begins; see `forks`."""
+
+    def before_fork(self) -> None:
+        _lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
+        _lock.release()
+
+
+_fork_guard = _ForkGuard()
+forks.register(_fork_guard)
 
 
 def follow(follower: Follower) -> None:
@@ -126,7 +141,7 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
 def disabled() -> Iterator[None]:
     """Have every cached function call through inside a `with` block; nothing is looked up or stored.
 
-    Caches that are used directly go on.
+    Caches that are used directly go on, and so do `invalidate` and `cache_clear` of cached functions.
     """
     global _disabled_times
     with _lock:

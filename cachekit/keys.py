@@ -7,7 +7,8 @@ f(a=1, b=2) are one key, and 1, 1.0, True and "1" are four. The same call gives 
 process and under every hash seed.
 
 What the version sees is the function's own compiled code (and that of functions which decorators wrapped
-around it): not comments, not layout, and not the helpers that it calls.
+around it): not comments or blank lines, and not the helpers that it calls. A change of layout within a
+line may count as an edit, because compilers since 3.12 place instructions by it; that costs one answer.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 import enum
 import os
 import sys
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, final
 
 from cachekit.errors import KeyEncodingError
@@ -34,49 +35,103 @@ def identity_of(function: FunctionType) -> str:
     """Module and qualified name, the same in this process and in its children.
 
     The main program is its file, so that spawned children (where it is `__mp_main__`) agree and two
-    scripts do not; run with `-m` it is the module's real name.
+    scripts do not; run with `-m` it is the module's real name. What decorators around the function were
+    given is part of the identity, as the end of a digest: `retried(2)(f)` and `retried(3)(f)` are two.
 
     Raises:
-        ValueError: a closure or a lambda, of which there may be several with one name.
+        ValueError: a closure or a lambda, of which there may be several with one name, or one that a
+            decorator was put around with something that cannot be told from another of its kind.
     """
-    innermost = unwrapped(function)
-    captured = set(innermost.__code__.co_freevars) - {"__class__"}
-    if captured or innermost.__name__ == "<lambda>":
-        what = f"uses variables of the function around it ({', '.join(sorted(captured))})"
+    unclear = _why_unclear(function)
+    if unclear is not None:
         raise ValueError(
-            f"{function.__qualname__} {what if captured else 'is a lambda'}, so its name does not say "
-            f"which one it is; give it a name of its own with name=..., or a key_func"
+            f"{function.__qualname__} {unclear}, so its name does not say which one it is; give it a "
+            f"name of its own with name=..., or a key_func"
         )
-    return _name(function)
+    settings = ",".join(encode(setting) for setting in _settings(function))
+    return name_of(function) + (f"~{_digest(_bytes(settings), 4)}" if settings else "")
+
+
+def name_of(function: FunctionType) -> str:
+    """Module and qualified name, which several closures may share."""
+    return _name(unwrapped(function))
+
+
+def _why_unclear(function: FunctionType) -> str | None:
+    innermost = unwrapped(function)
+    captured = sorted(set(innermost.__code__.co_freevars) - {"__class__"})
+    if captured:
+        return f"uses variables of the function around it ({', '.join(captured)})"
+    if innermost.__name__ == "<lambda>":
+        return "is a lambda"
+    try:
+        for setting in _settings(function):
+            encode(setting)
+    except _NoIdentity as error:
+        return f"has a decorator around it that uses what cannot be part of a name ({error})"
+    return None
+
+
+def _settings(function: FunctionType) -> Iterator[object]:
+    """What the code of wrappers and wrapped does not show: captured values and unbound defaults."""
+    chain = list(_chain(function))
+    bound = described_by(function)
+    for one in chain:
+        if one is not chain[-1]:
+            for variable, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
+                try:
+                    value = cell.cell_contents
+                except ValueError:  # assigned to only later, or never
+                    value = None
+                if all(value is not other for other in chain):
+                    yield variable, value
+        if one is not bound and (one.__defaults__ or one.__kwdefaults__):
+            yield one.__defaults__, one.__kwdefaults__
 
 
 def unwrapped(function: FunctionType) -> FunctionType:
     """The function that other decorators were put around."""
-    seen = {id(function)}
-    while isinstance(inner := getattr(function, "__wrapped__", None), FunctionType):
-        if id(inner) in seen:
-            break
+    return list(_chain(function))[-1]
+
+
+def described_by(function: FunctionType) -> FunctionType:
+    """The function whose parameters say what a call means: wrappers that only pass on are looked through.
+
+    One with parameters that have defaults may pass on something else than the wrapped function's own
+    defaults, so its own count.
+    """
+    chain = list(_chain(function))
+    for one in chain:
+        stars = one.__code__.co_flags & (_VARARGS | _VARKEYWORDS)
+        if stars != _VARARGS | _VARKEYWORDS or one.__defaults__ or one.__kwdefaults__:
+            return one
+    return chain[-1]
+
+
+def _chain(function: FunctionType) -> Iterator[FunctionType]:
+    """The function and those that it wraps, the innermost last."""
+    seen: set[int] = set()
+    inner: object = function
+    while isinstance(inner, FunctionType) and id(inner) not in seen:
         seen.add(id(inner))
-        function = inner
-    return function
+        yield inner
+        inner = getattr(inner, "__wrapped__", None)
 
 
 def version_of(function: FunctionType) -> str:
-    """A digest of the function's code, and of each one that it wraps; comments and layout are not in it."""
+    """A digest of the function's code, and of each one that it wraps; comments are not in it."""
+    parts = (part for one in _chain(function) for part in _code_parts(one.__code__))
+    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts), 6)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # half a surrogate pair is a character like any other
+
+
+def _digest(content: bytes, size: int) -> str:
     import hashlib
 
-    digest = hashlib.blake2b(digest_size=6)
-    seen: set[int] = set()
-    while id(function) not in seen:
-        seen.add(id(function))
-        for part in _code_parts(function.__code__):
-            digest.update(f"{len(part)}:".encode())
-            digest.update(part)
-        inner = getattr(function, "__wrapped__", None)
-        if not isinstance(inner, FunctionType):
-            break
-        function = inner
-    return digest.hexdigest()
+    return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
 def _code_parts(code: CodeType) -> Iterator[bytes]:
@@ -87,6 +142,7 @@ def _code_parts(code: CodeType) -> Iterator[bytes]:
     yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)).encode()
     for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
         yield "\0".join(names).encode()
+    yield b"%d" % len(code.co_consts)
     for constant in code.co_consts:
         yield from _constant_parts(constant)
 
@@ -94,7 +150,7 @@ def _code_parts(code: CodeType) -> Iterator[bytes]:
 def _constant_parts(constant: object) -> Iterator[bytes]:
     kind = type(constant).__name__.encode()
     if isinstance(constant, CodeType):
-        yield b"code"
+        yield b"code " + constant.co_name.encode("utf-8", "surrogatepass")
         yield from _code_parts(constant)
     elif isinstance(constant, tuple):
         yield b"tuple%d" % len(constant)
@@ -104,6 +160,8 @@ def _constant_parts(constant: object) -> Iterator[bytes]:
         # `x in {"a", "b"}` is compiled to one, and its order hangs on the hash seed.
         yield b"frozenset%d" % len(constant)
         yield from sorted(b"".join(_constant_parts(member)) for member in constant)
+    elif type(constant) is int:
+        yield kind + b":" + _int_text(constant).encode()
     else:
         yield kind + b":" + repr(constant).encode("utf-8", "surrogatepass")
 
@@ -123,12 +181,16 @@ class Signature:
 
     __slots__ = (
         "_by_keyword", "_defaults", "_function", "_names", "_positional", "_shown", "_star", "_stars",
-        "ignores_first",
+        "ignores", "ignores_first",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
         if isinstance(ignore, str):
             raise TypeError(f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)")
+        if not isinstance(ignore, Iterable):
+            raise TypeError(
+                f"ignore must be a tuple of names, not {ignore!r} of type {type(ignore).__name__}"
+            )
         code = function.__code__
         fixed = code.co_argcount + code.co_kwonlyargcount
         self._function = function
@@ -147,11 +209,12 @@ class Signature:
         every = [*self._names, *filter(None, (self._star, self._stars))]
         if ignored - set(every):
             raise ValueError(
-                f"ignore names {sorted(ignored - set(every))}, but {function.__qualname__} has the "
+                f"ignore names {sorted(map(str, ignored - set(every)))}, but {function.__qualname__} has the "
                 f"parameters {every}"
             )
         self._shown = tuple(name for name in every if name not in ignored)
-        #: Whether the first parameter, such as `self`, is no part of the question.
+        #: Whether any parameter is no part of the question, and whether the first, such as `self`, is not.
+        self.ignores = bool(ignored)
         self.ignores_first = bool(self._positional) and self._positional[0] in ignored
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -180,7 +243,8 @@ class Signature:
             import inspect
 
             inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
-            raise AssertionError("inspect agrees to a call that was found to be wrong")
+            # Only a __signature__ that somebody set by hand can disagree with the code.
+            raise TypeError(f"{self._function.__qualname__}() does not take these arguments")
         if self._star:
             bound[self._star] = surplus
         if self._stars:
@@ -207,10 +271,7 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     text = ",".join(parts)
     if len(text) <= _LONGEST:
         return text
-    import hashlib
-
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{text[:_HEAD]}~{digest}"
+    return f"{text[:_HEAD]}~{_digest(_bytes(text), 16)}"
 
 
 class _NoIdentity(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
@@ -221,8 +282,9 @@ def encode(value: object, depth: int = _DEEPEST) -> str:
     """One value with its type, such that two values have one text only if they are equal and of one type.
 
     Equal means: builtins and the standard library's plain values by content (0.0 and -0.0 are two, NaN
-    is one; Decimals by their digits), enum members, classes and functions by name, dataclasses and
-    named tuples by class and fields, other objects by what their `__cache_key__()` returns.
+    is one; Decimals by their digits), enum members by name and value, classes by name, functions by
+    name, code and defaults, dataclasses and named tuples by class and fields, other objects by what
+    their `__cache_key__()` returns.
     """
     kind = type(value)
     encoder = _ENCODERS.get(kind)
@@ -241,6 +303,11 @@ def _encode_sequence(value: Iterable[object], depth: int) -> str:
 
 def _encode_sorted(value: Iterable[object], depth: int) -> str:
     return ",".join(sorted(_each(value, depth)))
+
+
+def _encode_defaultdict(value: defaultdict[Any, Any], depth: int) -> str:
+    # What it gives for a key that is not there is part of what it is.
+    return f"defaultdict({encode(value.default_factory, _deeper(depth))},{_encode_dict(value, depth)})"
 
 
 def _encode_dict(value: dict[Any, Any], depth: int) -> str:
@@ -264,7 +331,8 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     type(...): lambda _value, _: "...",
     bool: lambda value, _: repr(value),
     int: lambda value, _: _int_text(value),
-    float: lambda value, _: repr(value),  # has a point, an exponent, or is inf or nan: never an int's
+    # It has a point, an exponent, or is inf or nan: it is never an int's.
+    float: lambda value, _: repr(value),
     complex: lambda value, _: f"complex({value.real!r},{value.imag!r})",
     str: _encode_str,
     bytes: lambda value, _: f"b{value.hex()}",
@@ -274,6 +342,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     set: lambda value, depth: f"{{{_encode_sorted(value, depth)}}}",
     frozenset: lambda value, depth: f"frozenset{{{_encode_sorted(value, depth)}}}",
     dict: lambda value, depth: f"dict{{{_encode_dict(value, depth)}}}",
+    defaultdict: _encode_defaultdict,
     # Its order is part of what it equals.
     OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(value.items(), depth)})",
     deque: lambda value, depth: f"deque({_encode_sequence((value.maxlen, *value), depth)})",
@@ -293,26 +362,29 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
         return f"<{_name(kind)}:{encode(own(value), _deeper(depth))}>"
     if isinstance(value, enum.Enum):
         # A member of a Flag may be a combination without a name of its own.
-        return f"<{_name(kind)}.{value.name if value.name is not None else encode(value.value)}>"
+        return f"<{_class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}>"
     if isinstance(value, type):
-        return f"<class {_name(value)}>"
+        return f"<class {_class_name(value, to_be_found=True)}>"
     if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType)):
         return _encode_function(value, depth)
-    dataclass_fields = getattr(kind, "__dataclass_fields__", None)
-    if dataclass_fields is not None:
-        fields = [(name, getattr(value, name)) for name in dataclass_fields]
-        return f"<{_name(kind)}:{encode(fields, _deeper(depth))}>"
+    if hasattr(kind, "__dataclass_fields__"):
+        return f"<{_class_name(kind)}:{_encode_fields(value, kind, depth)}>"
     text = _standard_text(value, kind)
     if text is not None:
         return f"<{_name(kind)}:{_encode_str(text, depth)}>"
     base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
     if base is None:
-        raise _NoIdentity(f"a {_name(kind)} has no identity but its place in memory")
+        what = _name(kind).removeprefix("builtins.")
+        raise _NoIdentity(f"a value of type {what} has no identity but its place in memory")
     if getattr(value, "__dict__", None) or _has_slots(kind, base):
         raise _NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
     # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
-    content = str.__str__(value) if base is str else base(value)
-    return f"<{_name(kind)}:{_ENCODERS[base](content, depth)}>"
+    content = str.__str__(value) if base is str else value if base in _OPAQUE else base(value)
+    return f"<{_class_name(kind)}:{_ENCODERS[base](content, depth)}>"
+
+
+#: What loses something when a plain copy of it is made.
+_OPAQUE: Final = frozenset({defaultdict, deque})
 
 
 def _has_slots(kind: type, base: type) -> bool:
@@ -325,15 +397,31 @@ def _deeper(depth: int) -> int:
     return depth - 1
 
 
+def _encode_fields(value: Any, kind: type, depth: int) -> str:
+    # Who made a dataclass has the module loaded; to load it is a fifth of our import.
+    names = [field.name for field in sys.modules["dataclasses"].fields(value)]
+    if "__dataclass_fields__" not in vars(kind) and vars(value).keys() - set(names):
+        raise _NoIdentity(
+            f"a {_name(kind)} is no dataclass itself, and has more attributes than the fields of one"
+        )
+    return ",".join(f"{name}={encode(getattr(value, name), _deeper(depth))}" for name in names)
+
+
 def _encode_function(value: Any, depth: int) -> str:
     if isinstance(value, MethodType):
-        return f"<method {value.__func__.__qualname__} of {encode(value.__self__, _deeper(depth))}>"
+        of = encode(value.__self__, _deeper(depth))
+        return f"<method {encode(value.__func__, _deeper(depth))} of {of}>"
     if isinstance(value, FunctionType):
-        try:
-            return f"<function {identity_of(value)}@{version_of(value)}>"
-        except ValueError as error:
-            raise _NoIdentity(str(error)) from None
-    return f"<function {value.__module__}.{value.__qualname__}>"
+        unclear = _why_unclear(value)
+        if unclear is not None:
+            raise _NoIdentity(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
+        described = described_by(value)
+        defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
+        return f"<function {identity_of(value)}@{version_of(value)}{defaults}>"
+    if value.__self__ is None or isinstance(value.__self__, ModuleType):
+        return f"<function {value.__module__}.{value.__qualname__}>"
+    # A method of a builtin, such as one dict's own `get`.
+    return f"<method {value.__name__} of {encode(value.__self__, _deeper(depth))}>"
 
 
 def _standard_text(value: Any, kind: type) -> str | None:
@@ -343,31 +431,55 @@ def _standard_text(value: Any, kind: type) -> str | None:
     """
     module = kind.__module__
     if module == "datetime":
+        if hasattr(value, "utcoffset") and not hasattr(value, "isoformat"):
+            return repr(value)  # a time zone, whose str may be only a name that somebody gave it
         zone = getattr(value, "tzinfo", None)
         # Two zones may share an offset, and a fold tells two instants apart.
-        return (
-            f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if zone is None or _plain_zone(zone) else None
-        )
+        known = zone is None or (type(zone).__module__ in _ZONES and _standard_text(zone, type(zone)))
+        return f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if known else None
+    if module == "zoneinfo":
+        return getattr(value, "key", None)  # one that was read from a file has none
     if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
         return str(value)
-    if module in {"uuid", "decimal", "fractions", "zoneinfo", "ipaddress"}:
+    if module in {"uuid", "decimal", "fractions", "ipaddress"}:
         return str(value)
     if module == "re" and hasattr(value, "pattern"):
         return f"{value.flags}|{value.pattern!r}"
     return None
 
 
-def _plain_zone(zone: object) -> bool:
-    return type(zone).__module__ in {"datetime", "zoneinfo"}
+_ZONES: Final = frozenset({"datetime", "zoneinfo"})
+
+
+def _class_name(kind: type, *, to_be_found: bool = False) -> str:
+    """Its name, if that says which class it is.
+
+    Several classes of one factory have one name. One that is nowhere to be found under its name may
+    still be the only one, which is enough for the values of a class, but not for a class itself.
+    """
+    module, name = kind.__module__, kind.__qualname__
+    if "<locals>" in name:
+        raise _NoIdentity(f"the class {name} is defined inside a function, which may make several")
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if found is not kind and (to_be_found or found is not None) and module != "builtins":
+        raise _NoIdentity(f"the class {module}.{name} is not the one to be found under that name")
+    return _name(kind)
 
 
 def _name(named: type | FunctionType) -> str:
     """Module and qualified name; the main program is its file, or its real name if run with -m."""
     module = named.__module__
     if module in {"__main__", "__mp_main__"}:
-        variables = vars(sys.modules.get(module, sys.modules["__main__"]))
-        if variables.get("__spec__") is not None:
-            module = variables["__spec__"].name
+        if isinstance(named, FunctionType):
+            variables = named.__globals__
+        else:
+            variables = vars(sys.modules.get(module, sys.modules["__main__"]))
+        spec = variables.get("__spec__")
+        # A directory or an archive that is run as a program has a spec, which says only `__main__`.
+        if spec is not None and spec.name != "__main__":
+            module = spec.name
         elif variables.get("__file__") is not None:
             module = os.path.realpath(variables["__file__"])
     return f"{module}.{named.__qualname__}"

@@ -1,0 +1,39 @@
+"""An agent on asyncio that pays for each answer once, however many of its tasks ask."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cachekit import cache_result
+
+calls = 0
+
+
+@cache_result(ttl=3600, version="1")
+async def generate(prompt: str, model: str = "large") -> str:
+    global calls
+    calls += 1
+    await asyncio.sleep(0.01)  # here the answer would come from a model
+    return f"{model} says: {prompt[::-1]}"
+
+
+@cache_result(ttl=600, store_if=lambda page: page is not None)
+async def fetch(url: str) -> str | None:
+    """A page; that there is none just now is not worth remembering."""
+    await asyncio.sleep(0.01)
+    return None if "missing" in url else f"<html>{url}</html>"
+
+
+async def main() -> None:
+    # Ten tasks ask at once: one asks the model, nine wait for it.
+    answers = await asyncio.gather(*(generate("desserts") for _ in range(10)))
+    print(f"{len(answers)} answers, {calls} call: {answers[0]}")
+
+    print(await fetch("https://example.org"), await fetch("https://example.org/missing"))
+
+    # Work it out anew, and let that be the answer from now on.
+    await generate.refresh("desserts")
+    print(f"{calls} calls after a refresh")
+
+
+asyncio.run(main())

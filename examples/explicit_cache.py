@@ -1,0 +1,22 @@
+"""A cache that you make, fill and ask yourself."""
+
+from __future__ import annotations
+
+from cachekit import IntelligentCache, MemoryCache
+
+with IntelligentCache(MemoryCache(max_size=10_000), default_ttl=3600) as cache:
+    cache.set("user:1", {"name": "Ada"}, ttl=60)
+    print(cache.get("user:1"))
+    print(cache.get("user:2", "nobody"))
+
+    # One caller loads, others who ask meanwhile wait for it.
+    print(cache.get_or_set("user:3", lambda: {"name": "Grace"}))
+
+    # A region is a typed view of the keys with one prefix: pages.get("/") is `str | None`.
+    pages = cache.region("page:", str, ttl=600)
+    pages.set("/", "<h1>Hello</h1>")
+    print(pages.get("/"))
+
+    cache.delete("user:1")
+    print("user:1" in cache)
+    print(f"hit rate: {cache.get_stats()['combined'].hit_rate:.0%}")

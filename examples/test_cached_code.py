@@ -1,0 +1,63 @@
+"""Tests of code that caches: run them with pytest."""
+
+from __future__ import annotations
+
+import pytest
+
+from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
+from cachekit.testing import ManualClock
+
+# In a conftest.py for all of your tests.
+pytest_plugins = ["cachekit.testing.pytest_plugin"]
+
+asked: list[str] = []
+
+
+@cache_result(ttl=60)
+def price(item: str) -> int:
+    asked.append(item)
+    return len(item)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_asked() -> None:
+    asked.clear()
+
+
+def test_with_a_cache_of_its_own(cachekit_cache: IntelligentCache) -> None:
+    """The fixture gives each test an empty default cache."""
+    assert price("apple") == price("apple") == 5
+    assert asked == ["apple"]
+    assert cachekit_cache.contains(price.key("apple"))
+
+
+@pytest.mark.usefixtures("cachekit_disabled")
+def test_without_any_cache() -> None:
+    """Every call goes through."""
+    price("apple"), price("apple")
+    assert asked == ["apple", "apple"]
+
+
+def test_with_one_part_uncached() -> None:
+    """The same for a few lines."""
+    with disabled():
+        price("apple"), price("apple")
+    assert asked == ["apple", "apple"]
+
+
+def test_that_prices_are_asked_again() -> None:
+    """Time passes when the test says so."""
+    clock = ManualClock()
+    with IntelligentCache(MemoryCache(clock=clock)) as cache, override(cache):
+        price("apple")
+        clock.advance(59)
+        price("apple")
+        assert asked == ["apple"]
+        clock.advance(1)
+        price("apple")
+        assert asked == ["apple", "apple"]
+
+
+def test_the_function_itself() -> None:
+    """The function without its cache is still there."""
+    assert price.__wrapped__("pear") == 4

@@ -1,0 +1,58 @@
+"""mypy and pyright, run on files that use the package as it is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cachekit
+
+_PLACE = str(Path(cachekit.__file__).parents[1])
+
+#: A checker finds installed packages by itself, but not one that is installed for editing.
+_EXTRA = [] if sysconfig.get_path("purelib") == _PLACE else [_PLACE]
+
+
+def mypy(tmp_path: Path, *files: Path) -> str:
+    """What mypy --strict prints, without any configuration."""
+    ran = subprocess.run(
+        [
+            sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}",
+            *(file.name for file in files),
+        ],
+        cwd=files[0].parent, env=os.environ | {"MYPYPATH": os.pathsep.join(_EXTRA)},
+        capture_output=True, text=True, timeout=55, check=False,
+    )  # fmt: skip
+    return ran.stdout + ran.stderr
+
+
+def pyright(tmp_path: Path, *files: Path) -> list[tuple[str, int, str]]:
+    """File, line and message of each error that pyright finds; it reads no `type: ignore`."""
+    config = {
+        "include": ["*.py"], "extraPaths": _EXTRA, "typeCheckingMode": "standard",
+        "enableTypeIgnoreComments": False,
+    }  # fmt: skip
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    for file in files:
+        (tmp_path / file.name).write_text(file.read_text())
+    ran = subprocess.run(
+        [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", tmp_path],
+        capture_output=True, text=True, timeout=55, check=False,
+    )  # fmt: skip
+    try:
+        report: dict[str, Any] = json.loads(ran.stdout)
+    except ValueError:
+        pytest.fail(f"pyright could not run; install pyright[nodejs]:\n{ran.stdout}{ran.stderr}")
+    assert len(files) == report["summary"]["filesAnalyzed"]
+    return [
+        (Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["message"])
+        for one in report["generalDiagnostics"]
+        if one["severity"] == "error"
+    ]

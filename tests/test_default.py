@@ -1,0 +1,317 @@
+"""The default cache: its functions, override, disabled, CACHEKIT_DISABLE, and the pytest fixtures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+from counting import counted, counted_async
+from racing import in_thread, race
+
+import cachekit
+from cachekit import (
+    CacheInfo,
+    IntelligentCache,
+    default,
+    disabled,
+    forks,
+    get_default_cache,
+    override,
+    set_default_cache,
+)
+
+
+@pytest.fixture(autouse=True)
+def _untouched() -> Iterator[None]:
+    """Leave the default cache of this process as it was."""
+    before = set_default_cache(None)
+    yield
+    made = set_default_cache(before)
+    if made is not None and made is not before:
+        made.close()
+
+
+class TestFunctions:
+    def test_it_is_built_once(self) -> None:
+        """At the first use, whoever comes together."""
+        caches = race(*[get_default_cache] * 8)
+        assert all(cache is caches[0] for cache in caches)
+
+    def test_the_functions_speak_to_it(self) -> None:
+        """Each module function is the default cache's method."""
+        cache = get_default_cache()
+        cache.set("user:1", 1, tags={"users"})
+        cache.set("user:2", 2)
+        cache.set("page:1", 3)
+        assert cachekit.get_cache_stats()["memory"].sets == 3
+        assert cachekit.invalidate_cache_tags({"users"}) == 1
+        assert cachekit.invalidate_cache_pattern("user:") == 1
+        report = cachekit.warm_cache_keys(["a", "page:1"], str.upper, tags=["warm"], concurrency=2)
+        assert (report.loaded, report.fresh, cache.get("a")) == (["a"], ["page:1"], "A")
+        assert cachekit.optimize_cache_performance().size == 2
+        assert cachekit.clear_all_caches() is True
+        assert cache.memory_cache.size() == 0
+
+    def test_set_default_cache(self) -> None:
+        """It returns the cache until now; functions see the new one at once."""
+        function, calls = counted(lambda: 1)
+        function()
+        before = get_default_cache()
+        with IntelligentCache() as new:
+            assert set_default_cache(new) is before
+            assert get_default_cache() is new
+            function()
+            assert set_default_cache(before) is new
+        function()
+        assert len(calls.seen) == 2
+
+    @pytest.mark.parametrize("wrong", [5, "x", IntelligentCache])
+    def test_only_caches(self, wrong: object) -> None:
+        """Anything else is a TypeError that shows it."""
+        for take in (set_default_cache, lambda cache: override(cache).__enter__()):
+            with pytest.raises(TypeError, match="cache must be an IntelligentCache, not"):
+                take(wrong)  # type: ignore[arg-type]
+
+
+class TestOverride:
+    def test_inside_and_after(self) -> None:
+        """The override counts inside its block, and the former cache comes back with its answers."""
+        function, calls = counted(lambda x: x)
+        function(1)
+        with IntelligentCache() as cache, override(cache) as same:
+            assert same is cache is get_default_cache()
+            function(1), function(1)
+            assert cache.memory_cache.size() == 1
+            assert function.cache_info() == CacheInfo(1, 1, 1)
+        function(1)
+        assert len(calls.seen) == 2
+
+    def test_nested(self) -> None:
+        """The innermost counts; also when one cache is named twice."""
+        with IntelligentCache() as one, IntelligentCache() as two, override(one):
+            with override(two):
+                with override(one):
+                    assert get_default_cache() is one
+                assert get_default_cache() is two
+            assert get_default_cache() is one
+            set_default_cache(two)
+            assert get_default_cache() is one
+        assert get_default_cache() is two
+
+    def test_it_ends_with_an_exception(self) -> None:
+        """An exception ends the block like anything else."""
+        before = get_default_cache()
+        with IntelligentCache() as cache, pytest.raises(KeyError), override(cache):
+            raise KeyError
+        assert get_default_cache() is before
+
+    def test_blocks_of_several_threads(self) -> None:
+        """Blocks may end in any order; the block of one thread is seen by all."""
+        function, _ = counted(lambda: 1)
+        one, two, done = IntelligentCache(), IntelligentCache(), threading.Event()
+        outer = ExitStack()
+        outer.enter_context(override(one))
+        entered = threading.Event()
+
+        def other() -> None:
+            with override(two):
+                entered.set()
+                done.wait(10)
+
+        end = in_thread(other)
+        assert entered.wait(10)
+        function()
+        assert (one.memory_cache.size(), two.memory_cache.size()) == (0, 1)
+        outer.close()  # the older block ends first
+        assert get_default_cache() is two
+        done.set()
+        end()
+        assert get_default_cache() not in (one, two)
+        one.close()
+        two.close()
+
+    def test_a_function_with_a_cache_of_its_own(self) -> None:
+        """It is not overridden."""
+        with IntelligentCache() as own, IntelligentCache() as other:
+            function, _ = counted(lambda: 1, cache=own)
+            with override(other):
+                function()
+            assert (own.memory_cache.size(), other.memory_cache.size()) == (1, 0)
+
+    def test_a_call_across_a_switch(self) -> None:
+        """A call that began before a switch fills the old cache, and never the new one's front."""
+        begun, go = threading.Event(), threading.Event()
+
+        def slow(x: int) -> int:
+            begun.set()
+            go.wait(10)
+            return len(calls.seen)
+
+        function, calls = counted(slow)
+        answer = in_thread(partial(function, 1))
+        assert begun.wait(10)
+        with IntelligentCache() as cache, override(cache):
+            go.set()
+            assert answer() == 1
+            assert function(1) == 2
+            assert function(1) == 2
+        assert function(1) == 1
+
+
+class TestDisabled:
+    def test_every_call_goes_through(self) -> None:
+        """Nothing is looked up or stored; nesting is counted; afterwards old answers are there again."""
+        function, calls = counted(lambda: [1])
+        kept = function()
+        with disabled():
+            with disabled():
+                assert function() is not kept
+            assert function() is not kept
+            assert function.cache_info() == CacheInfo(0, 0, 0)
+        assert function() is kept
+        assert len(calls.seen) == 3
+
+    async def _ask_async(self) -> None:
+        function, calls = counted_async(lambda: [1])
+        kept = await function()
+        with disabled():
+            assert await function() is not kept
+            assert await function.refresh() is not kept
+        assert await function() is not kept
+        assert len(calls.seen) == 4
+
+    def test_coroutines(self) -> None:
+        """So for coroutine functions."""
+        import asyncio
+
+        asyncio.run(self._ask_async())
+
+    @pytest.mark.parametrize("forget", ["invalidate", "cache_clear", "refresh"])
+    def test_an_invalidation_is_not_lost(self, forget: str) -> None:
+        """What was invalidated meanwhile does not come back."""
+        function, _ = counted(lambda: [1])
+        kept = function()
+        with disabled():
+            getattr(function, forget)()
+        assert function() is not kept
+
+    def test_from_another_thread(self) -> None:
+        """It is for the whole process."""
+        function, calls = counted(lambda: 1)
+        function()
+        with disabled():
+            in_thread(function)()
+        assert len(calls.seen) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_during_a_switch() -> None:
+    """A child that is born while another thread switches caches can ask for the default one."""
+    switching, forked = threading.Event(), threading.Event()
+
+    def switch() -> None:
+        with default._lock:
+            switching.set()
+            while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+                switching.wait(0)
+
+    end = in_thread(switch)
+    assert switching.wait(10)
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        try:
+            os._exit(0 if get_default_cache().set("k", 1) else 1)
+        finally:
+            os._exit(2)
+    forked.set()
+    end()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+PROGRAM = """
+from cachekit import cache_result
+calls = []
+@cache_result
+def f():
+    calls.append(1)
+f(), f()
+print(len(calls))
+"""
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={key: value for key, value in os.environ.items() if key != "CACHEKIT_DISABLE"} | environment,
+    )
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        ("value", "calls"), [("1", 2), ("true", 2), ("YES", 2), (" on ", 2), ("0", 1), ("False", 1), ("", 1)]
+    )
+    def test_cachekit_disable(self, value: str, calls: int) -> None:
+        """A yes disables caching, a no or nothing does not."""
+        assert f"{calls}\n" == run(PROGRAM, CACHEKIT_DISABLE=value).stdout
+
+    @pytest.mark.parametrize("value", ["2", "disabled", "nope"])
+    def test_neither_yes_nor_no(self, value: str) -> None:
+        """Anything else is an error that names the variable, the value and what may stand there."""
+        error = run(PROGRAM, CACHEKIT_DISABLE=value).stderr
+        expected = "CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not "
+        assert f"ValueError: {expected}{value!r}" == error.strip().splitlines()[-1]
+
+
+PLUGIN_TESTS = """
+import cachekit
+
+pytest_plugins = ["cachekit.testing.pytest_plugin"]
+calls = []
+
+@cachekit.cache_result
+def price(item):
+    calls.append(item)
+    return len(calls)
+
+def test_one(cachekit_cache):
+    assert price("a") == price("a") == len(calls)
+    assert cachekit_cache is cachekit.get_default_cache()
+    assert cachekit_cache.memory_cache.size() == 1
+
+def test_two(cachekit_cache):
+    assert cachekit_cache.memory_cache.size() == 0
+    test_one(cachekit_cache)
+
+def test_three(cachekit_disabled):
+    assert price("a") < price("a")
+
+def test_four():
+    assert price("a") == price("a")
+
+    assert not cachekit.default._overriding
+"""
+
+
+def test_fixtures_for_users_tests(tmp_path: Path) -> None:
+    """cachekit_cache is a fresh default cache for each test, cachekit_disabled none; neither outlives it."""
+    (tmp_path / "test_prices.py").write_text(PLUGIN_TESTS)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=str(tmp_path),
+    )
+    assert "4 passed" in ran.stdout, ran.stdout + ran.stderr

@@ -1,0 +1,55 @@
+"""The examples run, print what they promise, and are well typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typecheckers import mypy, pyright
+
+HERE = Path(__file__).parents[1] / "examples"
+
+#: A line that each program must print.
+EXPECTED = {
+    "async_agent.py": "10 answers, 1 call: large says: stressed",
+    "cached_methods.py": "19.0 19.0 20.0",
+    "decorated_script.py": "2 answers came from the cache, 1 was worked out",
+    "explicit_cache.py": "hit rate: 50%",
+    "tags.py": "5 9 after 3 answers about prices were dropped",
+    "test_cached_code.py": "5 passed",
+    "time_to_live.py": "after    60 more seconds: ['news', 'factorial']",
+}
+
+
+def test_each_has_its_line() -> None:
+    """Whoever adds an example says here what it prints."""
+    assert set(EXPECTED) == {file.name for file in HERE.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    """It ends well, without a warning, and prints its line; the tests among them pass."""
+    runner = ["-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null"] if name.startswith("test_") else []
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", *runner, HERE / name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert EXPECTED[name] in ran.stdout
+
+
+def test_mypy(tmp_path: Path) -> None:
+    """Mypy --strict has nothing to say."""
+    files = sorted(HERE.glob("*.py"))
+    assert mypy(tmp_path, *files) == f"Success: no issues found in {len(files)} source files\n"
+
+
+def test_pyright(tmp_path: Path) -> None:
+    """Nor has pyright."""
+    assert pyright(tmp_path, *sorted(HERE.glob("*.py"))) == []

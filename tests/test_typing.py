@@ -1,0 +1,36 @@
+"""What mypy and pyright see: the types of cached functions stay, and wrong calls are rejected.
+
+The files in typing/ hold what must be accepted, with `assert_type`, and what must not, marked with
+`# type: ignore[code]`. Both checkers run on the package as it is installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typecheckers import mypy, pyright
+
+HERE = Path(__file__).parent / "typing"
+
+
+def test_mypy(tmp_path: Path) -> None:
+    """Mypy --strict accepts the right calls and rejects each wrong one, with the error that is named.
+
+    In strict mode a `type: ignore` that ignores nothing is an error.
+    """
+    files = [HERE / "functions.py"]
+    assert mypy(tmp_path, *files) == "Success: no issues found in 1 source file\n"
+
+
+def test_pyright(tmp_path: Path) -> None:
+    """Pyright accepts the right calls and rejects exactly the wrong ones."""
+    files = sorted(HERE.glob("*.py"))
+    expected = {
+        (file.name, number)
+        for file in files
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if "# type: ignore[" in line
+    }
+    errors = pyright(tmp_path, *files)
+    assert len(expected) > 30
+    assert expected == {(name, line) for name, line, _ in errors}, errors
