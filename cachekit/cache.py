@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit.errors import CacheClosedError
 from cachekit.loads import Loads
@@ -46,6 +47,14 @@ D = TypeVar("D")
 _ALL = CacheLevel.ALL
 
 
+class KnowsCache(Protocol):
+    """Something that reaches entries of a cache without asking the cache."""
+
+    def forget_cache(self) -> None:
+        """The cache is closed, or another one is in use."""
+        ...
+
+
 @final
 class IntelligentCache:
     """A cache over the tiers that it is given.
@@ -68,7 +77,7 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_functions", "_loads",
+        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_fronts", "_functions", "_loads",
         "_lookups", "_memory", "_now", "_readers", "_store", "_touch",
     )  # fmt: skip
 
@@ -104,6 +113,7 @@ class IntelligentCache:
         self._lookups = memory_cache._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
+        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory_cache._find
         self._touch = memory_cache._touch
@@ -527,6 +537,8 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = _find_nothing  # so that a hit meets the check too
+        for front in list(self._fronts):
+            front.forget_cache()
         if self._close_tiers:
             self._memory.close()
 

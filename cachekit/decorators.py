@@ -3,25 +3,14 @@
 It promises that a question has one key (`keys`), that each is loaded once at a time (`loads`), that
 None is an answer and an exception is not, and that a hit costs little more than a dict lookup.
 
-How a hit is that fast
-----------------------
-Binding a call and writing its key takes microseconds. So a cached function keeps a *front*: from the
-positional arguments, as they are, to the very entry that the memory tier holds. An entry whose deadline
-is ahead is in the store (see `tiers.memory.store`), whatever has been set, evicted or invalidated
-meanwhile, so the front needs no bookkeeping. Two things it must see to itself:
-
-- 1 == 1.0 == True, as keys of a dict. Each spot of the front remembers the exact types, and only
-  types without such siblings inside (no containers) are let in. 0.0 and -0.0 stay out.
-- the cache in use may change (override, disabled). Then every function drops its front; a caller in
-  the middle of filling the old one fills what nobody reads any more.
-
+Most hits are answered by `fronts`, from the arguments as they are, before any key is written.
 With a `key_func`, which may look at more than the arguments, there is no front.
 """
 
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import FunctionType
 from typing import Any, Final, ParamSpec, TypeVar, final, overload
@@ -29,6 +18,7 @@ from typing import Any, Final, ParamSpec, TypeVar, final, overload
 from cachekit import default
 from cachekit.cache import IntelligentCache
 from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
+from cachekit.fronts import Front, asked_of, async_wrapper_of, wrapper_of
 from cachekit.keys import (
     Signature,
     arguments_text,
@@ -50,7 +40,6 @@ from cachekit.model import (
     seconds,
 )
 from cachekit.stats import Lookups
-from cachekit.tiers.memory.store import Held
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,12 +48,6 @@ T = TypeVar("T")
 _COROUTINE: Final = 0x80
 _GENERATOR: Final = 0x20
 _ASYNC_GENERATOR: Final = 0x200
-
-# What a method was asked when it was called without an instance: nothing that has an answer.
-_NO_CALL: Final = (object(),)
-
-# Equal values of one of these types are one question; see the module for what is left out.
-_FRONT_TYPES: Final = frozenset({str, int, float, bool, type(None), bytes})
 
 
 @overload
@@ -161,65 +144,13 @@ def _checked_function(function: object) -> FunctionType:
 
 
 @final
-class Spot:
-    """Where the front of a function points: an entry of the store, and what its arguments are."""
-
-    __slots__ = ("first", "held", "kinds", "single")
-
-    def __init__(self, held: Held, kinds: tuple[type, ...]) -> None:
-        self.held = held
-        #: The exact types of the arguments, and what makes the usual case, one argument, fast.
-        self.kinds = kinds
-        self.first = kinds[0] if kinds else None
-        self.single = len(kinds) == 1
-
-
-@final
-class _Front:
-    """The fast way from arguments to entries, for one function and the cache that it uses now.
-
-    It is empty, and bound to no cache, when it takes its place; whoever fills it has taken hold of it
-    before asking which cache is in use. So what is filled in late, after a switch, goes to a front that
-    was replaced.
-    """
-
-    __slots__ = ("_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
-
-    find: Callable[[tuple[Any, ...]], Spot | None]
-    lookups: Lookups
-    now: Callable[[], float]
-    touch: Callable[[str], object]
-
-    def __init__(self) -> None:
-        self._cache: IntelligentCache | None = None
-        self._spots: dict[tuple[Hashable, ...], Spot] = {}
-        self.find = self._spots.get
-
-    def add(self, args: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups) -> None:
-        """Point from the arguments to the entry, if the arguments are of the plain sort."""
-        kinds = tuple(map(type, args))
-        if not _FRONT_TYPES.issuperset(kinds) or (float in kinds and 0.0 in args):
-            return
-        if self._cache is None:
-            self.lookups = lookups
-            self.now = cache._now
-            self.touch = cache._touch
-            self._limit = cache.memory_cache.max_size
-            self._cache = cache
-        if len(self._spots) >= self._limit:
-            # Spots whose entries have left are never asked for again; this is how they go.
-            self._spots.clear()
-        self._spots[args] = Spot(held, kinds)
-
-
-@final
 class _Cached:
     """A cached function: its options, checked, and what its wrapper does off the fast path."""
 
     __slots__ = (
         "__weakref__", "_cache", "_copies", "_fixed_life", "_fixed_tags", "_function", "_given_name",
         "_implicit", "_key_func", "_level", "_prefix", "_signature", "_store_if", "_tags", "_ttl",
-        "front", "skips_first",
+        "front",
     )  # fmt: skip
 
     def __init__(
@@ -264,8 +195,7 @@ class _Cached:
             identity = identity_of(function)
         self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
         self._implicit = f"cachekit.function:{identity}"
-        self.skips_first = self._signature.ignores_first
-        self.front = _Front()
+        self.front = Front()
         default.follow(self)
 
     def __cache_key__(self) -> str:
@@ -274,7 +204,7 @@ class _Cached:
 
     def forget_cache(self) -> None:
         """The cache in use may be another one from now on (see `default.follow`)."""
-        self.front = _Front()
+        self.front = Front()
 
     # -- what a call means --------------------------------------------------------------------------
 
@@ -308,21 +238,9 @@ class _Cached:
 
         return life
 
-    def _new_life(self, cache: IntelligentCache, key: str) -> Life:
-        """`_life` for a refresh: it ends the old answer, even if the new one is not kept either."""
-        life = self._life(cache)
-
-        def new_life(value: Any) -> float | None:
-            ttl = life(value)
-            if ttl is None or ttl <= 0:
-                cache.delete(key)
-            return ttl
-
-        return new_life
-
     # -- answering ----------------------------------------------------------------------------------
 
-    def answer(self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def answer(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer to a call that the front did not know."""
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -334,7 +252,7 @@ class _Cached:
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
-    async def answer_async(self, front: _Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def answer_async(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`answer` for a coroutine function."""
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -357,19 +275,19 @@ class _Cached:
 
     def _remember(
         self,
-        front: _Front,
+        front: Front,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: str,
         cache: IntelligentCache,
         lookups: Lookups,
     ) -> None:
-        if kwargs or self._key_func is not None:
+        if self._key_func is not None:
             return
         # On a free-threaded build this finds nothing, and the front stays empty.
         held = cache._find(key)
         if held is not None:
-            front.add(args[1:] if self.skips_first else args, held, cache, lookups)
+            front.add(asked_of(args, kwargs, self._signature.ignores_first), held, cache, lookups)
 
     def _handed_out(self, value: Any) -> Any:
         return copying.deepcopy(value) if self._copies else value
@@ -390,7 +308,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, self._new_life(cache, key), labels))
+        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels))
 
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
@@ -402,7 +320,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        value = await cache._loads.reload_async(key, loader, self._new_life(cache, key), labels)
+        value = await cache._loads.reload_async(key, loader, self._life(cache), labels)
         return self._handed_out(value)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
@@ -457,80 +375,13 @@ class _Cached:
         """The function that takes the place of the one decorated."""
         function = self._function
         is_async = bool(function.__code__.co_flags & _COROUTINE)
-        wrapper: Any = wraps(function)(_async_wrapper(self) if is_async else _wrapper(self))
+        make = async_wrapper_of if is_async else wrapper_of
+        wrapper: Any = wraps(function)(
+            make(self, skips_first=self._signature.ignores_first, copies=self._copies)
+        )
         wrapper.cache_info = self.cache_info
         wrapper.key = self.key_of
         wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear
         wrapper.invalidate = self.invalidate_async if is_async else self.invalidate
         wrapper.refresh = self.refresh_async if is_async else self.refresh
         return wrapper
-
-
-# The two below have the same steps, written out twice because a call in between would be a fifth of a
-# hit; they are those of MemoryCache.get_value, after a comparison of types. Change one, change all.
-
-
-def _wrapper(cached: _Cached) -> Callable[..., Any]:
-    skips_first = cached.skips_first
-    copies = cached._copies
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        front = cached.front
-        if not kwargs:
-            asked = (args[1:] if args else _NO_CALL) if skips_first else args
-            try:
-                spot = front.find(asked)
-            except TypeError:  # unhashable
-                spot = None
-            if spot is not None and (
-                not asked
-                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
-            ):
-                held = spot.held
-                value = held.value
-                now = front.now()
-                if now < held.deadline and held.value is value:
-                    try:
-                        front.touch(held.key)
-                    except KeyError:
-                        pass
-                    held.accesses += 1
-                    held.last = now
-                    front.lookups.hits += 1
-                    return copying.deepcopy(value) if copies else value
-        return cached.answer(front, args, kwargs)
-
-    return wrapper
-
-
-def _async_wrapper(cached: _Cached) -> Callable[..., Coroutine[Any, Any, Any]]:
-    skips_first = cached.skips_first
-    copies = cached._copies
-
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        front = cached.front
-        if not kwargs:
-            asked = (args[1:] if args else _NO_CALL) if skips_first else args
-            try:
-                spot = front.find(asked)
-            except TypeError:  # unhashable
-                spot = None
-            if spot is not None and (
-                not asked
-                or (type(asked[0]) is spot.first and (spot.single or tuple(map(type, asked)) == spot.kinds))
-            ):
-                held = spot.held
-                value = held.value
-                now = front.now()
-                if now < held.deadline and held.value is value:
-                    try:
-                        front.touch(held.key)
-                    except KeyError:
-                        pass
-                    held.accesses += 1
-                    held.last = now
-                    front.lookups.hits += 1
-                    return copying.deepcopy(value) if copies else value
-        return await cached.answer_async(front, args, kwargs)
-
-    return wrapper

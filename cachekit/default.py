@@ -14,29 +14,21 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cachekit import forks
-from cachekit.cache import IntelligentCache
+from cachekit.cache import IntelligentCache, KnowsCache
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 
 
-class Follower(Protocol):
-    """Something that remembers which cache is the default one."""
-
-    def forget_cache(self) -> None:
-        """The answer may be another one from now on."""
-        ...
-
-
 _lock = threading.RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
 _disabled_times = 0
-_followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+_followers: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
 
 
 class _ForkGuard:
@@ -53,7 +45,7 @@ _fork_guard = _ForkGuard()
 forks.register(_fork_guard)
 
 
-def follow(follower: Follower) -> None:
+def follow(follower: KnowsCache) -> None:
     """Have the follower told of every switch; it is held weakly."""
     with _lock:
         _followers.add(follower)

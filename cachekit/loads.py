@@ -52,7 +52,10 @@ class Loads:
             return value
 
     def reload(self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str]) -> V:
-        """Load a key whether or not it is there; older loads of it are not kept."""
+        """Load a key whether or not it is there; older loads of it are not kept.
+
+        What was there serves until the new value has come, and no longer, even if that is not kept.
+        """
         fence = self._memory._successor(key, tags)
         flight = self._flights.lead(key, fence, in_loop=False)
         value: V = self._lead(flight, loader, life, tags, look_again=False)
@@ -73,7 +76,7 @@ class Loads:
                 value = self._memory._peek_value(flight.key) if look_again else MISSING
                 if value is MISSING:
                     value = loader()
-                    self._keep(flight, value, life, tags)
+                    self._keep(flight, value, life, tags, ends_old=not look_again)
         except Exception as error:
             flight.crash(error)
             raise
@@ -147,7 +150,7 @@ class Loads:
                 value = self._memory._peek_value(flight.key) if look_again else MISSING
                 if value is MISSING:
                     value = await loader()
-                    self._keep(flight, value, life, tags)
+                    self._keep(flight, value, life, tags, ends_old=not look_again)
         except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
             flight.crash(error)
         else:
@@ -155,12 +158,16 @@ class Loads:
         finally:
             flight.abandon()  # the task was cancelled; otherwise it does nothing
 
-    def _keep(self, flight: Flight, value: Any, life: Life, tags: frozenset[str]) -> None:
+    def _keep(
+        self, flight: Flight, value: Any, life: Life, tags: frozenset[str], *, ends_old: bool = False
+    ) -> None:
         if type(value) not in PLAIN_TYPES:
             refuse_consumable(value, f"what was loaded for {flight.key!r}")
         ttl = life(value)
         if ttl is not None and ttl > 0:
             self._memory._store.put(flight.key, value, ttl, tags, fence=flight.fence)
+        elif ends_old and flight.fence.is_current():
+            self._memory.delete(flight.key)
 
     def load_many(
         self,

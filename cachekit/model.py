@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
 from cachekit.errors import SerializationError
@@ -147,15 +148,15 @@ def refuse_consumable(value: object, source: str = "the value") -> None:
             to be awaited.
     """
     kind = type(value)
-    if hasattr(kind, "__await__"):
-        close = getattr(value, "close", None)
-        if close is not None:
-            close()  # a coroutine that is dropped would warn that it was never awaited
+    if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
+        if isinstance(value, CoroutineType):
+            value.close()  # dropped without this, it would warn that it was never awaited
         raise SerializationError(
             f"{source} is a {kind.__name__}, which can be awaited only once; "
             f"await it, and cache what it returns"
         )
-    if hasattr(kind, "__next__") or hasattr(kind, "__anext__"):
+    # A mock object has __anext__, and is a value like any other.
+    if hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType):
         raise SerializationError(
             f"{source} is a {kind.__name__}, which can be read only once; "
             f"cache its contents instead, for example list(...)"

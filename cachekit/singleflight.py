@@ -135,11 +135,11 @@ class Flight:
             except RuntimeError:
                 pass  # that loop was closed: nobody waits there any more
 
-        with _lock:
-            if self._done:
-                return self.result()
-            self._watchers.append(watcher)
         try:
+            with _lock:
+                if self._done:
+                    return self.result()
+                self._watchers.append(watcher)
             await landed
         finally:
             self._unblock()
