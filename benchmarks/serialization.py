@@ -1,33 +1,23 @@
-"""What an envelope costs: ours beside bare pickle and msgspec, in one interleaved run.
+"""What an envelope costs: encode and decode of five values, ours beside bare pickle and msgspec.
 
-For each value: encode and decode, in microseconds, and the ratio to bare pickle 5 of the same round
-(the median of the rounds' ratios, so that a busy machine disturbs both alike). Every row is
-reported, slow ones included. msgspec (MessagePack) does not carry all of these values as they are;
-what it changes or refuses is said beside its rows.
+The envelope of a trusted place has a checksum, a signed one an HMAC; compression is off unless the row
+names it. A row whose way back is not what went in says so instead of a figure: msgspec's MessagePack is
+fast because it carries fewer types.
 """
 
 from __future__ import annotations
 
-import argparse
 import array
 import datetime as dt
 import importlib
-import importlib.metadata
-import json
-import os
 import pickle
-import platform
-import statistics
-import sys
-import time
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-import msgspec
+from harness import NotOfferedError, Question, Report, Round, Row, Target, options, seconds
 
-from cachekit.errors import SerializationError
 from cachekit.serialization import Serializer
 
 SECRET = "a secret for the benchmark only"
@@ -50,154 +40,101 @@ VALUES: dict[str, Any] = {
     "1 MB array": array.array("d", [n / 7 for n in range(131072)]),
 }  # fmt: skip
 
+#: Operations in one round.
+OPERATIONS = {
+    "200 B dict": 2000,
+    "1 KB mixed dict": 1000,
+    "1 KB plain dict": 1000,
+    "32 KB text": 300,
+    "1 MB array": 5,
+}
+
 # What a pickled array names.
 _ARRAY = [array.array, importlib.import_module("array")._array_reconstructor]
 
+PICKLE = "bare pickle 5"
+CHECKSUM = "checksum"
+SIGNED = "signed"
 
-class Subject(NamedTuple):
+
+class Way(NamedTuple):
     """One way to turn values into bytes and back."""
 
-    name: str
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
 
 
-class Row(NamedTuple):
-    """One line of the report; times are seconds per call, ratios are to bare pickle."""
+def ours(**chosen: Any) -> Callable[[], Way]:
+    def make() -> Way:
+        serializer = Serializer("benchmark", **{"compression": None} | chosen)
+        return Way(
+            lambda value: serializer.encode("user:12345", value, created=1.0, expires=2.0),
+            lambda buffer: serializer.decode("user:12345", buffer).value(),
+        )
 
-    value: str
-    subject: str
-    encode_ratio: float | None
-    decode_ratio: float | None
-    encode: float | None
-    decode: float | None
-    size: int | None
-    remark: str
+    return make
 
 
-def ours(name: str, **options: Any) -> Subject:
-    serializer = Serializer("benchmark", **options)
-    return Subject(
-        name,
-        lambda value: serializer.encode("user:12345", value, created=1.0, expires=2.0),
-        lambda buffer: serializer.decode("user:12345", buffer).value(),
-    )
+def bare_pickle() -> Way:
+    return Way(lambda value: pickle.dumps(value, 5), pickle.loads)
 
 
-def subjects() -> list[Subject]:
+def bare_msgspec() -> Way:
+    from msgspec import msgpack
+
+    return Way(msgpack.encode, msgpack.decode)
+
+
+WAYS: dict[str, Callable[[], Way]] = {
+    CHECKSUM: ours(trusted=True),
+    SIGNED: ours(secret=SECRET),
+    PICKLE: bare_pickle,
+    "ours, untrusted place, allow-list": ours(allow=_ARRAY),
+    "ours, checksum, zlib": ours(trusted=True, compression="zlib"),
+    "ours, checksum, zstd": ours(trusted=True, compression="zstd"),
+    "ours, codec json": ours(codec="json"),
+    "ours, codec msgpack": ours(codec="msgpack"),
+    "msgspec.msgpack, bare": bare_msgspec,
+}
+
+TARGETS = [
+    Target(f"{direction}, 1 KB mixed dict", name, PICKLE, limit)
+    for direction in ("encode", "decode")
+    for name, limit in ((CHECKSUM, 1.5), (SIGNED, 2.0))
+]
+
+
+def rows(direction: str, value: Any, operations: int) -> list[Row]:
+    def prepare(make: Callable[[], Way]) -> Round:
+        way = make()
+        encoded = way.encode(value)
+        if repr(way.decode(encoded)) != repr(value):
+            raise NotOfferedError("what comes back is not what went in")
+        call, argument = (way.encode, value) if direction == "encode" else (way.decode, encoded)
+
+        def loop() -> None:
+            for _ in range(operations):
+                call(argument)
+
+        return lambda: seconds(loop)
+
     return [
-        Subject("bare pickle 5", lambda value: pickle.dumps(value, 5), pickle.loads),
-        ours("trusted, checksum", compression=None, trusted=True),
-        ours("signed", compression=None, secret=SECRET),
-        ours("untrusted, allow-list", compression=None, allow=_ARRAY),
-        ours("trusted, zlib", compression="zlib", trusted=True),
-        ours("trusted, zstd", compression="zstd", trusted=True),
-        ours("json", codec="json", compression=None),
-        ours("msgpack", codec="msgpack", compression=None),
-        Subject("msgspec.msgpack, bare", msgspec.msgpack.encode, msgspec.msgpack.decode),
+        Row(name, lambda make=make: prepare(make), name in {CHECKSUM, SIGNED})  # type: ignore[misc]
+        for name, make in WAYS.items()
     ]
 
 
-def timed(call: Callable[[Any], Any], argument: Any, seconds: float) -> float:
-    """Seconds per call, over a batch of about so many seconds."""
-    start = time.perf_counter()
-    call(argument)
-    number = max(1, int(seconds / max(time.perf_counter() - start, 1e-7)))
-    start = time.perf_counter()
-    for _ in range(number):
-        call(argument)
-    return (time.perf_counter() - start) / number
-
-
-def measure(name: str, value: Any, rounds: int, seconds: float) -> list[Row]:
-    """All subjects on one value, round by round."""
-    remarks: dict[str, str] = {}
-    buffers: dict[str, Any] = {}
-    running = []
-    for subject in subjects():
-        try:
-            buffers[subject.name] = subject.encode(value)
-            returned = subject.decode(buffers[subject.name])
-        except (SerializationError, TypeError, OverflowError, msgspec.MsgspecError) as error:
-            remarks[subject.name] = f"refused: {str(error)[:60]}"
-            continue
-        remarks[subject.name] = "" if repr(returned) == repr(value) else "NOT what went in"
-        running.append(subject)
-    times: dict[str, list[tuple[float, float]]] = {subject.name: [] for subject in running}
-    for _ in range(rounds):
-        for subject in running:
-            encode = timed(subject.encode, value, seconds)
-            decode = timed(subject.decode, buffers[subject.name], seconds)
-            times[subject.name].append((encode, decode))
-    bare = times["bare pickle 5"]
-    rows = []
-    for subject in subjects():
-        mine = times.get(subject.name)
-        if mine is None:
-            rows.append(Row(name, subject.name, None, None, None, None, None, remarks[subject.name]))
-            continue
-        pairs = list(zip(mine, bare, strict=True))
-        rows.append(
-            Row(
-                name,
-                subject.name,
-                statistics.median(one[0] / other[0] for one, other in pairs),
-                statistics.median(one[1] / other[1] for one, other in pairs),
-                statistics.median(one[0] for one in mine),
-                statistics.median(one[1] for one in mine),
-                len(buffers[subject.name]),
-                remarks[subject.name],
-            )
-        )
-    return rows
-
-
-def environment() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "msgspec": importlib.metadata.version("msgspec"),
-        "msgpack": importlib.metadata.version("msgpack"),
-    }
-
-
-def show(rows: list[Row]) -> None:
-    print(", ".join(f"{name} {version}" for name, version in environment().items()))
-    print(f"{'':24}{'ratio to bare pickle':>24}{'microseconds':>20}{'bytes':>10}")
-    print(f"{'':24}{'encode':>12}{'decode':>12}{'encode':>10}{'decode':>10}")
-    previous = ""
-    for row in rows:
-        if row.value != previous:
-            print(row.value)
-            previous = row.value
-        if row.encode is None or row.decode is None:
-            print(f"  {row.subject:22}{row.remark}")
-            continue
-        print(
-            f"  {row.subject:22}{row.encode_ratio:12.2f}{row.decode_ratio:12.2f}"
-            f"{row.encode * 1e6:10.1f}{row.decode * 1e6:10.1f}{row.size:10}  {row.remark}"
-        )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds (15)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.005, help="length of each batch in a round (0.005)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    arguments = parser.parse_args()
-    rows = [
-        row
-        for name, value in VALUES.items()
-        for row in measure(name, value, arguments.rounds, arguments.seconds)
-    ]
-    if arguments.json:
-        print(json.dumps({"environment": environment(), "rows": [row._asdict() for row in rows]}))
-    else:
-        show(rows)
-    return 0
+def main() -> None:
+    chosen = options(__doc__, rounds=15)
+    report = Report(chosen, ["msgspec", "msgpack", "backports.zstd"])
+    for name, value in VALUES.items():
+        operations = max(1, OPERATIONS[name] // (50 if chosen.quick else 1))
+        for direction in ("encode", "decode"):
+            title = f"{direction}, {name}"
+            report.ask(Question(title, operations, rows(direction, value, operations), "us", 1e-6))
+    report.judge(TARGETS)
+    report.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = ["decorator.py", "import_time.py", "memory.py"]
+SCRIPTS = ["decorator.py", "import_time.py", "memory.py", "serialization.py"]
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
     "theine",
