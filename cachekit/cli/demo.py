@@ -62,6 +62,10 @@ _BRANCHES: Final = (
 # The demo's own witness: how often the work was done is not asked of the cache that is on show.
 _analysed: list[str] = []
 
+# CPython before 3.11.8 and 3.12.2 counts the depth of syntax trees for all threads together, and takes
+# two that are built at once for an error (python/cpython#106905).
+_one_parser = threading.Lock()
+
 
 @cache_result
 def analyse(source: str) -> Analysis:
@@ -70,7 +74,8 @@ def analyse(source: str) -> Analysis:
     started = time.thread_time()
     text = (_STDLIB / source).read_bytes()
     try:
-        tree = ast.parse(text)
+        with _one_parser:
+            tree = ast.parse(text)
     except SyntaxError:  # a template, or written for another Python: it has lines and nothing more
         tree = ast.Module([], [])
     functions = tuple(_functions(tree, module_name(source)))
