@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ EXPECTED = {
     "cached_methods.py": "19.0 19.0 20.0",
     "decorated_script.py": "2 answers came from the cache, 1 was worked out",
     "explicit_cache.py": "hit rate: 50%",
+    "readme.py": "'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, tags: none, served 0 times",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
     "time_to_live.py": "after    60 more seconds: ['news', 'factorial']",
@@ -26,6 +28,18 @@ EXPECTED = {
 def test_each_has_its_line() -> None:
     """Whoever adds an example says here what it prints."""
     assert set(EXPECTED) == {file.name for file in HERE.glob("*.py")}
+
+
+def test_the_readmes_code_is_among_them() -> None:
+    """Every line of Python in the README is run here."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    program = (HERE / "readme.py").read_text(encoding="utf-8").replace("  # noqa: E402", "")
+    assert len(blocks) == 2
+    for block in blocks:
+        parts = [part for part in block.split("\n\n\n") if part]
+        assert all(part in program for part in parts), block
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

@@ -1,0 +1,45 @@
+"""The README's examples, with stand-ins for what is slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cachekit import cache_result
+
+
+def slowly(question: str) -> str:
+    print(f"  thinking about {question}")
+    return question[::-1]
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+
+
+def load_user(number: int) -> User:
+    return User(f"user {number}")
+
+
+@cache_result
+def answer(question: str) -> str:
+    return slowly(question)
+
+
+print(answer("desserts"), answer("desserts"))
+
+from cachekit import IntelligentCache, MemoryCache  # noqa: E402
+
+cache = IntelligentCache(MemoryCache(max_size=10_000), default_ttl=600)
+
+# One load, however many threads ask.
+user = cache.get_or_set("user:1", lambda: load_user(1), tags={"users"})
+cache.set("user:2", User("Grace"), ttl=60, tags={"users"})
+
+cache.invalidate_by_pattern(r"user:\d+$")  # also what is being loaded at this moment
+cache.invalidate_by_tags({"users"})
+
+users = cache.region("user:", User)  # typed: users.get("1") is a User or None
+users.set("1", User("Ada"))
+print(cache.explain("user:1"))  # 'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, ...
+print(cache.get_stats()["combined"].hit_rate)
