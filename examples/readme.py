@@ -14,6 +14,8 @@ def slowly(question: str) -> str:
 
 @dataclass(frozen=True)
 class User:
+    """What the README caches."""
+
     name: str
 
 
