@@ -31,7 +31,7 @@ from cachekit.model import (
     WarmReport,
     checked_key,
     checked_tags,
-    refuse_consumable,
+    refuse_unstorable,
     seconds,
 )
 from cachekit.stats import Lookups
@@ -104,6 +104,8 @@ class IntelligentCache:
             raise ValueError(
                 f"default_ttl must be more than 0, not {default_ttl!r}; use FOREVER for no expiry"
             )
+        if not isinstance(close_tiers, bool):
+            raise TypeError(f"close_tiers must be True or False, not {close_tiers!r}")
         self._memory = memory_cache
         self._default_ttl = ttl
         self._close_tiers = close_tiers
@@ -211,7 +213,7 @@ class IntelligentCache:
         if cache_level is not _ALL or self._closed:
             self._check(cache_level)
         if type(value) not in PLAIN_TYPES:
-            refuse_consumable(value)
+            refuse_unstorable(value)
         return self._store.put(
             key if type(key) is str else checked_key(key),
             value,
@@ -245,13 +247,15 @@ class IntelligentCache:
             SerializationError: the loader returned something that can be read or awaited only once.
             Exception: whatever the loader raised.
         """
+        if not callable(loader):
+            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+        life = self._default_ttl if ttl is None else seconds(ttl)
+        labels = NO_TAGS if tags is None else checked_tags(tags)
         value = self.get(key, MISSING)
         if value is not MISSING:
             found: V = value
             return found
-        if not callable(loader):
-            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        return self._loads.load(checked_key(key), loader, self._life(ttl), checked_tags(tags))
+        return self._loads.load(checked_key(key), loader, lambda _: life, labels)
 
     def _life(self, ttl: TTL) -> Callable[[Any], float]:
         life = self._default_ttl if ttl is None else seconds(ttl)
@@ -291,6 +295,7 @@ class IntelligentCache:
 
     def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
         """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
+        self._check(cache_level)
         found = {}
         for key in _checked_keys(keys):
             value = self.get(key, MISSING, cache_level=cache_level)
@@ -318,7 +323,7 @@ class IntelligentCache:
         labels = checked_tags(tags)
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
-            refuse_consumable(value, f"the value of {key!r}")
+            refuse_unstorable(value, f"the value of {key!r}")
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
@@ -395,8 +400,11 @@ class IntelligentCache:
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress must be a function of done and total, not {progress!r}")
         life, labels = self._life(ttl), checked_tags(tags)
         from concurrent.futures import ThreadPoolExecutor, as_completed
+        from contextvars import copy_context
 
         def warm(key: str) -> bool:
             if key in self._memory:
@@ -404,23 +412,27 @@ class IntelligentCache:
             self._loads.load(key, lambda: loader_func(key), life, labels)
             return True
 
-        report = WarmReport([], [], {})
+        outcomes: dict[str, bool | Exception] = {}
         with ThreadPoolExecutor(concurrency, thread_name_prefix="cachekit-warm") as threads:
-            jobs = {threads.submit(warm, key): key for key in wanted}
+            # In the caller's context, which also says what it is loading (see `singleflight`).
+            jobs = {threads.submit(copy_context().run, warm, key): key for key in wanted}
             try:
                 for done, job in enumerate(as_completed(jobs), 1):
-                    key = jobs[job]
                     try:
-                        (report.loaded if job.result() else report.fresh).append(key)
+                        outcomes[jobs[job]] = job.result()
                     except Exception as error:  # noqa: BLE001  # the report says which, and why
-                        report.failed[key] = error
+                        outcomes[jobs[job]] = error
                     if progress is not None:
                         progress(done, len(jobs))
             except BaseException:
                 # Ctrl-C, or a failing progress callback: begin no further load.
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
-        return report
+        return WarmReport(
+            loaded=[key for key in wanted if outcomes[key] is True],
+            fresh=[key for key in wanted if outcomes[key] is False],
+            failed={key: why for key in wanted if isinstance(why := outcomes[key], Exception)},
+        )
 
     # -- invalidation -------------------------------------------------------------------------------
 
@@ -506,8 +518,10 @@ class IntelligentCache:
         lookups = self._functions.get(function)
         if lookups is None:
             # Two threads may both come here: setdefault decides, and the other's counters are unused.
-            lookups = self._functions.setdefault(function, self._memory._reader())
-            self._readers.append(lookups)
+            mine = self._memory._reader()
+            lookups = self._functions.setdefault(function, mine)
+            if lookups is mine:
+                self._readers.append(lookups)
         return lookups
 
     def cached(
@@ -539,6 +553,7 @@ class IntelligentCache:
         self._find = _find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
+        self._memory._retire(self._readers)
         if self._close_tiers:
             self._memory.close()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Mapping
 from typing import final
 
 
@@ -38,42 +39,34 @@ class PrivateFence:
 class FenceTable:
     """The fences that are held at this moment, by key.
 
-    Not locked: the owner calls every method but the weak callback under its own lock. Fences are held
-    weakly, so one that its holder forgets needs no giving back.
+    Not locked: the owner calls every method under its own lock. Fences are held weakly, so one that its
+    holder forgets needs no giving back.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("_fences", "held")
 
     def __init__(self) -> None:
-        #: What is held, by key; for reading, by an owner who has no time for a call.
-        self.held: dict[str, weakref.ref[PrivateFence]] = {}
+        # It removes a fence that nobody holds in one step, in whichever thread lets go of it, and never
+        # a newer fence of the same key.
+        self._fences: weakref.WeakValueDictionary[str, PrivateFence] = weakref.WeakValueDictionary()
+        #: What is held, by key; for an owner who has no time for a call, to see that there is nothing.
+        self.held: Mapping[str, object] = self._fences.data  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.held)
 
     def take(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """A fence for the key and the tags. Holders of one key share one, with the tags of them all."""
-        known = self.held.get(key)
-        fence = known() if known is not None else None
-        if fence is not None:
+        fence = self._fences.get(key)
+        if fence is None:
+            fence = self._fences[key] = PrivateFence(key, tags)
+        else:
             fence.tags |= tags
-            return fence
-        fence = PrivateFence(key, tags)
-        held = self.held
-
-        def forget(dead: weakref.ref[PrivateFence]) -> None:
-            # It runs whenever the last holder lets go, in any thread and without the owner's lock.
-            # A dict operation on str keys is atomic, and a newer fence of the key is left alone.
-            if held.get(key) is dead:
-                held.pop(key, None)
-
-        self.held[key] = weakref.ref(fence, forget)
         return fence
 
     def break_key(self, key: str) -> None:
         """Break the fences of one key."""
-        known = self.held.pop(key, None)
-        fence = known() if known is not None else None
+        fence = self._fences.pop(key, None)
         if fence is not None:
             fence.broken = True
 
@@ -95,6 +88,4 @@ class FenceTable:
             self.break_key(fence.key)
 
     def _standing(self) -> list[PrivateFence]:
-        # list() of a dict's values is one step; iterating would meet `forget` in the middle.
-        references = list(self.held.values())
-        return [fence for fence in (reference() for reference in references) if fence is not None]
+        return list(self._fences.values())

@@ -7,6 +7,7 @@ sides after it; nothing of ours is in the middle of a change when the child begi
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -25,7 +26,9 @@ class ForkSafe(Protocol):
         ...
 
 
-_registered: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
+# Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+_registered: dict[int, weakref.ref[ForkSafe]] = {}
+_numbers = itertools.count()
 _taking_part: list[ForkSafe] = []
 # One fork at a time: two threads that each hold half of the locks would wait for ever.
 _one_fork = threading.Lock()
@@ -33,12 +36,13 @@ _one_fork = threading.Lock()
 
 def register(participant: ForkSafe) -> None:
     """Have the participant called around every fork for as long as it lives; it is held weakly."""
-    _registered.add(participant)
+    number = next(_numbers)
+    _registered[number] = weakref.ref(participant, lambda _: _registered.pop(number, None))
 
 
 def _before() -> None:
     _one_fork.acquire()
-    for participant in list(_registered):
+    for participant in [one for one in (ref() for ref in list(_registered.values())) if one is not None]:
         participant.before_fork()
         _taking_part.append(participant)
 
@@ -52,9 +56,17 @@ def _after_in_child() -> None:
 
 
 def _after(in_child: bool) -> None:
-    while _taking_part:
-        _taking_part.pop().after_fork(in_child)
-    _one_fork.release()
+    try:
+        while _taking_part:
+            try:
+                _taking_part.pop().after_fork(in_child)
+            except Exception:
+                # The others, and the next fork, shall not be stranded with it.
+                import logging
+
+                logging.getLogger("cachekit").exception("a lock may not have survived the fork")
+    finally:
+        _one_fork.release()
 
 
 if hasattr(os, "register_at_fork"):

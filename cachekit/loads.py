@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from cachekit.model import MISSING, PLAIN_TYPES, refuse_consumable
-from cachekit.singleflight import Abandoned, Flight, FlightTable
+from cachekit.errors import CacheClosedError
+from cachekit.model import MISSING, PLAIN_TYPES, refuse_unstorable
+from cachekit.singleflight import Abandoned, Flight, FlightTable, loading
 from cachekit.tiers.memory import MemoryCache
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Loads:
         """
         while True:
             fence = self._memory.fence(key, tags)
-            flight, leading = self._flights.join(key, fence, in_loop=False)
+            flight, leading = self._flights.join(key, fence, None)
             try:
                 value: V = self._lead(flight, loader, life, tags) if leading else flight.wait()
             except Abandoned:
@@ -57,7 +58,7 @@ class Loads:
         What was there serves until the new value has come, and no longer, even if that is not kept.
         """
         fence = self._memory._successor(key, tags)
-        flight = self._flights.lead(key, fence, in_loop=False)
+        flight = self._flights.lead(key, fence, None)
         value: V = self._lead(flight, loader, life, tags, look_again=False)
         return value
 
@@ -71,7 +72,7 @@ class Loads:
         look_again: bool = True,
     ) -> Any:
         try:
-            with flight:
+            with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
                 value = self._memory._peek_value(flight.key) if look_again else MISSING
                 if value is MISSING:
@@ -101,7 +102,7 @@ class Loads:
 
         while True:
             fence = self._memory.fence(key, tags)
-            flight, leading = self._flights.join(key, fence, in_loop=True)
+            flight, leading = self._flights.join(key, fence, asyncio.get_running_loop())
             if leading:
                 self._begin(flight, self._lead_async(flight, loader, life, tags))
             try:
@@ -116,14 +117,14 @@ class Loads:
         self, key: str, loader: Callable[[], Awaitable[V]], life: Life, tags: frozenset[str]
     ) -> V:
         """`reload` for a coroutine function."""
+        import asyncio
+
         fence = self._memory._successor(key, tags)
-        flight = self._flights.lead(key, fence, in_loop=True)
+        flight = self._flights.lead(key, fence, asyncio.get_running_loop())
         self._begin(flight, self._lead_async(flight, loader, life, tags, look_again=False))
         try:
             value: V = await flight.wait_async()
         except Abandoned:
-            import asyncio
-
             raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
         return value
 
@@ -146,7 +147,7 @@ class Loads:
         look_again: bool = True,
     ) -> None:
         try:
-            with flight:
+            with loading(flight):
                 value = self._memory._peek_value(flight.key) if look_again else MISSING
                 if value is MISSING:
                     value = await loader()
@@ -162,12 +163,15 @@ class Loads:
         self, flight: Flight, value: Any, life: Life, tags: frozenset[str], *, ends_old: bool = False
     ) -> None:
         if type(value) not in PLAIN_TYPES:
-            refuse_consumable(value, f"what was loaded for {flight.key!r}")
+            refuse_unstorable(value, f"what was loaded for {flight.key!r}")
         ttl = life(value)
-        if ttl is not None and ttl > 0:
-            self._memory._store.put(flight.key, value, ttl, tags, fence=flight.fence)
-        elif ends_old and flight.fence.is_current():
-            self._memory.delete(flight.key)
+        try:
+            if ttl is not None and ttl > 0:
+                self._memory._store.put(flight.key, value, ttl, tags, fence=flight.fence)
+            elif ends_old:
+                self._memory._store.delete(flight.key, flight.fence)
+        except CacheClosedError:
+            pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
 
     def load_many(
         self,
@@ -189,12 +193,16 @@ class Loads:
         while keys:
             mine: list[Flight] = []
             others: list[Flight] = []
-            for key in keys:
-                fence = self._memory.fence(key, tags)
-                flight, leading = self._flights.join(key, fence, in_loop=False)
-                (mine if leading else others).append(flight)
-            # Own flights land before any other is waited for, so two batches never block each other.
-            values |= self._lead_many(mine, loader, life, tags)
+            try:
+                for key in keys:
+                    fence = self._memory.fence(key, tags)
+                    flight, leading = self._flights.join(key, fence, None)
+                    (mine if leading else others).append(flight)
+                # Own flights land before any other is waited for, so two batches never block each other.
+                values |= self._lead_many(mine, loader, life, tags)
+            finally:
+                for flight in mine:
+                    flight.abandon()  # closed or interrupted halfway; otherwise it does nothing
             again: list[str] = []
             for flight in others:
                 try:
@@ -214,14 +222,13 @@ class Loads:
         found: dict[str, V] = {}
         try:
             for flight in flights:
-                flight.__enter__()
-            for flight in flights:
                 value = self._memory._peek_value(flight.key)
                 if value is not MISSING:
                     found[flight.key] = value
             missing = [flight.key for flight in flights if flight.key not in found]
             if missing:
-                loaded = loader(list(missing))
+                with loading(*flights):
+                    loaded = loader(list(missing))
                 _check_batch(loaded, missing)
                 for flight in flights:
                     if flight.key in loaded:
@@ -237,7 +244,6 @@ class Loads:
                     flight.land(found[flight.key])
         finally:
             for flight in flights:
-                flight.__exit__()
                 flight.abandon()  # the keys that the loader left out: whoever waits asks by itself
         return found
 

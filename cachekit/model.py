@@ -140,14 +140,17 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
 PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
 
 
-def refuse_consumable(value: object, source: str = "the value") -> None:
+def refuse_unstorable(value: object, source: str = "the value") -> None:
     """Refuse what can be used only once: whoever came second would find it empty.
 
     Raises:
         SerializationError: the value is an iterator, such as a generator or an open file, or something
             to be awaited.
+        ValueError: it is MISSING.
     """
     kind = type(value)
+    if value is MISSING:
+        raise ValueError(f"{source} is MISSING, which stands for no value; store None, or delete the key")
     if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
         if isinstance(value, CoroutineType):
             value.close()  # dropped without this, it would warn that it was never awaited
@@ -173,7 +176,10 @@ def _timestamp(moment: datetime | float | None, argument: str) -> float:
                 f"use datetime.now(timezone.utc)"
             )
         return moment.timestamp()
-    return seconds(moment, argument)
+    stamp = seconds(moment, argument)
+    if math.isinf(stamp):
+        raise ValueError(f"{argument} must be a moment, not {moment!r}; leave it out for now")
+    return stamp
 
 
 @final
@@ -394,7 +400,7 @@ class Explanation(NamedTuple):
 
 
 class WarmReport(NamedTuple):
-    """What `warm_cache` did with each of its keys, in no key's order but that of the call."""
+    """What `warm_cache` did with each of its keys, in the order of the call."""
 
     loaded: list[str]  #: loaded and stored
     fresh: list[str]  #: in the cache already, so not loaded

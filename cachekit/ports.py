@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from cachekit.model import CacheEntry, CacheStats
+from cachekit.model import CacheEntry, CacheStats, Tags
 
 
 class Clock(Protocol):
@@ -115,7 +115,7 @@ class Tier(Protocol):
         """What has been counted; never does I/O."""
         ...
 
-    def fence(self, key: str, tags: Iterable[str] = ()) -> Fence:
+    def fence(self, key: str, tags: Tags = ()) -> Fence:
         """A fence to take before a value is loaded or copied, and to hand to `set_if` after it."""
         ...
 

@@ -38,7 +38,7 @@ class Region(Generic[V]):
         self._cache = cache
         self._prefix = checked_key(prefix, "prefix")
         self._kind = get_origin(kind) or kind
-        if not isinstance(self._kind, type):
+        if not isinstance(self._kind, type) or self._kind.__module__ in {"types", "typing"}:
             raise TypeError(f"type must be a class, such as User or list[str], not {kind!r}")
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)

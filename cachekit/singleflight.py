@@ -12,19 +12,36 @@ or interrupted, in which case its waiters try again, is ours.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from cachekit import forks
 from cachekit.ports import Fence
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 # Guards every table and flight of the process: two loads may wait for each other across caches. It is
 # re-entrant for finalizers; each step under it leaves the tables whole.
 _lock = threading.RLock()
 
+#: What a thread blocks on. If it runs an event loop, no flight of that loop lands before this one.
+_waiting: dict[int, Flight] = {}
+
 #: The flights that the current thread or task is in the middle of, outermost first.
 _flying: ContextVar[tuple[Flight, ...]] = ContextVar("cachekit_flying", default=())
+
+
+@contextmanager
+def loading(*flights: Flight) -> Iterator[None]:
+    """Mark the current thread or task as loading these, inside a `with` block."""
+    token = _flying.set((*_flying.get(), *flights))
+    try:
+        yield
+    finally:
+        _flying.reset(token)
 
 
 class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no user ever sees
@@ -40,34 +57,28 @@ class Flight:
         "_done",
         "_error",
         "_event",
+        "_loop",
+        "_loop_thread",
         "_table",
         "_value",
         "_watchers",
         "fence",
         "key",
-        "loop_thread",
     )
 
-    def __init__(self, table: FlightTable, key: str, fence: Fence, loop_thread: int | None) -> None:
+    def __init__(self, table: FlightTable, key: str, fence: Fence, loop: AbstractEventLoop | None) -> None:
         self._table = table
         self.key = key
         self.fence = fence
-        #: The thread whose event loop runs the load, for loads that are coroutines.
-        self.loop_thread = loop_thread
+        # Where the load runs, if it is a coroutine's.
+        self._loop = loop
+        self._loop_thread = None if loop is None else threading.get_ident()
         self._done = False
         self._value: Any = None
         self._error: BaseException | None = None
         self._event: threading.Event | None = None
         self._watchers: list[Callable[[], object]] = []
         self._blocked_on: list[Flight] = []
-
-    def __enter__(self) -> Flight:
-        """Mark the current thread or task as loading this key."""
-        _flying.set((*_flying.get(), self))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _flying.set(tuple(flight for flight in _flying.get() if flight is not self))
 
     def land(self, value: Any) -> None:
         """Give everyone the value."""
@@ -83,16 +94,18 @@ class Flight:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         with _lock:
-            if self._done:
-                return
-            self._value, self._error = value, error
-            self._done = True
-            self._table._remove(self)
-            watchers, self._watchers = self._watchers, []
-            event = self._event
-        if event is not None:
-            event.set()
-        for watcher in watchers:
+            if not self._done:
+                self._value, self._error = value, error
+                self._done = True
+                self._table._remove(self)
+        # Also when it was done: an interrupted leader comes here again, by `abandon`.
+        if self._event is not None:
+            self._event.set()
+        while self._watchers:
+            try:
+                watcher = self._watchers.pop()
+            except IndexError:
+                break
             watcher()
 
     def result(self) -> Any:
@@ -102,19 +115,41 @@ class Flight:
             Abandoned: there is none; try again.
             Exception: what the loader raised.
         """
-        if self._error is not None:
+        if self._error is None:
+            return self._value
+        try:
             raise self._error
-        return self._value
+        finally:
+            # The error's traceback holds this frame: without this, the loader's locals would stay
+            # until the garbage collector comes.
+            del self
 
     def wait(self) -> Any:
-        """Wait in a thread until it is over, then as `result`."""
+        """Wait in a thread until it is over, then as `result`.
+
+        Raises:
+            Abandoned: as `result`; or it can no longer land before this thread comes free.
+        """
+        thread = threading.get_ident()
         with _lock:
-            if self._event is None and not self._done:
-                self._event = threading.Event()
+            outer = _waiting.get(thread)
+            if not self._done:
+                _waiting[thread] = self
+                if self._event is None:
+                    self._event = threading.Event()
+            # Once more, now that others see what this thread waits for: whoever of two comes second
+            # to this point turns back.
+            blocked = self._needs(_flying.get(), None)
         try:
+            if blocked:
+                raise Abandoned
             if self._event is not None:
                 self._event.wait()
         finally:
+            with _lock:
+                _waiting.pop(thread, None)
+                if outer is not None:
+                    _waiting[thread] = outer
             self._unblock()
         return self.result()
 
@@ -154,8 +189,13 @@ class Flight:
                 if self in flight._blocked_on:
                     flight._blocked_on.remove(self)
 
-    def _needs(self, others: tuple[Flight, ...], thread: int | None) -> bool:
-        """Whether it can land only after one of the others, or after `thread` comes free."""
+    def _needs(self, others: tuple[Flight, ...], loop: AbstractEventLoop | None) -> bool:
+        """Whether it can land only after one of the others, or not while the caller waits.
+
+        Args:
+            others: what the caller is loading.
+            loop: the loop that goes on while the caller waits; None if the caller blocks its thread.
+        """
         seen: set[int] = set()
         reached = [self]
         while reached:
@@ -163,10 +203,18 @@ class Flight:
             if id(flight) in seen or flight._done:
                 continue
             seen.add(id(flight))
-            if flight in others or (thread is not None and flight.loop_thread == thread):
+            if flight in others or flight._stands_still(loop):
                 return True
             reached.extend(flight._blocked_on)
+            if flight._loop_thread in _waiting:
+                reached.append(_waiting[flight._loop_thread])
         return False
+
+    def _stands_still(self, loop: AbstractEventLoop | None) -> bool:
+        """Whether its task takes no further step: its loop has ended, or is of the caller's thread."""
+        if self._loop is None or self._loop is loop:
+            return False
+        return not self._loop.is_running() or self._loop_thread == threading.get_ident()
 
 
 @final
@@ -182,7 +230,7 @@ class FlightTable:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, key: str, fence: Fence, *, in_loop: bool) -> tuple[Flight, bool]:
+    def join(self, key: str, fence: Fence, loop: AbstractEventLoop | None) -> tuple[Flight, bool]:
         """The flight to wait for, and False; or a new one for the caller to lead, and True.
 
         A caller that is told to wait must call `wait` or `wait_async`.
@@ -190,27 +238,22 @@ class FlightTable:
         Args:
             key: what is to be loaded.
             fence: taken by the caller just now; a new flight flies behind it.
-            in_loop: the caller is a coroutine, and suspends rather than blocks its thread.
+            loop: the running loop, of a coroutine; None for a caller that will block its thread.
         """
         mine = _flying.get()
-        thread = threading.get_ident()
         with _lock:
             flight = self._flights.get(key)
-            if (
-                flight is not None
-                and flight.fence.is_current()
-                and not flight._needs(mine, None if in_loop else thread)
-            ):
+            if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
                 # In the same step as the question: two callers that each find the other's flight
                 # free, and then both wait, would wait for ever.
                 for blocked in mine:
                     blocked._blocked_on.append(flight)
                 return flight, False
-            return self.lead(key, fence, in_loop=in_loop), True
+            return self.lead(key, fence, loop), True
 
-    def lead(self, key: str, fence: Fence, *, in_loop: bool) -> Flight:
+    def lead(self, key: str, fence: Fence, loop: AbstractEventLoop | None) -> Flight:
         """A new flight for the caller to lead, in place of one that is under way."""
-        flight = Flight(self, key, fence, threading.get_ident() if in_loop else None)
+        flight = Flight(self, key, fence, loop)
         with _lock:
             self._flights[key] = flight
         return flight

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import deque
 from collections.abc import Iterable
 from itertools import chain, islice
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -17,6 +18,8 @@ from typing import Any, Final
 _MOST_OBJECTS: Final = 200
 _MOST_PER_CONTAINER: Final = 20
 _DEEPEST: Final = 6
+_CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset, deque)
+
 # Reached from many values, and not held because of any one of them.
 _SHARED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType)
 
@@ -47,10 +50,12 @@ def _size(value: object, seen: set[int], depth: int) -> float:
 
 def _children(value: Any) -> tuple[Iterable[object], int]:
     """What the value holds, and how many that is, without running any code of the value's class."""
-    kind = type(value)
-    if kind is dict:
-        return chain.from_iterable(value.items()), 2 * len(value)
-    if kind in {list, tuple, set, frozenset}:
-        return value, len(value)
-    held = [child for child in gc.get_referents(value) if not isinstance(child, _SHARED)]
+    # type(), because isinstance() also asks the value's __class__, which may be code; and the methods of
+    # the builtin, because a subclass may have others.
+    if issubclass(type(value), dict):
+        return chain.from_iterable(dict.items(value)), 2 * dict.__len__(value)
+    for base in _CONTAINERS:
+        if issubclass(type(value), base):
+            return base.__iter__(value), base.__len__(value)
+    held = [child for child in gc.get_referents(value) if not issubclass(type(child), _SHARED)]
     return held, len(held)

@@ -38,7 +38,7 @@ class Upkeep:
     """The thread and its jobs. Safe to call from any thread, a job of its own included."""
 
     def __init__(self) -> None:
-        self._wake = threading.Condition(threading.Lock())
+        self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers close caches
         self._jobs: list[Job] = []
         self._thread: threading.Thread | None = None
         forks.register(self)
@@ -64,11 +64,19 @@ class Upkeep:
             thread = None if self._jobs else self._thread
             self._wake.notify()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(1.0)
+            # In short steps: the thread may have gone on with a job that came meanwhile.
+            for _ in range(100):
+                if self._jobs or self._thread is not thread:
+                    break
+                thread.join(0.01)
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="cachekit-upkeep", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="cachekit-upkeep", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter ends: the next job tries again
+            return
+        self._thread = thread
 
     def _run(self) -> None:
         while True:
@@ -81,7 +89,7 @@ class Upkeep:
                 now = time.monotonic()
                 job = min(self._jobs, key=lambda job: job.due)
                 if job.due > now:
-                    self._wake.wait(job.due - now)
+                    self._wake.wait(min(job.due - now, threading.TIMEOUT_MAX))
                     continue
                 job.due = now + job.interval
             task = job.task()
@@ -93,7 +101,7 @@ class Upkeep:
     def _call(self, task: Callable[[], Any]) -> None:
         try:
             task()
-        except Exception:
+        except BaseException:  # SystemExit too: the thread belongs to all caches
             import logging
 
             logging.getLogger("cachekit").exception("background upkeep failed; it will run again")
@@ -106,7 +114,7 @@ class Upkeep:
         """Give the lock back; in the child the thread is gone, so start one if there are jobs."""
         if in_child:
             # Whoever waited on the condition belongs to the parent.
-            self._wake = threading.Condition(threading.Lock())
+            self._wake = threading.Condition(threading.RLock())
             self._thread = None
             if self._jobs:
                 self._start()

@@ -252,6 +252,8 @@ class TierContract:
             assert [tier.get(key) is None for key in "abc"] == [True, False, False]
             assert not fence.is_current()
             assert unconcerned.is_current()
+            assert tier.set_if("d", self._entry(clock, "d", tags={"x"}), fence) is False
+            assert tier.set_if("e", self._entry(clock, "e", tags={"z"}), unconcerned) is True
 
     def test_a_replaced_entrys_tags_are_forgotten(self) -> None:
         """Tags belong to the entry, not to the key."""
@@ -276,6 +278,7 @@ class TierContract:
             assert tier.invalidate_by_pattern("user:") == 2
             assert list(tier.keys()) == ["page:1"]
             assert not fence.is_current()
+            assert tier.set_if("user:3", self._entry(clock, "user:3"), fence) is False
 
     def test_after_close(self) -> None:
         """A closed tier refuses work, may be closed again, and still tells its figures."""

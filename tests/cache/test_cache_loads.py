@@ -139,10 +139,10 @@ def test_a_load_that_landed_just_before_is_not_repeated(
     """Between a caller's miss and its taking the lead another load may land; the leader looks again."""
     join = FlightTable.join
 
-    def late(table: FlightTable, key: str, fence: Fence, *, in_loop: bool) -> tuple[Flight, bool]:
+    def late(table: FlightTable, key: str, fence: Fence, loop: None) -> tuple[Flight, bool]:
         monkeypatch.undo()
         assert cache.get_or_set("k", lambda: "first") == "first"
-        return join(table, key, fence, in_loop=in_loop)
+        return join(table, key, fence, loop)
 
     monkeypatch.setattr(FlightTable, "join", late)
     assert cache.get_or_set("k", lambda: "second") == "first"

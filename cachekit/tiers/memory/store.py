@@ -33,7 +33,7 @@ calls the cache, the call finds `state` busy and is queued until the write is do
 are handed out of the locked part, so that listeners run, and values die, without the lock. The steps
 of a write are ordered so that an exception between any two (a signal handler may raise anywhere)
 leaves at most a dead entry, or a key too many in the tag index: never a live entry that its tags do
-not find.
+not find, nor one outside the store that looks alive. What was queued is carried out all the same.
 """
 
 from __future__ import annotations
@@ -178,27 +178,49 @@ class Store:
 
     def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[Held], T]) -> T | Missing:
         """What `read` makes of the entry under the key; a lookup that counts."""
-        with self._lock:
-            self._refuse_if_closed()
-            now = self.now()
-            held = self._entries.get(key)
-            if held is not None and now < held.deadline:
-                self.touch(key)
-                held.accesses += 1
-                held.last = now
-                lookups.hits += 1
-                return read(held)
-            lookups.misses += 1
+        found: T | Missing = MISSING
+        try:
+            with self._lock:
+                self.refuse_if_closed()
+                before = self._state
+                try:
+                    # Busy, or a finalizer or signal handler could remove the entry under our hands.
+                    self._state = _BUSY
+                    now = self.now()
+                    held = self._entries.get(key)
+                    if held is not None and now < held.deadline:
+                        self.touch(key)
+                        held.accesses += 1
+                        held.last = now
+                        lookups.hits += 1
+                        found = read(held)
+                        held = None
+                    else:
+                        lookups.misses += 1
+                finally:
+                    self._state = before
+        finally:
+            if self._deferred:
+                self._run_deferred()
         if held is not None:
             self._exclusively(self._expire, [held], now)
-        return MISSING
+        return found
 
     def peek(self, key: str, read: Callable[[Held], T]) -> T | Missing:
         """Like `look_up`, but nothing is counted or moved."""
-        with self._lock:
-            self._refuse_if_closed()
-            held = self._entries.get(key)
-            return MISSING if held is None or self.now() >= held.deadline else read(held)
+        try:
+            with self._lock:
+                self.refuse_if_closed()
+                before = self._state
+                try:
+                    self._state = _BUSY
+                    held = self._entries.get(key)
+                    return MISSING if held is None or self.now() >= held.deadline else read(held)
+                finally:
+                    self._state = before
+        finally:
+            if self._deferred:
+                self._run_deferred()
 
     def all_held(self) -> list[Held]:
         """Every entry at one moment, expired ones included, in no particular order."""
@@ -241,69 +263,73 @@ class Store:
             ttl = now + self._longest - created
         if created + ttl <= now:
             return self._put_nothing(key, fence)
-        left = None
-        # What _exclusively does is written out here: its calls would be a third of this one's time.
-        with self._lock:
-            if self._state:
-                self._not_now(self.put, key, value, ttl, tags, created, fence)
-                return True
-            try:
-                self._state = _BUSY
-                if fence is None:
-                    if self._fenced:
-                        self._fences.break_key(key)
-                elif not fence.is_current():
-                    self.counter.refusals += 1
-                    return False
-                held = self._entries.get(key)
-                replaced = held is not None
-                if held is None:
-                    held = Held()
-                    held.key = key
-                    before = tags
-                else:
-                    # In place, which spares a new entry and the end of the old one. A reader that has
-                    # the old value in hand meets the dead deadline, or finds another value in its place.
-                    old = held.value
-                    before = held.tags
-                held.deadline = _GONE
-                held.value = value
-                held.created = held.last = created
-                held.ttl = ttl
-                held.accesses = 0
-                held.tags = tags
-                if replaced:
-                    if tags is not before:
-                        self._link(key, tags - before)
-                        self._unlink(key, before - tags)
-                    self.touch(key)
-                else:
-                    if tags:
-                        self._link(key, tags)
-                    self._entries[key] = held
-                    if len(self._entries) > self._max_size:
-                        left = self._entries.popitem(False)[1]  # the oldest
-                        left.deadline = _GONE
-                        self.counter.evictions += 1
-                        if left.tags:
-                            self._unlink(left.key, left.tags)
-                        if len(self._entries) > self._max_size:
-                            # A write that a signal handler's exception cut short left one too many.
-                            self._deferred.append((self._exclusively, (self._evict_surplus,)))
-                held.deadline = created + ttl
-                self.counter.sets += 1
-            finally:
-                self._state = _IDLE
-        if left is not None:
-            if self._listeners:
-                self._notify([(left.key, left.value, _EVICTED)])
-            left.value = None
-        elif replaced and self._listeners:
-            self._notify([(key, old, _REPLACED)])
-        if self._unswept and ttl != inf:
-            self._begin_sweeping()
-        if self._deferred:
-            self._run_deferred()
+        try:
+            left = None
+            # What _exclusively does is written out here: its calls would be a third of this one's time.
+            with self._lock:
+                if self._state:
+                    self._not_now(self.put, key, value, ttl, tags, created, fence)
+                    return True
+                try:
+                    self._state = _BUSY
+                    if fence is None:
+                        if self._fenced:
+                            self._fences.break_key(key)
+                    elif not fence.is_current():
+                        self.counter.refusals += 1
+                        return False
+                    held = self._entries.get(key)
+                    replaced = held is not None
+                    if held is None:
+                        held = Held()
+                        held.key = key
+                        before = tags
+                    else:
+                        # In place, which spares a new entry and the end of the old one. A reader that has
+                        # the old value in hand meets the dead deadline, or finds another value in its place.
+                        old = held.value
+                        before = held.tags
+                    held.deadline = _GONE
+                    held.value = value
+                    held.created = held.last = created
+                    held.ttl = ttl
+                    held.accesses = 0
+                    if replaced:
+                        if tags is not before:
+                            # Linked first: tags that an entry names but the index does not would be
+                            # taken for linked by the next write.
+                            self._link(key, tags - before)
+                            held.tags = tags
+                            self._unlink(key, before - tags)
+                        self.touch(key)
+                    else:
+                        held.tags = tags
+                        # Room first: a hit may make the newest the oldest, and it shall not evict itself.
+                        if len(self._entries) >= self._max_size:
+                            left = self._oldest()
+                            left.deadline = _GONE
+                            del self._entries[left.key]
+                            self.counter.evictions += 1
+                            if left.tags:
+                                self._unlink(left.key, left.tags)
+                        if tags:
+                            self._link(key, tags)
+                        self._entries[key] = held
+                    held.deadline = created + ttl
+                    self.counter.sets += 1
+                finally:
+                    self._state = _IDLE
+            if left is not None:
+                if self._listeners:
+                    self._notify([(left.key, left.value, _EVICTED)])
+                left.value = None
+            elif replaced and self._listeners:
+                self._notify([(key, old, _REPLACED)])
+            if self._unswept and ttl != inf:
+                self._begin_sweeping()
+        finally:  # refused or interrupted, what was queued meanwhile was promised
+            if self._deferred:
+                self._run_deferred()
         return True
 
     def _put_nothing(self, key: str, fence: Fence | None) -> bool:
@@ -312,13 +338,12 @@ class Store:
             self.delete(key)
         return fence is None
 
-    def _evict_surplus(self, gone: _Gone) -> None:
-        while len(self._entries) > self._max_size:
-            held = self._entries.popitem(last=False)[1]
-            held.deadline = _GONE
-            self.counter.evictions += 1
-            self._unlink(held.key, held.tags)
-            gone.append((held, _EVICTED))
+    def _oldest(self) -> Held:
+        while True:
+            try:
+                return self._entries[next(iter(self._entries))]
+            except RuntimeError:  # a hit moved an entry between the two steps
+                continue
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
@@ -339,11 +364,16 @@ class Store:
 
     # -- removing -----------------------------------------------------------------------------------
 
-    def delete(self, key: str) -> bool:
-        """Remove a key, and break its fences whether or not it is there; True if it was live."""
-        return bool(self._exclusively(self._delete, key))
+    def delete(self, key: str, fence: Fence | None = None) -> bool:
+        """Remove a key, and break its fences whether or not it is there; True if it was live.
 
-    def _delete(self, gone: _Gone, key: str) -> bool:
+        With a fence: only if that is current.
+        """
+        return bool(self._exclusively(self._delete, key, fence))
+
+    def _delete(self, gone: _Gone, key: str, fence: Fence | None) -> bool:
+        if fence is not None and not fence.is_current():
+            return False
         self._fences.break_key(key)
         held = self._entries.get(key)
         if held is None:
@@ -400,7 +430,7 @@ class Store:
         removed = 0
         for held in condemned:
             if self._entries.get(held.key) is not held:
-                continue  # gone, or replaced by a newer value that this invalidation does not mean
+                continue  # gone; a value that was put in its place meanwhile goes too, which is safe
             if now >= held.deadline:
                 self._remove(gone, held, RemovalCause.EXPIRED)
                 continue
@@ -454,7 +484,7 @@ class Store:
     def fence(self, key: str, tags: frozenset[str], *, anew: bool = False) -> PrivateFence:
         """A fence for the key and the tags, to take before something slow; `anew` breaks older ones."""
         with self._lock:
-            self._refuse_if_closed()
+            self.refuse_if_closed()
             if anew:
                 self._fences.break_key(key)
             return self._fences.take(key, tags)
@@ -468,11 +498,17 @@ class Store:
     def on_removal(self, listener: RemovalListener) -> Callable[[], None]:
         """Tell `listener` of every entry that leaves; the function returned ends that."""
         with self._lock:
+            self.refuse_if_closed()
             self._listeners = (*self._listeners, listener)
+        registered = [listener]
 
         def forget() -> None:
             with self._lock:
-                self._listeners = tuple(one for one in self._listeners if one is not listener)
+                # One registration, once: a listener may have been given twice.
+                if registered and registered[0] in self._listeners:
+                    left = list(self._listeners)
+                    left.remove(registered.pop())
+                    self._listeners = tuple(left)
 
         return forget
 
@@ -497,28 +533,30 @@ class Store:
             another change.
         """
         gone: _Gone = []
-        with self._lock:
-            if self._state:
-                self._not_now(self._exclusively, change, *arguments)
-                return None
-            try:
-                self._state = _BUSY
-                result = change(gone, *arguments)
-            finally:
-                self._state = _IDLE
-        if gone:
-            if self._listeners:
-                self._notify([(held.key, held.value, cause) for held, cause in gone])
-            # Only now, and after its deadline: a reader that saw a live deadline has the value. A
-            # cached function may refer to the entry for a while, and shall not keep its value alive.
-            for held, _ in gone:
-                held.value = None
-        if self._deferred:
-            self._run_deferred()
+        try:
+            with self._lock:
+                if self._state:
+                    self._not_now(self._exclusively, change, *arguments)
+                    return None
+                try:
+                    self._state = _BUSY
+                    result = change(gone, *arguments)
+                finally:
+                    self._state = _IDLE
+            if gone:
+                if self._listeners:
+                    self._notify([(held.key, held.value, cause) for held, cause in gone])
+                # Only now, and after its deadline: a reader that saw a live deadline has the value. A
+                # cached function may refer to the entry for a while, and shall not keep its value alive.
+                for held, _ in gone:
+                    held.value = None
+        finally:  # refused or interrupted, what was queued meanwhile was promised
+            if self._deferred:
+                self._run_deferred()
         return result
 
     def _not_now(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        self._refuse_if_closed()
+        self.refuse_if_closed()
         self._deferred.append((operation, arguments))
 
     def _run_deferred(self) -> None:
@@ -529,7 +567,8 @@ class Store:
                 return
             operation(*arguments)
 
-    def _refuse_if_closed(self) -> None:
+    def refuse_if_closed(self) -> None:
+        """Raise CacheClosedError after `close`."""
         if self._state == _CLOSED:
             raise CacheClosedError("this MemoryCache was closed; make a new one")
 
@@ -548,16 +587,22 @@ class Store:
 
     def close(self) -> None:
         """Let go of everything; no listener is told, and nothing is counted."""
+        gone: _Gone = []
         with self._lock:
             if self._state == _CLOSED:
                 return
+            if self._state == _BUSY:  # this thread is in the middle of a write
+                self._deferred.append((self.close, ()))
+                return
+            self._state = _CLOSED
             self._listeners = ()
             invalidations = self.counter.invalidations
-            self._exclusively(self._clear)
+            self._clear(gone)
             self.counter.invalidations = invalidations
-            self._state = _CLOSED
             self._unswept = False
             job, self._job = self._job, None
+        for held, _ in gone:  # values die without the lock
+            held.value = None
         if job is not None:
             job.cancel()
 
@@ -571,7 +616,7 @@ class Store:
 
     def check(self) -> None:
         """Assert that entries, order, bounds and tag index agree; for tests, on a quiet store."""
-        held = self.all_held()
+        held = list(dict.values(self._entries))
         assert len(self._entries) == len(list(self._entries)) == len(held) <= self._max_size
         assert all(key == one.key for key, one in self._entries.items())
         assert all(one.deadline > _GONE for one in held)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
@@ -28,7 +29,7 @@ from cachekit.model import (
     Tags,
     checked_key,
     checked_tags,
-    refuse_consumable,
+    refuse_unstorable,
     seconds,
 )
 from cachekit.ports import Clock, Fence
@@ -85,7 +86,7 @@ class MemoryCache:
 
     __slots__ = (
         "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_longest", "_lookups",
-        "_max_size", "_now", "_readers", "_sample_due", "_store", "_strategy", "_touch",
+        "_max_size", "_now", "_readers", "_retired", "_sample_due", "_store", "_strategy", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -109,23 +110,26 @@ class MemoryCache:
         cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if cap <= 0:
             raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-        if cleanup_interval is not None and not seconds(cleanup_interval, "cleanup_interval") > 0:
+        interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
+        if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
             raise ValueError(
-                f"cleanup_interval must be more than 0 seconds, not {cleanup_interval!r}; "
+                f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
+                f"not {cleanup_interval!r}; "
                 f"None switches the sweep off"
             )
         self._max_size = max_size
         self._longest = cap
         self._strategy = strategy
-        self._cleanup_interval = cleanup_interval
+        self._cleanup_interval = interval
         self._clock = clock
-        self._store = Store(max_size, cap, clock.monotonic, cleanup_interval)
+        self._store = Store(max_size, cap, clock.monotonic, interval)
         # What a hit needs is kept here too: each dot less is 5 % of its time.
         self._find = self._store.find
         self._touch = self._store.touch
         self._now = clock.monotonic
         self._lookups = Lookups()
-        self._readers = [self._lookups]
+        self._retired = Lookups()
+        self._readers = [self._lookups, self._retired]
         self._latency = Histogram()
         self._sample_due = 0.0
 
@@ -213,6 +217,15 @@ class MemoryCache:
                 return value
         return self._store.look_up(key, lookups)
 
+    def _retire(self, readers: list[Lookups]) -> None:
+        """Keep the figures of readers that will read no more, and not the readers."""
+        retired = self._retired
+        for reader in readers:
+            if reader in self._readers:
+                self._readers.remove(reader)
+                retired.hits += reader.hits
+                retired.misses += reader.misses
+
     def _peek_value(self, key: str) -> Any | Missing:
         return self._store.peek(key, lambda held: held.value)
 
@@ -257,6 +270,7 @@ class MemoryCache:
             TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
         """
+        self._store.refuse_if_closed()
         matches = None if pattern is None else checked_pattern(pattern).match
         now = self._now()
         return [
@@ -267,6 +281,7 @@ class MemoryCache:
 
     def size(self) -> int:
         """How many entries are held, ones that expired but were not yet swept included."""
+        self._store.refuse_if_closed()
         return len(self._store)
 
     def memory_usage(self) -> int:
@@ -274,7 +289,11 @@ class MemoryCache:
 
         Up to 1,000 entries are measured, each as `sizing.size_of` says; the rest are taken to be alike.
         """
-        held = self._store.all_held()
+        self._store.refuse_if_closed()
+        return self._estimate(self._store.all_held())
+
+    @staticmethod
+    def _estimate(held: list[Held]) -> int:
         if not held:
             return 0
         # Evenly spread over the store's own order, which is that of insertion.
@@ -290,8 +309,8 @@ class MemoryCache:
         return CacheStats(
             hits=hits,
             misses=misses,
-            size=self.size(),
-            memory_usage_bytes=self.memory_usage(),
+            size=len(self._store),
+            memory_usage_bytes=self._estimate(self._store.all_held()),
             sets=counter.sets,
             deletes=counter.deletes,
             invalidations=counter.invalidations,
@@ -328,7 +347,7 @@ class MemoryCache:
             CacheClosedError: after `close`.
         """
         if type(value) not in PLAIN_TYPES:
-            refuse_consumable(value)
+            refuse_unstorable(value)
         return self._store.put(
             key if type(key) is str else checked_key(key),
             value,
@@ -383,14 +402,14 @@ class MemoryCache:
         ttl = FOREVER if entry.ttl is None else entry.ttl
         return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence)
 
-    def fence(self, key: str, tags: Iterable[str] = ()) -> PrivateFence:
+    def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
 
         Raises:
             TypeError: the key is not a str.
             CacheClosedError: after `close`.
         """
-        return self._store.fence(checked_key(key), frozenset(tags))
+        return self._store.fence(checked_key(key), checked_tags(tags))
 
     def _successor(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
@@ -456,6 +475,7 @@ class MemoryCache:
 
     def remove_expired(self) -> int:
         """Remove the entries whose time is over; how many that were. Upkeep calls it by itself."""
+        self._store.refuse_if_closed()
         return self._store.remove_expired()
 
     def on_removal(self, listener: RemovalListener) -> Callable[[], None]:
@@ -503,7 +523,9 @@ class MemoryCache:
         )
 
     def __repr__(self) -> str:
-        return f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={self.size()})"
+        return (
+            f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={len(self._store)})"
+        )
 
 
 def _check_entry(key: str, entry: CacheEntry) -> None:
