@@ -50,6 +50,10 @@ class Loads:
                 value: V = self._lead(flight, loader, life, tags) if leading else flight.wait()
             except Abandoned:
                 continue
+            finally:
+                # A flight that crashed holds the error, whose traceback holds this frame: without this,
+                # what the loader held would stay until the garbage collector comes.
+                del flight
             return value
 
     def reload(self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str]) -> V:
@@ -85,6 +89,7 @@ class Loads:
             flight.land(value)
         finally:
             flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
+            del flight  # as in load()
         return value
 
     async def load_async(

@@ -94,11 +94,11 @@ class Flight:
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         with _lock:
+            # An interrupted leader comes here again, by `abandon`: each step is done if it was not.
+            self._table._remove(self)
             if not self._done:
                 self._value, self._error = value, error
                 self._done = True
-                self._table._remove(self)
-        # Also when it was done: an interrupted leader comes here again, by `abandon`.
         if self._event is not None:
             self._event.set()
         while self._watchers:

@@ -1,0 +1,208 @@
+"""Flights that cannot land, and those who must not wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from racing import in_thread, race
+from tracing import at_line
+
+from cachekit import CacheClosedError, IntelligentCache, singleflight
+from cachekit.loads import Loads
+from cachekit.model import NO_TAGS
+from cachekit.singleflight import Flight
+
+
+@pytest.fixture
+def cache() -> Iterator[IntelligentCache]:
+    with IntelligentCache() as cache:
+        yield cache
+
+
+async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
+    loads: Loads = cache._loads
+    return await loads.load_async(key, loader, lambda _: 60.0, NO_TAGS)  # type: ignore[arg-type]
+
+
+def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:
+    """Its task takes no further step; threads and other loops load by themselves."""
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(load_async(cache, "k", never))
+    for _ in range(3):  # as far as the loader's wait
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    assert len(cache._loads._flights) == 1
+
+    async def prompt() -> str:
+        return "loaded"
+
+    assert asyncio.run(asyncio.wait_for(load_async(cache, "k", prompt), 10)) == "loaded"
+    cache.delete("k")
+    assert in_thread(lambda: cache.get_or_set("k", lambda: "by a thread"))() == "by a thread"
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
+    loop.close()
+
+
+def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: IntelligentCache) -> None:
+    """A coroutine blocks its loop on a thread's load, which needs a load of that very loop."""
+    x_begun, y_begun = threading.Event(), threading.Event()
+
+    def load_x() -> str:
+        x_begun.set()
+        assert y_begun.wait(10)
+        return "x with " + cache.get_or_set("y", lambda: "y of its own")
+
+    thread = in_thread(lambda: cache.get_or_set("x", load_x))
+
+    async def main() -> str:
+        async def load_y() -> str:
+            y_begun.set()
+            await asyncio.Event().wait()
+            return "never"
+
+        task = asyncio.ensure_future(load_async(cache, "y", load_y))
+        assert x_begun.wait(10)
+        while not y_begun.is_set():
+            await asyncio.sleep(0)
+        found = cache.get_or_set("x", lambda: "x of the loop")  # blocks this loop's thread
+        task.cancel()
+        return found
+
+    assert asyncio.run(main()).startswith("x")
+    assert thread() == "x with y of its own"
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_a_leader_struck_while_it_lands_strands_nobody(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Ctrl-C at any line of landing: whoever waits gets an answer, or the lead."""
+    wait, finish = Flight.wait, Flight._finish
+    joined = threading.Event()
+    waiters: list[Callable[[], str]] = []
+
+    def announced(flight: Flight) -> object:
+        joined.set()
+        return wait(flight)
+
+    def loader() -> str:
+        waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded again")))
+        assert joined.wait(10)
+        return "loaded"
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    def struck(flight: Flight, value: object, error: BaseException | None) -> None:
+        monkeypatch.setattr(Flight, "_finish", finish)
+        at_line(number, singleflight, strike, lambda: finish(flight, value, error))
+
+    monkeypatch.setattr(Flight, "wait", announced)
+    monkeypatch.setattr(Flight, "_finish", struck)
+    try:
+        cache.get_or_set("k", loader)
+    except KeyboardInterrupt:
+        pass
+    assert waiters[0]() in {"loaded", "loaded again"}
+    assert len(cache._loads._flights) == 0
+
+
+def test_a_batch_that_ends_halfway_leaves_no_flight(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing the cache while a batch takes its flights strands nobody who waits for one of them."""
+    fence = type(cache.memory_cache).fence
+    asked: list[str] = []
+
+    def closing(memory: object, key: str, tags: frozenset[str]) -> object:
+        asked.append(key)
+        if len(asked) == 3:
+            cache.memory_cache.close()
+        return fence(cache.memory_cache, key, tags)
+
+    monkeypatch.setattr(type(cache.memory_cache), "fence", closing)
+    with pytest.raises(CacheClosedError):
+        cache.get_or_set_many(["a", "b", "c"], lambda keys: dict.fromkeys(keys, 1))
+    assert len(cache._loads._flights) == 0
+
+
+def test_a_value_that_was_paid_for_reaches_its_caller(cache: IntelligentCache) -> None:
+    """A cache that is closed during a load keeps nothing, and takes nothing away."""
+
+    def loader() -> str:
+        cache.close()
+        return "paid for"
+
+    assert cache.get_or_set("k", loader) == "paid for"
+
+
+def test_warming_what_is_being_loaded(cache: IntelligentCache) -> None:
+    """A load may warm its own key: the threads know what their caller is loading."""
+
+    def loader() -> str:
+        report = cache.warm_cache(["k", "other"], str.upper)
+        assert report.loaded == ["k", "other"]
+        return "loaded"
+
+    assert in_thread(lambda: cache.get_or_set("k", loader))() == "loaded"
+
+
+def test_a_large_batch_takes_time_in_proportion(cache: IntelligentCache) -> None:
+    """Twenty thousand keys are one context, not twenty thousand."""
+    keys = [f"k{number}" for number in range(20_000)]
+    assert len(cache.get_or_set_many(keys, lambda wanted: dict.fromkeys(wanted, 1))) == 20_000
+
+
+def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
+    """Two threads that meet a function for the first time bump one counter."""
+    for number in range(200):
+        readers = race(*[lambda number=number: cache._reader(f"f{number}")] * 3)
+        assert readers[0] is readers[1] is readers[2]
+    assert len({id(reader) for reader in cache._readers}) == len(cache._readers) == 201
+
+
+def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
+    """Caches come and go over one tier; what they saw stays counted."""
+    with IntelligentCache() as last:
+        memory = last.memory_cache
+        memory.set_value("k", 1)
+        for _ in range(50):
+            with IntelligentCache(memory, close_tiers=False) as passing:
+                assert passing.get("k") == 1
+        assert memory.get_stats().hits == 50
+        assert len(memory._readers) == 3
+
+
+def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
+    """What the loader held is let go of with the exception, without the garbage collector."""
+    import gc
+    import weakref
+
+    class Held:
+        pass
+
+    gone: list[weakref.ref[Held]] = []
+
+    def failing() -> int:
+        held = Held()
+        gone.append(weakref.ref(held))
+        raise LookupError("no")
+
+    gc.disable()
+    try:
+        try:
+            cache.get_or_set("k", failing)
+        except LookupError:
+            pass
+    finally:
+        gc.enable()
+    assert gone[0]() is None

@@ -1,0 +1,43 @@
+"""Something happens at the Nth line that a module runs: a signal that strikes anywhere, made repeatable."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable
+from types import FrameType, ModuleType
+from typing import Any
+
+
+def at_line(
+    number: int, module: ModuleType, happens: Callable[[], object], work: Callable[[], object]
+) -> bool:
+    """Run `work`; `happens` is called before the Nth line with a call that it runs there.
+
+    Returns:
+        Whether it came to that.
+    """
+    left = number
+    file = module.__file__
+    assert file is not None
+
+    def local(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        # CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck.
+        if event == "line" and "(" in linecache.getline(file, frame.f_lineno):
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                happens()
+        return local
+
+    def tracer(frame: FrameType, event: str, argument: Any) -> Any:
+        return local if left > 0 and frame.f_code.co_filename == file else None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return left <= 0

@@ -1,0 +1,118 @@
+"""The one background thread, and the hooks around a fork: nobody's failure is everybody's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+from forking import in_fork
+from racing import frequent_switches, in_thread
+
+from cachekit import IntelligentCache, MemoryCache, forks
+from cachekit.upkeep import Upkeep
+
+
+class Task:
+    def __init__(self) -> None:
+        self.ran = threading.Event()
+
+    def run(self) -> None:
+        self.ran.set()
+
+    def leave(self) -> None:
+        self.ran.set()
+        sys.exit("a listener of the user's")
+
+
+def test_a_job_that_exits_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit in one cache's listener is logged; every other cache is still swept."""
+    upkeep, bad, good = Upkeep(), Task(), Task()
+    first = upkeep.every(0.001, bad.leave)
+    assert bad.ran.wait(10)
+    second = upkeep.every(0.001, good.run)
+    assert good.ran.wait(10)
+    first.cancel()
+    second.cancel()
+    assert upkeep._thread is None
+    assert "background upkeep failed" in caplog.text
+
+
+def test_a_thread_that_cannot_start_fails_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value is stored, and the next job tries again."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    upkeep, task = Upkeep(), Task()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        first = upkeep.every(0.001, task.run)
+    second = upkeep.every(0.001, task.run)
+    assert task.ran.wait(10)
+    first.cancel()
+    second.cancel()
+
+
+def test_a_handler_may_end_a_job_while_one_begins() -> None:
+    """Its lock may be taken twice by one thread."""
+    upkeep, task = Upkeep(), Task()
+    job = upkeep.every(1000, task.run)
+
+    def inside() -> None:
+        with upkeep._wake:
+            job.cancel()
+
+    in_thread(inside)()
+    assert upkeep._jobs == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_forks_while_caches_come_and_go() -> None:
+    """Each fork takes every lock, whatever other threads make at that moment."""
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            IntelligentCache().close()
+
+    with frequent_switches():
+        finish = in_thread(churn)
+        try:
+            with MemoryCache() as cache:
+                statuses = [in_fork(lambda: cache.set_value("k", 1))() for _ in range(50)]
+        finally:
+            stop.set()
+            finish()
+    assert statuses == [0] * 50
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_one_that_fails_after_a_fork_strands_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The others get their locks back, and the next fork is possible."""
+
+    class Failing:
+        def before_fork(self) -> None:
+            pass
+
+        def after_fork(self, in_child: bool) -> None:
+            raise MemoryError
+
+    failing = Failing()
+    forks.register(failing)
+    with MemoryCache() as cache:
+        assert [in_fork(lambda: cache.set_value("k", 1))() for _ in range(2)] == [0, 0]
+        assert in_thread(lambda: cache.set_value("k", 2))() is True
+    assert "may not have survived the fork" in caplog.text
+
+
+def test_what_is_registered_is_held_weakly() -> None:
+    """A cache that is gone takes part in no fork."""
+    before = len(forks._registered)
+    cache = MemoryCache()
+    assert len(forks._registered) == before + 1
+    del cache
+    assert len(forks._registered) == before
