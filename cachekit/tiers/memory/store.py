@@ -207,7 +207,8 @@ class Store:
         return found
 
     def peek(self, key: str, read: Callable[[Held], T]) -> T | Missing:
-        """Like `look_up`, but nothing is counted or moved."""
+        """Like `look_up_locked`, but nothing is counted or moved."""
+        found: T | Missing = MISSING
         try:
             with self._lock:
                 self.refuse_if_closed()
@@ -215,12 +216,14 @@ class Store:
                 try:
                     self._state = _BUSY
                     held = self._entries.get(key)
-                    return MISSING if held is None or self.now() >= held.deadline else read(held)
+                    if held is not None and self.now() < held.deadline:
+                        found = read(held)
                 finally:
                     self._state = before
         finally:
             if self._deferred:
                 self._run_deferred()
+        return found
 
     def all_held(self) -> list[Held]:
         """Every entry at one moment, expired ones included, in no particular order."""
