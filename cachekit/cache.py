@@ -36,6 +36,7 @@ from cachekit.model import (
 )
 from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
+from cachekit.warming import warm
 
 if TYPE_CHECKING:
     from cachekit.decorated import CacheDecorator
@@ -398,41 +399,12 @@ class IntelligentCache:
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
-        if progress is not None and not callable(progress):
-            raise TypeError(f"progress must be a function of done and total, not {progress!r}")
         life, labels = self._life(ttl), checked_tags(tags)
-        from concurrent.futures import ThreadPoolExecutor, as_completed
-        from contextvars import copy_context
 
-        def warm(key: str) -> bool:
-            if key in self._memory:
-                return False
-            self._loads.load(key, lambda: loader_func(key), life, labels)
-            return True
+        def load(key: str) -> object:
+            return self._loads.load(key, lambda: loader_func(key), life, labels)
 
-        outcomes: dict[str, bool | Exception] = {}
-        with ThreadPoolExecutor(concurrency, thread_name_prefix="cachekit-warm") as threads:
-            # In the caller's context, which also says what it is loading (see `singleflight`).
-            jobs = {threads.submit(copy_context().run, warm, key): key for key in wanted}
-            try:
-                for done, job in enumerate(as_completed(jobs), 1):
-                    try:
-                        outcomes[jobs[job]] = job.result()
-                    except Exception as error:  # noqa: BLE001  # the report says which, and why
-                        outcomes[jobs[job]] = error
-                    if progress is not None:
-                        progress(done, len(jobs))
-            except BaseException:
-                # Ctrl-C, or a failing progress callback: begin no further load.
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
-        return WarmReport(
-            loaded=[key for key in wanted if outcomes[key] is True],
-            fresh=[key for key in wanted if outcomes[key] is False],
-            failed={key: why for key in wanted if isinstance(why := outcomes[key], Exception)},
-        )
+        return warm(wanted, self._memory.__contains__, load, concurrency, progress)
 
     # -- invalidation -------------------------------------------------------------------------------
 

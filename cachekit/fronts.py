@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
 from cachekit.stats import Lookups
-from cachekit.tiers.memory.store import Held
+from cachekit.tiers.memory.held import Held
 
 
 @final

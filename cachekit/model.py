@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -134,6 +135,26 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     if type(tags) is frozenset and all(type(tag) is str for tag in tags):
         return tags
     return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+
+
+def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """The regular expression, compiled.
+
+    Raises:
+        TypeError: it is neither a str nor a compiled pattern of str.
+        ValueError: it is not a valid regular expression.
+    """
+    if not isinstance(getattr(pattern, "pattern", pattern), str):
+        raise TypeError(
+            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
+        )
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"pattern {pattern!r} is not a valid regular expression: {error}; "
+            f"use re.escape() for text that is meant literally"
+        ) from None
 
 
 # Types whose values can be handed out again and again; one look here spares the closer one.

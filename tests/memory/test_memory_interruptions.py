@@ -12,7 +12,7 @@ from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
 from cachekit.tiers.memory import store
-from cachekit.tiers.memory.store import Held
+from cachekit.tiers.memory.held import Held
 
 Operation = Callable[[MemoryCache], object]
 
@@ -77,7 +77,7 @@ def test_an_exception_between_any_two_lines(name: str) -> None:
             assert held in inside or held.deadline == float("-inf"), number
         for held in inside:
             if held.deadline > 0:
-                assert all(held.key in cache._store._tagged[tag] for tag in held.tags), number
+                assert all(held.key in cache._store._tags.having({tag}) for tag in held.tags), number
         assert in_thread(partial(cache.delete, "none"))() is False, number
         operation(cache)
         live = {key for key in cache.keys() if cache.get_value(key) is not None}  # noqa: SIM118

@@ -52,6 +52,7 @@ from cachekit.fences import FenceTable, PrivateFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups, StatsCounter
+from cachekit.tiers.memory.held import GONE, Held, TagIndex
 from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
@@ -63,33 +64,11 @@ _IDLE: Final = 0
 _BUSY: Final = 1
 _CLOSED: Final = 2
 
-#: The deadline of an entry that has left.
-_GONE: Final = -inf
-
 # An Enum's members are looked up by code of Python's own, which shows on the hot path.
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
 
 _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
-
-
-@final
-class Held:
-    """One entry as memory holds it. Times are on the tier's monotonic clock.
-
-    Made without an `__init__`, whose call would cost more than all of its assignments.
-    """
-
-    __slots__ = ("accesses", "created", "deadline", "key", "last", "tags", "ttl", "value")
-
-    key: str
-    value: Any
-    created: float
-    ttl: float
-    deadline: float  # created + ttl; minus infinity from just before the entry leaves the store
-    last: float
-    accesses: int
-    tags: frozenset[str]
 
 
 _Gone = list[tuple[Held, RemovalCause]]
@@ -125,7 +104,7 @@ class Store:
         "_longest",
         "_max_size",
         "_state",
-        "_tagged",
+        "_tags",
         "_unswept",
         "counter",
         "find",
@@ -149,7 +128,7 @@ class Store:
         self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else _find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
         self.counter = StatsCounter()
-        self._tagged: dict[str, set[str]] = {}
+        self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
         self._lock = threading.RLock()
@@ -292,7 +271,7 @@ class Store:
                         # the old value in hand meets the dead deadline, or finds another value in its place.
                         old = held.value
                         before = held.tags
-                    held.deadline = _GONE
+                    held.deadline = GONE
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
@@ -301,22 +280,22 @@ class Store:
                         if tags is not before:
                             # Linked first: tags that an entry names but the index does not would be
                             # taken for linked by the next write.
-                            self._link(key, tags - before)
+                            self._tags.link(key, tags - before)
                             held.tags = tags
-                            self._unlink(key, before - tags)
+                            self._tags.unlink(key, before - tags)
                         self.touch(key)
                     else:
                         held.tags = tags
                         # Room first: a hit may make the newest the oldest, and it shall not evict itself.
                         if len(self._entries) >= self._max_size:
                             left = self._oldest()
-                            left.deadline = _GONE
+                            left.deadline = GONE
                             del self._entries[left.key]
                             self.counter.evictions += 1
                             if left.tags:
-                                self._unlink(left.key, left.tags)
+                                self._tags.unlink(left.key, left.tags)
                         if tags:
-                            self._link(key, tags)
+                            self._tags.link(key, tags)
                         self._entries[key] = held
                     held.deadline = created + ttl
                     self.counter.sets += 1
@@ -398,9 +377,9 @@ class Store:
         # In place: other rooms keep the bound methods of this very dict. `held` keeps every value
         # alive until the lock is free.
         for one in held:
-            one.deadline = _GONE
+            one.deadline = GONE
         self._entries.clear()
-        self._tagged.clear()
+        self._tags.clear()
         self.counter.invalidations += len(held)
         gone.extend((one, RemovalCause.INVALIDATED) for one in held)
 
@@ -410,8 +389,7 @@ class Store:
 
     def _invalidate_tags(self, gone: _Gone, tags: frozenset[str]) -> int:
         self._fences.break_tags(tags)
-        keys = set[str]().union(*(self._tagged.get(tag, ()) for tag in tags))
-        found = (self._entries.get(key) for key in keys)
+        found = (self._entries.get(key) for key in self._tags.having(tags))
         return self._invalidate(gone, [held for held in found if held is not None])
 
     def invalidate_matching(self, pattern: re.Pattern[str]) -> int:
@@ -462,27 +440,13 @@ class Store:
         return len(gone) - before
 
     def _remove(self, gone: _Gone, held: Held, cause: RemovalCause) -> None:
-        held.deadline = _GONE
+        held.deadline = GONE
         del self._entries[held.key]
         if held.tags:
-            self._unlink(held.key, held.tags)
+            self._tags.unlink(held.key, held.tags)
         if cause is RemovalCause.EXPIRED:
             self.counter.expirations += 1
         gone.append((held, cause))
-
-    # -- the tag index: which keys have a tag; a tag without keys is not there ----------------------
-
-    def _link(self, key: str, tags: frozenset[str]) -> None:
-        for tag in tags:
-            self._tagged.setdefault(tag, set()).add(key)
-
-    def _unlink(self, key: str, tags: frozenset[str]) -> None:
-        for tag in tags:
-            keys = self._tagged.get(tag)
-            if keys is not None:
-                keys.discard(key)
-                if not keys:
-                    del self._tagged[tag]
 
     def fence(self, key: str, tags: frozenset[str], *, anew: bool = False) -> PrivateFence:
         """A fence for the key and the tags, to take before something slow; `anew` breaks older ones."""
@@ -494,7 +458,7 @@ class Store:
 
     def tagged(self, tag: str) -> int:
         """How many entries have the tag, expired ones that were not noticed included."""
-        return len(self._tagged.get(tag, ()))
+        return self._tags.count(tag)
 
     # -- listeners ----------------------------------------------------------------------------------
 
@@ -622,12 +586,12 @@ class Store:
         held = list(dict.values(self._entries))
         assert len(self._entries) == len(list(self._entries)) == len(held) <= self._max_size
         assert all(key == one.key for key, one in self._entries.items())
-        assert all(one.deadline > _GONE for one in held)
+        assert all(one.deadline > GONE for one in held)
         tagged: dict[str, set[str]] = {}
         for one in held:
             for tag in one.tags:
                 tagged.setdefault(tag, set()).add(one.key)
-        assert tagged == self._tagged
+        assert tagged == self._tags.as_dict()
         assert self._state != _BUSY
         assert not self._deferred
 

@@ -28,6 +28,7 @@ from cachekit.model import (
     Missing,
     Tags,
     checked_key,
+    checked_pattern,
     checked_tags,
     refuse_unstorable,
     seconds,
@@ -35,30 +36,11 @@ from cachekit.model import (
 from cachekit.ports import Clock, Fence
 from cachekit.sizing import size_of
 from cachekit.stats import Histogram, Lookups
-from cachekit.tiers.memory.store import Held, RemovalListener, Store
+from cachekit.tiers.memory.held import Held
+from cachekit.tiers.memory.store import RemovalListener, Store
 
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
-
-
-def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    """The regular expression, compiled.
-
-    Raises:
-        TypeError: it is neither a str nor a compiled pattern of str.
-        ValueError: it is not a valid regular expression.
-    """
-    if not isinstance(getattr(pattern, "pattern", pattern), str):
-        raise TypeError(
-            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
-        )
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(
-            f"pattern {pattern!r} is not a valid regular expression: {error}; "
-            f"use re.escape() for text that is meant literally"
-        ) from None
 
 
 @final
