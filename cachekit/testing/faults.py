@@ -35,17 +35,17 @@ class StoppingEffects(Effects):
             raise CrashError(f"after {self.allowed} effects")
         self.count += 1
 
-    def allocate(self, fd: int, size: int) -> None:  # type: ignore[override]
+    def allocate(self, fd: int, size: int) -> None:
         """Give a new file its size and its blocks."""
         self._happen()
         Effects.allocate(fd, size)
 
-    def create(self, path: str) -> int:  # type: ignore[override]
+    def create(self, path: str) -> int:
         """Make a new file."""
         self._happen()
         return Effects.create(path)
 
-    def pwrite(self, fd: int, content: Any, offset: int) -> int:  # type: ignore[override]
+    def pwrite(self, fd: int, content: Any, offset: int) -> int:
         """Write; the one that is cut off writes a part."""
         if self.allowed is not None and self.count == self.allowed and self.torn:
             Effects.pwrite(fd, bytes(content)[: int(len(content) * self.torn)], offset)
@@ -57,7 +57,7 @@ class StoppingEffects(Effects):
         self._happen()
         Effects.replace(old, new)
 
-    def truncate(self, fd: int, size: int) -> None:  # type: ignore[override]
+    def truncate(self, fd: int, size: int) -> None:
         """Give a file its size."""
         self._happen()
         Effects.truncate(fd, size)
@@ -86,12 +86,12 @@ class FullDisk(Effects):
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def allocate(self, fd: int, size: int) -> None:  # type: ignore[override]
+    def allocate(self, fd: int, size: int) -> None:
         """Give a new file its size and its blocks."""
         self._check()
         Effects.allocate(fd, size)
 
-    def pwrite(self, fd: int, content: Any, offset: int) -> int:  # type: ignore[override]
+    def pwrite(self, fd: int, content: Any, offset: int) -> int:
         """Write."""
         self._check()
         return Effects.pwrite(fd, content, offset)
