@@ -157,7 +157,6 @@ class KillLoop:
         return child
 
     def _work(self, worker: int, seed: float) -> NoReturn:
-        status = 1
         try:
             board, at = self._board, worker * self._stride
             random_ = random.Random(seed)
@@ -179,9 +178,9 @@ class KillLoop:
                     other = f"{random_.randrange(self._workers)}:{random_.randrange(_OWN)}"
                     found = store.read(other)
                     if found is not None and found != _content(other, int(found.split(b"|")[1])):
-                        return
+                        raise ValueError(f"{other} holds {found[:40]!r}")
         finally:
-            os._exit(status)
+            os._exit(1)
 
 
 def _content(key: str, number: int) -> bytes | None:

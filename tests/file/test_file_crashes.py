@@ -134,7 +134,7 @@ def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> No
         play_until_crash(tmp_path / str(allowed), GROWING, SMALL, None, allowed)
         with Engine(tmp_path / str(allowed), geometry=SMALL) as engine:
             files = engine._shards[0].files
-            engine._shards[0].lock.run(lambda files=files: files._rebuild(files.index, 64))
+            engine._shards[0].lock.run(files._rebuild, files.index, 64)
             check(engine)
 
 

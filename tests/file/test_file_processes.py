@@ -93,7 +93,7 @@ def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def unlocked(self: ShardLock, path: str, patience: float) -> None:
         begin(self, path, patience)
-        self._lock = lambda fd, **_: True  # type: ignore[assignment]
+        self._lock = lambda fd, **_: True
 
     monkeypatch.setattr(ShardLock, "__init__", unlocked)
 
@@ -133,7 +133,7 @@ def test_a_broken_engine_is_found_out(
     sabotage(monkeypatch)
     for attempt in range(40):
         try:
-            history = history_of(tmp_path / str(attempt), 4, 400, ROOMY)
+            history = history_of(tmp_path / str(attempt), 4, 400, ROOMY, (900, 1000))
         except AssertionError:
             assert sabotage is not without_retry, "it should only miss"
             return

@@ -5,7 +5,8 @@ The words of a block, changed only under the lock of its shard; `format` says in
     0 magic     1 generation of the index (incarnation << 32 | generation)     2 tail (segment << 32 | bytes)
     3 number of the next segment     4 slots in use, deleted ones included     5 entries
     6 reclaim's cursor (segment << 32 | offset)     7 what reclaim has copied of that segment, and its mode
-    16... the table of segments: number, size in bytes, live bytes; number 0 is a free entry
+    16... the table of segments: number, size in bytes, live bytes; number 0 is a free entry. Sizes are
+          whole pages, and odd by one (ALONE) where a large record has the file to itself
 
 Counts may be too high after a crash, never too low.
 """
@@ -30,6 +31,8 @@ ENTRIES: Final = 5
 CURSOR: Final = 6
 COPIED: Final = 7
 TABLE: Final = 16
+
+ALONE: Final = 1  # in a size
 
 
 def create(path: str, geometry: Geometry, effects: Effects) -> None:

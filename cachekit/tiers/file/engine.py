@@ -189,7 +189,8 @@ class Engine:
             flags: 16 bits that come back with it.
             rt: 64 bits that come back with it.
             tags: what `tag_tokens` said before the value was loaded.
-            expect: change nothing if the key's token is another one.
+            expect: change nothing if the key's token is another one, or this one is in flux: a write
+                that was under way when the caller looked may be newer than what it brings.
             in_flux: leave the token in flux, for `settle`.
 
         Returns:
@@ -206,6 +207,8 @@ class Engine:
             raise self._refusal()
         shard = self._shards[hashed >> self._shard_shift]
         bucket = self._tokens.bucket(hashed)
+        if expect is not None and expect & FLUX:
+            return None
         token = fresh()
         if len(payload) + len(octets) > self.geometry.segment >> 3:
             self._refuse_too_large(octets, payload, tags, shard, hashed, bucket, token, expect)

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from cachekit.tiers.file import control, reclaim
 from cachekit.tiers.file import index as index_file
-from cachekit.tiers.file.control import CURSOR, ENTRIES, GENERATION, NEXT, TAIL, USED, Table
+from cachekit.tiers.file.control import ALONE, CURSOR, ENTRIES, GENERATION, NEXT, TAIL, USED, Table
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.format import (
     HEADER,
@@ -102,8 +102,11 @@ class ShardFiles:
             self.reset()
         segments = self.index.segments
         for number, size, _ in self.table.entries():
-            # Large ones that were cut, or whose entry was: their readers would find out, their room not.
-            if size != self.geometry.segment and -(-segments.length(number) // PAGE) * PAGE != size:
+            # A file that was cut, or an entry that was changed: readers would find out, the limit not.
+            should = self.geometry.segment
+            if size & ALONE:
+                should = -(-segments.length(number) // PAGE) * PAGE + ALONE
+            if size != should:
                 self.remove_segment(number)
         self.remove_strays()
 
@@ -226,7 +229,7 @@ class ShardFiles:
         words = self.words
         segment_size = self.geometry.segment
         if size > segment_size >> 2:
-            on_disk = -(-size // PAGE) * PAGE
+            on_disk = -(-size // PAGE) * PAGE + ALONE
             segment, offset = self._new_segment(on_disk, size, spare), 0
             if not segment:
                 return 0

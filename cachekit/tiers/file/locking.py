@@ -32,7 +32,7 @@ Ts = TypeVarTuple("Ts")
 
 _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
-_MOST_TURNS: Final = 100_000
+_MOST_TURNS: Final = 10_000
 
 
 @final

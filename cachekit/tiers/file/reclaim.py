@@ -16,7 +16,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from cachekit.tiers.file.control import COPIED, CURSOR, TAIL
+from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
 from cachekit.tiers.file.format import HEADER, SEGMENT_SHIFT, UNIT, place, record_size
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def begin(files: ShardFiles) -> bool:
     candidates = [entry for entry in files.table.entries() if entry[0] != tail]
     if not candidates:
         return False
-    sparse = [entry for entry in candidates if entry[1] == segment_size and entry[2] * 2 < segment_size]
+    sparse = [entry for entry in candidates if not entry[1] & ALONE and entry[2] * 2 < segment_size]
     if sparse:
         number = min(sparse, key=lambda entry: entry[2])[0]
         words[COPIED] = _ALL
@@ -50,7 +50,7 @@ def begin(files: ShardFiles) -> bool:
 def _spared(files: ShardFiles, entry: tuple[int, int, int]) -> bool:
     """Whether a large record was read since we were here; if so, it may stay this time."""
     number, size, _ = entry
-    if size == files.geometry.segment:
+    if not size & ALONE:
         return False
     try:
         hashed = HEADER.unpack(files.index.segments.head(number, HEADER.size))[6]

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import Final, final
+from typing import Final, cast, final
 from zlib import crc32
 
 from cachekit.tiers.file.control import ENTRIES, GENERATION
@@ -261,8 +261,8 @@ class Shard:
         Returns:
             The live record that was there, or whether it was stored. The token stays as it is.
         """
-        outcome: Record | bool | None = self.lock.run(self._add, hashed, key, record, bucket, expect, now)
-        return outcome
+        outcome = self.lock.run(self._add, hashed, key, record, bucket, expect, now)
+        return cast("Record | bool | None", outcome)  # mypy joins what the union keeps apart
 
     def _add(
         self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
