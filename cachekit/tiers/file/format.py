@@ -74,7 +74,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from struct import Struct
 from typing import Final, NamedTuple
@@ -243,7 +243,8 @@ class Geometry:
     def is_sound(self) -> bool:
         """Whether an engine could work with it: what a manifest says is not believed untested."""
         return (
-            all(_is_power_of_two(n) for n in (self.shards, self.buckets, self.tag_buckets, self.capacity))
+            all(type(number) is int for number in astuple(self))
+            and all(_is_power_of_two(n) for n in (self.shards, self.buckets, self.tag_buckets, self.capacity))
             and self.shards <= min(self.buckets, 1 << 10)
             and self.buckets <= 1 << 24
             and self.tag_buckets <= 1 << 24
