@@ -89,7 +89,7 @@ def play_until_crash(
 
 @pytest.mark.parametrize(
     ("history", "limit", "read", "stride"),
-    [(GROWING, 1 << 20, None, 1), (CHURNING, SMALL.limit, 5, 9)],
+    [(GROWING, 1 << 20, None, 1), (CHURNING, SMALL.limit, 5, 13)],
     ids=["growing", "churning"],
 )
 def test_a_crash_after_every_effect(

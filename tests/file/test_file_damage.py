@@ -88,8 +88,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_damage_is_a_miss(tmp_path: Path) -> None:
     """A sample of bytes of every file; and every file cut, zeroed and removed."""
-    total, harmful = fuzz(tmp_path / "cache", flips=700, seed=1)
-    assert total > 700
+    total, harmful = fuzz(tmp_path / "cache", flips=500, seed=1)
+    assert total > 500
     assert harmful > 100, "the faults hit nothing"
 
 
