@@ -70,10 +70,15 @@ class OurEngineWithPickle(Store):
         self.close = engine.close
 
 
+def policy(limit: int) -> str:
+    """Of diskcache: its default, whose hits write nothing, but LRU where it matters which entry goes."""
+    return "least-recently-stored" if limit == LIMIT else "least-recently-used"
+
+
 class DiskCache(Store):
     def __init__(self, path: Path, limit: int) -> None:
         cache: Any = import_module("diskcache").Cache(
-            str(path), size_limit=limit, eviction_policy="least-recently-used"
+            str(path), size_limit=limit, eviction_policy=policy(limit)
         )
         self.cache, self.get, self.set, self.close = cache, cache.get, cache.set, cache.close
 
@@ -85,7 +90,7 @@ class DiskCache(Store):
 class FanoutCache(Store):
     def __init__(self, path: Path, limit: int) -> None:
         cache: Any = import_module("diskcache").FanoutCache(
-            str(path), shards=8, size_limit=limit, eviction_policy="least-recently-used"
+            str(path), shards=8, size_limit=limit, eviction_policy=policy(limit)
         )
         self.get, self.set, self.close = cache.get, cache.set, cache.close
 

@@ -64,7 +64,7 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_salt", "_shard_shift", "_shards", "_time", "_tokens", "_users",
+        "__weakref__", "_closed", "_last_stats", "_salt", "_shard_shift", "_shards", "_time", "_users",
         "geometry", "path",
     )  # fmt: skip
 
@@ -89,10 +89,11 @@ class Engine:
         self._users = directory.users
         self._salt = directory.salt
         self._closed = False
+        self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
         try:
-            self._tokens = Tokens(f"{self.path}/tokens", geometry, effects)
+            tokens = Tokens(f"{self.path}/tokens", geometry, effects)
             blocks = control.map_blocks(f"{self.path}/control", geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
             # The top bit more than a hash has would be needed to shift by 64: one shard has number 0.
@@ -103,7 +104,7 @@ class Engine:
                         number,
                         self.path,
                         blocks[number],
-                        self._tokens,
+                        tokens,
                         geometry,
                         self._salt,
                         patience,
@@ -122,9 +123,11 @@ class Engine:
         """The live record of a key, or None."""
         octets = key.encode("utf-8", "surrogatepass")
         hashed = hash_of(octets, self._salt)
-        if self._closed:
-            raise self._refusal()
-        return self._shards[hashed >> self._shard_shift].get(hashed, octets, self._time())
+        try:
+            shard = self._shards[hashed >> self._shard_shift]
+        except IndexError:  # cheaper than asking first
+            raise self._refusal() from None
+        return shard.get(hashed, octets, self._time())
 
     def keys(self, pattern: re.Pattern[str] | None = None) -> Iterator[str]:
         """The keys of live records, those that the pattern matches from the start, in no order.
@@ -144,27 +147,26 @@ class Engine:
         With the FLUX bit set, a write is under way, and nothing that is read now may be kept elsewhere.
         """
         hashed = self._hash(key)
-        bucket = self._tokens.bucket(hashed)
-        token: int = self._tokens.words[bucket]
-        if token & FLUX and self._tokens.is_abandoned(bucket, token):
-            self._open_shards()[hashed >> self._shard_shift].lock.run(self._tokens.settle, bucket, token)
-            token = self._tokens.words[bucket]
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        tokens = shard.tokens
+        bucket = tokens.bucket(hashed)
+        token: int = tokens.words[bucket]
+        if token & FLUX and tokens.is_abandoned(bucket, token):
+            shard.lock.run(tokens.settle, bucket, token)
+            token = tokens.words[bucket]
         return token
 
     def tag_tokens(self, tags: Iterable[str]) -> TagTokens:
         """The tokens of tags, to be read before a value is loaded and stored with it."""
-        self._open_shards()
-        return self._tokens.of_tags(tags)
+        return self._open_shards()[0].tokens.of_tags(tags)
 
     def tags_are_current(self, tags: TagTokens) -> bool:
         """Whether none of the tags was invalidated since their tokens were read."""
-        self._open_shards()
-        return self._tokens.are_current(tags)
+        return self._open_shards()[0].tokens.are_current(tags)
 
     def tag_epoch(self) -> int:
         """The same twice, and without the FLUX bit: no tag at all was invalidated in between."""
-        self._open_shards()
-        return self._tokens.epoch()
+        return self._open_shards()[0].tokens.epoch()
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -203,10 +205,8 @@ class Engine:
         """
         octets = key.encode("utf-8", "surrogatepass")
         hashed = hash_of(octets, self._salt)
-        if self._closed:
-            raise self._refusal()
-        shard = self._shards[hashed >> self._shard_shift]
-        bucket = self._tokens.bucket(hashed)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        bucket = shard.tokens.bucket(hashed)
         if expect is not None and expect & FLUX:
             return None
         token = fresh()
@@ -245,7 +245,7 @@ class Engine:
         if record_size(len(octets), len(payload), len(tags)) > self.geometry.most_payload:
             raise self._too_large(len(payload))
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
-        return _outcome(shard.add(hashed, octets, record, self._tokens.bucket(hashed), expect, self._time()))
+        return _outcome(shard.add(hashed, octets, record, shard.tokens.bucket(hashed), expect, self._time()))
 
     def delete(self, key: str, *, in_flux: bool = False) -> tuple[bool, int]:
         """Remove a key, and change its token whether or not it was there; if it was, and the token."""
@@ -254,19 +254,18 @@ class Engine:
         shard = self._open_shards()[hashed >> self._shard_shift]
         token = fresh()
         last = FLUX if in_flux else 0
-        removed = shard.delete(hashed, octets, self._tokens.bucket(hashed), token, last, self._time())
+        removed = shard.delete(hashed, octets, shard.tokens.bucket(hashed), token, last, self._time())
         return bool(removed), token
 
     def settle(self, key: str, token: int) -> bool:
         """End a write that was left in flux; whether `token` is the key's now, and nobody wrote meanwhile."""
         hashed = self._hash(key)
         shard = self._open_shards()[hashed >> self._shard_shift]
-        return bool(shard.settle(self._tokens.bucket(hashed), token, fresh()))
+        return bool(shard.settle(shard.tokens.bucket(hashed), token, fresh()))
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
         """From now on no record is found that was stored with a token of one of the tags. No lock."""
-        self._open_shards()
-        self._tokens.invalidate_tags(tags)
+        self._open_shards()[0].tokens.invalidate_tags(tags)
 
     def delete_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the keys that the pattern matches from the start, and change all tokens; how many.
@@ -299,6 +298,8 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What the directory holds, and what this process did; without I/O, and also after `close`."""
+        if self._last_stats is not None:
+            return self._last_stats
         files = [shard.files for shard in self._shards]
         fixed = self.geometry.tokens_size + self.geometry.control_size
         return EngineStats(
@@ -315,9 +316,12 @@ class Engine:
         """Give back descriptors and mappings; a second call does nothing."""
         if self._closed:
             return
+        self._last_stats = self.stats()
         self._closed = True
         for shard in self._shards:
             shard.close()
+        # The mappings go with the last reader that is under way.
+        self._shards = ()
         os.close(self._users)
 
     def before_fork(self) -> None:

@@ -70,7 +70,11 @@ class Shard:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
         self.lock = ShardLock(f"{directory}/lock", patience)
-        self.lock.run(self.files.begin)
+        try:
+            self.lock.run(self.files.begin)
+        except BaseException:
+            self.lock.close()
+            raise
 
     # -- life -------------------------------------------------------------------------------------------
 
