@@ -129,8 +129,8 @@ class Table:
     def entries(self) -> list[tuple[int, int, int]]:
         """Number, size and live bytes of every segment."""
         words = self.words[TABLE : self._slots.stop].tolist()
-        triples = zip(words[::3], words[1::3], words[2::3], strict=True)
-        return [triple for triple in triples if triple[0]]
+        used = [3 * at for at, number in enumerate(words[::3]) if number]
+        return [(words[at], words[at + 1], words[at + 2]) for at in used]
 
     def total(self) -> int:
         """The bytes that all segments may take on disk."""

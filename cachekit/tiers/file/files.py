@@ -95,13 +95,15 @@ class ShardFiles:
     def begin(self) -> None:
         """Take up what is there if it is sound, or begin anew; and clear what crashes left."""
         try:
-            if not self._is_sound():
+            entries = self.table.entries()
+            if not self._is_sound(entries):
                 raise ValueError("the control block is damaged")
             self.open_index(self.words[GENERATION])
         except (ValueError, FileNotFoundError):
             self.reset()
+            entries = []
         segments = self.index.segments
-        for number, size, _ in self.table.entries():
+        for number, size, _ in entries:
             # A file that was cut, or an entry that was changed: readers would find out, the limit not.
             should = self.geometry.segment
             if size & ALONE:
@@ -110,9 +112,8 @@ class ShardFiles:
                 self.remove_segment(number)
         self.remove_strays()
 
-    def _is_sound(self) -> bool:
+    def _is_sound(self, entries: list[tuple[int, int, int]]) -> bool:
         words = self.words
-        entries = self.table.entries()
         numbers = [number for number, _, _ in entries]
         if (
             words[0] != control.MAGIC
@@ -148,10 +149,13 @@ class ShardFiles:
     def remove_strays(self) -> None:
         """Remove what a crash left behind, and let go of what others removed; under the lock."""
         index, words = self.index, self.words
+        in_use = (words[TAIL] >> 32, words[CURSOR] >> 32)
+        numbers = set()
         for number, _, live in self.table.entries():
-            if not live and number not in (words[TAIL] >> 32, words[CURSOR] >> 32):
+            if live or number in in_use:
+                numbers.add(number)
+            else:
                 self.remove_segment(number)
-        numbers = {number for number, _, _ in self.table.entries()}
         known = {index.segments.name(number) for number in numbers}
         known.add(os.path.basename(self._index_path(index.generation)))
         self._remove_all_but(known)

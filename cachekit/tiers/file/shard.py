@@ -67,9 +67,12 @@ class Shard:
         self.tokens = tokens
         self._salt = salt
         directory = f"{directory}/{number:02x}"
-        os.makedirs(directory, mode=0o700, exist_ok=True)
         self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
-        self.lock = ShardLock(f"{directory}/lock", patience)
+        try:
+            self.lock = ShardLock(f"{directory}/lock", patience)
+        except FileNotFoundError:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self.lock = ShardLock(f"{directory}/lock", patience)
         try:
             self.lock.run(self.files.begin)
         except BaseException:
