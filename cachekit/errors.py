@@ -36,4 +36,4 @@ class FileFormatError(CacheError):
 
 
 class ValueTooLargeError(CacheError, ValueError):
-    """A value is larger than the whole cache may be; the message tells both sizes."""
+    """A value is larger than the cache has room for; the message tells both sizes."""

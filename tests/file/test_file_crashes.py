@@ -196,7 +196,9 @@ def test_a_value_that_can_never_fit(tmp_path: Path) -> None:
         assert engine.get("k") is None
         with pytest.raises(ValueError, match="200000"):
             engine.add("k", bytes(200_000), engine.token("k"))
-        largest = bytes(engine.geometry.most_payload - 100)
+        for number in range(20):
+            engine.put(f"small{number}", bytes(100))
+        largest = bytes(engine._shards[0].files.largest() - 100)
         for number in range(10):
             engine.put(f"{number}", largest, expiry=math.inf)
             assert engine.get(f"{number}") is not None

@@ -199,7 +199,7 @@ class Engine:
             The new token; None if the token was not the expected one.
 
         Raises:
-            ValueTooLargeError: it is larger than the directory may be. Whatever the key had is gone.
+            ValueTooLargeError: it is larger than its shard of the limit. Whatever the key had is gone.
             OSError: the disk is full, or fails. Whatever the key had is gone.
             LockTimeoutError: nothing was changed.
         """
@@ -235,15 +235,15 @@ class Engine:
             one, or is in flux. The token stays as it is.
 
         Raises:
-            ValueTooLargeError: it is larger than the directory may be.
+            ValueTooLargeError: it is larger than its shard of the limit.
         """
         octets = key.encode("utf-8", "surrogatepass")
         hashed = hash_of(octets, self._salt)
         shard = self._open_shards()[hashed >> self._shard_shift]
         if expect & FLUX:
             return False
-        if record_size(len(octets), len(payload), len(tags)) > self.geometry.most_payload:
-            raise self._too_large(len(payload))
+        if record_size(len(octets), len(payload), len(tags)) > shard.files.largest():
+            raise self._too_large(len(payload), shard)
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
         return _outcome(shard.add(hashed, octets, record, shard.tokens.bucket(hashed), expect, self._time()))
 
@@ -358,10 +358,10 @@ class Engine:
     def _refusal(self) -> CacheClosedError:
         return CacheClosedError(f"the cache directory {self.path} was closed")
 
-    def _too_large(self, size: int) -> ValueTooLargeError:
+    def _too_large(self, size: int, shard: Shard) -> ValueTooLargeError:
         return ValueTooLargeError(
             f"a value of {size} bytes does not fit: this directory, with a limit of {self.geometry.limit} "
-            f"bytes, holds values of up to {self.geometry.most_payload}; raise the limit, or store less"
+            f"bytes, holds values of up to about {shard.files.largest()}; raise the limit, or store less"
         )
 
     def _refuse_too_large(
@@ -375,12 +375,12 @@ class Engine:
         token: int,
         expect: int | None,
     ) -> None:
-        if record_size(len(key), len(payload), len(tags)) <= self.geometry.most_payload:
+        if record_size(len(key), len(payload), len(tags)) <= shard.files.largest():
             return
         if expect is None:
             # The caller means to replace what is there: if not by this value, then by none.
             shard.delete(hashed, key, bucket, token, 0, self._time())
-        raise self._too_large(len(payload))
+        raise self._too_large(len(payload), shard)
 
 
 def _outcome(outcome: Record | bool | None) -> Record | bool:

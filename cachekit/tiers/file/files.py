@@ -319,6 +319,10 @@ class ShardFiles:
         """Bytes that are left of the quota."""
         return self.geometry.quota - self.table.total() - file_size(self.index.capacity)
 
+    def largest(self) -> int:
+        """The largest record that there would be room for if all others went; without a lock."""
+        return self.geometry.quota - self.geometry.segment - file_size(self.index.capacity) - PAGE
+
     def bytes_taken(self) -> int:
         """Bytes that index and segments take on disk; without a lock, so a moment old."""
         words = self.words

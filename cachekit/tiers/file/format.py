@@ -237,7 +237,7 @@ class Geometry:
 
     @property
     def most_payload(self) -> int:
-        """The largest record, with header, tags and key: what a shard holds if it gives up all else."""
+        """A record of this size fits even beside the largest index: with header, tags and key."""
         return min(self.quota * 2 // 3 - 2 * self.segment, _MOST_PAYLOAD)
 
     def is_sound(self) -> bool:

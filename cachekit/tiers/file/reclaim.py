@@ -73,9 +73,12 @@ def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
         if not begin(files):
             if not words[TAIL]:
                 return False
-            words[TAIL] = 0  # the tail is all there is: it goes like any other, and a new one comes
+            # The tail is all there is. It goes, and nothing of it is copied: that would need as much room
+            # as it gives, for ever.
+            words[TAIL] = 0
             if not begin(files):
                 return False
+            words[COPIED] = files.geometry.segment
         number = words[CURSOR] >> 32
     offset = words[CURSOR] & _LOW32
     content = files.index.segments.load(number)
