@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 from collections.abc import Callable
@@ -12,10 +13,13 @@ import pytest
 from file_checks import SMALL, check
 
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
+from cachekit.tiers.file import reclaim
+from cachekit.tiers.file.control import COPIED, CURSOR, TAIL
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Geometry
 from cachekit.tiers.file.tokens import FLUX
 
+ROOMY = replace(SMALL, limit=1 << 20)
 Step = tuple[str, bytes | None]
 
 
@@ -136,6 +140,34 @@ def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> No
             files = engine._shards[0].files
             engine._shards[0].lock.run(files._rebuild, files.index, 64)
             check(engine)
+
+
+@pytest.mark.parametrize("torn", [0.0, 0.5])
+def test_a_write_that_was_cut_off_hides_nothing_behind_it(tmp_path: Path, torn: float) -> None:
+    """Reclaim walks over whatever a crash left in a segment, and finds the records that came later."""
+    for allowed in range(20):
+        path = tmp_path / str(allowed)
+        effects = StoppingEffects(torn=torn)
+        engine = Engine(path, geometry=ROOMY, effects=effects)
+        engine.put("before", b"b" * 100)
+        effects.allowed = effects.count + allowed
+        with contextlib.suppress(CrashError):
+            engine.put("cut off", b"c" * 900)
+        engine.close()
+        with Engine(path, geometry=ROOMY) as engine:
+            for number in range(3):
+                engine.put(f"after{number}", b"a" * 100)
+            files = engine._shards[0].files
+            segment = files.words[TAIL] >> 32
+            files.words[TAIL] = 0
+            files.words[COPIED] = 1 << 63  # copy whatever is live
+            files.words[CURSOR] = segment << 32
+            while files.words[CURSOR]:
+                assert engine._shards[0].lock.run(reclaim.step, files, 1, 1 << 20)
+            assert not files.table.find(segment)
+            for key in ("before", "after0", "after1", "after2"):
+                assert engine.get(key) is not None, f"{key} after {allowed} effects"
+            check(engine, exact=False)
 
 
 def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

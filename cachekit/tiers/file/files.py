@@ -338,7 +338,7 @@ class ShardFiles:
         segment = self._new_segment(size, size, spare)
         if segment:
             self.words[TAIL] = segment << 32
-            if not self.words[CURSOR] and self.room() < 3 * size:
+            if not self.words[CURSOR] and self.room() < 2 * size:
                 reclaim.begin(self)
         return segment
 

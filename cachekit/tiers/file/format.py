@@ -194,8 +194,10 @@ class Geometry:
         shards = max(1, min(32, 1 << max(0, round(math.log2(limit / (32 * MIB))))))
         # 2^18 tokens of 8 bytes, or what a sixteenth of a small limit has room for.
         buckets = min(1 << 18, 1 << (limit // 128).bit_length() - 1)
+        # More segments leave less room unused, but each takes a descriptor of every process.
+        parts = 16 if shards <= 16 else 8
         quota = limit // shards * 7 // 8
-        segment = max(64 << 10, min(4 * MIB, quota // 8)) // PAGE * PAGE
+        segment = max(64 << 10, min(4 * MIB, quota // parts)) // PAGE * PAGE
         return cls(limit, shards, segment, buckets, max(buckets // 8, 64))
 
     @property
