@@ -161,6 +161,24 @@ class ShardFiles:
         self._remove_all_but(known)
         index.segments.forget_all_but(numbers)
 
+    def remove_orphans(self) -> None:
+        """Remove large records that no slot names: their writer died between the file and the slot.
+
+        Reclaim would come to them, but only when room is needed.
+        """
+        for number, size, _ in self.table.entries():
+            if size & ALONE and self.slot_of_large(number) < 0:
+                self.remove_segment(number)
+
+    def slot_of_large(self, number: int) -> int:
+        """The word at which the slot begins that names this file of one record; -1 if there is none."""
+        try:
+            hashed = HEADER.unpack(self.index.segments.head(number, HEADER.size))[6]
+        except StructError:
+            return -1
+        at = self.index.find(hashed)
+        return at if at >= 0 and self.index.slots[at + 1] >> SEGMENT_SHIFT == number else -1
+
     def _remove_all_but(self, known: set[str]) -> None:
         """Remove index and segment files of other names."""
         for name in os.listdir(self._directory):

@@ -43,9 +43,10 @@ A write holds the lock of its shard, which dies with its process. In order:
     6  tokens: the write's own token         everything is done
 
 The counts of live bytes and entries go up before 4 and down after 5, so a crash can only leave them too
-high: a segment that counts no live byte has none, and a count too high is put right when the index is
-rebuilt. If a step fails, the slot's B becomes 0 and the token changes: a write that could not be stored
-still invalidates.
+high: a segment that counts no live byte has none. Too many entries are put right when the index is
+rebuilt, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
+step fails, the slot's B becomes 0 and the token changes: a write that could not be stored still
+invalidates.
 
 A delete is 3, B = 0, 6. An eviction is B = 0 alone: what other tiers hold stays true.
 

@@ -70,15 +70,18 @@ class Index:
         self.visited = effects.octets(view[_HEAD + 16 * capacity :])
 
     def find(self, hashed: int) -> int:
-        """The word at which the key's slot begins, or -1. B may be 0: deleted."""
+        """The word at which the key's slot begins, or -1. B may be 0: deleted.
+
+        The hash may come from a file, and be damaged: then it is nobody's.
+        """
         slots, mask = self.slots, self.mask
-        at = hashed - 1 & mask
+        at = hashed & mask & ~1
         for _ in range(self.probes):
             a = slots[at]
-            if a == hashed:
-                return at
             if not a:
                 return -1
+            if a == hashed:
+                return at
             at = at + 2 & mask
         return -1
 

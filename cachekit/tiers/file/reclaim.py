@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
-from cachekit.tiers.file.format import HEADER, SEGMENT_SHIFT, UNIT, place, record_size
+from cachekit.tiers.file.format import HEADER, UNIT, place, record_size
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.files import ShardFiles
@@ -52,12 +52,8 @@ def _spared(files: ShardFiles, entry: tuple[int, int, int]) -> bool:
     number, size, _ = entry
     if not size & ALONE:
         return False
-    try:
-        hashed = HEADER.unpack(files.index.segments.head(number, HEADER.size))[6]
-    except StructError:
-        return False
-    at = files.index.find(hashed)
-    if at < 0 or files.index.slots[at + 1] >> SEGMENT_SHIFT != number or not files.index.visited[at >> 1]:
+    at = files.slot_of_large(number)
+    if at < 0 or not files.index.visited[at >> 1]:
         return False
     files.index.visited[at >> 1] = 0
     return True

@@ -87,6 +87,7 @@ class Shard:
 
     def _tick(self) -> None:
         self.files.locked_index()
+        self.files.remove_orphans()
         self.files.remove_strays()
 
     def before_fork(self) -> None:
