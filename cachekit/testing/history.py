@@ -13,8 +13,9 @@ A read that found nothing is explained by a cache that gave the entry up, unless
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -94,18 +95,20 @@ def _of_values(key: str, history: list[Operation]) -> list[str]:
 
 
 def _of_misses(key: str, history: list[Operation]) -> list[str]:
-    deletes = [one for one in history if one.is_write and one.value is None]
-    writes = [one for one in history if one.is_write and one.value is not None]
+    writes = sorted((one.end, one.begin) for one in history if one.is_write and one.value is not None)
+    deletes = sorted((one.begin, one.end) for one in history if one.is_write and one.value is None)
+    # The latest begin of the writes that ended first, the latest end of the deletes that began first.
+    latest_begin = list(accumulate((begin for _, begin in writes), max))
+    latest_end = list(accumulate((end for _, end in deletes), max))
     found = []
     for miss in history:
         if miss.is_write or miss.value is not None:
             continue
-        latest = max((one.begin for one in writes if one.end < miss.begin), default=-inf)
-        if latest == -inf:
+        before = bisect_left(writes, (miss.begin, -inf))
+        if not before:
             continue
-        # It must come after some delete, which comes after that write.
-        if not any(one.end >= latest and one.begin <= miss.end for one in deletes):
-            found.append(
-                f"{key!r}: nothing was found at {miss.begin} to {miss.end}, after a write, with no delete"
-            )
+        # It must come after some delete, which comes after the last of those writes.
+        begun = bisect_right(deletes, (miss.end, inf))
+        if not begun or latest_end[begun - 1] < latest_begin[before - 1]:
+            found.append(f"{key!r}: nothing was found from {miss.begin} on, and nothing was deleted")
     return found
