@@ -96,7 +96,7 @@ class Engine:
             tokens = Tokens(f"{self.path}/tokens", geometry, effects)
             blocks = control.map_blocks(f"{self.path}/control", geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
-            # The top bit more than a hash has would be needed to shift by 64: one shard has number 0.
+            # By 64 if there is one shard: then every hash names number 0.
             self._shard_shift = 64 - geometry.shard_bits
             for number in range(geometry.shards):
                 self._shards += (
