@@ -314,12 +314,12 @@ def main() -> None:
         value = random.Random(size).randbytes(size)
         for what, prepare in (("hit", hits), ("miss", misses), ("overwrite", overwrites), ("new", new_keys)):
             report.ask(Question(f"{what}, {label}", len(keys), rows(prepare, keys, value), "us", 1e-6))
-    each = 100 if chosen.quick else 2000
+    each = 100 if chosen.quick else 6000
     keys = keys_named("key", 50 if chosen.quick else 2000)
     for processes in (1, 4, 8):
         question = f"90 % get, 10 % set, {processes} processes"
         parallel = rows(in_parallel, keys, b"v" * 200, processes, each)
-        report.ask(Question(question, processes * each, parallel, "us", 1e-6, 5))
+        report.ask(Question(question, processes * each, parallel, "us", 1e-6, 3))
     operations = 500 if chosen.quick else 20_000
     report.ask(
         Question("get or set under a limit", operations, rows(under_a_limit, operations), "us", 1e-6, 3)

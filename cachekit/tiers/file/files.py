@@ -1,7 +1,8 @@
 """The files of one shard, and every step by which they change.
 
 All but `open_index`, `largest` and `bytes_taken` needs the lock of the shard, and is called from an
-operation of `shard`. The order of the steps is the one that `format` explains; `reclaim` chooses what goes for room.
+operation of `shard`. The order of the steps is the one that `format` explains; `reclaim` chooses what
+goes for room.
 """
 
 from __future__ import annotations
