@@ -30,6 +30,7 @@ from cachekit.testing.history import Operation, violations
 from cachekit.tiers.file import format as file_format
 from cachekit.tiers.file import shard as shard_module
 from cachekit.tiers.file import tokens
+from cachekit.tiers.file.effects import EFFECTS
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Geometry
 from cachekit.tiers.file.tokens import FLUX, fresh
@@ -417,3 +418,12 @@ def test_a_hot_key_in_a_segment_removed_by_hand(tmp_path: Path) -> None:
         for number in range(60):
             other.put(f"k{number}", b"v" * 300)
         assert payload_of(other, "k59") == b"v" * 300
+
+
+def test_effects_cost_nothing() -> None:
+    """In normal use the replaceable effects are the builtins themselves, and the views are the mappings."""
+    view = memoryview(bytearray(16))
+    assert EFFECTS.pwrite is os.pwrite
+    assert EFFECTS.unlink is os.unlink
+    assert EFFECTS.words(view) is view
+    assert EFFECTS.octets(view) is view

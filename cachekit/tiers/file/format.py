@@ -89,6 +89,8 @@ UNIT: Final = 32  # records begin at multiples of it
 
 #: crc, payload length, key length, flags, tags, expiry, hash, rt
 HEADER: Final = Struct("<IIIHHdQQ")
+_AFTER_CRC: Final = Struct("<IIHHdQQ")
+_PADDING: Final = [bytes(length) for length in range(UNIT)]
 #: bucket and token of one tag
 TAG: Final = Struct("<IQ")
 
@@ -142,12 +144,11 @@ def encode(
     tags: Sequence[tuple[int, int]],
 ) -> bytes:
     """A record, padded to its full size."""
-    body = HEADER.pack(0, len(payload), len(key), flags, len(tags), expiry, hashed, rt)[4:]
+    head = _AFTER_CRC.pack(len(payload), len(key), flags, len(tags), expiry, hashed, rt)
     if tags:
-        body += b"".join([TAG.pack(*tag) for tag in tags])
-    body += key
-    body += payload
-    body += bytes(-(len(body) + 4) % UNIT)
+        head += b"".join([TAG.pack(*tag) for tag in tags])
+    padding = _PADDING[-(4 + len(head) + len(key) + len(payload)) % UNIT]
+    body = b"".join((head, key, payload, padding))
     return crc32(body).to_bytes(4, "little") + body
 
 
