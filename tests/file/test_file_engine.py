@@ -427,3 +427,19 @@ def test_effects_cost_nothing() -> None:
     assert EFFECTS.unlink is os.unlink
     assert EFFECTS.words(view) is view
     assert EFFECTS.octets(view) is view
+
+
+def test_many_tiny_values(tmp_path: Path) -> None:
+    """Where the index takes as much as the values, it counts, and entries go before the limit does."""
+    with Engine(tmp_path, 1 << 20) as engine:
+        for number in range(20_000):
+            engine.put(f"{number}", b"v")
+            if number % 500 == 0:
+                assert disk_usage(tmp_path) <= 1 << 20
+        assert engine.get("19999") is not None
+        assert engine.stats().evictions > 0
+        check(engine)
+        for files in [shard.files for shard in engine._shards]:
+            taken = sum(size for _, size, _ in files.table.entries())
+            index = os.stat(files._index_path(files.index.generation)).st_size
+            assert taken + index <= engine.geometry.quota
