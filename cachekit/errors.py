@@ -51,3 +51,15 @@ class KeyEncodingError(CacheError, TypeError):
 
     It is a `TypeError` too, because that is what Python raises for an unhashable argument.
     """
+
+
+class LockTimeoutError(CacheError):
+    """A lock between processes was not to be had in time; nothing was changed."""
+
+
+class FileFormatError(CacheError):
+    """A cache directory was made by another version, or is in use in another shape."""
+
+
+class ValueTooLargeError(CacheError, ValueError):
+    """A value is larger than the cache has room for; the message tells both sizes."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = ["decorator.py", "import_time.py", "memory.py", "serialization.py"]
+SCRIPTS = ["decorator.py", "file.py", "import_time.py", "memory.py", "serialization.py"]
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
     "theine",
@@ -82,7 +82,7 @@ def test_it_runs(script: str, tmp_path: Path) -> None:
     assert {row["name"] for row in rows if row["name"] in ended.stdout} == {row["name"] for row in rows}
     ours = [row for row in rows if row["ours"]]
     assert [row["trouble"] for row in ours] == [None] * len(ours)
-    assert all(len(row["per_round"]) == 2 and row["median"] >= 0 for row in ours)
+    assert all(len(row["per_round"]) in {1, 2} and row["median"] >= 0 for row in ours)
     assert measured["targets"]
 
 

@@ -1,7 +1,9 @@
 """What cachekit is tested with, for authors of tiers and users who test their own code.
 
 `ManualClock` moves time by hand; `TierContract` is the suite that every tier passes; the fixtures of
-`cachekit.testing.pytest_plugin` give each test a cache of its own.
+`cachekit.testing.pytest_plugin` give each test a cache of its own. For caches that processes share:
+`history` checks what they saw, `kills` kills them, `damage` and `faults` harm their files, `processes`
+begins them together.
 """
 
 from cachekit.testing.clock import ManualClock

@@ -1,0 +1,114 @@
+"""Was every read right? A checker of what several processes or threads saw of one cache.
+
+Record an `Operation` for every read and write, with the times at which it began and ended; `violations`
+then says which keys' histories no order of the operations explains that respects real time: if one ended
+before another began, it comes first. That is linearizability of a register (Herlihy and Wing, 1990). If
+every write has a value of its own, it is decided key by key, and by sorting, as in Gibbons and Korach,
+"Testing Shared Memories" (1997), section 4: all operations on one value form a zone, from the first
+end to the last begin among them; an order exists if no two zones in which the value must be there the
+whole time overlap, and none of the others lies within one of those.
+
+A read that found nothing is explained by a cache that gave the entry up, unless `evicts` is False.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from itertools import accumulate, pairwise
+from math import inf
+from typing import NamedTuple
+
+
+class Operation(NamedTuple):
+    """One read or write of one key, as its caller saw it.
+
+    A read yields `value`, or None if it found nothing. A write of None is a delete. A write whose caller
+    died before it ended has an `end` of infinity.
+    """
+
+    key: str
+    is_write: bool
+    value: bytes | None
+    begin: float
+    end: float
+
+
+def violations(history: Iterable[Operation], *, evicts: bool = True) -> list[str]:
+    """What cannot have happened in a cache that keeps its promise, in words; empty if all is explained.
+
+    Args:
+        history: in any order. Values written to one key must differ.
+        evicts: whether a read may find nothing although something was written.
+
+    Raises:
+        ValueError: two writes of one key have the same value, or an operation ended before it began.
+    """
+    by_key: dict[str, list[Operation]] = {}
+    for one in history:
+        if one.end < one.begin:
+            raise ValueError(f"{one} ended before it began")
+        by_key.setdefault(one.key, []).append(one)
+    found = []
+    for key in sorted(by_key):
+        found += _of_values(key, by_key[key])
+        if not evicts:
+            found += _of_misses(key, by_key[key])
+    return found
+
+
+def _of_values(key: str, history: list[Operation]) -> list[str]:
+    writes: dict[bytes, Operation] = {}
+    for one in history:
+        if one.is_write and one.value is not None:
+            if one.value in writes:
+                raise ValueError(f"{one.value!r} was written to {key!r} twice")
+            writes[one.value] = one
+    found = []
+    # Zones: first end and last begin of all operations on one value.
+    zones: dict[bytes, tuple[float, float]] = {value: (one.end, one.begin) for value, one in writes.items()}
+    for one in history:
+        if one.is_write or one.value is None:
+            continue
+        if one.value not in writes:
+            found.append(f"{key!r}: {one.value!r} was read and never written")
+        elif one.end < writes[one.value].begin:
+            found.append(f"{key!r}: {one.value!r} was read before it was written")
+        else:
+            first, last = zones[one.value]
+            zones[one.value] = min(first, one.end), max(last, one.begin)
+    held = sorted((first, last, value) for value, (first, last) in zones.items() if first < last)
+    for (_, last, value), (first, _, other) in pairwise(held):
+        if first < last:
+            found.append(f"{key!r}: {other!r} was there while {value!r} must have been")
+    # What only must have been there at one moment of a span: other values, and deletes.
+    brief = [(last, first, repr(value)) for value, (first, last) in zones.items() if first >= last]
+    brief += [(one.begin, one.end, "a delete") for one in history if one.is_write and one.value is None]
+    brief.sort()
+    at = 0
+    for begin, end, what in brief:
+        while at < len(held) and held[at][1] <= begin:
+            at += 1
+        if at < len(held) and held[at][0] < begin and end < held[at][1]:
+            found.append(f"{key!r}: {held[at][2]!r} was read although {what} had come after it")
+    return found
+
+
+def _of_misses(key: str, history: list[Operation]) -> list[str]:
+    writes = sorted((one.end, one.begin) for one in history if one.is_write and one.value is not None)
+    deletes = sorted((one.begin, one.end) for one in history if one.is_write and one.value is None)
+    # The latest begin of the writes that ended first, the latest end of the deletes that began first.
+    latest_begin = list(accumulate((begin for _, begin in writes), max))
+    latest_end = list(accumulate((end for _, end in deletes), max))
+    found = []
+    for miss in history:
+        if miss.is_write or miss.value is not None:
+            continue
+        before = bisect_left(writes, (miss.begin, -inf))
+        if not before:
+            continue
+        # It must come after some delete, which comes after the last of those writes.
+        begun = bisect_right(deletes, (miss.end, inf))
+        if not begun or latest_end[begun - 1] < latest_begin[before - 1]:
+            found.append(f"{key!r}: nothing was found from {miss.begin} on, and nothing was deleted")
+    return found

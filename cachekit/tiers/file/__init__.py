@@ -1,0 +1,1 @@
+"""The file tier: a directory that the processes of one host share, and that survives a restart."""

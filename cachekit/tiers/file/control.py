@@ -1,0 +1,137 @@
+"""The control file: per shard one block of words that say which files count, and how full they are.
+
+The words of a block, changed only under the lock of its shard; `format` says in which order:
+
+    0 magic     1 generation of the index (incarnation << 32 | generation)     2 tail (segment << 32 | bytes)
+    3 number of the next segment     4 slots in use, deleted ones included     5 entries
+    6 reclaim's cursor (segment << 32 | offset)     7 what reclaim has copied of that segment, and its mode
+    16... the table of segments: number, size in bytes, live bytes; number 0 is a free entry. Sizes are
+          whole pages, and odd by one (ALONE) where a large record has the file to itself
+
+Counts may be too high after a crash, never too low.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from typing import Final, final
+
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.format import FORMAT, PAGE, Geometry
+
+MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
+
+GENERATION: Final = 1
+TAIL: Final = 2
+NEXT: Final = 3
+USED: Final = 4
+ENTRIES: Final = 5
+CURSOR: Final = 6
+COPIED: Final = 7
+TABLE: Final = 16
+
+ALONE: Final = 1  # in a size
+
+
+def create(path: str, geometry: Geometry, effects: Effects) -> None:
+    """Make the file; every block is empty, and so without magic, until its shard is reset."""
+    fd = effects.create(path)
+    try:
+        effects.allocate(fd, geometry.control_size)
+        effects.pwrite(fd, array("Q", [MAGIC]).tobytes(), 0)
+    finally:
+        os.close(fd)
+
+
+def is_sound(path: str, geometry: Geometry) -> bool:
+    """Whether the file is there, has its size, and begins as it should."""
+    try:
+        with open(path, "rb") as file:
+            return (
+                os.fstat(file.fileno()).st_size == geometry.control_size
+                and file.read(8) == array("Q", [MAGIC]).tobytes()
+            )
+    except FileNotFoundError:
+        return False
+
+
+def map_blocks(path: str, geometry: Geometry, effects: Effects) -> list[memoryview]:
+    """The words of each shard's block."""
+    with open(path, "r+b") as file:
+        view = memoryview(mmap.mmap(file.fileno(), geometry.control_size))
+    starts = range(PAGE, geometry.control_size, geometry.block)
+    return [effects.words(view[start : start + geometry.block].cast("Q")) for start in starts]
+
+
+@final
+class Table:
+    """The table of segments in one block: the size and the live bytes of every segment file there is.
+
+    All under the lock of the shard, but `total` and `numbers`, which may then be a moment old.
+    """
+
+    __slots__ = ("_places", "_slots", "words")
+
+    def __init__(self, words: memoryview, geometry: Geometry) -> None:
+        self.words = words
+        self._slots = range(TABLE, TABLE + 3 * geometry.table, 3)
+        # Where we met a segment last. Other processes move on without telling, so it is only a guess.
+        self._places: dict[int, int] = {}
+
+    def find(self, segment: int) -> int:
+        """Which word its entry begins at; 0 if it has none."""
+        place = self._places.get(segment, 0)
+        if place and self.words[place] == segment:
+            return place
+        for place in self._slots:
+            if self.words[place] == segment:
+                if len(self._places) >= len(self._slots):
+                    self._places.clear()
+                self._places[segment] = place
+                return place
+        return 0
+
+    def add(self, segment: int, size: int) -> bool:
+        """Enter a segment that holds nothing yet; False if the table is full."""
+        words = self.words
+        for place in self._slots:
+            if not words[place]:
+                words[place + 1] = size
+                words[place + 2] = 0
+                words[place] = segment  # with this the entry counts
+                return True
+        return False
+
+    def remove(self, segment: int) -> None:
+        """Forget a segment, whose file is gone."""
+        place = self.find(segment)
+        if place:
+            self.words[place] = 0
+            self._places.pop(segment, None)
+
+    def gain(self, segment: int, size: int) -> None:
+        """Count live bytes, before their slot is stored."""
+        place = self.find(segment)
+        if place:
+            self.words[place + 2] += size
+
+    def lose(self, segment: int, size: int) -> int:
+        """Count them off, after their slot was changed; what is left."""
+        place = self.find(segment)
+        if not place:
+            return 0
+        left: int = max(0, self.words[place + 2] - size)
+        self.words[place + 2] = left
+        return left
+
+    def entries(self) -> list[tuple[int, int, int]]:
+        """Number, size and live bytes of every segment."""
+        words = self.words[TABLE : self._slots.stop].tolist()
+        used = [3 * at for at, number in enumerate(words[::3]) if number]
+        return [(words[at], words[at + 1], words[at + 2]) for at in used]
+
+    def total(self) -> int:
+        """The bytes that all segments may take on disk."""
+        return sum([size for _, size, _ in self.entries()])

@@ -1,0 +1,175 @@
+"""A cache directory as a whole: made, checked, taken up or emptied, by one process at a time.
+
+It promises that a directory is in one shape for all who have it open. Whoever opens holds `structure.lock`
+for that moment, and then a shared flock on `users` for as long as it stays. What cannot be taken up as it
+is (another format version, another limit, damage) is emptied if nobody else is in it; if somebody is,
+another limit gives way to theirs, and the rest is a FileFormatError.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import Final, final
+from zlib import crc32
+
+from cachekit.errors import FileFormatError, LockTimeoutError
+from cachekit.tiers.file import control, tokens
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.format import FORMAT, Geometry
+
+_MANIFEST: Final = "manifest"
+_OURS: Final = ("tokens", "control", _MANIFEST, _MANIFEST + ".new")
+
+
+@final
+@dataclass(frozen=True)
+class Directory:
+    """An opened directory.
+
+    Attributes:
+        path: where.
+        geometry: its shape.
+        salt: of its hashes.
+        users: the descriptor that says that we are in it.
+    """
+
+    path: str
+    geometry: Geometry
+    salt: bytes
+    users: int
+
+
+def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
+    """Take the directory up, or make it.
+
+    Raises:
+        FileFormatError: somebody else uses it in a way that we cannot join.
+        LockTimeoutError: somebody else was opening it all the time.
+        OSError: it cannot be made, read or written.
+    """
+    # Loaded here: importing filelock costs six times what a bare interpreter does.
+    from filelock import FileLock, Timeout
+
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    # One object per call, and no singleton: threads and processes exclude each other alike.
+    lock = FileLock(
+        f"{path}/structure.lock",
+        timeout=patience,
+        thread_local=False,
+        poll_interval=0.005,
+        fallback_to_soft=False,
+    )
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LockTimeoutError(f"{path} was being opened by another process for {patience} s") from error
+    try:
+        users = os.open(f"{path}/users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            found, salt = _enter(path, geometry, users, effects)
+        except BaseException:
+            os.close(users)
+            raise
+    finally:
+        lock.release()
+    return Directory(path, found, salt, users)
+
+
+def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[Geometry, bytes]:
+    """The shape and the salt of the directory, which is sound, and which `users` then says we are in."""
+    version, found, salt = _read_manifest(path)
+    sound = (
+        version == FORMAT
+        and found is not None
+        and tokens.is_sound(f"{path}/tokens", found)
+        and control.is_sound(f"{path}/control", found)
+    )
+    alone = False
+    if not sound or found != wanted:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            pass
+    if alone:
+        if version is not None:
+            what = f"format {version}" if version != FORMAT else "damage" if not sound else "another limit"
+            logging.getLogger("cachekit").warning("%s is emptied: it had %s", path, what)
+        found, salt = wanted, _make(path, wanted, effects)
+    elif not sound or found is None:
+        raise FileFormatError(
+            f"{path} is in use, and is damaged or of format {version}, not {FORMAT}; "
+            f"end the processes that use it, or choose another directory"
+        )
+    elif found != wanted:
+        logging.getLogger("cachekit").warning(
+            "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+            path,
+            found.limit,
+            wanted.limit,
+        )
+    # From exclusive to shared is not one step, but whoever could come between waits for structure.lock.
+    fcntl.flock(users, fcntl.LOCK_SH)
+    return found, salt
+
+
+def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
+    """Empty the directory of what is ours, and make it anew; the salt of its hashes.
+
+    The manifest goes first and comes last: without it, all the rest counts for nothing.
+    """
+    for name in (_MANIFEST, *_OURS):
+        try:
+            effects.unlink(f"{path}/{name}")
+        except FileNotFoundError:
+            pass
+    for entry in list(os.scandir(path)):
+        if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False) and _is_hex(entry.name):
+            shutil.rmtree(entry.path)
+    tokens.create(f"{path}/tokens", geometry, effects)
+    control.create(f"{path}/control", geometry, effects)
+    salt = os.urandom(16)
+    shape = {"format": FORMAT, "salt": salt.hex(), "made": int(time.time()), "geometry": asdict(geometry)}
+    body = json.dumps(shape, sort_keys=True).encode()
+    new = f"{path}/{_MANIFEST}.new"
+    fd = effects.create(new)
+    try:
+        effects.pwrite(fd, b"%08x %s\n" % (crc32(body), body), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    effects.replace(new, f"{path}/{_MANIFEST}")
+    return salt
+
+
+def _read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes]:
+    """Format version, shape and salt; a version of None if there is no manifest, -1 if it is damaged.
+
+    The checksum and the name of the version are for all formats to come; the rest belongs to this one.
+    """
+    try:
+        with open(f"{path}/{_MANIFEST}", "rb") as file:
+            checksum, _, body = file.read(1 << 16).rstrip(b"\n").partition(b" ")
+    except FileNotFoundError:
+        return None, None, b""
+    try:
+        if int(checksum, 16) != crc32(body):
+            return -1, None, b""
+        shape = json.loads(body)
+        if shape["format"] != FORMAT:
+            return int(shape["format"]), None, b""
+        geometry = Geometry(**shape["geometry"])
+        salt = bytes.fromhex(shape["salt"])
+    except (ValueError, KeyError, TypeError):
+        return -1, None, b""
+    return (FORMAT, geometry, salt) if geometry.is_sound() and len(salt) == 16 else (-1, None, b"")
+
+
+def _is_hex(name: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in name)

@@ -1,0 +1,394 @@
+"""The engine of the file tier: bytes under str keys, in a directory that processes share.
+
+It promises that kill -9 at any moment loses at most the write in progress, that damage is a miss, that
+the directory stays within its limit, and that lookups take no lock; `format` tells how. Values, their
+serialization and their age are the business of the tier above; so is asking `token` before something
+slow and handing it to `add` afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterable, Iterator
+from math import inf
+from types import TracebackType
+from typing import Final, NamedTuple, final
+
+from cachekit import forks
+from cachekit.clock import SystemClock
+from cachekit.errors import CacheClosedError, ValueTooLargeError
+from cachekit.ports import Clock
+from cachekit.tiers.file import control
+from cachekit.tiers.file.control import ENTRIES
+from cachekit.tiers.file.directory import open_directory
+from cachekit.tiers.file.effects import EFFECTS, Effects
+from cachekit.tiers.file.format import Geometry, Record, TagTokens, encode, hash_of, record_size
+from cachekit.tiers.file.shard import Shard
+from cachekit.tiers.file.tokens import FLUX, Tokens, fresh
+
+_PATIENCE: Final = 2.0
+
+
+class EngineStats(NamedTuple):
+    """Figures of a directory, and of what this process did in it."""
+
+    entries: int  #: in the directory, expired ones included; after a crash up to one too many each
+    bytes: int  #: that the directory takes on disk, about
+    evictions: int  #: this process removed for room
+    expirations: int  #: this process removed because their time, or that of their tags, was over
+    damaged: int  #: slots and indexes that this process found damaged, and dropped
+
+
+@final
+class Engine:
+    """An opened directory. Safe in any thread; in parent and child after a fork.
+
+    Args:
+        path: the directory; made, with its parents, if it is not there.
+        limit: bytes that it may take on disk, at least 1 MiB.
+        clock: for expiry.
+        patience: the most seconds that a writer waits for another one.
+        geometry: its shape in detail, instead of `limit`.
+        effects: by which files are changed; for tests.
+
+    Raises:
+        ValueError: the limit is too small.
+        FileFormatError: others use the directory in a way that we cannot join.
+        LockTimeoutError: others are opening it for too long.
+        OSError: the directory cannot be made, read or written.
+
+    Every method but `close` may raise CacheClosedError after `close`, and OSError; those that write also
+    LockTimeoutError.
+    """
+
+    __slots__ = (
+        "__weakref__", "_closed", "_last_stats", "_salt", "_shard_shift", "_shards", "_time", "_users",
+        "geometry", "path",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        limit: int = 1000 << 20,
+        *,
+        clock: Clock | None = None,
+        patience: float = _PATIENCE,
+        geometry: Geometry | None = None,
+        effects: Effects = EFFECTS,
+    ) -> None:
+        directory = open_directory(
+            os.path.abspath(os.fspath(path)),
+            Geometry.for_limit(limit) if geometry is None else geometry,
+            max(patience, 30.0),
+            effects,
+        )
+        self.path = directory.path
+        self.geometry = geometry = directory.geometry
+        self._users = directory.users
+        self._salt = directory.salt
+        self._closed = False
+        self._last_stats: EngineStats | None = None
+        self._time = (SystemClock() if clock is None else clock).time
+        self._shards: tuple[Shard, ...] = ()
+        try:
+            tokens = Tokens(f"{self.path}/tokens", geometry, effects)
+            blocks = control.map_blocks(f"{self.path}/control", geometry, effects)
+            most_mapped = _most_mapped(geometry.shards)
+            # By 64 if there is one shard: then every hash names number 0.
+            self._shard_shift = 64 - geometry.shard_bits
+            for number in range(geometry.shards):
+                self._shards += (
+                    Shard(
+                        number,
+                        self.path,
+                        blocks[number],
+                        tokens,
+                        geometry,
+                        self._salt,
+                        patience,
+                        most_mapped,
+                        effects,
+                    ),
+                )
+        except BaseException:
+            self.close()
+            raise
+        forks.register(self)
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> Record | None:
+        """The live record of a key, or None."""
+        octets = key.encode("utf-8", "surrogatepass")
+        hashed = hash_of(octets, self._salt)
+        try:
+            shard = self._shards[hashed >> self._shard_shift]
+        except IndexError:  # cheaper than asking first
+            raise self._refusal() from None
+        return shard.get(hashed, octets, self._time())
+
+    def keys(self, pattern: re.Pattern[str] | None = None) -> Iterator[str]:
+        """The keys of live records, those that the pattern matches from the start, in no order.
+
+        Entries that come, go or are moved meanwhile may be missed, or come twice.
+        """
+        for shard in self._open_shards():
+            for key in shard.scan(self._time()):
+                if pattern is None or pattern.match(key):
+                    yield key
+
+    # -- tokens -----------------------------------------------------------------------------------------
+
+    def token(self, key: str) -> int:
+        """The fence token of the key: another one as soon as somebody writes or invalidates it.
+
+        With the FLUX bit set, a write is under way, and nothing that is read now may be kept elsewhere.
+        """
+        hashed = self._hash(key)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        tokens = shard.tokens
+        bucket = tokens.bucket(hashed)
+        token: int = tokens.words[bucket]
+        if token & FLUX and tokens.is_abandoned(bucket, token):
+            shard.lock.run(tokens.settle, bucket, token)
+            token = tokens.words[bucket]
+        return token
+
+    def tag_tokens(self, tags: Iterable[str]) -> TagTokens:
+        """The tokens of tags, to be read before a value is loaded and stored with it."""
+        return self._open_shards()[0].tokens.of_tags(tags)
+
+    def tags_are_current(self, tags: TagTokens) -> bool:
+        """Whether none of the tags was invalidated since their tokens were read."""
+        return self._open_shards()[0].tokens.are_current(tags)
+
+    def tag_epoch(self) -> int:
+        """The same twice, and without the FLUX bit: no tag at all was invalidated in between."""
+        return self._open_shards()[0].tokens.epoch()
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        expiry: float = inf,
+        flags: int = 0,
+        rt: int = 0,
+        tags: TagTokens = (),
+        expect: int | None = None,
+        in_flux: bool = False,
+    ) -> int | None:
+        """Store a record in place of whatever the key had, and change the key's token.
+
+        Args:
+            key: any str.
+            payload: the bytes.
+            expiry: seconds since the epoch from which on the record is not there.
+            flags: 16 bits that come back with it.
+            rt: 64 bits that come back with it.
+            tags: what `tag_tokens` said before the value was loaded.
+            expect: change nothing if the key's token is another one, or this one is in flux: a write
+                that was under way when the caller looked may be newer than what it brings.
+            in_flux: leave the token in flux, for `settle`.
+
+        Returns:
+            The new token; None if the token was not the expected one.
+
+        Raises:
+            ValueTooLargeError: it is larger than its shard of the limit. Whatever the key had is gone.
+            OSError: the disk is full, or fails. Whatever the key had is gone.
+            LockTimeoutError: nothing was changed.
+        """
+        octets = key.encode("utf-8", "surrogatepass")
+        hashed = hash_of(octets, self._salt)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        bucket = shard.tokens.bucket(hashed)
+        if expect is not None and expect & FLUX:
+            return None
+        token = fresh()
+        if len(payload) + len(octets) > self.geometry.segment >> 3:
+            self._refuse_too_large(octets, payload, tags, shard, hashed, bucket, token, expect)
+        record = encode(octets, hashed, payload, expiry, flags, rt, tags)
+        stored = shard.put(hashed, record, bucket, token, expect, FLUX if in_flux else 0)
+        # None: from inside another write of this thread, after which it will be stored.
+        return None if stored is False else token
+
+    def add(
+        self,
+        key: str,
+        payload: bytes,
+        expect: int,
+        *,
+        expiry: float = inf,
+        flags: int = 0,
+        rt: int = 0,
+        tags: TagTokens = (),
+    ) -> Record | bool:
+        """Store a record that was loaded after `token` said `expect`, unless another live one came first.
+
+        Returns:
+            The live record that is there already; or whether it was stored: not if the token is another
+            one, or is in flux. The token stays as it is.
+
+        Raises:
+            ValueTooLargeError: it is larger than its shard of the limit.
+        """
+        octets = key.encode("utf-8", "surrogatepass")
+        hashed = hash_of(octets, self._salt)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        if expect & FLUX:
+            return False
+        if record_size(len(octets), len(payload), len(tags)) > shard.files.largest():
+            raise self._too_large(len(payload), shard)
+        record = encode(octets, hashed, payload, expiry, flags, rt, tags)
+        return _outcome(shard.add(hashed, octets, record, shard.tokens.bucket(hashed), expect, self._time()))
+
+    def delete(self, key: str, *, in_flux: bool = False) -> tuple[bool, int]:
+        """Remove a key, and change its token whether or not it was there; if it was, and the token."""
+        octets = key.encode("utf-8", "surrogatepass")
+        hashed = hash_of(octets, self._salt)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        token = fresh()
+        last = FLUX if in_flux else 0
+        removed = shard.delete(hashed, octets, shard.tokens.bucket(hashed), token, last, self._time())
+        return bool(removed), token
+
+    def settle(self, key: str, token: int) -> bool:
+        """End a write that was left in flux; whether `token` is the key's now, and nobody wrote meanwhile."""
+        hashed = self._hash(key)
+        shard = self._open_shards()[hashed >> self._shard_shift]
+        return bool(shard.settle(shard.tokens.bucket(hashed), token, fresh()))
+
+    def invalidate_tags(self, tags: Iterable[str]) -> None:
+        """From now on no record is found that was stored with a token of one of the tags. No lock."""
+        self._open_shards()[0].tokens.invalidate_tags(tags)
+
+    def delete_matching(self, pattern: re.Pattern[str]) -> int:
+        """Remove the keys that the pattern matches from the start, and change all tokens; how many.
+
+        Before and after: what was read, or loaded, in between is kept nowhere.
+        """
+        removed = 0
+        for shard in self._open_shards():
+            shard.renew_tokens()
+        for key in self.keys(pattern):
+            removed += self.delete(key)[0]
+        for shard in self._open_shards():
+            shard.renew_tokens()
+        return removed
+
+    def clear(self) -> int:
+        """Remove everything, and change all tokens; how many entries that were, about."""
+        return sum([shard.clear() or 0 for shard in self._open_shards()])
+
+    # -- upkeep -----------------------------------------------------------------------------------------
+
+    def remove_expired(self) -> int:
+        """Remove records whose time, or that of one of their tags, is over; how many."""
+        return sum([shard.remove_expired(self._time()) for shard in self._open_shards()])
+
+    def tick(self) -> None:
+        """Let go of files that others removed, whose blocks the disk does not have back until then."""
+        for shard in self._open_shards():
+            shard.tick()
+
+    def stats(self) -> EngineStats:
+        """What the directory holds, and what this process did; without I/O, and also after `close`."""
+        if self._last_stats is not None:
+            return self._last_stats
+        files = [shard.files for shard in self._shards]
+        fixed = self.geometry.tokens_size + self.geometry.control_size
+        return EngineStats(
+            sum([one.words[ENTRIES] for one in files]),
+            fixed + sum([one.bytes_taken() for one in files]),
+            sum([one.counter.evictions for one in files]),
+            sum([one.counter.expirations for one in files]),
+            sum([one.counter.damaged for one in files]),
+        )
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give back descriptors and mappings; a second call does nothing."""
+        if self._closed:
+            return
+        self._last_stats = self.stats()
+        self._closed = True
+        for shard in self._shards:
+            shard.close()
+        # The mappings go with the last reader that is under way.
+        self._shards = ()
+        os.close(self._users)
+
+    def before_fork(self) -> None:
+        """Take the locks (see `cachekit.forks`)."""
+        for shard in self._shards:
+            shard.before_fork()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give them back; the child opens its lock files anew."""
+        for shard in reversed(self._shards):
+            shard.after_fork(in_child)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Engine({self.path!r}, limit={self.geometry.limit})"
+
+    # -- inside -----------------------------------------------------------------------------------------
+
+    def _hash(self, key: str) -> int:
+        return hash_of(key.encode("utf-8", "surrogatepass"), self._salt)
+
+    def _open_shards(self) -> tuple[Shard, ...]:
+        if self._closed:
+            raise self._refusal()
+        return self._shards
+
+    def _refusal(self) -> CacheClosedError:
+        return CacheClosedError(f"the cache directory {self.path} was closed")
+
+    def _too_large(self, size: int, shard: Shard) -> ValueTooLargeError:
+        return ValueTooLargeError(
+            f"a value of {size} bytes does not fit: this directory, with a limit of {self.geometry.limit} "
+            f"bytes, holds values of up to about {shard.files.largest()}; raise the limit, or store less"
+        )
+
+    def _refuse_too_large(
+        self,
+        key: bytes,
+        payload: bytes,
+        tags: TagTokens,
+        shard: Shard,
+        hashed: int,
+        bucket: int,
+        token: int,
+        expect: int | None,
+    ) -> None:
+        if record_size(len(key), len(payload), len(tags)) <= shard.files.largest():
+            return
+        if expect is None:
+            # The caller means to replace what is there: if not by this value, then by none.
+            shard.delete(hashed, key, bucket, token, 0, self._time())
+        raise self._too_large(len(payload), shard)
+
+
+def _outcome(outcome: Record | bool | None) -> Record | bool:
+    """None, from inside another write of this thread, is no promise that it was stored."""
+    return False if outcome is None else outcome
+
+
+def _most_mapped(shards: int) -> int:
+    """Segments that each shard may keep mapped: together a third of the descriptors we may have."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(4, min(1024, soft if soft > 0 else 1024) // 3 // shards)

@@ -1,0 +1,415 @@
+"""The files of one shard, and every step by which they change.
+
+All but `open_index`, `largest` and `bytes_taken` needs the lock of the shard, and is called from an
+operation of `shard`. The order of the steps is the one that `format` explains; `reclaim` chooses what
+goes for room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
+from typing import Final, final
+
+from cachekit.tiers.file import control, reclaim
+from cachekit.tiers.file import index as index_file
+from cachekit.tiers.file.control import ALONE, CURSOR, ENTRIES, GENERATION, NEXT, TAIL, USED, Table
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.format import (
+    HEADER,
+    LENGTH_MASK,
+    LENGTH_SHIFT,
+    LONG,
+    OFFSET_MASK,
+    OFFSET_SHIFT,
+    PAGE,
+    SEGMENT_LIMIT,
+    SEGMENT_SHIFT,
+    UNIT,
+    Geometry,
+    place,
+)
+from cachekit.tiers.file.index import Index, file_size
+from cachekit.tiers.file.locking import AGAIN, Again
+from cachekit.tiers.file.segments import Content, Segments, length_at
+
+_LOW32: Final = (1 << 32) - 1
+_SLICE: Final = 1000  # records, or slots, that one lock hold or one look of a scan goes through
+_LOOKS: Final = 4  # at an index that is being replaced, before the lock is asked
+_PACE: Final = 1 << 16  # bytes of reclaim that a writer lets gather before it does them
+
+
+class _NumbersUsedUpError(Exception):
+    """The last segment number was given away: the shard begins anew."""
+
+
+@final
+class Counter:
+    """What one process has seen an engine do, over all shards. Bumped under a lock, each shard its own."""
+
+    __slots__ = ("damaged", "evictions", "expirations")
+
+    def __init__(self) -> None:
+        self.evictions = 0
+        self.expirations = 0
+        self.damaged = 0
+
+
+@final
+class ShardFiles:
+    """Index, segments and control block of one shard.
+
+    Args:
+        directory: of the shard; it is there.
+        words: its control block.
+        geometry: of the whole directory.
+        most_mapped: how many segments to keep mapped.
+        effects: by which it changes files.
+    """
+
+    index: Index  #: the last one that this process saw
+
+    __slots__ = (
+        "_directory", "_effects", "_most_mapped", "_owed", "_pwrite", "counter", "geometry", "index",
+        "opening", "table", "words",
+    )  # fmt: skip
+
+    def __init__(
+        self, directory: str, words: memoryview, geometry: Geometry, most_mapped: int, effects: Effects
+    ) -> None:
+        self._directory = directory
+        self.words = words
+        self.geometry = geometry
+        self._most_mapped = most_mapped
+        self._effects = effects
+        self._pwrite = effects.pwrite
+        self._owed = 0
+        self.counter = Counter()
+        self.table = Table(words, geometry)
+        #: Held while an index is opened; see `open_index`.
+        self.opening = threading.RLock()
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up what is there if it is sound, or begin anew; and clear what crashes left."""
+        try:
+            entries = self.table.entries()
+            if not self._is_sound(entries):
+                raise ValueError("the control block is damaged")
+            self.open_index(self.words[GENERATION])
+        except (ValueError, FileNotFoundError):
+            self.reset()
+            entries = []
+        segments = self.index.segments
+        for number, size, _ in entries:
+            # A file that was cut, or an entry that was changed: readers would find out, the limit not.
+            should = self.geometry.segment
+            if size & ALONE:
+                should = -(-segments.length(number) // PAGE) * PAGE + ALONE
+            if size != should:
+                self.remove_segment(number)
+        self.remove_strays()
+
+    def _is_sound(self, entries: list[tuple[int, int, int]]) -> bool:
+        words = self.words
+        numbers = [number for number, _, _ in entries]
+        if (
+            words[0] != control.MAGIC
+            or len(set(numbers)) != len(numbers)
+            or max(numbers, default=0) >= words[NEXT]
+            or words[NEXT] > SEGMENT_LIMIT
+        ):
+            return False
+        tail, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
+        return not tail or (tail in numbers and offset <= self.geometry.segment and not offset % UNIT)
+
+    def reset(self) -> None:
+        """Begin anew, under the lock: an empty index of a new incarnation, and no segments.
+
+        First the generation becomes one that has no file: a crash anywhere from here on is a reason to
+        begin anew, and numbers of this incarnation are given to nobody.
+        """
+        words = self.words
+        incarnation = (words[GENERATION] >> 32) + 1 & (1 << 31) - 1 or 1
+        words[GENERATION] = incarnation << 32
+        for at in range(TAIL, len(words)):
+            if words[at]:
+                words[at] = 0
+        words[NEXT] = 1
+        generation = incarnation << 32 | 1
+        self._remove_all_but(set())
+        path = self._index_path(generation)
+        index_file.write(path, generation, self.geometry.capacity, None, set(), self._effects)
+        words[GENERATION] = generation
+        words[0] = control.MAGIC
+        self.open_index(generation)
+
+    def remove_strays(self) -> None:
+        """Remove what a crash left behind, and let go of what others removed; under the lock."""
+        index, words = self.index, self.words
+        in_use = (words[TAIL] >> 32, words[CURSOR] >> 32)
+        numbers = set()
+        for number, _, live in self.table.entries():
+            if live or number in in_use:
+                numbers.add(number)
+            else:
+                self.remove_segment(number)
+        known = {index.segments.name(number) for number in numbers}
+        known.add(os.path.basename(self._index_path(index.generation)))
+        self._remove_all_but(known)
+        index.segments.forget_all_but(numbers)
+
+    def remove_orphans(self) -> None:
+        """Remove large records that no slot names: their writer died between the file and the slot.
+
+        Reclaim would come to them, but only when room is needed.
+        """
+        for number, size, _ in self.table.entries():
+            if size & ALONE and self.slot_of_large(number) < 0:
+                self.remove_segment(number)
+
+    def slot_of_large(self, number: int) -> int:
+        """The word at which the slot begins that names this file of one record; -1 if there is none."""
+        try:
+            hashed = HEADER.unpack(self.index.segments.head(number, HEADER.size))[6]
+        except StructError:
+            return -1
+        at = self.index.find(hashed)
+        return at if at >= 0 and self.index.slots[at + 1] >> SEGMENT_SHIFT == number else -1
+
+    def _remove_all_but(self, known: set[str]) -> None:
+        """Remove index and segment files of other names."""
+        for name in os.listdir(self._directory):
+            if name not in known and name.endswith((".segment", ".index")):
+                self._effects.unlink(f"{self._directory}/{name}")
+
+    # -- the index of the moment ------------------------------------------------------------------------
+
+    def _index_path(self, generation: int) -> str:
+        return f"{self._directory}/{generation >> 32:x}-{generation & _LOW32:x}.index"
+
+    def open_index(self, generation: int) -> Index:
+        """Have the index of that generation for `index`; raises as `Index` does."""
+        # Readers come here without the lock of the shard; two that opened the same would lose one.
+        with self.opening:
+            before: Index | None = getattr(self, "index", None)
+            if before is not None and before.generation == generation:
+                return before
+            index = Index(self._index_path(generation), generation, self._effects)
+            incarnation = generation >> 32
+            if before is not None and before.segments.incarnation == incarnation:
+                index.segments = before.segments
+            else:
+                if before is not None:
+                    before.segments.close_writer()
+                index.segments = Segments(
+                    self._directory, incarnation, self.geometry.segment, self._most_mapped, self._effects
+                )
+            self.index = index
+            return index
+
+    def locked_index(self) -> Index:
+        """The index, under the lock; a damaged one is dropped."""
+        index, generation = self.index, self.words[GENERATION]
+        if index.generation != generation:
+            try:
+                return self.open_index(generation)
+            except (ValueError, FileNotFoundError):
+                self.counter.damaged += 1
+                self.reset()
+        return self.index
+
+    # -- the steps of a write ---------------------------------------------------------------------------
+
+    def make_room(self, hashed: int, record: bytes) -> tuple[Index, int, int] | Again:
+        """Append the record: the index, its slot, and the B to store there. AGAIN after making room."""
+        index = self.locked_index()
+        at = index.place(hashed)
+        if at < 0 or (not index.slots[at] and (self.words[USED] + 1) * 10 > index.capacity * 6):
+            return self._grow(index)
+        try:
+            b = self.append(record, 1)
+        except _NumbersUsedUpError:
+            self.reset()
+            return AGAIN
+        if b:
+            return index, at, b
+        if not reclaim.step(self, _SLICE, self.geometry.limit):
+            raise OSError(errno.ENOSPC, f"{self._directory} has no room for {len(record)} bytes more")
+        return AGAIN
+
+    def append(self, record: bytes, spare: int) -> int:
+        """Write a record beyond the tail; the B that names it, or 0 if that needs room first.
+
+        Args:
+            record: encoded.
+            spare: how many segments must be left free for reclaim to copy into.
+        """
+        size = len(record)
+        words = self.words
+        segment_size = self.geometry.segment
+        if size > segment_size >> 2:
+            on_disk = -(-size // PAGE) * PAGE + ALONE
+            segment, offset = self._new_segment(on_disk, size, spare), 0
+            if not segment:
+                return 0
+        else:
+            segment, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
+            if not segment or offset + size > segment_size:
+                segment, offset = self._roll(spare), 0
+                if not segment:
+                    return 0
+        segments = self.index.segments
+        try:
+            fd = segments.writer(segment)
+        except FileNotFoundError:
+            words[TAIL] = 0  # someone removed it by hand
+            return self.append(record, spare)
+        written = self._pwrite(fd, record, offset)
+        while written < size:
+            # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
+            written += self._pwrite(fd, record[written:], offset + written)
+        if size <= segment_size >> 2:
+            words[TAIL] = segment << 32 | offset + size
+        return place(segment, offset, size, int.from_bytes(record[:4], "little"))
+
+    def publish(self, index: Index, at: int, hashed: int, b: int, size: int) -> None:
+        """Have the slot name a record that was appended."""
+        words, slots, table = self.words, index.slots, self.table
+        before = slots[at + 1]
+        # Counts go up first and down last, so that a crash leaves them too high: see `format`.
+        table.gain(b >> SEGMENT_SHIFT, size)
+        if slots[at]:
+            if not before:
+                words[ENTRIES] += 1
+            slots[at + 1] = b
+        else:
+            before = 0  # of an insert that a crash cut off between B and A
+            words[USED] += 1
+            words[ENTRIES] += 1
+            slots[at + 1] = b
+            slots[at] = hashed
+        index.visited[at >> 1] = 0
+        if before:
+            self._lose(index, before)
+
+    def move(self, index: Index, at: int, b: int, size: int) -> None:
+        """Have the slot name a copy of its record."""
+        before = index.slots[at + 1]
+        self.table.gain(b >> SEGMENT_SHIFT, size)
+        index.slots[at + 1] = b
+        index.visited[at >> 1] = 0
+        self._lose(index, before)
+
+    def clear_slot(self, index: Index, at: int) -> None:
+        """The entry is no more."""
+        before = index.slots[at + 1]
+        index.slots[at + 1] = 0
+        self.words[ENTRIES] = max(0, self.words[ENTRIES] - 1)
+        self._lose(index, before)
+
+    def _lose(self, index: Index, b: int) -> None:
+        """Count the record that a slot named before off its segment, and remove a segment that is dead."""
+        segment = b >> SEGMENT_SHIFT
+        length = b >> LENGTH_SHIFT & LENGTH_MASK
+        if length == LONG:
+            offset = b >> OFFSET_SHIFT & OFFSET_MASK
+            content: Content | None = index.segments.mapped.get(segment)
+            try:
+                if content is None:
+                    content = index.segments.head(segment, offset + HEADER.size)
+                length = length_at(content, offset)
+            except StructError:
+                length = 0
+        left = self.table.lose(segment, length)
+        words = self.words
+        if not left and segment != words[TAIL] >> 32 and segment != words[CURSOR] >> 32:
+            self.remove_segment(segment)
+
+    def remove_segment(self, segment: int) -> None:
+        """Unlink first: the table names every file there is, also after a crash between the two."""
+        self.index.segments.unlink(segment)
+        self.table.remove(segment)
+
+    def room(self) -> int:
+        """Bytes that are left of the quota."""
+        return self.geometry.quota - self.table.total() - file_size(self.index.capacity)
+
+    def largest(self) -> int:
+        """The largest record that there would be room for if all others went; without a lock."""
+        return self.geometry.quota - self.geometry.segment - file_size(self.index.capacity) - PAGE
+
+    def bytes_taken(self) -> int:
+        """Bytes that index and segments take on disk; without a lock, so a moment old."""
+        words = self.words
+        unused = self.geometry.segment - (words[TAIL] & _LOW32) if words[TAIL] else 0
+        return self.table.total() + file_size(self.index.capacity) - unused
+
+    def _roll(self, spare: int) -> int:
+        """A new segment for the tail; 0 if there is no room for it."""
+        size = self.geometry.segment
+        if self.room() < size * (1 + spare):
+            return 0
+        self.remove_strays()
+        segment = self._new_segment(size, size, spare)
+        if segment:
+            self.words[TAIL] = segment << 32
+            if not self.words[CURSOR] and self.room() < 2 * size:
+                reclaim.begin(self)
+        return segment
+
+    def _new_segment(self, on_disk: int, size: int, spare: int) -> int:
+        if self.room() < on_disk + spare * self.geometry.segment:
+            return 0
+        number: int = self.words[NEXT]
+        if number >= SEGMENT_LIMIT:
+            if not spare:
+                return 0  # for reclaim, which then gives up what it would have copied
+            raise _NumbersUsedUpError
+        self.words[NEXT] = number + 1
+        if not self.table.add(number, on_disk):
+            return 0
+        self.index.segments.create(number, size)
+        return number
+
+    def pay_reclaim(self, size: int) -> None:
+        """Do some of the reclaim that is under way, so that it ends before the next segment is needed."""
+        self._owed += 2 * size
+        if self._owed >= _PACE:
+            owed, self._owed = self._owed, 0
+            if self.words[CURSOR]:
+                reclaim.step(self, _SLICE, owed)
+
+    def _grow(self, index: Index) -> Again:
+        """A larger index, or one of the same size without deleted slots, or fewer entries."""
+        capacity = index.capacity
+        entries = index.count()
+        larger = capacity * 2 if entries * 10 >= capacity * 3 else capacity
+        quota = self.geometry.quota
+        # Half of the quota at the most, for both; with many tiny values, entries go instead.
+        enough = larger == capacity or file_size(capacity) + file_size(larger) <= quota // 2
+        if not enough and entries * 2 <= capacity:
+            larger, enough = capacity, True
+        if not enough or self.room() < file_size(larger):
+            if not reclaim.step(self, _SLICE, self.geometry.limit):
+                raise OSError(errno.ENOSPC, f"{self._directory} has no room for its index")
+            return AGAIN
+        self._rebuild(index, larger)
+        return AGAIN
+
+    def _rebuild(self, index: Index, capacity: int) -> None:
+        words = self.words
+        generation = index.generation + 1
+        path = self._index_path(generation)
+        if os.path.exists(path):
+            self._effects.unlink(path)  # of a rebuild that was cut off
+        segments = {number for number, _, _ in self.table.entries()}
+        count = index_file.write(path, generation, capacity, index, segments, self._effects)
+        words[GENERATION] = generation
+        words[USED] = count
+        words[ENTRIES] = count
+        self.open_index(generation)
+        self._effects.unlink(self._index_path(index.generation))

@@ -1,0 +1,149 @@
+"""The lock of one shard: a thread lock in front, a flock on a kept descriptor behind it.
+
+It promises that nobody waits longer than `patience`: a process that is stopped while it holds the flock
+delays writers that long, and then they get LockTimeoutError. A process that dies holds nothing. It is
+`filelock.lock_descriptor`, one attempt, and when that fails again after a random 50 us to 1 ms: as fast
+and as fair as a wait in the kernel, which would have no deadline.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
+
+from cachekit.errors import LockTimeoutError
+
+
+class _Again(enum.Enum):
+    AGAIN = "AGAIN"
+
+
+#: What an operation returns to be called once more, after others had a turn with the lock.
+AGAIN: Final = _Again.AGAIN
+Again: TypeAlias = Literal[_Again.AGAIN]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_SHORTEST: Final = 50e-6
+_LONGEST: Final = 1e-3
+_MOST_TURNS: Final = 10_000
+
+
+@final
+class ShardLock:
+    """Mutual exclusion of threads and processes, by the file `path`.
+
+    Args:
+        path: the lock file; made if it is not there, and never removed.
+        patience: the most seconds that anybody waits.
+    """
+
+    __slots__ = ("_deferred", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
+
+    def __init__(self, path: str, patience: float) -> None:
+        # Loaded here: importing filelock costs six times what a bare interpreter does.
+        from filelock import lock_descriptor, unlock_descriptor
+
+        self.path = path
+        self.patience = patience
+        self._lock = lock_descriptor
+        self._unlock = unlock_descriptor
+        self._front = threading.RLock()
+        self._owner = 0
+        self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
+        """Call the operation while nobody else, thread or process, is in a `run` of this file.
+
+        As long as it returns AGAIN, the lock is given up, taken again, and the operation called again.
+        A finalizer, or a signal handler, may call this in the middle of an operation of its own thread.
+        That call returns None at once, and is made when the operation is done.
+
+        Raises:
+            LockTimeoutError: the lock was not to be had within `patience`.
+        """
+        if self._owner == threading.get_ident():
+            self._deferred.append((operation, arguments))
+            return None
+        try:
+            for _ in range(_MOST_TURNS):
+                result = self._run_once(operation, *arguments)
+                if result is not AGAIN:
+                    return result
+            raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
+        finally:
+            if self._deferred:
+                self._run_deferred()
+
+    def _run_once(self, operation: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+        entered = time.monotonic()
+        # `with` leaves no gap in which a signal handler's exception could strand the front lock. It has
+        # no deadline, but whoever is in front of us has one, and ours began before.
+        with self._front:
+            try:
+                self._owner = threading.get_ident()
+                if not self._lock(self._fd, blocking=False):
+                    self._wait(entered + self.patience)
+                return operation(*arguments)
+            finally:
+                self._owner = 0
+                try:
+                    self._unlock(self._fd)
+                except BaseException:
+                    # A signal handler's exception on the way in; unlocking twice does no harm.
+                    self._unlock(self._fd)
+                    raise
+
+    def _wait(self, deadline: float) -> None:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LockTimeoutError(
+                    f"the lock {self.path} was held by another process for {self.patience} s; "
+                    f"the process is stopped, or the disk is very slow"
+                )
+            time.sleep(min(left, random.uniform(_SHORTEST, _LONGEST)))
+            if self._lock(self._fd, blocking=False):
+                return
+
+    def _run_deferred(self) -> None:
+        while self._deferred:
+            operation, arguments = self._deferred.pop(0)
+            self.run(operation, *arguments)
+
+    def is_mine(self) -> bool:
+        """Whether this thread is in the middle of an operation."""
+        return self._owner == threading.get_ident()
+
+    def close(self) -> None:
+        """Give the descriptor back, after whoever is in `run`."""
+        with self._front:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def before_fork(self) -> None:
+        """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""
+        self._front.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give it back. The child opens the file anew: a flock belongs to the inherited open file."""
+        if not in_child:
+            self._front.release()
+            return
+        self._front = threading.RLock()
+        self._owner = 0
+        self._deferred.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = self._open()

@@ -1,0 +1,162 @@
+"""The segment files of one shard as one process sees them: mapped for reading, one open for writing.
+
+A segment has its full size from the start, as a hole, so a mapping of it stays good for whatever is
+appended; a record too large to share a file has one of its own, of just its size, and is read without
+being mapped. Files never change size, and numbers are never used twice, so a mapping needs no check.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Collection
+from typing import TypeAlias, final
+
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.format import HEADER, record_size
+
+#: Slicing either yields a private copy.
+Content: TypeAlias = "mmap.mmap | bytes"
+
+
+@final
+class Segments:
+    """Readers call `load` from any thread, without a lock; the rest needs the lock of the shard.
+
+    Args:
+        directory: of the shard.
+        incarnation: part of the names; it changes when numbers begin anew.
+        size: bytes of an ordinary segment.
+        most_mapped: how many to keep mapped; each takes a descriptor.
+    """
+
+    __slots__ = ("_directory", "_effects", "_most_mapped", "_size", "_writer", "incarnation", "mapped")
+
+    def __init__(
+        self, directory: str, incarnation: int, size: int, most_mapped: int, effects: Effects
+    ) -> None:
+        self._directory = directory
+        self._size = size
+        self._most_mapped = most_mapped
+        self._effects = effects
+        self.incarnation = incarnation
+        self.mapped: dict[int, mmap.mmap] = {}
+        self._writer = (0, -1)
+
+    def name(self, segment: int) -> str:
+        """The name of a segment's file in the directory."""
+        return f"{self.incarnation:x}-{segment:x}.segment"
+
+    def _path(self, segment: int) -> str:
+        return f"{self._directory}/{self.name(segment)}"
+
+    def load(self, segment: int) -> Content | None:
+        """What a segment holds; None if it is gone."""
+        known = self.mapped.get(segment)
+        if known is not None:
+            return known
+        try:
+            fd = os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            size = os.fstat(fd).st_size
+            if size != self._size:
+                return _read(fd, size)
+            content = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(fd)
+        self.mapped[segment] = content
+        while len(self.mapped) > self._most_mapped:
+            # The oldest goes; whoever reads in it has a reference of its own. list() of a dict is one
+            # step, iterating is not.
+            self.mapped.pop(list(self.mapped)[0], None)  # noqa: RUF015
+        return content
+
+    def head(self, segment: int, size: int) -> bytes:
+        """The first bytes of a segment, without mapping it; empty if it is gone."""
+        try:
+            with open(self._path(segment), "rb", buffering=0) as file:
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def length(self, segment: int) -> int:
+        """The bytes of a segment's file; 0 if it is gone."""
+        try:
+            return os.stat(self._path(segment)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def create(self, segment: int, size: int) -> None:
+        """Make a segment's file, of its full size."""
+        fd = self._effects.create(self._path(segment))
+        try:
+            self._effects.truncate(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._keep(segment, fd)
+
+    def writer(self, segment: int) -> int:
+        """A descriptor to write in the segment, valid until the next call.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        known, fd = self._writer
+        if known != segment:
+            fd = os.open(self._path(segment), os.O_RDWR | os.O_CLOEXEC)
+            self._keep(segment, fd)
+        return fd
+
+    def _keep(self, segment: int, fd: int) -> None:
+        before = self._writer[1]
+        self._writer = (segment, fd)
+        if before >= 0:
+            os.close(before)
+
+    def unlink(self, segment: int) -> None:
+        """Remove a segment's file, if it is there."""
+        self.mapped.pop(segment, None)
+        try:
+            self._effects.unlink(self._path(segment))
+        except FileNotFoundError:
+            pass
+
+    def forget_all_but(self, numbers: Collection[int]) -> None:
+        """Unmap segments that others have removed: until then the disk cannot have their blocks back."""
+        for segment in list(self.mapped):
+            if segment not in numbers:
+                self.mapped.pop(segment, None)
+        if self._writer[0] not in numbers:
+            self.close_writer()
+
+    def close_writer(self) -> None:
+        """Give the descriptor of `writer` back."""
+        fd = self._writer[1]
+        self._writer = (0, -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+def _read(fd: int, size: int) -> bytes:
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            break  # cut: the record's crc will tell
+        parts.append(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def length_at(content: Content, offset: int) -> int:
+    """The bytes of the record there, by its header.
+
+    Raises:
+        struct.error: the content ends before the header does.
+    """
+    _, payload, key, _, tags, _, _, _ = HEADER.unpack_from(content, offset)
+    return record_size(key, payload, tags)

@@ -1,0 +1,365 @@
+"""One shard: the operations on its keys, with and without its lock.
+
+It promises what `format` promises for its files: lookups without a lock that yield the stored record or
+nothing, and writes that a crash at any point leaves done or undone. Hashes, encoded records and fresh
+tokens come from `engine`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
+from typing import Final, cast, final
+from zlib import crc32
+
+from cachekit.tiers.file.control import ENTRIES, GENERATION
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.files import ShardFiles
+from cachekit.tiers.file.format import (
+    CRC_MASK,
+    HEADER,
+    LENGTH_MASK,
+    LENGTH_SHIFT,
+    LONG,
+    OFFSET_MASK,
+    OFFSET_SHIFT,
+    PAGE,
+    SEGMENT_SHIFT,
+    TAG,
+    Geometry,
+    Record,
+    decode_tags,
+    hash_of,
+)
+from cachekit.tiers.file.index import Index
+from cachekit.tiers.file.locking import AGAIN, Again, ShardLock
+from cachekit.tiers.file.segments import Segments, length_at
+from cachekit.tiers.file.tokens import FLUX, Tokens
+
+_LOW32: Final = (1 << 32) - 1
+_SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through
+_new_record: Final[Callable[..., Record]] = tuple.__new__
+_LOOKS: Final = 4  # at an index that is being replaced, before the lock is asked
+
+
+@final
+class Shard:
+    """Safe in any thread, before and after a fork. Any method may raise OSError and LockTimeoutError."""
+
+    __slots__ = ("_salt", "files", "lock", "number", "shards", "tokens", "words")
+
+    def __init__(
+        self,
+        number: int,
+        directory: str,
+        words: memoryview,
+        tokens: Tokens,
+        geometry: Geometry,
+        salt: bytes,
+        patience: float,
+        most_mapped: int,
+        effects: Effects,
+    ) -> None:
+        self.number = number
+        self.shards = geometry.shards
+        self.words = words
+        self.tokens = tokens
+        self._salt = salt
+        directory = f"{directory}/{number:02x}"
+        self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
+        try:
+            self.lock = ShardLock(f"{directory}/lock", patience)
+        except FileNotFoundError:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self.lock = ShardLock(f"{directory}/lock", patience)
+        try:
+            self.lock.run(self.files.begin)
+        except BaseException:
+            self.lock.close()
+            raise
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let go of files that others removed, and of what crashes left."""
+        self.lock.run(self._tick)
+
+    def _tick(self) -> None:
+        self.files.locked_index()
+        self.files.remove_orphans()
+        self.files.remove_strays()
+
+    def before_fork(self) -> None:
+        """Take the locks (see `cachekit.forks`)."""
+        self.lock.before_fork()
+        self.files.opening.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give them back."""
+        if in_child:
+            self.files.opening = threading.RLock()
+        else:
+            self.files.opening.release()
+        self.lock.after_fork(in_child)
+
+    def close(self) -> None:
+        """Give back descriptors; readers that are under way end well."""
+        self.lock.close()
+        self.files.index.segments.close_writer()
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def get(self, hashed: int, key: bytes, now: float) -> Record | None:
+        """The live record of a key, or None. Without a lock, unless something moved meanwhile."""
+        index = self.files.index
+        if index.generation != self.words[GENERATION]:
+            index = self.reopen()
+        slots, mask = index.slots, index.mask
+        at = hashed - 1 & mask
+        probes = index.probes
+        while (a := slots[at]) != hashed:
+            probes -= 1
+            if not a or not probes:
+                return None
+            at = at + 2 & mask
+        b = slots[at + 1]
+        if not b:
+            return None
+        record = self.read(index.segments, b, key)
+        if record is None:
+            # Moved by reclaim, overwritten after a crash's tail, or damaged: the lock tells.
+            record = self.lock.run(self._get_locked, hashed, key)
+            if record is None:
+                return None
+        if record.expiry <= now or (record.tags and not self.tokens.are_current(record.tags)):
+            return None
+        visited = index.visited
+        if not visited[at >> 1]:
+            visited[at >> 1] = 1
+        return record
+
+    def reopen(self) -> Index:
+        """The index of the generation that the control block names now."""
+        for _ in range(_LOOKS):
+            try:
+                return self.files.open_index(self.words[GENERATION])
+            except (FileNotFoundError, ValueError):
+                pass  # replaced between two steps of ours, or damaged
+        self.lock.run(self._reopen_locked)
+        return self.files.index
+
+    def _reopen_locked(self) -> None:
+        self.files.locked_index()
+
+    def _get_locked(self, hashed: int, key: bytes) -> Record | None:
+        index = self.files.locked_index()
+        at = index.find(hashed)
+        if at < 0 or not index.slots[at + 1]:
+            return None
+        record = self.read(index.segments, index.slots[at + 1], key)
+        if record is None:
+            self.files.counter.damaged += 1
+            self.files.clear_slot(index, at)
+        return record
+
+    def read(self, segments: Segments, b: int, key: bytes) -> Record | None:
+        """The record that a slot names, from a private copy; None if it is not there, or not sound."""
+        segment = b >> SEGMENT_SHIFT
+        content = segments.mapped.get(segment) or segments.load(segment)
+        if content is None:
+            return None
+        offset = b >> OFFSET_SHIFT & OFFSET_MASK
+        length = b >> LENGTH_SHIFT & LENGTH_MASK
+        try:
+            if length == LONG:
+                length = length_at(content, offset)
+            copy = content[offset : offset + length]
+            crc, payload, key_length, flags, tags, expiry, _, rt = HEADER.unpack_from(copy)
+        except StructError:
+            return None
+        if crc32(copy[4:] if length < PAGE else memoryview(copy)[4:]) != crc or (crc ^ b) & CRC_MASK:
+            return None
+        start = HEADER.size + TAG.size * tags
+        end = start + key_length
+        if copy[start:end] != key:
+            return None
+        # What Record() does, without its call.
+        return _new_record(
+            Record, (copy[end : end + payload], expiry, flags, rt, decode_tags(copy, tags) if tags else ())
+        )
+
+    def scan(self, now: float) -> Iterator[str]:
+        """The keys of live records. Without a lock: of those that change meanwhile, the old or the new."""
+        for _, a, b in self._slots():
+            found = self._glance(b)
+            if found is None:
+                continue
+            key, expiry, tags = found
+            if hash_of(key, self._salt) == a and expiry > now and self.tokens.are_current(tags):
+                yield key.decode("utf-8", "surrogatepass")
+
+    def _slots(self) -> Iterator[tuple[int, int, int]]:
+        index = self.files.index
+        if index.generation != self.words[GENERATION]:
+            index = self.reopen()
+        for start in range(0, 2 * index.capacity, 2 * _SLICE):
+            words = index.slots[start : start + 2 * _SLICE].tolist()
+            for at in range(0, len(words), 2):
+                if words[at + 1]:
+                    yield start + at, words[at], words[at + 1]
+
+    def _glance(self, b: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
+        """Key, expiry and tags of a record, without its payload and so without its crc."""
+        content = self.files.index.segments.load(b >> SEGMENT_SHIFT)
+        if content is None:
+            return None
+        offset = b >> OFFSET_SHIFT & OFFSET_MASK
+        try:
+            _, _, key_length, _, tags, expiry, _, _ = HEADER.unpack_from(content, offset)
+        except StructError:
+            return None
+        start = HEADER.size + TAG.size * tags
+        head = content[offset : offset + start + key_length]
+        return head[start:], expiry, decode_tags(head, tags) if len(head) >= start else ()
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def put(
+        self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
+    ) -> bool | None:
+        """Store a record in place of whatever the key had, and change the bucket's token.
+
+        Args:
+            hashed: of the key.
+            record: encoded.
+            bucket: the word of the key's token.
+            token: a fresh one.
+            expect: if the bucket's token is another one, change nothing.
+            last: FLUX to leave the token in flux, or 0.
+
+        Returns:
+            False if the token was not the expected one.
+        """
+        return self.lock.run(self._put, hashed, record, bucket, token, expect, last)
+
+    def _put(
+        self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
+    ) -> bool | Again:
+        tokens = self.tokens.words
+        if expect is not None and tokens[bucket] != expect:
+            return False
+        try:
+            made = self.files.make_room(hashed, record)
+            if made is AGAIN:
+                return AGAIN
+            index, at, b = made
+            tokens[bucket] = FLUX | token
+            self.files.publish(index, at, hashed, b, len(record))
+            tokens[bucket] = last | token
+        except BaseException:
+            # What could not be stored invalidates all the same: the caller believes the old value gone.
+            self._delete(hashed, bucket, token, last)
+            raise
+        self.files.pay_reclaim(len(record))
+        return True
+
+    def add(
+        self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
+    ) -> Record | bool | None:
+        """Store a record if the token is the expected one and the key has no live record.
+
+        Returns:
+            The live record that was there, or whether it was stored. The token stays as it is.
+        """
+        outcome = self.lock.run(self._add, hashed, key, record, bucket, expect, now)
+        return cast("Record | bool | None", outcome)  # mypy joins what the union keeps apart
+
+    def _add(
+        self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
+    ) -> Record | bool | Again:
+        if self.tokens.words[bucket] != expect:
+            return False
+        there = self._get_locked(hashed, key)
+        if there is not None and there.expiry > now and self.tokens.are_current(there.tags):
+            return there
+        made = self.files.make_room(hashed, record)
+        if made is AGAIN:
+            return AGAIN
+        index, at, b = made
+        self.files.publish(index, at, hashed, b, len(record))
+        self.files.pay_reclaim(len(record))
+        return True
+
+    def delete(self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float) -> bool | None:
+        """Remove a key, and change the bucket's token whether or not it was there; True if it was."""
+        return self.lock.run(self._delete_counted, hashed, key, bucket, token, last, now)
+
+    def _delete_counted(
+        self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float
+    ) -> bool:
+        there = self._get_locked(hashed, key)
+        self._delete(hashed, bucket, token, last)
+        return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
+
+    def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
+        tokens = self.tokens.words
+        tokens[bucket] = FLUX | token
+        index = self.files.locked_index()
+        at = index.find(hashed)
+        if at >= 0 and index.slots[at + 1]:
+            self.files.clear_slot(index, at)
+        tokens[bucket] = last | token
+
+    def settle(self, bucket: int, token: int, fresh: int) -> bool | None:
+        """End a write that was left in flux: its token counts from now on, if nobody wrote meanwhile."""
+        return self.lock.run(self._settle, bucket, token, fresh)
+
+    def _settle(self, bucket: int, token: int, fresh: int) -> bool:
+        words = self.tokens.words
+        mine = bool(words[bucket] == FLUX | token)
+        words[bucket] = token if mine else fresh
+        return mine
+
+    def clear(self) -> int | None:
+        """Remove everything, and change all tokens; how many entries that were, about."""
+        return self.lock.run(self._clear)
+
+    def _clear(self) -> int:
+        entries: int = self.words[ENTRIES]
+        # Before and after: what was read in between belongs before the clear, and is not kept.
+        self.tokens.renew_slice(self.number, self.shards)
+        self.files.reset()
+        self.tokens.renew_slice(self.number, self.shards)
+        return entries
+
+    def renew_tokens(self) -> None:
+        """Change all tokens of the shard."""
+        self.lock.run(self.tokens.renew_slice, self.number, self.shards)
+
+    def remove_expired(self, now: float) -> int:
+        """Clear the slots of records whose time is over, or whose tags were invalidated; how many."""
+        condemned: list[tuple[int, int]] = []
+        removed = 0
+        generation = self.files.index.generation
+        for at, _, b in self._slots():
+            found = self._glance(b)
+            if found is not None and (found[1] <= now or not self.tokens.are_current(found[2])):
+                condemned.append((at, b))
+            if len(condemned) == _SLICE:
+                removed += self.lock.run(self._expire, generation, condemned) or 0
+                condemned = []
+        return removed + (self.lock.run(self._expire, generation, condemned) or 0 if condemned else 0)
+
+    def _expire(self, generation: int, condemned: list[tuple[int, int]]) -> int:
+        index = self.files.locked_index()
+        if index.generation != generation:
+            return 0  # positions have changed; the next sweep comes
+        removed = 0
+        for at, b in condemned:
+            if index.slots[at + 1] == b:
+                self.files.clear_slot(index, at)
+                removed += 1
+        self.files.counter.expirations += removed
+        return removed

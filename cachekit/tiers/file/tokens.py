@@ -1,0 +1,160 @@
+"""Fence tokens in memory that all processes of a directory share: was this written since I looked?
+
+One 64-bit token per bucket of keys, one per bucket of tags, one epoch. Every write, delete and
+invalidation puts a fresh one in, by one aligned 8-byte store; whoever copied a value elsewhere compares.
+Bit 63, FLUX, says that a write is under way: what is read now must not be kept elsewhere. A key's token
+is changed under the lock of its shard, whose slice of the table is its own; tags' tokens without a lock,
+because records carry the tokens that were read before their value was loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import time
+from array import array
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Final, final
+
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.format import FORMAT, Geometry, TagTokens
+
+FLUX: Final = 1 << 63
+
+_MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
+_HEAD: Final = 8  # words before the first bucket
+_EPOCH: Final = 2  # which of them is the epoch
+_LOW: Final = FLUX - 1
+_STALE_FLUX: Final = 1.0  # seconds after which a write under way is taken for dead
+
+
+class _Source:
+    """Tokens that no process has handed out before: 31 random bits of this process, and a counter.
+
+    Both are mixed by an invertible function, so that two tokens differ all over: a flipped byte shall
+    not turn a token into an earlier one. Never `random`, whose state forks and seeds repeat.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Draw another id: in a forked child, or two processes would count alike."""
+        self._id = int.from_bytes(os.urandom(4), "little") >> 1 << 32
+        self._count = itertools.count(1)
+
+    def fresh(self) -> int:
+        mixed = (self._id | next(self._count) & 0xFFFFFFFF) * 0x1E3779B97F4A7C15 & _LOW
+        mixed = (mixed ^ mixed >> 32) * 0x3F58476D1CE4E5B9 & _LOW
+        return mixed ^ mixed >> 29 or self.fresh()
+
+
+_source = _Source()
+#: A token that was never used.
+fresh = _source.fresh
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_source.renew)
+
+
+def create(path: str, geometry: Geometry, effects: Effects) -> None:
+    """Make the file.
+
+    Tags begin with a token of their own: records that outlived an earlier file must not agree with it.
+    """
+    fd = effects.create(path)
+    try:
+        effects.allocate(fd, geometry.tokens_size)
+        start = 8 * (_HEAD + geometry.buckets)
+        effects.pwrite(fd, (array("Q", [fresh()]) * geometry.tag_buckets).tobytes(), start)
+        # The magic comes last: with it the file is whole.
+        effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh()]).tobytes(), 0)
+    finally:
+        os.close(fd)
+
+
+def is_sound(path: str, geometry: Geometry) -> bool:
+    """Whether the file is there, has its size, and begins as it should."""
+    try:
+        with open(path, "rb") as file:
+            return (
+                os.fstat(file.fileno()).st_size == geometry.tokens_size
+                and file.read(16) == array("Q", [_MAGIC, geometry.buckets]).tobytes()
+            )
+    except FileNotFoundError:
+        return False
+
+
+@final
+class Tokens:
+    """The mapped tokens. Safe in any thread, before and after a fork."""
+
+    __slots__ = ("_buckets", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
+
+    def __init__(self, path: str, geometry: Geometry, effects: Effects) -> None:
+        with open(path, "r+b") as file:
+            mapped = mmap.mmap(file.fileno(), geometry.tokens_size)
+        #: Everything, as 8-byte words; `bucket` tells which is a key's.
+        self.words = effects.words(memoryview(mapped).cast("Q"))
+        self._shift = geometry.bucket_shift
+        self._buckets = geometry.buckets
+        self._tag_start = _HEAD + geometry.buckets
+        self._tag_mask = geometry.tag_buckets - 1
+        self._suspects: dict[int, tuple[int, float]] = {}
+
+    def bucket(self, hashed: int) -> int:
+        """Which word is the token of keys with this hash."""
+        return _HEAD + (hashed >> self._shift)
+
+    def of_tags(self, tags: Iterable[str]) -> TagTokens:
+        """Bucket and token of each tag, to be read before a value is loaded and stored with it."""
+        buckets = [self._tag_bucket(tag) for tag in tags]
+        return tuple([(bucket, self.words[self._tag_start + bucket]) for bucket in buckets])
+
+    def are_current(self, tags: TagTokens) -> bool:
+        """Whether none of the tags was invalidated since their tokens were read."""
+        words, start, mask = self.words, self._tag_start, self._tag_mask
+        return all(words[start + (bucket & mask)] == token for bucket, token in tags)
+
+    def invalidate_tags(self, tags: Iterable[str]) -> None:
+        """Every record, and every copy, that carries a token of one of the tags is over from now on."""
+        words = self.words
+        # Whoever meets the same epoch twice need not compare tags: so it changes first and last.
+        words[_EPOCH] = fresh() | FLUX
+        for tag in tags:
+            words[self._tag_start + self._tag_bucket(tag)] = fresh()
+        words[_EPOCH] = fresh()
+
+    def epoch(self) -> int:
+        """Changes with every invalidation of tags, all through it; FLUX while one is under way."""
+        epoch: int = self.words[_EPOCH]
+        return epoch
+
+    def renew_slice(self, shard: int, shards: int) -> None:
+        """Change the tokens of all buckets of a shard, whose lock the caller holds."""
+        size = self._buckets // shards
+        start = _HEAD + shard * size
+        # Words may be seen half changed here; what remembered such a one agrees with nothing later.
+        self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
+
+    def is_abandoned(self, bucket: int, token: int) -> bool:
+        """Whether this FLUX was seen a second ago already: its writer is dead, or stopped."""
+        now = time.monotonic()
+        known = self._suspects.get(bucket)
+        if known is not None and known[0] == token:
+            return now - known[1] > _STALE_FLUX
+        if len(self._suspects) >= 1000:
+            self._suspects.clear()
+        self._suspects[bucket] = (token, now)
+        return False
+
+    def settle(self, bucket: int, token: int) -> None:
+        """End the FLUX of an abandoned write, under the lock of the bucket's shard."""
+        if self.words[bucket] == token:
+            self.words[bucket] = fresh()
+
+    def _tag_bucket(self, tag: str) -> int:
+        octets = tag.encode("utf-8", "surrogatepass")
+        return int.from_bytes(blake2b(octets, digest_size=4).digest(), "little") & self._tag_mask

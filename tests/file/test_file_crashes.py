@@ -1,0 +1,258 @@
+"""A small history stopped after every one of its effects: what is left is consistent, and complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from file_checks import SMALL, check
+
+from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
+from cachekit.tiers.file import reclaim
+from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
+from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import Geometry
+from cachekit.tiers.file.tokens import FLUX
+
+ROOMY = replace(SMALL, limit=1 << 20)
+Step = tuple[str, bytes | None]
+
+
+def value(number: int, size: int) -> bytes:
+    return (b"%d:" % number).ljust(size, b".")
+
+
+#: New keys until the index grows twice, overwrites, deletes, segments that roll, large values.
+GROWING: list[Step] = [
+    *[(f"k{n}", value(n, 150)) for n in range(12)],
+    *[(f"k{n}", value(100 + n, 700)) for n in range(4)],
+    *[(f"k{n}", None) for n in range(2, 6)],
+    *[("large", value(n, 2000 + 3000 * n)) for n in range(3)],
+    ("large", None),
+    *[(f"k{n}", value(200 + n, 90)) for n in range(3, 9)],
+]
+#: More than there is room for: reclaim copies, spares and gives up.
+CHURNING: list[Step] = [
+    *[(f"c{n % 37}", value(n, 850)) for n in range(90)],
+    *[(f"large{n % 3}", value(n, 9000)) for n in range(6)],
+    *[(f"c{n}", None) for n in range(0, 30, 3)],
+    *[(f"c{n}", value(300 + n, 700)) for n in range(12)],
+]
+
+
+def play(engine: Engine, history: list[Step], done: Callable[[int], None], read: int | None = None) -> None:
+    for number, (key, payload) in enumerate(history):
+        if payload is None:
+            engine.delete(key)
+        else:
+            engine.put(key, payload)
+        if read is not None:
+            engine.get(f"c{number % read}")
+        done(number)
+
+
+def state_after(history: list[Step], steps: int) -> dict[str, bytes]:
+    state: dict[str, bytes] = {}
+    for key, payload in history[:steps]:
+        if payload is None:
+            state.pop(key, None)
+        else:
+            state[key] = payload
+    return state
+
+
+def count_effects(path: Path, history: list[Step], geometry: Geometry, read: int | None) -> int:
+    effects = StoppingEffects()
+    with Engine(path, geometry=geometry, effects=effects) as engine:
+        play(engine, history, lambda _: None, read)
+    return effects.count
+
+
+def play_until_crash(
+    path: Path, history: list[Step], geometry: Geometry, read: int | None, allowed: int
+) -> int:
+    """How many operations were finished."""
+    effects = StoppingEffects(allowed, torn=0.5 if allowed % 2 else 0.0)
+    finished: list[int] = []
+    engine = None
+    try:
+        engine = Engine(path, geometry=geometry, effects=effects)
+        play(engine, history, finished.append, read)
+    except CrashError:
+        return len(finished)
+    finally:
+        if engine is not None:
+            engine.close()
+    raise AssertionError(f"it ended within {allowed} effects")
+
+
+@pytest.mark.parametrize(
+    ("history", "limit", "read", "stride"),
+    [(GROWING, 1 << 20, None, 1), (CHURNING, SMALL.limit, 5, 13)],
+    ids=["growing", "churning"],
+)
+def test_a_crash_after_every_effect(
+    tmp_path: Path, history: list[Step], limit: int, read: int | None, stride: int
+) -> None:
+    """Every finished operation is kept, the one in flight is done or undone, and nothing is left over.
+
+    Where entries are evicted, one may be gone; what is there is right.
+    """
+    geometry = replace(SMALL, limit=limit)
+    evicts = read is not None
+    total = count_effects(tmp_path / "whole", history, geometry, read)
+    assert total > 300
+    for allowed in range(0, total, stride):
+        path = tmp_path / f"{allowed}"
+        finished = play_until_crash(path, history, geometry, read, allowed)
+        with Engine(path, geometry=geometry) as engine:
+            check(engine, exact=False)
+            engine.tick()
+            files = engine._shards[0].files
+            named = {b >> 37 for b in files.index.slots[1::2].tolist()}
+            assert {number for number, size, _ in files.table.entries() if size & ALONE} <= named
+            before = state_after(history, finished)
+            after = state_after(history, finished + 1)
+            for key in {key for key, _ in history}:
+                found = engine.get(key)
+                payload = None if found is None else found.payload
+                allowed_values = {before.get(key), after.get(key)} | ({None} if evicts else set())
+                assert payload in allowed_values, f"{key} after {allowed} effects"
+                if not evicts and before.get(key) == after.get(key):
+                    assert payload == after.get(key)
+            # And life goes on: the same again, without a crash.
+            play(engine, history, lambda _: None, read)
+            check(engine, exact=False)
+            for key, expected in state_after(history, len(history)).items():
+                found = engine.get(key)
+                if found is None:
+                    assert evicts, f"{key} was lost after {allowed} effects"
+                else:
+                    assert found.payload == expected
+
+
+def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> None:
+    """A crash leaves counts too high at the most, and the next rebuild counts."""
+    for allowed in range(100, 140):
+        play_until_crash(tmp_path / str(allowed), GROWING, SMALL, None, allowed)
+        with Engine(tmp_path / str(allowed), geometry=SMALL) as engine:
+            files = engine._shards[0].files
+            engine._shards[0].lock.run(files._rebuild, files.index, 64)
+            check(engine, bytes_drifted=True)
+
+
+@pytest.mark.parametrize("torn", [0.0, 0.5])
+def test_a_write_that_was_cut_off_hides_nothing_behind_it(tmp_path: Path, torn: float) -> None:
+    """Reclaim walks over whatever a crash left in a segment, and finds the records that came later."""
+    for allowed in range(20):
+        path = tmp_path / str(allowed)
+        effects = StoppingEffects(torn=torn)
+        engine = Engine(path, geometry=ROOMY, effects=effects)
+        engine.put("before", b"b" * 100)
+        effects.allowed = effects.count + allowed
+        with contextlib.suppress(CrashError):
+            engine.put("cut off", b"c" * 900)
+        engine.close()
+        with Engine(path, geometry=ROOMY) as engine:
+            for number in range(3):
+                engine.put(f"after{number}", b"a" * 100)
+            files = engine._shards[0].files
+            segment = files.words[TAIL] >> 32
+            files.words[TAIL] = 0
+            files.words[COPIED] = 1 << 63  # copy whatever is live
+            files.words[CURSOR] = segment << 32
+            while files.words[CURSOR]:
+                assert engine._shards[0].lock.run(reclaim.step, files, 1, 1 << 20)
+            assert not files.table.find(segment)
+            for key in ("before", "after0", "after1", "after2"):
+                assert engine.get(key) is not None, f"{key} after {allowed} effects"
+            check(engine, exact=False)
+
+
+def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that a dead writer left in flux keeps nobody from keeping values for ever."""
+    from cachekit.tiers.file import tokens
+
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        token = engine.put("k", b"v", in_flux=True)
+        assert token is not None
+        assert engine.token("k") == token | FLUX
+        assert engine.add("k", b"v", engine.token("k")) is False
+        monkeypatch.setattr(tokens, "_STALE_FLUX", -1.0)
+        settled = engine.token("k")
+        assert not settled & FLUX
+        assert settled != token
+        assert engine.settle("k", token) is False
+        assert engine.token("k") not in (token, settled)
+
+
+def test_settling_ones_own_write(tmp_path: Path) -> None:
+    """A write whose other half is done gets the token that it was made with."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        token = engine.put("k", b"v", in_flux=True)
+        assert token is not None
+        assert engine.settle("k", token) is True
+        assert engine.token("k") == token
+        removed, token = engine.delete("k", in_flux=True)
+        assert removed
+        engine.put("k", b"w")
+        assert engine.settle("k", token) is False
+
+
+def test_a_full_disk_turns_a_write_into_a_delete(tmp_path: Path) -> None:
+    """What cannot be stored still invalidates: the older value is not served."""
+    effects = FullDisk()
+    with Engine(tmp_path, geometry=SMALL, effects=effects) as engine:
+        for size in (10, 2000):
+            engine.put("k", b"old")
+            token = engine.token("k")
+            effects.full = True
+            with pytest.raises(OSError, match=r"No space") as caught:
+                engine.put("k", b"n" * size)
+            assert caught.value.errno == errno.ENOSPC
+            assert engine.get("k") is None
+            assert engine.token("k") not in (token, token | FLUX)
+            effects.full = False
+            assert engine.put("k", b"new")
+            engine.tick()
+            check(engine)
+
+
+def test_a_value_that_can_never_fit(tmp_path: Path) -> None:
+    """It is refused by an error that tells both sizes, and what it should have replaced is gone."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        engine.put("k", b"old")
+        with pytest.raises(ValueError, match=r"200000 bytes .* limit of 98304"):
+            engine.put("k", bytes(200_000))
+        assert engine.get("k") is None
+        with pytest.raises(ValueError, match="200000"):
+            engine.add("k", bytes(200_000), engine.token("k"))
+        for number in range(20):
+            engine.put(f"small{number}", bytes(100))
+        largest = bytes(engine._shards[0].files.largest() - 100)
+        for number in range(10):
+            engine.put(f"{number}", largest, expiry=math.inf)
+            assert engine.get(f"{number}") is not None
+            check(engine)
+
+
+def test_segment_numbers_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the shard begins anew, in another incarnation, and goes on."""
+    from cachekit.tiers.file import files
+
+    with Engine(tmp_path, geometry=SMALL) as engine, Engine(tmp_path, geometry=SMALL) as other:
+        engine.put("first", b"v")
+        assert other.get("first") is not None
+        monkeypatch.setattr(files, "SEGMENT_LIMIT", 9)
+        for number in range(200):
+            engine.put(f"k{number % 20}", value(number, 800))
+            found = other.get(f"k{number % 20}")
+            assert found is not None
+            assert found.payload == value(number, 800)
+        assert engine._shards[0].files.index.segments.incarnation > 2
+        check(engine)

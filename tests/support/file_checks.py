@@ -1,0 +1,72 @@
+"""What must be true of every cache directory at rest, looked at from inside and outside."""
+
+from __future__ import annotations
+
+import os
+
+from cachekit.tiers.file.control import ENTRIES, USED
+from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import Geometry
+from cachekit.tiers.file.index import Index
+from cachekit.tiers.file.segments import length_at
+
+#: One shard, a few segments of a page each: growth, rolls and reclaim come within a few dozen writes.
+SMALL = Geometry(limit=96 << 10, shards=1, segment=4096, buckets=64, tag_buckets=64, capacity=8)
+
+
+def disk_usage(path: str | os.PathLike[str]) -> int:
+    """What `du` says, in bytes; files that go meanwhile count nothing."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in [".", *names]:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass
+    return total
+
+
+def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) -> None:
+    """The invariants of `format`. Counts may be too high after a crash: then they are not `exact`.
+
+    Those of live bytes stay so (`bytes_drifted`) when the index is rebuilt.
+    """
+    for shard in engine._shards:
+        files = shard.files
+        index = files.locked_index()
+        slots = index.slots.tolist() if hasattr(index.slots, "tolist") else list(index.slots)
+        pairs = [(a, b) for a, b in zip(slots[::2], slots[1::2], strict=True) if a]
+        live = [(a, b) for a, b in pairs if b]
+        entries = files.table.entries()
+        names = {index.segments.name(number) for number, _, _ in entries}
+        names |= {"lock", os.path.basename(files._index_path(index.generation))}
+        found = set(os.listdir(files._directory))
+        assert len({a for a, _ in pairs}) == len(pairs), "a key has two slots"
+        for a, _ in pairs:
+            at = index.find(a)
+            assert at >= 0, "a slot is out of reach"
+            assert slots[at] == a
+        numbers = {number for number, _, _ in entries}
+        assert {b >> 37 for _, b in live} <= numbers, "a slot names a segment that is gone"
+        live_bytes = dict.fromkeys(numbers, 0)
+        for _, b in live:
+            live_bytes[b >> 37] += _record_size(index, b)
+        counted = {number: alive for number, _, alive in entries}
+        assert all(counted[number] >= live_bytes[number] for number in numbers), "a count is too low"
+        if exact:
+            assert bytes_drifted or counted == live_bytes
+            assert found == names
+            assert files.words[USED] == len(pairs)
+            assert files.words[ENTRIES] == len(live)
+        else:
+            assert found <= names
+            assert files.words[USED] >= len(pairs)
+            assert files.words[ENTRIES] >= len(live)
+        assert files.words[USED] * 10 <= index.capacity * 6 + 10
+    assert disk_usage(engine.path) <= engine.geometry.limit
+
+
+def _record_size(index: Index, b: int) -> int:
+    content = index.segments.load(b >> 37)
+    assert content is not None
+    return length_at(content, b >> 15 & ((1 << 17) - 1) << 5)
