@@ -30,12 +30,14 @@ from cachekit.model import (
     Tags,
     WarmReport,
     checked_key,
+    checked_keys,
     checked_tags,
     refuse_unstorable,
     seconds,
 )
 from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
+from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
 
 if TYPE_CHECKING:
@@ -298,7 +300,7 @@ class IntelligentCache:
         """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
         self._check(cache_level)
         found = {}
-        for key in _checked_keys(keys):
+        for key in checked_keys(keys):
             value = self.get(key, MISSING, cache_level=cache_level)
             if value is not MISSING:
                 found[key] = value
@@ -331,7 +333,7 @@ class IntelligentCache:
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
         self._check(cache_level)
-        return sum(self._memory.delete(key) for key in _checked_keys(keys))
+        return sum(self._memory.delete(key) for key in checked_keys(keys))
 
     def get_or_set_many(
         self,
@@ -359,7 +361,7 @@ class IntelligentCache:
             ValueError: the loader returned keys that it was not asked for.
             Exception: whatever the loader raised.
         """
-        wanted = _checked_keys(keys)
+        wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
         life, labels = self._life(ttl), checked_tags(tags)
@@ -395,7 +397,7 @@ class IntelligentCache:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
             ValueError: `concurrency` is less than 1.
         """
-        wanted = _checked_keys(keys)
+        wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
@@ -522,7 +524,7 @@ class IntelligentCache:
     def close(self) -> None:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
-        self._find = _find_nothing  # so that a hit meets the check too
+        self._find = find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
         self._memory._retire(self._readers)
@@ -544,20 +546,3 @@ class IntelligentCache:
 
 def _configured(memory: MemoryCache, default_ttl: float, close_tiers: bool) -> IntelligentCache:
     return IntelligentCache(memory, default_ttl=default_ttl, close_tiers=close_tiers)
-
-
-def _checked_keys(keys: Iterable[str]) -> list[str]:
-    """The keys, each once and in order.
-
-    Raises:
-        TypeError: a bare str (its letters would become keys), no iterable, or a key that is no str.
-    """
-    if isinstance(keys, str):
-        raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
-    if not isinstance(keys, Iterable):
-        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
-    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
-
-
-def _find_nothing(key: str) -> None:  # noqa: ARG001
-    return None

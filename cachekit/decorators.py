@@ -148,7 +148,7 @@ class _Cached:
     """A cached function: its options, checked, and what its wrapper does off the fast path."""
 
     __slots__ = (
-        "__weakref__", "_cache", "_copies", "_fixed_life", "_fixed_tags", "_function", "_given_name",
+        "__weakref__", "_cache", "_copies", "_fixed_life", "_fixed_tags", "_function",
         "_implicit", "_key_func", "_level", "_prefix", "_signature", "_store_if", "_tags", "_ttl",
         "front",
     )  # fmt: skip

@@ -11,7 +11,7 @@ import enum
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from types import AsyncGeneratorType, CoroutineType
@@ -111,6 +111,19 @@ def checked_key(key: object, argument: str = "key") -> str:
         f"{argument} must be a str, not {key!r} of type {type(key).__name__}; "
         f"convert it first, for example with str() or an f-string"
     )
+
+
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """The keys, each once and in order.
+
+    Raises:
+        TypeError: a bare str (its letters would become keys), no iterable, or a key that is no str.
+    """
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
+    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
 
 
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:

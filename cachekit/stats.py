@@ -9,7 +9,6 @@ owner's lock around every bump instead (see `tiers.memory`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Final, final
 
 
@@ -81,11 +80,3 @@ class Histogram:
             if seen >= rank:
                 return float(self._SMALLEST * 2 ** (step / self._STEPS))
         raise AssertionError("the ranks of a histogram end at its total")
-
-    @classmethod
-    def merged(cls, histograms: Iterable[Histogram]) -> Histogram:
-        """One histogram with everything that the others recorded."""
-        merged = cls()
-        for histogram in histograms:
-            merged._counts = [a + b for a, b in zip(merged._counts, histogram._counts, strict=True)]
-        return merged

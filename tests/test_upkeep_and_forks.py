@@ -10,7 +10,7 @@ import pytest
 from forking import in_fork
 from racing import frequent_switches, in_thread
 
-from cachekit import IntelligentCache, MemoryCache, forks
+from cachekit import MemoryCache, forks
 from cachekit.upkeep import Upkeep
 
 
@@ -68,25 +68,42 @@ def test_a_handler_may_end_a_job_while_one_begins() -> None:
     assert upkeep._jobs == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+class Witness:
+    """Counts the forks that it takes part in."""
+
+    def __init__(self) -> None:
+        self.before = self.after = 0
+
+    def before_fork(self) -> None:
+        self.before += 1
+
+    def after_fork(self, in_child: bool) -> None:
+        self.after += 1
+
+
 def test_forks_while_caches_come_and_go() -> None:
-    """Each fork takes every lock, whatever other threads make at that moment."""
+    """Every fork takes every lock, whatever other threads make at that moment."""
     stop = threading.Event()
+    witness = Witness()
+    forks.register(witness)
 
     def churn() -> None:
         while not stop.is_set():
-            IntelligentCache().close()
+            some = [Witness() for _ in range(50)]
+            for one in some:
+                forks.register(one)
 
     with frequent_switches():
-        finish = in_thread(churn)
+        finish = [in_thread(churn) for _ in range(2)]
         try:
-            with MemoryCache() as cache:
-                statuses = [in_fork(lambda: cache.set_value("k", 1))() for _ in range(50)]
+            for _ in range(1000):
+                forks._before()
+                forks._after_in_parent()
         finally:
             stop.set()
-            finish()
-    assert statuses == [0] * 50
+            for finished in finish:
+                finished()
+    assert (witness.before, witness.after) == (1000, 1000)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -156,12 +156,6 @@ def test_warming_what_is_being_loaded(cache: IntelligentCache) -> None:
     assert in_thread(lambda: cache.get_or_set("k", loader))() == "loaded"
 
 
-def test_a_large_batch_takes_time_in_proportion(cache: IntelligentCache) -> None:
-    """Twenty thousand keys are one context, not twenty thousand."""
-    keys = [f"k{number}" for number in range(20_000)]
-    assert len(cache.get_or_set_many(keys, lambda wanted: dict.fromkeys(wanted, 1))) == 20_000
-
-
 def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
     """Two threads that meet a function for the first time bump one counter."""
     for number in range(200):

@@ -53,12 +53,10 @@ from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups, StatsCounter
 from cachekit.tiers.memory.held import GONE, Held, TagIndex
+from cachekit.tiers.memory.listeners import Listeners, RemovalListener
 from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
-
-#: What a removal listener is called with: key, value, cause.
-RemovalListener = Callable[[str, Any, RemovalCause], object]
 
 _IDLE: Final = 0
 _BUSY: Final = 1
@@ -72,7 +70,6 @@ _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
 
 
 _Gone = list[tuple[Held, RemovalCause]]
-_Told = list[tuple[str, Any, RemovalCause]]
 
 
 def gil_enabled() -> bool:
@@ -125,7 +122,7 @@ class Store:
         self.now = now
         self._entries: OrderedDict[str, Held] = OrderedDict()
         #: The two lock-free steps of a hit; see the module.
-        self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else _find_nothing
+        self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
         self.counter = StatsCounter()
         self._tags = TagIndex()
@@ -134,7 +131,7 @@ class Store:
         self._lock = threading.RLock()
         self._state = _IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._listeners: tuple[RemovalListener, ...] = ()
+        self._listeners = Listeners(self.counter)
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -150,7 +147,7 @@ class Store:
         That is nearly always a miss, and then it takes no lock either: what was not there when it was
         asked for is missing, whatever comes next.
         """
-        if self.find is not _find_nothing and key not in self._entries and self._state != _CLOSED:
+        if self.find is not find_nothing and key not in self._entries and self._state != _CLOSED:
             lookups.misses += 1
             return MISSING
         return self.look_up_locked(key, lookups, _value)
@@ -302,11 +299,11 @@ class Store:
                 finally:
                     self._state = _IDLE
             if left is not None:
-                if self._listeners:
-                    self._notify([(left.key, left.value, _EVICTED)])
+                if self._listeners.all:
+                    self._listeners.tell([(left.key, left.value, _EVICTED)])
                 left.value = None
             elif replaced and self._listeners:
-                self._notify([(key, old, _REPLACED)])
+                self._listeners.tell([(key, old, _REPLACED)])
             if self._unswept and ttl != inf:
                 self._begin_sweeping()
         finally:  # refused or interrupted, what was queued meanwhile was promised
@@ -460,35 +457,17 @@ class Store:
         """How many entries have the tag, expired ones that were not noticed included."""
         return self._tags.count(tag)
 
-    # -- listeners ----------------------------------------------------------------------------------
-
     def on_removal(self, listener: RemovalListener) -> Callable[[], None]:
         """Tell `listener` of every entry that leaves; the function returned ends that."""
         with self._lock:
             self.refuse_if_closed()
-            self._listeners = (*self._listeners, listener)
-        registered = [listener]
+            forget = self._listeners.add(listener)
 
-        def forget() -> None:
+        def forget_alone() -> None:
             with self._lock:
-                # One registration, once: a listener may have been given twice.
-                if registered and registered[0] in self._listeners:
-                    left = list(self._listeners)
-                    left.remove(registered.pop())
-                    self._listeners = tuple(left)
+                forget()
 
-        return forget
-
-    def _notify(self, removals: _Told) -> None:
-        for listener in self._listeners:
-            for removal in removals:
-                try:
-                    listener(*removal)
-                except Exception:
-                    import logging
-
-                    self.counter.errors += 1
-                    logging.getLogger("cachekit").exception("removal listener %r failed", listener)
+        return forget_alone
 
     # -- the lock -----------------------------------------------------------------------------------
 
@@ -511,8 +490,8 @@ class Store:
                 finally:
                     self._state = _IDLE
             if gone:
-                if self._listeners:
-                    self._notify([(held.key, held.value, cause) for held, cause in gone])
+                if self._listeners.all:
+                    self._listeners.tell([(held.key, held.value, cause) for held, cause in gone])
                 # Only now, and after its deadline: a reader that saw a live deadline has the value. A
                 # cached function may refer to the entry for a while, and shall not keep its value alive.
                 for held, _ in gone:
@@ -562,7 +541,7 @@ class Store:
                 self._deferred.append((self.close, ()))
                 return
             self._state = _CLOSED
-            self._listeners = ()
+            self._listeners.clear()
             invalidations = self.counter.invalidations
             self._clear(gone)
             self.counter.invalidations = invalidations
@@ -600,5 +579,5 @@ def _value(held: Held) -> Any:
     return held.value
 
 
-def _find_nothing(key: str) -> None:
+def find_nothing(key: str) -> None:
     """What `find` is where every lookup must take the lock."""

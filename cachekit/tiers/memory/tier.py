@@ -37,7 +37,8 @@ from cachekit.ports import Clock, Fence
 from cachekit.sizing import size_of
 from cachekit.stats import Histogram, Lookups
 from cachekit.tiers.memory.held import Held
-from cachekit.tiers.memory.store import RemovalListener, Store
+from cachekit.tiers.memory.listeners import RemovalListener
+from cachekit.tiers.memory.store import Store
 
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
