@@ -53,7 +53,7 @@ from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups, StatsCounter
 from cachekit.tiers.memory.held import GONE, Held, TagIndex
-from cachekit.tiers.memory.listeners import Listeners, RemovalListener
+from cachekit.tiers.memory.listeners import RemovalListener, tell
 from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class Store:
         self._lock = threading.RLock()
         self._state = _IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._listeners = Listeners(self.counter)
+        self._listeners: tuple[RemovalListener, ...] = ()
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -299,11 +299,11 @@ class Store:
                 finally:
                     self._state = _IDLE
             if left is not None:
-                if self._listeners.all:
-                    self._listeners.tell([(left.key, left.value, _EVICTED)])
+                if self._listeners:
+                    tell(self._listeners, self.counter, [(left.key, left.value, _EVICTED)])
                 left.value = None
             elif replaced and self._listeners:
-                self._listeners.tell([(key, old, _REPLACED)])
+                tell(self._listeners, self.counter, [(key, old, _REPLACED)])
             if self._unswept and ttl != inf:
                 self._begin_sweeping()
         finally:  # refused or interrupted, what was queued meanwhile was promised
@@ -461,13 +461,18 @@ class Store:
         """Tell `listener` of every entry that leaves; the function returned ends that."""
         with self._lock:
             self.refuse_if_closed()
-            forget = self._listeners.add(listener)
+            self._listeners = (*self._listeners, listener)
+        registered = [listener]
 
-        def forget_alone() -> None:
+        def forget() -> None:
             with self._lock:
-                forget()
+                # One registration, once: a listener may have been given twice.
+                if registered and registered[0] in self._listeners:
+                    left = list(self._listeners)
+                    left.remove(registered.pop())
+                    self._listeners = tuple(left)
 
-        return forget_alone
+        return forget
 
     # -- the lock -----------------------------------------------------------------------------------
 
@@ -490,8 +495,10 @@ class Store:
                 finally:
                     self._state = _IDLE
             if gone:
-                if self._listeners.all:
-                    self._listeners.tell([(held.key, held.value, cause) for held, cause in gone])
+                if self._listeners:
+                    tell(
+                        self._listeners, self.counter, [(held.key, held.value, cause) for held, cause in gone]
+                    )
                 # Only now, and after its deadline: a reader that saw a live deadline has the value. A
                 # cached function may refer to the entry for a while, and shall not keep its value alive.
                 for held, _ in gone:
@@ -541,7 +548,7 @@ class Store:
                 self._deferred.append((self.close, ()))
                 return
             self._state = _CLOSED
-            self._listeners.clear()
+            self._listeners = ()
             invalidations = self.counter.invalidations
             self._clear(gone)
             self.counter.invalidations = invalidations
