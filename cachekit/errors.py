@@ -53,7 +53,14 @@ class KeyEncodingError(CacheError, TypeError):
     """
 
 
-class LockTimeoutError(CacheError):
+class TierUnavailableError(CacheError):
+    """A tier could not do what it was asked: its disk, its server or the way to it failed.
+
+    The cause is what the system, or the driver, raised. A cache over the tier goes on without it.
+    """
+
+
+class LockTimeoutError(TierUnavailableError):
     """A lock between processes was not to be had in time; nothing was changed."""
 
 

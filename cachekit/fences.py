@@ -5,6 +5,10 @@ fence first, and its result is kept only if the fence still stands. Every write 
 breaks the fences that it concerns, before it returns. This is promise P4: an invalidation is never
 lost to work in flight.
 
+`SharedFence` is one that every process of a host breaks: it compares a token in memory that they share
+(see `tiers.file.tokens`), and may stand beside a copy of the value for as long as the copy lives. That is
+promise P5. `Origin` is what a fleet's server said of a key; only the server can compare it.
+
 `FenceTable` is the private fence of one process. It knows the fences that someone still holds, and
 nothing else, so a write that meets no work in flight pays for one truth test, and a fence is broken
 by its own key and tags alone. The idea of a token handed out at a miss and checked at the fill is the
@@ -15,8 +19,106 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias, final
+
+#: The bit of a token that says that a write is under way: what is read now may not be kept elsewhere.
+FLUX: Final = 1 << 63
+
+#: Which shared word changes with every invalidation of tags, all through it.
+EPOCH: Final = 2
+
+#: Bucket and token of each tag of a value.
+TagTokens: TypeAlias = tuple[tuple[int, int], ...]
+
+
+class SharedTokens(Protocol):
+    """A table of 64-bit tokens in memory that processes share; see `tiers.file.tokens`."""
+
+    @property
+    def words(self) -> Sequence[int]:
+        """All of them; word `EPOCH` is the epoch of tags."""
+        ...
+
+    def of_tags(self, tags: Iterable[str]) -> TagTokens:
+        """Bucket and token of each tag as they are now."""
+        ...
+
+    def are_current(self, tags: TagTokens) -> bool:
+        """Whether none of the tags was invalidated since their tokens were read."""
+        ...
+
+
+class Origin(NamedTuple):
+    """The tokens that a fleet's server had for a key and its tags when a value was read or made."""
+
+    token: int  #: of the key's bucket
+    tags: Mapping[str, int]  #: of each tag of the value
+
+
+@final
+class SharedFence:
+    """A fence that the writes and invalidations of every process of the host break. See `ports.Fence`.
+
+    Args:
+        tokens: the shared table.
+        key: what it is for.
+        bucket: the word of the table that is the key's token.
+        token: what that word said; with the FLUX bit, the fence never stands.
+        epoch: what the epoch said, before the tokens of the tags were read.
+        names: the tags that it covers.
+        tags: their tokens.
+
+    Immutable but for `epoch`, which may move on while the tags' tokens are unchanged.
+    """
+
+    __slots__ = ("bucket", "epoch", "key", "names", "tags", "token", "tokens", "words")
+
+    def __init__(
+        self,
+        tokens: SharedTokens,
+        key: str,
+        bucket: int,
+        token: int,
+        epoch: int,
+        names: frozenset[str] = frozenset(),
+        tags: TagTokens = (),
+    ) -> None:
+        self.tokens = tokens
+        self.words = tokens.words
+        self.key = key
+        self.bucket = bucket
+        self.token = token
+        self.epoch = epoch
+        self.names = names
+        self.tags = tags
+
+    def is_current(self) -> bool:
+        """Whether nothing, in any process, has written or invalidated the key or one of the tags since."""
+        if self.token & FLUX or self.words[self.bucket] != self.token:
+            return False
+        return not self.tags or self.tokens.are_current(self.tags)
+
+    def renews_epoch(self) -> bool:
+        """`is_current` for a holder that compares the epoch alone, which is moved on if the tags stand."""
+        epoch = self.words[EPOCH]  # first: an invalidation from here on changes it again
+        if not self.is_current():
+            return False
+        if not epoch & FLUX:
+            self.epoch = epoch
+        return True
+
+    def naming(self, names: frozenset[str]) -> SharedFence:
+        """The same fence over tags that the value turned out to have, as of when this one was taken.
+
+        Broken from the start if any tag at all was invalidated in between: which, nobody knows.
+        """
+        if not names:
+            return self
+        tags = self.tokens.of_tags(names)
+        same = self.words[EPOCH] == self.epoch and not self.epoch & FLUX
+        token = self.token if same else self.token | FLUX
+        return SharedFence(self.tokens, self.key, self.bucket, token, self.epoch, names, tags)
 
 
 @final

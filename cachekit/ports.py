@@ -7,9 +7,10 @@ test suite that goes with `Tier`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from cachekit.fences import Origin, SharedFence
 from cachekit.model import CacheEntry, CacheStats, Tags
 
 
@@ -72,7 +73,8 @@ class Fence(Protocol):
 class Tier(Protocol):
     """One place that holds entries. Every method may be called from any thread.
 
-    Only wrong arguments raise `TypeError` or `ValueError`; after `close` every method but `close` and
+    Only wrong arguments raise `TypeError` or `ValueError`; a tier that fails raises
+    `TierUnavailableError`, which a cache over it absorbs; after `close` every method but `close` and
     `get_stats` raises `CacheClosedError`.
     """
 
@@ -84,7 +86,7 @@ class Tier(Protocol):
         """Store the entry in place of whatever the key held, and break its fences.
 
         A copy lives as long as the entry has left, and at most as long as the tier's own default. An
-        entry whose time is over removes the key instead. True unless the tier failed.
+        entry whose time is over removes the key instead. True.
 
         Raises:
             ValueError: the entry's own key is another one.
@@ -96,7 +98,7 @@ class Tier(Protocol):
         ...
 
     def clear(self) -> bool:
-        """Remove everything, and break every fence. True unless the tier failed."""
+        """Remove everything, and break every fence. True."""
         ...
 
     def keys(self, pattern: str | None = None) -> Iterable[str]:
@@ -149,4 +151,128 @@ class InvalidatesPatterns(Protocol):
 
     def invalidate_by_pattern(self, pattern: str) -> int:
         """Drop entries that the regular expression matches from the start; how many were dropped."""
+        ...
+
+
+class Found(NamedTuple):
+    """What `HostTier.look` found."""
+
+    entry: CacheEntry
+    fence: SharedFence  #: taken before the entry was read, over its key and tags
+    origin: Origin | None  #: what the fleet's server said when the value was stored, if there was one
+
+
+@runtime_checkable
+class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
+    """A tier that the processes of one host share, with fences that may stand beside copies in memory.
+
+    What the cache above it needs to keep its tiers one. Every method may raise TierUnavailableError;
+    one that writes has then changed nothing, or has removed what the key had.
+    """
+
+    def look(self, key: str) -> Found | None:
+        """`get`, with what a copy elsewhere needs to be checked later; a lookup that counts."""
+        ...
+
+    def fence(self, key: str, tags: Tags = ()) -> SharedFence:
+        """A fence that writes of every process break; no I/O."""
+        ...
+
+    def put(
+        self, key: str, entry: CacheEntry, origin: Origin | None = None, *, in_flux: bool = False
+    ) -> SharedFence:
+        """`set`; the fence over key and tags that holds from this write on.
+
+        With `in_flux` nobody may copy the value elsewhere until `settle` has ended the write.
+        """
+        ...
+
+    def remove(self, key: str, *, in_flux: bool = False) -> tuple[bool, SharedFence]:
+        """`delete`; whether it was there, and the fence that holds from this write on."""
+        ...
+
+    def settle(self, fence: SharedFence) -> bool:
+        """End a write that was left in flux; False if another write of the key came in between."""
+        ...
+
+    def add(
+        self, key: str, entry: CacheEntry, fence: SharedFence, origin: Origin | None = None
+    ) -> CacheEntry | bool:
+        """`set_if`, but a live entry that came first stays, and is the answer."""
+        ...
+
+    def renew(self) -> None:
+        """Break all fences of keys, in every process."""
+        ...
+
+
+@runtime_checkable
+class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
+    """A tier that hosts share through a server, which compares the fences itself.
+
+    Every method may raise TierUnavailableError; one that writes may then have been carried out or not.
+    """
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
+        """The live entries among the keys, in one round trip; each is a lookup that counts."""
+        ...
+
+    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> Origin:
+        """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
+        ...
+
+    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
+        """`origin` of several keys in one round trip."""
+        ...
+
+    def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
+        """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
+        ...
+
+    def put(self, key: str, entry: CacheEntry, origin: Origin) -> None:
+        """`set`, which makes the token of `origin` the key's, and tells the other hosts."""
+        ...
+
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
+        """`put` of several keys in one pipeline."""
+        ...
+
+    def remove_many(self, keys: Sequence[str]) -> int:
+        """`delete` of several keys in one pipeline; how many were there."""
+        ...
+
+    def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
+        """Store the entry if the tokens are still those of `origin`.
+
+        Returns:
+            A live entry that is there already; or whether it was stored.
+        """
+        ...
+
+    def renew(self) -> None:
+        """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
+        ...
+
+    def subscribe(self, listener: BusListener) -> Callable[[], None]:
+        """Tell `listener` what others write and invalidate from now on; the function returned ends it."""
+        ...
+
+
+class BusListener(Protocol):
+    """Who is told, by a bus thread, what other caches have done; own writes do not come back."""
+
+    def keys_changed(self, keys: Sequence[str]) -> None:
+        """These keys were written, or deleted."""
+        ...
+
+    def tags_changed(self, tags: frozenset[str]) -> None:
+        """These tags were invalidated."""
+        ...
+
+    def pattern_changed(self, pattern: str) -> None:
+        """Keys that match the regular expression were invalidated."""
+        ...
+
+    def everything_changed(self) -> None:
+        """The tier was cleared; or messages may have been lost, so that nothing is to be trusted."""
         ...

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from file_checks import SMALL, check
 
+from cachekit.fences import FLUX
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
 from cachekit.tiers.file import reclaim
 from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.tokens import FLUX
 
 ROOMY = replace(SMALL, limit=1 << 20)
 Step = tuple[str, bytes | None]

@@ -24,6 +24,7 @@ from file_checks import SMALL, check, disk_usage
 from racing import frequent_switches, race
 
 from cachekit.errors import CacheClosedError, FileFormatError
+from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import StoppingEffects
 from cachekit.testing.history import Operation, violations
@@ -33,7 +34,7 @@ from cachekit.tiers.file import tokens
 from cachekit.tiers.file.effects import EFFECTS
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.tokens import FLUX, fresh
+from cachekit.tiers.file.tokens import fresh
 
 ROOMY = replace(SMALL, limit=8 << 20)
 

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Record
-from cachekit.tiers.file.tokens import FLUX
 
 KEYS = st.sampled_from([f"k{n}" for n in range(12)] + ["", "ключ", "\ud800", "long" * 60])
 SIZES = st.sampled_from([0, 1, 31, 200, 900, 1200, 3000])

@@ -19,14 +19,15 @@ from typing import Final, NamedTuple, final
 from cachekit import forks
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
+from cachekit.fences import FLUX, TagTokens
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
 from cachekit.tiers.file.directory import open_directory
 from cachekit.tiers.file.effects import EFFECTS, Effects
-from cachekit.tiers.file.format import Geometry, Record, TagTokens, encode, hash_of, record_size
+from cachekit.tiers.file.format import Geometry, Record, encode, hash_of, record_size
 from cachekit.tiers.file.shard import Shard
-from cachekit.tiers.file.tokens import FLUX, Tokens, fresh
+from cachekit.tiers.file.tokens import Tokens, fresh
 
 _PATIENCE: Final = 2.0
 

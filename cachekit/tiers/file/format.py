@@ -81,6 +81,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from cachekit.fences import TagTokens
+
 #: The version of everything in this module; a directory with another one is not read.
 FORMAT: Final = 1
 
@@ -107,8 +109,6 @@ CRC_MASK: Final = 0xFFF
 MIB: Final = 1 << 20
 SMALLEST_LIMIT: Final = MIB
 _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
-
-TagTokens = tuple[tuple[int, int], ...]
 
 
 class Record(NamedTuple):

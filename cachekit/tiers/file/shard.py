@@ -14,6 +14,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, cast, final
 from zlib import crc32
 
+from cachekit.fences import FLUX
 from cachekit.tiers.file.control import ENTRIES, GENERATION
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.files import ShardFiles
@@ -36,7 +37,7 @@ from cachekit.tiers.file.format import (
 from cachekit.tiers.file.index import Index
 from cachekit.tiers.file.locking import AGAIN, Again, ShardLock
 from cachekit.tiers.file.segments import Segments, length_at
-from cachekit.tiers.file.tokens import FLUX, Tokens
+from cachekit.tiers.file.tokens import Tokens
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through

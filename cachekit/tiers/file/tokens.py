@@ -18,14 +18,12 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
+from cachekit.fences import EPOCH, FLUX, TagTokens
 from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.format import FORMAT, Geometry, TagTokens
-
-FLUX: Final = 1 << 63
+from cachekit.tiers.file.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
-_EPOCH: Final = 2  # which of them is the epoch
 _LOW: Final = FLUX - 1
 _STALE_FLUX: Final = 1.0  # seconds after which a write under way is taken for dead
 
@@ -122,14 +120,14 @@ class Tokens:
         """Every record, and every copy, that carries a token of one of the tags is over from now on."""
         words = self.words
         # Whoever meets the same epoch twice need not compare tags: so it changes first and last.
-        words[_EPOCH] = fresh() | FLUX
+        words[EPOCH] = fresh() | FLUX
         for tag in tags:
             words[self._tag_start + self._tag_bucket(tag)] = fresh()
-        words[_EPOCH] = fresh()
+        words[EPOCH] = fresh()
 
     def epoch(self) -> int:
         """Changes with every invalidation of tags, all through it; FLUX while one is under way."""
-        epoch: int = self.words[_EPOCH]
+        epoch: int = self.words[EPOCH]
         return epoch
 
     def renew_slice(self, shard: int, shards: int) -> None:
