@@ -36,7 +36,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final, TypeVar, final
 
@@ -219,6 +219,10 @@ class Store(Exclusive):
 
         self.find = find
 
+    def keep_nothing(self) -> None:
+        """From now on every entry is over as soon as it comes; fences are broken as ever."""
+        self._longest = 0.0
+
     # -- writing ------------------------------------------------------------------------------------
 
     def put(
@@ -383,6 +387,16 @@ class Store(Exclusive):
         self.counter.deletes += 1
         self._remove(gone, held, RemovalCause.INVALIDATED)
         return True
+
+    def invalidate_keys(self, keys: Iterable[str]) -> None:
+        """Remove the keys, and break their fences."""
+        self._exclusively(self._invalidate_keys, list(keys))
+
+    def _invalidate_keys(self, gone: Gone, keys: list[str]) -> None:
+        for key in keys:
+            self._fences.break_key(key)
+        found = (self._entries.get(key) for key in keys)
+        self._invalidate(gone, [held for held in found if held is not None])
 
     def clear(self) -> None:
         """Remove everything, and break every fence."""
