@@ -116,15 +116,16 @@ class IntelligentCache:
         _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
         _check_tier("file_cache", file_cache, HostTier, "a FileCache")
         if memory_cache is None and redis_cache is None and file_cache is None:
-            raise ValueError("a cache without any tier keeps nothing; leave memory_cache out to have one")
+            raise ValueError(
+                "memory_cache=None leaves a cache without any tier; leave it out to have a default one"
+            )
         if memory_cache is MISSING:
             memory_cache = MemoryCache()
-        if file_cache is MISSING:
-            file_cache = environment.file_cache()
         # Without a memory tier one that keeps nothing holds the fences.
         memory = MemoryCache._keeping_nothing() if memory_cache is None else memory_cache
+        file = environment.file_cache(memory._clock) if file_cache is MISSING else file_cache
         self._memory = memory
-        self._tiers = (memory_cache, redis_cache, file_cache)
+        self._tiers = (memory_cache, redis_cache, file)
         self._default_ttl = ttl
         self._strict = strict
         self._close_tiers = close_tiers
@@ -132,7 +133,7 @@ class IntelligentCache:
         self._levels = Levels(
             memory,
             None if redis_cache is None else Lower(redis_cache, self._accessor("redis", redis_cache)),
-            None if file_cache is None else Lower(file_cache, self._accessor("file", file_cache)),
+            None if file is None else Lower(file, self._accessor("file", file)),
         )
         self._loads = Loads(self._levels)
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).

@@ -4,14 +4,12 @@
     CACHEKIT_NAMESPACE    what this program is called there, in place of its name
     CACHEKIT_MAX_SIZE_MB  the limit of its directory
     CACHEKIT_SECRET       what stored bytes are signed with
-    CACHEKIT_REDIS_URL    a server for the process's default cache; without it there is none
 
 It promises that two programs' "user:123" never meet, and that importing cachekit makes no directory.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from hashlib import blake2b
@@ -19,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachekit.errors import CacheError
+from cachekit.ports import Clock
 
 if TYPE_CHECKING:
-    from cachekit.tiers.file import FileCache
-    from cachekit.tiers.redis import RedisCache
+    from cachekit.tiers.file.tier import FileCache
 
 
 def namespace() -> str:
@@ -34,9 +32,7 @@ def namespace() -> str:
     given = os.environ.get("CACHEKIT_NAMESPACE")
     if given is not None:
         if not given or given in {".", ".."} or "/" in given or "\0" in given:
-            raise ValueError(
-                f"CACHEKIT_NAMESPACE must be a name that can be part of a path, not {given!r}"
-            )
+            raise ValueError(f"CACHEKIT_NAMESPACE must be a name that can be part of a path, not {given!r}")
         return given
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
@@ -59,42 +55,28 @@ def max_size_mb() -> int:
     return int(text)
 
 
-def secret() -> str | None:
-    """CACHEKIT_SECRET; None if it is not set."""
-    return os.environ.get("CACHEKIT_SECRET")
-
-
-def file_cache() -> FileCache | None:
+def file_cache(clock: Clock) -> FileCache | None:
     """The file tier of this program; None, with a warning, if its directory cannot be opened.
+
+    Args:
+        clock: where the time comes from.
 
     Raises:
         ValueError: a variable of the environment is not what it should be.
     """
-    from cachekit.tiers.file import FileCache
+    from cachekit.serialization.signing import secrets_from_environment
+    from cachekit.tiers.file.tier import FileCache
 
     base = os.environ.get("CACHEKIT_DIR")
-    if base is None:
-        import platformdirs
-
-        base = platformdirs.user_cache_dir("cachekit")
-    elif not base:
+    if base is not None and not base:
         raise ValueError("CACHEKIT_DIR is empty; name a directory, or unset it to have the default one")
-    directory = Path(base).expanduser() / namespace()
-    limit, key = max_size_mb(), secret()
+    name, limit, secret = namespace(), max_size_mb(), secrets_from_environment()
     try:
-        return FileCache(directory, limit, secret=key)
-    except (CacheError, OSError) as error:
+        return FileCache(base, limit, namespace=name, secret=secret, clock=clock)
+    except CacheError as error:
+        import logging
+
         logging.getLogger("cachekit").warning(
-            "going on without a file tier, so that nothing survives this process: %s", error
+            "going on without a file tier, so that nothing outlives this process: %s", error
         )
         return None
-
-
-def redis_cache() -> RedisCache | None:
-    """The server that CACHEKIT_REDIS_URL names, as a tier of this program; None if it is not set."""
-    url = os.environ.get("CACHEKIT_REDIS_URL")
-    if url is None:
-        return None
-    from cachekit.tiers.redis import RedisCache
-
-    return RedisCache(url=url, key_prefix=f"cachekit:{namespace()}:", secret=secret())

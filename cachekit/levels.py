@@ -25,9 +25,7 @@ seen at once; a write by another host is seen when its message comes (see `ports
 
 from __future__ import annotations
 
-import logging
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, final
@@ -60,7 +58,7 @@ class Levels:
     """
 
     __slots__ = (
-        "__weakref__", "_memory", "_unstorable", "_unsubscribe", "answers", "fleet", "host", "lower",
+        "__weakref__", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "fleet", "host", "lower",
         "skipped",
     )  # fmt: skip
 
@@ -68,6 +66,7 @@ class Levels:
         self, memory: MemoryCache, fleet: Lower[FleetTier] | None, host: Lower[HostTier] | None
     ) -> None:
         self._memory = memory
+        self._now = memory._clock.time
         self.fleet = fleet
         self.host = host
         #: Whether there is anything below memory.
@@ -197,7 +196,7 @@ class Levels:
             self.delete(key, _ALL)
             return True
         fence = LoadFence(key, tags, self._memory._successor(key, tags), self._mark(key, tags))
-        entry = CacheEntry(key, value, time.time(), ttl=ttl, tags=tags)
+        entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags)
         steps = Steps()
         self._write(entry, fence, level, steps, conditional=False)
         return steps.done()
@@ -391,7 +390,7 @@ class Levels:
         Returns:
             The value; or the one that somebody else stored first.
         """
-        entry = CacheEntry(fence.key, value, time.time(), ttl=ttl, tags=fence.tags)
+        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags)
         mark = fence.host
         host, fleet = self.host, self.fleet
         if host is not None and level & _FILE:
@@ -437,6 +436,8 @@ class Levels:
             access.errors += 1
             if type(entry.value) not in self._unstorable:
                 self._unstorable.add(type(entry.value))
+                import logging
+
                 logging.getLogger("cachekit").warning(
                     "what was loaded for %r is not kept in the %s tier: %s", entry.key, access.name, error
                 )
@@ -448,7 +449,7 @@ class Levels:
             if fence.is_current():
                 self.delete(fence.key, _ALL)
             return
-        entry = CacheEntry(fence.key, value, time.time(), ttl=ttl, tags=fence.tags)
+        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags)
         try:
             self._write(entry, fence, level, Steps(), conditional=True)
         except (SerializationError, ValueTooLargeError):

@@ -40,7 +40,9 @@ class Loads:
         # An event loop holds its tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def load(self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL) -> V:
+    def load(
+        self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+    ) -> V:
         """The value of a key that a lookup did not find; waits for a load that is under way.
 
         Raises:
@@ -60,7 +62,9 @@ class Loads:
                 del flight
             return value
 
-    def reload(self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL) -> V:
+    def reload(
+        self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+    ) -> V:
         """Load a key whether or not it is there; older loads of it are not kept.
 
         What was there serves until the new value has come, and no longer, even if that is not kept.
@@ -98,7 +102,12 @@ class Loads:
         return value
 
     async def load_async(
-        self, key: str, loader: Callable[[], Awaitable[V]], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[V]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
     ) -> V:
         """`load` for a coroutine function, which is awaited in a task of its own on this loop.
 
@@ -124,7 +133,12 @@ class Loads:
             return value
 
     async def reload_async(
-        self, key: str, loader: Callable[[], Awaitable[V]], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[V]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
     ) -> V:
         """`reload` for a coroutine function."""
         import asyncio

@@ -140,7 +140,7 @@ class Tier(Protocol):
 class InvalidatesTags(Protocol):
     """A tier that can drop all entries with a tag."""
 
-    def invalidate_by_tags(self, tags: Iterable[str]) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int:
         """Drop entries with any of the tags, and break fences that name one; how many were dropped."""
         ...
 

@@ -80,13 +80,13 @@ class Store(Exclusive):
         "_entries",
         "_fenced",
         "_fences",
-        "_guarded",
         "_job",
         "_longest",
         "_max_size",
         "_tags",
         "_unswept",
         "find",
+        "is_guarded",
         "now",
         "touch",
     )  # fmt: skip
@@ -110,7 +110,7 @@ class Store(Exclusive):
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
-        self._guarded = False
+        self.is_guarded = False
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -200,9 +200,9 @@ class Store(Exclusive):
         Whoever keeps a copy of `find` takes the new one. A cache without such neighbours never calls
         this, and its hits ask nobody.
         """
-        if self.find is find_nothing or self._guarded:
+        if self.find is find_nothing or self.is_guarded:
             return
-        self._guarded = True
+        self.is_guarded = True
         look = self._entries.get
 
         def find(key: str) -> Held | None:
