@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from math import inf, nan
 from pathlib import Path
@@ -20,9 +20,12 @@ from cachekit import (
     TierUnavailableError,
     ValueTooLargeError,
 )
-from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
+from cachekit.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
 from cachekit.testing import ManualClock
+from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import Record
 from cachekit.tiers.file.location import directory_of
+from cachekit.tiers.file.tokens import Tokens
 
 # -- arguments ------------------------------------------------------------------------------------------
 
@@ -336,6 +339,56 @@ def test_look_gives_the_tokens_of_the_record(tmp_path: Path) -> None:
         cache.invalidate_by_tags(["a"])
         assert not found.fence.is_current()
         assert cache.look("k") is None
+
+
+def test_what_happens_while_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write or an invalidation between any two steps of `look` breaks the fence that it returns."""
+    with FileCache(tmp_path, 1) as cache:
+        get = Engine.get
+
+        def disturb(change: Callable[[], object]) -> Callable[[Engine, str], Record | None]:
+            def disturbed(engine: Engine, key: str) -> Record | None:
+                record = get(engine, key)
+                with monkeypatch.context() as patch:
+                    patch.setattr(Engine, "get", get)
+                    change()
+                return record
+
+            return disturbed
+
+        changes: list[Callable[[], object]] = [
+            lambda: cache.set_value("k", 2, tags={"t"}), lambda: cache.delete("k"), cache.renew, cache.clear,
+            lambda: cache.invalidate_by_tags({"t"}), lambda: cache.invalidate_by_pattern("k"),
+        ]  # fmt: skip
+        for change in changes:
+            cache.set_value("k", 1, tags={"t"})
+            with monkeypatch.context() as patch:
+                patch.setattr(Engine, "get", disturb(change))
+                found = cache.look("k")
+            assert found is not None
+            assert found.entry.value == 1
+            assert not found.fence.is_current()
+
+
+def test_the_epoch_is_read_before_the_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a holder that compares the epoch alone would take an invalidation in between for none."""
+    with FileCache(tmp_path, 1) as cache:
+        of_tags = Tokens.of_tags
+
+        def disturbed(tokens: Tokens, tags: Iterable[str]) -> TagTokens:
+            found = of_tags(tokens, tags)
+            tokens.invalidate_tags(["t"])
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tokens, "of_tags", disturbed)
+            fence = cache.fence("k", {"t"})
+        assert fence.words[EPOCH] != fence.epoch
+        assert not fence.renews_epoch()
+        fence = cache.fence("k", {"t"})
+        assert fence.words[EPOCH] == fence.epoch
+        monkeypatch.setattr(Tokens, "epoch", lambda self: FLUX | 1)
+        assert not cache.fence("k", {"t"}).epoch & FLUX, "all through an invalidation no epoch will do"
 
 
 def test_a_write_in_flux(tmp_path: Path) -> None:
