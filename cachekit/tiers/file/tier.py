@@ -239,7 +239,7 @@ class FileCache:
         """A fence for `set_if` and `add`, which writes of every process break; take it before a load.
 
         Raises:
-            TierUnavailableError: the lock of a write that another process began was not to be had.
+            TierUnavailableError: the lock of a write that was abandoned was not to be had.
         """
         return self._entries.do(self._entries.engine().fence, checked_key(key), checked_tags(tags))
 
@@ -365,7 +365,7 @@ class FileCache:
             The live entry that is there already; or whether this one was stored.
 
         Raises:
-            TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_if`.
+            TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as there.
         """
         _check_entry(key, entry)
         return self._entries.add(entry, _checked_fence(fence, entry), origin)
