@@ -58,7 +58,12 @@ class Server:
         self._client = client
         self._lock = threading.Lock()
         self._closed = False
-        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+        # What a Cluster's client raises is not a RedisError.
+        self._errors: tuple[type[Exception], ...] = (
+            redis.RedisError,
+            redis.exceptions.RedisClusterException,
+            OSError,
+        )
         self._response_error = redis.ResponseError
         self._no_script = redis.exceptions.NoScriptError
         if client is not None:
