@@ -64,11 +64,10 @@ class Lower(Generic[T]):
         self.access = access
 
     def get_stats(self) -> CacheStats:
-        """The tier's own figures, with what its caller alone knows of failures."""
+        """The tier's own figures, with the lookups that never came to it."""
         figures = self.tier.get_stats().to_dict()
         numbers = {name: figures[name] for name in CacheStats._STORED}
         numbers["unavailable"] += self.access.unavailable
-        numbers["errors"] += self.access.errors
         return CacheStats(**numbers)
 
 

@@ -4,6 +4,7 @@
     CACHEKIT_NAMESPACE    what this program is called there, in place of its name
     CACHEKIT_MAX_SIZE_MB  the limit of its directory
     CACHEKIT_SECRET       what stored bytes are signed with
+    CACHEKIT_REDIS_URL    a server for the process's default cache; without it there is none
 
 It promises that two programs' "user:123" never meet, and that importing cachekit makes no directory.
 """
@@ -21,6 +22,7 @@ from cachekit.ports import Clock
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.redis import RedisCache
 
 
 def namespace() -> str:
@@ -80,3 +82,18 @@ def file_cache(clock: Clock) -> FileCache | None:
             "going on without a file tier, so that nothing outlives this process: %s", error
         )
         return None
+
+
+def redis_cache() -> RedisCache | None:
+    """The server that CACHEKIT_REDIS_URL names, as a tier of this program; None if it is not set.
+
+    Raises:
+        ValueError: a variable of the environment is not what it should be.
+    """
+    url = os.environ.get("CACHEKIT_REDIS_URL")
+    if url is None:
+        return None
+    from cachekit.serialization.signing import secrets_from_environment
+    from cachekit.tiers.redis import RedisCache
+
+    return RedisCache(url=url, key_prefix=f"cachekit:{namespace()}:", secret=secrets_from_environment())

@@ -114,13 +114,23 @@ class Levels:
         return {key: entry.value for key, (entry, _) in entries.items()}
 
     def peek(self, key: str) -> tuple[CacheEntry, CacheLevel] | None:
-        """The entry of the nearest tier below memory, copied nowhere, and where it is."""
-        if self.fleet is not None:
-            entry = self._read(key, _REDIS, None)[0]
-            if entry is not None:
+        """The entry of the nearest tier below memory, and where it is; it is copied nowhere.
+
+        No lookup that counts, but for one of the host's tier whose answer the server is asked about.
+        """
+        fleet, host = self.fleet, self.host
+        if fleet is not None:
+            entry = fleet.access.call(fleet.tier.peek, key)
+            if entry is not UNAVAILABLE and entry is not None:
                 return entry, _REDIS
-        entry = self._read(key, _FILE, None)[0]
-        return None if entry is None else (entry, _FILE)
+            if host is not None:
+                found = self._look_many(host, [key])
+                return (found[key][0], _FILE) if found else None
+        if host is not None:
+            entry = host.access.call(host.tier.peek, key)
+            if entry is not UNAVAILABLE and entry is not None:
+                return entry, _FILE
+        return None
 
     def _mark(self, key: str, tags: frozenset[str] = NO_TAGS) -> SharedFence | None:
         if self.host is None:
@@ -195,11 +205,32 @@ class Levels:
         if ttl <= 0:
             self.delete(key, _ALL)
             return True
-        fence = LoadFence(key, tags, self._memory._successor(key, tags), self._mark(key, tags))
-        entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags)
         steps = Steps()
-        self._write(entry, fence, level, steps, conditional=False)
+        entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags)
+        if self.fleet is not None and level & _FILE and not level & _REDIS:
+            self._write_here(self.fleet, entry, level, steps)
+        else:
+            fence = self.successor(key, tags)
+            self._write(entry, fence, level, steps, conditional=False)
         return steps.done()
+
+    def _write_here(
+        self, fleet: Lower[FleetTier], entry: CacheEntry, level: CacheLevel, steps: Steps
+    ) -> None:
+        """Store what this host alone shall hold.
+
+        First the key goes everywhere; then the value comes as if loaded, behind tokens that the server has
+        since, so that the file's copy is good until some host writes the key.
+        """
+        key = entry.key
+        self._delete(key, _ALL, steps)
+        fence = self.fence(key, entry.tags)
+        origin = steps.take(lambda: fleet.access.call(fleet.tier.origin, key, entry.tags))
+        host, mark = self.host, fence.host
+        if host is not None and mark is not None and origin is not UNAVAILABLE:
+            steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
+        if level & _MEMORY and self._may_keep(mark):
+            self._memory._put_entry(entry, fence.memory, mark)
 
     def write_many(
         self, values: Mapping[str, Any], ttl: float, tags: frozenset[str], level: CacheLevel
@@ -218,7 +249,7 @@ class Levels:
         """Put an entry where it shall be; if `conditional`, only behind the fence."""
         key = entry.key
         try:
-            origin = self._fresh_origin(entry.tags)
+            origin = self._successor_of(fence) if conditional else self._fresh_origin(entry.tags, steps)
             stands, mark = self._write_host(entry, fence, origin, level, steps, conditional)
             if stands and self.fleet is not None:
                 stands, mark = self._write_fleet(
@@ -240,11 +271,19 @@ class Levels:
             # Somebody wrote meanwhile, or nothing is to be kept: what memory has may be older.
             self._memory._store.delete(key)
 
-    def _fresh_origin(self, tags: frozenset[str]) -> Origin | None:
-        if self.fleet is None:
+    def _fresh_origin(self, tags: frozenset[str], steps: Steps) -> Origin | None:
+        """A fresh token, and those of the tags; None if there is no server to give them."""
+        fleet = self.fleet
+        if fleet is None:
             return None
-        origin = self.fleet.access.call(self.fleet.tier.successor, tags)
+        origin = steps.take(lambda: fleet.access.call(fleet.tier.successor, tags))
         return None if origin is UNAVAILABLE else origin
+
+    def _successor_of(self, fence: LoadFence) -> Origin | None:
+        """A fresh token, and those that the tags had when the load began."""
+        if self.fleet is None or fence.origin is None:
+            return None
+        return Origin(self.fleet.tier.successor().token, fence.origin.tags)
 
     def _write_host(
         self,
@@ -293,21 +332,27 @@ class Levels:
             put = steps.take(lambda: access.call(removed, tier, key))
         if put is UNAVAILABLE:
             access.missed_keys([key])
-        mark = self._settle(mark)
+        mark = self._settle(mark, steps)
         if put is False:  # another host was first: what this one has stored goes
             self.delete(key, _FILE | _MEMORY)
         return put is not False, mark
 
-    def _settle(self, mark: SharedFence | None) -> SharedFence | None:
+    def _settle(self, mark: SharedFence | None, steps: Steps) -> SharedFence | None:
         """End a write in flux; the mark, unless another write came in between."""
-        if self.host is None or mark is None:
+        host = self.host
+        if host is None or mark is None:
             return None
-        mine = self.host.access.call(self.host.tier.settle, mark)
+        mine = steps.take(lambda: host.access.call(host.tier.settle, mark))
         return mark if mine is True else None
 
     def delete(self, key: str, level: CacheLevel) -> bool:
         """Remove a key from the levels, and refuse what is under way; True if one of them had it."""
         steps = Steps()
+        there = self._delete(key, level, steps)
+        steps.done()
+        return there
+
+    def _delete(self, key: str, level: CacheLevel, steps: Steps) -> bool:
         there = False
         mark = None
         host, fleet = self.host, self.fleet
@@ -323,10 +368,9 @@ class Levels:
             if gone is UNAVAILABLE:
                 fleet.access.missed_keys([key])
             there = there or gone is True
-            self._settle(mark)
+            self._settle(mark, steps)
         if level & _MEMORY:
             there = self._memory._store.delete(key) or there
-        steps.done()
         return there
 
     def delete_many(self, keys: Sequence[str], level: CacheLevel) -> int:

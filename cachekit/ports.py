@@ -170,6 +170,10 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     one that writes has then changed nothing, or has removed what the key had.
     """
 
+    def peek(self, key: str) -> CacheEntry | None:
+        """`get`, but no lookup: nothing is counted."""
+        ...
+
     def look(self, key: str) -> Found | None:
         """`get`, with what a copy elsewhere needs to be checked later; a lookup that counts."""
         ...
@@ -223,6 +227,10 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
     Every method may raise TierUnavailableError; one that writes may then have been carried out or not.
     """
+
+    def peek(self, key: str) -> CacheEntry | None:
+        """`get`, but no lookup: nothing is counted."""
+        ...
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """The live entries among the keys, in one round trip; each is a lookup that counts."""

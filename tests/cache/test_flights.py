@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from racing import in_thread, race
@@ -90,7 +91,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     joined = threading.Event()
     waiters: list[Callable[[], str]] = []
 
-    def announced(flight: Flight) -> object:
+    def announced(flight: Flight[Any]) -> object:
         joined.set()
         return wait(flight)
 
@@ -102,7 +103,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     def strike() -> None:
         raise KeyboardInterrupt
 
-    def struck(flight: Flight, value: object, error: BaseException | None) -> None:
+    def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
         at_line(number, singleflight, strike, lambda: finish(flight, value, error))
 
