@@ -51,9 +51,10 @@ def orphan_of(work: Callable[[], object]) -> Iterator[int]:
         kept = work()
         child = fork()
         if not child:
+            # Said by itself: its parent may be dead before it is out of the fork.
+            os.write(write, os.getpid().to_bytes(4, "little"))
             while True:
                 signal.pause()
-        os.write(write, child.to_bytes(4, "little"))
         return kept
 
     with process_with(parent) as dead:
