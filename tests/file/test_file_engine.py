@@ -442,5 +442,5 @@ def test_many_tiny_values(tmp_path: Path) -> None:
         check(engine)
         for files in [shard.files for shard in engine._shards]:
             taken = sum(size for _, size, _ in files.table.entries())
-            index = os.stat(files._index_path(files.index.generation)).st_size
+            index = os.stat(files.index_path(files.index.generation)).st_size
             assert taken + index <= engine.geometry.quota

@@ -44,7 +44,7 @@ A write holds the lock of its shard, which dies with its process. In order:
 
 The counts of live bytes and entries go up before 4 and down after 5, so a crash can only leave them too
 high: a segment that counts no live byte has none. Too many entries are put right when the index is
-rebuilt, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
+replaced, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
 step fails, the slot's B becomes 0 and the token changes: a write that could not be stored still
 invalidates.
 
@@ -56,9 +56,14 @@ crash leaves an entry without a file, or with an empty one, and reclaim removes 
 the other order, file first. Numbers are never used again, files never shrink: a reader that mapped one
 before it was unlinked goes on reading what it held.
 
-A new index is filled aside under the lock, then one store of the generation word makes it the index,
-then the old file is unlinked. A reader compares the generation before every probe. A crash leaves a
-file of a generation that is not in the control block; it is removed on open and on the next roll.
+A larger index is filled beside the old one, some slots with each write, so that no write waits for all
+(see `growth`). The file comes first, then the word that says it is being filled. Who changes a slot
+while that lasts, or copies some, sets a word before and clears it after: 4 and 5 happen in the old
+index, then in the new one. The last copy is followed by one store of the generation word, which makes
+it the index, and then the old file is unlinked. A reader compares the generation before every probe. A
+crash between the two stores leaves the word set: the copy is thrown away and begins anew, in a file of
+another generation, for some process may have the first one mapped. A file of a generation that is not
+in the control block is removed when a process first writes in the shard, and on the next roll.
 
 So every state that a crash can leave is consistent: there is no dirty flag, and no recovery pass.
 

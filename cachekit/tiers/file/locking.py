@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
-from cachekit.errors import LockTimeoutError
+from cachekit.errors import CacheClosedError, LockTimeoutError
 
 
 class _Again(enum.Enum):
@@ -34,13 +34,17 @@ _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
 _MOST_TURNS: Final = 10_000
 
+# In place of a descriptor.
+_UNOPENED: Final = -1
+_CLOSED: Final = -2
+
 
 @final
 class ShardLock:
     """Mutual exclusion of threads and processes, by the file `path`.
 
     Args:
-        path: the lock file; made if it is not there, and never removed.
+        path: the lock file; made at first use, with its directory, if it is not there, and never removed.
         patience: the most seconds that anybody waits.
     """
 
@@ -57,10 +61,17 @@ class ShardLock:
         self._front = threading.RLock()
         self._owner = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._fd = self._open()
+        self._fd = _UNOPENED
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _open(self) -> None:
+        if self._fd == _CLOSED:
+            raise CacheClosedError(f"{os.path.dirname(self.path)} was closed")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._fd = os.open(self.path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            self._fd = os.open(self.path, flags, 0o600)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while nobody else, thread or process, is in a `run` of this file.
@@ -90,6 +101,8 @@ class ShardLock:
         # `with` leaves no gap in which a signal handler's exception could strand the front lock. It has
         # no deadline, but whoever is in front of us has one, and ours began before.
         with self._front:
+            if self._fd < 0:
+                self._open()
             try:
                 self._owner = threading.get_ident()
                 if not self._lock(self._fd, blocking=False):
@@ -130,7 +143,7 @@ class ShardLock:
         with self._front:
             if self._fd >= 0:
                 os.close(self._fd)
-                self._fd = -1
+            self._fd = _CLOSED
 
     def before_fork(self) -> None:
         """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""
@@ -146,4 +159,4 @@ class ShardLock:
         self._deferred.clear()
         if self._fd >= 0:
             os.close(self._fd)
-            self._fd = self._open()
+            self._fd = _UNOPENED

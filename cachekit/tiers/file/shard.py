@@ -7,7 +7,6 @@ tokens come from `engine`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
@@ -70,16 +69,7 @@ class Shard:
         self._salt = salt
         directory = f"{directory}/{number:02x}"
         self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
-        try:
-            self.lock = ShardLock(f"{directory}/lock", patience)
-        except FileNotFoundError:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            self.lock = ShardLock(f"{directory}/lock", patience)
-        try:
-            self.lock.run(self.files.begin)
-        except BaseException:
-            self.lock.close()
-            raise
+        self.lock = ShardLock(f"{directory}/lock", patience)
 
     # -- life -------------------------------------------------------------------------------------------
 
