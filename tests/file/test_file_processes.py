@@ -152,7 +152,7 @@ def test_concurrent_first_open(tmp_path: Path) -> None:
     def work(number: int) -> list[str]:
         with Engine(tmp_path / "new", 4 << 20) as engine:
             engine.put(f"k{number}", b"%d" % number)
-        return [str(engine.geometry), engine._salt.hex()]
+        return [str(engine.geometry), hex(engine._hash_of(b"k"))]
 
     answers = in_processes(8, work)
     assert len(set(map(tuple, answers))) == 1

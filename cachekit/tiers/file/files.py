@@ -86,8 +86,8 @@ class ShardFiles:
     growing: Index | None  #: the last one that this process saw being filled
 
     __slots__ = (
-        "_directory", "_most_mapped", "_owed", "_pwrite", "_writing", "counter", "effects", "geometry",
-        "growing", "index", "opening", "table", "words",
+        "_directory", "_most_mapped", "_most_shared", "_owed", "_pwrite", "_segment_size", "_writing",
+        "counter", "effects", "geometry", "growing", "index", "opening", "table", "words",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,9 @@ class ShardFiles:
         self._most_mapped = most_mapped
         self.effects = effects
         self._pwrite = effects.pwrite
+        self._segment_size = geometry.segment
+        #: A larger record gets a file of its own.
+        self._most_shared = geometry.segment >> 2
         self._owed = 0
         self.counter = Counter()
         self.table = Table(words, geometry)
@@ -264,10 +267,28 @@ class ShardFiles:
 
     def make_room(self, hashed: int, record: bytes) -> tuple[Index, int, int] | Again:
         """Append the record: the index, its slot, and the B to store there. AGAIN after making room."""
-        index = self.locked_index()
-        at = index.place(hashed)
-        if at < 0 or (not index.slots[at] and not growth.has_room(self, index)):
+        index, words = self._writing, self.words
+        if index.generation != words[GENERATION] or words[NEW]:
+            index = self.locked_index()
+        slots, mask = index.slots, index.mask
+        at = hashed - 1 & mask
+        # What `index.place` and `append` do for most records, without their calls.
+        a = slots[at]
+        if a and a != hashed:
+            at = index.place(hashed)
+            a = slots[at] if at >= 0 else 0
+        if at < 0 or (not a and not growth.has_room(self, index)):
             return AGAIN
+        size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
+        offset = tail & _LOW32
+        if (
+            size <= self._most_shared
+            and tail >> 32 == segment
+            and offset + size <= self._segment_size
+            and self._pwrite(fd, record, offset) == size
+        ):
+            words[TAIL] = tail + size
+            return index, at, place(segment, offset, size, int.from_bytes(record[:4], "little"))
         try:
             b = self.append(record, 1)
         except _NumbersUsedUpError:
@@ -298,7 +319,7 @@ class ShardFiles:
         size = len(record)
         words = self.words
         segment_size = self.geometry.segment
-        if size > segment_size >> 2:
+        if size > self._most_shared:
             on_disk = -(-size // PAGE) * PAGE + ALONE
             segment, offset = self._new_segment(on_disk, size, spare), 0
             if not segment:
@@ -319,7 +340,7 @@ class ShardFiles:
         while written < size:
             # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
             written += self._pwrite(fd, record[written:], offset + written)
-        if size <= segment_size >> 2:
+        if size <= self._most_shared:
             words[TAIL] = segment << 32 | offset + size
         return place(segment, offset, size, int.from_bytes(record[:4], "little"))
 

@@ -101,7 +101,9 @@ def step(files: ShardFiles, index: Index) -> Index:
     """
     words = files.words
     if words[NEW] == index.generation:
-        return _finish(files, index)  # somebody died in the middle of that
+        _finish(files)  # somebody died in the middle of that
+        files.remove_strays()
+        return index
     new = _new_index(files)
     if new is None or words[BUSY] or new.capacity != words[NEW_CAPACITY]:
         _abandon(files)
@@ -134,7 +136,12 @@ def step(files: ShardFiles, index: Index) -> Index:
     words[NEW_ENTRIES] += count
     words[NEW_CURSOR] = start + len(old)
     words[BUSY] = 0
-    return _finish(files, index) if start + len(old) >= 2 * index.capacity else index
+    if start + len(old) < 2 * index.capacity:
+        return index
+    _finish(files)
+    now = files.open_index(new.generation)
+    files.remove_index(index.generation)
+    return now
 
 
 def follow(files: ShardFiles, index: Index, at: int) -> None:
@@ -159,18 +166,13 @@ def follow(files: ShardFiles, index: Index, at: int) -> None:
     words[BUSY] = 0
 
 
-def _finish(files: ShardFiles, old: Index) -> Index:
+def _finish(files: ShardFiles) -> None:
     """The new index counts from now on. After a crash in here whoever has the lock next does it again."""
     words = files.words
-    generation = words[NEW]
-    words[GENERATION] = generation
+    words[GENERATION] = words[NEW]
     # Both were as large or larger before: see `format` on counts.
     words[USED] = words[NEW_USED]
     words[ENTRIES] = words[NEW_ENTRIES]
     words[CAPACITY] = words[NEW_CAPACITY]
     words[NEW] = 0
     files.growing = None
-    index = files.open_index(generation)
-    if old.generation != generation:
-        files.remove_index(old.generation)
-    return index

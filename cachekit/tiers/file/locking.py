@@ -83,39 +83,37 @@ class ShardLock:
         Raises:
             LockTimeoutError: the lock was not to be had within `patience`.
         """
-        if self._owner == threading.get_ident():
+        me = threading.get_ident()
+        if self._owner == me:
             self._deferred.append((operation, arguments))
             return None
         try:
             for _ in range(_MOST_TURNS):
-                result = self._run_once(operation, *arguments)
+                entered = time.monotonic()
+                # `with` leaves no gap in which a signal handler's exception could strand the front lock.
+                # It has no deadline, but whoever is in front of us has one, and ours began before.
+                with self._front:
+                    if self._fd < 0:
+                        self._open()
+                    try:
+                        self._owner = me
+                        if not self._lock(self._fd, blocking=False):
+                            self._wait(entered + self.patience)
+                        result = operation(*arguments)
+                    finally:
+                        self._owner = 0
+                        try:
+                            self._unlock(self._fd)
+                        except BaseException:
+                            # A signal handler's exception on the way in; unlocking twice does no harm.
+                            self._unlock(self._fd)
+                            raise
                 if result is not AGAIN:
                     return result
             raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
         finally:
             if self._deferred:
                 self._run_deferred()
-
-    def _run_once(self, operation: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
-        entered = time.monotonic()
-        # `with` leaves no gap in which a signal handler's exception could strand the front lock. It has
-        # no deadline, but whoever is in front of us has one, and ours began before.
-        with self._front:
-            if self._fd < 0:
-                self._open()
-            try:
-                self._owner = threading.get_ident()
-                if not self._lock(self._fd, blocking=False):
-                    self._wait(entered + self.patience)
-                return operation(*arguments)
-            finally:
-                self._owner = 0
-                try:
-                    self._unlock(self._fd)
-                except BaseException:
-                    # A signal handler's exception on the way in; unlocking twice does no harm.
-                    self._unlock(self._fd)
-                    raise
 
     def _wait(self, deadline: float) -> None:
         while True:
