@@ -345,7 +345,7 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
             Engine(tmp_path, geometry=SMALL, patience=2) as other,
         ):
             for number in range(9):  # files are open, and the index has its size
-                engine.put(f"k{number}", b"v")
+                engine.put(f"k{number}", b"0|" * 30)
                 other.put("other", b"v")
             for step in range(1500):
                 key = f"k{step % 9}"
