@@ -174,11 +174,13 @@ def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
             shard = engine._shards[0]
             copies += bool(shard.words[NEW] and shard.words[NEW_CURSOR])
             check(engine, exact=False)
+            seen: dict[str, bytes | None] = {}
             for _ in range(2):
                 for key in {key for key, _ in COPYING}:
                     found = engine.get(key)
                     payload = None if found is None else found.payload
                     assert payload in (before.get(key), after.get(key)), f"{key} after {allowed} effects"
+                    assert seen.setdefault(key, payload) == payload, f"{key} after {allowed} effects"
                 shard.lock.run(rebuild, shard.files)
             check(engine, bytes_drifted=True)
             play(engine, COPYING[-4:], lambda _: None)

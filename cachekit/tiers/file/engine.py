@@ -341,12 +341,12 @@ class Engine:
     # -- inside -----------------------------------------------------------------------------------------
 
     def _locate(self, key: str) -> _Location:
-        shards = self._open_shards()
+        # In this order: what a `close` in between has emptied is not filled again.
+        known, shards = self._known, self._open_shards()
         octets = key.encode("utf-8", "surrogatepass")
         hashed = self._hash_of(octets)
         shard = shards[hashed >> self._shard_shift]
         found = (octets, hashed, shard, shard.tokens.bucket(hashed))
-        known = self._known
         if len(known) >= _MOST_KNOWN:
             known.clear()
         known[key] = found
