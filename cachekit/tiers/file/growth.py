@@ -109,19 +109,18 @@ def step(files: ShardFiles, index: Index) -> Index:
         _abandon(files)
         return index
     words[BUSY] = 1
-    start = words[NEW_CURSOR]
+    start = words[NEW_CURSOR] & ~1
     old = index.slots[start : start + 2 * _SLICE].tolist()
     slots, mask, old_mask = new.slots, new.mask, index.mask
     segments: dict[int, int] = {}
     count = 0
     for at in range(0, len(old), 2):
-        b = old[at + 1]
-        if not b:
+        a, b = old[at], old[at + 1]
+        if not b or not a & 1:
             continue
         segment = b >> SEGMENT_SHIFT
         if segment not in segments:
             segments[segment] = files.table.find(segment)
-        a = old[at]
         if not segments[segment] or (a - 1 & old_mask != start + at and index.find(a) != start + at):
             continue
         to = a - 1 & mask
@@ -150,12 +149,12 @@ def follow(files: ShardFiles, index: Index, at: int) -> None:
     if at < words[NEW_CURSOR]:
         new = _new_index(files)
         a, b = index.slots[at], index.slots[at + 1]
-        to = -1 if new is None else new.place(a)
+        to = -1 if new is None or not a & 1 else new.place(a)
         if new is None or to < 0:
-            return  # BUSY stays, and so this copy ends
+            return  # damage: BUSY stays, and so this copy ends
         slots = new.slots
         if slots[to]:
-            words[NEW_ENTRIES] += bool(b) - bool(slots[to + 1])
+            words[NEW_ENTRIES] = max(0, words[NEW_ENTRIES] + bool(b) - bool(slots[to + 1]))
             slots[to + 1] = b
         elif b:
             words[NEW_USED] += 1
