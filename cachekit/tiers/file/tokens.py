@@ -61,13 +61,14 @@ if hasattr(os, "register_at_fork"):
 def create(path: str, geometry: Geometry, effects: Effects) -> None:
     """Make the file.
 
-    Tags begin with a token of their own: records that outlived an earlier file must not agree with it.
+    Tags begin with tokens of their own, each another one: records that outlived an earlier file, or whose
+    bucket was damaged, must not agree with it.
     """
     fd = effects.create(path)
     try:
         effects.allocate(fd, geometry.tokens_size)
         start = 8 * (_HEAD + geometry.buckets)
-        effects.pwrite(fd, (array("Q", [fresh()]) * geometry.tag_buckets).tobytes(), start)
+        effects.pwrite(fd, array("Q", [fresh() for _ in range(geometry.tag_buckets)]).tobytes(), start)
         # The magic comes last: with it the file is whole.
         effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh()]).tobytes(), 0)
     finally:
