@@ -23,7 +23,7 @@ from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Outbox
 from cachekit.tiers.redis.server import Server
 from cachekit.upkeep import Job, upkeep
 
-_STEP: Final = 0.5  # seconds that a thread listens before it looks up
+_STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
