@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
 from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, refuse_unstorable
+from cachekit.offloop import Threads
 from cachekit.singleflight import Abandoned, Flight, FlightTable, loading
 
 if TYPE_CHECKING:
     import asyncio
 
+P = ParamSpec("P")
 V = TypeVar("V")
 
 _ALL = CacheLevel.ALL
@@ -32,13 +34,16 @@ Life = Callable[[Any], float | None]
 class Loads:
     """The loads of one cache into its levels. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_flights", "_levels", "_tasks")
+    __slots__ = ("_closed", "_flights", "_levels", "_tasks", "threads")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
         self._flights: FlightTable[LoadFence] = FlightTable()
         # An event loop holds its tasks weakly.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        #: Where tasks have the steps taken that may touch a disk or a socket.
+        self.threads = Threads()
 
     def load(
         self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
@@ -120,16 +125,20 @@ class Loads:
         import asyncio
 
         while True:
+            self._refuse_if_closed()
             fence = self._levels.fence(key, tags)
             flight, leading = self._flights.join(key, fence, asyncio.get_running_loop())
             if leading:
-                self._begin(flight, self._lead_async(flight, loader, life, level))
+                self._begin([flight], self._lead_async(flight, loader, life, level))
             try:
                 value: V = await flight.wait_async()
             except Abandoned:
                 if leading:
+                    self._refuse_if_closed()
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
                 continue
+            finally:
+                del flight  # as in load()
             return value
 
     async def reload_async(
@@ -145,21 +154,32 @@ class Loads:
 
         fence = self._levels.successor(key, tags)
         flight = self._flights.lead(key, fence, asyncio.get_running_loop())
-        self._begin(flight, self._lead_async(flight, loader, life, level, look_again=False))
+        self._begin([flight], self._lead_async(flight, loader, life, level, look_again=False))
         try:
             value: V = await flight.wait_async()
         except Abandoned:
+            self._refuse_if_closed()
             raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
         return value
 
-    def _begin(self, flight: Flight[LoadFence], leading: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, flights: list[Flight[LoadFence]], leading: Coroutine[Any, Any, V]) -> asyncio.Task[V]:
         import asyncio
 
         task = asyncio.get_running_loop().create_task(leading)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # A task that is cancelled before its first step never gets to say so itself.
-        task.add_done_callback(lambda _: flight.abandon())
+
+        def end(task: asyncio.Task[V]) -> None:
+            self._tasks.discard(task)
+            # A task that is cancelled before its first step never gets to say so itself.
+            for flight in flights:
+                flight.abandon()
+
+        task.add_done_callback(end)
+        return task
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise CacheClosedError("this cache was closed during the load; make a new one")
 
     async def _lead_async(
         self,
@@ -174,9 +194,9 @@ class Loads:
             with loading(flight):
                 value = self._levels.look_again(flight.key) if look_again else MISSING
                 if value is MISSING:
-                    await self._off_loop(self._levels.before_load, flight.fence)
+                    await self.off_loop(self._levels.before_load, flight.fence)
                     value = await loader()
-                    value = await self._off_loop(
+                    value = await self.off_loop(
                         partial(self._keep, flight, value, life, level, replace=not look_again)
                     )
         except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
@@ -186,13 +206,11 @@ class Loads:
         finally:
             flight.abandon()  # the task was cancelled; otherwise it does nothing
 
-    async def _off_loop(self, step: Callable[..., V], *arguments: Any) -> V:
-        """Take a step that may touch a disk or a socket, without holding up the loop."""
+    async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Take a step that may touch a disk or a socket, if there is any, off the loop."""
         if not self._levels.lower:
-            return step(*arguments)
-        import asyncio
-
-        return await asyncio.to_thread(step, *arguments)
+            return step(*args, **kwargs)
+        return await self.threads.run(step, *args, **kwargs)
 
     def _keep(
         self, flight: Flight[LoadFence], value: Any, life: Life, level: CacheLevel, *, replace: bool = False
@@ -269,9 +287,7 @@ class Loads:
                 with loading(*flights):
                     loaded = loader(list(missing))
                 _check_batch(loaded, missing)
-                for flight in flights:
-                    if flight.key in loaded:
-                        found[flight.key] = self._keep(flight, loaded[flight.key], life, level)
+                found |= self._keep_many(flights, loaded, life, level)
         except Exception as error:
             for flight in flights:
                 flight.crash(error)
@@ -284,6 +300,120 @@ class Loads:
             for flight in flights:
                 flight.abandon()  # the keys that the loader left out: whoever waits asks by itself
         return found
+
+    async def load_many_async(
+        self,
+        keys: Sequence[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, V]]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+    ) -> dict[str, V]:
+        """`load_many` for a coroutine function, which is awaited in a task of its own on this loop."""
+        import asyncio
+
+        values: dict[str, V] = {}
+        while keys:
+            self._refuse_if_closed()
+            task: asyncio.Task[dict[str, V] | Exception] | None = None
+            mine: list[Flight[LoadFence]] = []
+            others: list[Flight[LoadFence]] = []
+            again: list[str] = []
+            try:
+                for key in keys:
+                    fence = self._levels.fence(key, tags)
+                    flight, leading = self._flights.join(key, fence, asyncio.get_running_loop())
+                    (mine if leading else others).append(flight)
+                if mine:
+                    task = self._begin(mine, self._lead_many_async(mine, loader, life, level))
+                    await asyncio.wait([task])  # which leaves it alone if this caller is cancelled
+                    if task.cancelled():
+                        self._refuse_if_closed()
+                        raise asyncio.CancelledError("the load of several keys was cancelled")
+                    outcome = task.result()
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    values |= outcome
+                while others:
+                    flight = others.pop()
+                    try:
+                        values[flight.key] = await flight.wait_async()
+                    except Abandoned:
+                        again.append(flight.key)
+            finally:
+                if task is None:
+                    for flight in mine:
+                        flight.abandon()  # closed halfway: nobody will fly it
+                for flight in others:
+                    flight.leave()
+            keys = again
+        return values
+
+    async def _lead_many_async(
+        self,
+        flights: list[Flight[LoadFence]],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, V]]],
+        life: Life,
+        level: CacheLevel,
+    ) -> dict[str, V] | Exception:
+        """`_lead_many`, but an error is returned: nobody may be there any more to see it raised."""
+        found: dict[str, V] = {}
+        try:
+            for flight in flights:
+                value = self._levels.look_again(flight.key)
+                if value is not MISSING:
+                    found[flight.key] = value
+            missing = [flight for flight in flights if flight.key not in found]
+            if missing:
+                await self.off_loop(self._levels.before_loads, [flight.fence for flight in missing])
+                with loading(*flights):
+                    loaded = await loader([flight.key for flight in missing])
+                _check_batch(loaded, [flight.key for flight in missing])
+                found |= await self.off_loop(self._keep_many, missing, loaded, life, level)
+        except Exception as error:  # noqa: BLE001  # whoever waits shall have it
+            for flight in flights:
+                flight.crash(error)
+            return error
+        else:
+            for flight in flights:
+                if flight.key in found:
+                    flight.land(found[flight.key])
+        finally:
+            for flight in flights:
+                flight.abandon()  # as in _lead_many
+        return found
+
+    def _keep_many(
+        self, flights: list[Flight[LoadFence]], loaded: Mapping[str, V], life: Life, level: CacheLevel
+    ) -> dict[str, V]:
+        return {
+            flight.key: self._keep(flight, loaded[flight.key], life, level)
+            for flight in flights
+            if flight.key in loaded
+        }
+
+    def close(self) -> None:
+        """Begin no further load as a task, and end the threads when their steps are done."""
+        self._closed = True
+        self.threads.close()
+
+    async def end_tasks(self) -> None:
+        """Cancel the loads that are tasks, and wait for those of this loop; for after `close`."""
+        import asyncio
+
+        mine = []
+        for task in list(self._tasks):
+            loop = task.get_loop()
+            if loop is not asyncio.get_running_loop():
+                try:
+                    loop.call_soon_threadsafe(task.cancel)
+                except RuntimeError:
+                    pass  # that loop was closed, and its tasks with it
+            elif task is not asyncio.current_task():  # a load may close the cache
+                task.cancel()
+                mine.append(task)
+        if mine:
+            await asyncio.wait(mine)
 
 
 def _check_batch(loaded: object, missing: list[str]) -> None:

@@ -152,7 +152,7 @@ class Flight(Generic[F]):
                 _waiting.pop(thread, None)
                 if outer is not None:
                     _waiting[thread] = outer
-            self._unblock()
+            self.leave()
         return self.result()
 
     async def wait_async(self) -> Any:
@@ -179,13 +179,14 @@ class Flight(Generic[F]):
                 self._watchers.append(watcher)
             await landed
         finally:
-            self._unblock()
+            self.leave()
             with _lock:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
         return self.result()
 
-    def _unblock(self) -> None:
+    def leave(self) -> None:
+        """Wait for it no more: for a caller that was told to and turns back. It may come twice."""
         with _lock:
             for flight in _flying.get():
                 if self in flight._blocked_on:
@@ -235,7 +236,7 @@ class FlightTable(Generic[F]):
     def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """The flight to wait for, and False; or a new one for the caller to lead, and True.
 
-        A caller that is told to wait must call `wait` or `wait_async`.
+        A caller that is told to wait must call `wait`, `wait_async` or `leave`.
 
         Args:
             key: what is to be loaded.
