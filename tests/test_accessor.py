@@ -205,6 +205,60 @@ def test_a_cache_that_fails_to_recover_keeps_the_breaker_open() -> None:
     assert out.accessor.state == "open"
 
 
+def test_a_busy_cache_does_not_keep_its_tier_out() -> None:
+    """What is missed while the cache is told is made good in the same probe.
+
+    And what is missed while that is done, by whoever missed it: he adds nothing to the journal.
+    """
+    out = Outage()
+    out.fill("a", "b")
+    out.begin()
+    out.tier.mend()
+    out.accessor._recovered = lambda: out.accessor.missed_tags(["late"])
+    out.tier.hang("invalidate_by_tags")
+    probing = in_thread(out.probe)
+    out.tier.wait_for_hanging()
+    assert out.accessor.state == "closing"
+    assert out.accessor.call(out.tier.get, "b") is UNAVAILABLE
+    out.accessor.missed_keys(["a"])
+    assert (out.memory.get("a"), out.accessor.pending) == (None, 1)
+    out.tier.mend()
+    probing()
+    assert (out.accessor.state, out.accessor.pending, out.tier.calls["size"]) == ("closed", 0, 1)
+
+
+def test_a_failure_while_it_closes_loses_nothing() -> None:
+    """What could not be carried out is noted, and the breaker stays open for it."""
+    out = Outage()
+    out.fill("a")
+    out.begin()
+    out.tier.mend()
+    out.accessor._recovered = lambda: out.accessor.missed_tags(["late"])
+    out.tier.hang("invalidate_by_tags")
+    probing = in_thread(out.probe)
+    out.tier.wait_for_hanging()
+    out.tier.fail("delete")
+    out.accessor.missed_keys(["a"])
+    out.tier.mend()
+    probing()
+    assert (out.accessor.state, out.accessor.pending, out.accessor.outages) == ("open", 1, 1)
+    out.probe()
+    assert (out.accessor.state, out.memory.size()) == ("closed", 0)
+
+
+def test_an_outage_whose_beginning_was_cut_off_is_probed_all_the_same() -> None:
+    """A fork, or a signal, between the failure and the start of the probing."""
+    out = Outage()
+    out.begin()
+    out.accessor._probe_with(None)
+    assert out.accessor.call(out.tier.get, "k") is UNAVAILABLE
+    assert out.accessor._job is not None
+    out.accessor.close()
+    assert out.accessor._job is None
+    assert out.accessor.call(out.tier.get, "k") is UNAVAILABLE
+    assert out.accessor._job is None, "a closed one has no more background work"
+
+
 def test_what_is_missed_while_nothing_is_out_is_carried_out_at_once() -> None:
     """A call that failed late, after the outage: its key is gone before it returns."""
     out = Outage()
