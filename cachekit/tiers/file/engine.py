@@ -178,7 +178,8 @@ class Engine:
         if epoch & FLUX:
             epoch = 0
         tags = tokens.of_tags(names)
-        return SharedFence(tokens, key, tokens.bucket(self._hash(key)), self.token(key), epoch, names, tags)
+        bucket = (self._known.get(key) or self._locate(key))[3]
+        return SharedFence(tokens, key, bucket, self.token(key), epoch, names, tags)
 
     def owns(self, fence: SharedFence) -> bool:
         """Whether the fence was taken here: tokens of another directory mean nothing in this one."""
