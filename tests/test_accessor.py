@@ -19,6 +19,7 @@ from cachekit.accessor import UNAVAILABLE, Accessor
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.journal import Journal
 from cachekit.testing import FaultyTier, ManualClock
+from cachekit.tiers.redis import RedisCache
 
 
 class Outage:
@@ -174,6 +175,52 @@ def test_too_much_is_everything() -> None:
     out.tier.mend()
     out.probe()
     assert out.memory.size() == 0
+
+
+def test_a_fleet_is_told_of_many_keys_at_once(redis_url: str, prefix: str) -> None:
+    """A real server; and of everything, which also breaks what fences it handed out."""
+    with RedisCache(url=redis_url, key_prefix=prefix) as redis:
+        tier = FaultyTier(redis)
+        clock = ManualClock()
+        accessor = Accessor("redis", tier, clock=clock)
+        for everything in (False, True):
+            for key in ("a", "b", "c"):
+                redis.set(key, CacheEntry(key, "old"))
+            fence = redis.fence("c")
+            tier.fail()
+            assert accessor.call(tier.size) is UNAVAILABLE
+            assert accessor._job is not None
+            accessor._job.cancel()
+            accessor.missed_keys(["a", "b"])
+            if everything:
+                accessor.missed_everything()
+            tier.mend()
+            clock.advance(5)
+            accessor.probe()
+            assert accessor.state == "closed"
+            assert [redis.get(key) is None for key in ("a", "b", "c")] == [True, True, everything]
+            assert fence.is_current() is not everything
+        assert (tier.calls["remove_many"], tier.calls["delete"]) == (1, 0)
+
+
+def test_one_call_in_64_is_timed() -> None:
+    """So that timing costs nothing."""
+    out = Outage()
+    for _ in range(63):
+        out.accessor.call(out.tier.size)
+    assert out.accessor.latency.quantile(0.5) == 0
+    out.accessor.call(out.tier.size)
+    assert out.accessor.latency.quantile(0.5) > 0
+
+
+def test_a_closed_accessor_probes_no_more() -> None:
+    """Nor is its cache told anything."""
+    out = Outage()
+    out.begin()
+    out.tier.mend()
+    out.accessor.close()
+    out.probe()
+    assert (out.tier.calls["size"], out.events) == (0, [])
 
 
 def test_a_replay_that_fails_goes_on_later() -> None:

@@ -282,3 +282,22 @@ def test_an_interrupted_release_can_be_made_again(tmp_path: Path) -> None:
             break
     assert number > 3
     leases.close()
+
+
+def test_an_interrupt_inside_the_lock_library_leaves_nothing_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is taken, and nobody learns of it."""
+    leases = ProcessLeases(tmp_path)
+    take = type(leases._places).take
+
+    def struck(places: object, place: int) -> bool:
+        assert take(places, place)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(leases._places), "take", struck)
+    with pytest.raises(KeyboardInterrupt):
+        leases.try_acquire("k")
+    monkeypatch.undo()
+    assert free_elsewhere(tmp_path)
+    leases.close()
