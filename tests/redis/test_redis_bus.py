@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,6 +73,8 @@ EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
     ),
     (lambda cache: cache.invalidate_by_tags({"t", "u"}), [("tags", ["t", "u"])]),
     (lambda cache: cache.invalidate_by_pattern("user:.*"), [("pattern", "user:.*")]),
+    (lambda cache: cache.invalidate_by_pattern(re.compile("(?i)user:")), [("pattern", "(?i)user:")]),
+    (lambda cache: cache.invalidate_by_pattern(re.compile("user:", re.IGNORECASE)), [("all", None)]),
     (lambda cache: cache.clear(), [("all", None)]),
     (lambda cache: cache.renew(), [("all", None)]),
 ]

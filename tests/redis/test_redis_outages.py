@@ -214,8 +214,9 @@ def test_a_server_that_is_full() -> None:
 
             with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
                 fill()
-            with pytest.raises(TierUnavailableError):
+            with pytest.raises(TierUnavailableError) as caught:
                 cache.set_value("k", "new")
+            assert caught.value.full
             assert cache.get("k") is None
             assert cache.get_value("t") == "tagged"
             assert cache.invalidate_by_tags({"t"}) == 0

@@ -19,7 +19,8 @@ from typing import Final, NamedTuple, final
 from cachekit import forks
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
-from cachekit.fences import FLUX, TagTokens
+from cachekit.fences import FLUX, SharedFence, TagTokens
+from cachekit.model import NO_TAGS
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
@@ -169,6 +170,21 @@ class Engine:
         """The same twice, and without the FLUX bit: no tag at all was invalidated in between."""
         return self._open_shards()[0].tokens.epoch()
 
+    def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
+        """The tokens of a key and tags as a fence, to be taken before the record, or the value, is read."""
+        tokens = self._open_shards()[0].tokens
+        # First: who finds it unchanged later need not compare the tags. All through an invalidation that
+        # would not be so, hence 0, which it never is.
+        epoch = tokens.epoch()
+        if epoch & FLUX:
+            epoch = 0
+        tags = tokens.of_tags(names)
+        return SharedFence(tokens, key, tokens.bucket(self._hash(key)), self.token(key), epoch, names, tags)
+
+    def owns(self, fence: SharedFence) -> bool:
+        """Whether the fence was taken here: tokens of another directory mean nothing in this one."""
+        return fence.tokens is self._open_shards()[0].tokens
+
     # -- writing ----------------------------------------------------------------------------------------
 
     def put(
@@ -273,18 +289,21 @@ class Engine:
 
         Before and after: what was read, or loaded, in between is kept nowhere.
         """
+        self.renew_tokens()
         removed = 0
-        for shard in self._open_shards():
-            shard.renew_tokens()
         for key in self.keys(pattern):
             removed += self.delete(key)[0]
-        for shard in self._open_shards():
-            shard.renew_tokens()
+        self.renew_tokens()
         return removed
 
     def clear(self) -> int:
         """Remove everything, and change all tokens; how many entries that were, about."""
         return sum([shard.clear() or 0 for shard in self._open_shards()])
+
+    def renew_tokens(self) -> None:
+        """Change the tokens of all keys: whatever was read until now is kept nowhere else."""
+        for shard in self._open_shards():
+            shard.renew_tokens()
 
     # -- upkeep -----------------------------------------------------------------------------------------
 

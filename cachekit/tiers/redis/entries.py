@@ -135,9 +135,20 @@ class Entries:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def put(self, entry: CacheEntry, origin: Origin) -> None:
-        """Store it under the token of the origin; remove the key if its time is over."""
-        self.put_many([(entry, origin)])
+    def put(self, entry: CacheEntry, origin: Origin, expect: Origin | None = None) -> bool:
+        """Store it under the token of the origin, or remove the key if its time is over.
+
+        False, and nothing done, if there is an expected origin whose token is not the key's any more.
+        """
+        write = None if expect is None else self._write(entry, origin)
+        if expect is None or write is None:
+            self.put_many([(entry, origin)])
+            return True
+        if not self._store.put(entry.key, write, origin.token, expect=expect.token):
+            self._counter.refusals += 1
+            return False
+        self._counter.sets += 1
+        return True
 
     def put_many(self, entries: Iterable[tuple[CacheEntry, Origin]]) -> None:
         """`put` of several, in one pipeline; nothing is stored if one cannot be."""

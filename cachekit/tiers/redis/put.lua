@@ -5,13 +5,24 @@
 -- ARGV[3]  the new token      ARGV[4]  the token's life in milliseconds
 -- ARGV[5]  "", or the SHA-1 of the only value that may be replaced
 -- ARGV[6]  the channel        ARGV[7]  the message, or "" for none
+-- ARGV[8]  "", or the only token that may be replaced
 --
--- Returns 1; or 0 if another value than that of ARGV[5] is there, and nothing was changed.
--- Running it twice leaves what running it once does.
+-- Returns 1; or 0 if another value than that of ARGV[5], or another token than that of ARGV[8], is there,
+-- and nothing was changed.
+-- Running it twice leaves what running it once does. With ARGV[8] it knows a second time by its own token.
 
 if ARGV[5] ~= '' then
     local held = redis.pcall('GET', KEYS[1])
     if type(held) ~= 'string' or redis.sha1hex(held) ~= ARGV[5] then
+        return 0
+    end
+end
+if ARGV[8] ~= '' then
+    local token = redis.pcall('GET', KEYS[2])
+    if token == ARGV[3] then
+        return 1
+    end
+    if token ~= ARGV[8] then
         return 0
     end
 end

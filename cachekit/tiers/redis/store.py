@@ -119,7 +119,14 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def put(self, key: str, write: Write, token: int, instead_of: bytes | None = None) -> bool:
+    def put(
+        self,
+        key: str,
+        write: Write,
+        token: int,
+        instead_of: bytes | None = None,
+        expect: int | None = None,
+    ) -> bool:
         """Store a value, make the token its bucket's, tell the fleet. One round trip.
 
         Args:
@@ -127,13 +134,14 @@ class Store:
             write: what.
             token: a fresh one.
             instead_of: the only envelope that may be replaced; None is any, or none.
+            expect: the only token that may be replaced; None is any, or none.
 
         Returns:
-            False if another envelope was there.
+            False if another envelope, or token, was there.
         """
         self._prolong([write])
         with self._sending("keys", [key]) as message:
-            return bool(self._server.run(self._put_call(key, write, token, message, instead_of)))
+            return bool(self._server.run(self._put_call(key, write, token, message, instead_of, expect)))
 
     def put_many(self, writes: Mapping[str, tuple[Write, int]]) -> None:
         """`put` of several keys, each with its token, in one pipeline."""
@@ -144,10 +152,19 @@ class Store:
                 self._server.run_many(calls, after=[self._publish(message)])
 
     def _put_call(
-        self, key: str, write: Write, token: int, message: str = "", instead_of: bytes | None = None
+        self,
+        key: str,
+        write: Write,
+        token: int,
+        message: str = "",
+        instead_of: bytes | None = None,
+        expect: int | None = None,
     ) -> Call:
         only = "" if instead_of is None else digest(instead_of)
-        arguments = (write.envelope, _life(write), token, TOKEN_LIFE, only, self._bus.channel, message)
+        expected = "" if expect is None else expect
+        arguments = (
+            write.envelope, _life(write), token, TOKEN_LIFE, only, self._bus.channel, message, expected
+        )  # fmt: skip
         return Call(script("put"), self._layout.names(key), arguments)
 
     def add(self, key: str, write: Write, origin: Origin, instead_of: bytes | None) -> bytes | bool:
@@ -225,7 +242,7 @@ class Store:
 
     def remove_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the values whose keys match, and tell the fleet; how many there were."""
-        with self._sending("pattern", pattern.pattern) as message:
+        with self._sending(*_told(pattern)) as message:
             # First, so that what is being loaded now is not added behind the scan's back; and once more,
             # for what was read from a value that the scan had not come to yet.
             self._forget_buckets()
@@ -287,6 +304,13 @@ class Store:
         """End the bus and the connections."""
         self._bus.close()
         self._server.close()
+
+
+def _told(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
+    """A message of which keys are concerned: of all of them, if the flags are not in the pattern itself."""
+    if re.compile(pattern.pattern).flags == pattern.flags:
+        return "pattern", pattern.pattern
+    return "all", None
 
 
 def _life(write: Write) -> int | str:

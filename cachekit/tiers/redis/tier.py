@@ -345,15 +345,25 @@ class RedisCache:
         self.put(key, entry, self.successor(entry.tags))
         return True
 
-    def put(self, key: str, entry: CacheEntry, origin: Origin) -> None:
+    def put(self, key: str, entry: CacheEntry, origin: Origin, *, expect: Origin | None = None) -> bool:
         """`set`, which makes the token of `origin` the key's, and tells the other hosts.
+
+        Args:
+            key: where.
+            entry: what.
+            origin: a fresh token (`successor`), with the tokens that the tags had when the value was made.
+            expect: change nothing unless the key's token is still that of this origin.
+
+        Returns:
+            True, unless the expected token was replaced meanwhile.
 
         Raises:
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
         """
         check_entry(key, entry)
         with self._counting_errors():
-            self._entries.put(entry, checked_origin(origin))
+            expected = None if expect is None else checked_origin(expect)
+            return self._entries.put(entry, checked_origin(origin), expected)
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
         """`put` of several keys in one pipeline.
@@ -441,7 +451,7 @@ class RedisCache:
         with self._counting_errors():
             self._store.renew()
 
-    def invalidate_by_tags(self, tags: Iterable[str]) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int:
         """Drop entries with any of the tags, break fences that name one, and tell the other hosts.
 
         One round trip, however many entries there are: they are not looked for, but what names a tag's
@@ -450,7 +460,7 @@ class RedisCache:
         Returns:
             0: nobody counts them.
         """
-        tags = checked_tags(tags if isinstance(tags, (set, frozenset, list, tuple, str)) else list(tags))  # type: ignore[arg-type]
+        tags = checked_tags(tags)
         if tags:
             with self._counting_errors():
                 self._store.forget_tags(list(tags))
