@@ -409,7 +409,7 @@ class TestManyKeys:
             lambda: cache.delete("k"),
             lambda: cache.origin("k", frozenset({"x", "y"})),
             lambda: cache.origins(["k", "a", "b"]),
-            lambda: cache.add("t", CacheEntry("t", 1), origin),
+            lambda: cache.add("k", CacheEntry("k", 1), origin),
         ]
         for work in alone:
             assert commands_of(client, work) == ["EVALSHA"]
