@@ -304,6 +304,9 @@ class RedisCache:
 
     def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
+        self._refuse_if_closed()
+        if not tags:
+            return Origin(fresh(), {})
         with self._counting_errors():
             return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1])
 
