@@ -124,6 +124,11 @@ class Accessor:
         return self._breaker.outages
 
     @property
+    def is_out(self) -> bool:
+        """Whether calls are refused."""
+        return self._breaker.refuses
+
+    @property
     def out_for(self) -> float:
         """Seconds that an outage has lasted; 0 if there is none."""
         return self._breaker.open_for

@@ -176,14 +176,8 @@ class RedisCache:
         )
         self._address = address
         # Not the secret: it is kept nowhere.
-        self._configuration = (
-            layout.prefix,
-            None if cap == FOREVER else cap,
-            codec,
-            compression,
-            allow,
-            clock,
-        )
+        longest = None if cap == FOREVER else cap
+        self._configuration = layout.prefix, longest, codec, compression, allow, clock
         self._longest = cap
         self._clock = clock
         self._server = Server(address, client)
