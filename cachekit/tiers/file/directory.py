@@ -23,6 +23,9 @@ from cachekit.tiers.file import control, tokens
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.format import FORMAT, Geometry
 
+#: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
+USERS: Final = "users"
+
 _MANIFEST: Final = "manifest"
 _OURS: Final = ("tokens", "control", _MANIFEST, _MANIFEST + ".new")
 
@@ -61,6 +64,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     lock = FileLock(
         f"{path}/structure.lock",
         timeout=patience,
+        mode=0o600,
         thread_local=False,
         poll_interval=0.005,
         fallback_to_soft=False,
@@ -70,7 +74,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     except Timeout as error:
         raise LockTimeoutError(f"{path} was being opened by another process for {patience} s") from error
     try:
-        users = os.open(f"{path}/users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        users = os.open(f"{path}/{USERS}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             found, salt = _enter(path, geometry, users, effects)
         except BaseException:

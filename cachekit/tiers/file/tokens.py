@@ -137,6 +137,12 @@ class Tokens:
         # Words may be seen half changed here; what remembered such a one agrees with nothing later.
         self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
 
+    def spoil(self) -> None:
+        """Change every token, of tags too: nothing agrees with this table any more."""
+        words = self.words
+        words[EPOCH] = fresh() | FLUX
+        words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
+
     def is_abandoned(self, bucket: int, token: int) -> bool:
         """Whether this FLUX was seen a second ago already: its writer is dead, or stopped."""
         now = time.monotonic()
