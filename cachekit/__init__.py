@@ -49,6 +49,7 @@ from cachekit.tiers.memory import MemoryCache
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.redis import RedisCache
 
 __version__ = "0.1.0"
 
@@ -56,25 +57,24 @@ __all__ = [
     "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
     "FileCache", "FileFormatError", "IntelligentCache", "KeyEncodingError", "MemoryCache",
-    "OptimizationReport", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
-    "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches", "disabled", "get_cache_stats",
-    "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
+    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
+    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
     "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
 
+#: Not every program has a directory, or a server: what they need is loaded when it is named (PEP 562).
+_ON_FIRST_USE = {"FileCache": "cachekit.tiers.file.tier", "RedisCache": "cachekit.tiers.redis"}
+
+
 def __getattr__(name: str) -> object:
-    """Load what most programs do not use on first use (PEP 562).
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'cachekit' has no attribute {name!r}")
+    import importlib
 
-    Raises:
-        AttributeError: there is no such name.
-    """
-    if name == "FileCache":
-        from cachekit.tiers.file.tier import FileCache
-
-        globals()[name] = FileCache
-        return FileCache
-    raise AttributeError(f"module 'cachekit' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
