@@ -158,6 +158,19 @@ class Attachment:
             )
             finalizer()
 
+    def suspect(self) -> None:
+        """Something was not there that should be: if a part of the directory was removed, give all of it up.
+
+        Those who go on with what they have open, and those who make it anew, would hold different locks.
+        Without the file that stands for the whole, everybody has it opened anew.
+        """
+        with engines.lock:
+            if self._closed is None and self._is_there() and not self._engine.is_whole():
+                try:
+                    os.unlink(f"{self.path}/{USERS}")
+                except OSError:
+                    pass  # somebody was faster, or it cannot be mended
+
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed is not None

@@ -181,7 +181,8 @@ class Engine:
         if epoch & FLUX:
             epoch = 0
         tags = tokens.of_tags(names)
-        return SharedFence(tokens, key, tokens.bucket(self._hash(key)), self.token(key), epoch, names, tags)
+        bucket = (self._known.get(key) or self._locate(key))[3]
+        return SharedFence(tokens, key, bucket, self.token(key), epoch, names, tags)
 
     def owns(self, fence: SharedFence) -> bool:
         """Whether the fence was taken here: tokens of another directory mean nothing in this one."""
@@ -332,6 +333,10 @@ class Engine:
         self._open_shards()
         found = os.fstat(self._users)
         return found.st_dev, found.st_ino
+
+    def is_whole(self) -> bool:
+        """Whether the files that this process locks are still those in the directory."""
+        return all(shard.lock.is_there() for shard in self._open_shards())
 
     def spoil(self) -> None:
         """Break all fences that were ever taken here: the directory is not this one any more."""

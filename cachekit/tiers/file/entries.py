@@ -292,6 +292,8 @@ class Entries:
             error = TierUnavailableError(f"the cache directory {path} was replaced at this moment")
         self.counter.errors += 1
         if isinstance(error, OSError):
+            if isinstance(error, FileNotFoundError):
+                self._attachment.suspect()
             raise TierUnavailableError(
                 f"the cache directory {path} failed: {error.strerror or error}"
             ) from error
