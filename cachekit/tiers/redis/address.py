@@ -1,13 +1,14 @@
-"""Where the server is, who we are to it, and a client of the driver that goes there with bounded waits."""
+"""Where the server is, who we are to it, and ways there whose waits are bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cachekit.model import seconds
+from cachekit.tiers.redis.lines import Lines
 
 _CONNECTIONS: Final = 32
 
@@ -161,15 +162,22 @@ def _checked_timeout(timeout: float) -> float:
     return wait
 
 
-def client_for(address: Address) -> Any:
-    """A client whose waits are bounded; only a Cluster's connects already."""
+class Ways(NamedTuple):
+    """How to get to a server: a client for what needs one, and something quicker for single commands."""
+
+    client: Any
+    ask: Callable[..., Any]  #: takes a command, returns its answer
+    close: Callable[[], object]
+
+
+def ways_to(address: Address) -> Ways:
+    """Make them; their waits are bounded. Only a Cluster's client connects already."""
     import redis
     from redis.backoff import NoBackoff
     from redis.cluster import ClusterNode
     from redis.maint_notifications import MaintNotificationsConfig
     from redis.retry import Retry
 
-    once_more = Retry(NoBackoff(), 1)
     options: dict[str, Any] = {
         "socket_timeout": address.timeout,
         "socket_connect_timeout": address.timeout,
@@ -179,7 +187,10 @@ def client_for(address: Address) -> Any:
     }
     if address.nodes is not None:
         nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
-        return redis.RedisCluster(startup_nodes=nodes, retry=once_more, ssl=address.ssl, **options)
+        cluster = redis.RedisCluster(
+            startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
+        )
+        return Ways(cluster, cluster.execute_command, cluster.close)
     if address.url is not None:
         options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
         options["decode_responses"] = False
@@ -187,8 +198,18 @@ def client_for(address: Address) -> Any:
         options.update(host=address.host, port=address.port, db=address.db)
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
-    # Waits when all connections are in use; the plain pool raises.
+    patience = 2 * address.timeout
+    # It waits when all connections are in use; the plain pool raises.
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        max_connections=_CONNECTIONS, timeout=2 * address.timeout, retry=once_more, **options
+        max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1), **options
     )
-    return redis.Redis(connection_pool=pool)
+    client = redis.Redis(connection_pool=pool)
+    kind, arguments = pool.connection_class, pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+    lines = Lines(lambda: kind(**arguments), _CONNECTIONS, patience)
+
+    def close() -> None:
+        lines.close()
+        client.close()
+        pool.disconnect()
+
+    return Ways(client, lines.ask, close)

@@ -23,7 +23,7 @@ from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Outbox
 from cachekit.tiers.redis.server import Server
 from cachekit.upkeep import Job, upkeep
 
-_STEP: Final = 0.5  # seconds that a thread listens before it looks up
+_STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
@@ -144,11 +144,6 @@ class _Ear:
 
     def _run(self) -> None:
         inbox = Inbox(self._outbox.writer, self._listener)
-        interruptions: tuple[type[Exception], ...] = (
-            TierUnavailableError,
-            CacheClosedError,
-            *self._server.errors,
-        )
         # In a forked child this is the first that the listener hears.
         inbox.gap()
         pause = _SHORTEST_PAUSE
@@ -156,7 +151,7 @@ class _Ear:
             begun = time.monotonic()
             try:
                 self._listen(inbox)
-            except interruptions as error:
+            except Exception as error:  # noqa: BLE001  # whatever it was: a thread that ends would be silence
                 logging.getLogger("cachekit").info("the bus of %s was interrupted: %s", self._server, error)
                 inbox.gap()
             if time.monotonic() - begun > _LONGEST_PAUSE:

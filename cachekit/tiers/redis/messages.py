@@ -154,7 +154,7 @@ class Inbox:
         try:
             version, name, number, kind, body = json.loads(text)
             known = version == _VERSION and type(name) is str and type(number) is int
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             known = False
         if not known:
             self.gap()

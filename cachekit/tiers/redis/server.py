@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit import forks
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.tiers.redis.address import Address, client_for
+from cachekit.tiers.redis.address import Address, Ways, ways_to
 from cachekit.tiers.redis.scripts import Script
 
 _BATCH: Final = 500  # commands in one pipeline, so that neither side piles up much
+_SCANNED: Final = 1000  # keys that the server looks at before it answers others
 
 
 class _Foreign:
@@ -55,7 +56,7 @@ class Server:
 
         self._address = address
         self._own = client is None
-        self._client = client
+        self._opened = None if client is None else Ways(client, client.execute_command, int)
         self._lock = threading.Lock()
         self._closed = False
         # What a Cluster's client raises is not a RedisError.
@@ -87,7 +88,7 @@ class Server:
             TierUnavailableError: there was none, or it was an error.
         """
         try:
-            return self._connected().execute_command(*command)
+            return self._ways().ask(*command)
         except self._errors as error:
             raise self._unavailable(error) from error
 
@@ -98,7 +99,7 @@ class Server:
             TierUnavailableError: the server did not say.
         """
         try:
-            found: bytes | None = self._connected().execute_command("GET", name)
+            found: bytes | None = self._ways().ask("GET", name)
         except self._errors as error:
             if self._is_foreign(error):
                 return FOREIGN
@@ -111,12 +112,12 @@ class Server:
         Raises:
             TierUnavailableError: it did not run, or failed; or nobody knows.
         """
-        client = self._connected()
+        ask = self._ways().ask
         try:
             try:
-                return client.execute_command(*call.command())
+                return ask(*call.command())
             except self._no_script:  # a server that was started, or flushed, since
-                return client.execute_command(*call.command("EVAL"))
+                return ask(*call.command("EVAL"))
         except self._errors as error:
             raise self._unavailable(error) from error
 
@@ -188,36 +189,30 @@ class Server:
 
         A name may come twice; one that comes or goes meanwhile may be among them or not.
         """
-        for where in self._primaries():
-            cursor: Any = 0
-            while True:
-                cursor, names = self._scan_step(where, cursor, glob)
+        primaries = self._ways().client.get_primaries() if self.is_cluster else [None]
+        for primary in primaries:
+            cursor: int | None = 0
+            while cursor is not None:
+                cursor, names = self._scan_step(primary, cursor, glob)
                 if names:
                     yield names
-                if not cursor:
-                    break
 
-    def _scan_step(self, where: dict[str, Any], cursor: Any, glob: bytes) -> tuple[int, list[bytes]]:
+    def _scan_step(self, primary: Any, cursor: int, glob: bytes) -> tuple[int | None, list[bytes]]:
+        command = "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED
         try:
-            answer = self._connected().execute_command("SCAN", cursor, "MATCH", glob, "COUNT", 1000, **where)
+            if primary is None:
+                following, names = self._ways().ask(*command)
+            else:
+                # The driver sorts a Cluster's cursors by node; there is one.
+                cursors, names = self._ways().client.execute_command(*command, target_nodes=primary)
+                (following,) = cursors.values()
         except self._errors as error:
             raise self._unavailable(error) from error
-        if self.is_cluster:
-            (answer,) = answer.values() if isinstance(answer, dict) else (answer,)
-        following, names = answer
-        if isinstance(following, dict):  # redis-py sorts a Cluster's cursors by node
-            (following,) = following.values()
-        return int(following), list(names)
-
-    def _primaries(self) -> list[dict[str, Any]]:
-        if not self.is_cluster:
-            return [{}]
-        client = self._connected()
-        return [{"target_nodes": node} for node in client.get_primaries()]
+        return int(following) or None, names
 
     def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers in order, errors of the server among them as exceptions."""
-        client = self._connected()
+        client = self._ways().client
         answers: list[Any] = []
         try:
             for start in range(0, len(commands), _BATCH):
@@ -234,7 +229,7 @@ class Server:
 
     def pubsub(self) -> Any:
         """A subscription of redis-py, on a connection of its own. Its errors are in `errors`."""
-        client = self._connected()
+        client = self._ways().client
         if not self.is_cluster:
             return client.pubsub()
         # Any node will do: what is published on one is heard on all.
@@ -252,12 +247,10 @@ class Server:
         """Close the connections, unless they are those of a client that was handed in."""
         with self._lock:
             self._closed = True
-            client, self._client = self._client, None
-        if client is not None and self._own:
+            ways, self._opened = self._opened, None
+        if ways is not None:
             with suppress(*self._errors):
-                client.close()
-                if not self.is_cluster:
-                    client.connection_pool.disconnect()
+                ways.close()
 
     @property
     def is_closed(self) -> bool:
@@ -271,23 +264,23 @@ class Server:
     def after_fork(self, in_child: bool) -> None:
         """Give the lock back; in the child leave the parent's connections alone."""
         if in_child and self._own:
-            self._client = None
+            self._opened = None
         self._lock.release()
 
-    def _connected(self) -> Any:
-        client = self._client
-        if client is not None:
-            return client
+    def _ways(self) -> Ways:
+        ways = self._opened
+        if ways is not None:
+            return ways
         with self._lock:
             if self._closed:
                 raise CacheClosedError("this RedisCache is closed")
-            if self._client is None:
+            if self._opened is None:
                 assert self._address is not None
                 try:
-                    self._client = client_for(self._address)
+                    self._opened = ways_to(self._address)
                 except self._errors as error:
                     raise self._unavailable(error) from error
-            return self._client
+            return self._opened
 
     def _checked(self, answer: Any) -> Any:
         if isinstance(answer, self._errors):

@@ -37,15 +37,14 @@ from cachekit.serialization.allowlist import classes
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
-from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence
+from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin
+from cachekit.tiers.redis.figures import Figures
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
 from cachekit.tiers.redis.store import Store, fresh
 
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 _MEASURED: Final = 1000  # values whose memory the server is asked for, at the most
 
 
@@ -79,10 +78,14 @@ class RedisCache:
         TypeError, ValueError: an argument is not one of these.
         ModuleNotFoundError: an extra is not installed.
 
-    All methods are safe in any thread, before and after a fork. It connects at the first call. Every method
-    that asks the server raises `TierUnavailableError` when the server does not answer, or with an error;
-    after `close`, `CacheClosedError`. It pickles as its configuration, the password included, but not with
-    a secret or a client. `access_count` of its entries is 0: nobody counts for a fleet.
+    All methods are safe in any thread, before and after a fork. It connects at the first call. Arguments of
+    the wrong type are a TypeError, a key that is no str among them, and a value that would not come back as
+    it is a `SerializationError`; one that takes more than 64 MiB is a `ValueTooLargeError`. When the server
+    does not answer, or with an error, it is a `TierUnavailableError`: what was to be written may have been
+    written then. After `close`, it is a `CacheClosedError`.
+
+    It pickles as its configuration, the password included, but not with a secret or a client.
+    `access_count` of its entries is 0: nobody counts for a fleet.
     """
 
     def __init__(
@@ -133,17 +136,17 @@ class RedisCache:
 
         Args:
             nodes: host and port of some of them; the others are found by asking.
-            key_prefix: as for `RedisCache`, and so are the others.
-            username: whom to log in as, on all nodes.
-            password: and with what.
-            ssl: whether to use TLS.
-            timeout: seconds to wait for a connection or an answer of one node.
-            default_ttl: how long any copy is kept at the longest.
-            codec: how values become bytes.
-            compression: and fewer bytes.
-            secret: and signed ones.
-            allow: classes that unsigned pickles may contain.
-            clock: where the time comes from.
+            key_prefix: as for `RedisCache`, and so are all the others.
+            username: for all nodes.
+            password: for all nodes.
+            ssl: for all nodes.
+            timeout: for each node.
+            default_ttl: as there.
+            codec: as there.
+            compression: as there.
+            secret: as there.
+            allow: as there.
+            clock: as there.
 
         Raises:
             TypeError, ValueError: an argument is not one of these.
@@ -183,17 +186,11 @@ class RedisCache:
         )
         self._longest = cap
         self._clock = clock
-        self._now = clock.monotonic
         self._server = Server(address, client)
         self._store = Store(self._server, layout)
-        self._lookups = Lookups()
-        self._unavailable = 0
-        self._counter = StatsCounter()
+        self._figures = Figures(clock)
+        self._counter = self._figures.counter
         self._entries = Entries(self._store, self._serializer, secret is not None, clock, cap, self._counter)
-        self._latency = Histogram()
-        self._sample_due = 0.0
-        self._measured_size = 0
-        self._measured_memory = 0
 
     @property
     def key_prefix(self) -> str:
@@ -208,11 +205,7 @@ class RedisCache:
     # -- looking ------------------------------------------------------------------------------------
 
     def get_value(self, key: str, default: Any = None) -> Any:
-        """The value under the key, or `default`; a lookup that counts.
-
-        Raises:
-            TypeError: the key is not a str.
-        """
+        """The value under the key, or `default`; a lookup that counts."""
         entry = self.get(key)
         return default if entry is None else entry.value
 
@@ -221,53 +214,31 @@ class RedisCache:
 
         One round trip, and a second one if the entry has tags. What cannot be read, because it is damaged,
         foreign, not signed or not allowed, is a miss, and counts as an error too.
-
-        Raises:
-            TypeError: the key is not a str.
         """
         key = checked_key(key)
-        started = self._now()
+        begun = self._figures.begin()
         try:
             entry = self._entries.get(key)
         except TierUnavailableError:
-            self._note_unavailable(1)
+            self._figures.fail(lookups=1)
             raise
-        if entry is None:
-            self._lookups.misses += 1
-            return None
-        self._lookups.hits += 1
-        if started > self._sample_due:
-            now = self._now()
-            self._latency.record(now - started)
-            self._sample_due = now + _SAMPLED
+        self._figures.end(begun, entry is not None)
         return entry
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """The live entries among the keys, in one round trip, or two; each is a lookup that counts.
-
-        Raises:
-            TypeError: `keys` is a bare str, or a key is not a str.
-        """
+        """The live entries among the keys, in one round trip, or two; each is a lookup that counts."""
         keys = checked_keys(keys)
+        self._refuse_if_closed()
         try:
             entries = self._entries.get_many(keys)
         except TierUnavailableError:
-            self._note_unavailable(len(keys))
+            self._figures.fail(lookups=len(keys))
             raise
-        self._lookups.hits += len(entries)
-        self._lookups.misses += len(keys) - len(entries)
+        self._figures.end_many(len(keys), len(entries))
         return entries
 
-    def _note_unavailable(self, lookups: int) -> None:
-        self._unavailable += lookups
-        self._counter.errors += 1
-
     def peek(self, key: str) -> CacheEntry | None:
-        """Like `get`, but no lookup: hits and misses do not move.
-
-        Raises:
-            TypeError: the key is not a str.
-        """
+        """Like `get`, but no lookup: hits and misses do not move."""
         with self._counting_errors():
             return self._entries.get(checked_key(key))
 
@@ -287,7 +258,6 @@ class RedisCache:
             pattern: a regular expression, matched from the start of the key.
 
         Raises:
-            TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
         """
         matches = None if pattern is None else checked_pattern(pattern)
@@ -300,8 +270,8 @@ class RedisCache:
         Those are among them whose tags were invalidated, and which wait for the end of their time.
         """
         with self._counting_errors():
-            self._measured_size = self._store.size()
-        return self._measured_size
+            self._figures.size = self._store.size()
+        return self._figures.size
 
     def memory_usage(self) -> int:
         """Bytes that the values take on the server, by its own account.
@@ -309,69 +279,36 @@ class RedisCache:
         It goes through all of the server's keys, and asks for up to 1,000; the rest are taken to be alike.
         """
         with self._counting_errors():
-            self._measured_memory = self._store.memory_usage(_MEASURED)
-        return self._measured_memory
+            self._figures.memory_usage = self._store.memory_usage(_MEASURED)
+        return self._figures.memory_usage
 
     def get_stats(self) -> CacheStats:
         """What this process has counted until now; see `CacheStats`. It stays readable after `close`.
 
         It asks nobody: `size` and `memory_usage_bytes` are what the methods last measured, 0 before that.
         """
-        hits, misses = self._lookups.hits, self._lookups.misses
-        counter = self._counter
-        return CacheStats(
-            hits=hits,
-            misses=misses,
-            unavailable=self._unavailable,
-            size=self._measured_size,
-            memory_usage_bytes=self._measured_memory,
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
-            refusals=counter.refusals,
-            errors=counter.errors,
-            latency_p50=self._latency.quantile(0.5),
-            latency_p99=self._latency.quantile(0.99),
-            requests=hits + misses + self._unavailable,
-            request_hits=hits,
-        )
+        return self._figures.snapshot()
 
     # -- fences -------------------------------------------------------------------------------------
 
     def origin(self, key: str, tags: frozenset[str] = frozenset()) -> Origin:
-        """The tokens of key and tags as they are now: a fence for `add`. One round trip.
-
-        Raises:
-            TypeError: the key is not a str, or `tags` no set of str.
-        """
+        """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
         return self.origins([key], tags)[key]
 
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
-        """`origin` of several keys in one round trip.
-
-        Raises:
-            TypeError: `keys` is a bare str, a key is not a str, or `tags` no set of str.
-        """
+        """`origin` of several keys in one round trip."""
         keys = checked_keys(keys)
         with self._counting_errors():
             of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
         return {key: Origin(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
     def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
-        """A fresh token for a key, which its next `put` makes the current one; no I/O without tags.
-
-        Raises:
-            TypeError: `tags` is no set of str.
-        """
+        """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
         with self._counting_errors():
             return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1])
 
     def fence(self, key: str, tags: Tags = ()) -> RedisFence:
-        """A fence for `set_if`; take it before the value is loaded. One round trip.
-
-        Raises:
-            TypeError: the key is not a str, or `tags` not a set, list or tuple of str.
-        """
+        """A fence for `set_if`; take it before the value is loaded. One round trip."""
         key = checked_key(key)
         return RedisFence(key, self.origin(key, checked_tags(tags)), self._store)
 
@@ -389,12 +326,6 @@ class RedisCache:
 
         Returns:
             True.
-
-        Raises:
-            TypeError: a key, TTL or tag of the wrong type.
-            ValueError: a TTL of NaN.
-            SerializationError: the value would not come back as it is.
-            ValueTooLargeError: its envelope is larger than 64 MiB.
         """
         return self.set(checked_key(key), CacheEntry(key, value, self._clock.time(), ttl=ttl, tags=tags))
 
@@ -408,12 +339,9 @@ class RedisCache:
             True.
 
         Raises:
-            TypeError: the key is not a str, or the entry not a CacheEntry.
             ValueError: the entry's own key is another one.
-            SerializationError: the value would not come back as it is.
-            ValueTooLargeError: its envelope is larger than 64 MiB.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         self.put(key, entry, self.successor(entry.tags))
         return True
 
@@ -430,32 +358,26 @@ class RedisCache:
             True, unless the expected token was replaced meanwhile.
 
         Raises:
-            TypeError: the key is not a str, the entry not a CacheEntry, the origin not an Origin.
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
-            SerializationError: the value would not come back as it is.
-            ValueTooLargeError: its envelope is larger than 64 MiB.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         with self._counting_errors():
-            expected = None if expect is None else _checked_origin(expect)
-            return self._entries.put(entry, _checked_origin(origin), expected)
+            expected = None if expect is None else checked_origin(expect)
+            return self._entries.put(entry, checked_origin(origin), expected)
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
         """`put` of several keys in one pipeline.
 
         Raises:
-            TypeError: a key is not a str, an entry not a CacheEntry, an origin not an Origin.
             ValueError: an entry's own key is another one, or there is no origin for a key, or one that has
                 no token for one of its tags.
-            SerializationError: a value would not come back as it is; nothing was stored.
-            ValueTooLargeError: an envelope is larger than 64 MiB; nothing was stored.
         """
         pairs = []
         for key, entry in entries.items():
-            _check_entry(key, entry)
+            check_entry(key, entry)
             if key not in origins:
                 raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
-            pairs.append((entry, _checked_origin(origins[key])))
+            pairs.append((entry, checked_origin(origins[key])))
         with self._counting_errors():
             self._entries.put_many(pairs)
 
@@ -468,22 +390,11 @@ class RedisCache:
             True if it was stored; False if it was refused, or its time is over.
 
         Raises:
-            TypeError: the key is not a str, the entry not a CacheEntry, the fence not one of this tier.
             ValueError: the entry's own key is another one, or the fence was taken for another key, or
                 not for all the tags of the entry.
-            SerializationError: the value would not come back as it is.
-            ValueTooLargeError: its envelope is larger than 64 MiB.
         """
-        _check_entry(key, entry)
-        if not isinstance(fence, RedisFence):
-            raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
-        if fence.key != entry.key or not fence.origin.tags.keys() >= entry.tags:
-            raise ValueError(
-                f"the fence was taken for key {fence.key!r} and tags {sorted(fence.origin.tags)}, not for "
-                f"key {key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
-                f"that will be stored"
-            )
-        return self.add(key, entry, fence.origin) is True
+        check_entry(key, entry)
+        return self.add(key, entry, check_fence(fence, entry)) is True
 
     def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
         """Store the entry if the tokens are still those of `origin`. It breaks no fence: it is no news.
@@ -492,23 +403,16 @@ class RedisCache:
             A live entry that is there already, whatever the tokens; or whether it was stored.
 
         Raises:
-            TypeError: the key is not a str, the entry not a CacheEntry, the origin not an Origin.
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
-            SerializationError: the value would not come back as it is.
-            ValueTooLargeError: its envelope is larger than 64 MiB.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         with self._counting_errors():
-            return self._entries.add(entry, _checked_origin(origin))
+            return self._entries.add(entry, checked_origin(origin))
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now, without changing its value; True if there is one.
 
         It is read, and stored again if nobody has changed it meanwhile: three round trips at the most.
-
-        Raises:
-            TypeError: the key is not a str, or the TTL neither a number nor a timedelta.
-            ValueError: the TTL is NaN.
         """
         key = checked_key(key)
         life = min(math.inf if ttl is None else seconds(ttl), self._longest)
@@ -518,11 +422,7 @@ class RedisCache:
             return self._entries.prolong(key, life)
 
     def delete(self, key: str) -> bool:
-        """Remove the key, break its fences, and tell the other hosts; True if the server held a value.
-
-        Raises:
-            TypeError: the key is not a str.
-        """
+        """Remove the key, break its fences, and tell the other hosts; True if the server held a value."""
         key = checked_key(key)
         with self._counting_errors():
             removed = self._store.remove(key)
@@ -530,11 +430,7 @@ class RedisCache:
         return removed
 
     def remove_many(self, keys: Sequence[str]) -> int:
-        """`delete` of several keys in one pipeline; how many were there.
-
-        Raises:
-            TypeError: `keys` is a bare str, or a key is not a str.
-        """
+        """`delete` of several keys in one pipeline; how many were there."""
         keys = checked_keys(keys)
         with self._counting_errors():
             removed = self._store.remove_many(keys)
@@ -563,9 +459,6 @@ class RedisCache:
 
         Returns:
             0: nobody counts them.
-
-        Raises:
-            TypeError: `tags` is a bare str, or a tag is not a str.
         """
         tags = checked_tags(tags if isinstance(tags, (set, frozenset, list, tuple, str)) else list(tags))  # type: ignore[arg-type]
         if tags:
@@ -583,7 +476,6 @@ class RedisCache:
             How many the server held.
 
         Raises:
-            TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
         """
         compiled = checked_pattern(pattern)
@@ -601,9 +493,6 @@ class RedisCache:
 
         Returns:
             A function without arguments that ends it.
-
-        Raises:
-            CacheClosedError: after `close`.
         """
         self._refuse_if_closed()
         return self._store.subscribe(listener)
@@ -625,7 +514,7 @@ class RedisCache:
         try:
             yield
         except TierUnavailableError:
-            self._counter.errors += 1
+            self._figures.fail()
             raise
 
     def __enter__(self) -> RedisCache:
@@ -659,19 +548,3 @@ def _configured(
     self = RedisCache.__new__(RedisCache)
     self._set_up(address, None, key_prefix, default_ttl, (codec, compression, None, allow), clock)
     return self
-
-
-def _check_entry(key: str, entry: CacheEntry) -> None:
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
-
-
-def _checked_origin(origin: Origin) -> Origin:
-    if not isinstance(origin, Origin):
-        raise TypeError(f"origin must come from this tier's origin() or successor(), not {origin!r}")
-    return origin

@@ -79,7 +79,7 @@ def shared_server(
 
 
 @pytest.fixture
-def server(shared_server: Server) -> Server:
+def lease_server(shared_server: Server) -> Server:
     """A server without a key."""
     with shared_server.client() as client:
         client.flushall()
