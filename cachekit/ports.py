@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cachekit.fences import Origin, SharedFence
-from cachekit.model import CacheEntry, CacheStats, Tags
+from cachekit.model import TTL, CacheEntry, CacheStats, Tags
 
 
 class Clock(Protocol):
@@ -241,16 +241,27 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
     def put(
-        self, key: str, entry: CacheEntry, origin: Origin | None = None, *, in_flux: bool = False
-    ) -> SharedFence:
+        self,
+        key: str,
+        entry: CacheEntry,
+        origin: Origin | None = None,
+        *,
+        expect: SharedFence | None = None,
+        in_flux: bool = False,
+    ) -> SharedFence | None:
         """`set`; the fence over key and tags that holds from this write on.
 
-        With `in_flux` nobody may copy the value elsewhere until `settle` has ended the write.
+        With `expect` nothing is changed unless that fence stands; then the answer is None. With
+        `in_flux` nobody may copy the value elsewhere until `settle` has ended the write.
         """
         ...
 
     def remove(self, key: str, *, in_flux: bool = False) -> tuple[bool, SharedFence]:
         """`delete`; whether it was there, and the fence that holds from this write on."""
+        ...
+
+    def touch(self, key: str, ttl: TTL = None) -> bool:
+        """Give a live entry a new life from now, as a write of the key; True if there is one."""
         ...
 
     def settle(self, fence: SharedFence) -> bool:
@@ -279,6 +290,10 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """The live entries among the keys, in one round trip; each is a lookup that counts."""
         ...
 
+    def touch(self, key: str, ttl: TTL = None) -> bool:
+        """Give a live entry a new life from now, as a write that tells the hosts; True if there is one."""
+        ...
+
     def origin(self, key: str, tags: frozenset[str] = frozenset()) -> Origin:
         """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
         ...
@@ -291,8 +306,11 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
         ...
 
-    def put(self, key: str, entry: CacheEntry, origin: Origin) -> None:
-        """`set`, which makes the token of `origin` the key's, and tells the other hosts."""
+    def put(self, key: str, entry: CacheEntry, origin: Origin, *, expect: Origin | None = None) -> bool:
+        """`set`, which makes the token of `origin` the key's, and tells the other hosts.
+
+        With `expect` nothing is changed unless the tokens are those; then the answer is False.
+        """
         ...
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any, Final, final
 
+from cachekit.fences import SharedFence
+
 #: The deadline of an entry that has left.
 GONE: Final = -inf
 
@@ -17,7 +19,7 @@ class Held:
     Made without an `__init__`, whose call would cost more than all of its assignments.
     """
 
-    __slots__ = ("accesses", "created", "deadline", "key", "last", "tags", "ttl", "value")
+    __slots__ = ("accesses", "created", "deadline", "key", "last", "mark", "tags", "ttl", "value")
 
     key: str
     value: Any
@@ -27,6 +29,7 @@ class Held:
     last: float
     accesses: int
     tags: frozenset[str]
+    mark: SharedFence | None  # what must stand for the value to be served; None asks nobody
 
 
 @final

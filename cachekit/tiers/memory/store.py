@@ -25,42 +25,32 @@ Two things must not be done: iterate the OrderedDict itself, which fails when a 
 other rooms keep. On a free-threaded build none of this holds: there `find` finds nothing, and every
 lookup takes the lock.
 
-How a write takes the lock
---------------------------
-`with` on an RLock leaves no gap in which a signal handler's exception could strand it. It is
-re-entrant because Python may run a finalizer, or a signal handler, in the middle of a write; if that
-calls the cache, the call finds `state` busy and is queued until the write is done. Entries that leave
-are handed out of the locked part, so that listeners run, and values die, without the lock. The steps
-of a write are ordered so that an exception between any two (a signal handler may raise anywhere)
-leaves at most a dead entry, or a key too many in the tag index: never a live entry that its tags do
-not find, nor one outside the store that looks alive. What was queued is carried out all the same.
+Writes go through `exclusive`, and write their way in out where time counts. Their steps are ordered so
+that an exception between any two (a signal handler may raise anywhere) leaves at most a dead entry, or a
+key too many in the tag index: never a live entry that its tags do not find, nor one outside the store
+that looks alive.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final, TypeVar, final
 
 from cachekit import forks
-from cachekit.errors import CacheClosedError
-from cachekit.fences import FenceTable, PrivateFence
+from cachekit.fences import EPOCH, FenceTable, PrivateFence, SharedFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
-from cachekit.stats import Lookups, StatsCounter
+from cachekit.stats import Lookups
+from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Exclusive, Gone
 from cachekit.tiers.memory.held import GONE, Held, TagIndex
 from cachekit.tiers.memory.listeners import RemovalListener, tell
 from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
-
-_IDLE: Final = 0
-_BUSY: Final = 1
-_CLOSED: Final = 2
 
 # An Enum's members are looked up by code of Python's own, which shows on the hot path.
 _REPLACED: Final = RemovalCause.REPLACED
@@ -69,16 +59,13 @@ _EVICTED: Final = RemovalCause.EVICTED
 _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
 
 
-_Gone = list[tuple[Held, RemovalCause]]
-
-
 def gil_enabled() -> bool:
     """Whether this interpreter runs one thread at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 @final
-class Store:
+class Store(Exclusive):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
     Args:
@@ -89,21 +76,16 @@ class Store:
     """
 
     __slots__ = (
-        "__weakref__",
         "_cleanup_interval",
-        "_deferred",
         "_entries",
         "_fenced",
         "_fences",
+        "_guarded",
         "_job",
-        "_listeners",
-        "_lock",
         "_longest",
         "_max_size",
-        "_state",
         "_tags",
         "_unswept",
-        "counter",
         "find",
         "now",
         "touch",
@@ -116,6 +98,7 @@ class Store:
         now: Callable[[], float],
         cleanup_interval: float | None,
     ) -> None:
+        super().__init__()
         self._max_size = max_size
         self._longest = longest
         self._cleanup_interval = cleanup_interval
@@ -124,14 +107,10 @@ class Store:
         #: The two lock-free steps of a hit; see the module.
         self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
-        self.counter = StatsCounter()
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
-        self._lock = threading.RLock()
-        self._state = _IDLE
-        self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._listeners: tuple[RemovalListener, ...] = ()
+        self._guarded = False
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -147,7 +126,7 @@ class Store:
         That is nearly always a miss, and then it takes no lock either: what was not there when it was
         asked for is missing, whatever comes next.
         """
-        if self.find is not find_nothing and key not in self._entries and self._state != _CLOSED:
+        if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
             lookups.misses += 1
             return MISSING
         return self.look_up_locked(key, lookups, _value)
@@ -155,31 +134,36 @@ class Store:
     def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[Held], T]) -> T | Missing:
         """What `read` makes of the entry under the key; a lookup that counts."""
         found: T | Missing = MISSING
+        over: Held | None = None
         try:
             with self._lock:
                 self.refuse_if_closed()
                 before = self._state
                 try:
                     # Busy, or a finalizer or signal handler could remove the entry under our hands.
-                    self._state = _BUSY
+                    self._state = BUSY
                     now = self.now()
                     held = self._entries.get(key)
-                    if held is not None and now < held.deadline:
+                    if (
+                        held is not None
+                        and now < held.deadline
+                        and (held.mark is None or held.mark.renews_epoch())
+                    ):
                         self.touch(key)
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
                         found = read(held)
-                        held = None
                     else:
+                        over = held
                         lookups.misses += 1
                 finally:
                     self._state = before
         finally:
             if self._deferred:
                 self._run_deferred()
-        if held is not None:
-            self._exclusively(self._expire, [held], now)
+        if over is not None:
+            self._exclusively(self._remove_over, [over], now)
         return found
 
     def peek(self, key: str, read: Callable[[Held], T]) -> T | Missing:
@@ -190,9 +174,13 @@ class Store:
                 self.refuse_if_closed()
                 before = self._state
                 try:
-                    self._state = _BUSY
+                    self._state = BUSY
                     held = self._entries.get(key)
-                    if held is not None and self.now() < held.deadline:
+                    if (
+                        held is not None
+                        and self.now() < held.deadline
+                        and (held.mark is None or held.mark.is_current())
+                    ):
                         found = read(held)
                 finally:
                     self._state = before
@@ -206,6 +194,31 @@ class Store:
         with self._lock:
             return list(dict.values(self._entries))
 
+    def guard(self) -> None:
+        """From now on `find` passes over entries whose mark does not stand, as other processes may break it.
+
+        Whoever keeps a copy of `find` takes the new one. A cache without such neighbours never calls
+        this, and its hits ask nobody.
+        """
+        if self.find is find_nothing or self._guarded:
+            return
+        self._guarded = True
+        look = self._entries.get
+
+        def find(key: str) -> Held | None:
+            held = look(key)
+            if held is not None:
+                mark = held.mark
+                # The reader takes the value after this. What it then gets was current now, or was put
+                # in since: either way at some moment of the lookup.
+                if mark is not None and (
+                    mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
+                ):
+                    return None
+            return held
+
+        self.find = find
+
     # -- writing ------------------------------------------------------------------------------------
 
     def put(
@@ -216,11 +229,13 @@ class Store:
         tags: frozenset[str],
         created: float | None = None,
         fence: Fence | None = None,
+        mark: SharedFence | None = None,
+        news: bool = False,
     ) -> bool:
         """Put a value in place of whatever the key held.
 
         Without a fence it is news, and breaks the fences of the key. With one it is what was loaded
-        behind it: it is put in only if the fence is current, and breaks none.
+        behind it: it is put in only if the fence is current, and breaks none, unless it is `news` too.
 
         Args:
             key: an exact str.
@@ -229,6 +244,8 @@ class Store:
             tags: of exact str.
             created: when the value was made, on the store's clock; None is now.
             fence: taken before the value was loaded.
+            mark: serve the value only as long as this fence stands; see `guard`.
+            news: break the fences of the key although there is a fence.
 
         Returns:
             True, unless there is a fence and it is broken.
@@ -241,22 +258,24 @@ class Store:
         elif created + ttl > now + self._longest:
             ttl = now + self._longest - created
         if created + ttl <= now:
-            return self._put_nothing(key, fence)
+            return self._put_nothing(key, fence, news)
         try:
             left = None
             # What _exclusively does is written out here: its calls would be a third of this one's time.
             with self._lock:
                 if self._state:
-                    self._not_now(self.put, key, value, ttl, tags, created, fence)
+                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news)
                     return True
                 try:
-                    self._state = _BUSY
+                    self._state = BUSY
                     if fence is None:
                         if self._fenced:
                             self._fences.break_key(key)
                     elif not fence.is_current():
                         self.counter.refusals += 1
                         return False
+                    elif news:
+                        self._fences.break_key(key)
                     held = self._entries.get(key)
                     replaced = held is not None
                     if held is None:
@@ -269,6 +288,7 @@ class Store:
                         old = held.value
                         before = held.tags
                     held.deadline = GONE
+                    held.mark = mark
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
@@ -297,7 +317,7 @@ class Store:
                     held.deadline = created + ttl
                     self.counter.sets += 1
                 finally:
-                    self._state = _IDLE
+                    self._state = IDLE
             if left is not None:
                 if self._listeners:
                     tell(self._listeners, self.counter, [(left.key, left.value, _EVICTED)])
@@ -311,9 +331,9 @@ class Store:
                 self._run_deferred()
         return True
 
-    def _put_nothing(self, key: str, fence: Fence | None) -> bool:
+    def _put_nothing(self, key: str, fence: Fence | None, news: bool) -> bool:
         """What a put whose time is over does: news that the key holds nothing, or no news at all."""
-        if fence is None:
+        if fence is None or news:
             self.delete(key)
         return fence is None
 
@@ -331,7 +351,7 @@ class Store:
             self._begin_sweeping()
         return done
 
-    def _prolong(self, gone: _Gone, key: str, life: float) -> bool:  # noqa: ARG002
+    def _prolong(self, gone: Gone, key: str, life: float) -> bool:  # noqa: ARG002
         self._fences.break_key(key)
         held = self._entries.get(key)
         now = self.now()
@@ -350,7 +370,7 @@ class Store:
         """
         return bool(self._exclusively(self._delete, key, fence))
 
-    def _delete(self, gone: _Gone, key: str, fence: Fence | None) -> bool:
+    def _delete(self, gone: Gone, key: str, fence: Fence | None) -> bool:
         if fence is not None and not fence.is_current():
             return False
         self._fences.break_key(key)
@@ -368,7 +388,7 @@ class Store:
         """Remove everything, and break every fence."""
         self._exclusively(self._clear)
 
-    def _clear(self, gone: _Gone) -> None:
+    def _clear(self, gone: Gone) -> None:
         self._fences.break_all()
         held = list(dict.values(self._entries))
         # In place: other rooms keep the bound methods of this very dict. `held` keeps every value
@@ -384,7 +404,7 @@ class Store:
         """Remove entries with any of the tags, and break fences that name one; how many were live."""
         return self._exclusively(self._invalidate_tags, tags) or 0
 
-    def _invalidate_tags(self, gone: _Gone, tags: frozenset[str]) -> int:
+    def _invalidate_tags(self, gone: Gone, tags: frozenset[str]) -> int:
         self._fences.break_tags(tags)
         found = (self._entries.get(key) for key in self._tags.having(tags))
         return self._invalidate(gone, [held for held in found if held is not None])
@@ -400,10 +420,10 @@ class Store:
             removed += self._exclusively(self._invalidate, matching[start : start + _SLICE]) or 0
         return removed
 
-    def _break_matching(self, gone: _Gone, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
+    def _break_matching(self, gone: Gone, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
         self._fences.break_matching(pattern)
 
-    def _invalidate(self, gone: _Gone, condemned: list[Held]) -> int:
+    def _invalidate(self, gone: Gone, condemned: list[Held]) -> int:
         now = self.now()
         removed = 0
         for held in condemned:
@@ -418,25 +438,34 @@ class Store:
         return removed
 
     def remove_expired(self) -> int:
-        """Remove the entries whose time is over; how many that were."""
+        """Remove the entries whose time is over, or whose mark does not stand; how many that were."""
         everything = self.all_held()
         removed = 0
         for start in range(0, len(everything), _SLICE):
             now = self.now()
-            expired = [held for held in everything[start : start + _SLICE] if held.deadline <= now]
-            if expired:
-                removed += self._exclusively(self._expire, expired, now) or 0
+            over = [
+                held
+                for held in everything[start : start + _SLICE]
+                if held.deadline <= now or (held.mark is not None and not held.mark.is_current())
+            ]
+            if over:
+                removed += self._exclusively(self._remove_over, over, now) or 0
         return removed
 
-    def _expire(self, gone: _Gone, condemned: list[Held], now: float) -> int:
+    def _remove_over(self, gone: Gone, condemned: list[Held], now: float) -> int:
         before = len(gone)
         for held in condemned:
             # Looked at again under the lock: it may have been replaced, or touched.
-            if self._entries.get(held.key) is held and held.deadline <= now:
+            if self._entries.get(held.key) is not held:
+                continue
+            if held.deadline <= now:
                 self._remove(gone, held, RemovalCause.EXPIRED)
+            elif held.mark is not None and not held.mark.is_current():
+                self.counter.invalidations += 1
+                self._remove(gone, held, RemovalCause.INVALIDATED)
         return len(gone) - before
 
-    def _remove(self, gone: _Gone, held: Held, cause: RemovalCause) -> None:
+    def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
         held.deadline = GONE
         del self._entries[held.key]
         if held.tags:
@@ -474,57 +503,6 @@ class Store:
 
         return forget
 
-    # -- the lock -----------------------------------------------------------------------------------
-
-    def _exclusively(self, change: Callable[..., T], *arguments: Any) -> T | None:
-        """Call `change(gone, *arguments)` under the lock, alone; then do what must not be done there.
-
-        Returns:
-            What `change` returned; None if it was queued, because this thread is in the middle of
-            another change.
-        """
-        gone: _Gone = []
-        try:
-            with self._lock:
-                if self._state:
-                    self._not_now(self._exclusively, change, *arguments)
-                    return None
-                try:
-                    self._state = _BUSY
-                    result = change(gone, *arguments)
-                finally:
-                    self._state = _IDLE
-            if gone:
-                if self._listeners:
-                    tell(
-                        self._listeners, self.counter, [(held.key, held.value, cause) for held, cause in gone]
-                    )
-                # Only now, and after its deadline: a reader that saw a live deadline has the value. A
-                # cached function may refer to the entry for a while, and shall not keep its value alive.
-                for held, _ in gone:
-                    held.value = None
-        finally:  # refused or interrupted, what was queued meanwhile was promised
-            if self._deferred:
-                self._run_deferred()
-        return result
-
-    def _not_now(self, operation: Callable[..., Any], *arguments: Any) -> None:
-        self.refuse_if_closed()
-        self._deferred.append((operation, arguments))
-
-    def _run_deferred(self) -> None:
-        while self._state == _IDLE:
-            try:
-                operation, arguments = self._deferred.pop(0)
-            except IndexError:  # another thread took the last one
-                return
-            operation(*arguments)
-
-    def refuse_if_closed(self) -> None:
-        """Raise CacheClosedError after `close`."""
-        if self._state == _CLOSED:
-            raise CacheClosedError("this MemoryCache was closed; make a new one")
-
     # -- life ---------------------------------------------------------------------------------------
 
     def _begin_sweeping(self) -> None:
@@ -533,21 +511,21 @@ class Store:
         assert self._cleanup_interval is not None
         job = upkeep.every(self._cleanup_interval, self.remove_expired)
         with self._lock:
-            if self._job is None and self._state != _CLOSED:
+            if self._job is None and self._state != CLOSED:
                 self._job = job
                 return
         job.cancel()
 
     def close(self) -> None:
         """Let go of everything; no listener is told, and nothing is counted."""
-        gone: _Gone = []
+        gone: Gone = []
         with self._lock:
-            if self._state == _CLOSED:
+            if self._state == CLOSED:
                 return
-            if self._state == _BUSY:  # this thread is in the middle of a write
+            if self._state == BUSY:  # this thread is in the middle of a write
                 self._deferred.append((self.close, ()))
                 return
-            self._state = _CLOSED
+            self._state = CLOSED
             self._listeners = ()
             invalidations = self.counter.invalidations
             self._clear(gone)
@@ -558,14 +536,6 @@ class Store:
             held.value = None
         if job is not None:
             job.cancel()
-
-    def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
-        self._lock.acquire()
-
-    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
-        """Give the lock back; entries, and the sweep, go on in the child."""
-        self._lock.release()
 
     def check(self) -> None:
         """Assert that entries, order, bounds and tag index agree; for tests, on a quiet store."""
@@ -578,7 +548,7 @@ class Store:
             for tag in one.tags:
                 tagged.setdefault(tag, set()).add(one.key)
         assert tagged == self._tags.as_dict()
-        assert self._state != _BUSY
+        assert self._state != BUSY
         assert not self._deferred
 
 

@@ -15,7 +15,7 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.fences import PrivateFence
+from cachekit.fences import PrivateFence, SharedFence
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -200,6 +200,11 @@ class MemoryCache:
                 return value
         return self._store.look_up(key, lookups)
 
+    def _guard(self) -> None:
+        """Serve marked entries only while their marks stand, from now on; see `Store.guard`."""
+        self._store.guard()
+        self._find = self._store.find
+
     def _retire(self, readers: list[Lookups]) -> None:
         """Keep the figures of readers that will read no more, and not the readers."""
         retired = self._retired
@@ -259,7 +264,9 @@ class MemoryCache:
         return [
             held.key
             for held in self._store.all_held()
-            if now < held.deadline and (matches is None or matches(held.key))
+            if now < held.deadline
+            and (held.mark is None or held.mark.is_current())
+            and (matches is None or matches(held.key))
         ]
 
     def size(self) -> int:
@@ -353,7 +360,7 @@ class MemoryCache:
             CacheClosedError: after `close`.
         """
         _check_entry(key, entry)
-        return self._put_entry(entry, None)
+        return self._put_entry(entry)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
@@ -378,12 +385,18 @@ class MemoryCache:
             )
         return self._put_entry(entry, fence)
 
-    def _put_entry(self, entry: CacheEntry, fence: Fence | None) -> bool:
+    def _put_entry(
+        self,
+        entry: CacheEntry,
+        fence: Fence | None = None,
+        mark: SharedFence | None = None,
+        news: bool = False,
+    ) -> bool:
         # The monotonic clock first: whatever time passes between the two makes the life shorter.
         now = self._now()
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence)
+        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news)
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
