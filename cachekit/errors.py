@@ -57,7 +57,15 @@ class TierUnavailableError(CacheError):
     """A tier could not do what it was asked: its disk, its server or the way to it failed.
 
     The cause is what the system, or the driver, raised. A cache over the tier goes on without it.
+
+    Args:
+        message: what failed, and where.
+        full: whether only room is missing, so that the tier can still be read; also the attribute `full`.
     """
+
+    def __init__(self, *message: object, full: bool = False) -> None:
+        super().__init__(*message)
+        self.full = full
 
 
 class LockTimeoutError(TierUnavailableError):

@@ -1,0 +1,198 @@
+"""A tier that fails when it is told to: for tests of what stands above it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, NamedTuple, final
+
+from cachekit.errors import TierUnavailableError
+from cachekit.model import CacheEntry, CacheStats, Tags
+from cachekit.ports import Fence, Tier
+
+#: What a tier promises to do whatever has happened to it; they fail only if they are named.
+_DEPENDABLE: Final = frozenset({"close", "get_stats"})
+
+
+class _Fault(NamedTuple):
+    kind: Literal["fail", "full", "hang", "lie"]
+    released: threading.Event
+    timeout: float | None = None
+
+
+@final
+class FaultyTier:
+    """A tier around another one, in order until `fail`, `hang` or `lie` says otherwise.
+
+    Args:
+        tier: any tier. Its further public methods, such as those of a `HostTier` or a `FleetTier`, are
+            there too, and so it answers `isinstance` as that tier does.
+
+    Each of the three takes the names of the methods that it is about; without names it is about all but
+    `close` and `get_stats`, which no fault of a tier makes fail. The last one said of a method holds,
+    until `mend`. All is safe in any thread, and takes effect with the next call.
+    """
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier  #: the one inside, for a look past the faults
+        self._changed = threading.Condition()
+        self._faults: dict[str, _Fault] = {}
+        self._calls: Counter[str] = Counter()
+        self._hanging = 0
+        self._methods = frozenset(
+            name for name in dir(tier) if not name.startswith("_") and callable(getattr(tier, name))
+        )
+        for name in self._methods:
+            if not hasattr(FaultyTier, name):
+                # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
+                setattr(self, name, self._forwarding(name))
+
+    def _forwarding(self, name: str) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._forward(name, *args, **kwargs)
+
+        return forward
+
+    # -- faults -------------------------------------------------------------------------------------
+
+    def fail(self, *methods: str, full: bool = False) -> None:
+        """Raise TierUnavailableError, with `full` the one that says that there is no room."""
+        self._set("full" if full else "fail", methods)
+
+    def hang(self, *methods: str, timeout: float | None = None) -> None:
+        """Wait until another fault is set or the tier is mended, and then do what holds by then.
+
+        With a `timeout`, in seconds, fail when it is over, as a call to a frozen server does.
+        """
+        self._set("hang", methods, timeout)
+
+    def lie(self, *methods: str) -> None:
+        """Return None, and do nothing."""
+        self._set("lie", methods)
+
+    def mend(self, *methods: str) -> None:
+        """Be in order again; whoever hangs goes on."""
+        with self._changed:
+            for name in methods or list(self._faults):
+                self._drop(self._known(name))
+            self._changed.notify_all()
+
+    def _set(
+        self,
+        kind: Literal["fail", "full", "hang", "lie"],
+        methods: tuple[str, ...],
+        timeout: float | None = None,
+    ) -> None:
+        with self._changed:
+            for name in methods or self._methods - _DEPENDABLE:
+                self._drop(self._known(name))
+                self._faults[name] = _Fault(kind, threading.Event(), timeout)
+
+    def _known(self, name: str) -> str:
+        if name not in self._methods:
+            raise ValueError(
+                f"{name!r} is not a method of {type(self.tier).__name__}; it has {sorted(self._methods)}"
+            )
+        return name
+
+    def _drop(self, name: str) -> None:
+        fault = self._faults.pop(name, None)
+        if fault is not None:
+            fault.released.set()
+
+    # -- what was seen ------------------------------------------------------------------------------
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each method was called so far, failed calls included; a copy."""
+        with self._changed:
+            return self._calls.copy()
+
+    @property
+    def hanging(self) -> int:
+        """How many calls hang at this moment."""
+        return self._hanging
+
+    def wait_for_hanging(self, count: int = 1, timeout: float = 10.0) -> None:
+        """Return as soon as `count` calls hang.
+
+        Raises:
+            TimeoutError: they did not within `timeout` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._hanging >= count, timeout):
+                raise TimeoutError(f"{self._hanging} calls hang, not {count}, after {timeout} s")
+
+    def _forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        with self._changed:
+            self._calls[name] += 1
+            fault = self._faults.get(name)
+            while fault is not None and fault.kind == "hang":
+                fault = self._hang(name, fault)
+        if fault is None:
+            return getattr(self.tier, name)(*args, **kwargs)
+        if fault.kind == "lie":
+            return None
+        if fault.kind == "full":
+            raise TierUnavailableError(f"{name}: no room, as the test asked for", full=True)
+        raise TierUnavailableError(f"{name}: out, as the test asked for")
+
+    def _hang(self, name: str, fault: _Fault) -> _Fault | None:
+        self._hanging += 1
+        self._changed.notify_all()
+        self._changed.release()
+        try:
+            released = fault.released.wait(fault.timeout)
+        finally:
+            self._changed.acquire()
+            self._hanging -= 1
+        if not released:
+            raise TierUnavailableError(f"{name}: no answer within {fault.timeout} s")
+        return self._faults.get(name)
+
+    # -- a tier -------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> CacheEntry | None:
+        """See `Tier`; so are the others."""
+        entry: CacheEntry | None = self._forward("get", key)
+        return entry
+
+    def set(self, key: str, entry: CacheEntry) -> bool:  # noqa: D102
+        stored: bool = self._forward("set", key, entry)
+        return stored
+
+    def delete(self, key: str) -> bool:  # noqa: D102
+        was_there: bool = self._forward("delete", key)
+        return was_there
+
+    def clear(self) -> bool:  # noqa: D102
+        done: bool = self._forward("clear")
+        return done
+
+    def keys(self, pattern: str | None = None) -> Iterable[str]:  # noqa: D102
+        keys: Iterable[str] = self._forward("keys", pattern)
+        return keys
+
+    def size(self) -> int:  # noqa: D102
+        count: int = self._forward("size")
+        return count
+
+    def memory_usage(self) -> int:  # noqa: D102
+        used: int = self._forward("memory_usage")
+        return used
+
+    def get_stats(self) -> CacheStats:  # noqa: D102
+        stats: CacheStats = self._forward("get_stats")
+        return stats
+
+    def fence(self, key: str, tags: Tags = ()) -> Fence:  # noqa: D102
+        fence: Fence = self._forward("fence", key, tags)
+        return fence
+
+    def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:  # noqa: D102
+        stored: bool = self._forward("set_if", key, entry, fence)
+        return stored
+
+    def close(self) -> None:  # noqa: D102
+        self._forward("close")

@@ -1,0 +1,393 @@
+"""A tier behind its breaker: what an outage costs, what is told of it, and that nothing missed is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+
+import pytest
+from forking import in_fork
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from racing import frequent_switches, in_thread, race
+
+from cachekit import CacheEntry, MemoryCache
+from cachekit.accessor import UNAVAILABLE, Accessor
+from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
+from cachekit.journal import Journal
+from cachekit.testing import FaultyTier, ManualClock
+
+
+class Outage:
+    """A faulty tier behind an accessor whose probes are the test's own."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.clock = ManualClock()
+        self.memory = MemoryCache(max_size=50_000)
+        self.tier = FaultyTier(self.memory)
+        self.events: list[str] = []
+        self.accessor = Accessor("file", self.tier, strict=strict, recovered=self.recovered, clock=self.clock)
+
+    def recovered(self) -> None:
+        self.events.append(f"recovered while {self.accessor.state}, {self.accessor.pending} pending")
+
+    def begin(self) -> None:
+        """Fail once; from here on the clock stands unless the test moves it, and nobody else probes."""
+        self.tier.fail()
+        try:
+            self.accessor.call(self.tier.get, "k")
+        except TierUnavailableError:
+            assert self.accessor.strict
+        if self.accessor._job is not None:
+            self.accessor._job.cancel()
+
+    def probe(self) -> None:
+        self.clock.advance(5)
+        self.accessor.probe()
+
+    def fill(self, *keys: str, tags: tuple[str, ...] = ()) -> None:
+        for key in keys:
+            self.memory.set(key, CacheEntry(key, "old", tags=set(tags)))
+
+
+def test_a_call_of_a_tier_in_order_is_the_tiers() -> None:
+    """Result, arguments and keywords; the breaker stays closed."""
+    out = Outage()
+    assert out.accessor.call(int, "11", base=2) == 3
+    assert out.accessor.state == "closed"
+    assert not UNAVAILABLE
+
+
+def test_an_outage_costs_one_failure_and_no_exception(caplog: pytest.LogCaptureFixture) -> None:
+    """After the first failure the tier is not touched; one line in the log, and one when it is back."""
+    out = Outage()
+    with caplog.at_level(logging.INFO, "cachekit"):
+        out.begin()
+        assert [out.accessor.lookup(1, out.tier.get, "k") for _ in range(9)] == [UNAVAILABLE] * 9
+        assert out.tier.calls["get"] == 1
+        out.tier.mend()
+        out.clock.advance(2)
+        assert out.accessor.out_for == pytest.approx(2)
+        out.accessor.probe()
+        assert out.accessor.state == "closed"
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        "the file tier is out; going on without it: get: out, as the test asked for",
+        "the file tier is back after 2.0 s, in which 9 calls were refused",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert (out.accessor.errors, out.accessor.refused, out.accessor.unavailable) == (1, 9, 9)
+    assert (out.accessor.outages, out.accessor._job) == (1, None)
+
+
+def test_a_failed_lookup_is_unavailable_too() -> None:
+    """As many as were asked for, refused or failed, strict or not."""
+    for strict in (False, True):
+        out = Outage(strict=strict)
+        out.begin()
+        for _ in range(2):
+            try:
+                out.accessor.lookup(3, out.tier.get, "k")
+            except TierUnavailableError:
+                assert strict
+        assert out.accessor.unavailable == 6
+
+
+def test_strict_raises_the_error_and_then_says_since_when() -> None:
+    """The tier's own error first; while it is out, one of ours that says for how long."""
+    out = Outage(strict=True)
+    out.tier.fail()
+    with pytest.raises(TierUnavailableError, match="as the test asked for"):
+        out.accessor.call(out.tier.get, "k")
+    out.clock.advance(3)
+    with pytest.raises(TierUnavailableError, match=r"file tier has been out for 3\.0 s"):
+        out.accessor.call(out.tier.get, "k")
+    out.accessor.close()
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, ValueTooLargeError, CacheClosedError])
+def test_other_errors_pass_and_open_nothing(error: type[Exception]) -> None:
+    """They say something of the call, not of the tier."""
+
+    def operation() -> None:
+        raise error("no")
+
+    out = Outage()
+    with pytest.raises(error):
+        out.accessor.call(operation)
+    assert (out.accessor.state, out.accessor.errors) == ("closed", 0)
+
+
+def test_a_full_tier_is_read_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    """Counted, logged once until a write succeeds; the breaker stays closed."""
+    out = Outage()
+    out.fill("k")
+    out.tier.fail("set", full=True)
+    for _ in range(3):
+        assert out.accessor.store(out.tier.set, "k", CacheEntry("k", 1)) is UNAVAILABLE
+        out.accessor.missed_keys(["k"])
+    assert out.accessor.state == "closed"
+    assert out.accessor.is_full
+    assert out.accessor.call(out.tier.get, "k") is None, "what the write should have replaced is served"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert out.accessor.errors == 3
+    out.tier.mend()
+    assert out.accessor.store(out.tier.set, "k", CacheEntry("k", 1)) is True
+    assert not out.accessor.is_full
+
+
+def test_full_survives_pickling() -> None:
+    """Errors cross process boundaries as they are."""
+    for error in (TierUnavailableError("x", full=True), LockTimeoutError("x"), TierUnavailableError("x")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), copy.args, copy.full) == (type(error), error.args, error.full)
+
+
+def test_what_was_missed_is_gone_before_a_call_goes_through() -> None:
+    """Keys, tags and patterns; then the cache is told; and only then is the breaker closed."""
+    out = Outage()
+    out.fill("a", "b", "p:1")
+    out.fill("t", tags=("tag",))
+    out.begin()
+    out.accessor.missed_keys(["a"])
+    out.accessor.missed_tags({"tag"})
+    out.accessor.missed_pattern("p:")
+    assert out.accessor.pending == 3
+    out.tier.mend()
+    out.probe()
+    assert out.accessor.state == "closed"
+    assert list(out.memory.keys()) == ["b"]
+    assert out.events == ["recovered while probing, 0 pending"]
+
+
+def test_too_much_is_everything() -> None:
+    """The journal does not grow without bound."""
+    out = Outage()
+    out.fill("never written")
+    out.begin()
+    out.accessor.missed_keys(str(number) for number in range(10_001))
+    assert out.accessor.pending == 1
+    out.tier.mend()
+    out.probe()
+    assert out.memory.size() == 0
+
+
+def test_a_replay_that_fails_goes_on_later() -> None:
+    """Nothing leaves the journal before it was carried out."""
+    out = Outage()
+    out.fill("a", "b")
+    out.begin()
+    out.accessor.missed_keys(["a", "b"])
+    out.tier.mend()
+    out.tier.fail("delete")
+    out.probe()
+    assert (out.accessor.state, out.accessor.pending, out.events) == ("open", 2, [])
+    out.tier.mend()
+    out.probe()
+    assert (out.accessor.state, out.memory.size()) == ("closed", 0)
+
+
+def test_a_cache_that_fails_to_recover_keeps_the_breaker_open() -> None:
+    """A copy that could not be dropped is not to be trusted."""
+    out = Outage()
+    out.begin()
+    out.tier.mend()
+
+    def recovered() -> None:
+        raise MemoryError
+
+    out.accessor._recovered = recovered
+    with pytest.raises(MemoryError):
+        out.probe()
+    assert out.accessor.state == "open"
+
+
+def test_what_is_missed_while_nothing_is_out_is_carried_out_at_once() -> None:
+    """A call that failed late, after the outage: its key is gone before it returns."""
+    out = Outage()
+    out.fill("a")
+    out.accessor.missed_keys(["a"])
+    assert (out.memory.size(), out.accessor.state) == (0, "closed")
+    out.fill("a")
+    out.tier.fail("delete", full=True)
+    out.accessor.missed_keys(["a"])
+    assert (out.accessor.state, out.accessor.pending) == ("open", 1)
+    out.accessor.close()
+
+
+def test_a_key_missed_during_its_own_replay_stays() -> None:
+    """The replay may have passed it already."""
+    journal = Journal()
+    journal.add_keys(["a", "b"])
+    part = journal.first(10)
+    journal.add_keys(["a"])
+    journal.settle(part)
+    assert list(journal.first(10).keys) == ["a"]
+    journal.add_everything()
+    part = journal.first(10)
+    journal.add_keys(["c"])
+    journal.add_everything()
+    journal.settle(part)
+    assert journal.first(10).everything
+
+
+def test_writers_that_journal_during_the_replay_lose_nothing() -> None:
+    """Threads write old values and miss keys all through outages; what is missed is never served after."""
+    out = Outage()
+    stop = threading.Event()
+
+    def misses(thread: int) -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            key = f"{thread}:{number % 500}"
+            out.fill(key)
+            out.accessor.missed_keys([key])
+            # Told, or noted: if calls go through now, the key is gone.
+            if not out.accessor._breaker.refuses:
+                assert out.memory.get(key) is None
+        return number
+
+    with frequent_switches():
+        finish = [in_thread(lambda thread=thread: misses(thread)) for thread in range(3)]  # type: ignore[misc]
+        try:
+            for _ in range(40):
+                out.begin()
+                out.tier.mend()
+                while out.accessor.state != "closed":
+                    out.probe()
+        finally:
+            stop.set()
+            counts = [done() for done in finish]
+    assert all(counts)
+    assert (out.accessor.pending, out.memory.size()) == (0, 0)
+
+
+def test_upkeep_finds_out_that_the_tier_is_back() -> None:
+    """By itself, with the real clock and thread; the job ends with the outage."""
+    back = threading.Event()
+    tier = FaultyTier(MemoryCache())
+    accessor = Accessor("file", tier, recovered=back.set)
+    tier.fail()
+    assert accessor.call(tier.size) is UNAVAILABLE
+    tier.mend()
+    assert back.wait(20)
+    while accessor.state != "closed":
+        threading.Event().wait(0.001)
+    assert accessor.call(tier.size) == 0
+
+
+def test_a_frozen_tier_costs_each_thread_in_it_one_wait() -> None:
+    """Those that are in it when it freezes, and nobody after them."""
+    out = Outage()
+    out.tier.hang("get")
+    finish = [in_thread(lambda: out.accessor.call(out.tier.get, "k")) for _ in range(4)]
+    out.tier.wait_for_hanging(4)
+    out.tier.fail("get")
+    assert [done() for done in finish] == [UNAVAILABLE] * 4
+    race(*[lambda: out.accessor.call(out.tier.get, "k")] * 8)
+    assert (out.tier.calls["get"], out.accessor.outages) == (4, 1)
+    out.accessor.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_child_keeps_what_was_missed_also_from_the_middle_of_a_replay() -> None:
+    """Its copy of the tier is its own, as a connection would be; the journal came along whole."""
+    out = Outage()
+    out.fill("a")
+    out.begin()
+    out.accessor.missed_keys(["a"])
+    out.tier.mend()
+    out.tier.hang("delete")
+    probing = in_thread(out.probe)
+    out.tier.wait_for_hanging()
+
+    def in_child() -> None:
+        assert (out.accessor.state, out.accessor.pending) == ("open", 1)
+        out.tier = out.accessor._tier = FaultyTier(out.memory)
+        out.accessor._probe = out.tier.size
+        out.probe()
+        assert (out.accessor.state, out.memory.size()) == ("closed", 0)
+
+    assert in_fork(in_child)() == 0
+    out.tier.mend()
+    probing()
+    assert out.accessor.state == "closed"
+
+
+class BreakerAndJournal(RuleBasedStateMachine):
+    """Whenever calls go through, the tier holds nothing that was missed."""
+
+    keys = st.sampled_from(["a", "b", "ca", "cb"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = Outage()
+        self.missed: set[str] = set()
+        self.down = False
+
+    @rule(key=keys)
+    def write(self, key: str) -> None:
+        entry = CacheEntry(key, "old", tags={key[0]})
+        if self.out.accessor.store(self.out.tier.set, key, entry) is UNAVAILABLE:
+            self.out.accessor.missed_keys([key])
+            self.missed |= {key} & set(self.out.memory.keys())
+        else:
+            self.missed.discard(key)
+        self.only_probed_here()
+
+    @rule(tag=st.sampled_from("abc"))
+    def invalidate_tag(self, tag: str) -> None:
+        if self.out.accessor.call(self.out.tier.tier.invalidate_by_tags, [tag]) is UNAVAILABLE:  # type: ignore[attr-defined]
+            self.out.accessor.missed_tags([tag])
+        self.missed |= {key for key in self.out.memory.keys() if key[0] == tag}  # noqa: SIM118
+        self.only_probed_here()
+
+    @rule()
+    def invalidate_pattern(self) -> None:
+        if self.out.accessor.call(self.out.tier.tier.invalidate_by_pattern, ".b") is UNAVAILABLE:  # type: ignore[attr-defined]
+            self.out.accessor.missed_pattern(".b")
+        self.missed |= {"cb"} & set(self.out.memory.keys())
+        self.only_probed_here()
+
+    @rule()
+    def invalidate_everything(self) -> None:
+        if self.out.accessor.call(self.out.tier.clear) is UNAVAILABLE:
+            self.out.accessor.missed_everything()
+        self.missed |= set(self.out.memory.keys())
+        self.only_probed_here()
+
+    @rule(methods=st.sampled_from([(), ("delete",), ("set",), ("clear",), ("invalidate_by_tags", "size")]))
+    def fail(self, methods: tuple[str, ...]) -> None:
+        self.out.tier.fail(*methods)
+
+    @rule()
+    def mend(self) -> None:
+        self.out.tier.mend()
+
+    @precondition(lambda self: self.out.accessor.state == "open")
+    @rule()
+    def probe(self) -> None:
+        self.out.probe()
+
+    def only_probed_here(self) -> None:
+        if self.out.accessor._job is not None:
+            self.out.accessor._job.cancel()
+
+    @invariant()
+    def nothing_missed_can_be_read(self) -> None:
+        if self.out.accessor.state == "closed":
+            assert not self.missed & set(self.out.memory.keys())
+            assert self.out.accessor.pending == 0
+            self.missed.clear()
+
+    def teardown(self) -> None:
+        self.out.accessor.close()
+
+
+TestBreakerAndJournal = BreakerAndJournal.TestCase
+TestBreakerAndJournal.settings = settings(max_examples=100, deadline=None)

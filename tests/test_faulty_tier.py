@@ -1,0 +1,97 @@
+"""FaultyTier: a tier in order, and one that fails, is full, hangs or lies on demand."""
+
+from __future__ import annotations
+
+import pytest
+from racing import in_thread
+
+from cachekit import CacheEntry, MemoryCache
+from cachekit.errors import TierUnavailableError
+from cachekit.ports import FleetTier, HostTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.testing import FaultyTier, ManualClock, TierContract
+
+
+class TestFaultyTierInOrder(TierContract):
+    def make_tier(self, clock: ManualClock) -> Tier:
+        return FaultyTier(MemoryCache(clock=clock))
+
+
+def test_it_can_do_what_the_tier_inside_can() -> None:
+    """Asked by isinstance, as caches ask, and no more than that."""
+    tier = FaultyTier(MemoryCache())
+    able = [port for port in (Tier, InvalidatesTags, InvalidatesPatterns, HostTier, FleetTier)
+            if isinstance(tier, port)]  # fmt: skip
+    assert able == [Tier, InvalidatesTags, InvalidatesPatterns]
+
+
+def test_it_fails_and_is_mended() -> None:
+    """All methods but close and get_stats, or those that are named."""
+    tier = FaultyTier(MemoryCache())
+    tier.fail()
+    for call in (tier.size, tier.clear, tier.memory_usage, lambda: tier.get("k")):
+        with pytest.raises(TierUnavailableError) as caught:
+            call()
+        assert not caught.value.full
+    assert tier.get_stats().hits == 0
+    tier.mend()
+    tier.fail("get")
+    assert tier.size() == 0
+    with pytest.raises(TierUnavailableError):
+        tier.get("k")
+    tier.mend("get")
+    assert tier.get("k") is None
+    assert tier.calls["get"] == 3
+
+
+def test_it_is_full() -> None:
+    """The error says so."""
+    tier = FaultyTier(MemoryCache())
+    tier.fail("set", full=True)
+    with pytest.raises(TierUnavailableError) as caught:
+        tier.set("k", CacheEntry("k", 1))
+    assert caught.value.full
+
+
+def test_it_lies() -> None:
+    """None, and nothing is done."""
+    tier = FaultyTier(MemoryCache())
+    tier.tier.set("k", CacheEntry("k", 1))
+    tier.lie("get", "delete")
+    assert tier.get("k") is None
+    assert tier.delete("k") is None
+    tier.mend()
+    assert tier.get("k") is not None
+
+
+def test_it_hangs_until_it_is_mended_or_fails() -> None:
+    """A call that hangs then does what holds by then."""
+    tier = FaultyTier(MemoryCache())
+    tier.hang("size")
+    first = in_thread(tier.size)
+    tier.wait_for_hanging()
+    assert tier.hanging == 1
+    tier.mend()
+    assert first() == 0
+    tier.hang("size")
+    second = in_thread(tier.size)
+    tier.wait_for_hanging()
+    tier.fail("size")
+    with pytest.raises(TierUnavailableError):
+        second()
+    assert tier.hanging == 0
+
+
+def test_it_times_out() -> None:
+    """As a call to a frozen server does."""
+    tier = FaultyTier(MemoryCache())
+    tier.hang("size", timeout=0.001)
+    with pytest.raises(TierUnavailableError, match=r"within 0\.001 s"):
+        tier.size()
+    with pytest.raises(TimeoutError):
+        tier.wait_for_hanging(timeout=0.001)
+
+
+def test_a_name_that_is_no_method_is_refused() -> None:
+    """With the names there are."""
+    with pytest.raises(ValueError, match="'gte' is not a method of MemoryCache"):
+        FaultyTier(MemoryCache()).fail("gte")
