@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from typing import Final, final
 
 _MOST: Final = 15  # what a counter counts up to: more says nothing that matters about a key
-_FADE: Final = 10  # asks per entry of the cache, between two halvings
-_SMALLEST: Final = 64
+_FADE: Final = 24  # counts per entry of the cache, between two halvings
+_WIDTH: Final = 4  # places in a row per entry, at least
+_FEWEST: Final = 16  # entries that it is made for, at least
 _HALF: Final = bytes(count // 2 for count in range(256))
 
 
@@ -15,35 +16,40 @@ _HALF: Final = bytes(count // 2 for count in range(256))
 class FrequencySketch:
     """A count-min sketch with conservative update and periodic halving. Not locked.
 
-    A key's counter stands in each of four rows, at a place that its hash gives; others may share the place
-    in one row, but hardly in all, and the lowest of the four is the estimate, which is never too low
-    (Cormode, Muthukrishnan, "An improved data stream summary", 2005). Only the lowest are raised, which
-    keeps strangers apart for longer (Estan, Varghese, 2002). When ten times as many asks were counted as
-    the cache has entries, all counters are halved, so that what was popular fades (Einziger, Friedman, Manes,
-    "TinyLFU", ACM Transactions on Storage 13 (2017)).
+    A key's counter stands in each of four rows, at a place that its hash gives. Other keys may share the
+    place in one row, but hardly in all, so the lowest of the four is the estimate; between two halvings it
+    is never too low (Cormode, Muthukrishnan, "An improved data stream summary: the count-min sketch and its
+    applications", Journal of Algorithms 55 (2005)). Only the lowest are raised, which keeps strangers
+    apart for longer (Estan, Varghese, "New directions in traffic measurement and accounting", SIGCOMM '02).
 
-    It starts small and grows with the cache: twice as many places are the old ones twice, and no estimate
+    After so many counts per entry of the cache all counters are halved, so that what was popular fades:
+    the reset of Einziger, Friedman, Manes, "TinyLFU: A Highly Efficient Cache Admission Policy", ACM
+    Transactions on Storage 13 (2017). An ask for a key whose counter is full is no count: a few very
+    popular keys would otherwise make the others fade.
+
+    It starts small and grows with the cache; a row twice as long is the old one twice, and no estimate
     changes. The hashes of keys must differ in all their bits, as those of `str` do; since those are
     keyed by a secret of the process, nobody outside can make keys that share places.
 
     Args:
-        entries: of the cache, for now.
+        entries: that the cache has room for, for now.
     """
 
-    __slots__ = ("_asks", "_first", "_fourth", "_mask", "_second", "_third", "_until")
+    __slots__ = ("_counts", "_first", "_fourth", "_mask", "_second", "_third", "_until")
 
     def __init__(self, entries: int = 1) -> None:
-        places = _SMALLEST
+        places = _WIDTH * _FEWEST
         self._mask = places - 1
         self._first, self._second = bytearray(places), bytearray(places)
         self._third, self._fourth = bytearray(places), bytearray(places)
-        self._asks = 0
+        self._counts = 0
         self.resize(entries)
 
     def resize(self, entries: int) -> None:
         """Be about a cache of this many entries."""
-        self._until = _FADE * max(entries, _SMALLEST // 4)
-        while self._mask < 2 * entries:
+        entries = max(entries, _FEWEST)
+        self._until = _FADE * entries
+        while self._mask < _WIDTH * entries - 1:
             self._first *= 2
             self._second *= 2
             self._third *= 2
@@ -52,32 +58,32 @@ class FrequencySketch:
 
     def add(self, key: Hashable) -> None:
         """Count that the key was asked for."""
-        spread, mask = hash(key), self._mask
+        bits, mask = hash(key), self._mask
         first, second, third, fourth = self._first, self._second, self._third, self._fourth
-        a, b = spread & mask, spread >> 15 & mask
-        c, d = spread >> 30 & mask, spread >> 45 & mask
+        a, b, c, d = bits & mask, bits >> 15 & mask, bits >> 30 & mask, bits >> 45 & mask
         count = min(first[a], second[b], third[c], fourth[d])
-        if count < _MOST:
-            if first[a] == count:
-                first[a] = count + 1
-            if second[b] == count:
-                second[b] = count + 1
-            if third[c] == count:
-                third[c] = count + 1
-            if fourth[d] == count:
-                fourth[d] = count + 1
-        self._asks += 1
-        if self._asks >= self._until:
+        if count == _MOST:
+            return
+        if first[a] == count:
+            first[a] += 1
+        if second[b] == count:
+            second[b] += 1
+        if third[c] == count:
+            third[c] += 1
+        if fourth[d] == count:
+            fourth[d] += 1
+        self._counts += 1
+        if self._counts >= self._until:
             self._fade()
 
     def estimate(self, key: Hashable) -> int:
         """How often the key was asked for lately, 0 to 15."""
-        spread, mask = hash(key), self._mask
+        bits, mask = hash(key), self._mask
         return min(
-            self._first[spread & mask],
-            self._second[spread >> 15 & mask],
-            self._third[spread >> 30 & mask],
-            self._fourth[spread >> 45 & mask],
+            self._first[bits & mask],
+            self._second[bits >> 15 & mask],
+            self._third[bits >> 30 & mask],
+            self._fourth[bits >> 45 & mask],
         )
 
     def _fade(self) -> None:
@@ -85,4 +91,4 @@ class FrequencySketch:
         self._second = self._second.translate(_HALF)
         self._third = self._third.translate(_HALF)
         self._fourth = self._fourth.translate(_HALF)
-        self._asks //= 2
+        self._counts //= 2

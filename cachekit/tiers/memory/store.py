@@ -38,7 +38,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar
 
 from cachekit import forks
 from cachekit.fences import EPOCH, FenceTable, PrivateFence, SharedFence
@@ -64,7 +64,6 @@ def gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-@final
 class Store(Exclusive):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
@@ -117,6 +116,11 @@ class Store(Exclusive):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def weight(self) -> int | None:
+        """What all entries count for together, where they are weighed."""
+        return None
 
     # -- looking ------------------------------------------------------------------------------------
 
