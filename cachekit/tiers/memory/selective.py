@@ -133,6 +133,10 @@ class SelectiveStore(Store):
 
     # -- hits ---------------------------------------------------------------------------------------
 
+    def touch_again(self, key: str) -> None:
+        """See `Store.touch_again`; the policy is not told, which would take it for another hit."""
+        self._entries[key]
+
     def _queue_hit(self, key: str) -> None:
         self._hits.append(key)
         if len(self._hits) >= _BATCH:

@@ -124,6 +124,10 @@ class Store(Exclusive):
 
     # -- looking ------------------------------------------------------------------------------------
 
+    def touch_again(self, key: str) -> None:
+        """What `touch` costs, about, for a key that has just been touched; nothing changes."""
+        self._entries.move_to_end(key)
+
     def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
         """The value under the key: the way of a lookup that the lock-free steps did not answer.
 

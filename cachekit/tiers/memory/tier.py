@@ -241,7 +241,7 @@ class MemoryCache:
         held = self._find(key)
         if held is not None and self._now() < held.deadline:
             try:
-                self._touch(held.key)
+                self._store.touch_again(held.key)
             except KeyError:
                 return
             self._latency.record(self._now() - started)
