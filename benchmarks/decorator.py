@@ -50,7 +50,7 @@ Decorate = Callable[[Callable[..., Any], int], Callable[..., Any]]
 
 
 def own_cache(size: int) -> IntelligentCache:
-    return IntelligentCache(MemoryCache(size), default_ttl=TTL)
+    return IntelligentCache(MemoryCache(size), default_ttl=TTL, file_cache=None)
 
 
 def with_cachekit(function: Callable[..., Any], size: int) -> Any:

@@ -77,7 +77,7 @@ class Memory(Calls):
 
 class Intelligent(Calls):
     def __init__(self, size: int) -> None:
-        cache = IntelligentCache(MemoryCache(size), default_ttl=TTL)
+        cache = IntelligentCache(MemoryCache(size), default_ttl=TTL, file_cache=None)
         self.get, self.set = cache.get, cache.set
 
 

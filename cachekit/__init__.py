@@ -6,6 +6,8 @@ from cachekit import cache_result
 def answer(question): ...
 """
 
+from typing import TYPE_CHECKING
+
 from cachekit.cache import IntelligentCache
 from cachekit.decorated import AsyncCachedFunction, CachedFunction, CacheInfo
 from cachekit.decorators import cache_result
@@ -21,7 +23,15 @@ from cachekit.default import (
     set_default_cache,
     warm_cache_keys,
 )
-from cachekit.errors import CacheClosedError, CacheError, KeyEncodingError, SerializationError
+from cachekit.errors import (
+    CacheClosedError,
+    CacheError,
+    FileFormatError,
+    KeyEncodingError,
+    SerializationError,
+    TierUnavailableError,
+    ValueTooLargeError,
+)
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -37,13 +47,35 @@ from cachekit.model import (
 from cachekit.regions import Region
 from cachekit.tiers.memory import MemoryCache
 
+if TYPE_CHECKING:
+    from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.redis import RedisCache
+
 __version__ = "0.1.0"
 
 __all__ = [
     "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "IntelligentCache", "KeyEncodingError", "MemoryCache", "OptimizationReport", "Region",
-    "RemovalCause", "SerializationError", "WarmReport", "cache_result", "clear_all_caches", "disabled",
-    "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
+    "FileCache", "FileFormatError", "IntelligentCache", "KeyEncodingError", "MemoryCache",
+    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
+    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
     "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
+
+
+#: Not every program has a directory, or a server: what they need is loaded when it is named (PEP 562).
+_ON_FIRST_USE = {"FileCache": "cachekit.tiers.file.tier", "RedisCache": "cachekit.tiers.redis"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'cachekit' has no attribute {name!r}")
+    import importlib
+
+    found = globals()[name] = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -108,7 +108,7 @@ class Accessor:
         self.errors = 0
         #: Calls that the breaker refused.
         self.refused = 0
-        #: Lookups that got no answer, refused or failed.
+        #: Lookups that the breaker refused; those that the tier failed it counts itself.
         self.unavailable = 0
         #: Durations of successful calls, one in 64.
         self.latency = Histogram()
@@ -122,6 +122,11 @@ class Accessor:
     def outages(self) -> int:
         """How many there have been, one under way included."""
         return self._breaker.outages
+
+    @property
+    def is_out(self) -> bool:
+        """Whether calls are refused."""
+        return self._breaker.refuses
 
     @property
     def out_for(self) -> float:
@@ -167,15 +172,10 @@ class Accessor:
     def lookup(
         self, count: int, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R | Unavailable:
-        """`call` for something that looks up `count` keys, which are `unavailable` if it fails."""
-        try:
-            result = self.call(operation, *args, **kwargs)
-        except TierUnavailableError:
+        """`call` for something that looks up `count` keys, which are `unavailable` if it is refused."""
+        if self._breaker.refuses:
             self.unavailable += count
-            raise
-        if result is UNAVAILABLE:
-            self.unavailable += count
-        return result
+        return self.call(operation, *args, **kwargs)
 
     def store(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
         """`call` for something that needs room; when it succeeds, the tier has some."""

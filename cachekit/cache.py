@@ -1,8 +1,8 @@
-"""IntelligentCache: one cache over its tiers. For now there is one tier, the memory of this process.
+"""IntelligentCache: one cache over up to three tiers, the memory of this process first.
 
-It asks tiers in order, checks what it is given, applies the cache's default TTL, and sends loads down
-their path (`loads`). What an entry is, how it is evicted, and why an invalidation is never lost, is the
-tiers' business; which question a key stands for is `decorators`'.
+It checks what it is given, answers from memory, applies the cache's default TTL, and keeps the figures.
+What is not in memory `levels` looks for, and writes; loads go down their path in `loads`. How entries are
+evicted is the tiers' business; which question a key stands for is `decorators`'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
+from cachekit import environment
+from cachekit.accessor import Accessor
+from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
+from cachekit.levels import Levels
 from cachekit.loads import Loads
 from cachekit.model import (
     FOREVER,
@@ -31,10 +35,12 @@ from cachekit.model import (
     WarmReport,
     checked_key,
     checked_keys,
+    checked_pattern,
     checked_tags,
     refuse_unstorable,
     seconds,
 )
+from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
@@ -48,6 +54,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 _ALL = CacheLevel.ALL
+_LEVELS = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
 
 class KnowsCache(Protocol):
@@ -63,10 +70,13 @@ class IntelligentCache:
     """A cache over the tiers that it is given.
 
     Args:
-        memory_cache: the memory tier; left out, a `MemoryCache()` of its own; None is none, and
-            refused as long as there is no other tier.
+        memory_cache: the memory tier; left out, a `MemoryCache()` of its own; None for none.
+        redis_cache: the tier that hosts share; left out or None, there is none.
+        file_cache: the tier that the processes of this host share; left out, the program's own (see
+            `cachekit.environment`), or none, with a warning, if that cannot be opened; None for none.
         default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
             `FOREVER` for no expiry.
+        strict: raise TierUnavailableError where a tier fails, rather than going on without it.
         close_tiers: whether `close` closes the tiers too; say False for tiers that are shared.
 
     Raises:
@@ -76,59 +86,85 @@ class IntelligentCache:
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
     to; one that names no tier of this cache is a ValueError. It pickles as its configuration: the copy
-    is empty.
+    has the same lower tiers and an empty memory.
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_fronts", "_functions", "_loads",
-        "_lookups", "_memory", "_now", "_readers", "_store", "_touch",
+        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_fronts", "_functions", "_levels",
+        "_loads", "_lookups", "_memory", "_now", "_readers", "_store", "_strict", "_tiers", "_touch",
     )  # fmt: skip
 
     def __init__(
         self,
         memory_cache: MemoryCache | Missing | None = MISSING,
-        *,
+        redis_cache: FleetTier | None = None,
+        file_cache: HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
+        *,
+        strict: bool = False,
         close_tiers: bool = True,
     ) -> None:
-        if memory_cache is None:
-            raise ValueError(
-                "memory_cache=None leaves a cache without any tier; leave it out to have a default one"
-            )
-        if memory_cache is MISSING:
-            memory_cache = MemoryCache()
-        if not isinstance(memory_cache, MemoryCache):
-            raise TypeError(
-                f"memory_cache must be a MemoryCache, not {memory_cache!r} "
-                f"of type {type(memory_cache).__name__}"
-            )
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if ttl <= 0:
             raise ValueError(
                 f"default_ttl must be more than 0, not {default_ttl!r}; use FOREVER for no expiry"
             )
-        if not isinstance(close_tiers, bool):
-            raise TypeError(f"close_tiers must be True or False, not {close_tiers!r}")
-        self._memory = memory_cache
+        for argument, value in (("strict", strict), ("close_tiers", close_tiers)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{argument} must be True or False, not {value!r}")
+        _check_tier("memory_cache", memory_cache, MemoryCache, "a MemoryCache")
+        _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
+        _check_tier("file_cache", file_cache, HostTier, "a FileCache")
+        if memory_cache is None and redis_cache is None and file_cache is None:
+            raise ValueError(
+                "memory_cache=None leaves a cache without any tier; leave it out to have a default one"
+            )
+        if memory_cache is MISSING:
+            memory_cache = MemoryCache()
+        # Without a memory tier one that keeps nothing holds the fences.
+        memory = MemoryCache._keeping_nothing() if memory_cache is None else memory_cache
+        file = environment.file_cache(memory._clock) if file_cache is MISSING else file_cache
+        self._memory = memory
+        self._tiers = (memory_cache, redis_cache, file)
         self._default_ttl = ttl
+        self._strict = strict
         self._close_tiers = close_tiers
         self._closed = False
-        self._loads = Loads(memory_cache)
+        self._levels = Levels(
+            memory,
+            None if redis_cache is None else Lower(redis_cache, self._accessor("redis", redis_cache)),
+            None if file is None else Lower(file, self._accessor("file", file)),
+        )
+        self._loads = Loads(self._levels)
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
-        self._lookups = memory_cache._reader()
+        self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
         self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
         # What a hit needs, so that it is one function with no call in between.
-        self._find = memory_cache._find
-        self._touch = memory_cache._touch
-        self._now = memory_cache._now
-        self._store = memory_cache._store
+        self._find = memory._find
+        self._touch = memory._touch
+        self._now = memory._now
+        self._store = memory._store
+
+    def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
+        # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
+        return Accessor(name, tier, strict=self._strict, recovered=self._memory.clear)
 
     @property
-    def memory_cache(self) -> MemoryCache:
-        """The memory tier."""
-        return self._memory
+    def memory_cache(self) -> MemoryCache | None:
+        """The memory tier, if there is one."""
+        return self._tiers[0]
+
+    @property
+    def redis_cache(self) -> FleetTier | None:
+        """The tier that hosts share, if there is one."""
+        return self._tiers[1]
+
+    @property
+    def file_cache(self) -> HostTier | None:
+        """The tier that the processes of this host share, if there is one."""
+        return self._tiers[2]
 
     @property
     def default_ttl(self) -> float:
@@ -172,8 +208,19 @@ class IntelligentCache:
                     return value
         if cache_level is not _ALL or self._closed:
             self._check(cache_level)
-        value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
+        value = self._look_up(key if type(key) is str else checked_key(key), cache_level, self._lookups)
         return default if value is MISSING else value
+
+    def _look_up(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
+        """The value, from wherever it is: for whom the lock-free steps found nothing."""
+        value: Any = MISSING
+        if level & CacheLevel.MEMORY:
+            value = self._store.look_up(key, lookups)
+        else:
+            self._levels.skipped += 1
+        if value is MISSING and self._levels.lower:
+            value = self._levels.find(key, level)
+        return value
 
     def _check(self, cache_level: CacheLevel) -> None:
         if self._closed:
@@ -184,8 +231,10 @@ class IntelligentCache:
             raise TypeError(
                 f"cache_level must be a CacheLevel, not {cache_level!r} of type {type(cache_level).__name__}"
             )
-        if not cache_level & CacheLevel.MEMORY:
-            raise ValueError(f"cache_level={cache_level} names no tier of this cache, which has: MEMORY")
+        mine = [level for level, tier in zip(_LEVELS, self._tiers, strict=True) if tier is not None]
+        if not any(level in cache_level for level in mine):
+            names = ", ".join(str(level.name) for level in mine)
+            raise ValueError(f"cache_level={cache_level} names no tier of this cache, which has: {names}")
 
     def set(
         self,
@@ -199,30 +248,32 @@ class IntelligentCache:
 
         Args:
             key: where.
-            value: anything; memory holds it by reference.
+            value: anything that the lower tiers can store; memory holds it by reference.
             ttl: its life from now, in seconds or as a timedelta; None is the cache's default, FOREVER
                 no expiry; 0 or less keeps nothing and removes what was there.
             cache_level: the tiers that shall hold it; no other one holds the key afterwards.
             tags: labels by which it can be invalidated together with others.
 
         Returns:
-            True if every tier that was asked carried it out.
+            True if every tier carried it out. If one failed, it will have dropped the key before it
+            is used again.
 
         Raises:
             TypeError: a key, TTL, level or tag of the wrong type.
             ValueError: a TTL of NaN, or a level that names no tier of this cache.
-            SerializationError: the value can be read or awaited only once.
+            SerializationError: the value can be read or awaited only once, or a tier cannot store it.
+            ValueTooLargeError: it is larger than a tier has room for. The key is gone.
         """
         if cache_level is not _ALL or self._closed:
             self._check(cache_level)
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value)
-        return self._store.put(
-            key if type(key) is str else checked_key(key),
-            value,
-            self._default_ttl if ttl is None else seconds(ttl),
-            NO_TAGS if tags is None else checked_tags(tags),
-        )
+        name = key if type(key) is str else checked_key(key)
+        life = self._default_ttl if ttl is None else seconds(ttl)
+        labels = NO_TAGS if tags is None else checked_tags(tags)
+        if self._levels.lower:
+            return self._levels.write(name, value, life, labels, cache_level)
+        return self._store.put(name, value, life, labels)
 
     def get_or_set(
         self,
@@ -267,7 +318,7 @@ class IntelligentCache:
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
         self._check(cache_level)
-        return self._memory.delete(key)
+        return self._levels.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now (None: the default TTL); True if there is one.
@@ -275,36 +326,45 @@ class IntelligentCache:
         It counts as a write of the key: loads of it that are under way are not kept.
         """
         self._check(_ALL)
-        return self._memory.touch(key, self._default_ttl if ttl is None else ttl)
+        return self._levels.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
 
     def contains(self, key: str) -> bool:
         """Whether some tier has a live entry; no lookup that counts."""
         self._check(_ALL)
-        return key in self._memory
+        return key in self._memory or (self._levels.lower and self._levels.peek(key) is not None)
 
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
         """What the cache knows about one key, for a person who wonders; no lookup that counts."""
         self._check(_ALL)
-        entry = self._memory.peek(key)
+        entry, level = self._memory.peek(key), CacheLevel.MEMORY
         if entry is None:
-            return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
+            below = self._levels.peek(key) if self._levels.lower else None
+            if below is None:
+                return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
+            entry, level = below
         age = max(0.0, self._memory._clock.time() - entry.created_timestamp)
         ttl = inf if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, CacheLevel.MEMORY, age, ttl - age, entry.tags, entry.access_count)
+        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
 
     # -- many keys ----------------------------------------------------------------------------------
 
     def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
         """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
         self._check(cache_level)
+        wanted = checked_keys(keys)
         found = {}
-        for key in checked_keys(keys):
-            value = self.get(key, MISSING, cache_level=cache_level)
-            if value is not MISSING:
-                found[key] = value
-        return found
+        if cache_level & CacheLevel.MEMORY:
+            for key in wanted:
+                value = self._memory._hit(key, self._lookups)
+                if value is not MISSING:
+                    found[key] = value
+        else:
+            self._levels.skipped += len(wanted)
+        if self._levels.lower and len(found) < len(wanted):
+            found |= self._levels.find_many([key for key in wanted if key not in found], cache_level)
+        return {key: found[key] for key in wanted if key in found}
 
     def set_many(
         self,
@@ -327,13 +387,15 @@ class IntelligentCache:
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
+        if self._levels.lower:
+            return self._levels.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
         self._check(cache_level)
-        return sum(self._memory.delete(key) for key in checked_keys(keys))
+        return self._levels.delete_many(checked_keys(keys), cache_level)
 
     def get_or_set_many(
         self,
@@ -406,14 +468,14 @@ class IntelligentCache:
         def load(key: str) -> object:
             return self._loads.load(key, lambda: loader_func(key), life, labels)
 
-        return warm(wanted, self._memory.__contains__, load, concurrency, progress)
+        return warm(wanted, self.contains, load, concurrency, progress)
 
     # -- invalidation -------------------------------------------------------------------------------
 
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove everything, and refuse every load that is under way; True unless a tier failed."""
         self._check(cache_level)
-        return self._memory.clear()
+        return self._levels.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
@@ -421,26 +483,26 @@ class IntelligentCache:
         Loads under way of keys that match are refused, whether or not the key was stored.
 
         Returns:
-            How many entries were removed.
+            How many entries were removed, from the tier that had most of them.
 
         Raises:
             TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
         """
         self._check(_ALL)
-        return self._memory.invalidate_by_pattern(pattern)
+        return self._levels.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
         """Remove entries with any of the tags, and refuse loads under way that name one.
 
         Returns:
-            How many entries were removed.
+            How many entries are known to be removed: lower tiers do not count theirs.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._check(_ALL)
-        return self._memory.invalidate_by_tags(tags)
+        return self._levels.invalidate_tags(checked_tags(tags))
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -468,12 +530,20 @@ class IntelligentCache:
 
     def get_stats(self) -> dict[str, CacheStats]:
         """The figures of each tier, and "combined": their sum, with the requests of this cache."""
-        memory = self._memory.get_stats()
+        figures = {}
+        if self._tiers[0] is not None:
+            figures["memory"] = self._memory.get_stats()
+        for name, lower in (("redis", self._levels.fleet), ("file", self._levels.host)):
+            if lower is not None:
+                figures[name] = lower.get_stats()
+        combined = {name: sum(tier[name] for tier in figures.values()) for name in CacheStats._STORED}
+        for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
+            combined[quantile] = next(iter(figures.values()))[quantile]
         hits = sum(reader.hits for reader in self._readers)
         misses = sum(reader.misses for reader in self._readers)
-        numbers = {name: memory[name] for name in CacheStats._STORED}
-        combined = CacheStats(**numbers | {"requests": hits + misses, "request_hits": hits})
-        return {"memory": memory, "combined": combined}
+        combined["requests"] = hits + misses + self._levels.skipped
+        combined["request_hits"] = hits + self._levels.answers
+        return figures | {"combined": CacheStats(**combined)}
 
     def optimize_cache(self) -> OptimizationReport:
         """Remove expired entries now rather than at the next sweep, and say what that left."""
@@ -527,9 +597,11 @@ class IntelligentCache:
         self._find = find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
+        self._levels.close()
         self._memory._retire(self._readers)
-        if self._close_tiers:
-            self._memory.close()
+        for tier in self._tiers:
+            if tier is not None and self._close_tiers:
+                tier.close()
 
     def __enter__(self) -> IntelligentCache:
         return self
@@ -538,11 +610,24 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _configured, (self._memory, self._default_ttl, self._close_tiers)
+        return _configured, (*self._tiers, self._default_ttl, self._strict, self._close_tiers)
 
     def __repr__(self) -> str:
-        return f"IntelligentCache({self._memory!r}, default_ttl={self._default_ttl!r})"
+        tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
+        return f"IntelligentCache({tiers}, default_ttl={self._default_ttl!r})"
 
 
-def _configured(memory: MemoryCache, default_ttl: float, close_tiers: bool) -> IntelligentCache:
-    return IntelligentCache(memory, default_ttl=default_ttl, close_tiers=close_tiers)
+def _configured(
+    memory: MemoryCache | None,
+    redis: FleetTier | None,
+    file: HostTier | None,
+    default_ttl: float,
+    strict: bool,
+    close_tiers: bool,
+) -> IntelligentCache:
+    return IntelligentCache(memory, redis, file, default_ttl, strict=strict, close_tiers=close_tiers)
+
+
+def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:
+    if tier is not None and tier is not MISSING and not isinstance(tier, kind):
+        raise TypeError(f"{argument} must be {what} or None, not {tier!r} of type {type(tier).__name__}")

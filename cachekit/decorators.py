@@ -246,9 +246,12 @@ class _Cached:
         if cache is None:
             return self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
+        if value is MISSING and cache._levels.lower:
+            value = cache._levels.find(key, self._level)
         if value is MISSING:
             loader = partial(self._function, *args, **kwargs)
-            value = cache._loads.load(key, loader, self._life(cache), self._labels(args, kwargs))
+            labels = self._labels(args, kwargs)
+            value = cache._loads.load(key, loader, self._life(cache), labels, self._level)
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -258,10 +261,14 @@ class _Cached:
         if cache is None:
             return await self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
+        if value is MISSING and cache._levels.lower:
+            import asyncio
+
+            value = await asyncio.to_thread(cache._levels.find, key, self._level)
         if value is MISSING:
             loader = partial(self._function, *args, **kwargs)
             labels = self._labels(args, kwargs)
-            value = await cache._loads.load_async(key, loader, self._life(cache), labels)
+            value = await cache._loads.load_async(key, loader, self._life(cache), labels, self._level)
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -271,7 +278,10 @@ class _Cached:
         cache._check(self._level)
         key = self.key(args, kwargs)
         lookups = cache._reader(self._implicit)
-        return key, lookups, cache.memory_cache._hit(key, lookups)
+        if self._level & CacheLevel.MEMORY:
+            return key, lookups, cache._memory._hit(key, lookups)
+        cache._levels.skipped += 1
+        return key, lookups, MISSING
 
     def _remember(
         self,
@@ -308,7 +318,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels))
+        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels, self._level))
 
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
@@ -320,7 +330,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        value = await cache._loads.reload_async(key, loader, self._life(cache), labels)
+        value = await cache._loads.reload_async(key, loader, self._life(cache), labels, self._level)
         return self._handed_out(value)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
@@ -329,7 +339,10 @@ class _Cached:
 
     async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
         """See `AsyncCachedFunction.invalidate`."""
-        return self.invalidate(*args, **kwargs)
+        import asyncio
+
+        key = self.key_of(*args, **kwargs)
+        return await asyncio.to_thread(self._store_of_answers().delete, key)
 
     def cache_clear(self) -> int:
         """See `CachedFunction.cache_clear`."""
@@ -337,7 +350,9 @@ class _Cached:
 
     async def cache_clear_async(self) -> int:
         """See `AsyncCachedFunction.cache_clear`."""
-        return self.cache_clear()
+        import asyncio
+
+        return await asyncio.to_thread(self.cache_clear)
 
     def cache_info(self) -> CacheInfo:
         """See `CachedFunction.cache_info`."""
@@ -345,7 +360,7 @@ class _Cached:
         if cache is None:
             return CacheInfo(0, 0, 0)
         lookups = cache._reader(self._implicit)
-        size = cache.memory_cache._store.tagged(self._implicit)
+        size = cache._memory._store.tagged(self._implicit)
         return CacheInfo(lookups.hits, lookups.misses, size)
 
     def key_of(self, *args: Any, **kwargs: Any) -> str:

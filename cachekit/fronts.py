@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
+from cachekit.fences import EPOCH
 from cachekit.stats import Lookups
 from cachekit.tiers.memory.held import Held
 
@@ -83,13 +84,26 @@ class Front:
             self.lookups = lookups
             self.now = cache._now
             self.touch = cache._touch
-            self._limit = cache.memory_cache.max_size
+            self._limit = cache._memory.max_size
+            if cache._memory._store.is_guarded:
+                self.find = self._find_guarded
             self._cache = cache
             cache._fronts.add(self)
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
+
+    def _find_guarded(self, asked: tuple[Any, ...]) -> Spot | None:
+        """A spot whose entry other processes have not broken; see `Store.guard`."""
+        spot = self._spots.get(asked)
+        if spot is not None:
+            mark = spot.held.mark
+            if mark is not None and (
+                mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
+            ):
+                return None
+        return spot
 
     def forget_cache(self) -> None:
         """Point nowhere any more: the cache was closed."""

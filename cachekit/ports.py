@@ -202,7 +202,7 @@ class Tier(Protocol):
 class InvalidatesTags(Protocol):
     """A tier that can drop all entries with a tag."""
 
-    def invalidate_by_tags(self, tags: Iterable[str]) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int:
         """Drop entries with any of the tags, and break fences that name one; how many were dropped."""
         ...
 
@@ -231,6 +231,10 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     What the cache above it needs to keep its tiers one. Every method may raise TierUnavailableError;
     one that writes has then changed nothing, or has removed what the key had.
     """
+
+    def peek(self, key: str) -> CacheEntry | None:
+        """`get`, but no lookup: nothing is counted."""
+        ...
 
     def look(self, key: str) -> Found | None:
         """`get`, with what a copy elsewhere needs to be checked later; a lookup that counts."""
@@ -285,6 +289,10 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
     Every method may raise TierUnavailableError; one that writes may then have been carried out or not.
     """
+
+    def peek(self, key: str) -> CacheEntry | None:
+        """`get`, but no lookup: nothing is counted."""
+        ...
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """The live entries among the keys, in one round trip; each is a lookup that counts."""

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from cachekit import forks
 from cachekit.ports import Fence
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 # re-entrant for finalizers; each step under it leaves the tables whole.
 _lock = threading.RLock()
 
+F = TypeVar("F", bound=Fence)
+
 #: What a thread blocks on. If it runs an event loop, no flight of that loop lands before this one.
-_waiting: dict[int, Flight] = {}
+_waiting: dict[int, Flight[Any]] = {}
 
 #: The flights that the current thread or task is in the middle of, outermost first.
-_flying: ContextVar[tuple[Flight, ...]] = ContextVar("cachekit_flying", default=())
+_flying: ContextVar[tuple[Flight[Any], ...]] = ContextVar("cachekit_flying", default=())
 
 
 @contextmanager
-def loading(*flights: Flight) -> Iterator[None]:
+def loading(*flights: Flight[Any]) -> Iterator[None]:
     """Mark the current thread or task as loading these, inside a `with` block."""
     token = _flying.set((*_flying.get(), *flights))
     try:
@@ -49,7 +51,7 @@ class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no us
 
 
 @final
-class Flight:
+class Flight(Generic[F]):
     """One load under way. The leader calls `land`, `crash` or `abandon`, once."""
 
     __slots__ = (
@@ -66,7 +68,7 @@ class Flight:
         "key",
     )
 
-    def __init__(self, table: FlightTable, key: str, fence: Fence, loop: AbstractEventLoop | None) -> None:
+    def __init__(self, table: FlightTable[F], key: str, fence: F, loop: AbstractEventLoop | None) -> None:
         self._table = table
         self.key = key
         self.fence = fence
@@ -78,7 +80,7 @@ class Flight:
         self._error: BaseException | None = None
         self._event: threading.Event | None = None
         self._watchers: list[Callable[[], object]] = []
-        self._blocked_on: list[Flight] = []
+        self._blocked_on: list[Flight[Any]] = []
 
     def land(self, value: Any) -> None:
         """Give everyone the value."""
@@ -189,7 +191,7 @@ class Flight:
                 if self in flight._blocked_on:
                     flight._blocked_on.remove(self)
 
-    def _needs(self, others: tuple[Flight, ...], loop: AbstractEventLoop | None) -> bool:
+    def _needs(self, others: tuple[Flight[Any], ...], loop: AbstractEventLoop | None) -> bool:
         """Whether it can land only after one of the others, or not while the caller waits.
 
         Args:
@@ -218,19 +220,19 @@ class Flight:
 
 
 @final
-class FlightTable:
+class FlightTable(Generic[F]):
     """The loads under way of one cache. Safe in any thread; empty in a forked child."""
 
     __slots__ = ("__weakref__", "_flights")
 
     def __init__(self) -> None:
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, Flight[F]] = {}
         forks.register(self)
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, key: str, fence: Fence, loop: AbstractEventLoop | None) -> tuple[Flight, bool]:
+    def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """The flight to wait for, and False; or a new one for the caller to lead, and True.
 
         A caller that is told to wait must call `wait` or `wait_async`.
@@ -251,14 +253,14 @@ class FlightTable:
                 return flight, False
             return self.lead(key, fence, loop), True
 
-    def lead(self, key: str, fence: Fence, loop: AbstractEventLoop | None) -> Flight:
+    def lead(self, key: str, fence: F, loop: AbstractEventLoop | None) -> Flight[F]:
         """A new flight for the caller to lead, in place of one that is under way."""
         flight = Flight(self, key, fence, loop)
         with _lock:
             self._flights[key] = flight
         return flight
 
-    def _remove(self, flight: Flight) -> None:
+    def _remove(self, flight: Flight[F]) -> None:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 

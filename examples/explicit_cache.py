@@ -19,4 +19,4 @@ with IntelligentCache(MemoryCache(max_size=10_000), default_ttl=3600) as cache:
 
     cache.delete("user:1")
     print("user:1" in cache)
-    print(f"hit rate: {cache.get_stats()['combined'].hit_rate:.0%}")
+    print(f"hit rate: {cache.get_stats()['combined'].request_hit_rate:.0%}")

@@ -44,4 +44,4 @@ cache.invalidate_by_tags({"users"})
 users = cache.region("user:", User)  # typed: users.get("1") is a User or None
 users.set("1", User("Ada"))
 print(cache.explain("user:1"))  # 'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, ...
-print(cache.get_stats()["combined"].hit_rate)
+print(cache.get_stats()["combined"].request_hit_rate)

@@ -83,17 +83,18 @@ def test_an_outage_costs_one_failure_and_no_exception(caplog: pytest.LogCaptureF
     assert (out.accessor.outages, out.accessor._job) == (1, None)
 
 
-def test_a_failed_lookup_is_unavailable_too() -> None:
-    """As many as were asked for, refused or failed, strict or not."""
+def test_lookups_without_an_answer_are_counted_once() -> None:
+    """By the tier if it failed, by the accessor if it was refused; as many as were asked for."""
     for strict in (False, True):
         out = Outage(strict=strict)
-        out.begin()
-        for _ in range(2):
+        out.tier.fail()
+        for _ in range(3):
             try:
-                out.accessor.lookup(3, out.tier.get, "k")
+                out.accessor.lookup(1, out.tier.get, "k")
             except TierUnavailableError:
                 assert strict
-        assert out.accessor.unavailable == 6
+        assert (out.tier.get_stats().unavailable, out.accessor.unavailable) == (1, 2)
+        out.accessor.close()
 
 
 def test_strict_raises_the_error_and_then_says_since_when() -> None:

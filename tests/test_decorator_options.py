@@ -23,7 +23,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with IntelligentCache(MemoryCache(clock=clock), default_ttl=100) as fresh, override(fresh):
+    with (
+        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
+        override(fresh),
+    ):
         yield fresh
 
 
@@ -137,14 +140,14 @@ class TestOptions:
 
     def test_cache(self, cache: IntelligentCache) -> None:
         """A function may have a cache of its own, by either decorator."""
-        with IntelligentCache() as own:
+        with IntelligentCache(file_cache=None) as own:
             for function in (
                 cache_result(name="f", cache=own)(lambda x: [x]),
                 own.cached(name="f")(lambda x: [x]),
             ):
                 assert function(1) is function(1)
                 assert own.contains(function.key(1))
-        assert cache.memory_cache.size() == 0
+        assert cache._memory.size() == 0
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),

@@ -40,7 +40,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with IntelligentCache(MemoryCache(clock=clock), default_ttl=100) as fresh, override(fresh):
+    with (
+        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
+        override(fresh),
+    ):
         yield fresh
 
 
@@ -110,11 +113,11 @@ class TestAnswers:
         for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"x": 1})]:
             with pytest.raises(TypeError):
                 at_module_level(*args, **kwargs)
-        assert cache.memory_cache.size() == 0
+        assert cache._memory.size() == 0
 
     def test_after_close(self) -> None:
         """A function whose cache was closed says so, also for what it had in front."""
-        cache = IntelligentCache()
+        cache = IntelligentCache(file_cache=None)
         function, _ = counted(lambda x: x, cache=cache)
         function(1)
         cache.close()
@@ -166,7 +169,7 @@ class TestQuestions:
     def test_key(self, cache: IntelligentCache) -> None:
         """The key is readable, and the one that the cache knows."""
         at_module_level(1)
-        assert cache.memory_cache.keys() == [at_module_level.key(1)]
+        assert cache._memory.keys() == [at_module_level.key(1)]
         pattern = rf"{re.escape(__name__)}\.at_module_level@[0-9a-f]{{12}}\(1,2\)"
         assert re.fullmatch(pattern, at_module_level.key(1))
         assert cache.invalidate_by_pattern(r".*at_module_level@.*\(1,") == 1
@@ -224,7 +227,7 @@ class TestLeftAsItWas:
     def test_two_of_them(self, cache: IntelligentCache, clock: ManualClock) -> None:
         """One cache_result above another is two caches, each with its own answers."""
         assert stacked(1) is stacked(1)
-        assert cache.memory_cache.size() == 2
+        assert cache._memory.size() == 2
         assert stacked.key(1) != stacked.__wrapped__.key(1)  # type: ignore[attr-defined]
 
     def test_above_and_below_other_decorators(self, cache: IntelligentCache) -> None:
@@ -298,7 +301,7 @@ class TestOneLoad:
             errors.append(raised.value)
         assert errors.count(errors[0]) >= 2  # one who came after the end of the load asked by itself
         assert len(calls.seen) == 1 + len(errors) - errors.count(errors[0])
-        assert cache.memory_cache.size() == 0
+        assert cache._memory.size() == 0
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A function may ask itself."""

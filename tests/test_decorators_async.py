@@ -28,7 +28,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with IntelligentCache(MemoryCache(clock=clock), default_ttl=100) as fresh, override(fresh):
+    with (
+        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
+        override(fresh),
+    ):
         yield fresh
 
 
@@ -198,7 +201,7 @@ class TestOneLoad:
             errors = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(error) for error in errors] == [LookupError] * 5
             assert slow.begun == 1
-            assert cache.memory_cache.size() == 0
+            assert cache._memory.size() == 0
 
         asyncio.run(main())
 
@@ -449,4 +452,4 @@ class TestOneLoad:
         gc.collect()
         assert len(cache._loads._flights) == 0
         assert not cache._loads._tasks
-        assert len(cache.memory_cache._store._fences) == 0
+        assert len(cache._memory._store._fences) == 0

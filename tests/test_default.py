@@ -56,16 +56,16 @@ class TestFunctions:
         assert cachekit.invalidate_cache_pattern("user:") == 1
         report = cachekit.warm_cache_keys(["a", "page:1"], str.upper, tags=["warm"], concurrency=2)
         assert (report.loaded, report.fresh, cache.get("a")) == (["a"], ["page:1"], "A")
-        assert cachekit.optimize_cache_performance().size == 2
+        assert cachekit.optimize_cache_performance().size == 1
         assert cachekit.clear_all_caches() is True
-        assert cache.memory_cache.size() == 0
+        assert cache._memory.size() == 0
 
     def test_set_default_cache(self) -> None:
         """It returns the cache until now; functions see the new one at once."""
         function, calls = counted(lambda: 1)
         function()
         before = get_default_cache()
-        with IntelligentCache() as new:
+        with IntelligentCache(file_cache=None) as new:
             assert set_default_cache(new) is before
             assert get_default_cache() is new
             function()
@@ -86,17 +86,21 @@ class TestOverride:
         """The override counts inside its block, and the former cache comes back with its answers."""
         function, calls = counted(lambda x: x)
         function(1)
-        with IntelligentCache() as cache, override(cache) as same:
+        with IntelligentCache(file_cache=None) as cache, override(cache) as same:
             assert same is cache is get_default_cache()
             function(1), function(1)
-            assert cache.memory_cache.size() == 1
+            assert cache._memory.size() == 1
             assert function.cache_info() == CacheInfo(1, 1, 1)
         function(1)
         assert len(calls.seen) == 2
 
     def test_nested(self) -> None:
         """The innermost counts; also when one cache is named twice."""
-        with IntelligentCache() as one, IntelligentCache() as two, override(one):
+        with (
+            IntelligentCache(file_cache=None) as one,
+            IntelligentCache(file_cache=None) as two,
+            override(one),
+        ):
             with override(two):
                 with override(one):
                     assert get_default_cache() is one
@@ -109,14 +113,18 @@ class TestOverride:
     def test_it_ends_with_an_exception(self) -> None:
         """An exception ends the block like anything else."""
         before = get_default_cache()
-        with IntelligentCache() as cache, pytest.raises(KeyError), override(cache):
+        with IntelligentCache(file_cache=None) as cache, pytest.raises(KeyError), override(cache):
             raise KeyError
         assert get_default_cache() is before
 
     def test_blocks_of_several_threads(self) -> None:
         """Blocks may end in any order; the block of one thread is seen by all."""
         function, _ = counted(lambda: 1)
-        one, two, done = IntelligentCache(), IntelligentCache(), threading.Event()
+        one, two, done = (
+            IntelligentCache(file_cache=None),
+            IntelligentCache(file_cache=None),
+            threading.Event(),
+        )
         outer = ExitStack()
         outer.enter_context(override(one))
         entered = threading.Event()
@@ -129,7 +137,7 @@ class TestOverride:
         end = in_thread(other)
         assert entered.wait(10)
         function()
-        assert (one.memory_cache.size(), two.memory_cache.size()) == (0, 1)
+        assert (one._memory.size(), two._memory.size()) == (0, 1)
         outer.close()  # the older block ends first
         assert get_default_cache() is two
         done.set()
@@ -140,11 +148,11 @@ class TestOverride:
 
     def test_a_function_with_a_cache_of_its_own(self) -> None:
         """It is not overridden."""
-        with IntelligentCache() as own, IntelligentCache() as other:
+        with IntelligentCache(file_cache=None) as own, IntelligentCache(file_cache=None) as other:
             function, _ = counted(lambda: 1, cache=own)
             with override(other):
                 function()
-            assert (own.memory_cache.size(), other.memory_cache.size()) == (1, 0)
+            assert (own._memory.size(), other._memory.size()) == (1, 0)
 
     def test_a_call_across_a_switch(self) -> None:
         """A call that began before a switch fills the old cache, and never the new one's front."""
@@ -158,7 +166,7 @@ class TestOverride:
         function, calls = counted(slow)
         answer = in_thread(partial(function, 1))
         assert begun.wait(10)
-        with IntelligentCache() as cache, override(cache):
+        with IntelligentCache(file_cache=None) as cache, override(cache):
             go.set()
             assert answer() == 1
             assert function(1) == 2
@@ -288,10 +296,10 @@ def price(item):
 def test_one(cachekit_cache):
     assert price("a") == price("a") == len(calls)
     assert cachekit_cache is cachekit.get_default_cache()
-    assert cachekit_cache.memory_cache.size() == 1
+    assert cachekit_cache._memory.size() == 1
 
 def test_two(cachekit_cache):
-    assert cachekit_cache.memory_cache.size() == 0
+    assert cachekit_cache._memory.size() == 0
     test_one(cachekit_cache)
 
 def test_three(cachekit_disabled):

@@ -63,7 +63,9 @@ class Front(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.number = 0
         self.caches = [
-            IntelligentCache(MemoryCache(SIZE, clock=self.clock, cleanup_interval=None), default_ttl=TTL)
+            IntelligentCache(
+                MemoryCache(SIZE, clock=self.clock, cleanup_interval=None), default_ttl=TTL, file_cache=None
+            )
             for _ in range(2)
         ]
         self.models = [Model(), Model()]
@@ -191,7 +193,7 @@ class Front(RuleBasedStateMachine):
     @invariant()
     def stores_agree(self) -> None:
         for cache in getattr(self, "caches", ()):
-            cache.memory_cache._store.check()
+            cache._memory._store.check()
 
     def teardown(self) -> None:
         while getattr(self, "exits", ()):
@@ -209,7 +211,7 @@ TestFront.settings = settings(max_examples=100, stateful_step_count=50, deadline
 class TestOne:
     def test_hits_by_the_front_count_and_keep_young(self) -> None:
         """A hit of the front is a hit in the figures, and saves the entry from eviction."""
-        with IntelligentCache(MemoryCache(2)) as cache, override(cache):
+        with IntelligentCache(MemoryCache(2), file_cache=None) as cache, override(cache):
             function, calls = counted(lambda x: [x])
             function(1), function(2), function(1), function(3), function(1)
             assert calls.seen == [(1,), (2,), (3,)]
@@ -218,7 +220,7 @@ class TestOne:
 
     def test_it_stays_small(self) -> None:
         """Answers that have left are forgotten, however many questions were asked."""
-        with IntelligentCache(MemoryCache(8)) as cache, override(cache):
+        with IntelligentCache(MemoryCache(8), file_cache=None) as cache, override(cache):
             function, _ = counted(lambda x: x)
             for x in range(1000):
                 function(x)
@@ -227,7 +229,7 @@ class TestOne:
 
     def test_large_questions_are_asked_exactly(self) -> None:
         """Long arguments, whose keys end in a digest, are told apart by the front too."""
-        with IntelligentCache() as cache, override(cache):
+        with IntelligentCache(file_cache=None) as cache, override(cache):
             function, calls = counted(lambda x: len(calls.seen))
             long = "x" * 1000
             assert [function(long), function(long + "y"), function(long), function(long + "y")] == [
@@ -241,7 +243,7 @@ class TestOne:
         """After an invalidation, a set or a clear has returned, no hit gives what was there before."""
         state = [0]
         ended = threading.Event()
-        with IntelligentCache() as cache, override(cache), frequent_switches():
+        with IntelligentCache(file_cache=None) as cache, override(cache), frequent_switches():
             function, _ = counted(lambda x: state[0])
 
             def change() -> None:

@@ -19,7 +19,7 @@ from cachekit.keys import Signature, arguments_text, described_by, identity_of, 
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own() -> Iterator[None]:
-    with IntelligentCache() as cache, override(cache):
+    with IntelligentCache(file_cache=None) as cache, override(cache):
         yield
 
 

@@ -40,6 +40,7 @@ class FaultyTier:
         self._faults: dict[str, _Fault] = {}
         self._calls: Counter[str] = Counter()
         self._hanging = 0
+        self._failed: Counter[str] = Counter()
         self._methods = frozenset(
             name for name in dir(tier) if not name.startswith("_") and callable(getattr(tier, name))
         )
@@ -134,6 +135,10 @@ class FaultyTier:
             return getattr(self.tier, name)(*args, **kwargs)
         if fault.kind == "lie":
             return None
+        with self._changed:
+            self._failed["errors"] += 1
+            if name in {"get", "look", "get_many"}:
+                self._failed["unavailable"] += len(args[0]) if name == "get_many" else 1
         if fault.kind == "full":
             raise TierUnavailableError(f"{name}: no room, as the test asked for", full=True)
         raise TierUnavailableError(f"{name}: out, as the test asked for")
@@ -148,6 +153,7 @@ class FaultyTier:
             self._changed.acquire()
             self._hanging -= 1
         if not released:
+            self._failed["errors"] += 1
             raise TierUnavailableError(f"{name}: no answer within {fault.timeout} s")
         return self._faults.get(name)
 
@@ -184,7 +190,8 @@ class FaultyTier:
 
     def get_stats(self) -> CacheStats:  # noqa: D102
         stats: CacheStats = self._forward("get_stats")
-        return stats
+        numbers = {name: stats[name] + self._failed[name] for name in CacheStats._STORED}
+        return CacheStats(**numbers)
 
     def fence(self, key: str, tags: Tags = ()) -> Fence:  # noqa: D102
         fence: Fence = self._forward("fence", key, tags)

@@ -18,7 +18,7 @@ from cachekit.default import disabled, override
 @pytest.fixture
 def cachekit_cache() -> Iterator[IntelligentCache]:
     """A fresh default cache for this test, empty at its beginning and closed at its end."""
-    with IntelligentCache() as cache, override(cache):
+    with IntelligentCache(file_cache=None) as cache, override(cache):
         yield cache
 
 

@@ -39,7 +39,7 @@ def cache(
 ) -> Iterator[IntelligentCache]:
     if request.param == "locked":
         monkeypatch.setattr(store, "gil_enabled", lambda: False)
-    with IntelligentCache(MemoryCache(clock=clock)) as cache:
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
         yield cache
 
 
@@ -209,8 +209,8 @@ def test_statistics_for_people_and_machines(cache: IntelligentCache) -> None:
 def test_two_caches_over_one_memory_tier(clock: ManualClock) -> None:
     """Each knows its own requests; the tier knows them all; closing one leaves the other."""
     memory = MemoryCache(clock=clock)
-    first = IntelligentCache(memory, close_tiers=False)
-    second = IntelligentCache(memory)
+    first = IntelligentCache(memory, close_tiers=False, file_cache=None)
+    second = IntelligentCache(memory, file_cache=None)
     first.set("k", 1)
     assert (first.get("k"), second.get("k"), second.get("x"), memory.get_value("k")) == (1, 1, None, 1)
     assert first.get_stats()["combined"].requests == 1
@@ -256,10 +256,10 @@ def test_after_close(cache: IntelligentCache) -> None:
 
 def test_pickling_carries_the_configuration() -> None:
     """A cache travels to a process pool as an empty one of the same make."""
-    with IntelligentCache(MemoryCache(5), default_ttl=7) as cache:
+    with IntelligentCache(MemoryCache(5), default_ttl=7, file_cache=None) as cache:
         cache.set("k", 1)
         copy = pickle.loads(pickle.dumps(cache))
-        assert (copy.memory_cache.max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
+        assert (copy._memory.max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
         assert repr(cache) == (
             "IntelligentCache(MemoryCache(max_size=5, default_ttl=None, size=1), default_ttl=7.0)"
         )
@@ -309,9 +309,9 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
         (lambda c: c.warm_cache(["k"], str, concurrency=0), ValueError, ["concurrency", "0"]),
         (lambda c: c.region(5, int), TypeError, ["prefix", "5"]),
         (lambda c: c.region("p", 5), TypeError, ["type", "5"]),
-        (lambda c: IntelligentCache(memory_cache={}), TypeError, ["memory_cache", "{}"]),  # type: ignore[arg-type]
-        (lambda c: IntelligentCache(None), ValueError, ["memory_cache=None"]),
-        (lambda c: IntelligentCache(default_ttl=0), ValueError, ["default_ttl", "0"]),
+        (lambda c: IntelligentCache(memory_cache={}, file_cache=None), TypeError, ["memory_cache", "{}"]),  # type: ignore[arg-type]
+        (lambda c: IntelligentCache(None, file_cache=None), ValueError, ["memory_cache=None"]),
+        (lambda c: IntelligentCache(default_ttl=0, file_cache=None), ValueError, ["default_ttl", "0"]),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -322,4 +322,4 @@ def test_wrong_arguments_are_named(
         call(cache)
     for word in words:
         assert word in str(caught.value)
-    assert cache.memory_cache.size() == 0
+    assert cache._memory.size() == 0

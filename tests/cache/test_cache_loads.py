@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from racing import frequent_switches, in_thread, race
@@ -15,7 +16,7 @@ from cachekit.singleflight import Flight, FlightTable
 
 @pytest.fixture
 def cache() -> Iterator[IntelligentCache]:
-    with IntelligentCache(MemoryCache()) as cache:
+    with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         yield cache
 
 
@@ -25,7 +26,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     semaphore = threading.Semaphore(0)
     wait = Flight.wait
 
-    def announced(flight: Flight) -> object:
+    def announced(flight: Flight[Any]) -> object:
         semaphore.release()
         return wait(flight)
 
@@ -139,7 +140,7 @@ def test_a_load_that_landed_just_before_is_not_repeated(
     """Between a caller's miss and its taking the lead another load may land; the leader looks again."""
     join = FlightTable.join
 
-    def late(table: FlightTable, key: str, fence: Fence, loop: None) -> tuple[Flight, bool]:
+    def late(table: FlightTable[Any], key: str, fence: Fence, loop: None) -> tuple[Flight[Any], bool]:
         monkeypatch.undo()
         assert cache.get_or_set("k", lambda: "first") == "first"
         return join(table, key, fence, loop)
@@ -186,7 +187,7 @@ def test_a_ring_of_loads_does_not_deadlock(cache: IntelligentCache) -> None:
 
 def test_crossing_loads_in_two_caches_do_not_deadlock(cache: IntelligentCache) -> None:
     """Who waits for whom is known across caches."""
-    with IntelligentCache() as other:
+    with IntelligentCache(file_cache=None) as other:
         both = threading.Barrier(2)
 
         def load(first: IntelligentCache, second: IntelligentCache) -> int:

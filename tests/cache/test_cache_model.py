@@ -24,7 +24,7 @@ class CacheAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
-        self.cache = IntelligentCache(MemoryCache(clock=self.clock), default_ttl=DEFAULT_TTL)
+        self.cache = IntelligentCache(MemoryCache(clock=self.clock), default_ttl=DEFAULT_TTL, file_cache=None)
         self.model: dict[str, tuple[int, float, frozenset[str]]] = {}
         self.requests = self.hits = 0
         self.value = 0
@@ -208,7 +208,7 @@ class CacheAgainstModel(RuleBasedStateMachine):
         stats = self.cache.get_stats()
         assert (stats["combined"].requests, stats["combined"].request_hits) == (self.requests, self.hits)
         assert stats["memory"].hits + stats["memory"].misses == self.requests
-        self.cache.memory_cache._store.check()
+        self.cache._memory._store.check()
 
     def teardown(self) -> None:
         self.cache.close()

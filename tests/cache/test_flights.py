@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from racing import in_thread, race
@@ -18,7 +19,7 @@ from cachekit.singleflight import Flight
 
 @pytest.fixture
 def cache() -> Iterator[IntelligentCache]:
-    with IntelligentCache() as cache:
+    with IntelligentCache(file_cache=None) as cache:
         yield cache
 
 
@@ -90,7 +91,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     joined = threading.Event()
     waiters: list[Callable[[], str]] = []
 
-    def announced(flight: Flight) -> object:
+    def announced(flight: Flight[Any]) -> object:
         joined.set()
         return wait(flight)
 
@@ -102,7 +103,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     def strike() -> None:
         raise KeyboardInterrupt
 
-    def struck(flight: Flight, value: object, error: BaseException | None) -> None:
+    def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
         at_line(number, singleflight, strike, lambda: finish(flight, value, error))
 
@@ -120,16 +121,16 @@ def test_a_batch_that_ends_halfway_leaves_no_flight(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing the cache while a batch takes its flights strands nobody who waits for one of them."""
-    fence = type(cache.memory_cache).fence
+    fence = type(cache._memory).fence
     asked: list[str] = []
 
     def closing(memory: object, key: str, tags: frozenset[str]) -> object:
         asked.append(key)
         if len(asked) == 3:
-            cache.memory_cache.close()
-        return fence(cache.memory_cache, key, tags)
+            cache._memory.close()
+        return fence(cache._memory, key, tags)
 
-    monkeypatch.setattr(type(cache.memory_cache), "fence", closing)
+    monkeypatch.setattr(type(cache._memory), "fence", closing)
     with pytest.raises(CacheClosedError):
         cache.get_or_set_many(["a", "b", "c"], lambda keys: dict.fromkeys(keys, 1))
     assert len(cache._loads._flights) == 0
@@ -166,11 +167,11 @@ def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
 
 def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
     """Caches come and go over one tier; what they saw stays counted."""
-    with IntelligentCache() as last:
-        memory = last.memory_cache
+    with IntelligentCache(file_cache=None) as last:
+        memory = last._memory
         memory.set_value("k", 1)
         for _ in range(50):
-            with IntelligentCache(memory, close_tiers=False) as passing:
+            with IntelligentCache(memory, close_tiers=False, file_cache=None) as passing:
                 assert passing.get("k") == 1
         assert memory.get_stats().hits == 50
         assert len(memory._readers) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from file_checks import SMALL, check
 
 from cachekit.fences import FLUX
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
-from cachekit.tiers.file import reclaim
-from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
+from cachekit.tiers.file import growth, reclaim
+from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
 from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.files import ShardFiles
 from cachekit.tiers.file.format import Geometry
 
 ROOMY = replace(SMALL, limit=1 << 20)
@@ -42,6 +44,14 @@ CHURNING: list[Step] = [
     *[(f"large{n % 3}", value(n, 9000)) for n in range(6)],
     *[(f"c{n}", None) for n in range(0, 30, 3)],
     *[(f"c{n}", value(300 + n, 700)) for n in range(12)],
+]
+#: With an index of 64 slots that is copied slot by slot: all kinds of writes on both sides of the cursor.
+COPYING: list[Step] = [
+    *[(f"k{n}", value(n, 20)) for n in range(36)],
+    *[(f"k{n}", value(100 + n, 40)) for n in range(0, 36, 5)],
+    *[(f"k{n}", None) for n in range(1, 36, 5)],
+    *[(f"k{n}", value(200 + n, 40)) for n in range(1, 36, 10)],
+    *[(f"n{n}", value(300 + n, 20)) for n in range(3)],
 ]
 
 
@@ -136,13 +146,55 @@ def test_a_crash_after_every_effect(
                     assert found.payload == expected
 
 
+def rebuild(files: ShardFiles) -> None:
+    """Have another index, with the same entries."""
+    before = files.locked_index()
+    if not files.words[NEW]:
+        growth.begin(files, before, max(64, before.capacity))
+    while files.locked_index() is before:
+        pass
+
+
+def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stopped in the middle of the copy, and between a store in the old index and in the new one."""
+    monkeypatch.setattr(growth, "_SLICE", 1)
+    geometry = replace(ROOMY, capacity=64)
+    first, then = COPYING[:35], COPYING[35:]
+    with Engine(tmp_path / "first", geometry=geometry) as engine:
+        play(engine, first, lambda _: None)
+        assert not engine._shards[0].words[NEW]
+    shutil.copytree(tmp_path / "first", tmp_path / "whole")
+    copies = 0
+    for allowed in range(count_effects(tmp_path / "whole", then, geometry, None)):
+        path = tmp_path / f"{allowed}"
+        shutil.copytree(tmp_path / "first", path)
+        finished = play_until_crash(path, then, geometry, None, allowed)
+        before, after = (state_after(COPYING, len(first) + finished + extra) for extra in (0, 1))
+        with Engine(path, geometry=geometry) as engine:
+            shard = engine._shards[0]
+            copies += bool(shard.words[NEW] and shard.words[NEW_CURSOR])
+            check(engine, exact=False)
+            seen: dict[str, bytes | None] = {}
+            for _ in range(2):
+                for key in {key for key, _ in COPYING}:
+                    found = engine.get(key)
+                    payload = None if found is None else found.payload
+                    assert payload in (before.get(key), after.get(key)), f"{key} after {allowed} effects"
+                    assert seen.setdefault(key, payload) == payload, f"{key} after {allowed} effects"
+                shard.lock.run(rebuild, shard.files)
+            check(engine, bytes_drifted=True)
+            play(engine, COPYING[-4:], lambda _: None)
+            check(engine, bytes_drifted=True)
+    assert copies > 100
+
+
 def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> None:
     """A crash leaves counts too high at the most, and the next rebuild counts."""
     for allowed in range(100, 140):
         play_until_crash(tmp_path / str(allowed), GROWING, SMALL, None, allowed)
         with Engine(tmp_path / str(allowed), geometry=SMALL) as engine:
             files = engine._shards[0].files
-            engine._shards[0].lock.run(files._rebuild, files.index, 64)
+            engine._shards[0].lock.run(rebuild, files)
             check(engine, bytes_drifted=True)
 
 

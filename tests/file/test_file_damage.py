@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from file_checks import SMALL, check
 
 from cachekit.testing.damage import Damage, Fuzzer
 from cachekit.testing.faults import StoppingEffects
+from cachekit.tiers.file import growth
 from cachekit.tiers.file import shard as shard_module
+from cachekit.tiers.file.control import NEW, NEW_CURSOR
 from cachekit.tiers.file.engine import Engine
 
 
@@ -91,6 +94,36 @@ def test_damage_is_a_miss(tmp_path: Path) -> None:
     total, harmful = fuzz(tmp_path / "cache", flips=500, seed=1)
     assert total > 500
     assert harmful > 100, "the faults hit nothing"
+
+
+def test_damage_to_a_half_copied_index_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flipped byte of either index, or of what the control block says of them."""
+    monkeypatch.setattr(growth, "_SLICE", 1)
+    path, geometry = tmp_path / "cache", replace(SMALL, limit=1 << 20, capacity=64)
+    expected = {f"k{number}": b"%d" % number * 20 for number in range(36)}
+    with Engine(path, geometry=geometry) as engine:
+        for _ in range(2):
+            for key, payload in expected.items():
+                engine.put(key, payload)
+                if engine._shards[0].words[NEW_CURSOR] >= 60:
+                    break
+        assert engine._shards[0].words[NEW]
+    fuzzer = Fuzzer(path, 3)
+    for damage in fuzzer.faults(400):
+        if not damage.name.endswith((".index", "control")):
+            continue
+        damage.apply(path)
+        with Engine(path, geometry=geometry) as engine:
+            for key, payload in expected.items():
+                found = engine.get(key)
+                assert found is None or found.payload == payload, damage
+            for number in range(40):
+                engine.put(f"new{number}", b"n%d" % number)
+            for number in range(40):
+                found = engine.get(f"new{number}")
+                assert found is not None, damage
+                assert found.payload == b"n%d" % number, damage
+        fuzzer.restore()
 
 
 @pytest.mark.soak

@@ -28,8 +28,8 @@ from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import StoppingEffects
 from cachekit.testing.history import Operation, violations
+from cachekit.testing.processes import in_processes
 from cachekit.tiers.file import format as file_format
-from cachekit.tiers.file import shard as shard_module
 from cachekit.tiers.file import tokens
 from cachekit.tiers.file.effects import EFFECTS
 from cachekit.tiers.file.engine import Engine
@@ -86,6 +86,32 @@ def test_real_shapes(tmp_path: Path, mib: int) -> None:
         check(engine)
 
 
+def test_a_shard_is_opened_when_a_key_asks_for_it(tmp_path: Path) -> None:
+    """Opening a directory opens none of its shards, and yet tells what is in all of them."""
+    with Engine(tmp_path, 100 << 20) as engine:
+        assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+        for number in range(50):
+            engine.put(f"{number}", b"v" * 200)
+        expected = engine.stats()
+        assert expected.entries == 50
+        key = next(f"{n}" for n in range(1, 50) if engine._locate(f"{n}")[2] is not engine._locate("0")[2])
+    with Engine(tmp_path, 100 << 20) as engine:
+        assert engine.stats() == expected
+        engine.put("0", b"w")
+        assert all(shard.files.index.generation < 0 for shard in engine._shards[1:] if shard.lock._fd < 0)
+        assert engine._locate(key)[2].lock._fd < 0
+        assert payload_of(engine, key) == b"v" * 200
+        assert engine._locate(key)[2].lock._fd < 0, "a lookup takes no lock"
+
+
+def test_what_a_fork_inherits_makes_no_token_twice(tmp_path: Path) -> None:
+    """Tokens are drawn many at a time, and the child throws away what the parent has drawn."""
+    fresh()
+    theirs = in_processes(2, lambda _: [fresh() for _ in range(600)])
+    drawn = [*theirs[0], *theirs[1], *(fresh() for _ in range(600))]
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_closing(tmp_path: Path) -> None:
     """After close there is no descriptor, no mapping and no service."""
     Engine(tmp_path, geometry=SMALL).close()  # filelock, and what else the first call loads
@@ -100,6 +126,8 @@ def test_closing(tmp_path: Path) -> None:
     refused = pytest.raises(CacheClosedError, match=re.escape(str(tmp_path)))
     with refused:
         engine.get("k")
+    with refused:
+        engine.get("29")
     with refused:
         engine.put("k", b"")
     with refused:
@@ -255,11 +283,11 @@ def test_two_keys_of_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """They take the slot from each other; neither is ever served for the other."""
     from cachekit.tiers.file import engine as engine_module
 
-    def few(octets: bytes, salt: bytes) -> int:
-        return file_format.hash_of(octets, salt) & 0x7 | 1
+    def few(salt: bytes) -> Callable[[bytes], int]:
+        hash_of = file_format.hasher(salt)
+        return lambda octets: hash_of(octets) & 0x7 | 1
 
-    monkeypatch.setattr(engine_module, "hash_of", few)
-    monkeypatch.setattr(shard_module, "hash_of", few)
+    monkeypatch.setattr(engine_module, "hasher", few)
     with Engine(tmp_path, geometry=ROOMY) as engine:
         for step in range(200):
             key = f"k{step % 17}"
@@ -345,6 +373,9 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
             Engine(tmp_path, geometry=SMALL) as engine,
             Engine(tmp_path, geometry=SMALL, patience=2) as other,
         ):
+            for number in range(9):  # files are open, and the index has its size
+                engine.put(f"k{number}", b"0|" * 30)
+                other.put("other", b"v")
             for step in range(1500):
                 key = f"k{step % 9}"
                 try:
@@ -363,6 +394,7 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
             for number in range(9):
                 engine.put(f"k{number}", b"end")
                 assert payload_of(other, f"k{number}") == b"end"
+            engine.tick()  # what an interrupted step left behind
             check(engine, exact=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -442,5 +474,5 @@ def test_many_tiny_values(tmp_path: Path) -> None:
         check(engine)
         for files in [shard.files for shard in engine._shards]:
             taken = sum(size for _, size, _ in files.table.entries())
-            index = os.stat(files._index_path(files.index.generation)).st_size
+            index = os.stat(files.index_path(files.index.generation)).st_size
             assert taken + index <= engine.geometry.quota

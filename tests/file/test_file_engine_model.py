@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import pytest
 from file_checks import SMALL, check
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
+from cachekit.tiers.file import growth
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Record
 
@@ -235,7 +238,23 @@ class SmallEngineAgainstDict(EngineAgainstDict):
     may_evict = True
 
 
+class GrowingEngineAgainstDict(EngineAgainstDict):
+    """With an index that stays half copied for most of the time."""
+
+    geometry = replace(ROOMY, capacity=16)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def slot_by_slot() -> Iterator[None]:
+    """Each turn with the lock copies one slot of an index that grows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth, "_SLICE", 1)
+        yield
+
+
 EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
+TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

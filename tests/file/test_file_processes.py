@@ -20,6 +20,7 @@ from cachekit.errors import LockTimeoutError
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import fork, in_processes
+from cachekit.tiers.file.control import GENERATION
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Geometry
 from cachekit.tiers.file.locking import ShardLock
@@ -99,7 +100,9 @@ def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     def give_up(self: Shard, hashed: int, key: bytes, now: float) -> Any:
-        index = self.files.locked_index()
+        index = self.files.index
+        if index.generation != self.words[GENERATION]:
+            index = self.reopen()
         at = index.find(hashed)
         b = index.slots[at + 1] if at >= 0 else 0
         for _ in range(20):
@@ -149,7 +152,7 @@ def test_concurrent_first_open(tmp_path: Path) -> None:
     def work(number: int) -> list[str]:
         with Engine(tmp_path / "new", 4 << 20) as engine:
             engine.put(f"k{number}", b"%d" % number)
-        return [str(engine.geometry), engine._salt.hex()]
+        return [str(engine.geometry), hex(engine._hash_of(b"k"))]
 
     answers = in_processes(8, work)
     assert len(set(map(tuple, answers))) == 1

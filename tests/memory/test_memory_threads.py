@@ -133,11 +133,11 @@ def test_no_expired_value_under_threads(cache: MemoryCache, clock: ManualClock) 
 def test_nothing_comes_between_a_value_and_its_deadline(through: str, event: str) -> None:
     """A reader with an old value in hand does not take the deadline of a new one for its own."""
     clock = InterruptedClock()
-    with IntelligentCache(MemoryCache(2, clock=clock)) as cache:
+    with IntelligentCache(MemoryCache(2, clock=clock), file_cache=None) as cache:
         computed = iter(range(10))
         function = cache.cached(name="f", ttl=5)(lambda argument: next(computed))
         reads: dict[str, tuple[str, Callable[[], object]]] = {
-            "tier": ("k", lambda: cache.memory_cache.get_value("k")),
+            "tier": ("k", lambda: cache._memory.get_value("k")),
             "cache": ("k", lambda: cache.get("k")),
             "function": (function.key("k"), lambda: function("k")),
         }

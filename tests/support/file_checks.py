@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from cachekit.tiers.file.control import ENTRIES, USED
+from cachekit.tiers.file.control import BUSY, ENTRIES, NEW, NEW_CURSOR, NEW_ENTRIES, NEW_USED, USED
+from cachekit.tiers.file.effects import EFFECTS
 from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.files import ShardFiles
 from cachekit.tiers.file.format import Geometry
 from cachekit.tiers.file.index import Index
 from cachekit.tiers.file.segments import length_at
@@ -33,13 +35,17 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
     """
     for shard in engine._shards:
         files = shard.files
-        index = files.locked_index()
+        index = shard.lock.run(files.locked_index)
+        assert index is not None
         slots = index.slots.tolist() if hasattr(index.slots, "tolist") else list(index.slots)
         pairs = [(a, b) for a, b in zip(slots[::2], slots[1::2], strict=True) if a]
         live = [(a, b) for a, b in pairs if b]
         entries = files.table.entries()
         names = {index.segments.name(number) for number, _, _ in entries}
-        names |= {"lock", os.path.basename(files._index_path(index.generation))}
+        names |= {"lock", os.path.basename(files.index_path(index.generation))}
+        if files.words[NEW]:
+            names.add(os.path.basename(files.index_path(files.words[NEW])))
+            check_growth(files, index)
         found = set(os.listdir(files._directory))
         assert len({a for a, _ in pairs}) == len(pairs), "a key has two slots"
         for a, _ in pairs:
@@ -64,6 +70,18 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
             assert files.words[ENTRIES] >= len(live)
         assert files.words[USED] * 10 <= index.capacity * 6 + 10
     assert disk_usage(engine.path) <= engine.geometry.limit
+
+
+def check_growth(files: ShardFiles, index: Index) -> None:
+    """The index that is being filled says what the old one says of the slots before the cursor."""
+    assert not files.words[BUSY]
+    new = Index(files.index_path(files.words[NEW]), files.words[NEW], EFFECTS)
+    old, copied = index.slots.tolist()[: files.words[NEW_CURSOR]], new.slots.tolist()
+    expected = {a: b for a, b in zip(old[::2], old[1::2], strict=True) if b}
+    assert {a: b for a, b in zip(copied[::2], copied[1::2], strict=True) if b} == expected
+    assert files.words[NEW_USED] == sum(1 for a in copied[::2] if a)
+    assert files.words[NEW_ENTRIES] == len(expected)
+    assert all(copied[new.find(a)] == a for a in copied[::2] if a)
 
 
 def _record_size(index: Index, b: int) -> int:

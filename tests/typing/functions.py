@@ -17,7 +17,7 @@ from cachekit import (
     cache_result,
 )
 
-cache = IntelligentCache()
+cache = IntelligentCache(file_cache=None)
 
 
 @cache_result

@@ -5,6 +5,10 @@ The words of a block, changed only under the lock of its shard; `format` says in
     0 magic     1 generation of the index (incarnation << 32 | generation)     2 tail (segment << 32 | bytes)
     3 number of the next segment     4 slots in use, deleted ones included     5 entries
     6 reclaim's cursor (segment << 32 | offset)     7 what reclaim has copied of that segment, and its mode
+    8 slots of the index
+    9 generation of the index that is being filled to take its place, or 0 (see `growth`): then also
+    10 its slots     11 its slots in use     12 its entries     13 words of the old index copied to it
+    14 not 0 while the two are being changed     15 the last generation that was given to a file
     16... the table of segments: number, size in bytes, live bytes; number 0 is a free entry. Sizes are
           whole pages, and odd by one (ALONE) where a large record has the file to itself
 
@@ -30,6 +34,14 @@ USED: Final = 4
 ENTRIES: Final = 5
 CURSOR: Final = 6
 COPIED: Final = 7
+CAPACITY: Final = 8
+NEW: Final = 9
+NEW_CAPACITY: Final = 10
+NEW_USED: Final = 11
+NEW_ENTRIES: Final = 12
+NEW_CURSOR: Final = 13
+BUSY: Final = 14
+LAST: Final = 15
 TABLE: Final = 16
 
 ALONE: Final = 1  # in a size
@@ -113,17 +125,26 @@ class Table:
 
     def gain(self, segment: int, size: int) -> None:
         """Count live bytes, before their slot is stored."""
-        place = self.find(segment)
+        words = self.words
+        # As in `find`, whose call is a tenth of a write.
+        place = self._places.get(segment, 0)
+        if words[place] != segment:
+            place = self.find(segment)
         if place:
-            self.words[place + 2] += size
+            words[place + 2] += size
 
     def lose(self, segment: int, size: int) -> int:
         """Count them off, after their slot was changed; what is left."""
-        place = self.find(segment)
+        words = self.words
+        place = self._places.get(segment, 0)
+        if words[place] != segment:
+            place = self.find(segment)
         if not place:
             return 0
-        left: int = max(0, self.words[place + 2] - size)
-        self.words[place + 2] = left
+        left: int = words[place + 2] - size
+        if left < 0:
+            left = 0
+        words[place + 2] = left
         return left
 
     def entries(self) -> list[tuple[int, int, int]]:

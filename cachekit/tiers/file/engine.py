@@ -14,22 +14,28 @@ import resource
 from collections.abc import Iterable, Iterator
 from math import inf
 from types import TracebackType
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 from cachekit import forks
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
-from cachekit.fences import FLUX, TagTokens
+from cachekit.fences import FLUX, SharedFence, TagTokens
+from cachekit.model import NO_TAGS
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
 from cachekit.tiers.file.directory import open_directory
 from cachekit.tiers.file.effects import EFFECTS, Effects
-from cachekit.tiers.file.format import Geometry, Record, encode, hash_of, record_size
+from cachekit.tiers.file.format import Geometry, Record, encode, hasher, record_size
 from cachekit.tiers.file.shard import Shard
 from cachekit.tiers.file.tokens import Tokens, fresh
 
 _PATIENCE: Final = 2.0
+#: Keys whose place is remembered: one that was just asked for is what will be stored, or asked for again,
+#: and its hash costs as much as all the rest of a lookup that fails.
+_MOST_KNOWN: Final = 4096
+#: A key encoded, its hash, its shard, and the word of its token.
+_Location: TypeAlias = "tuple[bytes, int, Shard, int]"
 
 
 class EngineStats(NamedTuple):
@@ -65,8 +71,8 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_last_stats", "_salt", "_shard_shift", "_shards", "_time", "_users",
-        "geometry", "path",
+        "__weakref__", "_closed", "_hash_of", "_known", "_last_stats", "_shard_shift", "_shards", "_time",
+        "_users", "geometry", "path",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +94,8 @@ class Engine:
         self.path = directory.path
         self.geometry = geometry = directory.geometry
         self._users = directory.users
-        self._salt = directory.salt
+        self._hash_of = hasher(directory.salt)
+        self._known: dict[str, _Location] = {}
         self._closed = False
         self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
@@ -107,7 +114,7 @@ class Engine:
                         blocks[number],
                         tokens,
                         geometry,
-                        self._salt,
+                        self._hash_of,
                         patience,
                         most_mapped,
                         effects,
@@ -122,12 +129,7 @@ class Engine:
 
     def get(self, key: str) -> Record | None:
         """The live record of a key, or None."""
-        octets = key.encode("utf-8", "surrogatepass")
-        hashed = hash_of(octets, self._salt)
-        try:
-            shard = self._shards[hashed >> self._shard_shift]
-        except IndexError:  # cheaper than asking first
-            raise self._refusal() from None
+        octets, hashed, shard, _ = self._known.get(key) or self._locate(key)
         return shard.get(hashed, octets, self._time())
 
     def keys(self, pattern: re.Pattern[str] | None = None) -> Iterator[str]:
@@ -147,10 +149,8 @@ class Engine:
 
         With the FLUX bit set, a write is under way, and nothing that is read now may be kept elsewhere.
         """
-        hashed = self._hash(key)
-        shard = self._open_shards()[hashed >> self._shard_shift]
+        _, _, shard, bucket = self._known.get(key) or self._locate(key)
         tokens = shard.tokens
-        bucket = tokens.bucket(hashed)
         token: int = tokens.words[bucket]
         if token & FLUX and tokens.is_abandoned(bucket, token):
             shard.lock.run(tokens.settle, bucket, token)
@@ -168,6 +168,22 @@ class Engine:
     def tag_epoch(self) -> int:
         """The same twice, and without the FLUX bit: no tag at all was invalidated in between."""
         return self._open_shards()[0].tokens.epoch()
+
+    def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
+        """The tokens of a key and tags as a fence, to be taken before the record, or the value, is read."""
+        tokens = self._open_shards()[0].tokens
+        # First: who finds it unchanged later need not compare the tags. All through an invalidation that
+        # would not be so, hence 0, which it never is.
+        epoch = tokens.epoch()
+        if epoch & FLUX:
+            epoch = 0
+        tags = tokens.of_tags(names)
+        bucket = (self._known.get(key) or self._locate(key))[3]
+        return SharedFence(tokens, key, bucket, self.token(key), epoch, names, tags)
+
+    def owns(self, fence: SharedFence) -> bool:
+        """Whether the fence was taken here: tokens of another directory mean nothing in this one."""
+        return fence.tokens is self._open_shards()[0].tokens
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -204,17 +220,14 @@ class Engine:
             OSError: the disk is full, or fails. Whatever the key had is gone.
             LockTimeoutError: nothing was changed.
         """
-        octets = key.encode("utf-8", "surrogatepass")
-        hashed = hash_of(octets, self._salt)
-        shard = self._open_shards()[hashed >> self._shard_shift]
-        bucket = shard.tokens.bucket(hashed)
+        octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
         if expect is not None and expect & FLUX:
             return None
         token = fresh()
         if len(payload) + len(octets) > self.geometry.segment >> 3:
             self._refuse_too_large(octets, payload, tags, shard, hashed, bucket, token, expect)
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
-        stored = shard.put(hashed, record, bucket, token, expect, FLUX if in_flux else 0)
+        stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, FLUX if in_flux else 0)
         # None: from inside another write of this thread, after which it will be stored.
         return None if stored is False else token
 
@@ -238,31 +251,26 @@ class Engine:
         Raises:
             ValueTooLargeError: it is larger than its shard of the limit.
         """
-        octets = key.encode("utf-8", "surrogatepass")
-        hashed = hash_of(octets, self._salt)
-        shard = self._open_shards()[hashed >> self._shard_shift]
+        octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
         if expect & FLUX:
             return False
         if record_size(len(octets), len(payload), len(tags)) > shard.files.largest():
             raise self._too_large(len(payload), shard)
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
-        return _outcome(shard.add(hashed, octets, record, shard.tokens.bucket(hashed), expect, self._time()))
+        return _outcome(shard.add(hashed, octets, record, bucket, expect, self._time()))
 
     def delete(self, key: str, *, in_flux: bool = False) -> tuple[bool, int]:
         """Remove a key, and change its token whether or not it was there; if it was, and the token."""
-        octets = key.encode("utf-8", "surrogatepass")
-        hashed = hash_of(octets, self._salt)
-        shard = self._open_shards()[hashed >> self._shard_shift]
+        octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
         token = fresh()
         last = FLUX if in_flux else 0
-        removed = shard.delete(hashed, octets, shard.tokens.bucket(hashed), token, last, self._time())
+        removed = shard.delete(hashed, octets, bucket, token, last, self._time())
         return bool(removed), token
 
     def settle(self, key: str, token: int) -> bool:
         """End a write that was left in flux; whether `token` is the key's now, and nobody wrote meanwhile."""
-        hashed = self._hash(key)
-        shard = self._open_shards()[hashed >> self._shard_shift]
-        return bool(shard.settle(shard.tokens.bucket(hashed), token, fresh()))
+        _, _, shard, bucket = self._known.get(key) or self._locate(key)
+        return bool(shard.settle(bucket, token, fresh()))
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
         """From now on no record is found that was stored with a token of one of the tags. No lock."""
@@ -273,18 +281,21 @@ class Engine:
 
         Before and after: what was read, or loaded, in between is kept nowhere.
         """
+        self.renew_tokens()
         removed = 0
-        for shard in self._open_shards():
-            shard.renew_tokens()
         for key in self.keys(pattern):
             removed += self.delete(key)[0]
-        for shard in self._open_shards():
-            shard.renew_tokens()
+        self.renew_tokens()
         return removed
 
     def clear(self) -> int:
         """Remove everything, and change all tokens; how many entries that were, about."""
         return sum([shard.clear() or 0 for shard in self._open_shards()])
+
+    def renew_tokens(self) -> None:
+        """Change the tokens of all keys: whatever was read until now is kept nowhere else."""
+        for shard in self._open_shards():
+            shard.renew_tokens()
 
     # -- upkeep -----------------------------------------------------------------------------------------
 
@@ -323,6 +334,7 @@ class Engine:
             shard.close()
         # The mappings go with the last reader that is under way.
         self._shards = ()
+        self._known = {}
         os.close(self._users)
 
     def before_fork(self) -> None:
@@ -348,8 +360,17 @@ class Engine:
 
     # -- inside -----------------------------------------------------------------------------------------
 
-    def _hash(self, key: str) -> int:
-        return hash_of(key.encode("utf-8", "surrogatepass"), self._salt)
+    def _locate(self, key: str) -> _Location:
+        # In this order: what a `close` in between has emptied is not filled again.
+        known, shards = self._known, self._open_shards()
+        octets = key.encode("utf-8", "surrogatepass")
+        hashed = self._hash_of(octets)
+        shard = shards[hashed >> self._shard_shift]
+        found = (octets, hashed, shard, shard.tokens.bucket(hashed))
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[key] = found
+        return found
 
     def _open_shards(self) -> tuple[Shard, ...]:
         if self._closed:

@@ -13,9 +13,22 @@ import threading
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, final
 
-from cachekit.tiers.file import control, reclaim
+from cachekit.tiers.file import control, growth, reclaim
 from cachekit.tiers.file import index as index_file
-from cachekit.tiers.file.control import ALONE, CURSOR, ENTRIES, GENERATION, NEXT, TAIL, USED, Table
+from cachekit.tiers.file.control import (
+    ALONE,
+    BUSY,
+    CAPACITY,
+    CURSOR,
+    ENTRIES,
+    GENERATION,
+    NEW,
+    NEW_CAPACITY,
+    NEXT,
+    TAIL,
+    USED,
+    Table,
+)
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.format import (
     HEADER,
@@ -31,7 +44,7 @@ from cachekit.tiers.file.format import (
     Geometry,
     place,
 )
-from cachekit.tiers.file.index import Index, file_size
+from cachekit.tiers.file.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.locking import AGAIN, Again
 from cachekit.tiers.file.segments import Content, Segments, length_at
 
@@ -62,7 +75,7 @@ class ShardFiles:
     """Index, segments and control block of one shard.
 
     Args:
-        directory: of the shard; it is there.
+        directory: of the shard; it is there as soon as its lock was held.
         words: its control block.
         geometry: of the whole directory.
         most_mapped: how many segments to keep mapped.
@@ -70,10 +83,11 @@ class ShardFiles:
     """
 
     index: Index  #: the last one that this process saw
+    growing: Index | None  #: the last one that this process saw being filled
 
     __slots__ = (
-        "_directory", "_effects", "_most_mapped", "_owed", "_pwrite", "counter", "geometry", "index",
-        "opening", "table", "words",
+        "_directory", "_most_mapped", "_most_shared", "_owed", "_pwrite", "_segment_size", "_writing",
+        "counter", "effects", "geometry", "growing", "index", "opening", "table", "words",
     )  # fmt: skip
 
     def __init__(
@@ -83,17 +97,25 @@ class ShardFiles:
         self.words = words
         self.geometry = geometry
         self._most_mapped = most_mapped
-        self._effects = effects
+        self.effects = effects
         self._pwrite = effects.pwrite
+        self._segment_size = geometry.segment
+        #: A larger record gets a file of its own.
+        self._most_shared = geometry.segment >> 2
         self._owed = 0
         self.counter = Counter()
         self.table = Table(words, geometry)
+        # No file is touched before somebody asks for a key of this shard.
+        self.index = NO_INDEX
+        self.growing = None
+        #: The last one that was seen under the lock.
+        self._writing = NO_INDEX
         #: Held while an index is opened; see `open_index`.
         self.opening = threading.RLock()
 
     # -- life -------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Take up what is there if it is sound, or begin anew; and clear what crashes left."""
         try:
             entries = self.table.entries()
@@ -103,6 +125,7 @@ class ShardFiles:
         except (ValueError, FileNotFoundError):
             self.reset()
             entries = []
+        self.words[CAPACITY] = self.index.capacity
         segments = self.index.segments
         for number, size, _ in entries:
             # A file that was cut, or an entry that was changed: readers would find out, the limit not.
@@ -141,8 +164,8 @@ class ShardFiles:
         words[NEXT] = 1
         generation = incarnation << 32 | 1
         self._remove_all_but(set())
-        path = self._index_path(generation)
-        index_file.write(path, generation, self.geometry.capacity, None, set(), self._effects)
+        index_file.create(self.index_path(generation), generation, self.geometry.capacity, self.effects)
+        words[CAPACITY] = self.geometry.capacity
         words[GENERATION] = generation
         words[0] = control.MAGIC
         self.open_index(generation)
@@ -158,7 +181,7 @@ class ShardFiles:
             else:
                 self.remove_segment(number)
         known = {index.segments.name(number) for number in numbers}
-        known.add(os.path.basename(self._index_path(index.generation)))
+        known |= {os.path.basename(self.index_path(at)) for at in (index.generation, words[NEW])}
         self._remove_all_but(known)
         index.segments.forget_all_but(numbers)
 
@@ -184,52 +207,88 @@ class ShardFiles:
         """Remove index and segment files of other names."""
         for name in os.listdir(self._directory):
             if name not in known and name.endswith((".segment", ".index")):
-                self._effects.unlink(f"{self._directory}/{name}")
+                self.effects.unlink(f"{self._directory}/{name}")
 
     # -- the index of the moment ------------------------------------------------------------------------
 
-    def _index_path(self, generation: int) -> str:
+    def index_path(self, generation: int) -> str:
+        """Where the index of that generation is."""
         return f"{self._directory}/{generation >> 32:x}-{generation & _LOW32:x}.index"
+
+    def remove_index(self, generation: int) -> None:
+        """Remove the file of an index, if it is there."""
+        try:
+            self.effects.unlink(self.index_path(generation))
+        except FileNotFoundError:
+            pass
 
     def open_index(self, generation: int) -> Index:
         """Have the index of that generation for `index`; raises as `Index` does."""
         # Readers come here without the lock of the shard; two that opened the same would lose one.
         with self.opening:
-            before: Index | None = getattr(self, "index", None)
-            if before is not None and before.generation == generation:
+            before = self.index
+            if before.generation == generation:
                 return before
-            index = Index(self._index_path(generation), generation, self._effects)
+            index = Index(self.index_path(generation), generation, self.effects)
             incarnation = generation >> 32
-            if before is not None and before.segments.incarnation == incarnation:
+            if before.segments.incarnation == incarnation:
                 index.segments = before.segments
             else:
-                if before is not None:
-                    before.segments.close_writer()
+                before.segments.close_writer()
                 index.segments = Segments(
-                    self._directory, incarnation, self.geometry.segment, self._most_mapped, self._effects
+                    self._directory, incarnation, self.geometry.segment, self._most_mapped, self.effects
                 )
             self.index = index
             return index
 
     def locked_index(self) -> Index:
-        """The index, under the lock; a damaged one is dropped."""
-        index, generation = self.index, self.words[GENERATION]
-        if index.generation != generation:
+        """The index, under the lock, after some of its growth; a damaged one is dropped."""
+        index, words = self._writing, self.words
+        if index.generation != words[GENERATION]:
+            index = self._take_up()
+        if words[NEW]:
+            index = self._writing = growth.step(self, index)
+        return index
+
+    def _take_up(self) -> Index:
+        """What `locked_index` does when there is another index than before, or none was seen so far."""
+        if self._writing is NO_INDEX:
+            self._begin()
+        else:
             try:
-                return self.open_index(generation)
+                self.open_index(self.words[GENERATION])
             except (ValueError, FileNotFoundError):
                 self.counter.damaged += 1
                 self.reset()
+        self._writing = self.index
         return self.index
 
     # -- the steps of a write ---------------------------------------------------------------------------
 
     def make_room(self, hashed: int, record: bytes) -> tuple[Index, int, int] | Again:
         """Append the record: the index, its slot, and the B to store there. AGAIN after making room."""
-        index = self.locked_index()
-        at = index.place(hashed)
-        if at < 0 or (not index.slots[at] and (self.words[USED] + 1) * 10 > index.capacity * 6):
-            return self._grow(index)
+        index, words = self._writing, self.words
+        if index.generation != words[GENERATION] or words[NEW]:
+            index = self.locked_index()
+        slots, mask = index.slots, index.mask
+        at = hashed - 1 & mask
+        # What `index.place` and `append` do for most records, without their calls.
+        a = slots[at]
+        if a and a != hashed:
+            at = index.place(hashed)
+            a = slots[at] if at >= 0 else 0
+        if at < 0 or (not a and not growth.has_room(self, index)):
+            return AGAIN
+        size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
+        offset = tail & _LOW32
+        if (
+            size <= self._most_shared
+            and tail >> 32 == segment
+            and offset + size <= self._segment_size
+            and self._pwrite(fd, record, offset) == size
+        ):
+            words[TAIL] = tail + size
+            return index, at, place(segment, offset, size, int.from_bytes(record[:4], "little"))
         try:
             b = self.append(record, 1)
         except _NumbersUsedUpError:
@@ -237,9 +296,18 @@ class ShardFiles:
             return AGAIN
         if b:
             return index, at, b
-        if not reclaim.step(self, _SLICE, self.geometry.limit):
-            raise OSError(errno.ENOSPC, f"{self._directory} has no room for {len(record)} bytes more")
+        self.make_way(len(record))
         return AGAIN
+
+    def make_way(self, size: int) -> None:
+        """Some of what is stored goes.
+
+        Raises:
+            OSError: there is nothing left that could.
+        """
+        # While an index grows, there are two; each turn with the lock brings that nearer to its end.
+        if not reclaim.step(self, _SLICE, self.geometry.limit) and not self.words[NEW]:
+            raise OSError(errno.ENOSPC, f"{self._directory} has no room for {size} bytes more")
 
     def append(self, record: bytes, spare: int) -> int:
         """Write a record beyond the tail; the B that names it, or 0 if that needs room first.
@@ -251,7 +319,7 @@ class ShardFiles:
         size = len(record)
         words = self.words
         segment_size = self.geometry.segment
-        if size > segment_size >> 2:
+        if size > self._most_shared:
             on_disk = -(-size // PAGE) * PAGE + ALONE
             segment, offset = self._new_segment(on_disk, size, spare), 0
             if not segment:
@@ -272,7 +340,7 @@ class ShardFiles:
         while written < size:
             # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
             written += self._pwrite(fd, record[written:], offset + written)
-        if size <= segment_size >> 2:
+        if size <= self._most_shared:
             words[TAIL] = segment << 32 | offset + size
         return place(segment, offset, size, int.from_bytes(record[:4], "little"))
 
@@ -280,6 +348,9 @@ class ShardFiles:
         """Have the slot name a record that was appended."""
         words, slots, table = self.words, index.slots, self.table
         before = slots[at + 1]
+        growing = words[NEW]
+        if growing:
+            words[BUSY] = 1
         # Counts go up first and down last, so that a crash leaves them too high: see `format`.
         table.gain(b >> SEGMENT_SHIFT, size)
         if slots[at]:
@@ -293,6 +364,8 @@ class ShardFiles:
             slots[at + 1] = b
             slots[at] = hashed
         index.visited[at >> 1] = 0
+        if growing:
+            growth.follow(self, index, at)
         if before:
             self._lose(index, before)
 
@@ -300,16 +373,24 @@ class ShardFiles:
         """Have the slot name a copy of its record."""
         before = index.slots[at + 1]
         self.table.gain(b >> SEGMENT_SHIFT, size)
-        index.slots[at + 1] = b
-        index.visited[at >> 1] = 0
+        self._change(index, at, b)
         self._lose(index, before)
 
     def clear_slot(self, index: Index, at: int) -> None:
         """The entry is no more."""
         before = index.slots[at + 1]
-        index.slots[at + 1] = 0
+        self._change(index, at, 0)
         self.words[ENTRIES] = max(0, self.words[ENTRIES] - 1)
         self._lose(index, before)
+
+    def _change(self, index: Index, at: int, b: int) -> None:
+        growing = self.words[NEW]
+        if growing:
+            self.words[BUSY] = 1
+        index.slots[at + 1] = b
+        index.visited[at >> 1] = 0
+        if growing:
+            growth.follow(self, index, at)
 
     def _lose(self, index: Index, b: int) -> None:
         """Count the record that a slot named before off its segment, and remove a segment that is dead."""
@@ -336,17 +417,20 @@ class ShardFiles:
 
     def room(self) -> int:
         """Bytes that are left of the quota."""
-        return self.geometry.quota - self.table.total() - file_size(self.index.capacity)
+        new = file_size(self.words[NEW_CAPACITY]) if self.words[NEW] else 0
+        return self.geometry.quota - self.table.total() - file_size(self.index.capacity) - new
 
     def largest(self) -> int:
         """The largest record that there would be room for if all others went; without a lock."""
-        return self.geometry.quota - self.geometry.segment - file_size(self.index.capacity) - PAGE
+        index = file_size(max(self.words[CAPACITY], self.words[NEW_CAPACITY] if self.words[NEW] else 0))
+        return self.geometry.quota - self.geometry.segment - index - PAGE
 
     def bytes_taken(self) -> int:
         """Bytes that index and segments take on disk; without a lock, so a moment old."""
         words = self.words
         unused = self.geometry.segment - (words[TAIL] & _LOW32) if words[TAIL] else 0
-        return self.table.total() + file_size(self.index.capacity) - unused
+        index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
+        return self.table.total() + index - unused if words[GENERATION] else 0
 
     def _roll(self, spare: int) -> int:
         """A new segment for the tail; 0 if there is no room for it."""
@@ -382,34 +466,3 @@ class ShardFiles:
             owed, self._owed = self._owed, 0
             if self.words[CURSOR]:
                 reclaim.step(self, _SLICE, owed)
-
-    def _grow(self, index: Index) -> Again:
-        """A larger index, or one of the same size without deleted slots, or fewer entries."""
-        capacity = index.capacity
-        entries = index.count()
-        larger = capacity * 2 if entries * 10 >= capacity * 3 else capacity
-        quota = self.geometry.quota
-        # Half of the quota at the most, for both; with many tiny values, entries go instead.
-        enough = larger == capacity or file_size(capacity) + file_size(larger) <= quota // 2
-        if not enough and entries * 2 <= capacity:
-            larger, enough = capacity, True
-        if not enough or self.room() < file_size(larger):
-            if not reclaim.step(self, _SLICE, self.geometry.limit):
-                raise OSError(errno.ENOSPC, f"{self._directory} has no room for its index")
-            return AGAIN
-        self._rebuild(index, larger)
-        return AGAIN
-
-    def _rebuild(self, index: Index, capacity: int) -> None:
-        words = self.words
-        generation = index.generation + 1
-        path = self._index_path(generation)
-        if os.path.exists(path):
-            self._effects.unlink(path)  # of a rebuild that was cut off
-        segments = {number for number, _, _ in self.table.entries()}
-        count = index_file.write(path, generation, capacity, index, segments, self._effects)
-        words[GENERATION] = generation
-        words[USED] = count
-        words[ENTRIES] = count
-        self.open_index(generation)
-        self._effects.unlink(self._index_path(index.generation))

@@ -44,7 +44,7 @@ A write holds the lock of its shard, which dies with its process. In order:
 
 The counts of live bytes and entries go up before 4 and down after 5, so a crash can only leave them too
 high: a segment that counts no live byte has none. Too many entries are put right when the index is
-rebuilt, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
+replaced, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
 step fails, the slot's B becomes 0 and the token changes: a write that could not be stored still
 invalidates.
 
@@ -56,9 +56,14 @@ crash leaves an entry without a file, or with an empty one, and reclaim removes 
 the other order, file first. Numbers are never used again, files never shrink: a reader that mapped one
 before it was unlinked goes on reading what it held.
 
-A new index is filled aside under the lock, then one store of the generation word makes it the index,
-then the old file is unlinked. A reader compares the generation before every probe. A crash leaves a
-file of a generation that is not in the control block; it is removed on open and on the next roll.
+A larger index is filled beside the old one, some slots with each write, so that no write waits for all
+(see `growth`). The file comes first, then the word that says it is being filled. Who changes a slot
+while that lasts, or copies some, sets a word before and clears it after: 4 and 5 happen in the old
+index, then in the new one. The last copy is followed by one store of the generation word, which makes
+it the index, and then the old file is unlinked. A reader compares the generation before every probe. A
+crash between the two stores leaves the word set: the copy is thrown away and begins anew, in a file of
+another generation, for some process may have the first one mapped. A file of a generation that is not
+in the control block is removed when a process first writes in the shard, and on the next roll.
 
 So every state that a crash can leave is consistent: there is no dirty flag, and no recovery pass.
 
@@ -67,14 +72,15 @@ Damage
 Records carry their crc, and readers check it, and the key, on a private copy. Slots are not trusted: a
 slot that names no sound record of its hash is cleared. An index of the wrong size, generation or magic
 is dropped together with the shard's segments; rebuilding it from them would bring back deleted keys.
-The control block is checked on open. Damage to manifest, or the headers of tokens and control, empties
-the directory. A file cut while a process has it mapped is SIGBUS, and beyond this promise.
+A process checks the control block before its first write in the shard. Damage to manifest, or the
+headers of tokens and control, empties the directory. A file cut while a process has it mapped is
+SIGBUS, and beyond this promise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from struct import Struct
@@ -121,12 +127,20 @@ class Record(NamedTuple):
     tags: TagTokens  #: bucket and token of each tag, as they were when the value was read
 
 
-def hash_of(octets: bytes, salt: bytes) -> int:
-    """The 64-bit hash of an encoded key with the lowest bit set: the A of its slot.
+def hasher(salt: bytes) -> Callable[[bytes], int]:
+    """The function from an encoded key to its 64-bit hash with the lowest bit set: the A of its slot.
 
     Salted for each directory, so that nobody can prepare keys that all want the same slot.
     """
-    return int.from_bytes(blake2b(octets, digest_size=8, salt=salt).digest(), "little") | 1
+    begin = blake2b(digest_size=8, salt=salt).copy  # half of the cost of beginning with the salt
+    from_bytes = int.from_bytes
+
+    def hash_of(octets: bytes) -> int:
+        hashing = begin()
+        hashing.update(octets)
+        return from_bytes(hashing.digest(), "little") | 1
+
+    return hash_of
 
 
 def record_size(key_length: int, payload_length: int, tags: int) -> int:
@@ -159,9 +173,9 @@ def decode_tags(record: bytes, count: int) -> TagTokens:
 
 def place(segment: int, offset: int, length: int, crc: int) -> int:
     """The B of a slot."""
-    return (
-        segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | min(length, LONG) << LENGTH_SHIFT | crc & CRC_MASK
-    )
+    if length > LONG:
+        length = LONG
+    return segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc & CRC_MASK
 
 
 @dataclass(frozen=True)

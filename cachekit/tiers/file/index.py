@@ -1,4 +1,4 @@
-"""The hash index of one shard: a file of slots that every process maps, replaced as a whole to grow.
+"""The hash index of one shard: a file of slots that every process maps, and another file in time.
 
     words 0-7   magic, generation, capacity, 0...
     slots       capacity pairs of words A, B (see `format`)
@@ -6,7 +6,8 @@
 
 Open addressing with linear probing: a key is at the first slot from its home whose A is its own, and
 not there if a slot with A = 0 comes first. At most 0.6 of the slots are in use, deleted ones included;
-a slot is never given to another hash. Readers take no lock; `place` and what follows need the shard's.
+a slot is never given to another hash. Readers take no lock; `place` needs that of the shard, and so do
+all stores. A file never grows: `growth` fills a larger one, which then takes its place.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.format import FORMAT, SEGMENT_SHIFT
+from cachekit.tiers.file.effects import EFFECTS, Effects
+from cachekit.tiers.file.format import FORMAT
 from cachekit.tiers.file.segments import Segments
 
 _MAGIC: Final = int.from_bytes(b"ckINDEX\0", "little") + FORMAT
@@ -96,48 +97,23 @@ class Index:
             at = at + 2 & mask
         return -1
 
-    def count(self) -> int:
-        """How many entries there are, counted."""
-        return self.capacity - self.slots[1::2].tolist().count(0)
+
+def _no_index() -> Index:
+    index = Index.__new__(Index)
+    index.generation = -1
+    index.segments = Segments("", -1, 0, 0, EFFECTS)
+    return index
 
 
-def write(
-    path: str, generation: int, capacity: int, old: Index | None, segments: set[int], effects: Effects
-) -> int:
-    """Make the file of a new index with what an old one holds; how many entries that are.
+#: What stands for the index of a shard that this process has not opened: of no generation there is.
+NO_INDEX: Final = _no_index()
 
-    Left out are deleted slots, slots of segments that are gone, and slots that a probe for their own
-    hash does not lead to: those are damage, and were misses before.
-    """
-    slots = array("Q", bytes(16 * capacity))
-    visited = bytearray(capacity)
-    count = 0
-    if old is not None:
-        words = old.slots.tolist()
-        seen = bytes(old.visited)
-        mask, old_mask = 2 * capacity - 1, old.mask
-        for at in range(0, len(words), 2):
-            b = words[at + 1]
-            if not b or b >> SEGMENT_SHIFT not in segments:
-                continue
-            a = words[at]
-            if a - 1 & old_mask != at and old.find(a) != at:
-                continue
-            to = a - 1 & mask
-            while slots[to]:
-                to = to + 2 & mask
-            slots[to] = a
-            slots[to + 1] = b
-            visited[to >> 1] = seen[at >> 1]
-            count += 1
-    head = array("Q", [_MAGIC, generation, capacity, 0, 0, 0, 0, 0]).tobytes()
+
+def create(path: str, generation: int, capacity: int, effects: Effects) -> None:
+    """Make the file of an index that holds nothing yet."""
     fd = effects.create(path)
     try:
         effects.allocate(fd, file_size(capacity))
-        content = memoryview(head + slots.tobytes() + bytes(visited))
-        written = 0
-        while written < len(content):
-            written += effects.pwrite(fd, content[written:], written)
+        effects.pwrite(fd, array("Q", [_MAGIC, generation, capacity]).tobytes(), 0)
     finally:
         os.close(fd)
-    return count

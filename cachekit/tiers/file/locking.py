@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
-from cachekit.errors import LockTimeoutError
+from cachekit.errors import CacheClosedError, LockTimeoutError
 
 
 class _Again(enum.Enum):
@@ -34,13 +34,17 @@ _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
 _MOST_TURNS: Final = 10_000
 
+# In place of a descriptor.
+_UNOPENED: Final = -1
+_CLOSED: Final = -2
+
 
 @final
 class ShardLock:
     """Mutual exclusion of threads and processes, by the file `path`.
 
     Args:
-        path: the lock file; made if it is not there, and never removed.
+        path: the lock file; made at first use, with its directory, if it is not there, and never removed.
         patience: the most seconds that anybody waits.
     """
 
@@ -57,10 +61,17 @@ class ShardLock:
         self._front = threading.RLock()
         self._owner = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self._fd = self._open()
+        self._fd = _UNOPENED
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _open(self) -> None:
+        if self._fd == _CLOSED:
+            raise CacheClosedError(f"{os.path.dirname(self.path)} was closed")
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._fd = os.open(self.path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            self._fd = os.open(self.path, flags, 0o600)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while nobody else, thread or process, is in a `run` of this file.
@@ -72,37 +83,37 @@ class ShardLock:
         Raises:
             LockTimeoutError: the lock was not to be had within `patience`.
         """
-        if self._owner == threading.get_ident():
+        me = threading.get_ident()
+        if self._owner == me:
             self._deferred.append((operation, arguments))
             return None
         try:
             for _ in range(_MOST_TURNS):
-                result = self._run_once(operation, *arguments)
+                entered = time.monotonic()
+                # `with` leaves no gap in which a signal handler's exception could strand the front lock.
+                # It has no deadline, but whoever is in front of us has one, and ours began before.
+                with self._front:
+                    if self._fd < 0:
+                        self._open()
+                    try:
+                        self._owner = me
+                        if not self._lock(self._fd, blocking=False):
+                            self._wait(entered + self.patience)
+                        result = operation(*arguments)
+                    finally:
+                        self._owner = 0
+                        try:
+                            self._unlock(self._fd)
+                        except BaseException:
+                            # A signal handler's exception on the way in; unlocking twice does no harm.
+                            self._unlock(self._fd)
+                            raise
                 if result is not AGAIN:
                     return result
             raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
         finally:
             if self._deferred:
                 self._run_deferred()
-
-    def _run_once(self, operation: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
-        entered = time.monotonic()
-        # `with` leaves no gap in which a signal handler's exception could strand the front lock. It has
-        # no deadline, but whoever is in front of us has one, and ours began before.
-        with self._front:
-            try:
-                self._owner = threading.get_ident()
-                if not self._lock(self._fd, blocking=False):
-                    self._wait(entered + self.patience)
-                return operation(*arguments)
-            finally:
-                self._owner = 0
-                try:
-                    self._unlock(self._fd)
-                except BaseException:
-                    # A signal handler's exception on the way in; unlocking twice does no harm.
-                    self._unlock(self._fd)
-                    raise
 
     def _wait(self, deadline: float) -> None:
         while True:
@@ -130,7 +141,7 @@ class ShardLock:
         with self._front:
             if self._fd >= 0:
                 os.close(self._fd)
-                self._fd = -1
+            self._fd = _CLOSED
 
     def before_fork(self) -> None:
         """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""
@@ -146,4 +157,4 @@ class ShardLock:
         self._deferred.clear()
         if self._fd >= 0:
             os.close(self._fd)
-            self._fd = self._open()
+            self._fd = _UNOPENED

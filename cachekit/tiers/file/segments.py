@@ -10,13 +10,15 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Collection
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.format import HEADER, record_size
 
 #: Slicing either yields a private copy.
 Content: TypeAlias = "mmap.mmap | bytes"
+#: No segment has this number, nor any file this descriptor.
+_NONE: Final = (-1, -1)
 
 
 @final
@@ -30,7 +32,7 @@ class Segments:
         most_mapped: how many to keep mapped; each takes a descriptor.
     """
 
-    __slots__ = ("_directory", "_effects", "_most_mapped", "_size", "_writer", "incarnation", "mapped")
+    __slots__ = ("_directory", "_effects", "_most_mapped", "_size", "incarnation", "mapped", "writing")
 
     def __init__(
         self, directory: str, incarnation: int, size: int, most_mapped: int, effects: Effects
@@ -41,7 +43,8 @@ class Segments:
         self._effects = effects
         self.incarnation = incarnation
         self.mapped: dict[int, mmap.mmap] = {}
-        self._writer = (0, -1)
+        #: The segment that we wrote in last, and its descriptor.
+        self.writing: tuple[int, int] = _NONE
 
     def name(self, segment: int) -> str:
         """The name of a segment's file in the directory."""
@@ -104,15 +107,15 @@ class Segments:
         Raises:
             FileNotFoundError: it is gone.
         """
-        known, fd = self._writer
+        known, fd = self.writing
         if known != segment:
             fd = os.open(self._path(segment), os.O_RDWR | os.O_CLOEXEC)
             self._keep(segment, fd)
         return fd
 
     def _keep(self, segment: int, fd: int) -> None:
-        before = self._writer[1]
-        self._writer = (segment, fd)
+        before = self.writing[1]
+        self.writing = (segment, fd)
         if before >= 0:
             os.close(before)
 
@@ -129,13 +132,13 @@ class Segments:
         for segment in list(self.mapped):
             if segment not in numbers:
                 self.mapped.pop(segment, None)
-        if self._writer[0] not in numbers:
+        if self.writing[0] not in numbers:
             self.close_writer()
 
     def close_writer(self) -> None:
         """Give the descriptor of `writer` back."""
-        fd = self._writer[1]
-        self._writer = (0, -1)
+        fd = self.writing[1]
+        self.writing = _NONE
         if fd >= 0:
             os.close(fd)
 

@@ -7,7 +7,6 @@ tokens come from `engine`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
@@ -32,7 +31,6 @@ from cachekit.tiers.file.format import (
     Geometry,
     Record,
     decode_tags,
-    hash_of,
 )
 from cachekit.tiers.file.index import Index
 from cachekit.tiers.file.locking import AGAIN, Again, ShardLock
@@ -47,9 +45,12 @@ _LOOKS: Final = 4  # at an index that is being replaced, before the lock is aske
 
 @final
 class Shard:
-    """Safe in any thread, before and after a fork. Any method may raise OSError and LockTimeoutError."""
+    """Safe in any thread, before and after a fork. Any method may raise OSError and LockTimeoutError.
 
-    __slots__ = ("_salt", "files", "lock", "number", "shards", "tokens", "words")
+    All take the lock if they need it, but `put`, which is called with it: it saves a call.
+    """
+
+    __slots__ = ("_hash_of", "files", "lock", "number", "shards", "tokens", "words")
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Shard:
         words: memoryview,
         tokens: Tokens,
         geometry: Geometry,
-        salt: bytes,
+        hash_of: Callable[[bytes], int],
         patience: float,
         most_mapped: int,
         effects: Effects,
@@ -67,19 +68,10 @@ class Shard:
         self.shards = geometry.shards
         self.words = words
         self.tokens = tokens
-        self._salt = salt
+        self._hash_of = hash_of
         directory = f"{directory}/{number:02x}"
         self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
-        try:
-            self.lock = ShardLock(f"{directory}/lock", patience)
-        except FileNotFoundError:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            self.lock = ShardLock(f"{directory}/lock", patience)
-        try:
-            self.lock.run(self.files.begin)
-        except BaseException:
-            self.lock.close()
-            raise
+        self.lock = ShardLock(f"{directory}/lock", patience)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -198,7 +190,7 @@ class Shard:
             if found is None:
                 continue
             key, expiry, tags = found
-            if hash_of(key, self._salt) == a and expiry > now and self.tokens.are_current(tags):
+            if self._hash_of(key) == a and expiry > now and self.tokens.are_current(tags):
                 yield key.decode("utf-8", "surrogatepass")
 
     def _slots(self) -> Iterator[tuple[int, int, int]]:
@@ -229,8 +221,8 @@ class Shard:
 
     def put(
         self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
-    ) -> bool | None:
-        """Store a record in place of whatever the key had, and change the bucket's token.
+    ) -> bool | Again:
+        """Store a record in place of whatever the key had, and change the bucket's token; under the lock.
 
         Args:
             hashed: of the key.
@@ -243,27 +235,23 @@ class Shard:
         Returns:
             False if the token was not the expected one.
         """
-        return self.lock.run(self._put, hashed, record, bucket, token, expect, last)
-
-    def _put(
-        self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
-    ) -> bool | Again:
         tokens = self.tokens.words
         if expect is not None and tokens[bucket] != expect:
             return False
+        files = self.files
         try:
-            made = self.files.make_room(hashed, record)
+            made = files.make_room(hashed, record)
             if made is AGAIN:
                 return AGAIN
             index, at, b = made
             tokens[bucket] = FLUX | token
-            self.files.publish(index, at, hashed, b, len(record))
+            files.publish(index, at, hashed, b, len(record))
             tokens[bucket] = last | token
         except BaseException:
             # What could not be stored invalidates all the same: the caller believes the old value gone.
             self._delete(hashed, bucket, token, last)
             raise
-        self.files.pay_reclaim(len(record))
+        files.pay_reclaim(len(record))
         return True
 
     def add(

@@ -36,7 +36,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -79,13 +79,13 @@ class Store(Exclusive):
         "_entries",
         "_fenced",
         "_fences",
-        "_guarded",
         "_job",
         "_longest",
         "_max_size",
         "_tags",
         "_unswept",
         "find",
+        "is_guarded",
         "now",
         "touch",
     )  # fmt: skip
@@ -109,7 +109,7 @@ class Store(Exclusive):
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
-        self._guarded = False
+        self.is_guarded = False
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -208,9 +208,9 @@ class Store(Exclusive):
         Whoever keeps a copy of `find` takes the new one. A cache without such neighbours never calls
         this, and its hits ask nobody.
         """
-        if self.find is find_nothing or self._guarded:
+        if self.find is find_nothing or self.is_guarded:
             return
-        self._guarded = True
+        self.is_guarded = True
         look = self._entries.get
 
         def find(key: str) -> Held | None:
@@ -226,6 +226,10 @@ class Store(Exclusive):
             return held
 
         self.find = find
+
+    def keep_nothing(self) -> None:
+        """From now on every entry is over as soon as it comes; fences are broken as ever."""
+        self._longest = 0.0
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -391,6 +395,16 @@ class Store(Exclusive):
         self.counter.deletes += 1
         self._remove(gone, held, RemovalCause.INVALIDATED)
         return True
+
+    def invalidate_keys(self, keys: Iterable[str]) -> None:
+        """Remove the keys, and break their fences."""
+        self._exclusively(self._invalidate_keys, list(keys))
+
+    def _invalidate_keys(self, gone: Gone, keys: list[str]) -> None:
+        for key in keys:
+            self._fences.break_key(key)
+        found = (self._entries.get(key) for key in keys)
+        self._invalidate(gone, [held for held in found if held is not None])
 
     def clear(self) -> None:
         """Remove everything, and break every fence."""

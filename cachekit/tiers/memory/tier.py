@@ -121,6 +121,13 @@ class MemoryCache:
         self._latency = Histogram()
         self._sample_due = 0.0
 
+    @classmethod
+    def _keeping_nothing(cls) -> MemoryCache:
+        """What stands for the memory tier of a cache that has none: its fences work, and it stays empty."""
+        tier = cls(1, cleanup_interval=None)
+        tier._store.keep_nothing()
+        return tier
+
     @property
     def max_size(self) -> int:
         """The most entries that it holds."""

@@ -1,0 +1,99 @@
+"""What the environment says of where this program's default cache lives. Parsed strictly, at first use.
+
+    CACHEKIT_DIR          the directory that holds one directory per program
+    CACHEKIT_NAMESPACE    what this program is called there, in place of its name
+    CACHEKIT_MAX_SIZE_MB  the limit of its directory
+    CACHEKIT_SECRET       what stored bytes are signed with
+    CACHEKIT_REDIS_URL    a server for the process's default cache; without it there is none
+
+It promises that two programs' "user:123" never meet, and that importing cachekit makes no directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cachekit.errors import CacheError
+from cachekit.ports import Clock
+
+if TYPE_CHECKING:
+    from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.redis import RedisCache
+
+
+def namespace() -> str:
+    """The name of this program, the same in its spawned children.
+
+    CACHEKIT_NAMESPACE; or the main module's package if it was run with -m, else its resolved path,
+    shortened; "interactive" if there is neither.
+    """
+    given = os.environ.get("CACHEKIT_NAMESPACE")
+    if given is not None:
+        if not given or given in {".", ".."} or "/" in given or "\0" in given:
+            raise ValueError(f"CACHEKIT_NAMESPACE must be a name that can be part of a path, not {given!r}")
+        return given
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    # A directory or an archive that is run as a program has a spec, which says only `__main__`.
+    if spec is not None and spec.name != "__main__":
+        return str(spec.name).removesuffix(".__main__")
+    path = getattr(main, "__file__", None)
+    if path is None:
+        return "interactive"
+    resolved = os.path.realpath(path)
+    digest = blake2b(os.fsencode(resolved), digest_size=6).hexdigest()
+    return f"{Path(resolved).stem[:40]}-{digest}"
+
+
+def max_size_mb() -> int:
+    """CACHEKIT_MAX_SIZE_MB, or 1000."""
+    text = os.environ.get("CACHEKIT_MAX_SIZE_MB", "1000")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def file_cache(clock: Clock) -> FileCache | None:
+    """The file tier of this program; None, with a warning, if its directory cannot be opened.
+
+    Args:
+        clock: where the time comes from.
+
+    Raises:
+        ValueError: a variable of the environment is not what it should be.
+    """
+    from cachekit.serialization.signing import secrets_from_environment
+    from cachekit.tiers.file.tier import FileCache
+
+    base = os.environ.get("CACHEKIT_DIR")
+    if base is not None and not base:
+        raise ValueError("CACHEKIT_DIR is empty; name a directory, or unset it to have the default one")
+    name, limit, secret = namespace(), max_size_mb(), secrets_from_environment()
+    try:
+        return FileCache(base, limit, namespace=name, secret=secret, clock=clock)
+    except CacheError as error:
+        import logging
+
+        logging.getLogger("cachekit").warning(
+            "going on without a file tier, so that nothing outlives this process: %s", error
+        )
+        return None
+
+
+def redis_cache() -> RedisCache | None:
+    """The server that CACHEKIT_REDIS_URL names, as a tier of this program; None if it is not set.
+
+    Raises:
+        ValueError: a variable of the environment is not what it should be.
+    """
+    url = os.environ.get("CACHEKIT_REDIS_URL")
+    if url is None:
+        return None
+    from cachekit.serialization.signing import secrets_from_environment
+    from cachekit.tiers.redis import RedisCache
+
+    return RedisCache(url=url, key_prefix=f"cachekit:{namespace()}:", secret=secrets_from_environment())

@@ -1,0 +1,28 @@
+"""Leases between processes and hosts, so that one of them loads a key, and slots that bound how many load.
+
+A lease is a plain object: it belongs to no thread, and whoever has it may release it. To lose one is
+never an error of correctness, only a second load; what a value may overwrite is decided by fences. So a
+holder that dies, stops or hangs holds up others no longer than they are willing to wait (`wait_for`),
+and a child of a fork holds nothing of its parent's.
+
+Two holders that wait for each other would both wait to the end. Whoever loads does so inside `holding`,
+and who `is_holding` already loads without a lease rather than wait for another one.
+"""
+
+from cachekit.locks.fleet import FleetLease, FleetLeases
+from cachekit.locks.processes import ProcessLease, ProcessLeases
+from cachekit.locks.slots import LoadSlot, LoadSlots
+from cachekit.locks.waiting import Lease, holding, is_holding, wait_for
+
+__all__ = [
+    "FleetLease",
+    "FleetLeases",
+    "Lease",
+    "LoadSlot",
+    "LoadSlots",
+    "ProcessLease",
+    "ProcessLeases",
+    "holding",
+    "is_holding",
+    "wait_for",
+]

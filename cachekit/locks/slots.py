@@ -1,0 +1,122 @@
+"""How many loads run at once in all processes that share a directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from typing import TYPE_CHECKING, final
+
+from cachekit import forks
+from cachekit.errors import TierUnavailableError
+
+if TYPE_CHECKING:
+    from portalocker import NamedBoundedSemaphore
+
+
+@final
+class LoadSlot:
+    """A slot of `LoadSlots`; see `Lease`."""
+
+    __slots__ = ("_semaphore", "_slots")
+
+    def __init__(self, slots: LoadSlots, semaphore: NamedBoundedSemaphore) -> None:
+        self._slots = slots
+        self._semaphore = semaphore
+
+    def release(self) -> None:
+        """Give it back."""
+        self._slots._release(self, self._semaphore)
+
+    def is_held(self) -> bool:
+        """Whether it was not released, and this is no child of a fork."""
+        return self in self._slots._held
+
+
+@final
+class LoadSlots:
+    """At most so many loads at once in all processes that share a directory. Safe in any thread.
+
+    A slot ends with its process, however that dies. It is `portalocker.NamedBoundedSemaphore`, one locked
+    file per slot.
+
+    Args:
+        name: what is bounded; letters, digits, and `.`, `_` or `-`.
+        limit: how many at once; processes that say different numbers get the largest of them together.
+        directory: an existing one, on a local file system, that nobody cleans up.
+
+    Raises:
+        TypeError: a limit that is not an int.
+        ValueError: a limit below 1, or a name that is no file name.
+    """
+
+    __slots__ = ("__weakref__", "_directory", "_held", "_limit", "_lock", "_name")
+
+    def __init__(self, name: str, limit: int, directory: str | os.PathLike[str]) -> None:
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise TypeError(f"limit must be an int, not {limit!r} of type {type(limit).__name__}")
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit!r}; None or no LoadSlots is no limit")
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+            raise ValueError(f"name must be of letters, digits, '.', '_' and '-', not {name!r}")
+        self._name = name
+        self._limit = limit
+        self._directory = os.fspath(directory)
+        self._held: dict[LoadSlot, NamedBoundedSemaphore] = {}
+        self._lock = threading.RLock()
+        forks.register(self)
+
+    def try_acquire(self) -> LoadSlot | None:
+        """A slot, or None if all are taken. Does not wait.
+
+        Raises:
+            TierUnavailableError: the directory cannot be used.
+        """
+        import logging
+
+        from portalocker import LockException, NamedBoundedSemaphore
+
+        # It logs while we hold our lock. Whether that is wanted is cached by this, or else it would be
+        # found out under the lock of `logging`, which a fork takes together with ours in an order of
+        # its own.
+        logging.getLogger("portalocker.utils").isEnabledFor(logging.DEBUG)
+        # One of its own for each slot: one holds one.
+        semaphore = NamedBoundedSemaphore(self._limit, name=self._name, directory=self._directory)
+        slot = LoadSlot(self, semaphore)
+        # Held all through, so that no fork copies a locked file that is not in the table yet.
+        with self._lock:
+            try:
+                if not semaphore.try_lock(semaphore.get_random_filenames()):
+                    return None
+                self._held[slot] = semaphore
+            except (OSError, LockException) as error:
+                raise TierUnavailableError(f"no slot could be taken: {error}") from error
+            except BaseException:
+                # A signal handler's exception: nobody will have a slot to release.
+                self._held.pop(slot, None)
+                semaphore.release()
+                raise
+        return slot
+
+    def _release(self, slot: LoadSlot, semaphore: NamedBoundedSemaphore) -> None:
+        with self._lock:
+            if self._held.pop(slot, None) is not None:
+                semaphore.release()
+
+    def before_fork(self) -> None:
+        """Take the lock (see `forks`)."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give the lock back. The child closes what it inherited.
+
+        To unlock it would be to unlock it for the parent, and to keep it open to hold it after its death.
+        """
+        if in_child:
+            for semaphore in self._held.values():
+                lock = semaphore.lock
+                if lock is not None and lock.fh is not None:
+                    lock.fh.close()
+                    lock.fh = None
+            self._held = {}
+        self._lock.release()

@@ -1,0 +1,81 @@
+"""What a lease is, how to wait for one, and how not to wait for one while having another."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Final, Protocol, TypeVar
+
+
+class Lease(Protocol):
+    """The right to load a key, or to load at all; until it is released, lost, or its process dies."""
+
+    def release(self) -> None:
+        """Give it back. A second call does nothing, nor does one in a child of a fork."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether it still is what it was."""
+        ...
+
+
+L = TypeVar("L", bound=Lease)
+
+_holding: ContextVar[bool] = ContextVar("cachekit_holding", default=False)
+
+_FIRST_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.05
+
+
+def is_holding() -> bool:
+    """Whether this context, of a thread or of a task, is inside `holding`."""
+    return _holding.get()
+
+
+@contextlib.contextmanager
+def holding() -> Iterator[None]:
+    """Mark this context as one that has a lease; a loader runs inside it.
+
+    Tasks that the loader starts inherit it, and threads that it starts do not.
+    """
+    before = _holding.set(True)
+    try:
+        yield
+    finally:
+        _holding.reset(before)
+
+
+def wait_for(
+    try_acquire: Callable[[], L | None],
+    deadline: float,
+    *,
+    wait: Callable[[float], object] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+    jitter: Callable[[], float] = random.random,
+) -> L | None:
+    """Try until there is a lease, or it is too late.
+
+    Args:
+        try_acquire: one attempt, which does not wait; there is at least one.
+        deadline: until when, on the monotonic clock.
+        wait: waits for so many seconds, or for less if it knows better: `ProcessLeases.wait`, or the
+            `wait` of an event that is set when the key changes. Pauses double from 1 ms to 50 ms.
+        monotonic: the clock, in seconds.
+        jitter: a number from 0 up to 1, each time another; it takes up to half of a pause away.
+
+    Returns:
+        The lease, or None at the deadline; then go on without one.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        lease = try_acquire()
+        if lease is not None:
+            return lease
+        left = deadline - monotonic()
+        if left <= 0:
+            return None
+        wait(min(left, pause * (1 - jitter() / 2)))
+        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,0 +1,93 @@
+"""One engine per directory and process, however many caches, names and spellings lead to it.
+
+Two engines on one directory would be right too, as two processes are; one takes half the descriptors and
+mappings, and its threads queue at a lock of this process instead of at the file's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Final, TypeAlias, final
+
+from cachekit import forks
+from cachekit.ports import Clock
+from cachekit.tiers.file.engine import Engine
+
+_Identity: TypeAlias = tuple[int, int, int]
+
+
+@final
+class Engines:
+    """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
+
+    def __init__(self) -> None:
+        # Re-entrant: a cache that nobody closed gives its engine back in a finalizer, which may come
+        # in the middle of `acquire`.
+        self._lock = threading.RLock()
+        self._users: dict[_Identity, tuple[Engine, int]] = {}
+        forks.register(self)
+
+    def acquire(self, path: str, limit: int, clock: Clock) -> Engine:
+        """The engine on the directory, opened now if there is none yet; to be given back by `release`.
+
+        An engine that is there keeps its limit, as one in another process would.
+
+        Raises:
+            What `Engine` raises.
+        """
+        with self._lock:
+            try:
+                identity = _identify(path, clock)
+            except FileNotFoundError:
+                identity = None
+            if identity is not None and identity in self._users:
+                engine, count = self._users[identity]
+                self._users[identity] = (engine, count + 1)
+                if engine.geometry.limit != limit:
+                    logging.getLogger("cachekit").warning(
+                        "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+                        path,
+                        engine.geometry.limit,
+                        limit,
+                    )
+                return engine
+            engine = Engine(path, limit, clock=clock)
+            try:
+                self._users[_identify(path, clock)] = (engine, 1)
+            except BaseException:
+                engine.close()
+                raise
+            return engine
+
+    def release(self, engine: Engine) -> None:
+        """Give an engine back, once for each `acquire`; the last one closes it."""
+        with self._lock:
+            for identity, (known, count) in list(self._users.items()):
+                if known is engine and count > 1:
+                    self._users[identity] = (engine, count - 1)
+                elif known is engine:
+                    del self._users[identity]
+                    engine.close()
+
+    def before_fork(self) -> None:
+        """Take the lock (see `cachekit.forks`)."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give it back; the child counts on from what it inherited."""
+        if in_child:
+            self._lock = threading.RLock()
+        else:
+            self._lock.release()
+
+
+def _identify(path: str, clock: Clock) -> _Identity:
+    found = os.stat(path)
+    # An engine takes the time from one clock, so another clock needs another engine.
+    return found.st_dev, found.st_ino, hash(clock)
+
+
+#: The engines of this process.
+engines: Final = Engines()

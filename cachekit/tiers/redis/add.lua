@@ -1,0 +1,31 @@
+-- Stores a value that was read or made behind tokens, if they are still the current ones and nothing is
+-- there. It is no news, so no token changes and nobody is told.
+--
+-- KEYS[1]  the value          KEYS[2]  the token of its bucket        KEYS[3...]  the tokens of tags
+-- ARGV[1]  the envelope       ARGV[2]  its life in milliseconds, or "" for no end
+-- ARGV[3]  "", or the SHA-1 of a value that is as good as none (unreadable, over, its tags invalidated)
+-- ARGV[4]  the expected token of the bucket                           ARGV[5...]  those of the tags
+--
+-- Returns 1 if the value is stored; 0 if a token is another one, or missing; or the value that is there.
+-- Running it twice returns 1 twice.
+
+local held = redis.pcall('GET', KEYS[1])
+if type(held) == 'string' then
+    if held == ARGV[1] then
+        return 1
+    end
+    if ARGV[3] == '' or redis.sha1hex(held) ~= ARGV[3] then
+        return held
+    end
+end
+for i = 2, #KEYS do
+    if redis.pcall('GET', KEYS[i]) ~= ARGV[i + 2] then
+        return 0
+    end
+end
+if ARGV[2] == '' then
+    redis.call('SET', KEYS[1], ARGV[1])
+else
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return 1

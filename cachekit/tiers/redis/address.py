@@ -1,0 +1,215 @@
+"""Where the server is, who we are to it, and ways there whose waits are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from cachekit.model import seconds
+from cachekit.tiers.redis.lines import Lines
+
+_CONNECTIONS: Final = 32
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is and who we are to it. Its repr has no password."""
+
+    host: str
+    port: int
+    db: int
+    url: str | None = field(repr=False)
+    username: str | None
+    password: str | None = field(repr=False)
+    ssl: bool
+    timeout: float
+    nodes: tuple[tuple[str, int], ...] | None = None  #: of a Cluster
+
+    def __str__(self) -> str:
+        if self.nodes is not None:
+            return "Redis Cluster at " + ", ".join(f"{host}:{port}" for host, port in self.nodes)
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            where = parts.netloc.rpartition("@")[2]
+            return f"Redis at {parts.scheme}://{where}{parts.path}"
+        return f"Redis at {self.host}:{self.port}/{self.db}"
+
+
+def _check_url(url: object) -> None:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
+    from redis.connection import parse_url
+
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]
+        urlsplit(url).port  # noqa: B018  # raises if it is no number
+    except (ValueError, TypeError):
+        raise ValueError(
+            "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
+            "unix://[[user]:password@]/path/of/socket[?db=n]; what was given is not shown, "
+            "because it may have a password in it"
+        ) from None
+
+
+def checked_client(client: Any) -> Any:
+    """A client that was handed in.
+
+    Raises:
+        TypeError: it is not a client of redis-py, or an asynchronous one.
+        ValueError: it decodes what it reads.
+    """
+    import redis
+
+    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
+        raise TypeError(
+            f"client must be a redis.Redis or redis.RedisCluster (not one of redis.asyncio), not a "
+            f"{type(client).__module__}.{type(client).__qualname__}"
+        )
+    if client.get_encoder().decode_responses:
+        raise ValueError(
+            "client must not have decode_responses=True: stored values are bytes; make one without it"
+        )
+    return client
+
+
+def one_server(
+    host: str,
+    port: int,
+    db: int,
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    ssl: bool,
+    timeout: float,
+) -> Address:
+    """The address that the arguments of `RedisCache` give.
+
+    Raises:
+        TypeError, ValueError: they do not; the message has no password.
+    """
+    if url is not None:
+        if (host, port, db, ssl) != (_NOWHERE[0], _NOWHERE[1], _NOWHERE[2], False):
+            raise ValueError("url says where the server is; leave out host, port, db and ssl")
+        _check_url(url)
+    where = _checked_node(host, port)
+    return Address(*where, _checked_int("db", db, 0), url, username, password, ssl, _checked_timeout(timeout))
+
+
+def no_server(client: Any, *arguments: object) -> None:
+    """Refuse an address beside a client.
+
+    Raises:
+        ValueError: one of the arguments of `one_server` is not what it is when it is left out.
+    """
+    if arguments != _NOWHERE:
+        raise ValueError(
+            f"client, a {type(client).__name__}, knows its server already; leave out host, port, db, url, "
+            f"username, password, ssl and timeout"
+        )
+
+
+def some_nodes(
+    nodes: Sequence[tuple[str, int]],
+    username: str | None,
+    password: str | None,
+    ssl: bool,
+    timeout: float,
+) -> Address:
+    """The address of a Cluster.
+
+    Raises:
+        TypeError, ValueError: an argument is of no use for that.
+    """
+    if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
+        raise TypeError(f"nodes must be a list such as [('host', 6379)], not {nodes!r}")
+    some = []
+    for node in nodes:
+        if not isinstance(node, tuple) or len(node) != 2:
+            raise TypeError(f"each of nodes must be a tuple (host, port), not {node!r}")
+        some.append(_checked_node(*node))
+    wait = _checked_timeout(timeout)
+    return Address(*some[0], 0, None, username, password, ssl, wait, tuple(some))
+
+
+#: The arguments of `one_server` when nobody says anything.
+_NOWHERE: Final = ("localhost", 6379, 0, None, None, None, False, 0.25)
+
+
+def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int, not {value!r} of type {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{argument} must be {least} to {most}, not {value}")
+    return value
+
+
+def _checked_node(host: str, port: int) -> tuple[str, int]:
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a str, not {host!r} of type {type(host).__name__}")
+    if "://" in host or "@" in host:
+        raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
+    if not host:
+        raise ValueError("host must not be empty; leave it out for localhost")
+    return host, _checked_int("port", port, 1, 65535)
+
+
+def _checked_timeout(timeout: float) -> float:
+    wait = seconds(timeout, "timeout")
+    if not 0 < wait <= 3600:
+        raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
+    return wait
+
+
+class Ways(NamedTuple):
+    """How to get to a server: a client for what needs one, and something quicker for single commands."""
+
+    client: Any
+    ask: Callable[..., Any]  #: takes a command, returns its answer
+    close: Callable[[], object]
+
+
+def ways_to(address: Address) -> Ways:
+    """Make them; their waits are bounded. Only a Cluster's client connects already."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode
+    from redis.maint_notifications import MaintNotificationsConfig
+    from redis.retry import Retry
+
+    options: dict[str, Any] = {
+        "socket_timeout": address.timeout,
+        "socket_connect_timeout": address.timeout,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "username": address.username,
+        "password": address.password,
+    }
+    if address.nodes is not None:
+        nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
+        cluster = redis.RedisCluster(
+            startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
+        )
+        return Ways(cluster, cluster.execute_command, cluster.close)
+    if address.url is not None:
+        options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
+        options["decode_responses"] = False
+    else:
+        options.update(host=address.host, port=address.port, db=address.db)
+        if address.ssl:
+            options["connection_class"] = redis.SSLConnection
+    patience = 2 * address.timeout
+    # It waits when all connections are in use; the plain pool raises.
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1), **options
+    )
+    client = redis.Redis(connection_pool=pool)
+    kind, arguments = pool.connection_class, pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+    lines = Lines(lambda: kind(**arguments), _CONNECTIONS, patience)
+
+    def close() -> None:
+        lines.close()
+        client.close()
+        pool.disconnect()
+
+    return Ways(client, lines.ask, close)

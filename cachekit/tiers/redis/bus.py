@@ -1,0 +1,190 @@
+"""The bus: what one cache writes or invalidates, the others under the same prefix hear of.
+
+Messages are published by the scripts that write (see `put.lua`), so there is no write without its message.
+A listener has a thread and a connection of its own. Whenever it cannot know that it has heard everything,
+it is told to trust nothing: at the beginning, after the connection was lost and when it is back, when a
+message cannot be read, and when numbers or heartbeats are missing (see `messages`). The worst that a
+stranger can do who publishes on the channel is to make caches forget.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from cachekit import forks
+from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.ports import BusListener
+from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Outbox
+from cachekit.tiers.redis.server import Server
+from cachekit.upkeep import Job, upkeep
+
+_STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
+_SHORTEST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 5.0
+
+
+@final
+class Bus:
+    """Both ends of the bus of one cache. Safe in any thread, before and after a fork.
+
+    Args:
+        server: the way to the server.
+        channel: where the caches of one prefix meet.
+    """
+
+    def __init__(self, server: Server, channel: bytes) -> None:
+        self._server = server
+        self.channel = channel
+        self.outbox = Outbox()
+        self._lock = threading.Lock()
+        self._ears: list[_Ear] = []
+        self._job: Job | None = None
+        forks.register(self)
+
+    def keep_confirming(self) -> None:
+        """See to it that heartbeats follow, from the first message on."""
+        if self._job is None:
+            with self._lock:
+                if self._job is None:
+                    self._job = upkeep.every(HEARTBEAT, self._beat)
+
+    def _beat(self) -> None:
+        self._confirm(final=False)
+
+    def _confirm(self, *, final: bool) -> None:
+        due = self.outbox.heartbeat(final=final)
+        if due is None:
+            return
+        number, text = due
+        try:
+            self._server.call("PUBLISH", self.channel, text)
+        except (TierUnavailableError, CacheClosedError):
+            return  # the next one will speak of the same messages
+        self.outbox.confirm(number)
+
+    def subscribe(self, listener: BusListener) -> Callable[[], None]:
+        """Begin to listen; the function returned ends it, and may be called twice."""
+        ear = _Ear(self._server, self.channel, self.outbox, listener)
+        with self._lock:
+            self._ears.append(ear)
+        ear.start()
+
+        def end() -> None:
+            with self._lock:
+                if ear in self._ears:
+                    self._ears.remove(ear)
+            ear.stop()
+
+        return end
+
+    def close(self) -> None:
+        """Confirm what was sent, and end all listening."""
+        with self._lock:
+            job, self._job = self._job, None
+            ears, self._ears = self._ears, []
+        if job is not None:
+            job.cancel()
+            self._confirm(final=True)
+        for ear in ears:
+            ear.stop()
+
+    def before_fork(self) -> None:
+        """Take the locks (see `forks`)."""
+        self._lock.acquire()
+        self.outbox.before_fork()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give the locks back; the child is another writer, and listens with threads of its own."""
+        self.outbox.after_fork(in_child)
+        self._lock.release()
+        if in_child:
+            for ear in self._ears:
+                ear.restart()
+
+
+@final
+class _Ear:
+    """A thread that listens for one listener until it is stopped."""
+
+    def __init__(self, server: Server, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
+        self._server = server
+        self._channel = channel
+        self._outbox = outbox
+        self._listener = listener
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        thread = threading.Thread(target=self._run, name="cachekit-bus", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, or the interpreter ends
+            raise TierUnavailableError("there is no thread to listen with") from error
+        self._thread = thread
+
+    def restart(self) -> None:
+        """In a forked child: the thread is gone, and what it would have heard with it."""
+        self._stopped = threading.Event()
+        try:
+            self.start()
+        except TierUnavailableError:
+            logging.getLogger("cachekit").exception("a forked process does not hear what others write")
+
+    def stop(self) -> None:
+        """End it, and wait until it has."""
+        self._stopped.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        inbox = Inbox(self._outbox.writer, self._listener)
+        # In a forked child this is the first that the listener hears.
+        inbox.gap()
+        pause = _SHORTEST_PAUSE
+        while not self._stopped.is_set():
+            begun = time.monotonic()
+            try:
+                self._listen(inbox)
+            except Exception as error:  # noqa: BLE001  # whatever it was: a thread that ends would be silence
+                logging.getLogger("cachekit").info("the bus of %s was interrupted: %s", self._server, error)
+                inbox.gap()
+            if time.monotonic() - begun > _LONGEST_PAUSE:
+                pause = _SHORTEST_PAUSE
+            # Not all of a fleet at the same moment.
+            self._stopped.wait(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _listen(self, inbox: Inbox) -> None:
+        """Hear what is published until the connection is lost, or `stop`."""
+        pubsub = self._server.pubsub()
+        try:
+            pubsub.subscribe(self._channel)
+            asked = heard = time.monotonic()
+            while not self._stopped.is_set():
+                message = pubsub.get_message(timeout=_STEP)
+                now = time.monotonic()
+                if message is not None:
+                    heard = now
+                    self._hear(message, inbox, now)
+                elif now - heard > PATIENCE:
+                    raise TierUnavailableError("the server does not answer on the bus")
+                elif now - max(heard, asked) > HEARTBEAT:
+                    asked = now
+                    pubsub.ping()
+                inbox.tick(now)
+        finally:
+            pubsub.close()
+
+    @staticmethod
+    def _hear(message: dict[str, Any], inbox: Inbox, now: float) -> None:
+        if message["type"] == "message":
+            inbox.receive(message["data"], now)
+        elif message["type"] == "subscribe":
+            # The first time there may have been messages before; after that, the driver connected anew.
+            inbox.gap()

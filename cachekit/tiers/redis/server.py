@@ -1,0 +1,294 @@
+"""The way to the server: when to connect, how long to wait, what to try again, and how errors are called.
+
+This is the one module that knows redis-py and the difference between a single server and a Cluster. It
+connects at the first call; a call waits for the timeout, is tried once more, and then raises
+`TierUnavailableError`. Everything that is sent through it may be sent twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, final
+
+from cachekit import forks
+from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.tiers.redis.address import Address, Ways, ways_to
+from cachekit.tiers.redis.scripts import Script
+
+_BATCH: Final = 500  # commands in one pipeline, so that neither side piles up much
+_SCANNED: Final = 1000  # keys that the server looks at before it answers others
+
+
+class _Foreign:
+    """What stands for a value of another type than ours."""
+
+
+#: Something is there, and it is not a string: another program's.
+FOREIGN: Final = _Foreign()
+
+
+class Call(NamedTuple):
+    """A script with what it is to be run on."""
+
+    script: Script
+    keys: Sequence[bytes]
+    arguments: Sequence[bytes | str | int]
+
+    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+        """As a command: by digest, or with "EVAL" by text."""
+        body = self.script.digest if how == "EVALSHA" else self.script.text
+        return (how, body, len(self.keys), *self.keys, *self.arguments)
+
+
+@final
+class Server:
+    """A single server, whatever stands before it, or a Cluster. Safe in any thread, before and after a fork.
+
+    Args:
+        address: where it is; or
+        client: a client of redis-py that somebody else has made, and will close.
+    """
+
+    def __init__(self, address: Address | None, client: Any = None) -> None:
+        import redis
+
+        self._address = address
+        self._own = client is None
+        self._opened = None if client is None else Ways(client, client.execute_command, int)
+        self._lock = threading.Lock()
+        self._closed = False
+        # What a Cluster's client raises is not a RedisError.
+        self._errors: tuple[type[Exception], ...] = (
+            redis.RedisError,
+            redis.exceptions.RedisClusterException,
+            OSError,
+        )
+        self._response_error = redis.ResponseError
+        self._no_script = redis.exceptions.NoScriptError
+        if client is not None:
+            self.is_cluster = isinstance(client, redis.RedisCluster)
+        else:
+            assert address is not None
+            self.is_cluster = address.nodes is not None
+        forks.register(self)
+
+    def __str__(self) -> str:
+        if self._address is not None:
+            return str(self._address)
+        return "the Redis Cluster of a client" if self.is_cluster else "the Redis of a client"
+
+    # -- one thing at a time ------------------------------------------------------------------------
+
+    def call(self, *command: Any) -> Any:
+        """The answer to one command.
+
+        Raises:
+            TierUnavailableError: there was none, or it was an error.
+        """
+        try:
+            return self._ways().ask(*command)
+        except self._errors as error:
+            raise self._unavailable(error) from error
+
+    def read(self, name: bytes) -> bytes | _Foreign | None:
+        """What is stored there; `FOREIGN` if it is not a string.
+
+        Raises:
+            TierUnavailableError: the server did not say.
+        """
+        try:
+            found: bytes | None = self._ways().ask("GET", name)
+        except self._errors as error:
+            if self._is_foreign(error):
+                return FOREIGN
+            raise self._unavailable(error) from error
+        return found
+
+    def run(self, call: Call) -> Any:
+        """What a script returns.
+
+        Raises:
+            TierUnavailableError: it did not run, or failed; or nobody knows.
+        """
+        ask = self._ways().ask
+        try:
+            try:
+                return ask(*call.command())
+            except self._no_script:  # a server that was started, or flushed, since
+                return ask(*call.command("EVAL"))
+        except self._errors as error:
+            raise self._unavailable(error) from error
+
+    # -- many at once -------------------------------------------------------------------------------
+
+    def read_many(self, names: Sequence[bytes]) -> list[bytes | None]:
+        """What is stored there, None for what is not, or is not a string. One round trip per 500."""
+        if not self.is_cluster:
+            found: list[bytes | None] = []
+            for start in range(0, len(names), _BATCH):
+                found += self.call("MGET", *names[start : start + _BATCH])
+            return found
+        answers = self._answers([("GET", name) for name in names])
+        return [None if self._is_foreign(answer) else self._checked(answer) for answer in answers]
+
+    def do_many(self, commands: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]] = ()) -> list[Any]:
+        """The answers to several commands, each of which names one key.
+
+        `after` are commands without a key that come when all of the others are done. On a single server it
+        is all one pipeline. In a Cluster nodes do not wait for each other, so what comes after is sent
+        when they have answered.
+
+        Raises:
+            TierUnavailableError: one of the answers is an error; the others may have been carried out.
+        """
+        answers = self._answers(commands if self.is_cluster else [*commands, *after])
+        if self.is_cluster:
+            for command in after:
+                self.call(*command)
+        return [self._checked(answer) for answer in answers][: len(commands)]
+
+    def try_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """`do_many`, but a command that fails with an answer of the server's own yields None."""
+        answers = self._answers(commands)
+        return [
+            None if isinstance(answer, self._response_error) else self._checked(answer) for answer in answers
+        ]
+
+    def run_many(self, calls: Sequence[Call], after: Sequence[Sequence[Any]] = ()) -> list[Any]:
+        """What scripts return; `after` is as for `do_many`.
+
+        Raises:
+            TierUnavailableError: one of them failed; the others may have been carried out.
+        """
+        commands = [call.command() for call in calls]
+        together = [] if self.is_cluster else list(after)
+        answers = self._answers([*commands, *together])[: len(commands)]
+        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
+        if unknown:
+            again = self._answers([calls[at].command("EVAL") for at in unknown])
+            for at, answer in zip(unknown, again, strict=True):
+                answers[at] = answer
+        if unknown or self.is_cluster:
+            for command in after:
+                self.call(*command)
+        return [self._checked(answer) for answer in answers]
+
+    def unlink(self, names: Sequence[bytes]) -> int:
+        """Remove keys; how many were there."""
+        if self.is_cluster:
+            return sum(self.do_many([("UNLINK", name) for name in names]))
+        removed = 0
+        for start in range(0, len(names), _BATCH):
+            removed += self.call("UNLINK", *names[start : start + _BATCH])
+        return removed
+
+    def scan(self, glob: bytes) -> Iterator[list[bytes]]:
+        """The names that the glob matches, in batches, from all primaries of a Cluster.
+
+        A name may come twice; one that comes or goes meanwhile may be among them or not.
+        """
+        primaries = self._ways().client.get_primaries() if self.is_cluster else [None]
+        for primary in primaries:
+            cursor: int | None = 0
+            while cursor is not None:
+                cursor, names = self._scan_step(primary, cursor, glob)
+                if names:
+                    yield names
+
+    def _scan_step(self, primary: Any, cursor: int, glob: bytes) -> tuple[int | None, list[bytes]]:
+        command = "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED
+        try:
+            if primary is None:
+                following, names = self._ways().ask(*command)
+            else:
+                # The driver sorts a Cluster's cursors by node; there is one.
+                cursors, names = self._ways().client.execute_command(*command, target_nodes=primary)
+                (following,) = cursors.values()
+        except self._errors as error:
+            raise self._unavailable(error) from error
+        return int(following) or None, names
+
+    def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers in order, errors of the server among them as exceptions."""
+        client = self._ways().client
+        answers: list[Any] = []
+        try:
+            for start in range(0, len(commands), _BATCH):
+                pipeline = client.pipeline(transaction=False)
+                for command in commands[start : start + _BATCH]:
+                    # Not by its own name: those of scripts are barred from pipelines of a Cluster.
+                    pipeline.execute_command(*command)
+                answers += pipeline.execute(raise_on_error=False)
+        except self._errors as error:
+            raise self._unavailable(error) from error
+        return answers
+
+    # -- the bus ------------------------------------------------------------------------------------
+
+    def pubsub(self) -> Any:
+        """A subscription of redis-py, on a connection of its own. Its errors are in `errors`."""
+        client = self._ways().client
+        if not self.is_cluster:
+            return client.pubsub()
+        # Any node will do: what is published on one is heard on all.
+        node = client.get_random_node()
+        return client.get_redis_connection(node).pubsub()
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What the driver raises."""
+        return self._errors
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections, unless they are those of a client that was handed in."""
+        with self._lock:
+            self._closed = True
+            ways, self._opened = self._opened, None
+        if ways is not None:
+            with suppress(*self._errors):
+                ways.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def before_fork(self) -> None:
+        """Take the lock (see `forks`)."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give the lock back; in the child leave the parent's connections alone."""
+        if in_child and self._own:
+            self._opened = None
+        self._lock.release()
+
+    def _ways(self) -> Ways:
+        ways = self._opened
+        if ways is not None:
+            return ways
+        with self._lock:
+            if self._closed:
+                raise CacheClosedError("this RedisCache is closed")
+            if self._opened is None:
+                assert self._address is not None
+                try:
+                    self._opened = ways_to(self._address)
+                except self._errors as error:
+                    raise self._unavailable(error) from error
+            return self._opened
+
+    def _checked(self, answer: Any) -> Any:
+        if isinstance(answer, self._errors):
+            raise self._unavailable(answer) from answer
+        return answer
+
+    def _is_foreign(self, answer: object) -> bool:
+        return isinstance(answer, self._response_error) and str(answer).startswith("WRONGTYPE")
+
+    def _unavailable(self, error: Exception) -> TierUnavailableError:
+        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,315 @@
+"""What the tier keeps on the server, in bytes: values, tokens, and the messages that go with writes.
+
+A bucket's token, and a tag's, is a random number that every write or invalidation makes another one, by
+setting a fresh one or by removing it: one that is missing counts as changed, whoever took it away. So it
+does no harm if the server evicts or forgets tokens, and they have a time to live, so that nothing stays
+behind. Whatever an envelope is, and whether a value is still good, `tier` knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha1
+from typing import Final, NamedTuple, final
+
+from cachekit.fences import Origin
+from cachekit.ports import BusListener
+from cachekit.tiers.redis.bus import Bus
+from cachekit.tiers.redis.layout import Layout, literal_beginning
+from cachekit.tiers.redis.messages import Kind, portions
+from cachekit.tiers.redis.scripts import script
+from cachekit.tiers.redis.server import Call, Server, _Foreign
+
+#: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
+TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
+
+_HEAD: Final = 1024  # bytes that hold the header of most envelopes
+
+
+def fresh() -> int:
+    """A token that nobody has had before: 63 bits of the system's randomness, so forks need no care."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 or fresh()
+
+
+class Write(NamedTuple):
+    """A value on its way to the server."""
+
+    envelope: bytes
+    life: int | None  #: milliseconds; None has no end
+    tags: Iterable[str] = ()  #: whose tokens must live as long
+
+
+def digest(envelope: bytes) -> str:
+    """What stands for a value that a script may replace."""
+    return sha1(envelope, usedforsecurity=False).hexdigest()
+
+
+@final
+class Store:
+    """The keys under one prefix. Safe in any thread, before and after a fork.
+
+    Every method may raise `TierUnavailableError`; one that writes may have been carried out then.
+    """
+
+    def __init__(self, server: Server, layout: Layout) -> None:
+        self._server = server
+        self._layout = layout
+        self._bus = Bus(server, layout.channel)
+
+    # -- reading ------------------------------------------------------------------------------------
+
+    def read(self, key: str) -> bytes | _Foreign | None:
+        """The envelope of a key, None without one, `FOREIGN` for somebody else's data. One round trip."""
+        return self._server.read(self._layout.value(key))
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The envelopes of several keys, in one round trip."""
+        return self._server.read_many([self._layout.value(key) for key in keys])
+
+    def heads(self, keys: Sequence[str]) -> list[bytes | None]:
+        """How the envelopes begin; their ends are not read."""
+        names = [self._layout.value(key) for key in keys]
+        return self._server.try_many([("GETRANGE", name, 0, _HEAD - 1) for name in names])
+
+    def tag_tokens(self, tags: Sequence[str]) -> dict[str, int | None]:
+        """The tags' tokens; None for one that is missing. One round trip."""
+        found = self._server.read_many([self._layout.tag(tag) for tag in tags])
+        return {tag: _number(token) for tag, token in zip(tags, found, strict=True)}
+
+    # -- tokens -------------------------------------------------------------------------------------
+
+    def tokens(self, keys: Sequence[str], tags: Iterable[str]) -> tuple[list[int], dict[str, int]]:
+        """The tokens of the keys' buckets and of the tags; missing ones are made. One round trip."""
+        tags = list(tags)
+        names = [self._layout.names(key)[1] for key in keys] + [self._layout.tag(tag) for tag in tags]
+        if not names:
+            return [], {}
+        if self._server.is_cluster:
+            calls = [Call(script("tokens"), [name], [TOKEN_LIFE, fresh()]) for name in names]
+            found = [answer[0] for answer in self._server.run_many(calls)]
+        else:
+            arguments = [TOKEN_LIFE, *(fresh() for _ in names)]
+            found = self._server.run(Call(script("tokens"), names, arguments))
+        tokens = [int(token) for token in found]
+        return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
+
+    def is_current(self, key: str, origin: Origin) -> bool:
+        """Whether the tokens are still those of the origin."""
+        names = [self._layout.names(key)[1], *(self._layout.tag(tag) for tag in origin.tags)]
+        found = self._server.read_many(names)
+        return [_number(token) for token in found] == [origin.token, *origin.tags.values()]
+
+    def forget_tags(self, tags: Sequence[str]) -> None:
+        """Remove the tags' tokens, and tell the fleet: whatever names one of them is over."""
+        commands = [("UNLINK", self._layout.tag(tag)) for tag in tags]
+        with self._sending("tags", list(tags)) as message:
+            self._server.do_many(commands, after=[self._publish(message)])
+
+    def renew(self) -> None:
+        """Remove the tokens of all buckets, and tell the fleet to trust nothing."""
+        with self._sending("all") as message:
+            self._forget_buckets()
+            self._server.call(*self._publish(message))
+
+    def _forget_buckets(self) -> None:
+        self._server.unlink(self._layout.tokens())
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: str,
+        write: Write,
+        token: int,
+        instead_of: bytes | None = None,
+        expect: int | None = None,
+    ) -> bool:
+        """Store a value, make the token its bucket's, tell the fleet. One round trip.
+
+        Args:
+            key: where.
+            write: what.
+            token: a fresh one.
+            instead_of: the only envelope that may be replaced; None is any, or none.
+            expect: the only token that may be replaced; None is any, or none.
+
+        Returns:
+            False if another envelope, or token, was there. After a retry it may be False although the
+            first try was carried out.
+        """
+        self._prolong([write])
+        with self._sending("keys", [key]) as message:
+            return bool(self._server.run(self._put_call(key, write, token, message, instead_of, expect)))
+
+    def put_many(self, writes: Mapping[str, tuple[Write, int]]) -> None:
+        """`put` of several keys, each with its token, in one pipeline."""
+        self._prolong([write for write, _ in writes.values()])
+        for keys in portions(list(writes)):
+            calls = [self._put_call(key, *writes[key]) for key in keys]
+            with self._sending("keys", keys) as message:
+                self._server.run_many(calls, after=[self._publish(message)])
+
+    def _put_call(
+        self,
+        key: str,
+        write: Write,
+        token: int,
+        message: str = "",
+        instead_of: bytes | None = None,
+        expect: int | None = None,
+    ) -> Call:
+        only = "" if instead_of is None else digest(instead_of)
+        expected = "" if expect is None else expect
+        arguments = (
+            write.envelope, _life(write), token, TOKEN_LIFE, only, self._bus.channel, message, expected
+        )  # fmt: skip
+        return Call(script("put"), self._layout.names(key), arguments)
+
+    def add(self, key: str, write: Write, origin: Origin, instead_of: bytes | None) -> bytes | bool:
+        """Store a value if the tokens are those of the origin, and nothing is there. One round trip, or two.
+
+        Args:
+            key: where.
+            write: what.
+            origin: the tokens; of tags, those that the envelope names.
+            instead_of: an envelope that counts as nothing.
+
+        Returns:
+            The envelope that is there; or whether it was stored.
+        """
+        self._prolong([write])
+        value, token = self._layout.names(key)
+        names, tokens = [value, token], [origin.token]
+        if self._server.is_cluster:
+            # Tags live on other nodes, where a script cannot look. That one of them changes between this
+            # look and the script does no harm: the envelope has the tokens, and every reader compares.
+            if self.tag_tokens(list(origin.tags)) != origin.tags:
+                tokens = [-1]  # none is like it, so that a value that is there is found, and none is stored
+        else:
+            names += [self._layout.tag(tag) for tag in origin.tags]
+            tokens += origin.tags.values()
+        only = "" if instead_of is None else digest(instead_of)
+        answer = self._server.run(Call(script("add"), names, (write.envelope, _life(write), only, *tokens)))
+        return answer if isinstance(answer, bytes) else bool(answer)
+
+    def remove(self, key: str) -> bool:
+        """Remove a value, break its fences, tell the fleet; whether it was there. One round trip."""
+        with self._sending("keys", [key]) as message:
+            return bool(self._server.run(self._remove_call(key, message)))
+
+    def remove_many(self, keys: Sequence[str]) -> int:
+        """`remove` of several keys in one pipeline; how many were there."""
+        removed = 0
+        for some in portions(keys):
+            with self._sending("keys", some) as message:
+                calls = [self._remove_call(key) for key in some]
+                removed += sum(self._server.run_many(calls, after=[self._publish(message)]))
+        return removed
+
+    def _remove_call(self, key: str, message: str = "") -> Call:
+        return Call(script("remove"), self._layout.names(key), (self._bus.channel, message))
+
+    def _prolong(self, writes: Iterable[Write]) -> None:
+        """See to it that the tokens of tags live as long as the values; most do without being asked."""
+        lives: dict[str, int | None] = {}
+        for life, tags in ((write.life, write.tags) for write in writes):
+            if tags and (life is None or life > TOKEN_LIFE // 2):
+                for tag in tags:
+                    known = lives.get(tag, 0)
+                    lives[tag] = None if life is None or known is None else max(life, known)
+        commands: list[tuple[object, ...]] = []
+        for tag, life in lives.items():
+            name = self._layout.tag(tag)
+            # GT: never less, and never an end where there is none.
+            commands.append(("PERSIST", name) if life is None else ("PEXPIRE", name, life, "GT"))
+        if commands:
+            self._server.do_many(commands)
+
+    # -- all of it ----------------------------------------------------------------------------------
+
+    def scan(self, matches: re.Pattern[str] | None) -> Iterator[list[str]]:
+        """The keys of values, in batches; those that match from the start. A key may come twice."""
+        # Only what stands literally at its beginning can be left to the server.
+        beginning = "" if matches is None else literal_beginning(matches)
+        for names in self._server.scan(self._layout.values_glob(beginning)):
+            keys = [key for key in map(self._layout.key, names) if key is not None]
+            if matches is not None:
+                keys = [key for key in keys if matches.match(key)]
+            if keys:
+                yield keys
+
+    def remove_matching(self, pattern: re.Pattern[str]) -> int:
+        """Remove the values whose keys match, and tell the fleet; how many there were."""
+        with self._sending("pattern", pattern.pattern) as message:
+            # First, so that what is being loaded now is not added behind the scan's back; and once more,
+            # for what was read from a value that the scan had not come to yet.
+            self._forget_buckets()
+            removed = 0
+            for keys in self.scan(pattern):
+                removed += self._server.unlink([self._layout.value(key) for key in keys])
+            self._server.call(*self._publish(message))
+            self._forget_buckets()
+        return removed
+
+    def clear(self) -> int:
+        """Remove everything under the prefix, and tell the fleet; how many values there were."""
+        removed = 0
+        with self._sending("all") as message:
+            self._forget_buckets()
+            for names in self._server.scan(self._layout.everything_glob()):
+                values = [name for name in names if self._layout.key(name) is not None]
+                removed += self._server.unlink(values)
+                self._server.unlink([name for name in names if self._layout.is_tag(name)])
+            self._server.call(*self._publish(message))
+            self._forget_buckets()
+        return removed
+
+    def size(self) -> int:
+        """How many values there are, by a scan."""
+        return len({key for keys in self.scan(None) for key in keys})
+
+    def memory_usage(self, sample: int) -> int:
+        """Bytes that the values take by the server's own account: of a sample, times their number."""
+        keys = list({key for keys in self.scan(None) for key in keys})
+        if not keys:
+            return 0
+        some = keys[:: -(-len(keys) // sample)]
+        names = [self._layout.value(key) for key in some]
+        sizes = self._server.do_many([("MEMORY", "USAGE", name) for name in names])
+        known = [size for size in sizes if size is not None]
+        return round(sum(known) / len(known) * len(keys)) if known else 0
+
+    # -- the bus, and life --------------------------------------------------------------------------
+
+    def subscribe(self, listener: BusListener) -> Callable[[], None]:
+        """See `ports.FleetTier.subscribe`."""
+        return self._bus.subscribe(listener)
+
+    @contextmanager
+    def _sending(self, kind: Kind, body: object = None) -> Iterator[str]:
+        """A message that is published, or lost, by the end of the block."""
+        self._bus.keep_confirming()
+        number, text = self._bus.outbox.message(kind, body)
+        try:
+            yield text
+        finally:
+            self._bus.outbox.settle(number)
+
+    def _publish(self, message: str) -> tuple[str, bytes, str]:
+        return "PUBLISH", self._bus.channel, message
+
+    def close(self) -> None:
+        """End the bus and the connections."""
+        self._bus.close()
+        self._server.close()
+
+
+def _life(write: Write) -> int | str:
+    return "" if write.life is None else write.life
+
+
+def _number(token: bytes | None) -> int | None:
+    return int(token) if token is not None and token.isdigit() else None

@@ -1,0 +1,25 @@
+"""For every test: no file of the person who runs them is touched, and none of another test found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cachekit import set_default_cache
+
+pytest_plugins = ["lease_servers", "redis_fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def own_directory(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Where default caches of this test are, also those of its subprocesses; they are closed after it."""
+    directory = tmp_path_factory.mktemp("cachekit")
+    monkeypatch.setenv("CACHEKIT_DIR", str(directory))
+    yield directory
+    cache = set_default_cache(None)
+    if cache is not None:
+        cache.close()

@@ -1,0 +1,289 @@
+"""The bus over a real server: what others do is heard; where that is not sure, nothing is trusted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import redis
+from forking import in_fork
+from redis_server import RedisServer, wait_until
+
+from cachekit import CacheEntry
+from cachekit.tiers.redis import RedisCache
+
+MakeCache = Callable[..., RedisCache]
+
+
+class Notes:
+    """A listener that writes down what it is told, by whichever thread."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def keys_changed(self, keys: Sequence[str]) -> None:
+        self.told.append(("keys", list(keys)))
+
+    def tags_changed(self, tags: frozenset[str]) -> None:
+        self.told.append(("tags", sorted(tags)))
+
+    def pattern_changed(self, pattern: str) -> None:
+        self.told.append(("pattern", pattern))
+
+    def everything_changed(self) -> None:
+        self.told.append(("all", None))
+
+    @property
+    def gaps(self) -> int:
+        return self.told.count(("all", None))
+
+    def has(self, count: int) -> Callable[[], bool]:
+        return lambda: len(self.told) >= count
+
+
+def listening(cache: RedisCache) -> Notes:
+    """Notes of what the cache hears, from now on: it has begun to listen."""
+    notes = Notes()
+    cache.subscribe(notes)
+    wait_until(notes.has(2), "the server has confirmed that it listens")
+    assert notes.told == [("all", None)] * 2
+    notes.told.clear()
+    return notes
+
+
+def bus_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "cachekit-bus"]
+
+
+EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
+    (lambda cache: cache.set_value("k", 1), [("keys", ["k"])]),
+    (lambda cache: cache.set_value("k", 1, tags={"t"}), [("keys", ["k"])]),
+    (lambda cache: cache.set_value("k", 1, ttl=0), [("keys", ["k"])]),
+    (lambda cache: cache.delete("k"), [("keys", ["k"])]),
+    (lambda cache: cache.remove_many(["a", "\ud800"]), [("keys", ["a", "\ud800"])]),
+    (
+        lambda cache: cache.put_many(
+            {key: CacheEntry(key, 1) for key in "abc"}, {key: cache.successor() for key in "abc"}
+        ),
+        [("keys", ["a", "b", "c"])],
+    ),
+    (lambda cache: cache.invalidate_by_tags({"t", "u"}), [("tags", ["t", "u"])]),
+    (lambda cache: cache.invalidate_by_pattern("user:.*"), [("pattern", "user:.*")]),
+    (lambda cache: cache.clear(), [("all", None)]),
+    (lambda cache: cache.renew(), [("all", None)]),
+]
+
+
+def hears_everything(cache: RedisCache, other: RedisCache) -> None:
+    notes, own = listening(cache), listening(other)
+    other.remove_many(["warm the script up, which is told twice"])
+    other.put_many({"warm": CacheEntry("warm", 1)}, {"warm": other.successor()})
+    wait_until(notes.has(2), "the first messages are there")
+    notes.told.clear()
+    for event, expected in EVENTS:
+        event(other)
+        wait_until(notes.has(len(expected)), f"{expected} is heard")
+        assert notes.told == expected
+        notes.told.clear()
+    # What changes nothing that others could know is not told.
+    assert other.add("new", CacheEntry("new", 1), other.origin("new")) is True
+    other.get("new")
+    other.delete("the last")
+    wait_until(notes.has(1), "the last is heard")
+    assert notes.told == [("keys", ["the last"])]
+    assert own.told == [], "own writes do not come back"
+
+
+def test_everything_is_heard(make_cache: MakeCache) -> None:
+    """Each write and invalidation of another cache, once, and nothing of one's own."""
+    hears_everything(make_cache(), make_cache())
+
+
+def test_everything_is_heard_in_a_cluster(cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
+    """Whatever the node that it was written on."""
+    with (
+        RedisCache.cluster(cluster_nodes, prefix, timeout=5) as cache,
+        RedisCache.cluster(cluster_nodes, prefix, timeout=5) as other,
+    ):
+        hears_everything(cache, other)
+
+
+def test_many_keys_are_a_few_messages(make_cache: MakeCache) -> None:
+    """No message grows without bound."""
+    notes, other = listening(make_cache()), make_cache()
+    keys = [f"a key with quite a long name {number}" for number in range(5000)]
+    other.remove_many(keys)
+    wait_until(lambda: sum(len(body) for _, body in notes.told) >= 5000, "all are heard")
+    heard = [key for _, body in notes.told for key in body]
+    assert set(heard) == set(keys)
+    assert 2 < len(notes.told) < 30
+
+
+def test_other_prefixes_are_not_heard(make_cache: MakeCache, prefix: str) -> None:
+    """Each prefix has a bus of its own."""
+    notes = listening(make_cache())
+    make_cache(key_prefix=f"{prefix}x").set_value("k", 1)
+    make_cache().set_value("mine", 1)
+    wait_until(notes.has(1), "the own prefix is heard")
+    assert notes.told == [("keys", ["mine"])]
+
+
+def test_a_lost_connection_is_a_gap(server: RedisServer) -> None:
+    """What was written until it was back nobody told; and the driver makes a new one by itself."""
+    with RedisCache(url=server.url) as cache, RedisCache(url=server.url) as other:
+        notes = listening(cache)
+        with server.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        wait_until(lambda: notes.gaps >= 1, "it listens again")
+        notes.told.clear()
+        other.set_value("k", 1)
+        wait_until(lambda: ("keys", ["k"]) in notes.told, "it hears again")
+
+
+def test_a_restarted_server_is_a_gap(server: RedisServer) -> None:
+    """After kill -9 and restart the listener is back by itself."""
+    with RedisCache(url=server.url) as cache, RedisCache(url=server.url) as other:
+        notes = listening(cache)
+        server.kill()
+        wait_until(lambda: notes.gaps >= 1, "it is noticed")
+        notes.told.clear()
+        server.start()
+        wait_until(lambda: notes.gaps >= 1, "it listens again")
+        wait_until(lambda: other.set_value("k", 1), "the other one writes")
+        wait_until(lambda: ("keys", ["k"]) in notes.told, "it hears again")
+
+
+def test_a_server_that_is_not_there_yet(server: RedisServer) -> None:
+    """Subscribing does not wait for it; the listener finds it when it comes."""
+    server.kill()
+    notes = Notes()
+    with RedisCache(url=server.url) as cache:
+        cache.subscribe(notes)
+        wait_until(notes.has(2), "it has tried")
+        seen = len(notes.told)
+        server.start()
+        wait_until(notes.has(seen + 1), "it listens")
+        with RedisCache(url=server.url) as other:
+            wait_until(
+                lambda: other.set_value("k", 1) and ("keys", ["k"]) in notes.told, "it hears what is written"
+            )
+
+
+@pytest.mark.timeout(90)
+def test_a_frozen_server_is_a_gap(server: RedisServer) -> None:
+    """A connection that is open and says nothing is asked, and given up."""
+    with RedisCache(url=server.url) as cache:
+        notes = listening(cache)
+        with server.frozen():
+            wait_until(lambda: notes.gaps >= 1, "the silence is noticed", 30)
+        seen = notes.gaps
+        wait_until(lambda: notes.gaps > seen, "it listens again")
+
+
+def test_a_lost_message_is_a_gap(make_cache: MakeCache) -> None:
+    """A write whose message never came: the connection is fine, the heartbeat tells."""
+    notes, other = listening(make_cache()), make_cache()
+    other.set_value("k", 1)
+    outbox = other._store._bus.outbox
+    number, _ = outbox.message("keys", ["lost"])
+    outbox.settle(number)
+    wait_until(lambda: notes.gaps >= 1, "the heartbeat tells that something is missing")
+    assert notes.told == [("keys", ["k"]), ("all", None)]
+
+
+def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
+    """Several threads write; numbers come in any order; heartbeats confirm them all."""
+    notes, other = listening(make_cache()), make_cache()
+    bus = other._store._bus
+
+    def write() -> None:
+        for number in range(100):
+            other.set_value(f"k{number}", 1)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: bus.outbox._confirmed == 400, "the last heartbeat is sent")
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert len(notes.told) == 401
+    assert notes.gaps == 0
+
+
+def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
+    """The worst that a stranger can do is to make caches forget."""
+    notes = listening(make_cache())
+    with redis.Redis.from_url(redis_url) as client:
+        client.publish(prefix + "!", b"\xff\x00")
+        wait_until(notes.has(1), "it is heard")
+        make_cache().delete("k")
+        wait_until(notes.has(2), "it still listens")
+    assert notes.told == [("all", None), ("keys", ["k"])]
+
+
+def test_it_ends(make_cache: MakeCache) -> None:
+    """At the end of each subscription, and at close, thread and connection are gone; twice is no harm."""
+    before = len(bus_threads())
+    cache = make_cache()
+    one, two = Notes(), Notes()
+    end_one, _ = cache.subscribe(one), cache.subscribe(two)
+    wait_until(lambda: len(one.told) == len(two.told) == 2, "both listen")
+    assert len(bus_threads()) == before + 2
+    end_one()
+    end_one()
+    assert len(bus_threads()) == before + 1
+    make_cache().delete("k")
+    wait_until(two.has(3), "the other one still listens")
+    assert len(one.told) == 2
+    cache.close()
+    assert len(bus_threads()) == before
+
+
+def test_a_listener_may_end_its_own_subscription(make_cache: MakeCache) -> None:
+    """From within the call."""
+    cache = make_cache()
+    ended = threading.Event()
+
+    class Ends(Notes):
+        def keys_changed(self, keys: Sequence[str]) -> None:
+            super().keys_changed(keys)
+            end()
+            ended.set()
+
+    notes = Ends()
+    end = cache.subscribe(notes)
+    wait_until(notes.has(2), "it listens")
+    make_cache().delete("k")
+    assert ended.wait(15)
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
+    """It is another writer, trusts nothing at first, and hears the parent, which hears it."""
+    cache, other = make_cache(), make_cache()
+    parents = listening(cache)
+    writer = cache._store._bus.outbox.writer
+    ready, go = os.pipe()
+
+    def child() -> None:
+        assert cache._store._bus.outbox.writer != writer
+        wait_until(lambda: parents.gaps >= 2, "the child listens anew")
+        os.write(go, b"x")
+        wait_until(lambda: ("keys", ["of the parent"]) in parents.told, "the child hears the parent")
+        cache.set_value("of the child", 1)
+        cache.close()
+
+    finish = in_fork(child)
+    assert os.read(ready, 1) == b"x"
+    other.delete("of the parent")
+    assert finish() == 0
+    wait_until(lambda: ("keys", ["of the child"]) in parents.told, "the parent hears the child")
+    assert parents.gaps == 0
+    os.close(ready)
+    os.close(go)

@@ -1,0 +1,57 @@
+"""The Redis tier passes the suite that every tier passes: on one server, on a Cluster, and on a client."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from redis_server import RedisServer
+
+from cachekit.ports import FleetTier
+from cachekit.testing import ManualClock, TierContract
+from cachekit.tiers.redis import RedisCache
+
+
+class TestRedisCache(TierContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, redis_url: str, prefix: str) -> None:
+        self.url, self.prefix = redis_url, prefix
+
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=5, clock=clock)
+
+    def test_it_is_a_fleet_tier(self) -> None:
+        """It has every method of the port."""
+        with RedisCache() as cache:
+            assert isinstance(cache, FleetTier)
+
+
+class TestSignedRedisCache(TestRedisCache):
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache(
+            url=self.url, key_prefix=self.prefix, timeout=5, clock=clock, secret="a secret of the fleet"
+        )
+
+
+class TestRedisCacheOnAClient(TestRedisCache):
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache(client=redis.Redis.from_url(self.url), key_prefix=self.prefix, clock=clock)
+
+
+class TestRedisCacheOnValkey(TierContract):
+    """The other family of servers, where the first one is not that."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, valkey_server: RedisServer, prefix: str) -> None:
+        self.url, self.prefix = valkey_server.url, prefix
+
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=5, clock=clock)
+
+
+class TestRedisCacheOnACluster(TierContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
+        self.nodes, self.prefix = cluster_nodes, prefix
+
+    def make_tier(self, clock: ManualClock) -> RedisCache:
+        return RedisCache.cluster(self.nodes, self.prefix, timeout=5, clock=clock)

@@ -1,0 +1,254 @@
+"""What a reader of the bus notices: nothing if all is there, everything if anything is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
+
+
+class Notes:
+    """A listener that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def keys_changed(self, keys: Sequence[str]) -> None:
+        self.told.append(("keys", list(keys)))
+
+    def tags_changed(self, tags: frozenset[str]) -> None:
+        self.told.append(("tags", sorted(tags)))
+
+    def pattern_changed(self, pattern: str) -> None:
+        self.told.append(("pattern", pattern))
+
+    def everything_changed(self) -> None:
+        self.told.append(("all", None))
+
+    @property
+    def gaps(self) -> int:
+        return self.told.count(("all", None))
+
+
+def sent(outbox: Outbox, key: str = "k") -> bytes:
+    number, text = outbox.message("keys", [key])
+    outbox.settle(number)
+    return text.encode()
+
+
+def beat(outbox: Outbox, **how: bool) -> bytes | None:
+    due = outbox.heartbeat(**how)
+    if due is None:
+        return None
+    outbox.confirm(due[0])
+    return due[1].encode()
+
+
+def two_beats(outbox: Outbox) -> list[bytes]:
+    """A heartbeat speaks of what was settled when the one before was due."""
+    return [one for one in (beat(outbox), beat(outbox)) if one is not None]
+
+
+def test_kinds() -> None:
+    """Each kind of message reaches the method that it is for."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", notes)
+    for kind, body in (("keys", ["a", "\ud800"]), ("tags", ["t"]), ("pattern", "u.*"), ("all", None)):
+        inbox.receive(outbox.message(kind, body)[1].encode(), 0)  # type: ignore[arg-type]
+    assert notes.told == [("keys", ["a", "\ud800"]), ("tags", ["t"]), ("pattern", "u.*"), ("all", None)]
+
+
+def test_own_messages_do_not_come_back() -> None:
+    """What a cache has written it knows."""
+    notes, outbox = Notes(), Outbox()
+    Inbox(outbox.writer, notes).receive(sent(outbox), 0)
+    assert notes.told == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"", b"nothing", b"{}", b"[]", b"[1,2]", b'[2,"w",1,"keys",["k"]]', b'[1,5,1,"keys",["k"]]',
+        b'[1,"w",1,"keys","k"]', b'[1,"w",1,"keys",[5]]', b'[1,"w",1,"other",[]]', b'[1,"w",1,"tags",null]',
+        b'[1,"w",0,"beat",[1]]', b'[1,"w",0,"beat",["a","b"]]', b'[1,"w",0,"beat",[0,3]]', b"\xff",
+        b'[1,"w",1,"pattern",null]', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_a_gap(message: bytes) -> None:
+    """Garbage, other versions, and heartbeats of what never came."""
+    notes = Notes()
+    Inbox("me", notes).receive(message, 0)
+    assert notes.told == [("all", None)]
+
+
+def test_a_lost_message_is_noticed_by_the_heartbeat() -> None:
+    """Also the last one, after which nothing else comes."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", notes)
+    inbox.receive(sent(outbox), 0)
+    sent(outbox)  # lost
+    (heartbeat,) = two_beats(outbox)
+    assert notes.gaps == 0
+    inbox.receive(heartbeat, 1)
+    assert notes.gaps == 1
+
+
+def test_the_only_message_lost_is_noticed_too() -> None:
+    """A writer of whom nothing else was ever heard."""
+    notes, outbox = Notes(), Outbox()
+    sent(outbox)
+    (heartbeat,) = two_beats(outbox)
+    Inbox("me", notes).receive(heartbeat, 1)
+    assert notes.gaps == 1
+
+
+def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
+    """The writer, or its way to the server, is gone."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", notes)
+    inbox.receive(sent(outbox), 100)
+    inbox.tick(100 + PATIENCE)
+    assert notes.gaps == 0
+    inbox.tick(100.1 + PATIENCE)
+    assert notes.gaps == 1
+    inbox.tick(200)
+    assert notes.gaps == 1
+
+
+def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
+    """It could have spoken of messages that were lost as well."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", notes)
+    inbox.receive(sent(outbox), 0)
+    inbox.receive(two_beats(outbox)[0], 1)
+    sent(outbox)
+    two_beats(outbox)  # both lost
+    inbox.receive(sent(outbox), 2)
+    inbox.receive(two_beats(outbox)[0], 3)
+    assert notes.gaps == 1
+
+
+def test_a_heartbeat_does_not_speak_of_what_is_in_hand() -> None:
+    """A slow thread's message may still come."""
+    outbox = Outbox()
+    number, slow = outbox.message("keys", ["slow"])
+    quick = sent(outbox)
+    assert two_beats(outbox) == []
+    outbox.settle(number)
+    (heartbeat,) = two_beats(outbox)
+    notes = Notes()
+    inbox = Inbox("me", notes)
+    for message in (quick, slow.encode(), heartbeat):
+        inbox.receive(message, 0)
+    assert notes.gaps == 0
+    assert outbox.heartbeat() is None
+
+
+def test_the_last_heartbeat_speaks_of_everything() -> None:
+    """A cache that is closed leaves nobody waiting."""
+    outbox = Outbox()
+    message = sent(outbox)
+    heartbeat = beat(outbox, final=True)
+    assert heartbeat is not None
+    notes = Notes()
+    inbox = Inbox("me", notes)
+    inbox.receive(message, 0)
+    inbox.receive(heartbeat, 0)
+    inbox.tick(1000)
+    assert notes.gaps == 0
+
+
+def test_a_heartbeat_that_failed_is_made_up_for() -> None:
+    """One that was published, though the writer does not know, is no loss either."""
+    for arrived in (True, False):
+        outbox, notes = Outbox(), Notes()
+        inbox = Inbox("me", notes)
+        inbox.receive(sent(outbox), 0)
+        outbox.heartbeat()
+        failed = outbox.heartbeat()  # and is not confirmed
+        assert failed is not None
+        if arrived:
+            inbox.receive(failed[1].encode(), 1)
+        inbox.receive(sent(outbox), 1)
+        heartbeats = [outbox.heartbeat(), outbox.heartbeat()]
+        assert heartbeats[1] is not None
+        inbox.receive(heartbeats[1][1].encode(), 2)
+        inbox.tick(100)
+        assert notes.gaps == 0
+
+
+@given(
+    st.lists(st.sampled_from(["send", "beat"]), min_size=1, max_size=40),
+    st.integers(0, 40),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, random: Any) -> None:
+    """Whatever is lost, sent twice or swapped within a heartbeat's time: a gap if and only if one is lost."""
+    outbox, notes = Outbox(), Notes()
+    inbox = Inbox("me", notes)
+    periods: list[list[bytes]] = [[]]
+    messages = 0
+    for step in [*steps, "beat", "beat"]:
+        if step == "send":
+            messages += 1
+            if not (loses and messages == lost):
+                periods[-1] += [sent(outbox, f"k{messages}")] * random.choice([1, 1, 2])
+            else:
+                sent(outbox)
+        else:
+            heartbeat = beat(outbox)
+            periods.append([heartbeat] if heartbeat is not None else [])
+    for period in periods:
+        random.shuffle(period)
+        for message in period:
+            inbox.receive(message, 0)
+    inbox.tick(1000)
+    assert (notes.gaps > 0) == (loses and 0 < lost <= messages)
+
+
+def test_a_listener_that_fails_is_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is logged; the next message is heard."""
+
+    class Failing(Notes):
+        def keys_changed(self, keys: Sequence[str]) -> None:
+            super().keys_changed(keys)
+            raise RuntimeError("no")
+
+    notes, outbox = Failing(), Outbox()
+    inbox = Inbox("me", notes)
+    inbox.receive(sent(outbox, "a"), 0)
+    inbox.receive(sent(outbox, "b"), 0)
+    assert [body for _, body in notes.told] == [["a"], ["b"]]
+    assert "a listener of the bus failed" in caplog.text
+
+
+def test_writers_who_fall_silent_are_forgotten() -> None:
+    """A reader's memory does not grow with all the writers that ever were."""
+    notes = Notes()
+    inbox = Inbox("me", notes)
+    for number in range(50):
+        outbox = Outbox()
+        inbox.receive(sent(outbox), number)
+        heartbeat = beat(outbox, final=True)
+        assert heartbeat is not None
+        inbox.receive(heartbeat, number)
+    assert len(inbox._writers) == 50
+    inbox.tick(10_000)
+    assert (len(inbox._writers), notes.gaps) == (0, 0)
+
+
+def test_portions() -> None:
+    """Many keys become several messages of bounded size; a long key goes alone; none is left out."""
+    keys = [f"key:{number}" for number in range(20_000)] + ["x" * 100_000, "y"]
+    parts = portions(keys)
+    assert [key for part in parts for key in part] == keys
+    assert all(len(json.dumps(part)) < 70_000 or len(part) == 1 for part in parts)
+    assert 3 < len(parts) < 20
+    assert portions([]) == []

@@ -1,0 +1,358 @@
+"""A server that dies, freezes, forgets, is full or says no: an error in time, never a wrong answer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from forking import in_fork
+from racing import race
+from redis_server import RedisServer, start_cluster, wait_until
+
+from cachekit import CacheEntry
+from cachekit.errors import TierUnavailableError
+from cachekit.tiers.redis import RedisCache
+
+
+def every_call(cache: RedisCache) -> list[Callable[[], object]]:
+    entry = CacheEntry("k", 1, tags={"t"})
+    origin = cache.successor()
+    bare = CacheEntry("k", 1)
+    return [
+        lambda: cache.get("k"),
+        lambda: cache.get_many(["k", "l"]),
+        lambda: cache.peek("k"),
+        lambda: "k" in cache,
+        lambda: cache.set("k", entry),
+        lambda: cache.put("k", bare, origin),
+        lambda: cache.put_many({"k": bare}, {"k": origin}),
+        lambda: cache.add("k", bare, origin),
+        lambda: cache.touch("k"),
+        lambda: cache.delete("k"),
+        lambda: cache.remove_many(["k", "l"]),
+        lambda: cache.origin("k"),
+        lambda: cache.successor(frozenset({"t"})),
+        lambda: cache.fence("k"),
+        lambda: cache.invalidate_by_tags({"t"}),
+        lambda: cache.invalidate_by_pattern("k"),
+        lambda: cache.clear(),
+        lambda: cache.renew(),
+        lambda: cache.keys(),
+        lambda: cache.size(),
+        lambda: cache.memory_usage(),
+    ]
+
+
+def all_unavailable(cache: RedisCache) -> None:
+    errors = cache.get_stats().errors
+    calls = every_call(cache)
+    for call in calls:
+        with pytest.raises(TierUnavailableError) as caught:
+            call()
+        assert caught.value.__cause__ is not None
+    stats = cache.get_stats()
+    assert stats.unavailable == 3
+    assert stats.errors == errors + len(calls)
+
+
+def test_a_dead_server(server: RedisServer) -> None:
+    """Kill -9: every call says unavailable, with the driver's error as its cause; figures need no server."""
+    with RedisCache(url=server.url) as cache:
+        cache.set_value("k", 1)
+        server.kill()
+        all_unavailable(cache)
+        assert server.start()
+        assert cache.get("k") is None, "it came back empty"
+        cache.set_value("k", 2)
+        assert cache.get_value("k") == 2
+
+
+def test_a_frozen_server(server: RedisServer) -> None:
+    """SIGSTOP: every call gives up; after SIGCONT the next one is answered, and by its own answer."""
+    with RedisCache(url=server.url, timeout=0.02) as cache:
+        cache.set_value("k", "K")
+        cache.set_value("l", "L")
+        with server.frozen():
+            all_unavailable(cache)
+        wait_until(lambda: _answers(cache), "it answers again")
+        # An answer that came too late must not be taken for another question's.
+        cache.set_value("k", "K")
+        cache.set_value("l", "L")
+        assert [cache.get_value(key) for key in "klkl"] == ["K", "L", "K", "L"]
+
+
+def _answers(cache: RedisCache) -> bool:
+    try:
+        cache.size()
+    except TierUnavailableError:
+        return False
+    return True
+
+
+def test_answers_are_not_mixed_up(server: RedisServer) -> None:
+    """Threads share connections while the server stops and goes on: each gets its own answer, or none."""
+    with RedisCache(url=server.url, timeout=0.02) as cache, RedisCache(url=server.url, timeout=5) as patient:
+        for number in range(8):
+            patient.set_value(f"k{number}", f"v{number}")
+        done = threading.Event()
+
+        def read(number: int) -> int:
+            right = 0
+            while not done.is_set():
+                try:
+                    assert cache.get_value(f"k{number}") == f"v{number}"
+                    right += 1
+                except TierUnavailableError:
+                    pass
+            return right
+
+        def disturb() -> int:
+            for _ in range(10):
+                unavailable = cache.get_stats().unavailable
+                with server.frozen():
+                    wait_until(
+                        lambda seen=unavailable: cache.get_stats().unavailable > seen,  # type: ignore[misc]
+                        "somebody gave up",
+                    )
+                hits = cache.get_stats().hits
+                wait_until(lambda seen=hits: cache.get_stats().hits > seen, "it goes on")  # type: ignore[misc]
+            done.set()
+            return 1
+
+        results = race(*(lambda number=number: read(number) for number in range(8)), disturb)
+        assert all(results)
+
+
+def test_killed_connections(server: RedisServer) -> None:
+    """CLIENT KILL: the next call makes a new one, and nobody notices."""
+    with RedisCache(url=server.url) as cache, server.client() as client:
+        for number in range(20):
+            cache.set_value("k", number)
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert cache.get_value("k") == number
+            cache.put_many({"a": CacheEntry("a", number)}, {"a": cache.successor()})
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert cache.get_many(["a"])["a"].value == number
+        assert cache.get_stats().errors == 0
+
+
+def test_forgotten_scripts(server: RedisServer) -> None:
+    """SCRIPT FLUSH, or a server that was replaced: scripts are sent again."""
+    with RedisCache(url=server.url) as cache, server.client() as client:
+        calls: list[Callable[[], object]] = [
+            lambda: cache.set_value("k", 1, tags={"t"}),
+            lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
+            lambda: cache.delete("k"),
+            lambda: cache.remove_many(["k"]),
+            lambda: cache.add("k", CacheEntry("k", 1), cache.origin("k")),
+        ]
+        for call in calls:
+            client.script_flush()
+            call()
+        assert cache.get_value("k") == 1
+
+
+def test_flushed_under_use(server: RedisServer) -> None:
+    """FLUSHALL at any moment: misses and refusals, never an old or a foreign value."""
+    with RedisCache(url=server.url, timeout=5) as cache, server.client() as client:
+        done = threading.Event()
+
+        def write() -> int:
+            for number in range(400):
+                cache.set_value("k", number, tags={"t"})
+                found = cache.get_value("k")
+                assert found in (None, number)
+                origin = cache.origin("a", frozenset({"t"}))
+                cache.add("a", CacheEntry("a", number, tags={"t"}), origin)
+                cache.delete("a")
+                assert cache.get("a") is None
+            done.set()
+            return 1
+
+        def flush() -> int:
+            flushes = 0
+            while not done.is_set():
+                client.flushall()
+                flushes += 1
+            return flushes
+
+        assert all(race(write, flush))
+        assert cache.get_stats().errors == 0
+
+
+def test_a_server_that_evicts() -> None:
+    """Maxmemory with allkeys-lru: old values go, tokens too, and nothing is wrong."""
+    server = RedisServer("--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru")
+    try:
+        with RedisCache(url=server.url, timeout=5, compression=None) as cache:
+            for number in range(1500):
+                cache.set_value(f"k{number}", b"%06d" % number * 1000, ttl=600, tags={f"t{number % 50}"})
+            found = cache.get_many([f"k{number}" for number in range(1500)])
+            assert 50 < len(found) < 1400
+            assert all(entry.value == b"%06d" % int(key[1:]) * 1000 for key, entry in found.items())
+            cache.invalidate_by_tags({f"t{number}" for number in range(50)})
+            assert cache.get_many(list(found)) == {}
+            assert cache.get_stats().errors == 0
+    finally:
+        server.close()
+
+
+def test_a_server_that_is_full() -> None:
+    """noeviction: a write that finds no room is an error, and leaves no older value; removing works."""
+    server = RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+    try:
+        with RedisCache(url=server.url, timeout=5, compression=None) as cache:
+            cache.set_value("k", "old")
+            cache.set_value("t", "tagged", tags={"t"})
+
+            def fill() -> None:
+                for number in range(1000):
+                    cache.set_value(f"fill{number}", b"x" * 10_000)
+
+            with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
+                fill()
+            with pytest.raises(TierUnavailableError):
+                cache.set_value("k", "new")
+            assert cache.get("k") is None
+            assert cache.get_value("t") == "tagged"
+            assert cache.invalidate_by_tags({"t"}) == 0
+            assert cache.get("t") is None
+            assert cache.delete("fill0") is True
+            assert cache.invalidate_by_pattern("fill") > 10
+            assert cache.set_value("k", "newer") is True
+    finally:
+        server.close()
+
+
+def test_a_replica_that_only_reads() -> None:
+    """It answers what it has; what writes is unavailable."""
+    server = RedisServer("--repl-diskless-sync-delay", "0")
+    replica = RedisServer("--replicaof", "127.0.0.1", str(server.port))
+    try:
+        with RedisCache(url=server.url) as main, RedisCache(url=replica.url) as cache:
+            main.set_value("k", 1)
+            main.set_value("t", 1, tags={"t"})
+            wait_until(lambda: cache.get_value("t") == 1, "the replica has it")
+            assert cache.get_value("k") == 1
+            assert sorted(cache.keys()) == ["k", "t"]
+            writes: list[Callable[[], object]] = [
+                lambda: cache.set_value("k", 2),
+                lambda: cache.delete("k"),
+                lambda: cache.invalidate_by_tags({"t"}),
+                lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
+                lambda: cache.origin("never seen"),
+            ]
+            for write in writes:
+                with pytest.raises(TierUnavailableError, match=r"(?i)read.?only"):
+                    write()
+            assert cache.get_value("k") == 1
+    finally:
+        replica.close()
+        server.close()
+
+
+def test_a_user_who_may_not(server: RedisServer) -> None:
+    """An ACL that forbids the cache's commands, or its keys, makes it unavailable, and says why."""
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "guest", "on", ">a-password", "~other:*", "&*", "+@all")
+    with RedisCache(url=server.url, username="guest", password="a-password") as cache:
+        with pytest.raises(TierUnavailableError, match="permission"):
+            cache.get("k")
+        with pytest.raises(TierUnavailableError, match=r"permission|access"):
+            cache.set_value("k", 1)
+
+
+def test_all_connections_in_use(server: RedisServer) -> None:
+    """More threads than connections wait for their turn."""
+    with RedisCache(url=server.url, timeout=5) as cache:
+        cache.set_value("k", 1)
+
+        def read() -> int:
+            return sum(cache.get_value("k") for _ in range(20))
+
+        assert race(*[read] * 50) == [20] * 50
+        with server.client() as client:
+            assert client.info("clients")["connected_clients"] <= 32 + 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forks(server: RedisServer) -> None:
+    """Parent and child go on, each over connections of its own, also if a thread was in the middle of it."""
+    with RedisCache(url=server.url, timeout=5) as cache:
+        for number in range(20):
+            cache.set_value(f"k{number}", number)
+        done = threading.Event()
+
+        def read_on() -> None:
+            while not done.is_set():
+                for number in range(20):
+                    assert cache.get_value(f"k{number}") == number
+
+        def child() -> None:
+            for _ in range(20):
+                for number in range(20):
+                    assert cache.get_value(f"k{number}") == number
+            cache.set_value("of the child", 1)
+
+        reader = threading.Thread(target=read_on)
+        reader.start()
+        children = [in_fork(child) for _ in range(5)]
+        assert [finish() for finish in children] == [0] * 5
+        done.set()
+        reader.join()
+        assert cache.get_value("of the child") == 1
+        assert cache.get_stats().errors == 0
+
+
+def test_an_interrupted_call_leaves_no_answer_behind(server: RedisServer) -> None:
+    """A signal's exception in the middle of a call: the connection is not used again."""
+
+    class Alarm(Exception):
+        pass
+
+    def strike(*_: Any) -> None:
+        raise Alarm
+
+    with RedisCache(url=server.url, timeout=10) as cache:
+        cache.set_value("a", "A")
+        cache.set_value("b", "B")
+        before = signal.signal(signal.SIGALRM, strike)
+        try:
+            with server.frozen():
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(Alarm):
+                    cache.get("a")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert [cache.get_value(key) for key in "bab"] == ["B", "A", "B"]
+
+
+def test_a_cluster_that_loses_a_node() -> None:
+    """What the others hold they answer; the rest is unavailable; nothing else is raised."""
+    nodes = start_cluster()
+    try:
+        with RedisCache.cluster([("127.0.0.1", node.port) for node in nodes], timeout=0.1) as cache:
+            keys = [f"k{number}" for number in range(30)]
+            for key in keys:
+                cache.set_value(key, key)
+            nodes[0].kill()
+            answered = []
+            for key in keys:
+                try:
+                    assert cache.get_value(key) in (key, None)
+                    answered.append(key)
+                except TierUnavailableError:
+                    pass
+            assert 0 < len(answered) < 30
+            for call in (lambda: cache.get_many(keys), cache.clear, cache.renew, cache.keys):
+                with pytest.raises(TierUnavailableError):
+                    call()
+        stranger = RedisCache.cluster([("127.0.0.1", nodes[0].port)], timeout=0.1)
+        with stranger, pytest.raises(TierUnavailableError):
+            stranger.get("k")
+    finally:
+        for node in nodes:
+            node.close()

