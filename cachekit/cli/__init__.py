@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import cachekit
+from cachekit.model import checked_pattern
 
 _INTERRUPTED: Final = 130  # what shells report for a program that Ctrl-C ended
 
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _demo(options)
+        status: int = options.run(options)
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -78,7 +81,52 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="another number asks other questions (default: %(default)s)",
     )
+    demo.set_defaults(run=_demo)
+    _add_directory_commands(commands)
     return parser
+
+
+def _add_directory_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="show what is in a cache directory",
+        description=(
+            "Shows entries, sizes, expiry, shards and health of a FileCache's directory, and changes "
+            "nothing in it. Ends with status 1 if something is damaged."
+        ),
+    )
+    inspect.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    inspect.add_argument(
+        "--keys",
+        type=_pattern,
+        metavar="PATTERN",
+        help="list the live keys that this regular expression matches from the start, too",
+    )
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+
+    verify = commands.add_parser(
+        "verify",
+        help="read every record of a cache directory and compare its checksum",
+        description=(
+            "Reads every record and compares its checksum. Changes nothing unless told to repair. Ends "
+            "with status 1 if something is damaged."
+        ),
+    )
+    verify.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    verify.add_argument(
+        "--repair", action="store_true", help="drop what is damaged, and files that belong to nothing"
+    )
+    verify.set_defaults(run=_verify)
+
+    purge = commands.add_parser(
+        "purge",
+        help="remove every entry of a cache directory",
+        description="Removes every entry, also while processes use the directory. Asks before it does.",
+    )
+    purge.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
+    purge.set_defaults(run=_purge)
 
 
 def _whole_number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
@@ -96,9 +144,37 @@ def _whole_number(least: int | None = None, most: int | None = None) -> Callable
     return parse
 
 
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return checked_pattern(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _demo(options: argparse.Namespace) -> int:
     from cachekit.cli.demo import Plan, run
     from cachekit.cli.display import display_for
 
     plan = Plan(options.modules, options.requests, options.threads, options.seed)
     return run(plan, display_for(sys.stdout))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.inspect import Plan, run
+
+    return run(Plan(options.directory, options.keys, options.json), display_for(sys.stdout))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.verify import Plan, run
+
+    return run(Plan(options.directory, options.repair), display_for(sys.stdout))
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.purge import Plan, run
+
+    return run(Plan(options.directory, options.yes), display_for(sys.stdout))

@@ -311,6 +311,21 @@ class Engine:
         for shard in self._open_shards():
             shard.tick()
 
+    def repair(self, damaged: Iterable[tuple[int, int, int, int]]) -> int:
+        """Drop slots that somebody found damaged, and what belongs to nothing; how many slots there were.
+
+        Args:
+            damaged: of each the shard, the generation of its index, its word in it, and what it said.
+        """
+        shards = self._open_shards()
+        self.tick()  # also drops an index that is damaged as a whole
+        by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, generation, at, slot in damaged:
+            by_index.setdefault((number, generation), []).append((at, slot))
+        return sum(
+            [shards[number].drop(generation, slots) for (number, generation), slots in by_index.items()]
+        )
+
     def stats(self) -> EngineStats:
         """What the directory holds, and what this process did; without I/O, and also after `close`."""
         if self._last_stats is not None:
