@@ -99,7 +99,7 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
         and found is not None
         and tokens.is_sound(f"{path}/tokens", found)
         and control.is_sound(f"{path}/control", found)
-        and not any([entry.is_symlink() for entry in list(os.scandir(path))])
+        and not any(entry.is_symlink() for entry in list(os.scandir(path)))
     )
     alone = False
     if not sound or found != wanted:
