@@ -270,8 +270,9 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @as_root
-def test_another_users_directory(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_users_directory(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One that may not be entered is unavailable, with the path; nothing else happens."""
+    FileCache(tmp_path / "before", 1).close()  # loads what the other user may not be able to load
     for above in list(place.parents)[:4]:
         above.chmod(0o755)
 
