@@ -44,6 +44,7 @@ class Bus:
         self._lock = threading.Lock()
         self._ears: list[_Ear] = []
         self._job: Job | None = None
+        self._silent_until = 0.0
         forks.register(self)
 
     def keep_confirming(self) -> None:
@@ -57,6 +58,8 @@ class Bus:
         self._confirm(final=False)
 
     def _confirm(self, *, final: bool) -> None:
+        if time.monotonic() < self._silent_until and not final:
+            return
         due = self.outbox.heartbeat(final=final)
         if due is None:
             return
@@ -64,7 +67,10 @@ class Bus:
         try:
             self._server.call("PUBLISH", self.channel, text)
         except (TierUnavailableError, CacheClosedError):
-            return  # the next one will speak of the same messages
+            # The next one will speak of the same messages. This thread belongs to all caches, and shall not
+            # wait for a server that is out every second.
+            self._silent_until = time.monotonic() + PATIENCE
+            return
         self.outbox.confirm(number)
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
