@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -531,6 +532,8 @@ class TestOnePrefixAmongOthers:
         assert cache.keys(r"a\{b") == ["a{b}c"]
         assert cache.keys(r"\}:") == ["}:a"]
         assert sorted(cache.keys("a.b")) == ["a*b", "a-b^", "a?b", "a[b]", "a\\b", "axb", "a{b}c"]
+        assert sorted(cache.keys(re.compile("AXB", re.IGNORECASE))) == ["axb"]
+        assert cache.keys(re.compile("a x b", re.VERBOSE)) == ["axb"]
         assert cache.invalidate_by_pattern("(?i)A[*]") == 1
         assert sorted(cache.keys("a?x|}")) == ["axb", "}:a"]
 
