@@ -38,7 +38,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar
 
 from cachekit import forks
 from cachekit.fences import EPOCH, FenceTable, PrivateFence, SharedFence
@@ -64,7 +64,6 @@ def gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-@final
 class Store(Exclusive):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
@@ -118,7 +117,16 @@ class Store(Exclusive):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def weight(self) -> int | None:
+        """What all entries count for together, where they are weighed."""
+        return None
+
     # -- looking ------------------------------------------------------------------------------------
+
+    def touch_again(self, key: str) -> None:
+        """What `touch` costs, about, for a key that has just been touched; nothing changes."""
+        self._entries.move_to_end(key)
 
     def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
         """The value under the key: the way of a lookup that the lock-free steps did not answer.
