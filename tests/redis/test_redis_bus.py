@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import redis
 from forking import in_fork
-from racing import race
+from racing import in_thread
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
 from cachekit.tiers.redis import RedisCache
+from cachekit.upkeep import upkeep
 
 MakeCache = Callable[..., RedisCache]
 
@@ -323,16 +324,15 @@ def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, 
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_forks_beside_first_writes(make_cache: MakeCache) -> None:
-    """A fork while other threads send their first messages: nobody waits for ever."""
+def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
+    every = upkeep.every
 
-    def first_writes() -> int:
-        for _ in range(10):
-            with make_cache() as cache:
-                cache.delete("k")
-        return 0
+    def forks_meanwhile(*arguments: Any) -> Any:
+        finish = in_thread(lambda: in_fork(lambda: None)())
+        assert finish() == 0
+        return every(*arguments)
 
-    def forks() -> int:
-        return sum(in_fork(lambda: None)() for _ in range(15))
-
-    assert race(first_writes, first_writes, forks) == [0, 0, 0]
+    monkeypatch.setattr("cachekit.tiers.redis.bus.upkeep.every", forks_meanwhile)
+    cache.delete("k")
+    assert cache._store._bus._job is not None
