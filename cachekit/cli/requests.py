@@ -178,7 +178,7 @@ def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
     if column.isdecimal():
         index = int(column) - 1
     else:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         if column not in header:
             raise ValueError(f"{path} has no column {column!r}; its first line has {', '.join(header)}")
         index = header.index(column)
