@@ -58,8 +58,8 @@ def _add_demo(commands: Commands) -> None:
         help="watch real work become faster",
         description=(
             "Analyses the source of Python's standard library through cached functions: several "
-            "threads ask many questions, most of them about a few modules, first of an empty cache "
-            "and then once more. Ends with what it found out and what was saved."
+            "threads ask many questions, most of them about a few modules, first of an empty cache; "
+            "then new processes ask once more. Ends with what it found out and what was saved where."
         ),
     )
     demo.add_argument(
@@ -80,7 +80,19 @@ def _add_demo(commands: Commands) -> None:
         type=_whole_number(least=1, most=256),
         default=4,
         metavar="N",
-        help="threads that ask (default: %(default)s)",
+        help="threads that ask, in each process (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--processes",
+        type=_whole_number(least=1, most=64),
+        default=4,
+        metavar="N",
+        help="new processes that ask once more (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--redis",
+        metavar="URL",
+        help="a server that another host shares, played by processes with a directory of their own",
     )
     demo.add_argument(
         "--seed",
@@ -180,7 +192,14 @@ def _demo(options: argparse.Namespace) -> int:
     from cachekit.cli.demo import Plan, run
     from cachekit.cli.display import display_for
 
-    plan = Plan(options.modules, options.requests, options.threads, options.seed)
+    plan = Plan(
+        options.modules,
+        options.requests,
+        options.threads,
+        options.processes,
+        options.redis,
+        options.seed,
+    )
     return run(plan, display_for(sys.stdout))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from redis_server import RedisServer, start_cluster, wait_until
 from cachekit import CacheEntry
 from cachekit.errors import TierUnavailableError
 from cachekit.tiers.redis import RedisCache
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
 
 def every_call(cache: RedisCache) -> list[Callable[[], object]]:
@@ -214,8 +217,9 @@ def test_a_server_that_is_full() -> None:
 
             with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
                 fill()
-            with pytest.raises(TierUnavailableError):
+            with pytest.raises(TierUnavailableError) as caught:
                 cache.set_value("k", "new")
+            assert caught.value.full
             assert cache.get("k") is None
             assert cache.get_value("t") == "tagged"
             assert cache.invalidate_by_tags({"t"}) == 0
@@ -263,6 +267,31 @@ def test_a_user_who_may_not(server: RedisServer) -> None:
             cache.get("k")
         with pytest.raises(TierUnavailableError, match=r"permission|access"):
             cache.set_value("k", 1)
+
+
+def test_a_user_who_may_just_enough(server: RedisServer) -> None:
+    """The ACL that the documentation names suffices for everything, the bus included."""
+    rules = ["+@read", "+@write", "+@scripting", "+@connection", "+@pubsub", "~shop:*", "&shop:*"]
+    assert " ".join(rules) in DOCUMENTATION.read_text()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">a-password", "resetchannels", *rules)
+    with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as cache:
+        for call in every_call(cache):
+            call()
+        heard = threading.Event()
+
+        class Listener:
+            def keys_changed(self, keys: object) -> None:
+                heard.set()
+
+            tags_changed = pattern_changed = keys_changed
+
+            def everything_changed(self) -> None: ...
+
+        cache.subscribe(Listener())
+        with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as other:
+            wait_until(lambda: other.set_value("k", 1) and heard.is_set(), "the bus works")
+        assert cache.get_stats().errors == 0
 
 
 def test_all_connections_in_use(server: RedisServer) -> None:

@@ -325,6 +325,19 @@ class TestFleetFences:
         other.delete("j")
         assert cache.set_if("j", CacheEntry("j", 1), fence) is False
 
+    def test_put_where_something_is_expected(self, cache: RedisCache) -> None:
+        """It changes nothing if the token is another one, and says yes twice to one write."""
+        first, second, third = cache.successor(), cache.successor(), cache.successor()
+        assert cache.put("k", CacheEntry("k", 1), first) is True
+        assert cache.put("k", CacheEntry("k", 2), second, expect=third) is False
+        assert cache.get_value("k") == 1
+        assert cache.put("k", CacheEntry("k", 2), second, expect=first) is True
+        assert cache.put("k", CacheEntry("k", 2), second, expect=first) is True, "a retry of the same"
+        assert cache.put("k", CacheEntry("k", 3), third, expect=first) is False
+        assert cache.get_value("k") == 2
+        cache.delete("k")
+        assert cache.put("k", CacheEntry("k", 3), third, expect=second) is False
+
     def test_wrong_origins(self, cache: RedisCache) -> None:
         """What is no origin, or lacks a tag, is refused by name."""
         with pytest.raises(TypeError, match="origin"):
@@ -396,7 +409,7 @@ class TestManyKeys:
             lambda: cache.delete("k"),
             lambda: cache.origin("k", frozenset({"x", "y"})),
             lambda: cache.origins(["k", "a", "b"]),
-            lambda: cache.add("t", CacheEntry("t", 1), origin),
+            lambda: cache.add("k", CacheEntry("k", 1), origin),
         ]
         for work in alone:
             assert commands_of(client, work) == ["EVALSHA"]
@@ -666,7 +679,7 @@ class TestConfiguration:
         with pytest.raises(TypeError, match="several keys"):
             cache.get_many("abc")
         with pytest.raises(TypeError, match="tags must be"):
-            cache.invalidate_by_tags("abc")
+            cache.invalidate_by_tags("abc")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="entry must be a CacheEntry"):
             cache.set("k", "value")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="ttl must be"):

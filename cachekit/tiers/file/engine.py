@@ -31,6 +31,7 @@ from cachekit.tiers.file.shard import Shard
 from cachekit.tiers.file.tokens import Tokens, fresh
 
 _PATIENCE: Final = 2.0
+_OPENING: Final = 30.0
 #: Keys whose place is remembered: one that was just asked for is what will be stored, or asked for again,
 #: and its hash costs as much as all the rest of a lookup that fails.
 _MOST_KNOWN: Final = 4096
@@ -57,6 +58,7 @@ class Engine:
         limit: bytes that it may take on disk, at least 1 MiB.
         clock: for expiry.
         patience: the most seconds that a writer waits for another one.
+        opening: the most seconds to wait for others who are opening the directory.
         geometry: its shape in detail, instead of `limit`.
         effects: by which files are changed; for tests.
 
@@ -82,13 +84,14 @@ class Engine:
         *,
         clock: Clock | None = None,
         patience: float = _PATIENCE,
+        opening: float = _OPENING,
         geometry: Geometry | None = None,
         effects: Effects = EFFECTS,
     ) -> None:
         directory = open_directory(
             os.path.abspath(os.fspath(path)),
             Geometry.for_limit(limit) if geometry is None else geometry,
-            max(patience, 30.0),
+            opening,
             effects,
         )
         self.path = directory.path
@@ -323,6 +326,21 @@ class Engine:
         )
 
     # -- life -------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file that whoever has this directory open keeps open."""
+        self._open_shards()
+        found = os.fstat(self._users)
+        return found.st_dev, found.st_ino
+
+    def is_whole(self) -> bool:
+        """Whether the files that this process locks are still those in the directory."""
+        return all(shard.lock.is_there() for shard in self._open_shards())
+
+    def spoil(self) -> None:
+        """Break all fences that were ever taken here: the directory is not this one any more."""
+        self._open_shards()[0].tokens.spoil()
 
     def close(self) -> None:
         """Give back descriptors and mappings; a second call does nothing."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.tiers.file.effects import open_or_make
 
 
 class _Again(enum.Enum):
@@ -66,12 +67,11 @@ class ShardLock:
     def _open(self) -> None:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{os.path.dirname(self.path)} was closed")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = open_or_make(self.path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = open_or_make(self.path)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while nobody else, thread or process, is in a `run` of this file.
@@ -135,6 +135,15 @@ class ShardLock:
     def is_mine(self) -> bool:
         """Whether this thread is in the middle of an operation."""
         return self._owner == threading.get_ident()
+
+    def is_there(self) -> bool:
+        """Whether the file is still the one that we lock; if we do."""
+        if self._fd < 0:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
+        except OSError as error:
+            return not isinstance(error, (FileNotFoundError, NotADirectoryError))
 
     def close(self) -> None:
         """Give the descriptor back, after whoever is in `run`."""

@@ -319,7 +319,8 @@ class Shard:
         entries: int = self.words[ENTRIES]
         # Before and after: what was read in between belongs before the clear, and is not kept.
         self.tokens.renew_slice(self.number, self.shards)
-        self.files.reset()
+        if entries or self.files.table.entries():  # or there is nothing, and no need to make an index
+            self.files.reset()
         self.tokens.renew_slice(self.number, self.shards)
         return entries
 
@@ -337,11 +338,17 @@ class Shard:
             if found is not None and (found[1] <= now or not self.tokens.are_current(found[2])):
                 condemned.append((at, b))
             if len(condemned) == _SLICE:
-                removed += self.lock.run(self._expire, generation, condemned) or 0
+                removed += self.drop(generation, condemned)
                 condemned = []
-        return removed + (self.lock.run(self._expire, generation, condemned) or 0 if condemned else 0)
+        removed += self.drop(generation, condemned)
+        self.files.counter.expirations += removed
+        return removed
 
-    def _expire(self, generation: int, condemned: list[tuple[int, int]]) -> int:
+    def drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
+        """Clear slots, each named by its word and what B was, of that index; how many there were."""
+        return self.lock.run(self._drop, generation, condemned) or 0 if condemned else 0
+
+    def _drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
         index = self.files.locked_index()
         if index.generation != generation:
             return 0  # positions have changed; the next sweep comes
@@ -350,5 +357,4 @@ class Shard:
             if index.slots[at + 1] == b:
                 self.files.clear_slot(index, at)
                 removed += 1
-        self.files.counter.expirations += removed
         return removed

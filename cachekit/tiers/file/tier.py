@@ -34,6 +34,7 @@ from cachekit.model import (
 )
 from cachekit.ports import Clock, Codec, Fence, Found
 from cachekit.serialization import Serializer
+from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.entries import Entries
 from cachekit.tiers.file.location import directory_of
@@ -68,6 +69,7 @@ class FileCache:
         secret: sign what is stored, and read nothing that is not signed with it; at least 16 bytes, or a
             list with the newest first.
         allow: classes that may be read, besides the standard value types, where pickles are not trusted.
+        allow_network_fs: whether a directory on a network file system will do. Its promises end at the host.
         clock: where the time comes from; another one is for tests.
 
     Raises:
@@ -88,7 +90,16 @@ class FileCache:
     It pickles as its configuration, unless it has a secret: the copy opens the same directory.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_entries", "_job", "_longest", "_max_size_mb", "_path")
+    __slots__ = (
+        "__weakref__",
+        "_arguments",
+        "_attachment",
+        "_entries",
+        "_job",
+        "_longest",
+        "_max_size_mb",
+        "_path",
+    )
 
     def __init__(
         self,
@@ -102,6 +113,7 @@ class FileCache:
         compression: Compression = None,
         secret: Secret | None = None,
         allow: Iterable[Any] = (),
+        allow_network_fs: bool = False,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         limit = _checked_limit(max_size_mb)
@@ -115,6 +127,8 @@ class FileCache:
                 f"not {cleanup_interval!r}; None switches the sweep off"
             )
         namespace = checked_key(namespace, "namespace")
+        if not isinstance(allow_network_fs, bool):
+            raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
         path = directory_of(cache_dir, namespace)
         allow = tuple(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
@@ -126,10 +140,18 @@ class FileCache:
         self._arguments = None
         if secret is None:
             base = None if cache_dir is None else directory_of(cache_dir, "")
-            arguments |= {"default_ttl": default_ttl, "namespace": namespace, "clock": clock}
+            arguments |= {
+                "allow_network_fs": allow_network_fs,
+                "default_ttl": default_ttl,
+                "namespace": namespace,
+                "clock": clock,
+            }
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
         contents = Contents(serializer, cap, clock), Contents(trusting, cap, clock)
-        self._entries = Entries(path, limit, contents, clock)
+        self._attachment = Attachment(
+            path, limit, clock, contents, signed=secret is not None, network=allow_network_fs
+        )
+        self._entries = Entries(self._attachment, clock)
         self._job = None if interval is None else upkeep.every(interval, self._entries.tend)
 
     @property
@@ -249,7 +271,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed; some fences may stand.
         """
-        self._entries.do(self._entries.engine().renew_tokens)
+        self._entries.do(self._entries.writer().renew_tokens)
 
     def settle(self, fence: SharedFence) -> bool:
         """End the write that returned this fence; False if another write of the key came in between.
@@ -257,7 +279,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed; copies are not trusted until it is settled by others.
         """
-        return self._entries.do(self._entries.engine().settle, fence.key, fence.token)
+        return self._entries.do(self._entries.writer().settle, fence.key, fence.token)
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -435,7 +457,7 @@ class FileCache:
             TierUnavailableError: the disk failed; some of it may be left.
         """
         entries = self._entries
-        entries.counter.invalidations += entries.do(entries.engine().clear)
+        entries.counter.invalidations += entries.do(entries.writer().clear)
         return True
 
     def invalidate_by_tags(self, tags: Tags) -> int:
@@ -447,7 +469,7 @@ class FileCache:
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._entries.engine().invalidate_tags(checked_tags(tags))
+        self._entries.do(self._entries.writer().invalidate_tags, checked_tags(tags))
         return 0
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
@@ -465,7 +487,7 @@ class FileCache:
             TierUnavailableError: the disk failed; some of them may be left.
         """
         entries = self._entries
-        removed = entries.do(entries.engine().delete_matching, checked_pattern(pattern))
+        removed = entries.do(entries.writer().delete_matching, checked_pattern(pattern))
         entries.counter.invalidations += removed
         return removed
 
@@ -477,7 +499,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.do(self._entries.engine().remove_expired)
+        return self._entries.do(self._entries.writer().remove_expired)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -485,7 +507,7 @@ class FileCache:
         """Give back descriptors and mappings, and end the sweep; a second call does nothing."""
         if self._job is not None:
             self._job.cancel()
-        self._entries.close()
+        self._attachment.close()
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a live entry that can be read; no lookup."""

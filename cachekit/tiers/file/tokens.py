@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Final, final
 
 from cachekit.fences import EPOCH, FLUX, TagTokens
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.effects import Effects, open_ours
 from cachekit.tiers.file.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
@@ -78,7 +78,7 @@ def create(path: str, geometry: Geometry, effects: Effects) -> None:
 def is_sound(path: str, geometry: Geometry) -> bool:
     """Whether the file is there, has its size, and begins as it should."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_ours) as file:
             return (
                 os.fstat(file.fileno()).st_size == geometry.tokens_size
                 and file.read(16) == array("Q", [_MAGIC, geometry.buckets]).tobytes()
@@ -89,13 +89,21 @@ def is_sound(path: str, geometry: Geometry) -> bool:
 
 @final
 class Tokens:
-    """The mapped tokens. Safe in any thread, before and after a fork."""
+    """The mapped tokens. Safe in any thread, before and after a fork.
+
+    Args:
+        path: the file.
+        geometry: of the directory.
+        effects: by which it is changed.
+        read_only: map it for looking at it alone.
+    """
 
     __slots__ = ("_buckets", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
 
-    def __init__(self, path: str, geometry: Geometry, effects: Effects) -> None:
-        with open(path, "r+b") as file:
-            mapped = mmap.mmap(file.fileno(), geometry.tokens_size)
+    def __init__(self, path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False) -> None:
+        with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+            mapped = mmap.mmap(file.fileno(), geometry.tokens_size, access=access)
         #: Everything, as 8-byte words; `bucket` tells which is a key's.
         self.words = effects.words(memoryview(mapped).cast("Q"))
         self._shift = geometry.bucket_shift
@@ -138,6 +146,12 @@ class Tokens:
         start = _HEAD + shard * size
         # Words may be seen half changed here; what remembered such a one agrees with nothing later.
         self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
+
+    def spoil(self) -> None:
+        """Change every token, of tags too: nothing agrees with this table any more."""
+        words = self.words
+        words[EPOCH] = fresh() | FLUX
+        words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
         """Whether this FLUX was seen a second ago already: its writer is dead, or stopped."""

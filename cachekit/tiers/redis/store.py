@@ -137,8 +137,7 @@ class Store:
             expect: the only token that may be replaced; None is any, or none.
 
         Returns:
-            False if another envelope, or token, was there. After a retry it may be False although the
-            first try was carried out.
+            False if another envelope, or token, was there.
         """
         self._prolong([write])
         with self._sending("keys", [key]) as message:
@@ -243,7 +242,7 @@ class Store:
 
     def remove_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the values whose keys match, and tell the fleet; how many there were."""
-        with self._sending("pattern", pattern.pattern) as message:
+        with self._sending(*_told(pattern)) as message:
             # First, so that what is being loaded now is not added behind the scan's back; and once more,
             # for what was read from a value that the scan had not come to yet.
             self._forget_buckets()
@@ -305,6 +304,13 @@ class Store:
         """End the bus and the connections."""
         self._bus.close()
         self._server.close()
+
+
+def _told(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
+    """A message of which keys are concerned: of all of them, if the flags are not in the pattern itself."""
+    if re.compile(pattern.pattern).flags == pattern.flags:
+        return "pattern", pattern.pattern
+    return "all", None
 
 
 def _life(write: Write) -> int | str:

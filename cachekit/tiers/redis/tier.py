@@ -176,14 +176,8 @@ class RedisCache:
         )
         self._address = address
         # Not the secret: it is kept nowhere.
-        self._configuration = (
-            layout.prefix,
-            None if cap == FOREVER else cap,
-            codec,
-            compression,
-            allow,
-            clock,
-        )
+        longest = None if cap == FOREVER else cap
+        self._configuration = layout.prefix, longest, codec, compression, allow, clock
         self._longest = cap
         self._clock = clock
         self._server = Server(address, client)
@@ -304,6 +298,9 @@ class RedisCache:
 
     def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
+        self._refuse_if_closed()
+        if not tags:
+            return Origin(fresh(), {})
         with self._counting_errors():
             return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1])
 
@@ -451,7 +448,7 @@ class RedisCache:
         with self._counting_errors():
             self._store.renew()
 
-    def invalidate_by_tags(self, tags: Iterable[str]) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int:
         """Drop entries with any of the tags, break fences that name one, and tell the other hosts.
 
         One round trip, however many entries there are: they are not looked for, but what names a tag's
@@ -460,7 +457,7 @@ class RedisCache:
         Returns:
             0: nobody counts them.
         """
-        tags = checked_tags(tags if isinstance(tags, (set, frozenset, list, tuple, str)) else list(tags))  # type: ignore[arg-type]
+        tags = checked_tags(tags)
         if tags:
             with self._counting_errors():
                 self._store.forget_tags(list(tags))
