@@ -3,14 +3,20 @@
 Nanoseconds per operation, the loop included: hits with all keys held, inserts that evict, and a skewed mix
 of get and, on a miss, set, in which the policy decides how many misses there are. 10,000 entries, warm
 keys, small values; locks are those that a user of the library needs for several threads. Then hits from
-eight threads.
+eight threads. With --traces it measures no time, but hit ratios on the request streams of a folder, each
+cache beside what the simulator of its `reference.json` counted.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import json
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import accumulate, count
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -175,8 +181,61 @@ def skewed(keys: list[str], requests: int) -> list[str]:
     return Random(1).choices(keys, cum_weights=weights, k=requests)
 
 
+#: Caches whose hit ratio is of interest, and the name of their policy in reference.json.
+RATIOS: dict[str, tuple[Callable[[int], Made], str]] = {
+    "LRU": (ours(CacheStrategy.LRU), "LRU"),
+    "FIFO": (ours(CacheStrategy.FIFO), "FIFO"),
+    "LFU": (ours(CacheStrategy.LFU), "LFU"),
+    "SIEVE": (ours(CacheStrategy.SIEVE), "SIEVE"),
+    "S3-FIFO": (ours(CacheStrategy.S3_FIFO), "S3-FIFO"),
+    "W-TinyLFU": (ours(CacheStrategy.W_TINYLFU), "W-TinyLFU(static1%)"),
+    "theine": (theine, "W-TinyLFU(static1%)"),
+    "cachetools LRU": (with_cachetools("LRUCache"), "LRU"),
+    "cachetools LFU": (with_cachetools("LFUCache"), "LFU"),
+    "cachetools FIFO": (with_cachetools("FIFOCache"), "FIFO"),
+}
+
+
+def hit_ratios(folder: Path, part: str) -> None:
+    """Print, for each stream and size, the hit ratio of each cache and the simulator's count."""
+    for name, known in json.loads((folder / "reference.json").read_text())[part].items():
+        numbers = array("I", gzip.decompress((folder / f"{name}.u32.gz").read_bytes()))
+        keys = list(map(str, numbers[: known["requests"]]))
+        for size, counts in known["hits"].items():
+            print(f"\n{name}, {size} entries, {len(keys):,} requests (optimum {counts['OPT']})", flush=True)
+            print(f"  {'':16}{'%':>7}{'hits':>9}{'simulator':>11}  {'':9}its policy")
+            for row, (make, policy) in RATIOS.items():
+                try:
+                    get, set_ = make(int(size))
+                except ModuleNotFoundError:
+                    print(f"  {row:16}{'not installed':>16}")
+                    continue
+                hits = 0
+                for key in keys:
+                    if get(key) is None:
+                        set_(key, VALUE)
+                    else:
+                        hits += 1
+                apart = hits - counts[policy]
+                verdict = "equal" if not apart else f"{apart:+}"
+                print(
+                    f"  {row:16}{100 * hits / len(keys):>7.2f}{hits:>9}{counts[policy]:>11}  {verdict:9}"
+                    f"{policy}",
+                    flush=True,
+                )
+
+
+def with_traces(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--traces", type=Path, metavar="FOLDER", help="hit ratios on these; with --quick on their beginnings"
+    )
+
+
 def main() -> None:
-    chosen = options(__doc__, rounds=15)
+    chosen = options(__doc__, rounds=15, also=with_traces)
+    if chosen.traces:
+        hit_ratios(chosen.traces, "quick" if chosen.quick else "full")
+        return
     size = 500 if chosen.quick else 10_000
     keys = [f"key {number}" for number in range(size)]
     stream = skewed([f"key {number}" for number in range(10 * size)], 3 * size)
@@ -191,14 +250,15 @@ def main() -> None:
     )
     report.judge(
         [
-            Target(question, f"MemoryCache {strategy.value}", peer, 1.0)
-            for strategy, peer in (
-                (CacheStrategy.W_TINYLFU, "theine (W-TinyLFU)"),
-                (CacheStrategy.LFU, "cachetools LFU + RLock"),
-                (CacheStrategy.SIEVE, "cachetools LRU + RLock"),
-                (CacheStrategy.S3_FIFO, "cachetools LRU + RLock"),
-            )
-            for question in (HIT, EVICT, MIX)
+            *(
+                Target(HIT, f"MemoryCache {strategy.value}", "cachetools LRU + RLock", 1.0)
+                for strategy in (CacheStrategy.FIFO, CacheStrategy.SIEVE, CacheStrategy.S3_FIFO)
+            ),
+            Target(HIT, "MemoryCache lfu", "cachetools LFU + RLock", 1.0),
+            *(
+                Target(question, "MemoryCache w-tinylfu", "theine (W-TinyLFU)", 1.0)
+                for question in (HIT, EVICT, MIX)
+            ),
         ]
     )
     report.end()
