@@ -139,6 +139,17 @@ class TestLogs:
         ]
         assert abs(ratios[0] - ratios[1]) < 0.06, ratios
 
+    def test_a_sample_without_the_favourite_is_made_up_for(self, tmp_path: Path) -> None:
+        """A key that is asked for all the time, and is not in the sample, is one that any cache answers."""
+        some = requests.Requests(tmp_path / "some", 0.25)
+        favourite, others = 2**64 - 1, range(100)
+        some.append(key for other in others for key in (favourite, favourite, favourite, other))
+        assert (some.unsampled, some.number) == (400, 100)
+        assert some.hit_ratio(0) == 0.0
+        some.append([favourite] * 400)
+        assert some.hit_ratio(0) == 0.5
+        assert some.hit_ratio(50) == 0.75
+
 
 class TestCounts:
     """Hit ratios are those of the models, whatever the stream is cut into."""
