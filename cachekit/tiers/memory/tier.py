@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.fences import PrivateFence, SharedFence
+from cachekit.fences import NEWS, PrivateFence, SharedFence
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -151,8 +151,13 @@ class MemoryCache:
             held = None
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(held.key)
                 except KeyError:
@@ -191,8 +196,13 @@ class MemoryCache:
         held = self._find(key)
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(key)
                 except KeyError:
@@ -202,11 +212,6 @@ class MemoryCache:
                 lookups.hits += 1
                 return value
         return self._store.look_up(key, lookups)
-
-    def _guard(self) -> None:
-        """Serve marked entries only while their marks stand, from now on; see `Store.guard`."""
-        self._store.guard()
-        self._find = self._store.find
 
     def _retire(self, readers: list[Lookups]) -> None:
         """Keep the figures of readers that will read no more, and not the readers."""
