@@ -186,6 +186,20 @@ class TestCounts:
             top = max(policies.values(), key=lambda cell: float(cell.lstrip("*"))).lstrip("*")
             assert {cell for cell in policies.values() if "*" in cell} == {f"*{top}"}
 
+    def test_the_file_tier(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """It has a row: nothing where there is too little room, all hits where there is plenty; no advice."""
+        keys = [f"k{number % 1500}" for number in range(4500)]
+        (tmp_path / "log").write_text("\n".join(keys))
+        text = shown(
+            tmp_path / "log", "--sizes", "10,1100,4000", "--policies", "lru", "--file-tier", capsys=capsys
+        )
+        rows = table(text.replace("file tier", "file-tier"))
+        none, some, everything = rows["file-tier"]
+        assert (none, everything) == ("-", "66.67")
+        assert 0 <= float(some) < 66.67
+        assert rows[OPTIMUM][2] == "66.67"
+        assert "Advice: MemoryCache(4000)" in text
+
     def test_two_logs_are_one_stream(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """In the order in which they are named; the sum of requests, and keys in both counted once."""
         (tmp_path / "1").write_text("a\nb\n")
