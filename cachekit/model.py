@@ -56,9 +56,15 @@ class CacheLevel(enum.Flag):
 
 
 class CacheStrategy(enum.Enum):
-    """Which entry a full memory tier gives up."""
+    """Which entry a full memory tier gives up; docs/eviction.md says which to choose."""
 
     LRU = "lru"  #: the one that was read or written longest ago
+    FIFO = "fifo"  #: the one that came in first
+    LFU = "lfu"  #: the one that was asked for least often since it came in
+    TTL = "ttl"  #: the one whose time is over soonest
+    SIEVE = "sieve"  #: one that was not asked for again, found by a hand that walks from old to new
+    S3_FIFO = "s3-fifo"  #: one that was not asked for again while it was on trial, or lately
+    W_TINYLFU = "w-tinylfu"  #: one that was asked for less often lately than what wants its place
 
 
 class RemovalCause(enum.Enum):
@@ -323,9 +329,11 @@ class CacheStats(Mapping[str, float]):
       that is noticed, by a lookup or by the sweep.
     - promotions: a hit in a slower tier was copied into this one.
     - refusals: a value was not kept because its key was written or invalidated while it was loaded.
+    - oversized: a value was not kept because it is too large for a tier that is bounded in bytes.
     - errors: the tier, or a listener of it, failed.
     - size: entries held, expired ones that were not yet noticed included.
-    - memory_usage_bytes: an estimate; each tier says of what.
+    - memory_usage_bytes: an estimate; each tier says of what. In a memory tier with `max_bytes` it is what
+      counts towards that.
     - latency_p50, latency_p99: seconds that a hit took, from a sample of at most 100 a second; 0
       without one.
     - requests, request_hits, request_hit_rate: lookups as the caller saw them, each counted once,
@@ -346,6 +354,7 @@ class CacheStats(Mapping[str, float]):
     expirations: int
     promotions: int
     refusals: int
+    oversized: int
     errors: int
     latency_p50: float
     latency_p99: float
@@ -354,7 +363,7 @@ class CacheStats(Mapping[str, float]):
 
     _STORED: Final = (
         "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
-        "invalidations", "evictions", "expirations", "promotions", "refusals", "errors",
+        "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
         "latency_p50", "latency_p99", "requests", "request_hits",
     )  # fmt: skip
     _DERIVED: Final = ("hit_rate", "request_hit_rate")

@@ -32,8 +32,8 @@ class StatsCounter:
     """What a tier counts besides lookups; `CacheStats` says when each moves."""
 
     __slots__ = (
-        "deletes", "errors", "evictions", "expirations", "invalidations", "promotions", "refusals",
-        "sets",
+        "deletes", "errors", "evictions", "expirations", "invalidations", "oversized", "promotions",
+        "refusals", "sets",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class StatsCounter:
         self.expirations = 0
         self.promotions = 0
         self.refusals = 0
+        self.oversized = 0
         self.errors = 0
 
 

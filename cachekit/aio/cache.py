@@ -296,11 +296,13 @@ class IntelligentCache(Facade[Core]):
         Loads that are tasks are cancelled; who waits for one gets CacheClosedError. After it there is no
         task, and no thread but that of a plain loader that goes on. A second call does nothing.
         """
-        threads = self._sync._loads.threads
-        await in_own_thread(self._sync.close)
-        await self._sync._loads.end_tasks()
-        await in_own_thread(threads.close, wait=True)
-        if self._sync._close_tiers:
+        sync = self._sync
+        if sync._levels.lower:
+            await in_own_thread(sync.close)
+        else:
+            sync.close()
+        await sync._loads.end_tasks()
+        if sync._close_tiers:
             for tier in list(self._facades.values()):
                 await tier.close()
 

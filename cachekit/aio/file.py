@@ -39,11 +39,13 @@ class FileCache(LowerFacade[Core]):
         compression: Compression = None,
         secret: Secret | None = None,
         allow: Iterable[Any] = (),
+        allow_network_fs: bool = False,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         core = Core(
             cache_dir, max_size_mb, cleanup_interval, default_ttl=default_ttl, namespace=namespace,
-            codec=codec, compression=compression, secret=secret, allow=allow, clock=clock,
+            codec=codec, compression=compression, secret=secret, allow=allow,
+            allow_network_fs=allow_network_fs, clock=clock,
         )  # fmt: skip
         self._set_up(core)
 

@@ -9,6 +9,8 @@ from cachekit.clock import SystemClock
 from cachekit.model import TTL, CacheStrategy
 from cachekit.ports import Clock
 from cachekit.tiers.memory import MemoryCache as Core
+from cachekit.tiers.memory.strategies import Strategy
+from cachekit.tiers.memory.weights import Weigher
 
 
 @final
@@ -24,13 +26,18 @@ class MemoryCache(Facade[Core]):
     def __init__(
         self,
         max_size: int = 1000,
-        strategy: CacheStrategy = CacheStrategy.LRU,
+        strategy: Strategy = CacheStrategy.LRU,
         default_ttl: TTL = None,
         *,
+        max_bytes: int | None = None,
+        weigher: Weigher | None = None,
         cleanup_interval: float | None = 60,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        core = Core(max_size, strategy, default_ttl, cleanup_interval=cleanup_interval, clock=clock)
+        core = Core(
+            max_size, strategy, default_ttl, max_bytes=max_bytes, weigher=weigher,
+            cleanup_interval=cleanup_interval, clock=clock,
+        )  # fmt: skip
         self._set_up(core)
 
     @classmethod
@@ -49,8 +56,13 @@ class MemoryCache(Facade[Core]):
         return self._sync.max_size
 
     @property
-    def strategy(self) -> CacheStrategy:
-        """Which entry it gives up when it is full."""
+    def max_bytes(self) -> int | None:
+        """What its entries may take together; None without such a limit."""
+        return self._sync.max_bytes
+
+    @property
+    def strategy(self) -> Strategy:
+        """Which entry it gives up when it is full, as it was given."""
         return self._sync.strategy
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 import uvloop
+from redis_server import wait_until
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,3 +62,8 @@ async def until(condition: Callable[[], object], what: str) -> None:
 def own_threads() -> list[str]:
     """The names of cachekit's threads that are alive."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("cachekit")]
+
+
+def no_threads() -> None:
+    """None of cachekit's threads is alive, or will be in a moment."""
+    wait_until(lambda: not own_threads(), "the threads have ended")

@@ -12,7 +12,6 @@ from cachekit.fences import SharedFence
 GONE: Final = -inf
 
 
-@final
 class Held:
     """One entry as memory holds it. Times are on the tier's monotonic clock.
 

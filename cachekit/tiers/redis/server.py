@@ -67,6 +67,7 @@ class Server:
         )
         self._response_error = redis.ResponseError
         self._no_script = redis.exceptions.NoScriptError
+        self._out_of_memory = redis.exceptions.OutOfMemoryError
         if client is not None:
             self.is_cluster = isinstance(client, redis.RedisCluster)
         else:
@@ -291,4 +292,5 @@ class Server:
         return isinstance(answer, self._response_error) and str(answer).startswith("WRONGTYPE")
 
     def _unavailable(self, error: Exception) -> TierUnavailableError:
-        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}")
+        full = isinstance(error, self._out_of_memory)
+        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}", full=full)
