@@ -83,6 +83,15 @@ async def all_wait(cache: IntelligentCache, number: int, key: str = "k") -> None
     await until(lambda: key in flights and len(flights[key]._watchers) >= number, "all wait for the load")
 
 
+async def one_more(cache: IntelligentCache, key: str, loader: Callable[[], Any]) -> asyncio.Task[Any]:
+    """A task that waits for the load of the key that is under way."""
+    flight = cache.sync._loads._flights._flights[key]
+    waiting = len(flight._watchers)
+    task = asyncio.create_task(cache.get_or_set(key, loader))
+    await until(lambda: len(flight._watchers) == waiting + 1, "the task waits")
+    return task
+
+
 class TestLoaders:
     def test_coroutine_functions(self, cache: IntelligentCache, run: Run) -> None:
         """A coroutine function is awaited on the loop of its caller, in the context of its caller."""
@@ -479,25 +488,22 @@ class TestMany:
     def test_errors_and_handing_over(self, cache: IntelligentCache, run: Run) -> None:
         """Who waits for a key of a batch that fails sees why; of one that leaves it out, asks again."""
 
-        async def raises(keys: list[str]) -> dict[str, int]:
-            await all_wait(cache, 1, "a")
-            raise LookupError("no")
-
-        async def leaves_out(keys: list[str]) -> dict[str, int]:
-            await all_wait(cache, 1, "a")
-            return {}
-
         async def main() -> None:
-            batch = asyncio.create_task(cache.get_or_set_many(["a", "b"], raises))
-            await until(lambda: len(cache.sync._loads._flights) == 2, "the batch has begun")
-            waiter = asyncio.create_task(cache.get_or_set("a", fails))
+            slow = Slow(LookupError("no"))
+            batch = asyncio.create_task(cache.get_or_set_many(["a", "b"], lambda keys: slow()))
+            await slow.has_begun()
+            waiter = await one_more(cache, "a", fails)
+            slow.go.set()
             outcomes = await asyncio.gather(batch, waiter, return_exceptions=True)
             assert [type(error) for error in outcomes] == [LookupError] * 2
 
-            batch = asyncio.create_task(cache.get_or_set_many(["a", "b"], leaves_out))
-            await until(lambda: len(cache.sync._loads._flights) == 2, "the batch has begun")
-            assert await cache.get_or_set("a", lambda: 2) == 2
+            slow = Slow({})
+            batch = asyncio.create_task(cache.get_or_set_many(["a", "b"], lambda keys: slow()))
+            await slow.has_begun()
+            waiter = await one_more(cache, "a", lambda: 2)
+            slow.go.set()
             assert await batch == {}
+            assert await waiter == 2
 
         run(main())
 
@@ -518,8 +524,7 @@ class TestMany:
             slow = Slow({"b": 1})
             batch = asyncio.create_task(cache.get_or_set_many(["b"], lambda keys: slow()))
             await slow.has_begun()
-            waiter = asyncio.create_task(cache.get_or_set("b", lambda: 2))
-            await all_wait(cache, 1, "b")
+            waiter = await one_more(cache, "b", lambda: 2)
             (load,) = cache.sync._loads._tasks
             load.cancel()
             assert await waiter == 2
