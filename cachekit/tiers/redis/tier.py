@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.errors import (
-    CacheClosedError,
-    TierUnavailableError,
-)
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import Origin
+from cachekit.locks import FleetLease, FleetLeases
 from cachekit.model import (
     FOREVER,
     TTL,
@@ -493,6 +491,11 @@ class RedisCache:
         """
         self._refuse_if_closed()
         return self._store.subscribe(listener)
+
+    def lease(self, key: str, seconds: float) -> FleetLease | None:
+        """See `ports.LendsLeases`; one round trip."""
+        self._refuse_if_closed()
+        return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 
