@@ -21,6 +21,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
+from cachekit.fences import NEWS
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
 from cachekit.loads import Life, Loads, Terms
@@ -207,8 +208,13 @@ class IntelligentCache:
                 held = None
             if held is not None:
                 value = held.value
+                mark = held.mark
                 now = self._now()
-                if now < held.deadline and held.value is value:
+                if (
+                    now < held.deadline
+                    and held.value is value
+                    and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                ):
                     try:
                         self._touch(held.key)
                     except KeyError:

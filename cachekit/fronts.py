@@ -19,7 +19,7 @@ from math import inf
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
-from cachekit.fences import EPOCH
+from cachekit.fences import NEWS
 from cachekit.stats import Lookups
 from cachekit.tiers.memory.held import Held
 
@@ -97,8 +97,6 @@ class Front:
             self.now = cache._now
             self.touch = cache._touch
             self._limit = cache._memory.max_size
-            if cache._memory._store.is_guarded:
-                self.find = self._find_guarded
             if ahead:
                 self._ahead = ahead
                 self.find = self._find_ahead
@@ -109,20 +107,9 @@ class Front:
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
 
-    def _find_guarded(self, asked: tuple[Any, ...]) -> Spot | None:
-        """A spot whose entry other processes have not broken; see `Store.guard`."""
-        spot = self._spots.get(asked)
-        if spot is not None:
-            mark = spot.held.mark
-            if mark is not None and (
-                mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
-            ):
-                return None
-        return spot
-
     def _find_ahead(self, asked: tuple[Any, ...]) -> Spot | None:
-        """`_find_guarded`, but for the last part of an entry's life."""
-        spot = self._find_guarded(asked)
+        """A spot whose entry is not in the last part of its life."""
+        spot = self._spots.get(asked)
         if spot is not None:
             held = spot.held
             if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != inf:
@@ -191,8 +178,13 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:
@@ -235,8 +227,13 @@ def async_wrapper_of(
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:

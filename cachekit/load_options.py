@@ -84,8 +84,8 @@ class LoadOptions:
                     f"max_concurrent_loads must be at least 1, not {max_concurrent_loads!r}; None is no limit"
                 )
         numbers = soft_timeout, hard_timeout, refresh_ahead, lease, lease_timeout, max_concurrent_loads
-        for name, value in zip(_NAMES, numbers, strict=True):
-            object.__setattr__(self, name, value)
+        for name, said in zip(_NAMES, numbers, strict=True):
+            object.__setattr__(self, name, said)
 
     @property
     def takes_turns(self) -> bool:

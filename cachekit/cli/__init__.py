@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import cachekit
+from cachekit.model import checked_pattern
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_replay(commands)
+    _add_directory_commands(commands)
     return parser
 
 
@@ -147,6 +150,11 @@ def _add_replay(commands: Commands) -> None:
         metavar="SHARE",
         help="look at a share of the keys only, such as 0.1, which is faster and nearly as right",
     )
+    replay.add_argument(
+        "--file-tier",
+        action="store_true",
+        help="also a FileCache's directory with the room of so many entries of a kilobyte, which is slower",
+    )
     replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture, too; needs the plot extra")
     replay.set_defaults(run=_replay)
 
@@ -173,6 +181,49 @@ def _share(text: str) -> float:
     return share
 
 
+def _add_directory_commands(commands: Commands) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="show what is in a cache directory",
+        description=(
+            "Shows entries, sizes, expiry, shards and health of a FileCache's directory, and changes "
+            "nothing in it. Ends with status 1 if something is damaged."
+        ),
+    )
+    inspect.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    inspect.add_argument(
+        "--keys",
+        type=_pattern,
+        metavar="PATTERN",
+        help="list the live keys that this regular expression matches from the start, too",
+    )
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+
+    verify = commands.add_parser(
+        "verify",
+        help="read every record of a cache directory and compare its checksum",
+        description=(
+            "Reads every record and compares its checksum. Changes nothing unless told to repair. Ends "
+            "with status 1 if something is damaged."
+        ),
+    )
+    verify.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    verify.add_argument(
+        "--repair", action="store_true", help="drop what is damaged, and files that belong to nothing"
+    )
+    verify.set_defaults(run=_verify)
+
+    purge = commands.add_parser(
+        "purge",
+        help="remove every entry of a cache directory",
+        description="Removes every entry, also while processes use the directory. Asks before it does.",
+    )
+    purge.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
+    purge.set_defaults(run=_purge)
+
+
 def _whole_number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
@@ -186,6 +237,13 @@ def _whole_number(least: int | None = None, most: int | None = None) -> Callable
         return number
 
     return parse
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return checked_pattern(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -207,5 +265,29 @@ def _replay(options: argparse.Namespace) -> int:
     from cachekit.cli.display import display_for
     from cachekit.cli.replay import Plan, run
 
-    plan = Plan(options.files, options.column, options.sizes, options.policies, options.sample, options.plot)
+    plan = Plan(
+        options.files, options.column, options.sizes, options.policies, options.sample, options.plot,
+        options.file_tier,
+    )  # fmt: skip
     return run(plan, display_for(sys.stdout))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.inspect import Plan, run
+
+    return run(Plan(options.directory, options.keys, options.json), display_for(sys.stdout))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.verify import Plan, run
+
+    return run(Plan(options.directory, options.repair), display_for(sys.stdout))
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.purge import Plan, run
+
+    return run(Plan(options.directory, options.yes), display_for(sys.stdout))

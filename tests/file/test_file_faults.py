@@ -24,6 +24,7 @@ import pytest
 
 from cachekit import CacheEntry, FileCache, FileFormatError, TierUnavailableError, ValueTooLargeError
 from cachekit.errors import LockTimeoutError
+from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.directory import USERS
 
@@ -244,6 +245,7 @@ def test_no_descriptors_left(tmp_path: Path) -> None:
 @as_root
 def test_permissions_taken_away(tmp_path: Path) -> None:
     """EACCES, for a user who is not root."""
+    FileCache(tmp_path / "before", 1).close()  # loads what the other user may not be able to load
     path = tmp_path / "own" / "cache"
     path.parent.mkdir()
     os.chown(path.parent, OTHER, OTHER)
@@ -314,7 +316,8 @@ def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
         shutil.rmtree(path)
         assert cache.set_value("new", 2)
         assert not found.fence.is_current()
-        assert not found.fence.renews_epoch()
+        assert not found.fence.stands()
+        assert not found.fence.tokens.are_current(found.fence.tags)
         assert not loading.is_current()
         assert cache.set_if("other", CacheEntry("other", 1, tags={"t"}), loading) is False
         assert cache.get_value("k") is None
@@ -341,6 +344,25 @@ def test_a_directory_that_cannot_be_made_anew(tmp_path: Path) -> None:
         assert cache.get_stats().errors == 4
         assert cache.get_stats().sets == 1
         path.parent.unlink()
+        assert cache.set_value("k", 3)
+        assert cache.get_value("k") == 3
+
+
+def test_another_format_in_its_place_is_unavailable(tmp_path: Path) -> None:
+    """An operation meets TierUnavailableError, whatever is wrong with the directory that came."""
+    path = tmp_path / "cache"
+    with FileCache(path, 1) as cache:
+        cache.set_value("k", 1)
+        shutil.rmtree(path)
+        FileCache(path, 1, clock=ManualClock()).close()
+        (path / "manifest").write_bytes(b"nonsense")
+        user = os.open(path / USERS, os.O_RDWR)
+        fcntl.flock(user, fcntl.LOCK_SH)
+        calls: list[Callable[[], bool]] = [lambda: cache.set_value("k", 2), lambda: cache.delete("k")]
+        for call in calls:
+            with pytest.raises(TierUnavailableError, match="damaged"):
+                call()
+        os.close(user)
         assert cache.set_value("k", 3)
         assert cache.get_value("k") == 3
 

@@ -168,6 +168,64 @@ def test_a_poisoned_directory_runs_nothing(place: Path, tmp_path: Path) -> None:
         assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("kind", ["tokens", "control", "manifest", "00/*.index", "00/*.segment", "00"])
+def test_links_in_the_directory_are_not_followed(
+    place: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even to what was there before: it is a miss, and the target stays as it was."""
+    caplog.set_level(logging.CRITICAL, logger="cachekit")
+    with FileCache(place, 1) as cache:
+        for number in range(100):
+            cache.set_value(f"k{number}", number)
+    (part,) = place.glob(kind)
+    elsewhere = tmp_path / "elsewhere"
+    part.rename(elsewhere)
+    part.symlink_to(elsewhere)
+    before = _bytes_of(elsewhere)
+    with FileCache(place, 1) as cache:
+        assert all(cache.get_value(f"k{number}") is None for number in range(100))
+        for number in range(2000):
+            cache.set_value(f"new{number % 300}", number)
+        assert cache.get_value("new299") == 1799
+        cache.invalidate_by_pattern("new1")
+        cache.clear()
+    assert _bytes_of(elsewhere) == before
+
+
+@pytest.mark.parametrize("kind", ["users", "structure.lock", "00/lock"])
+def test_locks_that_are_links_are_refused(place: Path, tmp_path: Path, kind: str) -> None:
+    """Whoever put it there would otherwise have us lock, or make, a file of theirs."""
+    with FileCache(place, 1) as cache:
+        cache.set_value("k", 1)
+    (place / kind).unlink()
+    (place / kind).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TierUnavailableError, match="symbolic links"), FileCache(place, 1) as cache:
+        cache.set_value("k", 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["00/*.segment", "00/*.index", "tokens", "manifest"])
+def test_a_pipe_in_the_directory_stops_nobody(
+    place: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening it for reading would wait for a writer for ever."""
+    caplog.set_level(logging.CRITICAL, logger="cachekit")
+    with FileCache(place, 1) as cache:
+        cache.set_value("k", 1)
+    (part,) = place.glob(kind)
+    part.unlink()
+    os.mkfifo(part)
+    try:
+        with FileCache(place, 1) as cache:
+            assert cache.get_value("k") is None
+    except TierUnavailableError:
+        pass
+
+
+def _bytes_of(path: Path) -> list[bytes]:
+    return [path.read_bytes()] if path.is_file() else [file.read_bytes() for file in sorted(path.iterdir())]
+
+
 MOUNTS = """\
 21 1 8:1 / / rw - ext4 /dev/sda1 rw
 22 21 0:40 / /net rw,relatime shared:5 - nfs4 server:/x rw
@@ -212,8 +270,9 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @as_root
-def test_another_users_directory(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_users_directory(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One that may not be entered is unavailable, with the path; nothing else happens."""
+    FileCache(tmp_path / "before", 1).close()  # loads what the other user may not be able to load
     for above in list(place.parents)[:4]:
         above.chmod(0o755)
 

@@ -26,6 +26,7 @@ from cachekit.tiers.file.format import FORMAT, Geometry
 #: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
 USERS: Final = "users"
 
+_STRUCTURE_LOCK: Final = "structure.lock"
 _MANIFEST: Final = "manifest"
 _OURS: Final = ("tokens", "control", _MANIFEST, _MANIFEST + ".new")
 
@@ -48,6 +49,11 @@ class Directory:
     users: int
 
 
+def is_cache(path: str) -> bool:
+    """Whether somebody made a cache in the directory, sound or not."""
+    return all(os.path.isfile(f"{path}/{name}") for name in (USERS, _STRUCTURE_LOCK))
+
+
 def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
     """Take the directory up, or make it.
 
@@ -62,7 +68,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     os.makedirs(path, mode=0o700, exist_ok=True)
     # One object per call, and no singleton: threads and processes exclude each other alike.
     lock = FileLock(
-        f"{path}/structure.lock",
+        f"{path}/{_STRUCTURE_LOCK}",
         timeout=patience,
         mode=0o600,
         thread_local=False,
@@ -93,7 +99,7 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
         and found is not None
         and tokens.is_sound(f"{path}/tokens", found)
         and control.is_sound(f"{path}/control", found)
-        and not any(entry.is_symlink() for entry in os.scandir(path))
+        and not any(entry.is_symlink() for entry in list(os.scandir(path)))
     )
     alone = False
     if not sound or found != wanted:

@@ -282,12 +282,11 @@ class Engine:
     def delete_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the keys that the pattern matches from the start, and change all tokens; how many.
 
-        Before and after: what was read, or loaded, in between is kept nowhere.
+        Before and after: what was read, or loaded, in between is kept nowhere. Memory does not grow with
+        the entries, and no lock is held for more than a thousand of them.
         """
         self.renew_tokens()
-        removed = 0
-        for key in self.keys(pattern):
-            removed += self.delete(key)[0]
+        removed = sum([shard.delete_matching(pattern, self._time()) for shard in self._open_shards()])
         self.renew_tokens()
         return removed
 
@@ -310,6 +309,21 @@ class Engine:
         """Let go of files that others removed, whose blocks the disk does not have back until then."""
         for shard in self._open_shards():
             shard.tick()
+
+    def repair(self, damaged: Iterable[tuple[int, int, int, int]]) -> int:
+        """Drop slots that somebody found damaged, and what belongs to nothing; how many slots there were.
+
+        Args:
+            damaged: of each the shard, the generation of its index, its word in it, and what it said.
+        """
+        shards = self._open_shards()
+        self.tick()  # also drops an index that is damaged as a whole
+        by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, generation, at, slot in damaged:
+            by_index.setdefault((number, generation), []).append((at, slot))
+        return sum(
+            [shards[number].drop(generation, slots) for (number, generation), slots in by_index.items()]
+        )
 
     def stats(self) -> EngineStats:
         """What the directory holds, and what this process did; without I/O, and also after `close`."""

@@ -291,6 +291,8 @@ class Entries:
                 raise error
             error = TierUnavailableError(f"the cache directory {path} was replaced at this moment")
         self.counter.errors += 1
+        if isinstance(error, FileFormatError):  # of what came in the place of the directory
+            raise TierUnavailableError(str(error)) from error
         if isinstance(error, OSError):
             if isinstance(error, FileNotFoundError):
                 self._attachment.suspect()

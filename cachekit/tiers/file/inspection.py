@@ -40,17 +40,22 @@ _LOOKS: Final = 3
 _SLICE: Final = 1000  # slots that are looked at between two looks at the control block
 
 
+#: What a sound entry can be: there, past its time, or of a tag that was invalidated since.
+STATES: Final = ("live", "expired", "invalidated")
+
+
 class Item(NamedTuple):
     """An entry, as its record says; or a slot that names no sound one."""
 
     shard: int
+    generation: int  #: of the index
     at: int  #: the word of the index at which its slot begins
     slot: int  #: the B of the slot
     key: str  #: empty if it is damaged
     size: int  #: bytes that the record takes
     expiry: float  #: seconds since the epoch; infinity if it does not expire
     tags: int  #: how many
-    state: str  #: "live", "expired", "invalidated" (by a tag), or what is wrong with it
+    state: str  #: one of STATES, or what is wrong with it
 
 
 class Part(NamedTuple):
@@ -211,8 +216,9 @@ class Inspection:
                     if not copy[place + 1]:
                         continue
                     at = start + place
-                    item = self._item(segments, number, at, copy[place], copy[place + 1], now, verify)
-                    if item.key or item.state == "live" or self._stays(words, slots, item):
+                    name = (number, slots.generation, at, copy[place + 1])
+                    item = self._item(segments, name, copy[place], now, verify)
+                    if item.state in STATES or self._stays(words, slots, item):
                         yield item
 
     def _stays(self, words: memoryview, slots: _Slots, item: Item) -> bool:
@@ -220,11 +226,12 @@ class Inspection:
         return bool(slots.words[item.at + 1] == item.slot and words[GENERATION] == slots.generation)
 
     def _item(
-        self, segments: Segments, number: int, at: int, a: int, b: int, now: float, verify: bool
+        self, segments: Segments, name: tuple[int, int, int, int], a: int, now: float, verify: bool
     ) -> Item:
         def damaged(state: str) -> Item:
-            return Item(number, at, b, "", 0, 0.0, 0, state)
+            return Item(*name, "", 0, 0.0, 0, state)
 
+        b = name[3]
         content = segments.load(b >> SEGMENT_SHIFT)
         if content is None:
             return damaged("its segment is gone")
@@ -250,7 +257,7 @@ class Inspection:
             state = "expired"
         elif tag_count and not self._tokens.are_current(decode_tags(head, tag_count)):
             state = "invalidated"
-        return Item(number, at, b, key.decode("utf-8", "surrogatepass"), size, expiry, tag_count, state)
+        return Item(*name, key.decode("utf-8", "surrogatepass"), size, expiry, tag_count, state)
 
 
 def _size_of(folder: str) -> int:

@@ -49,7 +49,7 @@ class ShardLock:
         patience: the most seconds that anybody waits.
     """
 
-    __slots__ = ("_deferred", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
+    __slots__ = ("_deferred", "_draining", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
 
     def __init__(self, path: str, patience: float) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
@@ -61,6 +61,7 @@ class ShardLock:
         self._unlock = unlock_descriptor
         self._front = threading.RLock()
         self._owner = 0
+        self._draining = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._fd = _UNOPENED
 
@@ -112,8 +113,8 @@ class ShardLock:
                     return result
             raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
         finally:
-            if self._deferred:
-                self._run_deferred()
+            if self._deferred and self._draining != me:
+                self._run_deferred(me)
 
     def _wait(self, deadline: float) -> None:
         while True:
@@ -127,10 +128,15 @@ class ShardLock:
             if self._lock(self._fd, blocking=False):
                 return
 
-    def _run_deferred(self) -> None:
-        while self._deferred:
-            operation, arguments = self._deferred.pop(0)
-            self.run(operation, *arguments)
+    def _run_deferred(self, me: int) -> None:
+        # One after another, not each from within the one before: there may be many.
+        self._draining = me
+        try:
+            while self._deferred:
+                operation, arguments = self._deferred.pop(0)
+                self.run(operation, *arguments)
+        finally:
+            self._draining = 0
 
     def is_mine(self) -> bool:
         """Whether this thread is in the middle of an operation."""
@@ -163,6 +169,7 @@ class ShardLock:
             return
         self._front = threading.RLock()
         self._owner = 0
+        self._draining = 0
         self._deferred.clear()
         if self._fd >= 0:
             os.close(self._fd)
