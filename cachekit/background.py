@@ -44,13 +44,18 @@ class Background:
         return True
 
     def _run(self) -> None:
+        # Once it is done nothing here knows it: an error's traceback has this frame, and work has the error.
+        work = self._work
+        del self._work
         try:
-            self._work()
+            work()
         except Exception as error:  # noqa: BLE001  # whoever waits has it; and see `failed`
             if self.is_unwatched:
                 self._failed(error)
         except BaseException as error:  # noqa: BLE001  # SystemExit: for whoever waits
             self._exit = error
+        finally:
+            del work
 
     def raise_exit(self) -> None:
         """Wait until it is over, and raise what ended it if that was no Exception, such as SystemExit."""

@@ -172,7 +172,7 @@ class Batches:
         loaded = self._loads.called(partial(loader, list(keys)))
         _check_batch(loaded, keys)
         return {
-            flight.key: self._loads.keep(flight, loaded[flight.key], terms)
+            flight.key: self._loads.keep(flight.fence, loaded[flight.key], terms)
             for flight in flights
             if flight.key in loaded
         }

@@ -195,7 +195,7 @@ class Loads:
                     if terms.options.takes_turns and not is_holding():
                         value = self._load_in_turn(flight, loader, terms)
                     else:
-                        value = self._load(flight, loader, terms)
+                        value = self._load(flight.fence, loader, terms)
         except Abandoned:
             return MISSING  # given up: who waits tries again
         except Exception as error:
@@ -208,13 +208,15 @@ class Loads:
             flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
             del flight  # as in load()
 
-    def _load(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
-        self._levels.before_load(flight.fence)
+    # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
+
+    def _load(self, fence: LoadFence, loader: Callable[[], Any], terms: Terms) -> Any:
+        self._levels.before_load(fence)
         value = self.called(loader)
-        return self.keep(flight, value, terms)
+        return self.keep(fence, value, terms)
 
     def _load_in_turn(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
-        turn = self._turn(flight, terms)
+        turn = self._turn(flight.key, terms)
         try:
             if terms.waits:
                 wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
@@ -222,9 +224,10 @@ class Loads:
                 raise Abandoned
             if turn.value is not MISSING:
                 return turn.value
-            self._renew(flight, terms)
+            fence = self._renewed(flight, terms)
+            del flight
             with holding():
-                return self._load(flight, loader, terms)
+                return self._load(fence, loader, terms)
         finally:
             turn.release()
 
@@ -366,7 +369,7 @@ class Loads:
                     if terms.options.takes_turns and not is_holding():
                         value = await self._load_in_turn_async(flight, loader, terms)
                     else:
-                        value = await self._load_async(flight, loader, terms)
+                        value = await self._load_async(flight.fence, loader, terms)
         except Abandoned:
             pass  # as in _lead()
         except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
@@ -378,10 +381,8 @@ class Loads:
         finally:
             flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
 
-    async def _load_async(
-        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
-    ) -> Any:
-        await self._off_loop(self._levels.before_load, flight.fence)
+    async def _load_async(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
+        await self._off_loop(self._levels.before_load, fence)
         clock = self._levels.monotonic
         started = clock()
         try:
@@ -391,14 +392,14 @@ class Loads:
             raise
         finally:
             self._count(clock() - started)
-        return await self._off_loop(self.keep, flight, value, terms)
+        return await self._off_loop(self.keep, fence, value, terms)
 
     async def _load_in_turn_async(
         self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
     ) -> Any:
         import asyncio
 
-        turn = self._turn(flight, terms)
+        turn = self._turn(flight.key, terms)
         try:
             settled = await self._off_loop(turn.settle)
             if settled is None and not terms.waits:
@@ -412,9 +413,10 @@ class Loads:
                 settled = await self._off_loop(turn.settle)
             if turn.value is not MISSING:
                 return turn.value
-            self._renew(flight, terms)
+            fence = self._renewed(flight, terms)
+            del flight
             with holding():
-                return await self._load_async(flight, loader, terms)
+                return await self._load_async(fence, loader, terms)
         finally:
             await self._off_loop(turn.release)
 
@@ -456,30 +458,31 @@ class Loads:
         self.figures.loads += 1
         self.figures.seconds += took
 
-    def keep(self, flight: Flight[LoadFence], value: Any, terms: Terms) -> Any:
+    def keep(self, fence: LoadFence, value: Any, terms: Terms) -> Any:
         """Keep what was loaded; the value, or the one that another process or host stored first."""
         if type(value) not in PLAIN_TYPES:
-            refuse_unstorable(value, f"what was loaded for {flight.key!r}")
+            refuse_unstorable(value, f"what was loaded for {fence.key!r}")
         ttl = terms.life(value)
         try:
             if terms.replaces:
-                self._levels.replace(flight.fence, value, ttl, terms.level, terms.stale_ttl)
+                self._levels.replace(fence, value, ttl, terms.level, terms.stale_ttl)
             elif ttl is not None and ttl > 0:
-                return self._levels.keep(flight.fence, value, ttl, terms.level, terms.stale_ttl)
+                return self._levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
         except CacheClosedError:
             pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
         return value
 
-    def _turn(self, flight: Flight[LoadFence], terms: Terms) -> Turn:
+    def _turn(self, key: str, terms: Terms) -> Turn:
         def look() -> Any | Missing:
-            return MISSING if terms.replaces else self._levels.find(flight.key, terms.level)
+            return MISSING if terms.replaces else self._levels.find(key, terms.level)
 
-        return self.turns.turn(flight.key, terms.options, look, partial(self.stale, flight.key, terms))
+        return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
 
-    def _renew(self, flight: Flight[LoadFence], terms: Terms) -> None:
-        """Have what was invalidated while the load waited for its turn not count against it."""
+    def _renewed(self, flight: Flight[LoadFence], terms: Terms) -> LoadFence:
+        """The flight's fence; what was invalidated while it waited for its turn does not count against it."""
         if not terms.replaces and not flight.fence.is_current():
             flight.fence = self._levels.fence(flight.key, terms.tags)
+        return flight.fence
 
     def stale(self, key: str, terms: Terms) -> Any | Missing:
         """What memory has to fall back on, if the terms allow that."""

@@ -111,9 +111,9 @@ def test_an_option_that_needs_a_tier_is_refused_without_it(options: LoadOptions,
 
 
 def test_stale_values_need_a_memory_tier(tmp_path: Path) -> None:
-    with IntelligentCache(None, file_cache=FileCache(tmp_path / "d", 64)) as cache:
-        with pytest.raises(ValueError, match="stale_ttl needs a memory tier"):
-            cache.get_or_set("k", int, stale_ttl=1)
+    cache = IntelligentCache(None, file_cache=FileCache(tmp_path / "d", 64))
+    with cache, pytest.raises(ValueError, match="stale_ttl needs a memory tier"):
+        cache.get_or_set("k", int, stale_ttl=1)
 
 
 def test_options_are_those_of_the_call_or_else_of_the_cache(

@@ -13,6 +13,7 @@ import pytest
 from racing import in_thread, race
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
+from cachekit.levels import Levels
 from cachekit.testing import ManualClock
 
 
@@ -152,6 +153,7 @@ def test_holders_of_a_stale_value_do_not_wait(clocked: Clocked) -> None:
 
 def test_nor_on_an_event_loop(clocked: Clocked) -> None:
     calls = []
+    go_on = asyncio.Event()
 
     @clocked.cache.cached(ttl=10, stale_ttl=60, name="answer")
     async def answer() -> str:
@@ -164,8 +166,6 @@ def test_nor_on_an_event_loop(clocked: Clocked) -> None:
         raise OSError("backend down")
 
     async def main() -> list[str]:
-        nonlocal go_on
-        go_on = asyncio.Event()
         answers = [await answer()]
         clocked.clock.advance(10)
         leader = asyncio.create_task(answer())
@@ -177,7 +177,6 @@ def test_nor_on_an_event_loop(clocked: Clocked) -> None:
         answers.append(await answer())
         return answers
 
-    go_on = asyncio.Event()
     assert asyncio.run(main()) == ["old", "old", "new", "new", "new"]
     assert clocked.figures == (3, 1, 2)
 
@@ -200,15 +199,24 @@ def test_a_soft_timeout_gives_it_and_lets_the_load_go_on(clocked: Clocked) -> No
     assert clocked.ask(failing, load=options) == "new"
 
 
-def test_a_soft_timeout_without_one_waits(clocked: Clocked) -> None:
+def test_a_soft_timeout_without_one_waits(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it was invalidated while the load was under way."""
+    go_on = threading.Event()
+    look_back = Levels.look_back
+
+    def just_after_an_invalidation(levels: Levels, key: str) -> Any:
+        clocked.cache.delete("k")
+        value = look_back(levels, key)
+        go_on.set()
+        return value
+
+    monkeypatch.setattr(Levels, "look_back", just_after_an_invalidation)
     options = LoadOptions(soft_timeout=0.01)
-    assert clocked.ask(lambda: "first", load=options) == "first"
+    clocked.cache.set("k", "first", ttl=10, stale_ttl=60)
     clocked.clock.advance(10)
 
     def loader() -> str:
-        clocked.cache.delete("k")
-        threading.Event().wait(0.05)  # longer than the soft timeout
+        assert go_on.wait(10), "the soft timeout is over"
         return "new"
 
     assert clocked.ask(loader, load=options) == "new"
