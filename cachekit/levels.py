@@ -276,8 +276,9 @@ class Levels:
             and self._memory._put_entry(entry, fence.memory, mark, news=True)
         )
         if not kept and (stands or not conditional):
-            # Somebody wrote meanwhile, or nothing is to be kept: what memory has may be older.
-            self._memory._store.delete(key)
+            # Somebody wrote meanwhile, or nothing is to be kept: what memory has may be older; but
+            # not if there is nothing below it, and the fence says that somebody was first.
+            self._memory._store.delete(key, fence.memory if conditional and not self.lower else None)
 
     def _fresh_origin(self, tags: frozenset[str], steps: Steps) -> Origin | None:
         """A fresh token, and those of the tags; None if there is no server to give them."""
