@@ -7,20 +7,24 @@ evicted is the tiers' business; which question a key stands for is `decorators`'
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit import environment
 from cachekit.accessor import Accessor
+from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
 from cachekit.fences import NEWS
 from cachekit.levels import Levels
-from cachekit.loads import Loads
+from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
+from cachekit.loads import Life, Loads, Terms
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -40,6 +44,7 @@ from cachekit.model import (
     checked_tags,
     refuse_unstorable,
     seconds,
+    stale_seconds,
 )
 from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
@@ -77,12 +82,13 @@ class IntelligentCache:
             `cachekit.environment`), or none, with a warning, if that cannot be opened; None for none.
         default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
             `FOREVER` for no expiry.
+        load: how values are loaded where a call or a cached function does not say; see `LoadOptions`.
         strict: raise TierUnavailableError where a tier fails, rather than going on without it.
         close_tiers: whether `close` closes the tiers too; say False for tiers that are shared.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: no tier at all, or a `default_ttl` of 0 or less.
+        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -91,8 +97,9 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_fronts", "_functions", "_levels",
-        "_loads", "_lookups", "_memory", "_now", "_readers", "_store", "_strict", "_tiers", "_touch",
+        "__weakref__", "_batches", "_chance", "_close_tiers", "_closed", "_default_ttl", "_find",
+        "_fronts", "_functions", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
+        "_readers", "_store", "_strict", "_tiers", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +109,7 @@ class IntelligentCache:
         file_cache: HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
         *,
+        load: LoadOptions = OFF,
         strict: bool = False,
         close_tiers: bool = True,
     ) -> None:
@@ -137,6 +145,11 @@ class IntelligentCache:
             None if file is None else Lower(file, self._accessor("file", file)),
         )
         self._loads = Loads(self._levels)
+        self._batches = Batches(self._levels, self._loads)
+        self._loads.turns.check(checked_options(load))
+        self._load = load
+        # From 0 to 1, for jitter; tests replace it.
+        self._chance = random.random
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]
@@ -249,6 +262,8 @@ class IntelligentCache:
         ttl: TTL = None,
         cache_level: CacheLevel = _ALL,
         tags: Tags | None = None,
+        *,
+        stale_ttl: TTL = None,
     ) -> bool:
         """Store a value in place of whatever the key held.
 
@@ -259,6 +274,8 @@ class IntelligentCache:
                 no expiry; 0 or less keeps nothing and removes what was there.
             cache_level: the tiers that shall hold it; no other one holds the key afterwards.
             tags: labels by which it can be invalidated together with others.
+            stale_ttl: for how long after its life `get_or_set` and cached functions may still fall back on
+                it, if they name a `stale_ttl` too; None is not at all.
 
         Returns:
             True if every tier carried it out. If one failed, it will have dropped the key before it
@@ -277,6 +294,8 @@ class IntelligentCache:
         name = key if type(key) is str else checked_key(key)
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        if stale_ttl is not None:
+            return self._levels.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
         if self._levels.lower:
             return self._levels.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
@@ -288,6 +307,9 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> V:
         """The value of the key; if there is none, that of `loader()`, which is stored.
 
@@ -301,25 +323,73 @@ class IntelligentCache:
             loader: a function without arguments.
             ttl: as for `set`.
             tags: as for `set`.
+            stale_ttl: for how long after its life the value may stand in for a load that fails, that
+                takes longer than its soft timeout, or that another caller has begun; None is not at
+                all. `get` never returns it, and invalidation removes it. It is kept in memory.
+            jitter: the share of the TTL, 0 to less than 1, that chance may take away, so that values
+                stored together do not expire together.
+            load: how to load; None is the cache's `load`.
 
         Raises:
-            TypeError: a key, TTL or tag of the wrong type, or a loader that is not callable.
+            TypeError: an argument of the wrong type, such as a loader that is not callable.
+            ValueError: a number out of range, or a `load` that needs a tier that is not there.
             SerializationError: the loader returned something that can be read or awaited only once.
+            LoadTimeoutError: it took longer than the hard timeout.
             Exception: whatever the loader raised.
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
+        options = self._load if load is None else self._options(load)
+        if jitter:
+            checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
+            if options.refresh_ahead:
+                terms = self._spread(lambda _: life, jitter), labels, _ALL, stale, options
+                self._loads.refresh(checked_key(key), loader, *terms)
             found: V = value
             return found
-        return self._loads.load(checked_key(key), loader, lambda _: life, labels)
+        spread = self._spread(lambda _: life, jitter)
+        return self._loads.load(checked_key(key), loader, spread, labels, _ALL, stale, options)
 
-    def _life(self, ttl: TTL) -> Callable[[Any], float]:
+    def _stale(self, stale_ttl: TTL) -> float:
+        stale = stale_seconds(stale_ttl)
+        if stale and self._tiers[0] is None:
+            raise ValueError(
+                "stale_ttl needs a memory tier, where stale values are kept, and this cache has none"
+            )
+        return stale
+
+    def _options(self, load: LoadOptions) -> LoadOptions:
+        self._loads.turns.check(checked_options(load))
+        return load
+
+    def _spread(self, life: Life, jitter: float) -> Life:
+        """The life, less what chance takes of it."""
+        if not jitter:
+            return life
+
+        def spread(value: Any) -> float | None:
+            ttl = life(value)
+            return None if ttl is None else ttl * (1 - jitter * self._chance())
+
+        return spread
+
+    def _terms(
+        self,
+        ttl: TTL,
+        tags: Tags | None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
+    ) -> Terms:
         life = self._default_ttl if ttl is None else seconds(ttl)
-        return lambda _: life
+        spread = self._spread(lambda _: life, checked_jitter(jitter))
+        options = self._load if load is None else self._options(load)
+        return Terms(spread, checked_tags(tags), _ALL, self._stale(stale_ttl), options)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -414,6 +484,9 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> dict[str, V]:
         """The values of the keys; one call `loader(missing)` loads all that nobody has or is loading.
 
@@ -423,24 +496,29 @@ class IntelligentCache:
                 missing from the result, and nothing is stored for them.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            stale_ttl: as for `get_or_set`; a load of several keys that fails falls back only if all of them
+                have a value.
+            jitter: as for `get_or_set`, for each of them.
+            load: as for `get_or_set`; but many keys take no lease, and are not refreshed ahead.
 
         Returns:
             The values in the order of `keys`.
 
         Raises:
-            TypeError: a key, TTL or tag of the wrong type; the loader is not callable, or returned no
-                mapping.
-            ValueError: the loader returned keys that it was not asked for.
+            TypeError: an argument of the wrong type; the loader is not callable, or returned no mapping.
+            ValueError: a number out of range, a `load` that needs a tier that is not there; or the
+                loader returned keys that it was not asked for.
+            LoadTimeoutError: it took longer than the hard timeout.
             Exception: whatever the loader raised.
         """
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        life, labels = self._life(ttl), checked_tags(tags)
+        terms = self._terms(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._loads.load_many(missing, loader, life, labels)
+            found |= self._batches.load(missing, loader, terms)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -473,10 +551,11 @@ class IntelligentCache:
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        life, labels = self._life(ttl), checked_tags(tags)
+        life, labels, level, _, options, *_ = self._terms(ttl, tags)
 
         def load(key: str) -> object:
-            return self._loads.load(key, lambda: loader_func(key), life, labels)
+            loader = partial(loader_func, key)
+            return self._loads.load(key, loader, life, labels, level, options=options)
 
         return warm(wanted, self.contains, load, concurrency, progress)
 
@@ -551,6 +630,7 @@ class IntelligentCache:
             combined[quantile] = next(iter(figures.values()))[quantile]
         hits = sum(reader.hits for reader in self._readers)
         misses = sum(reader.misses for reader in self._readers)
+        combined |= self._loads.figures.as_dict()
         combined["requests"] = hits + misses + self._levels.skipped
         combined["request_hits"] = hits + self._levels.answers
         return figures | {"combined": CacheStats(**combined)}
@@ -589,6 +669,9 @@ class IntelligentCache:
         version: str = "auto",
         ignore: tuple[str, ...] = (),
         store_if: Callable[[Any], bool] | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
         copy: bool = False,
     ) -> CacheDecorator:
         """`cachekit.cache_result` with this cache."""
@@ -596,7 +679,8 @@ class IntelligentCache:
 
         return cache_result(
             cache=self, ttl=ttl, cache_level=cache_level, key_func=key_func, tags=tags, name=name,
-            version=version, ignore=ignore, store_if=store_if, copy=copy,
+            version=version, ignore=ignore, store_if=store_if, stale_ttl=stale_ttl, jitter=jitter, load=load,
+            copy=copy,
         )  # fmt: skip
 
     # -- life ---------------------------------------------------------------------------------------
@@ -621,7 +705,7 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _configured, (*self._tiers, self._default_ttl, self._strict, self._close_tiers)
+        return _configured, (*self._tiers, self._default_ttl, self._load, self._strict, self._close_tiers)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -633,10 +717,13 @@ def _configured(
     redis: FleetTier | None,
     file: HostTier | None,
     default_ttl: float,
+    load: LoadOptions,
     strict: bool,
     close_tiers: bool,
 ) -> IntelligentCache:
-    return IntelligentCache(memory, redis, file, default_ttl, strict=strict, close_tiers=close_tiers)
+    return IntelligentCache(
+        memory, redis, file, default_ttl, load=load, strict=strict, close_tiers=close_tiers
+    )
 
 
 def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:

@@ -16,6 +16,7 @@ from cachekit.aio.loaders import awaiting
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.warming import warm
 from cachekit.cache import IntelligentCache as Core
+from cachekit.load_options import OFF, LoadOptions
 from cachekit.model import (
     MISSING,
     TTL,
@@ -25,7 +26,6 @@ from cachekit.model import (
     WarmReport,
     checked_key,
     checked_keys,
-    checked_tags,
 )
 from cachekit.offloop import in_own_thread
 from cachekit.ports import FleetTier, HostTier
@@ -64,12 +64,13 @@ class IntelligentCache(Facade[Core]):
         file_cache: FileCache | HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
         *,
+        load: LoadOptions = OFF,
         strict: bool = False,
         close_tiers: bool = True,
     ) -> None:
         core = Core(
             sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
-            strict=strict, close_tiers=close_tiers,
+            load=load, strict=strict, close_tiers=close_tiers,
         )  # fmt: skip
         self._set_up(core)
         for tier in (memory_cache, redis_cache, file_cache):
@@ -154,13 +155,32 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> V: ...
     @overload
     async def get_or_set(
-        self, key: str, loader: Callable[[], V], *, ttl: TTL = ..., tags: Tags | None = ...
+        self,
+        key: str,
+        loader: Callable[[], V],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> V: ...
     async def get_or_set(
-        self, key: str, loader: Callable[[], Any], *, ttl: TTL = None, tags: Tags | None = None
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> Any:
         """As `cachekit.IntelligentCache.get_or_set`, with a loader that may be a coroutine function.
 
@@ -168,11 +188,14 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)[:5]
         value = await self.get(key, MISSING)
-        if value is not MISSING:
-            return value
-        return await self._sync._loads.load_async(checked_key(key), awaiting(loader), life, labels)
+        loads = self._sync._loads
+        if value is MISSING:
+            return await loads.load_async(checked_key(key), awaiting(loader), *terms)
+        if terms[4].refresh_ahead:
+            loads.refresh_async(checked_key(key), awaiting(loader), *terms)
+        return value
 
     async def contains(self, key: str) -> bool:
         """As `cachekit.IntelligentCache.contains`. There is no `in`, which could not be awaited."""
@@ -205,6 +228,9 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> dict[str, V]: ...
     @overload
     async def get_or_set_many(
@@ -214,6 +240,9 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> dict[str, V]: ...
     async def get_or_set_many(
         self,
@@ -222,16 +251,19 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> dict[str, Any]:
         """As `cachekit.IntelligentCache.get_or_set_many`, with a loader that may be a coroutine function."""
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._sync._loads.load_many_async(missing, awaiting(loader), life, labels)
+            found |= await self._sync._batches.load_async(missing, awaiting(loader), terms)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -252,11 +284,12 @@ class IntelligentCache(Facade[Core]):
         self._sync._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
+        life, labels, level, _, options, *_ = self._sync._terms(ttl, tags)
         load_key = awaiting(loader_func)
 
         async def load(key: str) -> object:
-            return await self._sync._loads.load_async(key, partial(load_key, key), life, labels)
+            loader = partial(load_key, key)
+            return await self._sync._loads.load_async(key, loader, life, labels, level, options=options)
 
         return await warm(wanted, self.contains, load, concurrency, progress)
 

@@ -79,7 +79,9 @@ class Entries:
             # Microseconds are what is left of a difference of two times since the epoch.
             ttl = round(stored.expires - stored.created, 6)
             tags = frozenset(stored.tags)
-            entries[key] = CacheEntry(key, value, stored.created, ttl=ttl, tags=tags, size_bytes=size)
+            entries[key] = CacheEntry(
+                key, value, stored.created, ttl=ttl, tags=tags, size_bytes=size, stale_ttl=stored.stale_ttl
+            )
         return entries
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
@@ -202,7 +204,12 @@ class Entries:
                 return False
             expires = self._clock.time() + life
             prolonged = self._serializer.encode(
-                key, value, created=stored.created, expires=expires, tags=stored.tags
+                key,
+                value,
+                created=stored.created,
+                expires=expires,
+                stale_until=expires + stored.stale_ttl,
+                tags=stored.tags,
             )
             write = Write(prolonged, _milliseconds(life), tuple(stored.tags))
             if self._store.put(key, write, fresh(), instead_of=envelope):
@@ -226,7 +233,12 @@ class Entries:
         refuse_unstorable(entry.value)
         tags = {tag: origin.tags[tag] for tag in entry.tags}
         envelope = self._serializer.encode(
-            entry.key, entry.value, created=created, expires=expires, tags=tags
+            entry.key,
+            entry.value,
+            created=created,
+            expires=expires,
+            stale_until=expires + entry.stale_ttl,
+            tags=tags,
         )
         if len(envelope) > LARGEST:
             raise ValueTooLargeError(
