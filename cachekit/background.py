@@ -57,6 +57,11 @@ class Background:
         finally:
             del work
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it does nothing any more, also because this is a child of a fork."""
+        return self._thread is None or not self._thread.is_alive()
+
     def raise_exit(self) -> None:
         """Wait until it is over, and raise what ended it if that was no Exception, such as SystemExit."""
         if self._thread is not None:

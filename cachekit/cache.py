@@ -22,6 +22,9 @@ from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
 from cachekit.fences import NEWS
+from cachekit.figures import statistics_of
+from cachekit.health import Health, Thresholds, assess
+from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
 from cachekit.loads import Life, Loads, Terms
@@ -51,6 +54,7 @@ from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
+from cachekit.watching import Watch
 
 if TYPE_CHECKING:
     from cachekit.decorated import CacheDecorator
@@ -82,8 +86,11 @@ class IntelligentCache:
             `cachekit.environment`), or none, with a warning, if that cannot be opened; None for none.
         default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
             `FOREVER` for no expiry.
+        enable_cache_warming: whether `warm_cache` may keep keys warm.
         load: how values are loaded where a call or a cached function does not say; see `LoadOptions`.
         strict: raise TierUnavailableError where a tier fails, rather than going on without it.
+        on_health_change: called as `on_health_change(new, old)`, in a thread of the cache's, when the
+            status of its health is another one than ten seconds before; it is judged on the last minute.
         close_tiers: whether `close` closes the tiers too; say False for tiers that are shared.
 
     Raises:
@@ -93,13 +100,13 @@ class IntelligentCache:
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
     to; one that names no tier of this cache is a ValueError. It pickles as its configuration: the copy
-    has the same lower tiers and an empty memory.
+    has the same lower tiers and an empty memory, keeps nothing warm, and tells nobody of its health.
     """
 
     __slots__ = (
         "__weakref__", "_batches", "_chance", "_close_tiers", "_closed", "_default_ttl", "_find",
-        "_fronts", "_functions", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
-        "_readers", "_store", "_strict", "_tiers", "_touch",
+        "_fronts", "_functions", "_kept_warm", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
+        "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -108,9 +115,11 @@ class IntelligentCache:
         redis_cache: FleetTier | None = None,
         file_cache: HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
+        enable_cache_warming: bool = True,
         *,
         load: LoadOptions = OFF,
         strict: bool = False,
+        on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
     ) -> None:
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
@@ -118,9 +127,15 @@ class IntelligentCache:
             raise ValueError(
                 f"default_ttl must be more than 0, not {default_ttl!r}; use FOREVER for no expiry"
             )
-        for argument, value in (("strict", strict), ("close_tiers", close_tiers)):
+        for argument, value in (
+            ("enable_cache_warming", enable_cache_warming),
+            ("strict", strict),
+            ("close_tiers", close_tiers),
+        ):
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
+        if on_health_change is not None and not callable(on_health_change):
+            raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
         _check_tier("memory_cache", memory_cache, MemoryCache, "a MemoryCache")
         _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
         _check_tier("file_cache", file_cache, HostTier, "a FileCache")
@@ -148,6 +163,7 @@ class IntelligentCache:
         self._batches = Batches(self._levels, self._loads)
         self._loads.turns.check(checked_options(load))
         self._load = load
+        self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
         # From 0 to 1, for jitter; tests replace it.
         self._chance = random.random
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
@@ -160,6 +176,9 @@ class IntelligentCache:
         self._touch = memory._touch
         self._now = memory._now
         self._store = memory._store
+        self._watch = None
+        if on_health_change is not None:
+            self._watch = Watch(on_health_change, self.get_stats, self._judge)
 
     def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
@@ -529,6 +548,7 @@ class IntelligentCache:
         ttl: TTL = None,
         tags: Tags | None = None,
         concurrency: int = 8,
+        keep_warm: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> WarmReport:
         """Load the keys that are not there, several at a time.
@@ -541,23 +561,37 @@ class IntelligentCache:
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
             concurrency: how many threads load, at least 1.
+            keep_warm: load them again, one after the other and in a thread of the cache's, before their
+                time is over, until the cache is closed or this is called for them without it.
             progress: called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1.
+            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
+                enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        life, labels, level, _, options, *_ = self._terms(ttl, tags)
+        terms = self._terms(ttl, tags)
+        kept_warm = self._kept_warm
+        if keep_warm and kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
 
         def load(key: str) -> object:
             loader = partial(loader_func, key)
-            return self._loads.load(key, loader, life, labels, level, options=options)
+            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
 
-        return warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(wanted, self.contains, load, concurrency, progress)
+        if kept_warm is not None:
+            if keep_warm:
+                kept_warm.keep(wanted, loader_func, terms)
+            else:
+                kept_warm.drop(wanted)
+        return report
 
     # -- invalidation -------------------------------------------------------------------------------
 
@@ -618,33 +652,45 @@ class IntelligentCache:
     # -- figures ------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, CacheStats]:
-        """The figures of each tier, and "combined": their sum, with the requests of this cache."""
-        figures = {}
-        if self._tiers[0] is not None:
-            figures["memory"] = self._memory.get_stats()
-        for name, lower in (("redis", self._levels.fleet), ("file", self._levels.host)):
-            if lower is not None:
-                figures[name] = lower.get_stats()
-        combined = {name: sum(tier[name] for tier in figures.values()) for name in CacheStats._STORED}
-        for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
-            combined[quantile] = next(iter(figures.values()))[quantile]
-        hits = sum(reader.hits for reader in self._readers)
-        misses = sum(reader.misses for reader in self._readers)
-        combined |= self._loads.figures.as_dict()
-        combined["requests"] = hits + misses + self._levels.skipped
-        combined["request_hits"] = hits + self._levels.answers
-        return figures | {"combined": CacheStats(**combined)}
+        """The figures of each tier, and "combined": their sum, with the requests and loads of this cache."""
+        return statistics_of(self.memory_cache, self._levels, self._readers, self._loads.figures)
+
+    def health(self, **thresholds: float) -> Health:
+        """How the cache is, in one word, with reasons and what can be done about each.
+
+        It is judged from the figures since the cache was made; `cachekit.health.since` and `assess` judge a
+        span of time.
+
+        Args:
+            thresholds: from where on something is a reason; see `cachekit.health.Thresholds`.
+
+        Raises:
+            TypeError: no such threshold, or one that is not a number.
+            ValueError: a threshold that makes no sense.
+        """
+        self._check(_ALL)
+        return self._judge(self.get_stats(), **thresholds)
+
+    def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
+        limits: Any = thresholds  # `checked` looks at each
+        return assess(statistics, self._levels.states(), Thresholds(**limits))
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries now rather than at the next sweep, and say what that left."""
+        """Do now what is done in the background from time to time, and say what that left.
+
+        Expired entries are removed from all tiers; what is advised is what `health` says.
+        """
         self._check(_ALL)
         started = time.perf_counter()
-        removed = self._memory.remove_expired()
+        removed = self._memory.remove_expired() + self._levels.remove_expired()
+        statistics = self.get_stats()
+        advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
         return OptimizationReport(
             removed,
-            self._memory.size(),
-            self._memory.memory_usage(),
+            statistics["combined"].size,
+            statistics["combined"].memory_usage_bytes,
             time.perf_counter() - started,
+            tuple(advice),
         )
 
     def _reader(self, function: str) -> Lookups:
@@ -691,8 +737,9 @@ class IntelligentCache:
         self._find = find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
-        self._loads.close()
-        self._levels.close()
+        for background in (self._watch, self._kept_warm, self._levels, self._loads):
+            if background is not None:
+                background.close()
         self._memory._retire(self._readers)
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
@@ -705,7 +752,9 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _configured, (*self._tiers, self._default_ttl, self._load, self._strict, self._close_tiers)
+        warming = self._kept_warm is not None
+        options = self._default_ttl, warming, self._load, self._strict, self._close_tiers
+        return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -717,12 +766,20 @@ def _configured(
     redis: FleetTier | None,
     file: HostTier | None,
     default_ttl: float,
+    enable_cache_warming: bool,
     load: LoadOptions,
     strict: bool,
     close_tiers: bool,
 ) -> IntelligentCache:
     return IntelligentCache(
-        memory, redis, file, default_ttl, load=load, strict=strict, close_tiers=close_tiers
+        memory,
+        redis,
+        file,
+        default_ttl,
+        enable_cache_warming,
+        load=load,
+        strict=strict,
+        close_tiers=close_tiers,
     )
 
 

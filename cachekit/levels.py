@@ -28,7 +28,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import inf
 from typing import Any, Final, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
@@ -36,7 +35,7 @@ from cachekit.coherence import Listener, LoadFence, Lower, Steps, agree, as_text
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheLevel, Missing
-from cachekit.ports import FleetTier, HostTier
+from cachekit.ports import FleetTier, HostTier, Sweeps
 from cachekit.tiers.memory import MemoryCache
 
 _ALL: Final = CacheLevel.ALL
@@ -426,9 +425,9 @@ class Levels:
         return self._memory._store.peek(key, lambda held: held.value, even_stale=True)
 
     def left_of(self, key: str) -> tuple[float, float] | None:
-        """Seconds that memory's entry has left, and those of its whole life; None without either."""
+        """Seconds that memory has the key for, and those of its whole life, or infinity; None without it."""
         life = self._memory._store.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
-        return None if life is MISSING or life[0] == inf else life
+        return None if life is MISSING else life
 
     def before_load(self, fence: LoadFence) -> None:
         """Complete the fence just before the loader is called."""
@@ -576,6 +575,21 @@ class Levels:
             steps = Steps()
             if steps.take(lambda: host.access.call(host.tier.renew)) is UNAVAILABLE:
                 host.access.missed_everything()
+
+    # -- upkeep -----------------------------------------------------------------------------------------
+
+    def states(self) -> dict[str, Accessor]:
+        """How the tiers below memory do, by name."""
+        return {lower.access.name: lower.access for lower in (self.fleet, self.host) if lower is not None}
+
+    def remove_expired(self) -> int:
+        """Remove what is over from the tiers below memory that can be asked to; how many entries."""
+        removed = 0
+        for lower in (self.fleet, self.host):
+            if lower is not None and isinstance(lower.tier, Sweeps):
+                count = lower.access.call(lower.tier.remove_expired)
+                removed += 0 if count is UNAVAILABLE else count
+        return removed
 
     # -- life -------------------------------------------------------------------------------------------
 

@@ -159,15 +159,37 @@ class Loads:
         """After a hit: begin a reload in the background if the value is in the last part of its life."""
         if not self._due.is_due(key, options.refresh_ahead):
             return
-        flight, leading = self.flights.join(key, self._levels.fence(key, tags), None)
-        if not leading:
-            flight.leave()
-            return
         terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        flight = self._flight_alone(key, terms)
+        if flight is None:
+            return
         background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
         background.is_unwatched = True
         if not background.start():
             flight.abandon()
+
+    def renew(self, key: str, loader: Callable[[], Any], terms: Terms) -> None:
+        """Reload a key now and here, unless somebody else is loading it.
+
+        Raises:
+            Exception: whatever the loader raised.
+        """
+        flight = self._flight_alone(key, terms)
+        if flight is not None:
+            try:
+                self._lead(flight, loader, terms)
+            finally:
+                del flight  # as in load()
+
+    def _flight_alone(
+        self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
+    ) -> Flight[LoadFence] | None:
+        """A flight to lead; None if there is one."""
+        flight, leading = self.flights.join(key, self._levels.fence(key, terms.tags), loop)
+        if leading:
+            return flight
+        flight.leave()
+        return None
 
     def _lead_or_leave(
         self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms, begun: float
@@ -348,13 +370,10 @@ class Loads:
             return
         import asyncio
 
-        loop = asyncio.get_running_loop()
-        flight, leading = self.flights.join(key, self._levels.fence(key, tags), loop)
-        if not leading:
-            flight.leave()
-            return
         terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
-        self.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
+        flight = self._flight_alone(key, terms, asyncio.get_running_loop())
+        if flight is not None:
+            self.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
 
     def begin(
         self, flights: list[Flight[LoadFence]], leading: Coroutine[Any, Any, None]

@@ -492,9 +492,10 @@ class WarmReport(NamedTuple):
 
 
 class OptimizationReport(NamedTuple):
-    """What `optimize_cache` did and measured."""
+    """What `optimize_cache` did and measured, in all tiers."""
 
-    expired_removed: int  #: entries whose time was over
+    expired_removed: int  #: entries whose time was over; a Redis removes its own by itself
     size: int  #: entries that are left
     memory_usage_bytes: int  #: what they take, about
     seconds: float  #: how long the round took
+    advice: tuple[str, ...] = ()  #: what `health` finds, and what can be done about it

@@ -356,6 +356,15 @@ class HasDirectory(Protocol):
         ...
 
 
+@runtime_checkable
+class Sweeps(Protocol):
+    """A tier that removes by itself what is over, and can be asked to do so now."""
+
+    def remove_expired(self) -> int:
+        """Remove it; how many entries that were."""
+        ...
+
+
 class Returnable(Protocol):
     """Something that was lent."""
 

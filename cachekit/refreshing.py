@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, final
 
 from cachekit.levels import Levels
@@ -27,7 +28,7 @@ class Due:
     def is_due(self, key: str, part: float) -> bool:
         """Whether a reload is to begin now: memory's entry is in the last part (0 to 1) of its life."""
         life = self._levels.left_of(key)
-        if life is None or life[0] > part * life[1]:
+        if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
         now = self._levels.monotonic()
         if now < self._tried.get(key, now):

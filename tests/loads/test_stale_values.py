@@ -294,3 +294,12 @@ def test_invalidation_by_another_cache_on_the_directory_defeats_it(
         clock.advance(2)
         with pytest.raises(OSError, match="backend down"):
             one.get_or_set("k", failing, stale_ttl=60, tags={"t"})
+
+
+def test_a_region_passes_it_on(clocked: Clocked) -> None:
+    region = clocked.cache.region("page:", str, ttl=10)
+    assert region.get_or_set("/", lambda: "old", stale_ttl=60, jitter=0.1) == "old"
+    clocked.clock.advance(10)
+    assert region.get_or_set("/", failing, stale_ttl=60) == "old"
+    with pytest.raises(ValueError, match="lease='process' needs"):
+        region.get_or_set("/", failing, load=LoadOptions(lease="process"))
