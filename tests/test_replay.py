@@ -139,6 +139,17 @@ class TestLogs:
         ]
         assert abs(ratios[0] - ratios[1]) < 0.06, ratios
 
+    def test_a_sample_without_the_favourite_is_made_up_for(self, tmp_path: Path) -> None:
+        """A key that is asked for all the time, and is not in the sample, is one that any cache answers."""
+        some = requests.Requests(tmp_path / "some", 0.25)
+        favourite, others = 2**64 - 1, range(100)
+        some.append(key for other in others for key in (favourite, favourite, favourite, other))
+        assert (some.unsampled, some.number) == (400, 100)
+        assert some.hit_ratio(0) == 0.0
+        some.append([favourite] * 400)
+        assert some.hit_ratio(0) == 0.5
+        assert some.hit_ratio(50) == 0.75
+
 
 class TestCounts:
     """Hit ratios are those of the models, whatever the stream is cut into."""
@@ -174,6 +185,20 @@ class TestCounts:
             policies = {name: row[index] for name, row in rows.items() if name not in {"", OPTIMUM}}
             top = max(policies.values(), key=lambda cell: float(cell.lstrip("*"))).lstrip("*")
             assert {cell for cell in policies.values() if "*" in cell} == {f"*{top}"}
+
+    def test_the_file_tier(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """It has a row: nothing where there is too little room, all hits where there is plenty; no advice."""
+        keys = [f"k{number % 1500}" for number in range(4500)]
+        (tmp_path / "log").write_text("\n".join(keys))
+        text = shown(
+            tmp_path / "log", "--sizes", "10,1100,4000", "--policies", "lru", "--file-tier", capsys=capsys
+        )
+        rows = table(text.replace("file tier", "file-tier"))
+        none, some, everything = rows["file-tier"]
+        assert (none, everything) == ("-", "66.67")
+        assert 0 <= float(some) < 66.67
+        assert rows[OPTIMUM][2] == "66.67"
+        assert "Advice: MemoryCache(4000)" in text
 
     def test_two_logs_are_one_stream(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """In the order in which they are named; the sum of requests, and keys in both counted once."""
