@@ -38,7 +38,7 @@ def test_the_readmes_code_is_among_them() -> None:
         r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     program = (HERE / "readme.py").read_text(encoding="utf-8").replace("  # noqa: E402", "")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         parts = [part for part in block.split("\n\n\n") if part]
         assert all(part in program for part in parts), block

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Final, final
+from math import inf
+from typing import TYPE_CHECKING, Any, final
 
 from cachekit.clock import SystemClock
 from cachekit.fences import Origin, SharedFence
@@ -34,6 +33,7 @@ from cachekit.model import (
 )
 from cachekit.ports import Clock, Codec, Fence, Found
 from cachekit.serialization import Serializer
+from cachekit.tiers.file.arguments import check_entry, checked_fence, checked_interval, checked_limit
 from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.entries import Entries
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression
     from cachekit.serialization.serializer import CodecName
     from cachekit.serialization.signing import Secret
-
-_LARGEST_MB: Final = 1 << 20
 
 
 @final
@@ -116,16 +114,11 @@ class FileCache:
         allow_network_fs: bool = False,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        limit = _checked_limit(max_size_mb)
+        limit = checked_limit(max_size_mb)
         cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if cap <= 0:
             raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-        interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-        if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-                f"not {cleanup_interval!r}; None switches the sweep off"
-            )
+        interval = checked_interval(cleanup_interval)
         namespace = checked_key(namespace, "namespace")
         if not isinstance(allow_network_fs, bool):
             raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
@@ -327,7 +320,7 @@ class FileCache:
             ValueError: the entry's own key is another one.
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         self._entries.put(entry, None, None, False)
         return True
 
@@ -357,9 +350,9 @@ class FileCache:
             TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as for `set`;
                 and as for `set_if` if `expect` is not for this entry.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         return self._entries.put(
-            entry, origin, None if expect is None else _checked_fence(expect, entry), in_flux
+            entry, origin, None if expect is None else checked_fence(expect, entry), in_flux
         )
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
@@ -389,8 +382,8 @@ class FileCache:
         Raises:
             TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as there.
         """
-        _check_entry(key, entry)
-        return self._entries.add(entry, _checked_fence(fence, entry), origin)
+        check_entry(key, entry)
+        return self._entries.add(entry, checked_fence(fence, entry), origin)
 
     def set_many(self, entries: Mapping[str, CacheEntry]) -> bool:
         """`set` of several entries, one after another; True.
@@ -403,7 +396,7 @@ class FileCache:
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries must map each key to its CacheEntry, not {entries!r}")
         for key, entry in entries.items():
-            _check_entry(key, entry)
+            check_entry(key, entry)
         self._entries.engine()
         for entry in entries.values():
             self._entries.put(entry, None, None, False)
@@ -535,39 +528,6 @@ class FileCache:
             f"FileCache({self._path!r}, max_size_mb={self._max_size_mb}, default_ttl={self.default_ttl}, "
             f"secret={None if self._arguments else '...'})"
         )
-
-
-def _check_entry(key: str, entry: CacheEntry) -> None:
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
-
-
-def _checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
-    if not isinstance(fence, SharedFence):
-        raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
-    if fence.key != entry.key or not fence.names >= entry.tags:
-        raise ValueError(
-            f"the fence was taken for key {fence.key!r} and tags {sorted(fence.names)}, not for "
-            f"key {entry.key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
-            f"that will be stored"
-        )
-    return fence
-
-
-def _checked_limit(max_size_mb: float) -> int:
-    """The limit in bytes."""
-    if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):
-        raise TypeError(
-            f"max_size_mb must be a number of MiB, not {max_size_mb!r} of type {type(max_size_mb).__name__}"
-        )
-    if not (isfinite(max_size_mb) and 1 <= max_size_mb <= _LARGEST_MB):
-        raise ValueError(f"max_size_mb must be 1 to {_LARGEST_MB} (1 TiB), not {max_size_mb!r}")
-    return int(max_size_mb * (1 << 20))
 
 
 def _configured(positional: tuple[Any, ...], named: dict[str, Any]) -> FileCache:
