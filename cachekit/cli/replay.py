@@ -217,9 +217,8 @@ def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]
     chosen = next((index for index in range(last) if most_beyond(index) < _WORTH), last)
     reasons = []
     if chosen:
-        reasons.append(
-            f"up to {sizes[chosen]:,} entries, twice the room gives {gain(chosen - 1, chosen):.1f} points or so"
-        )
+        points = gain(chosen - 1, chosen)
+        reasons.append(f"up to {sizes[chosen]:,} entries, twice the room gives {points:.1f} points or so")
     if chosen < last:
         reasons.append(f"beyond {sizes[chosen]:,} only {most_beyond(chosen):.1f}")
     elif last:
