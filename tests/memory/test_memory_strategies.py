@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import random
+import weakref
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -308,6 +310,9 @@ def test_an_exception_between_any_two_lines(strategy: CacheStrategy, module: Mod
             except Struck:
                 pass
             assert cache.size() <= 3, number
+            for key in cache.keys():  # noqa: SIM118
+                assert cache.get(key) is not None, number
+                assert cache.get_value(key) is not None, number
             for more in range(8):
                 cache.set_value(f"more {more}", "m" * 600)
                 assert cache.size() <= 3, number
@@ -470,6 +475,23 @@ class TestOwnPolicies:
             MemoryCache(3, policy)
         with pytest.raises(ValueError, match="belongs to another cache already"):
             MemoryCache(3, lambda: policy)
+
+    @pytest.mark.parametrize("strategy", [Order, Sieve, *CacheStrategy])
+    def test_a_cache_that_nobody_has_is_gone_at_once(self, strategy: CacheStrategy | type[Order]) -> None:
+        """No cycle keeps it, its values, or its policy, which may then serve another cache."""
+        gc.disable()
+        try:
+            cache = MemoryCache(3, strategy, max_bytes=10_000, cleanup_interval=None)
+            cache.set_value("k", 1)
+            cache.get_value("k")
+            store = weakref.ref(cache._store)
+            del cache
+            assert store() is None
+        finally:
+            gc.enable()
+        policy = Order()
+        MemoryCache(3, policy)
+        assert MemoryCache(3, policy).strategy is policy
 
     def test_classes_and_functions_make_one_for_each_cache(self) -> None:
         """And the policy is told the capacity."""

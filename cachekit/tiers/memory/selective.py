@@ -129,7 +129,7 @@ class SelectiveStore(Store):
         if isinstance(self._policy, LockFreeHits):
             self.touch = self._policy.hit_unlocked
         else:
-            self.touch = self._queue_hit
+            self.touch = _queueing(self._hits, weakref.ref(self))
 
     @property
     def weight(self) -> int | None:
@@ -141,11 +141,6 @@ class SelectiveStore(Store):
     def touch_again(self, key: str) -> None:
         """See `Store.touch_again`; the policy is not told, which would take it for another hit."""
         self._entries[key]
-
-    def _queue_hit(self, key: str) -> None:
-        self._hits.append(key)
-        if len(self._hits) >= _BATCH:
-            self._exclusively(self._settle)
 
     def _settle(self, gone: Gone | None = None) -> None:  # noqa: ARG002
         """Have the policy know all that has happened."""
@@ -308,3 +303,17 @@ class SelectiveStore(Store):
             held: list[Any] = list(dict.values(self._entries))
         assert self._weight == sum(one.weight for one in held)
         assert self._weight <= self._limit
+
+
+def _queueing(hits: deque[str], store: weakref.ref[SelectiveStore]) -> Callable[[str], object]:
+    """A hit that leaves its key in the queue; the one that makes it long has all of them told."""
+    append = hits.append
+
+    def touch(key: str) -> None:
+        append(key)
+        if len(hits) >= _BATCH:
+            owner = store()
+            if owner is not None:
+                owner._exclusively(owner._settle)
+
+    return touch
