@@ -189,13 +189,20 @@ class SelectiveStore(Store):
             ttl = now + self._longest - created
         if created + ttl <= now:
             return self._put_nothing(key, fence, news)
-        # Without the lock: a weigher of the user's is anybody's code.
-        weight = 0 if self._bound is None else self._bound.weigh(key, value, tags)
-        if self._bound is not None and weight > self._bound.largest:
-            self.refuse_if_closed()
-            self.counter.oversized += 1
-            self._put_nothing(key, fence, news)
-            return False
+        weight = 0
+        if self._bound is not None:
+            try:
+                # Without the lock: a weigher of the user's is anybody's code.
+                weight = self._bound.weigh(key, value, tags)
+            except BaseException:
+                # A slower tier may have the new value by now: the older one must not stay here.
+                self._put_nothing(key, fence, news)
+                raise
+            if weight > self._bound.largest:
+                self.refuse_if_closed()
+                self.counter.oversized += 1
+                self._put_nothing(key, fence, news)
+                return False
         held = _Weighed()
         held.key = key
         held.value = value
