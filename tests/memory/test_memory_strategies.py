@@ -473,3 +473,22 @@ class TestOwnPolicies:
             cache.set_value("c", 1)
             assert sorted(cache.keys()) == ["b", "c"]
             cache._store.check()
+
+    def test_a_policy_that_always_raises_keeps_no_old_value(self) -> None:
+        """Neither a write nor a removal that it spoils leaves the older value to be read."""
+
+        class Broken(Order):
+            def hit(self, key: str) -> None:
+                raise RuntimeError("always")
+
+        with MemoryCache(3, Broken) as cache:
+            cache.set_value("a", "old")
+            with pytest.raises(RuntimeError, match="always"):
+                cache.set_value("a", "new")
+            assert cache.get_value("a") is None
+            cache.set_value("b", "old")
+            cache.get_value("b")
+            with pytest.raises(RuntimeError, match="always"):
+                cache.delete("b")
+            assert cache.get_value("b") is None
+            assert cache.size() == 0

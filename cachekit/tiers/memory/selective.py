@@ -26,7 +26,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.errors import CacheError
+from cachekit.errors import CacheClosedError, CacheError
 from cachekit.fences import SharedFence
 from cachekit.model import RemovalCause
 from cachekit.ports import EvictionPolicy, Fence, LockFreeHits
@@ -189,31 +189,34 @@ class SelectiveStore(Store):
             ttl = now + self._longest - created
         if created + ttl <= now:
             return self._put_nothing(key, fence, news)
-        weight = 0
-        if self._bound is not None:
-            try:
+        try:
+            weight = 0
+            if self._bound is not None:
                 # Without the lock: a weigher of the user's is anybody's code.
                 weight = self._bound.weigh(key, value, tags)
-            except BaseException:
-                # A slower tier may have the new value by now: the older one must not stay here.
-                self._put_nothing(key, fence, news)
-                raise
-            if weight > self._bound.largest:
-                self.refuse_if_closed()
-                self.counter.oversized += 1
-                self._put_nothing(key, fence, news)
-                return False
-        held = _Weighed()
-        held.key = key
-        held.value = value
-        held.created = held.last = created
-        held.ttl = ttl
-        held.deadline = GONE
-        held.accesses = 0
-        held.tags = tags
-        held.mark = mark
-        held.weight = weight
-        done = self._exclusively(self._put, held, fence, news)
+                if weight > self._bound.largest:
+                    self.refuse_if_closed()
+                    self.counter.oversized += 1
+                    self._put_nothing(key, fence, news)
+                    return False
+            held = _Weighed()
+            held.key = key
+            held.value = value
+            held.created = held.last = created
+            held.ttl = ttl
+            held.deadline = GONE
+            held.accesses = 0
+            held.tags = tags
+            held.mark = mark
+            held.weight = weight
+            done = self._exclusively(self._put, held, fence, news)
+        except CacheClosedError:
+            raise
+        except BaseException:
+            # A weigher or a policy of the user's failed, or a signal came. A slower tier may have the
+            # new value by now: the older one must not stay here.
+            self._put_nothing(key, fence, news)
+            raise
         if self._unswept and ttl != inf:
             self._begin_sweeping()
         return done is not False  # None: it is queued
@@ -290,9 +293,11 @@ class SelectiveStore(Store):
     # -- removing -----------------------------------------------------------------------------------
 
     def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
-        self._settle()
-        self._unsure = True
-        super()._remove(gone, held, cause)
+        try:
+            self._settle()
+        finally:  # whatever the policy says to that, the entry leaves
+            self._unsure = True
+            super()._remove(gone, held, cause)
         self._weight -= held.weight  # type: ignore[attr-defined]
         self._policy.remove(held.key)
         self._unsure = False
