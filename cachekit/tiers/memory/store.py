@@ -154,7 +154,10 @@ class Store(Exclusive):
                     now = self.now()
                     held = self._entries.get(key)
                     if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
-                        self.touch(key)
+                        try:
+                            self.touch(key)
+                        except KeyError:  # a policy that was interrupted does not know it, for now
+                            pass
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
