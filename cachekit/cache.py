@@ -18,6 +18,7 @@ from cachekit import environment
 from cachekit.accessor import Accessor
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
+from cachekit.fences import NEWS
 from cachekit.levels import Levels
 from cachekit.loads import Loads
 from cachekit.model import (
@@ -194,8 +195,13 @@ class IntelligentCache:
                 held = None
             if held is not None:
                 value = held.value
+                mark = held.mark
                 now = self._now()
-                if now < held.deadline and held.value is value:
+                if (
+                    now < held.deadline
+                    and held.value is value
+                    and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                ):
                     try:
                         self._touch(held.key)
                     except KeyError:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
-from cachekit.fences import EPOCH
+from cachekit.fences import NEWS
 from cachekit.stats import Lookups
 from cachekit.tiers.memory.held import Held
 
@@ -85,25 +85,12 @@ class Front:
             self.now = cache._now
             self.touch = cache._touch
             self._limit = cache._memory.max_size
-            if cache._memory._store.is_guarded:
-                self.find = self._find_guarded
             self._cache = cache
             cache._fronts.add(self)
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
-
-    def _find_guarded(self, asked: tuple[Any, ...]) -> Spot | None:
-        """A spot whose entry other processes have not broken; see `Store.guard`."""
-        spot = self._spots.get(asked)
-        if spot is not None:
-            mark = spot.held.mark
-            if mark is not None and (
-                mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
-            ):
-                return None
-        return spot
 
     def forget_cache(self) -> None:
         """Point nowhere any more: the cache was closed."""
@@ -167,8 +154,13 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:
@@ -211,8 +203,13 @@ def async_wrapper_of(
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:

@@ -75,8 +75,6 @@ class Levels:
         self.answers = 0
         self.skipped = 0
         self._unstorable: set[type] = set()
-        if host is not None:
-            memory._guard()
         self._unsubscribe: Callable[[], None] | None = None
         if fleet is not None:
             self._unsubscribe = fleet.tier.subscribe(Listener(memory))

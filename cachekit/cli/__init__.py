@@ -150,6 +150,11 @@ def _add_replay(commands: Commands) -> None:
         metavar="SHARE",
         help="look at a share of the keys only, such as 0.1, which is faster and nearly as right",
     )
+    replay.add_argument(
+        "--file-tier",
+        action="store_true",
+        help="also a FileCache's directory with the room of so many entries of a kilobyte, which is slower",
+    )
     replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture, too; needs the plot extra")
     replay.set_defaults(run=_replay)
 
@@ -260,7 +265,10 @@ def _replay(options: argparse.Namespace) -> int:
     from cachekit.cli.display import display_for
     from cachekit.cli.replay import Plan, run
 
-    plan = Plan(options.files, options.column, options.sizes, options.policies, options.sample, options.plot)
+    plan = Plan(
+        options.files, options.column, options.sizes, options.policies, options.sample, options.plot,
+        options.file_tier,
+    )  # fmt: skip
     return run(plan, display_for(sys.stdout))
 
 

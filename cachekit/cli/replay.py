@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from cachekit.cli.display import Display, Report
 from cachekit.cli.requests import Requests, read_log, sizes_of
-from cachekit.cli.simulation import simulate, simulate_optimum, write_next_uses
+from cachekit.cli.simulation import simulate, simulate_directory, simulate_optimum, write_next_uses
 from cachekit.model import CacheStrategy
 
 #: What is tried if nobody says otherwise. TTL is missing because logs do not tell when an entry expires.
@@ -48,6 +48,7 @@ NAMES: Final = {
     CacheStrategy.W_TINYLFU: "W-TinyLFU",
 }
 OPTIMUM: Final = "optimum"
+FILE_TIER: Final = "file tier"
 
 
 class Plan(NamedTuple):
@@ -59,13 +60,18 @@ class Plan(NamedTuple):
     policies: Sequence[CacheStrategy]
     sample: float  #: the share of the keys that is looked at, 0 to 1
     plot: Path | None
+    file_tier: bool = False  #: measure that, too
 
 
 class Curves(NamedTuple):
-    """Hit ratios, 0 to 1, by policy, one for each size."""
+    """Hit ratios, 0 to 1, by policy, one for each size; NaN where there is none."""
 
     sizes: Sequence[int]
     ratios: Mapping[str, Sequence[float]]
+
+    def of_policies(self) -> dict[str, Sequence[float]]:
+        """Those that one can choose between."""
+        return {name: it for name, it in self.ratios.items() if name not in {OPTIMUM, FILE_TIER}}
 
 
 def run(plan: Plan, display: Display) -> int:
@@ -131,11 +137,10 @@ def _sizes(wanted: Sequence[tuple[float, bool]], distinct: int) -> list[int]:
 def _replay(plan: Plan, requests: Requests, sizes: Sequence[int], scratch: Path, display: Display) -> Curves:
     # A cache for a sample of the keys is smaller by as much.
     small = [max(1, round(size * plan.sample)) for size in sizes]
-    hits: dict[str, list[int]] = {NAMES[policy]: [] for policy in plan.policies}
-    hits[OPTIMUM] = []
-    runs = len(sizes) * len(hits)
+    rows = [NAMES[policy] for policy in plan.policies] + [FILE_TIER] * plan.file_tier + [OPTIMUM]
+    ratios: dict[str, list[float]] = {name: [] for name in rows}
     done = 0
-    with display.progress("replaying", runs * requests.number, "requests") as report:
+    with display.progress("replaying", len(sizes) * len(rows) * requests.number, "requests") as report:
 
         def progress(number: int) -> None:
             nonlocal done
@@ -145,18 +150,18 @@ def _replay(plan: Plan, requests: Requests, sizes: Sequence[int], scratch: Path,
         next_uses = write_next_uses(requests, scratch)
         for size in small:
             for policy in plan.policies:
-                hits[NAMES[policy]].append(simulate(policy, size, requests, progress))
-            hits[OPTIMUM].append(simulate_optimum(size, requests, next_uses, progress))
-    return Curves(
-        sizes, {name: [requests.hit_ratio(count) for count in counts] for name, counts in hits.items()}
-    )
+                hits = simulate(policy, size, requests, progress)
+                ratios[NAMES[policy]].append(requests.hit_ratio(hits))
+            if plan.file_tier:
+                found = simulate_directory(size, requests, scratch / f"directory-{size}", progress)
+                ratios[FILE_TIER].append(math.nan if found is None else requests.hit_ratio(found))
+            hits = simulate_optimum(size, requests, next_uses, progress)
+            ratios[OPTIMUM].append(requests.hit_ratio(hits))
+    return Curves(sizes, ratios)
 
 
 def _show(curves: Curves, display: Display) -> None:
-    best = [
-        max(ratios[index] for name, ratios in curves.ratios.items() if name != OPTIMUM)
-        for index in range(len(curves.sizes))
-    ]
+    best = list(map(max, zip(*curves.of_policies().values(), strict=True)))
     display.table(
         "Hit ratio in percent, by the most entries held (* is the best policy)",
         ("", *(f"{size:,}" for size in curves.sizes)),
@@ -164,7 +169,7 @@ def _show(curves: Curves, display: Display) -> None:
             (
                 name,
                 *(
-                    f"{'*' if name != OPTIMUM and ratio == top else ''}{100 * ratio:.2f}"
+                    "-" if math.isnan(ratio) else f"{_star(name, ratio, top)}{100 * ratio:.2f}"
                     for ratio, top in zip(ratios, best, strict=True)
                 ),
             )
@@ -173,16 +178,19 @@ def _show(curves: Curves, display: Display) -> None:
     )
 
 
+def _star(name: str, ratio: float, top: float) -> str:
+    return "*" if name not in {OPTIMUM, FILE_TIER} and ratio == top else ""
+
+
 # -- the advice ------------------------------------------------------------------------------------
 
 
 def advice(curves: Curves) -> list[str]:
     """The size and the policy to choose, as a line of code, and why, in sentences."""
-    best = [
-        max(it) for it in zip(*(it for name, it in curves.ratios.items() if name != OPTIMUM), strict=True)
-    ]
+    policies = curves.of_policies()
+    best = list(map(max, zip(*policies.values(), strict=True)))
     chosen, why_size = _choose_size(curves.sizes, best)
-    policy, why_policy = _choose_policy({name: it[chosen] for name, it in curves.ratios.items()})
+    policy, why_policy = _choose_policy({name: it[chosen] for name, it in policies.items()})
     strategy = next(member for member, name in NAMES.items() if name == policy)
     argument = "" if strategy is CacheStrategy.LRU else f", CacheStrategy.{strategy.name}"
     optimum = curves.ratios[OPTIMUM][chosen]
@@ -217,7 +225,7 @@ def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]
 
 def _choose_policy(ratios: Mapping[str, float]) -> tuple[str, str]:
     """The policy that saves loads worth its price, of those that were tried."""
-    loads = {name: 1 - ratio for name, ratio in ratios.items() if name != OPTIMUM}
+    loads = {name: 1 - ratio for name, ratio in ratios.items()}
     fewest = min(loads.values())
     alike = [name for name, share in loads.items() if share <= fewest * (1 + _ALIKE)]
     order = [NAMES[policy] for policy in _CHEAPEST_FIRST]

@@ -12,10 +12,11 @@ import gzip
 import io
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Final, cast, final
+from typing import IO, Any, Final, cast, final
 
 _CHUNK: Final = 1 << 16  # requests that are in memory at a time
 _SET: Final = 1 << 18  # distinct keys that are counted one by one
@@ -130,10 +131,11 @@ def read_log(path: Path, column: str | None, seen: Callable[[int], object]) -> I
             keys = _lines(stream)
         else:
             keys = _column(path, stream, column)
-        for index, key in enumerate(keys):
-            if not index & 0xFFF:
-                seen(raw.tell())
-            yield key
+        with closing(keys):
+            for index, key in enumerate(keys):
+                if not index & 0xFFF:
+                    seen(raw.tell())
+                yield key
         seen(raw.tell())
 
 
@@ -141,7 +143,7 @@ def _number(key: bytes) -> int:
     return int.from_bytes(blake2b(key, digest_size=_BITS // 8).digest(), "little")
 
 
-def _numbers(path: Path, stream: IO[bytes]) -> Iterator[int]:
+def _numbers(path: Path, stream: IO[bytes]) -> Generator[int, None, None]:
     rest = b""
     while block := stream.read(4 * _CHUNK):
         block = rest + block
@@ -157,19 +159,26 @@ def _numbers(path: Path, stream: IO[bytes]) -> Iterator[int]:
         raise ValueError(f"{path} ends in the middle of a 32-bit number; is it a log of lines?")
 
 
-def _lines(stream: IO[bytes]) -> Iterator[int]:
+def _lines(stream: IO[bytes]) -> Generator[int, None, None]:
     for line in stream:
         key = line.strip()
         if key:
             yield _number(key)
 
 
-def _column(path: Path, stream: IO[bytes], column: str) -> Iterator[int]:
-    rows = csv.reader(io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline=""))
+def _column(path: Path, stream: IO[bytes], column: str) -> Generator[int, None, None]:
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    try:
+        yield from _cells(path, csv.reader(text), column)
+    finally:
+        text.detach()  # or it would close the stream, which is not its own
+
+
+def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
     if column.isdecimal():
         index = int(column) - 1
     else:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         if column not in header:
             raise ValueError(f"{path} has no column {column!r}; its first line has {', '.join(header)}")
         index = header.index(column)

@@ -20,12 +20,15 @@ from typing import Any, BinaryIO, Final, final
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.eviction import POLICIES
 from cachekit.model import CacheStrategy
+from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import SMALLEST_LIMIT, record_size
 
 #: Of a request after which its key is not asked for again.
 NEVER: Final = (1 << 64) - 1
 
 _PART: Final = 1 << 21  # requests whose next uses are found at a time
 _SLACK: Final = 1024
+_RECORD: Final = 1024  # bytes, with its key
 
 Progress = Callable[[int], object]
 
@@ -62,6 +65,31 @@ def simulate(strategy: CacheStrategy, capacity: int, requests: Requests, progres
             insert(key, inf)
             held.add(key)
         progress(len(chunk))
+    return hits
+
+
+def simulate_directory(entries: int, requests: Requests, directory: Path, progress: Progress) -> int | None:
+    """How many requests the file tier answers, whose segments give read records a second chance.
+
+    Its directory may take the bytes that so many records of a kilobyte take; its index and its fences, and
+    what is dead in its segments, are among them.
+
+    Returns:
+        None if that is less than a directory takes at the least.
+    """
+    if entries * _RECORD < SMALLEST_LIMIT:
+        return None
+    payload = bytes(_RECORD - record_size(16, 0, 0))
+    hits = 0
+    with Engine(directory, entries * _RECORD) as engine:
+        for chunk in requests.chunks():
+            for key in chunk:
+                name = f"{key:016x}"
+                if engine.get(name) is not None:
+                    hits += 1
+                else:
+                    engine.put(name, payload)
+            progress(len(chunk))
     return hits
 
 

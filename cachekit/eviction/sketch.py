@@ -61,17 +61,25 @@ class FrequencySketch:
         bits, mask = hash(key), self._mask
         first, second, third, fourth = self._first, self._second, self._third, self._fourth
         a, b, c, d = bits & mask, bits >> 15 & mask, bits >> 30 & mask, bits >> 45 & mask
-        count = min(first[a], second[b], third[c], fourth[d])
+        # Each read once, and compared without a call: this is most of what a hit of W-TinyLFU costs.
+        in_first, in_second, in_third, in_fourth = first[a], second[b], third[c], fourth[d]
+        count = in_first
+        if in_second < count:
+            count = in_second
+        if in_third < count:
+            count = in_third
+        if in_fourth < count:
+            count = in_fourth
         if count == _MOST:
             return
-        if first[a] == count:
-            first[a] += 1
-        if second[b] == count:
-            second[b] += 1
-        if third[c] == count:
-            third[c] += 1
-        if fourth[d] == count:
-            fourth[d] += 1
+        if in_first == count:
+            first[a] = count + 1
+        if in_second == count:
+            second[b] = count + 1
+        if in_third == count:
+            third[c] = count + 1
+        if in_fourth == count:
+            fourth[d] = count + 1
         self._counts += 1
         if self._counts >= self._until:
             self._fade()

@@ -91,7 +91,8 @@ class WTinyLfu(Generic[K]):
             self._sketch.resize(self._sketched)
         self._sketch.add(key)
         self._window[key] = None
-        self._shrink_window_to(self._most_window)
+        if len(self._window) > self._most_window:
+            self._shrink_window_to(self._most_window)
         if self._hits + self._misses >= _SAMPLE * self._room:
             self._climb()
 
@@ -122,7 +123,10 @@ class WTinyLfu(Generic[K]):
         candidate = self._shrink_window_to(self._most_window - 1)
         if candidate is None:  # the window lost entries otherwise
             candidate = next(iter(self._window), None)
-        victim = next((key for key in self._probation if key != candidate), None)
+        victims = iter(self._probation)
+        victim = next(victims, None)
+        if victim is not None and victim == candidate:
+            victim = next(victims, None)
         if victim is None:
             victim = next(iter(self._protected), None)
         if victim is None or (

@@ -346,7 +346,7 @@ def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
         shutil.rmtree(path)
         assert cache.set_value("new", 2)
         assert not found.fence.is_current()
-        assert not found.fence.renews_epoch()
+        assert not found.fence.stands()
         assert not found.fence.tokens.are_current(found.fence.tags)
         assert not loading.is_current()
         assert cache.set_if("other", CacheEntry("other", 1, tags={"t"}), loading) is False

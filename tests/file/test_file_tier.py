@@ -384,7 +384,7 @@ def test_the_epoch_is_read_before_the_tags(tmp_path: Path, monkeypatch: pytest.M
             patch.setattr(Tokens, "of_tags", disturbed)
             fence = cache.fence("k", {"t"})
         assert fence.words[EPOCH] != fence.epoch
-        assert not fence.renews_epoch()
+        assert not fence.stands()
         fence = cache.fence("k", {"t"})
         assert fence.words[EPOCH] == fence.epoch
         monkeypatch.setattr(Tokens, "epoch", lambda self: FLUX | 1)

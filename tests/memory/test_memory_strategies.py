@@ -61,7 +61,7 @@ def weight(key: str, value: object) -> int:
 class StrategyMachine(RuleBasedStateMachine):
     """A tier beside the naive model of its policy: the same keys at every moment, whatever happens."""
 
-    MAX_SIZE = 4
+    MAX_SIZE = 6
     MAX_BYTES = 20
 
     @initialize(strategy=st.sampled_from([*CacheStrategy, Order]), bounded=st.booleans())
@@ -344,14 +344,13 @@ class TestHits:
         clock = ManualClock()
         with MemoryCache(2, CacheStrategy.LFU, clock=clock) as cache:
             cache.set_value("timed", 1)
-            cache.set_value("often", 1)
+            cache.set_value("later", 1)
             clock.advance(1)
-            cache.get_value("timed")
-            for _ in range(2):
-                cache.get_value("often")
+            cache.get_value("timed")  # the first after a while, so it is timed
+            assert cache._latency._counts != [0] * len(cache._latency._counts)
+            cache.get_value("later")
             cache.set_value("new", 1)
-            assert cache.get_stats().latency_p50 >= 0
-            assert sorted(cache.keys()) == ["new", "often"]
+            assert sorted(cache.keys()) == ["later", "new"]
 
     def test_cached_functions_and_caches_tell_too(self) -> None:
         """A hit by a cached function or by a cache counts as one by the tier does."""
@@ -408,9 +407,11 @@ class TestBytes:
             for key in "abcd":
                 cache.set_value(key, 4)
             cache.set_value("e", 2)
-            cache.set_value("e", 4)
+            cache.set_value("f", 2)
             assert cache.memory_usage() == 16
-            assert sorted(cache.keys()) == ["b", "c", "d", "e"]
+            cache.set_value("e", 4)
+            assert cache.memory_usage() == 14
+            assert sorted(cache.keys()) == ["c", "d", "e", "f"]
 
     @pytest.mark.parametrize(
         ("weigher", "error", "words"),

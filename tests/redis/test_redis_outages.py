@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import pytest
 from forking import in_fork
 from racing import race
 from redis_server import RedisServer, start_cluster, wait_until
+from tracing import at_line
 
 from cachekit import CacheEntry
 from cachekit.errors import TierUnavailableError
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, lines
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
@@ -326,9 +328,13 @@ def test_forks(server: RedisServer) -> None:
                     assert cache.get_value(f"k{number}") == number
             cache.set_value("of the child", 1)
 
+        # Connections that nobody uses at the moment of the fork are there for both to take.
+        race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
+        assert cache._server._ways().ask.__self__._free  # type: ignore[attr-defined]
+        children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()
-        children = [in_fork(child) for _ in range(5)]
+        children += [in_fork(child) for _ in range(3)]
         assert [finish() for finish in children] == [0] * 5
         done.set()
         reader.join()
@@ -357,6 +363,34 @@ def test_an_interrupted_call_leaves_no_answer_behind(server: RedisServer) -> Non
         finally:
             signal.signal(signal.SIGALRM, before)
         assert [cache.get_value(key) for key in "bab"] == ["B", "A", "B"]
+
+
+def test_interrupted_at_any_line(server: RedisServer) -> None:
+    """A signal's exception between sending and reading too: no answer is left for the next call."""
+
+    class Alarm(Exception):
+        pass
+
+    def strike() -> None:
+        raise Alarm
+
+    with RedisCache(url=server.url, timeout=10) as cache:
+        cache.set_value("a", "A")
+        cache.set_value("b", "B")
+        for number in itertools.count(1):
+
+            def interrupted(number: int = number) -> bool:
+                try:
+                    return at_line(number, lines, strike, lambda: cache.get("a"))
+                except Alarm:
+                    return True
+
+            struck = interrupted()
+            assert [cache.get_value(key) for key in "bab"] == ["B", "A", "B"], number
+            if not struck:
+                break
+        assert number > 4
+        assert race(*[lambda: cache.get_value("a")] * 40) == ["A"] * 40, "no place is lost"
 
 
 def test_a_cluster_that_loses_a_node() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -338,6 +339,31 @@ class TestFleetFences:
         cache.delete("k")
         assert cache.put("k", CacheEntry("k", 3), third, expect=second) is False
 
+    @pytest.mark.parametrize("taken", ["before", "meanwhile"])
+    def test_a_load_beside_a_pattern(self, make_cache: MakeCache, taken: str) -> None:
+        """What is loaded while the scan runs is refused, whether its tokens are older or from meanwhile."""
+        cache, other = make_cache(), make_cache()
+        before = other.origin("k1")
+        answers: list[object] = []
+        origins = [before]
+        scan = cache._store.scan
+
+        def scanned(pattern: Any) -> Any:
+            yield from scan(pattern)
+            # The place of this key has been passed.
+            if taken == "before":
+                answers.append(other.add("k1", CacheEntry("k1", "loaded"), before))
+            else:
+                origins.append(other.origin("k1"))
+
+        store: Any = cache._store
+        store.scan = scanned
+        cache.invalidate_by_pattern("k")
+        if taken == "meanwhile":
+            answers.append(other.add("k1", CacheEntry("k1", "read before"), origins[-1]))
+        assert answers == [False]
+        assert other.get("k1") is None
+
     def test_wrong_origins(self, cache: RedisCache) -> None:
         """What is no origin, or lacks a tag, is refused by name."""
         with pytest.raises(TypeError, match="origin"):
@@ -506,6 +532,8 @@ class TestOnePrefixAmongOthers:
         assert cache.keys(r"a\{b") == ["a{b}c"]
         assert cache.keys(r"\}:") == ["}:a"]
         assert sorted(cache.keys("a.b")) == ["a*b", "a-b^", "a?b", "a[b]", "a\\b", "axb", "a{b}c"]
+        assert sorted(cache.keys(re.compile("AXB", re.IGNORECASE))) == ["axb"]
+        assert cache.keys(re.compile("a x b", re.VERBOSE)) == ["axb"]
         assert cache.invalidate_by_pattern("(?i)A[*]") == 1
         assert sorted(cache.keys("a?x|}")) == ["axb", "}:a"]
 
@@ -550,6 +578,10 @@ class TestConfiguration:
             ({"allow": Point}, TypeError, "allow must be a list"),
             ({"codec": "yaml"}, ValueError, "codec must be"),
             ({"url": "http://h"}, ValueError, "url must be redis://"),
+            ({"url": "redis://h?no_such_option=1"}, ValueError, "url must be redis://"),
+            ({"url": "redis://h?socket_timeout=soon"}, ValueError, "url must be redis://"),
+            ({"url": "redis://" + "h" * 70}, ValueError, "url must be redis://"),
+            ({"host": "h" * 70}, ValueError, "looked up"),
             ({"url": 5}, TypeError, "url must be a str"),
             ({"url": "redis://h", "port": 5}, ValueError, "leave out host, port"),
             ({"client": object()}, TypeError, "client must be a redis.Redis"),
@@ -619,6 +651,15 @@ class TestConfiguration:
                 assert cache.get_value("k") == 1
         finally:
             server.close()
+
+    def test_options_in_the_url(self, make_cache: MakeCache, redis_url: str) -> None:
+        """What redis-py takes there, the cache takes; but values stay bytes."""
+        options = "max_connections=2&timeout=3&socket_timeout=4&protocol=2&decode_responses=True"
+        cache = make_cache(url=f"{redis_url}?{options}")
+        cache.put_many({"k": CacheEntry("k", b"\xff")}, {"k": cache.successor()})
+        assert cache.get_value("k") == b"\xff"
+        assert cache.keys() == ["k"]
+        assert cache._server._ways().client.connection_pool.max_connections == 2
 
     def test_it_pickles_as_its_configuration(self, make_cache: MakeCache) -> None:
         """A copy speaks to the same keys of the same server."""

@@ -14,7 +14,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, cast, final
 from zlib import crc32
 
-from cachekit.fences import FLUX
+from cachekit.fences import FLUX, NEWS
 from cachekit.tiers.file.control import ENTRIES, GENERATION
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.files import ShardFiles
@@ -247,6 +247,9 @@ class Shard:
                 return AGAIN
             index, at, b = made
             tokens[bucket] = FLUX | token
+            # Before anyone can see the record; and a number that it has never been, or a copy that was
+            # looked at then would seem to have been looked at now.
+            tokens[NEWS] = token
             files.publish(index, at, hashed, b, len(record))
             tokens[bucket] = last | token
         except BaseException:
@@ -297,6 +300,7 @@ class Shard:
     def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
         tokens = self.tokens.words
         tokens[bucket] = FLUX | token
+        tokens[NEWS] = fresh()
         index = self.files.locked_index()
         at = index.find(hashed)
         if at >= 0 and index.slots[at + 1]:
@@ -311,6 +315,7 @@ class Shard:
         words = self.tokens.words
         mine = bool(words[bucket] == FLUX | token)
         words[bucket] = token if mine else fresh
+        words[NEWS] = fresh
         return mine
 
     def clear(self) -> int | None:

@@ -35,6 +35,10 @@ from cachekit.tiers.memory.held import GONE, Held
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.weights import ByteBound
 
+# An Enum's members are looked up by code of Python's own, which shows.
+_REPLACED: Final = RemovalCause.REPLACED
+_EVICTED: Final = RemovalCause.EVICTED
+
 _BATCH: Final = 128  # hits that wait before one of them takes the lock
 
 # Which store a policy belongs to, by its identity: the store keeps it alive, so no other has it meanwhile.
@@ -97,7 +101,7 @@ class SelectiveStore(Store):
         ValueError: the policy belongs to another store.
     """
 
-    __slots__ = ("_bound", "_hits", "_policy", "_unsure", "_weight")
+    __slots__ = ("_bound", "_hits", "_limit", "_policy", "_unsure", "_weight")
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class SelectiveStore(Store):
         super().__init__(max_size, longest, now, cleanup_interval)
         self._policy: EvictionPolicy = _LeastRecent(self._entries) if policy is None else policy
         self._bound = bound
+        self._limit: float = inf if bound is None else bound.limit
         self._weight = 0
         self._unsure = False
         self._hits: deque[str] = deque()
@@ -215,25 +220,34 @@ class SelectiveStore(Store):
         if fence is not None and not fence.is_current():
             self.counter.refusals += 1
             return False
-        if fence is None or news:
-            self._fences.break_key(held.key)
-        self._settle()
-        self._unsure = True
         key = held.key
-        old = self._make_room(gone, held)
-        self._tags.link(key, held.tags)
-        # An entry of its own, unlike in `Store`: the old one is handed out to listeners.
-        if old is not None:
-            old.deadline = GONE
-        self._entries[key] = held
-        self._weight += held.weight
-        deadline = held.created + held.ttl
+        if self._fenced and (fence is None or news):
+            self._fences.break_key(key)
+        if self._hits or self._unsure:
+            self._settle()
+        self._unsure = True
+        entries, weight = self._entries, held.weight
+        old: Any = entries.get(key)
         if old is None:
+            if len(entries) >= self._max_size or self._weight + weight > self._limit:
+                self._make_room(gone, key, weight, None)
+        elif self._weight + weight - old.weight > self._limit:
+            old = self._make_room(gone, key, weight, old)
+        deadline = held.created + held.ttl
+        if held.tags:
+            self._tags.link(key, held.tags)
+        if old is None:
+            entries[key] = held
+            self._weight += weight
             self._policy.insert(key, deadline)
         else:
-            self._weight -= old.weight
-            self._tags.unlink(key, old.tags - held.tags)
-            gone.append((old, RemovalCause.REPLACED))
+            # An entry of its own, unlike in `Store`: the old one is handed out to listeners.
+            old.deadline = GONE
+            entries[key] = held
+            self._weight += weight - old.weight
+            if old.tags:
+                self._tags.unlink(key, old.tags - held.tags)
+            gone.append((old, _REPLACED))
             self._policy.prolong(key, deadline)
             self._policy.hit(key)
         held.deadline = deadline
@@ -241,16 +255,11 @@ class SelectiveStore(Store):
         self._unsure = False
         return True
 
-    def _make_room(self, gone: Gone, held: _Weighed) -> _Weighed | None:
-        """Evict until the entry fits; the one that it replaces, if that is still there."""
+    def _make_room(self, gone: Gone, key: str, weight: int, old: Any) -> Any:
+        """Evict until there is room for an entry; the one that it replaces, if that is still there."""
         entries = self._entries
-        old: Any = entries.get(held.key)
         while True:
-            growth = held.weight - (0 if old is None else old.weight)
-            fits = self._bound is None or self._weight + growth <= self._bound.limit
-            if fits and (old is not None or len(entries) < self._max_size):
-                return old  # type: ignore[no-any-return]
-            chosen = self._policy.evict(held.key)
+            chosen = self._policy.evict(key)
             victim: Any = entries.get(chosen)
             if victim is None:
                 raise CacheError(f"the eviction policy {self._policy!r} chose {chosen!r}, which is not held")
@@ -259,9 +268,13 @@ class SelectiveStore(Store):
             victim.deadline = GONE
             del entries[chosen]
             self._weight -= victim.weight
-            self._tags.unlink(chosen, victim.tags)
+            if victim.tags:
+                self._tags.unlink(chosen, victim.tags)
             self.counter.evictions += 1
-            gone.append((victim, RemovalCause.EVICTED))
+            gone.append((victim, _EVICTED))
+            growth = weight if old is None else weight - old.weight
+            if self._weight + growth <= self._limit and (old is not None or len(entries) < self._max_size):
+                return old
 
     def _prolong(self, gone: Gone, key: str, life: float) -> bool:
         done = super()._prolong(gone, key, life)
@@ -294,4 +307,4 @@ class SelectiveStore(Store):
             self._settle()
             held: list[Any] = list(dict.values(self._entries))
         assert self._weight == sum(one.weight for one in held)
-        assert self._bound is None or self._weight <= self._bound.limit
+        assert self._weight <= self._limit

@@ -16,6 +16,9 @@ count. While the GIL is held each is one step for every other thread, because ke
   last. So a deadline that is ahead belongs to the value that is in its place after it; and if that is
   the value in hand, it was right. This is also what lets a cached function keep references to entries
   of its own: the same comparisons tell whether they are still in the store;
+- an entry may carry a mark, a fence that other processes break too (`fences.SharedFence`). It is read
+  after the value and before the deadline, so it belongs to that value; and it stood after the lookup had
+  begun. While nobody on the host writes anything, one shared word says so; else the mark is asked;
 - `move_to_end` of a key that was removed meanwhile raises KeyError, which is no news: the answer was
   right when it was read;
 - the counters are bumped as `stats` describes.
@@ -41,7 +44,7 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from cachekit import forks
-from cachekit.fences import EPOCH, FenceTable, PrivateFence, SharedFence
+from cachekit.fences import FenceTable, PrivateFence, SharedFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups
@@ -85,7 +88,6 @@ class Store(Exclusive):
         "_tags",
         "_unswept",
         "find",
-        "is_guarded",
         "now",
         "touch",
     )  # fmt: skip
@@ -109,7 +111,6 @@ class Store(Exclusive):
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
-        self.is_guarded = False
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -152,11 +153,7 @@ class Store(Exclusive):
                     self._state = BUSY
                     now = self.now()
                     held = self._entries.get(key)
-                    if (
-                        held is not None
-                        and now < held.deadline
-                        and (held.mark is None or held.mark.renews_epoch())
-                    ):
+                    if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
                         self.touch(key)
                         held.accesses += 1
                         held.last = now
@@ -202,31 +199,6 @@ class Store(Exclusive):
         with self._lock:
             return list(dict.values(self._entries))
 
-    def guard(self) -> None:
-        """From now on `find` passes over entries whose mark does not stand, as other processes may break it.
-
-        Whoever keeps a copy of `find` takes the new one. A cache without such neighbours never calls
-        this, and its hits ask nobody.
-        """
-        if self.find is find_nothing or self.is_guarded:
-            return
-        self.is_guarded = True
-        look = self._entries.get
-
-        def find(key: str) -> Held | None:
-            held = look(key)
-            if held is not None:
-                mark = held.mark
-                # The reader takes the value after this. What it then gets was current now, or was put
-                # in since: either way at some moment of the lookup.
-                if mark is not None and (
-                    mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
-                ):
-                    return None
-            return held
-
-        self.find = find
-
     def keep_nothing(self) -> None:
         """From now on every entry is over as soon as it comes; fences are broken as ever."""
         self._longest = 0.0
@@ -256,7 +228,7 @@ class Store(Exclusive):
             tags: of exact str.
             created: when the value was made, on the store's clock; None is now.
             fence: taken before the value was loaded.
-            mark: serve the value only as long as this fence stands; see `guard`.
+            mark: serve the value only as long as this fence stands; see the module.
             news: break the fences of the key although there is a fence.
 
         Returns:

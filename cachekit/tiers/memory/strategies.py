@@ -1,17 +1,44 @@
-"""From what `MemoryCache` was given, strategy, bound and weigher, to the store that does it."""
+"""From what `MemoryCache` was given, its limits and its strategy, to the store that keeps to them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from cachekit.model import CacheStrategy
+from cachekit.model import FOREVER, TTL, CacheStrategy, seconds
 from cachekit.ports import EvictionPolicy
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.weights import ByteBound, Weigher
 
 #: A member of CacheStrategy, what makes a policy, or one that no other cache has.
 Strategy: TypeAlias = CacheStrategy | EvictionPolicy | Callable[[], EvictionPolicy]
+
+
+def checked_limits(
+    max_size: int, default_ttl: TTL, cleanup_interval: float | None
+) -> tuple[float, float | None]:
+    """Seconds that it keeps anything at the longest, and between two sweeps.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: one out of range.
+    """
+    if isinstance(max_size, bool) or not isinstance(max_size, int):
+        raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
+    if max_size < 1:
+        raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
+    cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
+    if cap <= 0:
+        raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+    interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
+    if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
+            f"not {cleanup_interval!r}; "
+            f"None switches the sweep off"
+        )
+    return cap, interval
 
 
 def store_for(

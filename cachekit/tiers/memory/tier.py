@@ -8,13 +8,12 @@ levels, loads and keys of functions are is left to other rooms.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.fences import PrivateFence, SharedFence
+from cachekit.fences import NEWS, PrivateFence, SharedFence
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -36,7 +35,7 @@ from cachekit.ports import Clock, Fence
 from cachekit.stats import Histogram, Lookups
 from cachekit.tiers.memory.held import Held
 from cachekit.tiers.memory.listeners import RemovalListener
-from cachekit.tiers.memory.strategies import Strategy, refuse_to_copy, store_for
+from cachekit.tiers.memory.strategies import Strategy, checked_limits, refuse_to_copy, store_for
 from cachekit.tiers.memory.weights import Weigher, entry_size
 
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
@@ -89,20 +88,7 @@ class MemoryCache:
         cleanup_interval: float | None = 60,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        if isinstance(max_size, bool) or not isinstance(max_size, int):
-            raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
-        if max_size < 1:
-            raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
-        cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-        if cap <= 0:
-            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-        interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-        if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-                f"not {cleanup_interval!r}; "
-                f"None switches the sweep off"
-            )
+        cap, interval = checked_limits(max_size, default_ttl, cleanup_interval)
         self._max_size = max_size
         self._longest = cap
         self._strategy = strategy
@@ -165,8 +151,13 @@ class MemoryCache:
             held = None
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(held.key)
                 except KeyError:
@@ -205,8 +196,13 @@ class MemoryCache:
         held = self._find(key)
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(key)
                 except KeyError:
@@ -216,11 +212,6 @@ class MemoryCache:
                 lookups.hits += 1
                 return value
         return self._store.look_up(key, lookups)
-
-    def _guard(self) -> None:
-        """Serve marked entries only while their marks stand, from now on; see `Store.guard`."""
-        self._store.guard()
-        self._find = self._store.find
 
     def _retire(self, readers: list[Lookups]) -> None:
         """Keep the figures of readers that will read no more, and not the readers."""

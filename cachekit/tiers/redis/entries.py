@@ -140,14 +140,14 @@ class Entries:
 
         False, and nothing done, if there is an expected origin whose token is not the key's any more.
         """
-        write = None if expect is None else self._write(entry, origin)
-        if expect is None or write is None:
-            self.put_many([(entry, origin)])
-            return True
-        if not self._store.put(entry.key, write, origin.token, expect=expect.token):
+        write = self._write(entry, origin)
+        if write is None:
+            self._counter.deletes += self._store.remove(entry.key)
+        elif self._store.put(entry.key, write, origin.token, expect=None if expect is None else expect.token):
+            self._counter.sets += 1
+        else:
             self._counter.refusals += 1
             return False
-        self._counter.sets += 1
         return True
 
     def put_many(self, entries: Iterable[tuple[CacheEntry, Origin]]) -> None:
@@ -162,11 +162,7 @@ class Entries:
                 writes[entry.key] = write, origin.token
         if over:
             self._counter.deletes += self._store.remove_many(over)
-        if len(writes) == 1:
-            for key, (write, token) in writes.items():
-                self._store.put(key, write, token)
-        elif writes:
-            self._store.put_many(writes)
+        self._store.put_many(writes)
         self._counter.sets += len(writes)
 
     def add(self, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:

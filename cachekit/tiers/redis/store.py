@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import sha1
 from typing import Final, NamedTuple, final
 
@@ -19,7 +18,7 @@ from cachekit.fences import Origin
 from cachekit.ports import BusListener
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.layout import Layout, literal_beginning
-from cachekit.tiers.redis.messages import Kind, portions
+from cachekit.tiers.redis.messages import Kind, Sending, portions
 from cachekit.tiers.redis.scripts import script
 from cachekit.tiers.redis.server import Call, Server, _Foreign
 
@@ -139,7 +138,8 @@ class Store:
         Returns:
             False if another envelope, or token, was there.
         """
-        self._prolong([write])
+        if write.tags:
+            self._prolong([write])
         with self._sending("keys", [key]) as message:
             return bool(self._server.run(self._put_call(key, write, token, message, instead_of, expect)))
 
@@ -179,7 +179,8 @@ class Store:
         Returns:
             The envelope that is there; or whether it was stored.
         """
-        self._prolong([write])
+        if write.tags:
+            self._prolong([write])
         value, token = self._layout.names(key)
         names, tokens = [value, token], [origin.token]
         if self._server.is_cluster:
@@ -287,15 +288,10 @@ class Store:
         """See `ports.FleetTier.subscribe`."""
         return self._bus.subscribe(listener)
 
-    @contextmanager
-    def _sending(self, kind: Kind, body: object = None) -> Iterator[str]:
+    def _sending(self, kind: Kind, body: object = None) -> Sending:
         """A message that is published, or lost, by the end of the block."""
         self._bus.keep_confirming()
-        number, text = self._bus.outbox.message(kind, body)
-        try:
-            yield text
-        finally:
-            self._bus.outbox.settle(number)
+        return Sending(self._bus.outbox, kind, body)
 
     def _publish(self, message: str) -> tuple[str, bytes, str]:
         return "PUBLISH", self._bus.channel, message

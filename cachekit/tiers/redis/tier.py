@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
 from cachekit.errors import (
-    CacheClosedError,
     TierUnavailableError,
 )
 from cachekit.fences import Origin
@@ -40,7 +38,7 @@ from cachekit.serialization.signing import Secret
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin
-from cachekit.tiers.redis.figures import Figures
+from cachekit.tiers.redis.figures import Figures, Guard
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
 from cachekit.tiers.redis.store import Store, fresh
@@ -184,6 +182,7 @@ class RedisCache:
         self._store = Store(self._server, layout)
         self._figures = Figures(clock)
         self._counter = self._figures.counter
+        self._guard = Guard(self._server, self._figures)
         self._entries = Entries(self._store, self._serializer, secret is not None, clock, cap, self._counter)
 
     @property
@@ -233,12 +232,12 @@ class RedisCache:
 
     def peek(self, key: str) -> CacheEntry | None:
         """Like `get`, but no lookup: hits and misses do not move."""
-        with self._counting_errors():
+        with self._guard:
             return self._entries.get(checked_key(key))
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a live entry; no lookup. Its value is not transferred."""
-        with self._counting_errors():
+        with self._guard:
             return bool(self._entries.alive([checked_key(key)]))
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
@@ -255,7 +254,7 @@ class RedisCache:
             ValueError: it is not a regular expression.
         """
         matches = None if pattern is None else checked_pattern(pattern)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.keys(matches)
 
     def size(self) -> int:
@@ -263,7 +262,7 @@ class RedisCache:
 
         Those are among them whose tags were invalidated, and which wait for the end of their time.
         """
-        with self._counting_errors():
+        with self._guard:
             self._figures.size = self._store.size()
         return self._figures.size
 
@@ -272,7 +271,7 @@ class RedisCache:
 
         It goes through all of the server's keys, and asks for up to 1,000; the rest are taken to be alike.
         """
-        with self._counting_errors():
+        with self._guard:
             self._figures.memory_usage = self._store.memory_usage(_MEASURED)
         return self._figures.memory_usage
 
@@ -292,17 +291,14 @@ class RedisCache:
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
         """`origin` of several keys in one round trip."""
         keys = checked_keys(keys)
-        with self._counting_errors():
+        with self._guard:
             of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
         return {key: Origin(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
     def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
-        self._refuse_if_closed()
-        if not tags:
-            return Origin(fresh(), {})
-        with self._counting_errors():
-            return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1])
+        with self._guard:
+            return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
 
     def fence(self, key: str, tags: Tags = ()) -> RedisFence:
         """A fence for `set_if`; take it before the value is loaded. One round trip."""
@@ -358,7 +354,7 @@ class RedisCache:
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
         """
         check_entry(key, entry)
-        with self._counting_errors():
+        with self._guard:
             expected = None if expect is None else checked_origin(expect)
             return self._entries.put(entry, checked_origin(origin), expected)
 
@@ -375,7 +371,7 @@ class RedisCache:
             if key not in origins:
                 raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
             pairs.append((entry, checked_origin(origins[key])))
-        with self._counting_errors():
+        with self._guard:
             self._entries.put_many(pairs)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
@@ -403,7 +399,7 @@ class RedisCache:
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
         """
         check_entry(key, entry)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.add(entry, checked_origin(origin))
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -415,13 +411,13 @@ class RedisCache:
         life = min(math.inf if ttl is None else seconds(ttl), self._longest)
         if life <= 0:
             return self.delete(key)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.prolong(key, life)
 
     def delete(self, key: str) -> bool:
         """Remove the key, break its fences, and tell the other hosts; True if the server held a value."""
         key = checked_key(key)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove(key)
         self._counter.deletes += removed
         return removed
@@ -429,7 +425,7 @@ class RedisCache:
     def remove_many(self, keys: Sequence[str]) -> int:
         """`delete` of several keys in one pipeline; how many were there."""
         keys = checked_keys(keys)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove_many(keys)
         self._counter.deletes += removed
         return removed
@@ -439,13 +435,13 @@ class RedisCache:
 
         The server is made to go through all of its keys, in small steps.
         """
-        with self._counting_errors():
+        with self._guard:
             self._counter.invalidations += self._store.clear()
         return True
 
     def renew(self) -> None:
         """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
-        with self._counting_errors():
+        with self._guard:
             self._store.renew()
 
     def invalidate_by_tags(self, tags: Tags) -> int:
@@ -459,7 +455,7 @@ class RedisCache:
         """
         tags = checked_tags(tags)
         if tags:
-            with self._counting_errors():
+            with self._guard:
                 self._store.forget_tags(list(tags))
         return 0
 
@@ -476,7 +472,7 @@ class RedisCache:
             ValueError: it is not a regular expression.
         """
         compiled = checked_pattern(pattern)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove_matching(compiled)
         self._counter.invalidations += removed
         return removed
@@ -502,17 +498,8 @@ class RedisCache:
             self._store.close()
 
     def _refuse_if_closed(self) -> None:
-        if self._server.is_closed:
-            raise CacheClosedError("this RedisCache is closed")
-
-    @contextmanager
-    def _counting_errors(self) -> Iterator[None]:
-        self._refuse_if_closed()
-        try:
-            yield
-        except TierUnavailableError:
-            self._figures.fail()
-            raise
+        with self._guard:
+            pass
 
     def __enter__(self) -> RedisCache:
         return self
