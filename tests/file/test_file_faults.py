@@ -22,7 +22,15 @@ from zlib import crc32
 
 import pytest
 
-from cachekit import CacheEntry, FileCache, FileFormatError, TierUnavailableError, ValueTooLargeError
+from cachekit import (
+    CacheEntry,
+    FileCache,
+    FileFormatError,
+    IntelligentCache,
+    MemoryCache,
+    TierUnavailableError,
+    ValueTooLargeError,
+)
 from cachekit.errors import LockTimeoutError
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
@@ -355,6 +363,20 @@ def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
         assert neighbour.get_value("new") == 2
         assert neighbour._attachment._engine is cache._attachment._engine
         assert cache.fence("k").is_current()
+
+
+def test_memory_above_a_removed_directory(tmp_path: Path) -> None:
+    """Copies in memory go with the directory that vouched for them; the cache above raises nothing."""
+    path = tmp_path / "cache"
+    with IntelligentCache(MemoryCache(), file_cache=FileCache(path, 1), redis_cache=None) as cache:
+        cache.set("k", "old")
+        assert cache.get("k") == "old"
+        shutil.rmtree(path)
+        cache.set("other", 1)
+        assert cache.get("k") is None
+        assert cache.get("other") == 1
+        with FileCache(path, 1) as beside:
+            assert beside.get_value("other") == 1
 
 
 def test_a_directory_that_cannot_be_made_anew(tmp_path: Path) -> None:
