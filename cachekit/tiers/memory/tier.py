@@ -420,6 +420,10 @@ class MemoryCache:
         """
         return self._store.fence(checked_key(key), checked_tags(tags))
 
+    def _copying(self, key: str) -> PrivateFence:
+        """A fence to take before an entry, of which nobody knows the tags yet, is copied from elsewhere."""
+        return self._store.fence(key, NO_TAGS, every_tag=True)
+
     def _successor(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
         return self._store.fence(key, tags, anew=True)
