@@ -3,7 +3,8 @@
 In nanoseconds per call over all threads: hits, each thread its own way round 10,000 keys; and misses, each
 thread keys of its own, with a loader that does nothing, so that what is measured is everything around
 it. dogpile.cache is asked by `get_or_create`; the `cached` of cachetools is given a condition, as its
-documentation asks for where a value shall be loaded once; a cached function of ours stands beside it. Every cache holds all keys, with a TTL.
+documentation asks for where a value shall be loaded once; a cached function of ours stands beside it.
+Every cache holds all keys, with a TTL.
 """
 
 from __future__ import annotations
