@@ -175,6 +175,7 @@ class SelectiveStore(Store):
         fence: Fence | None = None,
         mark: SharedFence | None = None,
         news: bool = False,
+        stale: float = 0.0,
     ) -> bool:
         """See `Store.put`; False also if the value is too large to be kept, which counts.
 
@@ -204,6 +205,7 @@ class SelectiveStore(Store):
             held.value = value
             held.created = held.last = created
             held.ttl = ttl
+            held.stale = stale
             held.deadline = GONE
             held.accesses = 0
             held.tags = tags

@@ -254,6 +254,7 @@ class MemoryCache:
             held.accesses,
             held.ttl,
             held.tags,
+            stale_ttl=held.stale,
         )
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
@@ -409,7 +410,9 @@ class MemoryCache:
         now = self._now()
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news)
+        return self._store.put(
+            entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news, entry.stale_ttl
+        )
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.

@@ -262,6 +262,14 @@ class Server:
             self._opened = None
         self._lock.release()
 
+    def client(self) -> Any:
+        """The driver's own client of the moment: for what is asked seldom.
+
+        Raises:
+            TierUnavailableError: it could not be made.
+        """
+        return self._ways().client
+
     def _ways(self) -> Ways:
         ways = self._opened
         if ways is not None:
