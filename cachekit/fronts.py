@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine, Hashable
+from math import inf
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
@@ -63,7 +64,7 @@ class Front:
     was replaced. Safe in any thread.
     """
 
-    __slots__ = ("__weakref__", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
+    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
 
     find: Callable[[tuple[Any, ...]], Spot | None]
     lookups: Lookups
@@ -75,8 +76,19 @@ class Front:
         self._spots: dict[tuple[Hashable, ...], Spot] = {}
         self.find = self._spots.get
 
-    def add(self, asked: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups) -> None:
-        """Point to the entry from what was asked, if that is of the plain sort."""
+    def add(
+        self,
+        asked: tuple[Any, ...],
+        held: Held,
+        cache: IntelligentCache,
+        lookups: Lookups,
+        ahead: float = 0.0,
+    ) -> None:
+        """Point to the entry from what was asked, if that is of the plain sort.
+
+        Calls that come in the last part of its life, `ahead` of all of it, are left to the cache, which has
+        it reloaded.
+        """
         kinds = tuple(map(type, asked))
         if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in asked):
             return
@@ -85,12 +97,24 @@ class Front:
             self.now = cache._now
             self.touch = cache._touch
             self._limit = cache._memory.max_size
+            if ahead:
+                self._ahead = ahead
+                self.find = self._find_ahead
             self._cache = cache
             cache._fronts.add(self)
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
+
+    def _find_ahead(self, asked: tuple[Any, ...]) -> Spot | None:
+        """A spot whose entry is not in the last part of its life."""
+        spot = self._spots.get(asked)
+        if spot is not None:
+            held = spot.held
+            if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != inf:
+                return None
+        return spot
 
     def forget_cache(self) -> None:
         """Point nowhere any more: the cache was closed."""

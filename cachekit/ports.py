@@ -346,6 +346,42 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
 
+@runtime_checkable
+class HasDirectory(Protocol):
+    """A tier with a directory, on a local file system, that the processes of the host share."""
+
+    @property
+    def path(self) -> str:
+        """The directory, absolute."""
+        ...
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A tier that removes by itself what is over, and can be asked to do so now."""
+
+    def remove_expired(self) -> int:
+        """Remove it; how many entries that were."""
+        ...
+
+
+class Returnable(Protocol):
+    """Something that was lent."""
+
+    def release(self) -> None:
+        """Give it back. A second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class LendsLeases(Protocol):
+    """A tier whose server can say who of a fleet does something."""
+
+    def lease(self, key: str, seconds: float) -> Returnable | None:
+        """The lease of a key, which ends by itself after so many seconds; None if another one has it."""
+        ...
+
+
 class BusListener(Protocol):
     """Who is told, by a bus thread, what other caches have done; own writes do not come back."""
 

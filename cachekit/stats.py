@@ -49,6 +49,30 @@ class StatsCounter:
 
 
 @final
+class LoadFigures:
+    """What the loads of one cache count; `CacheStats` says when each moves."""
+
+    __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.failures = 0
+        self.seconds = 0.0
+        self.stale_served = 0
+        self.lease_waits = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """The numbers, as `CacheStats` calls them."""
+        return {
+            "loads": self.loads,
+            "load_failures": self.failures,
+            "load_seconds": self.seconds,
+            "stale_served": self.stale_served,
+            "lease_waits": self.lease_waits,
+        }
+
+
+@final
 class Histogram:
     """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes.
 

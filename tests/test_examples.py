@@ -19,6 +19,7 @@ EXPECTED = {
     "cached_methods.py": "19.0 19.0 20.0",
     "decorated_script.py": "2 answers came from the cache, 1 was worked out",
     "explicit_cache.py": "hit rate: 50%",
+    "health.py": "health: warning, because of ['hit_rate']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, tags: none, served 0 times",

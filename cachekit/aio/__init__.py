@@ -25,6 +25,7 @@ from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
 from cachekit.decorators import cache_result
 from cachekit.default import disabled
+from cachekit.load_options import LoadOptions
 from cachekit.model import FOREVER, MISSING, CacheEntry, CacheLevel, CacheStats, CacheStrategy
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "FileCache",
-    "IntelligentCache", "MemoryCache", "RedisCache", "Region", "cache_result", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "IntelligentCache", "LoadOptions", "MemoryCache", "RedisCache", "Region", "cache_result",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",
 ]  # fmt: skip

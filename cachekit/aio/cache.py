@@ -12,10 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
-from cachekit.aio.loaders import awaiting
+from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.warming import warm
 from cachekit.cache import IntelligentCache as Core
+from cachekit.health import Health
+from cachekit.load_options import OFF, LoadOptions
 from cachekit.model import (
     MISSING,
     TTL,
@@ -25,7 +27,6 @@ from cachekit.model import (
     WarmReport,
     checked_key,
     checked_keys,
-    checked_tags,
 )
 from cachekit.offloop import in_own_thread
 from cachekit.ports import FleetTier, HostTier
@@ -63,13 +64,17 @@ class IntelligentCache(Facade[Core]):
         redis_cache: RedisCache | FleetTier | None = None,
         file_cache: FileCache | HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
+        enable_cache_warming: bool = True,
         *,
+        load: LoadOptions = OFF,
         strict: bool = False,
+        on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
     ) -> None:
         core = Core(
             sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
-            strict=strict, close_tiers=close_tiers,
+            enable_cache_warming, load=load, strict=strict, on_health_change=on_health_change,
+            close_tiers=close_tiers,
         )  # fmt: skip
         self._set_up(core)
         for tier in (memory_cache, redis_cache, file_cache):
@@ -154,13 +159,32 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> V: ...
     @overload
     async def get_or_set(
-        self, key: str, loader: Callable[[], V], *, ttl: TTL = ..., tags: Tags | None = ...
+        self,
+        key: str,
+        loader: Callable[[], V],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> V: ...
     async def get_or_set(
-        self, key: str, loader: Callable[[], Any], *, ttl: TTL = None, tags: Tags | None = None
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> Any:
         """As `cachekit.IntelligentCache.get_or_set`, with a loader that may be a coroutine function.
 
@@ -168,11 +192,14 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)[:5]
         value = await self.get(key, MISSING)
-        if value is not MISSING:
-            return value
-        return await self._sync._loads.load_async(checked_key(key), awaiting(loader), life, labels)
+        loads = self._sync._loads
+        if value is MISSING:
+            return await loads.load_async(checked_key(key), awaiting(loader), *terms)
+        if terms[4].refresh_ahead:
+            loads.refresh_async(checked_key(key), awaiting(loader), *terms)
+        return value
 
     async def contains(self, key: str) -> bool:
         """As `cachekit.IntelligentCache.contains`. There is no `in`, which could not be awaited."""
@@ -205,6 +232,9 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> dict[str, V]: ...
     @overload
     async def get_or_set_many(
@@ -214,6 +244,9 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = ...,
         tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
     ) -> dict[str, V]: ...
     async def get_or_set_many(
         self,
@@ -222,16 +255,19 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> dict[str, Any]:
         """As `cachekit.IntelligentCache.get_or_set_many`, with a loader that may be a coroutine function."""
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._sync._loads.load_many_async(missing, awaiting(loader), life, labels)
+            found |= await self._sync._batches.load_async(missing, awaiting(loader), terms)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -242,23 +278,37 @@ class IntelligentCache(Facade[Core]):
         ttl: TTL = None,
         tags: Tags | None = None,
         concurrency: int = 8,
+        keep_warm: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> WarmReport:
         """As `cachekit.IntelligentCache.warm_cache`, with a loader that may be a coroutine function.
 
-        At most `concurrency` keys are loaded at once. `progress` is called on the loop.
+        At most `concurrency` keys are loaded at once. `progress` is called on the loop. What is kept warm is
+        loaded on this loop while it runs, and not after it has ended.
         """
         wanted = checked_keys(keys)
         self._sync._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        life, labels = self._sync._life(ttl), checked_tags(tags)
-        load_key = awaiting(loader_func)
+        sync = self._sync
+        terms, load_key = sync._terms(ttl, tags), awaiting(loader_func)
+        kept_warm = sync._kept_warm
+        if keep_warm and kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
 
         async def load(key: str) -> object:
-            return await self._sync._loads.load_async(key, partial(load_key, key), life, labels)
+            loader = partial(load_key, key)
+            return await sync._loads.load_async(key, loader, terms.life, terms.tags, options=terms.options)
 
-        return await warm(wanted, self.contains, load, concurrency, progress)
+        report = await warm(wanted, self.contains, load, concurrency, progress)
+        if kept_warm is not None:
+            if keep_warm:
+                kept_warm.keep(wanted, from_threads(load_key), terms)
+            else:
+                kept_warm.drop(wanted)
+        return report
 
     set_many = in_thread(Core.set_many)
     delete_many = in_thread(Core.delete_many)
@@ -286,6 +336,11 @@ class IntelligentCache(Facade[Core]):
 
     cached = plain(Core.cached)
     get_stats = in_thread(Core.get_stats)
+
+    async def health(self, **thresholds: float) -> Health:
+        """As `cachekit.IntelligentCache.health`."""
+        return await self._run(self._sync.health, **thresholds)
+
     optimize_cache = in_thread(Core.optimize_cache)
 
     # -- life ---------------------------------------------------------------------------------------

@@ -124,3 +124,4 @@ class RedisCache(LowerFacade[Core]):
     invalidate_by_tags = in_thread(Core.invalidate_by_tags)
     invalidate_by_pattern = in_thread(Core.invalidate_by_pattern)
     subscribe = in_thread(Core.subscribe)
+    lease = in_thread(Core.lease)

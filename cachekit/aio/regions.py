@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, final, overl
 
 from cachekit.aio.facade import Facade, in_thread
 from cachekit.aio.loaders import awaiting
+from cachekit.load_options import LoadOptions
 from cachekit.model import MISSING, TTL, Tags
 from cachekit.regions import Region as Core
 
@@ -57,18 +58,27 @@ class Region(Facade[Core[V]], Generic[V]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> V:
         """As `cachekit.Region.get_or_set`, with a loader that may be a coroutine function."""
         sync = self._sync
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        load = awaiting(loader)
+        loaded = awaiting(loader)
 
         async def checked() -> V:
-            return sync._checked(await load(), key)
+            return sync._checked(await loaded(), key)
 
         value = await self._cache.get_or_set(
-            sync._full(key), checked, ttl=sync._ttl if ttl is None else ttl, tags=sync._all_tags(tags)
+            sync._full(key),
+            checked,
+            ttl=sync._ttl if ttl is None else ttl,
+            tags=sync._all_tags(tags),
+            stale_ttl=stale_ttl,
+            jitter=jitter,
+            load=load,
         )
         return sync._checked(value, key)
 

@@ -79,13 +79,13 @@ def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
 
 async def all_wait(cache: IntelligentCache, number: int, key: str = "k") -> None:
     """Until so many wait for the load of the key."""
-    flights = cache.sync._loads._flights._flights
+    flights = cache.sync._loads.flights._flights
     await until(lambda: key in flights and len(flights[key]._watchers) >= number, "all wait for the load")
 
 
 async def one_more(cache: IntelligentCache, key: str, loader: Callable[[], Any]) -> asyncio.Task[Any]:
     """A task that waits for the load of the key that is under way."""
-    flight = cache.sync._loads._flights._flights[key]
+    flight = cache.sync._loads.flights._flights[key]
     waiting = len(flight._watchers)
     task = asyncio.create_task(cache.get_or_set(key, loader))
     await until(lambda: len(flight._watchers) == waiting + 1, "the task waits")
@@ -239,7 +239,7 @@ class TestOneLoad:
             task = asyncio.create_task(cache.get_or_set("k", slow))
             await slow.has_begun()
             thread = in_thread(lambda: cache.sync.get_or_set("k", fails))
-            flight = cache.sync._loads._flights._flights["k"]
+            flight = cache.sync._loads.flights._flights["k"]
             await until(lambda: flight._event is not None, "the thread waits")
             slow.go.set()
             assert await task is thread()
@@ -394,7 +394,7 @@ class TestCancelling:
 
         run(main())
         assert not cache.sync._loads._tasks
-        assert len(cache.sync._loads._flights) == 0
+        assert len(cache.sync._loads.flights) == 0
         assert run(cache.get_or_set("k", lambda: 2)) == 2
 
     def test_a_loop_that_ends_during_a_plain_load(self, cache: IntelligentCache, run: Run) -> None:
@@ -464,7 +464,7 @@ class TestMany:
             with pytest.raises(ValueError, match="returned keys that it was not asked for"):
                 await cache.get_or_set_many(["a"], too_much)
             assert await cache.get_many(["a", "x"]) == {}
-            assert len(cache.sync._loads._flights) == 0
+            assert len(cache.sync._loads.flights) == 0
 
         run(main())
 
@@ -645,7 +645,7 @@ class TestEnd:
 
         run(main())
         no_threads()
-        assert len(cache.sync._loads._flights) == 0
+        assert len(cache.sync._loads.flights) == 0
 
     def test_closing_from_another_loop(self, cache: IntelligentCache, run: Run) -> None:
         """Loads on other loops are cancelled too."""
@@ -690,7 +690,7 @@ class TestEnd:
             assert not cache.sync._loads._tasks
 
         run(main())
-        assert len(cache.sync._loads._flights) == 0
+        assert len(cache.sync._loads.flights) == 0
         # A thread lets go of its step, whose context has the load, a moment after that is over.
         fences = cache.sync._memory._store._fences
         wait_until(lambda: gc.collect() >= 0 and len(fences) == 0, "the fences are gone")
@@ -752,7 +752,7 @@ class TestFullPools:
             waiters = [
                 asyncio.create_task(asyncio.to_thread(cache.sync.get_or_set, "k", fails)) for _ in range(4)
             ]
-            flight = cache.sync._loads._flights._flights["k"]
+            flight = cache.sync._loads.flights._flights["k"]
             await until(lambda: flight._event is not None, "a thread waits")
             go.set()
             assert await asyncio.gather(leader, *waiters) == ["loaded"] * 5

@@ -105,8 +105,8 @@ def test_the_functions_are_all() -> None:
 def test_names() -> None:
     """One decorator and one set of nouns, whichever side they are imported from."""
     same = {
-        "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "cache_result",
-        "disabled",
+        "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "LoadOptions",
+        "cache_result", "disabled",
     }  # fmt: skip
     assert all(getattr(aio, name) is getattr(cachekit, name) for name in same)
     assert set(aio.__all__) == same | set(FUNCTIONS) | {core.__name__ for core, _ in PAIRS}

@@ -348,6 +348,7 @@ async def test_configuration_options() -> None:
         redis_cache=redis_cache,
         file_cache=file_cache,
         default_ttl=3600,  # Default TTL
+        enable_cache_warming=True,  # Enable background warming
     )
 
     assert intelligent_cache.memory_cache is memory_cache

@@ -154,7 +154,10 @@ class Store(Exclusive):
                     now = self.now()
                     held = self._entries.get(key)
                     if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
-                        self.touch(key)
+                        try:
+                            self.touch(key)
+                        except KeyError:  # a policy that was interrupted does not know it, for now
+                            pass
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
@@ -171,8 +174,8 @@ class Store(Exclusive):
             self._exclusively(self._remove_over, [over], now)
         return found
 
-    def peek(self, key: str, read: Callable[[Held], T]) -> T | Missing:
-        """Like `look_up_locked`, but nothing is counted or moved."""
+    def peek(self, key: str, read: Callable[[Held], T], *, even_stale: bool = False) -> T | Missing:
+        """Like `look_up_locked`, but nothing is counted or moved; with `even_stale` as loads may see it."""
         found: T | Missing = MISSING
         try:
             with self._lock:
@@ -183,7 +186,7 @@ class Store(Exclusive):
                     held = self._entries.get(key)
                     if (
                         held is not None
-                        and self.now() < held.deadline
+                        and self.now() < held.deadline + (held.stale if even_stale else 0.0)
                         and (held.mark is None or held.mark.is_current())
                     ):
                         found = read(held)
@@ -215,6 +218,7 @@ class Store(Exclusive):
         fence: Fence | None = None,
         mark: SharedFence | None = None,
         news: bool = False,
+        stale: float = 0.0,
     ) -> bool:
         """Put a value in place of whatever the key held.
 
@@ -230,6 +234,7 @@ class Store(Exclusive):
             fence: taken before the value was loaded.
             mark: serve the value only as long as this fence stands; see the module.
             news: break the fences of the key although there is a fence.
+            stale: seconds, a finite number, that it stays after its life, for loads to fall back on.
 
         Returns:
             True, unless there is a fence and it is broken.
@@ -248,7 +253,7 @@ class Store(Exclusive):
             # What _exclusively does is written out here: its calls would be a third of this one's time.
             with self._lock:
                 if self._state:
-                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news)
+                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news, stale)
                     return True
                 try:
                     self._state = BUSY
@@ -276,6 +281,7 @@ class Store(Exclusive):
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
+                    held.stale = stale
                     held.accesses = 0
                     if replaced:
                         if tags is not before:
@@ -440,7 +446,7 @@ class Store(Exclusive):
             over = [
                 held
                 for held in everything[start : start + _SLICE]
-                if held.deadline <= now or (held.mark is not None and not held.mark.is_current())
+                if held.deadline + held.stale <= now or (held.mark is not None and not held.mark.is_current())
             ]
             if over:
                 removed += self._exclusively(self._remove_over, over, now) or 0
@@ -452,7 +458,7 @@ class Store(Exclusive):
             # Looked at again under the lock: it may have been replaced, or touched.
             if self._entries.get(held.key) is not held:
                 continue
-            if held.deadline <= now:
+            if held.deadline + held.stale <= now:
                 self._remove(gone, held, RemovalCause.EXPIRED)
             elif held.mark is not None and not held.mark.is_current():
                 self.counter.invalidations += 1
@@ -468,13 +474,22 @@ class Store(Exclusive):
             self.counter.expirations += 1
         gone.append((held, cause))
 
-    def fence(self, key: str, tags: frozenset[str], *, anew: bool = False) -> PrivateFence:
-        """A fence for the key and the tags, to take before something slow; `anew` breaks older ones."""
+    def fence(
+        self, key: str, tags: frozenset[str], *, anew: bool = False, every_tag: bool = False
+    ) -> PrivateFence:
+        """A fence for the key and the tags, to take before something slow.
+
+        Args:
+            key: what will be stored.
+            tags: those that it will have.
+            anew: break older ones.
+            every_tag: stand for whatever tags the value turns out to have.
+        """
         with self._lock:
             self.refuse_if_closed()
             if anew:
                 self._fences.break_key(key)
-            return self._fences.take(key, tags)
+            return self._fences.take(key, tags, every_tag)
 
     def tagged(self, tag: str) -> int:
         """How many entries have the tag, expired ones that were not noticed included."""

@@ -55,7 +55,7 @@ class MemoryCache:
         max_bytes: what its entries may take together; an entry that takes more than a quarter of it is
             not kept. None sets no such limit.
         weigher: called with key and value, what an entry takes, as an int of 0 or more; None estimates
-            the bytes of value, key and tags, in a bounded time. What it raises reaches whoever stores.
+            the bytes of value, key and tags. What it raises reaches whoever stores; nothing is kept.
         cleanup_interval: seconds between sweeps for expired entries; None leaves them until they are
             looked up or evicted. The sweep runs in the process's one upkeep thread.
         clock: where the time comes from; another one is for tests.
@@ -254,6 +254,7 @@ class MemoryCache:
             held.accesses,
             held.ttl,
             held.tags,
+            stale_ttl=held.stale,
         )
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
@@ -409,7 +410,9 @@ class MemoryCache:
         now = self._now()
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news)
+        return self._store.put(
+            entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news, entry.stale_ttl
+        )
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
@@ -419,6 +422,10 @@ class MemoryCache:
             CacheClosedError: after `close`.
         """
         return self._store.fence(checked_key(key), checked_tags(tags))
+
+    def _copying(self, key: str) -> PrivateFence:
+        """A fence to take before an entry, of which nobody knows the tags yet, is copied from elsewhere."""
+        return self._store.fence(key, NO_TAGS, every_tag=True)
 
     def _successor(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
@@ -524,12 +531,8 @@ class MemoryCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         refuse_to_copy(self._strategy)
-        options = {
-            "max_bytes": self._max_bytes,
-            "weigher": self._weigher,
-            "cleanup_interval": self._cleanup_interval,
-            "clock": self._clock,
-        }
+        names = ("max_bytes", "weigher", "cleanup_interval", "clock")
+        options = {name: getattr(self, f"_{name}") for name in names}
         return _configured, (self._max_size, self._strategy, self.default_ttl, options)
 
     def __repr__(self) -> str:

@@ -72,15 +72,27 @@ class Entries:
         entries = {}
         for key, (stored, size) in self._alive(found).items():
             try:
-                value = stored.value()
+                entries[key] = self._entry(key, stored, size)
             except UnreadableError:
                 self._counter.errors += 1
-                continue
-            # Microseconds are what is left of a difference of two times since the epoch.
-            ttl = round(stored.expires - stored.created, 6)
-            tags = frozenset(stored.tags)
-            entries[key] = CacheEntry(key, value, stored.created, ttl=ttl, tags=tags, size_bytes=size)
         return entries
+
+    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry:
+        # Made now at the latest: if another host's clock is ahead, that lengthens no life.
+        created = min(stored.created, self._clock.time())
+        # Microseconds are what is left of a difference of two times since the epoch.
+        ttl = round(stored.expires - stored.created, 6)
+        if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
+            raise UnreadableError("the times of the envelope are none")
+        return CacheEntry(
+            key,
+            stored.value(),
+            created,
+            ttl=ttl,
+            tags=frozenset(stored.tags),
+            size_bytes=size,
+            stale_ttl=stored.stale_ttl,
+        )
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""
@@ -202,7 +214,12 @@ class Entries:
                 return False
             expires = self._clock.time() + life
             prolonged = self._serializer.encode(
-                key, value, created=stored.created, expires=expires, tags=stored.tags
+                key,
+                value,
+                created=stored.created,
+                expires=expires,
+                stale_until=expires + stored.stale_ttl,
+                tags=stored.tags,
             )
             write = Write(prolonged, _milliseconds(life), tuple(stored.tags))
             if self._store.put(key, write, fresh(), instead_of=envelope):
@@ -226,7 +243,12 @@ class Entries:
         refuse_unstorable(entry.value)
         tags = {tag: origin.tags[tag] for tag in entry.tags}
         envelope = self._serializer.encode(
-            entry.key, entry.value, created=created, expires=expires, tags=tags
+            entry.key,
+            entry.value,
+            created=created,
+            expires=expires,
+            stale_until=expires + entry.stale_ttl,
+            tags=tags,
         )
         if len(envelope) > LARGEST:
             raise ValueTooLargeError(

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.errors import (
-    TierUnavailableError,
-)
+from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
+from cachekit.locks import FleetLease, FleetLeases
 from cachekit.model import (
     FOREVER,
     TTL,
@@ -489,6 +488,11 @@ class RedisCache:
         """
         self._refuse_if_closed()
         return self._store.subscribe(listener)
+
+    def lease(self, key: str, seconds: float) -> FleetLease | None:
+        """See `ports.LendsLeases`; one round trip."""
+        with self._guard:
+            return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 
