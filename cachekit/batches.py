@@ -197,7 +197,7 @@ class Batches:
         begun = time.monotonic()
         values: dict[str, Any] = {}
         while keys:
-            self._loads.refuse_if_closed()
+            self._loads.tasks.refuse_if_closed()
             mine, others = self._join(keys, terms, asyncio.get_running_loop())
             again: list[str] = []
             try:
@@ -237,7 +237,7 @@ class Batches:
 
         if not flights:
             return {}
-        task = self._loads.begin(flights, self._fly_async(flights, loader, terms))
+        task = self._loads.tasks.begin(flights, self._fly_async(flights, loader, terms))
         values = {}
         for flight in flights:
             try:
@@ -245,7 +245,7 @@ class Batches:
             except Abandoned:  # it is over: a key that the loader left out, unless it was cancelled
                 await asyncio.wait([task])
                 if task.cancelled():
-                    self._loads.refuse_if_closed()
+                    self._loads.tasks.refuse_if_closed()
                     raise asyncio.CancelledError("the load of several keys was cancelled") from None
         return values
 
@@ -285,7 +285,7 @@ class Batches:
             with holding():
                 return await self._load_now_async(flights, loader, terms)
         finally:
-            await self._loads.threads.run(turn.release)
+            await self._loads.tasks.threads.run(turn.release)
 
     async def _load_now_async(
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms

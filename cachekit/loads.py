@@ -13,7 +13,7 @@ invalidated meanwhile is not there any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, final
 
@@ -24,10 +24,10 @@ from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions
 from cachekit.locks import holding, is_holding, pauses, wait_for
 from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_unstorable
-from cachekit.offloop import Threads
 from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
 from cachekit.stats import LoadFigures
+from cachekit.tasks import Tasks
 from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -64,20 +64,14 @@ class Terms(NamedTuple):
 class Loads:
     """The loads of one cache into its levels. Safe in any thread and on any event loop."""
 
-    __slots__ = (
-        "_closed", "_due", "_levels", "_tasks", "complaints", "figures", "flights", "threads", "turns",
-    )  # fmt: skip
+    __slots__ = ("_due", "_levels", "complaints", "figures", "flights", "tasks", "turns")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
         self.flights: FlightTable[LoadFence] = FlightTable()
         self.figures = LoadFigures()
         self.turns = Turns(levels, self.figures)
-        # An event loop holds its tasks weakly.
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
-        #: Where tasks have the steps taken that may touch a disk or a socket.
-        self.threads = Threads()
+        self.tasks = Tasks()
         self._due = Due(levels)
         self.complaints = Complaints(levels.monotonic)
 
@@ -308,20 +302,20 @@ class Loads:
         terms = Terms(life, tags, level, stale_ttl, options)
         begun = time.monotonic()
         while True:
-            self.refuse_if_closed()
+            self.tasks.refuse_if_closed()
             fence = self._levels.fence(key, tags)
             flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
             try:
                 if leading:
-                    self.begin([flight], self._lead_async(flight, loader, terms))
+                    self.tasks.begin([flight], self._lead_async(flight, loader, terms))
                 else:
                     value = self.instead(flight, terms)
                 if value is MISSING:
                     value = await self.wait_async(flight, terms, begun, leading=leading)
             except Abandoned:
                 if leading:
-                    self.refuse_if_closed()
+                    self.tasks.refuse_if_closed()
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
                 continue
             except Exception as error:
@@ -347,11 +341,11 @@ class Loads:
         flight = self.flights.lead(key, fence, asyncio.get_running_loop())
         terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
         begun = time.monotonic()
-        self.begin([flight], self._lead_async(flight, loader, terms))
+        self.tasks.begin([flight], self._lead_async(flight, loader, terms))
         try:
             value: V = await self.wait_async(flight, terms, begun, leading=True)
         except Abandoned:
-            self.refuse_if_closed()
+            self.tasks.refuse_if_closed()
             raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
         return value
 
@@ -373,30 +367,7 @@ class Loads:
         terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
         flight = self._flight_alone(key, terms, asyncio.get_running_loop())
         if flight is not None:
-            self.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
-
-    def begin(
-        self, flights: list[Flight[LoadFence]], leading: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None]:
-        """Have the flights flown in a task of this loop, which lives as long as it takes."""
-        import asyncio
-
-        task = asyncio.get_running_loop().create_task(leading)
-        self._tasks.add(task)
-
-        def end(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            # A task that is cancelled before its first step never gets to say so itself.
-            for flight in flights:
-                flight.abandon()
-
-        task.add_done_callback(end)
-        return task
-
-    def refuse_if_closed(self) -> None:
-        """Raise CacheClosedError if it is."""
-        if self._closed:
-            raise CacheClosedError("this cache was closed during the load; make a new one")
+            self.tasks.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
 
     async def _lead_async(
         self,
@@ -455,7 +426,7 @@ class Loads:
             with holding():
                 return await self._load_async(fence, loader, terms)
         finally:
-            await self.threads.run(turn.release)
+            await self.tasks.threads.run(turn.release)
 
     async def settle_async(self, turn: Turn, terms: Terms) -> None:
         """Wait until the turn is settled.
@@ -465,7 +436,7 @@ class Loads:
         """
         import asyncio
 
-        settled = await self.threads.run(turn.settle)
+        settled = await self.tasks.threads.run(turn.settle)
         if settled is None and not terms.waits:
             raise Abandoned
         # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
@@ -474,7 +445,7 @@ class Loads:
             if settled is not None:
                 break
             await asyncio.sleep(pause)
-            settled = await self.threads.run(turn.settle)
+            settled = await self.tasks.threads.run(turn.settle)
 
     async def wait_async(
         self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
@@ -493,31 +464,12 @@ class Loads:
         """Take a step that may touch a disk or a socket, if there is any, off the loop."""
         if not self._levels.lower:
             return step(*args, **kwargs)
-        return await self.threads.run(step, *args, **kwargs)
+        return await self.tasks.threads.run(step, *args, **kwargs)
 
     def close(self) -> None:
-        """Begin no further load as a task, and end the threads when their steps are done."""
-        self._closed = True
+        """Begin no further load as a task; those that are under way may end."""
         self.turns.close()
-        self.threads.close()
-
-    async def end_tasks(self) -> None:
-        """Cancel the loads that are tasks, and wait for those of this loop; for after `close`."""
-        import asyncio
-
-        mine = []
-        for task in list(self._tasks):
-            loop = task.get_loop()
-            if loop is not asyncio.get_running_loop():
-                try:
-                    loop.call_soon_threadsafe(task.cancel)
-                except RuntimeError:
-                    pass  # that loop was closed, and its tasks with it
-            elif task is not asyncio.current_task():  # a load may close the cache
-                task.cancel()
-                mine.append(task)
-        if mine:
-            await asyncio.wait(mine)
+        self.tasks.close()
 
     # -- steps that both ways share -----------------------------------------------------------------
 

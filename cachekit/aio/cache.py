@@ -356,7 +356,7 @@ class IntelligentCache(Facade[Core]):
             await in_own_thread(sync.close)
         else:
             sync.close()
-        await sync._loads.end_tasks()
+        await sync._loads.tasks.end()
         if sync._close_tiers:
             for tier in list(self._facades.values()):
                 await tier.close()

@@ -337,7 +337,7 @@ class TestCancelling:
             task.cancel()
             await settle()
             slow.go.set()
-            await until(lambda: not cache.sync._loads._tasks, "the load is over")
+            await until(lambda: not cache.sync._loads.tasks._tasks, "the load is over")
             assert await cache.get("k") == "paid for"
 
         run(main())
@@ -351,7 +351,7 @@ class TestCancelling:
             await slow.has_begun()
             second = asyncio.create_task(cache.get_or_set("k", slow))
             await all_wait(cache, 2)
-            (load,) = cache.sync._loads._tasks
+            (load,) = cache.sync._loads.tasks._tasks
             load.cancel()
             await slow.has_begun(2)
             slow.go.set()
@@ -393,7 +393,7 @@ class TestCancelling:
             del task
 
         run(main())
-        assert not cache.sync._loads._tasks
+        assert not cache.sync._loads.tasks._tasks
         assert len(cache.sync._loads.flights) == 0
         assert run(cache.get_or_set("k", lambda: 2)) == 2
 
@@ -518,14 +518,14 @@ class TestMany:
             with pytest.raises(asyncio.CancelledError):
                 await batch
             slow.go.set()
-            await until(lambda: not cache.sync._loads._tasks, "the load is over")
+            await until(lambda: not cache.sync._loads.tasks._tasks, "the load is over")
             assert await cache.get("a") == 1
 
             slow = Slow({"b": 1})
             batch = asyncio.create_task(cache.get_or_set_many(["b"], lambda keys: slow()))
             await slow.has_begun()
             waiter = await one_more(cache, "b", lambda: 2)
-            (load,) = cache.sync._loads._tasks
+            (load,) = cache.sync._loads.tasks._tasks
             load.cancel()
             assert await waiter == 2
             with pytest.raises(asyncio.CancelledError, match="the load of several keys was cancelled"):
@@ -636,7 +636,7 @@ class TestEnd:
             await slow.has_begun(2)
             await all_wait(cache, 3)
             await cache.aclose()
-            assert not cache.sync._loads._tasks
+            assert not cache.sync._loads.tasks._tasks
             errors = await asyncio.gather(*tasks, batch, return_exceptions=True)
             assert [type(error) for error in errors] == [CacheClosedError] * 4
             assert slow.ended == 0
@@ -687,7 +687,7 @@ class TestEnd:
             await cache.warm_cache(["c", "d"], lambda key: 1 / 0)
             await settle()
             assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert not cache.sync._loads._tasks
+            assert not cache.sync._loads.tasks._tasks
 
         run(main())
         assert len(cache.sync._loads.flights) == 0
@@ -715,7 +715,7 @@ class TestEnd:
                 await cache.get_stats()
                 await cache.optimize_cache()
                 await cache.clear()
-                assert cache.sync._loads.threads._executor is None
+                assert cache.sync._loads.tasks.threads._executor is None
 
         run(main())
 
