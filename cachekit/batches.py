@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from cachekit.background import Background
 from cachekit.coherence import LoadFence
+from cachekit.errors import LoadTimeoutError
 from cachekit.levels import Levels
 from cachekit.loads import Loads, Terms
 from cachekit.locks import holding, is_holding, wait_for
@@ -126,6 +127,9 @@ class Batches:
                     values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
                 except Abandoned:
                     background.raise_exit()  # otherwise it is a key that the loader left out
+        except LoadTimeoutError:
+            self._give_up(flights)
+            raise
         finally:
             background.is_unwatched = not all(flight.is_over for flight in flights)
         return values
@@ -247,7 +251,15 @@ class Batches:
                 if task.cancelled():
                     self._loads.tasks.refuse_if_closed()
                     raise asyncio.CancelledError("the load of several keys was cancelled") from None
+            except LoadTimeoutError:
+                self._give_up(flights)
+                raise
         return values
+
+    def _give_up(self, flights: list[Flight[LoadFence]]) -> None:
+        """Have nobody join a batch that took too long, not even by a key whose time was not looked at."""
+        for flight in flights:
+            self._loads.flights.give_up(flight)
 
     async def _fly_async(
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
