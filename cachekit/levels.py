@@ -35,7 +35,7 @@ from cachekit.coherence import Listener, LoadFence, Lower, Steps, agree, as_text
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheLevel, Missing
-from cachekit.ports import FleetTier, HostTier, Sweeps
+from cachekit.ports import FleetTier, Found, HostTier, Sweeps
 from cachekit.tiers.memory import MemoryCache
 
 _ALL: Final = CacheLevel.ALL
@@ -85,7 +85,7 @@ class Levels:
     def find(self, key: str, level: CacheLevel = _ALL) -> Any | Missing:
         """The value that a tier below memory has, copied into memory if that is a level."""
         # P and T first: whatever happens from here on refuses the copy.
-        fence = self._memory.fence(key)
+        fence = self._memory._copying(key)
         entry, mark = self._read(key, level, self._mark(key))
         if entry is None:
             return MISSING
@@ -96,7 +96,7 @@ class Levels:
 
     def find_many(self, keys: Sequence[str], level: CacheLevel = _ALL) -> dict[str, Any]:
         """`find` for distinct keys; each tier is asked once for what is still missing."""
-        fences = {key: self._memory.fence(key) for key in keys}
+        fences = {key: self._memory._copying(key) for key in keys}
         marks = {key: self._mark(key) for key in keys}
         entries: dict[str, tuple[CacheEntry, SharedFence | None]] = {}
         fleet = self.fleet
@@ -156,17 +156,28 @@ class Levels:
             return found.entry, found.fence
         # Another host may have written the key since; the server knows. While it is out, what this host
         # has is served: memory is dropped, and this copy asked about, when the server is back.
-        origin = found.origin
-        if origin is None:
-            verdict: CacheEntry | bool | Unavailable = UNAVAILABLE if fleet.access.out_for else False
-        else:
-            verdict = fleet.access.call(fleet.tier.add, key, found.entry, origin)
+        verdict = self._confirm(fleet, found, level)
         if isinstance(verdict, CacheEntry):
             return verdict, named(mark, verdict)
         if verdict is False:
             host.access.call(host.tier.remove, key)
             return None, None
         return found.entry, found.fence
+
+    def _confirm(
+        self, fleet: Lower[FleetTier], found: Found, level: CacheLevel
+    ) -> CacheEntry | bool | Unavailable:
+        """What the server says of this host's copy, which it gets if it has none; or what it has itself."""
+        entry, _, origin = found
+        if origin is None:
+            return UNAVAILABLE if fleet.access.is_out else False
+        if level & _REDIS:
+            try:
+                return fleet.access.call(fleet.tier.add, entry.key, entry, origin)
+            except (SerializationError, ValueTooLargeError):
+                pass  # only this host can hold it
+        now = fleet.access.call(fleet.tier.origin, entry.key, entry.tags)
+        return now if now is UNAVAILABLE else agree(origin, now)
 
     def _look_many(
         self, host: Lower[HostTier], keys: Sequence[str]
@@ -209,34 +220,44 @@ class Levels:
         Raises:
             SerializationError, ValueTooLargeError: a tier cannot hold the value. The key is gone.
         """
-        if ttl <= 0:
-            self.delete(key, _ALL)
-            return True
         steps = Steps()
+        if ttl <= 0:
+            self._delete(key, _ALL, steps)
+            return steps.done()
         entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags, stale_ttl=stale_ttl)
-        if self.fleet is not None and level & _FILE and not level & _REDIS:
-            self._write_here(self.fleet, entry, level, steps)
+        if self.fleet and self.host and level & _FILE and not level & _REDIS:
+            self._write_here(self.fleet, self.host, entry, level, steps)
         else:
             fence = self.successor(key, tags)
             self._write(entry, fence, level, steps, conditional=False)
         return steps.done()
 
     def _write_here(
-        self, fleet: Lower[FleetTier], entry: CacheEntry, level: CacheLevel, steps: Steps
+        self,
+        fleet: Lower[FleetTier],
+        host: Lower[HostTier],
+        entry: CacheEntry,
+        level: CacheLevel,
+        steps: Steps,
     ) -> None:
         """Store what this host alone shall hold.
 
         First the key goes everywhere; then the value comes as if loaded, behind tokens that the server has
-        since, so that the file's copy is good until some host writes the key.
+        since, so that the file's copy is good until some host writes the key. What somebody else on this
+        host writes in between comes after it: then it is kept nowhere.
         """
         key = entry.key
-        self._delete(key, _ALL, steps)
+        _, gone = self._delete(key, _ALL, steps)
         fence = self.fence(key, entry.tags)
+        mark = fence.host
         origin = steps.take(lambda: fleet.access.call(fleet.tier.origin, key, entry.tags))
-        host, mark = self.host, fence.host
-        if host is not None and mark is not None and origin is not UNAVAILABLE:
-            steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
-        if level & _MEMORY and self._may_keep(mark):
+        if gone is None or mark is None or mark.token != gone.token:
+            return
+        stored: CacheEntry | bool | Unavailable = UNAVAILABLE
+        if origin is not UNAVAILABLE:
+            stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
+        # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
+        if level & _MEMORY and (stored is UNAVAILABLE or stored is True):
             self._memory._put_entry(entry, fence.memory, mark)
 
     def write_many(
@@ -263,8 +284,9 @@ class Levels:
                     self.fleet, entry, mark, origin, fence.origin if conditional else None, level, steps
                 )
         except Exception:
-            # A tier cannot hold the value: then none holds it, nor what it was to replace.
-            self.delete(key, _ALL)
+            # A tier cannot hold the value: then none holds it, nor what it was to replace. What memory may
+            # keep of a load is for its caller to say.
+            self._delete(key, _ALL & ~_MEMORY if conditional else _ALL, steps)
             raise
         if level == _MEMORY:
             mark = None  # it belongs to this process: no other one could bring it back
@@ -356,11 +378,12 @@ class Levels:
     def delete(self, key: str, level: CacheLevel) -> bool:
         """Remove a key from the levels, and refuse what is under way; True if one of them had it."""
         steps = Steps()
-        there = self._delete(key, level, steps)
+        there, _ = self._delete(key, level, steps)
         steps.done()
         return there
 
-    def _delete(self, key: str, level: CacheLevel, steps: Steps) -> bool:
+    def _delete(self, key: str, level: CacheLevel, steps: Steps) -> tuple[bool, SharedFence | None]:
+        """Whether it was there, and the mark that stands if nobody has written since the host removed it."""
         there = False
         mark = None
         host, fleet = self.host, self.fleet
@@ -376,10 +399,10 @@ class Levels:
             if gone is UNAVAILABLE:
                 fleet.access.missed_keys([key])
             there = there or gone is True
-            self._settle(mark, steps)
+            mark = self._settle(mark, steps)
         if level & _MEMORY:
             there = self._memory._store.delete(key) or there
-        return there
+        return there, mark
 
     def delete_many(self, keys: Sequence[str], level: CacheLevel) -> int:
         """`delete` for distinct keys; how many were there."""
@@ -470,8 +493,9 @@ class Levels:
         if fleet is not None and level & _REDIS and origin is not None:
             stored = self._add(fleet.access, fleet.tier.add, entry, origin)
             if isinstance(stored, CacheEntry):
-                entry, mark = stored, named(mark, stored)
-            elif stored is False:
+                # Its tags may be others than those that the fence names.
+                return self._take_over(fence, value, level)
+            if stored is False:
                 self._memory._store.counter.refusals += 1
                 return value
         if level == _MEMORY:
@@ -482,11 +506,12 @@ class Levels:
 
     def _take_over(self, fence: LoadFence, value: Any, level: CacheLevel) -> Any:
         """What another one stored first, if it is still there and no older than what the server knows."""
+        memory = self._memory._copying(fence.key)  # the load's own may not name its tags
         entry, mark = self._read(fence.key, level, self._mark(fence.key))
         if entry is None:
             return value
         if level & _MEMORY:
-            self._promote(entry, fence.memory, mark)
+            self._promote(entry, memory, mark)
         return entry.value
 
     def _add(
@@ -515,10 +540,13 @@ class Levels:
                 self.delete(fence.key, _ALL)
             return
         entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags, stale_ttl=stale_ttl)
+        stood = fence.is_current()
         try:
             self._write(entry, fence, level, Steps(), conditional=True)
         except (SerializationError, ValueTooLargeError):
-            self.keep(self.fence(fence.key, fence.tags), value, ttl, _MEMORY, stale_ttl)
+            # Paid for, and nobody but this process can hold it.
+            if not stood or not self._memory._put_entry(entry, fence.memory, news=True):
+                self._memory._store.delete(fence.key)
 
     # -- invalidation -----------------------------------------------------------------------------------
 
@@ -592,10 +620,6 @@ class Levels:
         return removed
 
     # -- life -------------------------------------------------------------------------------------------
-
-    def recovered(self) -> None:
-        """A tier is back: what others did meanwhile nobody told us."""
-        self._memory.clear()
 
     def close(self) -> None:
         """End what runs in the background."""

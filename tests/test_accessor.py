@@ -162,7 +162,7 @@ def test_what_was_missed_is_gone_before_a_call_goes_through() -> None:
     out.probe()
     assert out.accessor.state == "closed"
     assert list(out.memory.keys()) == ["b"]
-    assert out.events == ["recovered while probing, 0 pending"]
+    assert out.events == ["recovered while probing, 0 pending", "recovered while closed, 0 pending"]
 
 
 def test_too_much_is_everything() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = [
-    "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py", "memory.py", "redis.py",
+    "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py", "memory.py",
+    "redis.py",
     "serialization.py",
 ]  # fmt: skip
 PEERS = (

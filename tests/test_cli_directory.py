@@ -19,6 +19,7 @@ from cachekit.cli.directory import remaining, size
 from cachekit.cli.display import PlainDisplay
 from cachekit.testing import ManualClock
 from cachekit.tiers.file.inspection import Inspection
+from cachekit.tiers.file.segments import Segments
 
 
 def fill(path: Path) -> Path:
@@ -152,6 +153,20 @@ class TestInspect:
             writer.wait()
             assert writer.stdout is not None
             writer.stdout.close()
+
+    def test_what_moved_is_looked_at_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slot that was read before its record went is no damage."""
+        with FileCache(fill(tmp_path), 1) as cache:
+            load = Segments.load
+
+            def clearing(segments: Segments, number: int) -> object:
+                monkeypatch.setattr(Segments, "load", load)
+                cache.clear()
+                return load(segments, number)
+
+            inspection = Inspection(str(tmp_path))
+            monkeypatch.setattr(Segments, "load", clearing)
+            assert list(inspection.items(verify=True)) == []
 
     def test_who_may_write_is_told(self, tmp_path: Path) -> None:
         """A directory that others can write is named as such."""

@@ -242,6 +242,11 @@ class TestAdvice:
         )
         assert lines[3] == "No policy could answer more than 70.00 % at this size."
 
+    def test_a_cliff_is_looked_beyond(self) -> None:
+        """A loop gives nothing until all of it fits; the size where it does is the one."""
+        lines = advice(curves([10, 20, 80, 160], LRU=[0.0, 0.001, 0.6, 0.6], optimum=[0.7] * 4))
+        assert lines[0] == "Advice: MemoryCache(80)"
+
     def test_the_largest_if_it_still_pays(self) -> None:
         """And it says that a larger one may be worth it."""
         lines = advice(curves([10, 20], LRU=[0.3, 0.5], optimum=[0.7] * 2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -203,20 +203,25 @@ def advice(curves: Curves) -> list[str]:
 
 
 def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]:
-    """The index of the size from which on more room gives little."""
-    gains = [
-        100 * (after - before) / math.log2(larger / smaller)
-        for (smaller, larger), (before, after) in zip(pairwise(sizes), pairwise(best), strict=True)
-    ]
-    chosen = next((index for index, gain in enumerate(gains) if gain < _WORTH), len(gains))
+    """The index of the size from which on no larger one is worth its room."""
+
+    def gain(smaller: int, larger: int) -> float:
+        """Points for twice the room, between two sizes."""
+        return 100 * (best[larger] - best[smaller]) / math.log2(sizes[larger] / sizes[smaller])
+
+    def most_beyond(index: int) -> float:
+        # Not only the next one: a loop over many keys gives nothing until all of them fit.
+        return max(gain(index, larger) for larger in range(index + 1, len(sizes)))
+
+    last = len(sizes) - 1
+    chosen = next((index for index in range(last) if most_beyond(index) < _WORTH), last)
     reasons = []
     if chosen:
-        reasons.append(
-            f"up to {sizes[chosen]:,} entries, twice the room gives {gains[chosen - 1]:.1f} points or so"
-        )
-    if chosen < len(gains):
-        reasons.append(f"beyond {sizes[chosen]:,} only {gains[chosen]:.1f}")
-    elif gains:
+        points = gain(chosen - 1, chosen)
+        reasons.append(f"up to {sizes[chosen]:,} entries, twice the room gives {points:.1f} points or so")
+    if chosen < last:
+        reasons.append(f"beyond {sizes[chosen]:,} only {most_beyond(chosen):.1f}")
+    elif last:
         reasons.append("it was the largest that was tried, and a larger one may be worth its memory")
     else:
         reasons.append("it was the only one that was tried")

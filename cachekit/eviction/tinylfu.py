@@ -55,7 +55,7 @@ class WTinyLfu(Generic[K]):
 
     __slots__ = (
         "_capacity", "_held", "_hits", "_misses", "_most_protected", "_most_window", "_probation",
-        "_protected", "_ratio", "_room", "_share", "_sketch", "_sketched", "_step", "_window",
+        "_protected", "_ratio", "_room", "_sample", "_share", "_sketch", "_sketched", "_step", "_window",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -79,6 +79,7 @@ class WTinyLfu(Generic[K]):
     def _divide(self, room: int) -> None:
         """Divide this much room between window, probation and protected."""
         self._room = room
+        self._sample = _SAMPLE * room
         self._most_window = max(1, int(self._share * room))
         self._most_protected = int((room - self._most_window) * _PROTECTED)
 
@@ -93,22 +94,24 @@ class WTinyLfu(Generic[K]):
         self._window[key] = None
         if len(self._window) > self._most_window:
             self._shrink_window_to(self._most_window)
-        if self._hits + self._misses >= _SAMPLE * self._room:
+        if self._hits + self._misses >= self._sample:
             self._climb()
 
     def hit(self, key: K) -> None:
         """See `EvictionPolicy`."""
         self._hits += 1
         self._sketch.add(key)
-        if key in self._protected:
-            self._protected.move_to_end(key)
+        protected = self._protected
+        if key in protected:
+            protected.move_to_end(key)
         elif key in self._window:
             self._window.move_to_end(key)
         else:
             del self._probation[key]
-            self._protected[key] = None
-            self._demote()
-        if self._hits + self._misses >= _SAMPLE * self._room:
+            protected[key] = None
+            if len(protected) > self._most_protected:
+                self._demote()
+        if self._hits + self._misses >= self._sample:
             self._climb()
 
     def prolong(self, key: K, deadline: float) -> None:

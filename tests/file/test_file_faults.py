@@ -22,7 +22,15 @@ from zlib import crc32
 
 import pytest
 
-from cachekit import CacheEntry, FileCache, FileFormatError, TierUnavailableError, ValueTooLargeError
+from cachekit import (
+    CacheEntry,
+    FileCache,
+    FileFormatError,
+    IntelligentCache,
+    MemoryCache,
+    TierUnavailableError,
+    ValueTooLargeError,
+)
 from cachekit.errors import LockTimeoutError
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
@@ -176,21 +184,34 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(disk: Path) -> None:
     """Writes fail, nothing is SIGBUS, and what was to be replaced is gone; with room again all is well."""
     filler = disk / "filler"
+    judge(survive(disk / "cache", only_first(lambda: _fill(filler)), only_first(filler.unlink)))
 
-    def fill() -> None:
-        with open(filler, "wb", buffering=0) as file:
+
+def _fill(filler: Path) -> None:
+    """Use up what is left of a disk."""
+    with open(filler, "wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 10):
             try:
                 while True:
-                    file.write(bytes(1 << 16))
-            except OSError:
-                pass
-            try:
-                while True:
-                    file.write(bytes(1 << 10))
+                    file.write(bytes(size))
             except OSError:
                 pass
 
-    judge(survive(disk / "cache", only_first(fill), only_first(filler.unlink)))
+
+def test_indexes_that_grow_on_a_full_disk(disk: Path) -> None:
+    """A mapped file gets its blocks when it is made: a store into a hole would be SIGBUS."""
+
+    def work(_: int) -> int:
+        failed = 0
+        with FileCache(disk / "cache", 64) as cache:
+            for number in range(60_000):
+                try:
+                    cache.set_value(str(number), b"")
+                except TierUnavailableError:
+                    failed += 1
+        return failed
+
+    assert in_processes(1, work) > [0]
 
 
 def test_a_disk_smaller_than_the_limit(disk: Path) -> None:
@@ -207,6 +228,8 @@ def test_a_disk_smaller_than_the_limit(disk: Path) -> None:
             assert cache.get_value(f"k{number % 50}") == expected
         assert reasons == {"No space left on device"}
         assert cache.get_stats().errors > 0
+        assert sum(cache.contains(f"k{number}") for number in range(50)) > 0
+        _fill(disk / "filler")
         cache.clear()
         cache.set_value("k", 1)
         assert cache.get_value("k") == 1
@@ -305,6 +328,21 @@ def test_a_replaced_directory(tmp_path: Path) -> None:
     judge(survive(path, only_first(replace), nothing), felt=False)
 
 
+def test_readers_notice_too(tmp_path: Path) -> None:
+    """A process that only looks finds the directory empty soon, and its copies given up."""
+    path = tmp_path / "cache"
+    with FileCache(path, 1) as cache:
+        cache.set_value("k", 1)
+        found = cache.look("k")
+        assert found is not None
+        shutil.rmtree(path)
+        deadline = time.monotonic() + 20
+        while cache.get_value("k") is not None:
+            assert time.monotonic() < deadline
+        assert not found.fence.is_current()
+        assert path.is_dir()
+
+
 def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
     """Every fence that was taken in it is broken, and what was stored in it is not found."""
     path = tmp_path / "cache"
@@ -325,6 +363,20 @@ def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
         assert neighbour.get_value("new") == 2
         assert neighbour._attachment._engine is cache._attachment._engine
         assert cache.fence("k").is_current()
+
+
+def test_memory_above_a_removed_directory(tmp_path: Path) -> None:
+    """Copies in memory go with the directory that vouched for them; the cache above raises nothing."""
+    path = tmp_path / "cache"
+    with IntelligentCache(MemoryCache(), file_cache=FileCache(path, 1), redis_cache=None) as cache:
+        cache.set("k", "old")
+        assert cache.get("k") == "old"
+        shutil.rmtree(path)
+        cache.set("other", 1)
+        assert cache.get("k") is None
+        assert cache.get("other") == 1
+        with FileCache(path, 1) as beside:
+            assert beside.get_value("other") == 1
 
 
 def test_a_directory_that_cannot_be_made_anew(tmp_path: Path) -> None:

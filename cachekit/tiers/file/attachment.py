@@ -35,7 +35,7 @@ class Attachment:
         limit: bytes that it may take.
         clock: the tier's.
         contents: how values are stored where others may write, and where nobody else may.
-        signed: whether values are signed, so that it is all the same who may write.
+        unpickles: whether unsigned pickles are read, so that it matters who may write.
         network: whether a network file system will do.
 
     Raises:
@@ -45,7 +45,7 @@ class Attachment:
 
     __slots__ = (
         "__weakref__", "_before", "_clock", "_closed", "_contents", "_due", "_engine", "_finalizer",
-        "_identity", "_limit", "_network", "_signed", "contents", "path",
+        "_identity", "_limit", "_network", "_unpickles", "contents", "path",
     )  # fmt: skip
 
     contents: Contents  #: how values are stored in the directory as it is now
@@ -57,14 +57,14 @@ class Attachment:
         clock: Clock,
         contents: tuple[Contents, Contents],
         *,
-        signed: bool,
+        unpickles: bool,
         network: bool,
     ) -> None:
         self.path = path
         self._limit = limit
         self._clock = clock
         self._contents = contents
-        self._signed = signed
+        self._unpickles = unpickles
         self._network = network
         self._closed: EngineStats | None = None
         self._before = EngineStats(0, 0, 0, 0, 0)
@@ -91,7 +91,7 @@ class Attachment:
                 f"the cache directory {path} cannot be used: {error.strerror or error}; "
                 f"make it writable for this user, or choose another with cache_dir"
             ) from error
-        if reason and not self._signed:
+        if reason and self._unpickles:
             logging.getLogger("cachekit").warning(
                 "%s; so classes are read from the cache directory %s by an allow-list only. "
                 "Give it to this user alone (chmod go-w), or use a secret",

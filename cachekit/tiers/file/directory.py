@@ -114,9 +114,9 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
             logging.getLogger("cachekit").warning("%s is emptied: it had %s", path, what)
         found, salt = wanted, _make(path, wanted, effects)
     elif not sound or found is None:
+        what = "damaged" if version in (None, -1, FORMAT) else f"of format {version}, not {FORMAT}"
         raise FileFormatError(
-            f"{path} is in use, and is damaged or of format {version}, not {FORMAT}; "
-            f"end the processes that use it, or choose another directory"
+            f"{path} is in use, and is {what}; end the processes that use it, or choose another directory"
         )
     elif found != wanted:
         logging.getLogger("cachekit").warning(

@@ -123,14 +123,7 @@ class Inspection:
 
     def disk_bytes(self) -> int:
         """What the directory takes on disk."""
-        total = 0
-        for folder, _, names in os.walk(self.path):
-            for name in (".", *names):
-                try:
-                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-                except FileNotFoundError:
-                    pass
-        return total
+        return _disk_bytes(self.path)
 
     def count(self) -> int:
         """How many entries there are, by the shards' own counts."""
@@ -157,7 +150,7 @@ class Inspection:
             words[ENTRIES],
             len(entries),
             sum([live for _, _, live in entries]),
-            _size_of(f"{self.path}/{number:02x}"),
+            _disk_bytes(f"{self.path}/{number:02x}"),
             problems,
         )
 
@@ -260,8 +253,12 @@ class Inspection:
         return Item(*name, key.decode("utf-8", "surrogatepass"), size, expiry, tag_count, state)
 
 
-def _size_of(folder: str) -> int:
-    try:
-        return sum([entry.stat(follow_symlinks=False).st_blocks * 512 for entry in os.scandir(folder)])
-    except FileNotFoundError:
-        return 0
+def _disk_bytes(path: str) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in (".", *names):
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # gone meanwhile
+    return total

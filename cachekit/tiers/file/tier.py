@@ -142,7 +142,12 @@ class FileCache:
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
         contents = Contents(serializer, cap, clock), Contents(trusting, cap, clock)
         self._attachment = Attachment(
-            path, limit, clock, contents, signed=secret is not None, network=allow_network_fs
+            path,
+            limit,
+            clock,
+            contents,
+            unpickles=secret is None and codec == "pickle",
+            network=allow_network_fs,
         )
         self._entries = Entries(self._attachment, clock)
         self._job = None if interval is None else upkeep.every(interval, self._entries.tend)

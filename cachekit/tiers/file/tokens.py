@@ -139,8 +139,14 @@ class Tokens:
         words[NEWS] = fresh()
 
     def epoch(self) -> int:
-        """Changes with every invalidation of tags, all through it; FLUX while one is under way."""
+        """Changes with every invalidation of tags, all through it; FLUX while one is under way.
+
+        One that was killed on its way is over after a second. If it was only stopped, it changes the epoch
+        once more before it returns, and what was copied meanwhile is compared again.
+        """
         epoch: int = self.words[EPOCH]
+        if epoch & FLUX and self.is_abandoned(EPOCH, epoch):
+            epoch = self.words[EPOCH] = fresh()
         return epoch
 
     def news(self) -> int:

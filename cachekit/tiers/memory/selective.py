@@ -26,7 +26,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.errors import CacheError
+from cachekit.errors import CacheClosedError, CacheError
 from cachekit.fences import SharedFence
 from cachekit.model import RemovalCause
 from cachekit.ports import EvictionPolicy, Fence, LockFreeHits
@@ -129,7 +129,7 @@ class SelectiveStore(Store):
         if isinstance(self._policy, LockFreeHits):
             self.touch = self._policy.hit_unlocked
         else:
-            self.touch = self._queue_hit
+            self.touch = _queueing(self._hits, weakref.ref(self))
 
     @property
     def weight(self) -> int | None:
@@ -141,11 +141,6 @@ class SelectiveStore(Store):
     def touch_again(self, key: str) -> None:
         """See `Store.touch_again`; the policy is not told, which would take it for another hit."""
         self._entries[key]
-
-    def _queue_hit(self, key: str) -> None:
-        self._hits.append(key)
-        if len(self._hits) >= _BATCH:
-            self._exclusively(self._settle)
 
     def _settle(self, gone: Gone | None = None) -> None:  # noqa: ARG002
         """Have the policy know all that has happened."""
@@ -195,25 +190,35 @@ class SelectiveStore(Store):
             ttl = now + self._longest - created
         if created + ttl <= now:
             return self._put_nothing(key, fence, news)
-        # Without the lock: a weigher of the user's is anybody's code.
-        weight = 0 if self._bound is None else self._bound.weigh(key, value, tags)
-        if self._bound is not None and weight > self._bound.largest:
-            self.refuse_if_closed()
-            self.counter.oversized += 1
+        try:
+            weight = 0
+            if self._bound is not None:
+                # Without the lock: a weigher of the user's is anybody's code.
+                weight = self._bound.weigh(key, value, tags)
+                if weight > self._bound.largest:
+                    self.refuse_if_closed()
+                    self.counter.oversized += 1
+                    self._put_nothing(key, fence, news)
+                    return False
+            held = _Weighed()
+            held.key = key
+            held.value = value
+            held.created = held.last = created
+            held.ttl = ttl
+            held.stale = stale
+            held.deadline = GONE
+            held.accesses = 0
+            held.tags = tags
+            held.mark = mark
+            held.weight = weight
+            done = self._exclusively(self._put, held, fence, news)
+        except CacheClosedError:
+            raise
+        except BaseException:
+            # A weigher or a policy of the user's failed, or a signal came. A slower tier may have the
+            # new value by now: the older one must not stay here.
             self._put_nothing(key, fence, news)
-            return False
-        held = _Weighed()
-        held.key = key
-        held.value = value
-        held.created = held.last = created
-        held.ttl = ttl
-        held.stale = stale
-        held.deadline = GONE
-        held.accesses = 0
-        held.tags = tags
-        held.mark = mark
-        held.weight = weight
-        done = self._exclusively(self._put, held, fence, news)
+            raise
         if self._unswept and ttl != inf:
             self._begin_sweeping()
         return done is not False  # None: it is queued
@@ -290,9 +295,11 @@ class SelectiveStore(Store):
     # -- removing -----------------------------------------------------------------------------------
 
     def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
-        self._settle()
-        self._unsure = True
-        super()._remove(gone, held, cause)
+        try:
+            self._settle()
+        finally:  # whatever the policy says to that, the entry leaves
+            self._unsure = True
+            super()._remove(gone, held, cause)
         self._weight -= held.weight  # type: ignore[attr-defined]
         self._policy.remove(held.key)
         self._unsure = False
@@ -310,3 +317,17 @@ class SelectiveStore(Store):
             held: list[Any] = list(dict.values(self._entries))
         assert self._weight == sum(one.weight for one in held)
         assert self._weight <= self._limit
+
+
+def _queueing(hits: deque[str], store: weakref.ref[SelectiveStore]) -> Callable[[str], object]:
+    """A hit that leaves its key in the queue; the one that makes it long has all of them told."""
+    append = hits.append
+
+    def touch(key: str) -> None:
+        append(key)
+        if len(hits) >= _BATCH:
+            owner = store()
+            if owner is not None:
+                owner._exclusively(owner._settle)
+
+    return touch

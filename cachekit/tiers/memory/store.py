@@ -154,7 +154,10 @@ class Store(Exclusive):
                     now = self.now()
                     held = self._entries.get(key)
                     if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
-                        self.touch(key)
+                        try:
+                            self.touch(key)
+                        except KeyError:  # a policy that was interrupted does not know it, for now
+                            pass
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
@@ -471,13 +474,22 @@ class Store(Exclusive):
             self.counter.expirations += 1
         gone.append((held, cause))
 
-    def fence(self, key: str, tags: frozenset[str], *, anew: bool = False) -> PrivateFence:
-        """A fence for the key and the tags, to take before something slow; `anew` breaks older ones."""
+    def fence(
+        self, key: str, tags: frozenset[str], *, anew: bool = False, every_tag: bool = False
+    ) -> PrivateFence:
+        """A fence for the key and the tags, to take before something slow.
+
+        Args:
+            key: what will be stored.
+            tags: those that it will have.
+            anew: break older ones.
+            every_tag: stand for whatever tags the value turns out to have.
+        """
         with self._lock:
             self.refuse_if_closed()
             if anew:
                 self._fences.break_key(key)
-            return self._fences.take(key, tags)
+            return self._fences.take(key, tags, every_tag)
 
     def tagged(self, tag: str) -> int:
         """How many entries have the tag, expired ones that were not noticed included."""

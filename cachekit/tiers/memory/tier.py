@@ -55,7 +55,7 @@ class MemoryCache:
         max_bytes: what its entries may take together; an entry that takes more than a quarter of it is
             not kept. None sets no such limit.
         weigher: called with key and value, what an entry takes, as an int of 0 or more; None estimates
-            the bytes of value, key and tags, in a bounded time. What it raises reaches whoever stores.
+            the bytes of value, key and tags. What it raises reaches whoever stores; nothing is kept.
         cleanup_interval: seconds between sweeps for expired entries; None leaves them until they are
             looked up or evicted. The sweep runs in the process's one upkeep thread.
         clock: where the time comes from; another one is for tests.
@@ -423,6 +423,10 @@ class MemoryCache:
         """
         return self._store.fence(checked_key(key), checked_tags(tags))
 
+    def _copying(self, key: str) -> PrivateFence:
+        """A fence to take before an entry, of which nobody knows the tags yet, is copied from elsewhere."""
+        return self._store.fence(key, NO_TAGS, every_tag=True)
+
     def _successor(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
         return self._store.fence(key, tags, anew=True)
@@ -527,12 +531,8 @@ class MemoryCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         refuse_to_copy(self._strategy)
-        options = {
-            "max_bytes": self._max_bytes,
-            "weigher": self._weigher,
-            "cleanup_interval": self._cleanup_interval,
-            "clock": self._clock,
-        }
+        names = ("max_bytes", "weigher", "cleanup_interval", "clock")
+        options = {name: getattr(self, f"_{name}") for name in names}
         return _configured, (self._max_size, self._strategy, self.default_ttl, options)
 
     def __repr__(self) -> str:

@@ -72,17 +72,27 @@ class Entries:
         entries = {}
         for key, (stored, size) in self._alive(found).items():
             try:
-                value = stored.value()
+                entries[key] = self._entry(key, stored, size)
             except UnreadableError:
                 self._counter.errors += 1
-                continue
-            # Microseconds are what is left of a difference of two times since the epoch.
-            ttl = round(stored.expires - stored.created, 6)
-            tags = frozenset(stored.tags)
-            entries[key] = CacheEntry(
-                key, value, stored.created, ttl=ttl, tags=tags, size_bytes=size, stale_ttl=stored.stale_ttl
-            )
         return entries
+
+    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry:
+        # Made now at the latest: if another host's clock is ahead, that lengthens no life.
+        created = min(stored.created, self._clock.time())
+        # Microseconds are what is left of a difference of two times since the epoch.
+        ttl = round(stored.expires - stored.created, 6)
+        if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
+            raise UnreadableError("the times of the envelope are none")
+        return CacheEntry(
+            key,
+            stored.value(),
+            created,
+            ttl=ttl,
+            tags=frozenset(stored.tags),
+            size_bytes=size,
+            stale_ttl=stored.stale_ttl,
+        )
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""

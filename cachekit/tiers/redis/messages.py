@@ -96,11 +96,6 @@ class Outbox:
         """The heartbeat was published."""
         self._confirmed = number
 
-    @property
-    def is_quiet(self) -> bool:
-        """Whether everything that was sent has been confirmed."""
-        return self._confirmed == self._last
-
     def before_fork(self) -> None:
         """Take the lock (see `forks`)."""
         self._lock.acquire()

@@ -20,7 +20,7 @@ from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.layout import Layout, literal_beginning
 from cachekit.tiers.redis.messages import Kind, Sending, portions
 from cachekit.tiers.redis.scripts import script
-from cachekit.tiers.redis.server import Call, Server, _Foreign
+from cachekit.tiers.redis.server import Call, Foreign, Server
 
 #: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
@@ -60,7 +60,7 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def read(self, key: str) -> bytes | _Foreign | None:
+    def read(self, key: str) -> bytes | Foreign | None:
         """The envelope of a key, None without one, `FOREIGN` for somebody else's data. One round trip."""
         return self._server.read(self._layout.value(key))
 

@@ -1,0 +1,159 @@
+"""An invalidation between any two steps of a load, a promotion, a reload and a write, by anybody."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+from coherent_caches import three_caches
+from redis_server import wait_until
+from tracing import at_line
+
+import cachekit.levels as steps
+from cachekit import CacheLevel, IntelligentCache
+
+Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
+_numbers = itertools.count()
+
+
+class Setting(NamedTuple):
+    """Two caches of one host and one of another, over some tiers."""
+
+    caches: Three
+    shared: bool  #: whether the other host sees anything of this one
+
+
+@pytest.fixture(scope="module", params=["file", "redis", "both"])
+def setting(
+    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Setting]:
+    kind = request.param
+    path = tmp_path_factory.mktemp("hosts")
+    url = None if kind == "file" else redis_url
+    with three_caches(path, url, f"everywhere-{path.name}-{kind}:", files=kind != "redis") as caches:
+        yield Setting(caches, kind != "file")
+
+
+INVALIDATIONS: dict[str, Callable[[IntelligentCache, str], object]] = {
+    "set": lambda cache, key: cache.set(key, "new", tags={key}),
+    "delete": lambda cache, key: cache.delete(key),
+    "tags": lambda cache, key: cache.invalidate_by_tags({key}),
+    "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
+}
+
+OPERATIONS = ["load", "from redis", "from file", "reload", "adopted"]
+
+
+def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -> Callable[[], object]:
+    """Something slow with a key of which the database has "old", ready to begin."""
+    one, two, _ = setting.caches
+
+    def load() -> object:
+        return one.get_or_set(key, lambda: database[key], tags={key})
+
+    if name == "load":
+        return load
+    if name == "adopted":
+
+        def late() -> str:
+            value = database[key]
+            two.get_or_set(key, lambda: database[key], tags={key})
+            return value
+
+        return lambda: one.get_or_set(key, late, tags={key})
+    one.set(key, "old", tags={key})
+    if name == "reload":
+        return lambda: one._loads.reload(key, lambda: database[key], lambda _: 60.0, frozenset({key}))
+    assert one.memory_cache is not None
+    one.memory_cache.delete(key)
+    if name == "from file" and one.redis_cache is not None:
+        evict(one, key)
+    return lambda: one.get(key)
+
+
+def evict(cache: IntelligentCache, key: str) -> None:
+    """The server runs out of room, and lets go of the value, not of its token."""
+    store = cache.redis_cache._store  # type: ignore[union-attr]
+    store._server.unlink([store._layout.value(key)])
+
+
+@pytest.mark.parametrize("how", INVALIDATIONS)
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("who", ["same", "neighbour", "other host"])
+def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -> None:
+    """Whoever invalidates, and wherever the slow one is: nobody gets the old value afterwards."""
+    if who == "other host" and not setting.shared:
+        pytest.skip("nothing joins the hosts")
+    actor = setting.caches[["same", "neighbour", "other host"].index(who)]
+    readers = setting.caches if setting.shared else setting.caches[:2]
+    for number in itertools.count(1):
+        key = f"k{next(_numbers)}"
+        database = {key: "old"}
+
+        def invalidate(key: str = key, database: dict[str, str] = database) -> None:
+            database[key] = "new"
+            INVALIDATIONS[how](actor, key)
+
+        work = operation(name, setting, key, database)
+        reached = at_line(number, steps, invalidate, work)
+        if not reached:
+            assert number > 5, "the operation has that many steps"
+            break
+        for reader in readers:
+            if who == "other host" or reader is setting.caches[2] or setting.caches[0].file_cache is None:
+                # By message: within the bus's delay.
+                wait_until(lambda r=reader, k=key: r.get(k) != "old", f"{name} at {number} is refused", 5)  # type: ignore[misc]
+            assert reader.get(key) != "old", (name, number)
+        for reader in readers:
+            assert reader.memory_cache is not None
+            reader.memory_cache.delete(key)
+        assert all(reader.get(key) != "old" for reader in readers), (name, number)
+        if setting.shared:
+            evict(setting.caches[0], key)
+            for reader in readers:
+                assert reader.memory_cache is not None
+                reader.memory_cache.delete(key)
+                assert reader.get(key) != "old", (name, number)
+
+
+@pytest.mark.parametrize("how", ["set", "delete", "tags"])
+@pytest.mark.parametrize("who", ["same", "neighbour"])
+@pytest.mark.parametrize(
+    "level", [CacheLevel.ALL, CacheLevel.FILE | CacheLevel.MEMORY, CacheLevel.REDIS | CacheLevel.MEMORY]
+)
+def test_two_writes_leave_one_value(setting: Setting, level: CacheLevel, how: str, who: str) -> None:
+    """Another one's write between any two steps of a write: one of the two values is left, for everybody."""
+    one, two, _ = setting.caches
+    if level & CacheLevel.FILE == CacheLevel(0) and one.redis_cache is None:
+        pytest.skip("there is no server")
+    actor = one if who == "same" else two
+    for number in itertools.count(1):
+        key = f"k{next(_numbers)}"
+        reached = at_line(
+            number,
+            steps,
+            lambda key=key: INVALIDATIONS[how](actor, key),  # type: ignore[misc]
+            lambda key=key: one.set(key, "mine", cache_level=level, tags={key}),  # type: ignore[misc]
+        )
+        if not reached:
+            assert number > 5
+            break
+
+        def seen(key: str = key) -> set[object]:
+            return {one.get(key), two.get(key)} - {None}
+
+        wait_until(lambda: len(seen()) <= 1, f"the caches agree, at {number}", 5)
+        before = seen()
+        for cache in (one, two):
+            assert cache.memory_cache is not None
+            cache.memory_cache.delete(key)
+        assert seen() <= before or not before, (number, before, seen())
+        if setting.shared:
+            evict(one, key)
+            for cache in (one, two):
+                assert cache.memory_cache is not None
+                cache.memory_cache.delete(key)
+            assert len(seen() | before) <= 1, number
