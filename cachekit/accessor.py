@@ -17,7 +17,7 @@ from cachekit.breaker import BreakerState, CircuitBreaker
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.journal import Journal, Missed
-from cachekit.ports import Clock, FleetTier, HostTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.ports import Clock, FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
 from cachekit.stats import Histogram
 from cachekit.upkeep import Job, upkeep
 
@@ -280,9 +280,7 @@ class Accessor:
     def _carry_out(self, missed: Missed) -> None:
         tier = self._tier
         if missed.everything:
-            if isinstance(tier, (HostTier, FleetTier)):
-                tier.renew()
-            tier.clear()
+            tier.clear()  # which breaks every fence, too
             return
         if missed.keys:
             if isinstance(tier, FleetTier):

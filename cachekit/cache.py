@@ -7,19 +7,27 @@ evicted is the tiers' business; which question a key stands for is `decorators`'
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit import environment
 from cachekit.accessor import Accessor
+from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
+from cachekit.fences import NEWS
+from cachekit.figures import statistics_of
+from cachekit.health import Health, Thresholds, assess
+from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
-from cachekit.loads import Loads
+from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
+from cachekit.loads import Life, Loads, Terms
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -39,12 +47,14 @@ from cachekit.model import (
     checked_tags,
     refuse_unstorable,
     seconds,
+    stale_seconds,
 )
 from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
+from cachekit.watching import Watch
 
 if TYPE_CHECKING:
     from cachekit.decorated import CacheDecorator
@@ -76,22 +86,27 @@ class IntelligentCache:
             `cachekit.environment`), or none, with a warning, if that cannot be opened; None for none.
         default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
             `FOREVER` for no expiry.
+        enable_cache_warming: whether `warm_cache` may keep keys warm.
+        load: how values are loaded where a call or a cached function does not say; see `LoadOptions`.
         strict: raise TierUnavailableError where a tier fails, rather than going on without it.
+        on_health_change: called as `on_health_change(new, old)`, in a thread of the cache's, when the
+            status of its health is another one than ten seconds before; it is judged on the last minute.
         close_tiers: whether `close` closes the tiers too; say False for tiers that are shared.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: no tier at all, or a `default_ttl` of 0 or less.
+        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
     to; one that names no tier of this cache is a ValueError. It pickles as its configuration: the copy
-    has the same lower tiers and an empty memory.
+    has the same lower tiers and an empty memory, keeps nothing warm, and tells nobody of its health.
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_closed", "_default_ttl", "_find", "_fronts", "_functions", "_levels",
-        "_loads", "_lookups", "_memory", "_now", "_readers", "_store", "_strict", "_tiers", "_touch",
+        "__weakref__", "_batches", "_chance", "_close_tiers", "_closed", "_default_ttl", "_find",
+        "_fronts", "_functions", "_kept_warm", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
+        "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -100,8 +115,11 @@ class IntelligentCache:
         redis_cache: FleetTier | None = None,
         file_cache: HostTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
+        enable_cache_warming: bool = True,
         *,
+        load: LoadOptions = OFF,
         strict: bool = False,
+        on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
     ) -> None:
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
@@ -109,9 +127,15 @@ class IntelligentCache:
             raise ValueError(
                 f"default_ttl must be more than 0, not {default_ttl!r}; use FOREVER for no expiry"
             )
-        for argument, value in (("strict", strict), ("close_tiers", close_tiers)):
+        for argument, value in (
+            ("enable_cache_warming", enable_cache_warming),
+            ("strict", strict),
+            ("close_tiers", close_tiers),
+        ):
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
+        if on_health_change is not None and not callable(on_health_change):
+            raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
         _check_tier("memory_cache", memory_cache, MemoryCache, "a MemoryCache")
         _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
         _check_tier("file_cache", file_cache, HostTier, "a FileCache")
@@ -136,6 +160,12 @@ class IntelligentCache:
             None if file is None else Lower(file, self._accessor("file", file)),
         )
         self._loads = Loads(self._levels)
+        self._batches = Batches(self._levels, self._loads)
+        self._loads.turns.check(checked_options(load))
+        self._load = load
+        self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
+        # From 0 to 1, for jitter; tests replace it.
+        self._chance = random.random
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]
@@ -146,6 +176,9 @@ class IntelligentCache:
         self._touch = memory._touch
         self._now = memory._now
         self._store = memory._store
+        self._watch = None
+        if on_health_change is not None:
+            self._watch = Watch(on_health_change, self.get_stats, self._judge)
 
     def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
@@ -194,8 +227,13 @@ class IntelligentCache:
                 held = None
             if held is not None:
                 value = held.value
+                mark = held.mark
                 now = self._now()
-                if now < held.deadline and held.value is value:
+                if (
+                    now < held.deadline
+                    and held.value is value
+                    and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                ):
                     try:
                         self._touch(held.key)
                     except KeyError:
@@ -243,6 +281,8 @@ class IntelligentCache:
         ttl: TTL = None,
         cache_level: CacheLevel = _ALL,
         tags: Tags | None = None,
+        *,
+        stale_ttl: TTL = None,
     ) -> bool:
         """Store a value in place of whatever the key held.
 
@@ -253,6 +293,8 @@ class IntelligentCache:
                 no expiry; 0 or less keeps nothing and removes what was there.
             cache_level: the tiers that shall hold it; no other one holds the key afterwards.
             tags: labels by which it can be invalidated together with others.
+            stale_ttl: for how long after its life `get_or_set` and cached functions may still fall back on
+                it, if they name a `stale_ttl` too; None is not at all.
 
         Returns:
             True if every tier carried it out. If one failed, it will have dropped the key before it
@@ -271,6 +313,8 @@ class IntelligentCache:
         name = key if type(key) is str else checked_key(key)
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        if stale_ttl is not None:
+            return self._levels.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
         if self._levels.lower:
             return self._levels.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
@@ -282,6 +326,9 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> V:
         """The value of the key; if there is none, that of `loader()`, which is stored.
 
@@ -295,25 +342,73 @@ class IntelligentCache:
             loader: a function without arguments.
             ttl: as for `set`.
             tags: as for `set`.
+            stale_ttl: for how long after its life the value may stand in for a load that fails, that
+                takes longer than its soft timeout, or that another caller has begun; None is not at
+                all. `get` never returns it, and invalidation removes it. It is kept in memory.
+            jitter: the share of the TTL, 0 to less than 1, that chance may take away, so that values
+                stored together do not expire together.
+            load: how to load; None is the cache's `load`.
 
         Raises:
-            TypeError: a key, TTL or tag of the wrong type, or a loader that is not callable.
+            TypeError: an argument of the wrong type, such as a loader that is not callable.
+            ValueError: a number out of range, or a `load` that needs a tier that is not there.
             SerializationError: the loader returned something that can be read or awaited only once.
+            LoadTimeoutError: it took longer than the hard timeout.
             Exception: whatever the loader raised.
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
+        options = self._load if load is None else self._options(load)
+        if jitter:
+            checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
+            if options.refresh_ahead:
+                terms = self._spread(lambda _: life, jitter), labels, _ALL, stale, options
+                self._loads.refresh(checked_key(key), loader, *terms)
             found: V = value
             return found
-        return self._loads.load(checked_key(key), loader, lambda _: life, labels)
+        spread = self._spread(lambda _: life, jitter)
+        return self._loads.load(checked_key(key), loader, spread, labels, _ALL, stale, options)
 
-    def _life(self, ttl: TTL) -> Callable[[Any], float]:
+    def _stale(self, stale_ttl: TTL) -> float:
+        stale = stale_seconds(stale_ttl)
+        if stale and self._tiers[0] is None:
+            raise ValueError(
+                "stale_ttl needs a memory tier, where stale values are kept, and this cache has none"
+            )
+        return stale
+
+    def _options(self, load: LoadOptions) -> LoadOptions:
+        self._loads.turns.check(checked_options(load))
+        return load
+
+    def _spread(self, life: Life, jitter: float) -> Life:
+        """The life, less what chance takes of it."""
+        if not jitter:
+            return life
+
+        def spread(value: Any) -> float | None:
+            ttl = life(value)
+            return None if ttl is None else ttl * (1 - jitter * self._chance())
+
+        return spread
+
+    def _terms(
+        self,
+        ttl: TTL,
+        tags: Tags | None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
+    ) -> Terms:
         life = self._default_ttl if ttl is None else seconds(ttl)
-        return lambda _: life
+        spread = self._spread(lambda _: life, checked_jitter(jitter))
+        options = self._load if load is None else self._options(load)
+        return Terms(spread, checked_tags(tags), _ALL, self._stale(stale_ttl), options)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -404,6 +499,9 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> dict[str, V]:
         """The values of the keys; one call `loader(missing)` loads all that nobody has or is loading.
 
@@ -413,24 +511,29 @@ class IntelligentCache:
                 missing from the result, and nothing is stored for them.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            stale_ttl: as for `get_or_set`; a load of several keys that fails falls back only if all of them
+                have a value.
+            jitter: as for `get_or_set`, for each of them.
+            load: as for `get_or_set`; but many keys take no lease, and are not refreshed ahead.
 
         Returns:
             The values in the order of `keys`.
 
         Raises:
-            TypeError: a key, TTL or tag of the wrong type; the loader is not callable, or returned no
-                mapping.
-            ValueError: the loader returned keys that it was not asked for.
+            TypeError: an argument of the wrong type; the loader is not callable, or returned no mapping.
+            ValueError: a number out of range, a `load` that needs a tier that is not there; or the
+                loader returned keys that it was not asked for.
+            LoadTimeoutError: it took longer than the hard timeout.
             Exception: whatever the loader raised.
         """
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        life, labels = self._life(ttl), checked_tags(tags)
+        terms = self._terms(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._loads.load_many(missing, loader, life, labels)
+            found |= self._batches.load(missing, loader, terms)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -441,6 +544,7 @@ class IntelligentCache:
         ttl: TTL = None,
         tags: Tags | None = None,
         concurrency: int = 8,
+        keep_warm: bool = False,
         progress: Callable[[int, int], object] | None = None,
     ) -> WarmReport:
         """Load the keys that are not there, several at a time.
@@ -453,22 +557,37 @@ class IntelligentCache:
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
             concurrency: how many threads load, at least 1.
+            keep_warm: load them again, one after the other and in a thread of the cache's, before their
+                time is over, until the cache is closed or this is called for them without it.
             progress: called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1.
+            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
+                enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        life, labels = self._life(ttl), checked_tags(tags)
+        terms = self._terms(ttl, tags)
+        kept_warm = self._kept_warm
+        if keep_warm and kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
 
         def load(key: str) -> object:
-            return self._loads.load(key, lambda: loader_func(key), life, labels)
+            loader = partial(loader_func, key)
+            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
 
-        return warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(wanted, self.contains, load, concurrency, progress)
+        if kept_warm is not None:
+            if keep_warm:
+                kept_warm.keep(wanted, loader_func, terms)
+            else:
+                kept_warm.drop(wanted)
+        return report
 
     # -- invalidation -------------------------------------------------------------------------------
 
@@ -529,32 +648,45 @@ class IntelligentCache:
     # -- figures ------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, CacheStats]:
-        """The figures of each tier, and "combined": their sum, with the requests of this cache."""
-        figures = {}
-        if self._tiers[0] is not None:
-            figures["memory"] = self._memory.get_stats()
-        for name, lower in (("redis", self._levels.fleet), ("file", self._levels.host)):
-            if lower is not None:
-                figures[name] = lower.get_stats()
-        combined = {name: sum(tier[name] for tier in figures.values()) for name in CacheStats._STORED}
-        for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
-            combined[quantile] = next(iter(figures.values()))[quantile]
-        hits = sum(reader.hits for reader in self._readers)
-        misses = sum(reader.misses for reader in self._readers)
-        combined["requests"] = hits + misses + self._levels.skipped
-        combined["request_hits"] = hits + self._levels.answers
-        return figures | {"combined": CacheStats(**combined)}
+        """The figures of each tier, and "combined": their sum, with the requests and loads of this cache."""
+        return statistics_of(self.memory_cache, self._levels, self._readers, self._loads.figures)
+
+    def health(self, **thresholds: float) -> Health:
+        """How the cache is, in one word, with reasons and what can be done about each.
+
+        It is judged from the figures since the cache was made; `cachekit.health.since` and `assess` judge a
+        span of time.
+
+        Args:
+            thresholds: from where on something is a reason; see `cachekit.health.Thresholds`.
+
+        Raises:
+            TypeError: no such threshold, or one that is not a number.
+            ValueError: a threshold that makes no sense.
+        """
+        self._check(_ALL)
+        return self._judge(self.get_stats(), **thresholds)
+
+    def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
+        limits: Any = thresholds  # `checked` looks at each
+        return assess(statistics, self._levels.states(), Thresholds(**limits))
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries now rather than at the next sweep, and say what that left."""
+        """Do now what is done in the background from time to time, and say what that left.
+
+        Expired entries are removed from all tiers; what is advised is what `health` says.
+        """
         self._check(_ALL)
         started = time.perf_counter()
-        removed = self._memory.remove_expired()
+        removed = self._memory.remove_expired() + self._levels.remove_expired()
+        statistics = self.get_stats()
+        advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
         return OptimizationReport(
             removed,
-            self._memory.size(),
-            self._memory.memory_usage(),
+            statistics["combined"].size,
+            statistics["combined"].memory_usage_bytes,
             time.perf_counter() - started,
+            tuple(advice),
         )
 
     def _reader(self, function: str) -> Lookups:
@@ -579,6 +711,9 @@ class IntelligentCache:
         version: str = "auto",
         ignore: tuple[str, ...] = (),
         store_if: Callable[[Any], bool] | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
         copy: bool = False,
     ) -> CacheDecorator:
         """`cachekit.cache_result` with this cache."""
@@ -586,7 +721,8 @@ class IntelligentCache:
 
         return cache_result(
             cache=self, ttl=ttl, cache_level=cache_level, key_func=key_func, tags=tags, name=name,
-            version=version, ignore=ignore, store_if=store_if, copy=copy,
+            version=version, ignore=ignore, store_if=store_if, stale_ttl=stale_ttl, jitter=jitter, load=load,
+            copy=copy,
         )  # fmt: skip
 
     # -- life ---------------------------------------------------------------------------------------
@@ -597,7 +733,9 @@ class IntelligentCache:
         self._find = find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
-        self._levels.close()
+        for background in (self._watch, self._kept_warm, self._levels, self._loads.turns):
+            if background is not None:
+                background.close()
         self._memory._retire(self._readers)
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
@@ -610,7 +748,9 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _configured, (*self._tiers, self._default_ttl, self._strict, self._close_tiers)
+        warming = self._kept_warm is not None
+        options = self._default_ttl, warming, self._load, self._strict, self._close_tiers
+        return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -622,10 +762,21 @@ def _configured(
     redis: FleetTier | None,
     file: HostTier | None,
     default_ttl: float,
+    enable_cache_warming: bool,
+    load: LoadOptions,
     strict: bool,
     close_tiers: bool,
 ) -> IntelligentCache:
-    return IntelligentCache(memory, redis, file, default_ttl, strict=strict, close_tiers=close_tiers)
+    return IntelligentCache(
+        memory,
+        redis,
+        file,
+        default_ttl,
+        enable_cache_warming,
+        load=load,
+        strict=strict,
+        close_tiers=close_tiers,
+    )
 
 
 def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:

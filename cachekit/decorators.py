@@ -28,6 +28,7 @@ from cachekit.keys import (
     unwrapped,
     version_of,
 )
+from cachekit.load_options import LoadOptions, checked_jitter, checked_options
 from cachekit.loads import Life
 from cachekit.model import (
     MISSING,
@@ -38,6 +39,7 @@ from cachekit.model import (
     checked_key,
     checked_tags,
     seconds,
+    stale_seconds,
 )
 from cachekit.stats import Lookups
 
@@ -68,6 +70,9 @@ def cache_result(
     version: str = ...,
     ignore: tuple[str, ...] = ...,
     store_if: Callable[[Any], bool] | None = ...,
+    stale_ttl: TTL = ...,
+    jitter: float = ...,
+    load: LoadOptions | None = ...,
     copy: bool = ...,
 ) -> CacheDecorator: ...
 def cache_result(
@@ -83,6 +88,9 @@ def cache_result(
     version: str = "auto",
     ignore: tuple[str, ...] = (),
     store_if: Callable[[Any], bool] | None = None,
+    stale_ttl: TTL = None,
+    jitter: float = 0.0,
+    load: LoadOptions | None = None,
     copy: bool = False,
 ) -> Any:
     """Remember the answers of a function, bare or with parameters; for `def` and `async def`.
@@ -105,6 +113,10 @@ def cache_result(
             old answer; another text is kept until you change it.
         ignore: names of parameters that are no part of the question, such as ("self",) or ("db",).
         store_if: from an answer to whether to keep it.
+        stale_ttl: for how long after its life an answer may stand in for a call that fails, that takes
+            longer than its soft timeout, or that another caller has begun; None is not at all.
+        jitter: the share of the TTL, 0 to less than 1, that chance may take away.
+        load: how the function is called; None is what the cache says. See `LoadOptions`.
         copy: hand out deep copies, for callers that change what they get.
 
     Raises:
@@ -118,7 +130,7 @@ def cache_result(
     def decorate(function: Callable[..., Any]) -> Any:
         cached = _Cached(
             _checked_function(function), ttl, cache_level, key_func, tags, cache, name, version,
-            ignore, store_if, copy,
+            ignore, store_if, stale_ttl, jitter, load, copy,
         )  # fmt: skip
         return cached.wrapper()
 
@@ -149,8 +161,8 @@ class _Cached:
 
     __slots__ = (
         "__weakref__", "_cache", "_copies", "_fixed_life", "_fixed_tags", "_function",
-        "_implicit", "_key_func", "_level", "_prefix", "_signature", "_store_if", "_tags", "_ttl",
-        "front",
+        "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature", "_stale_ttl",
+        "_store_if", "_tags", "_ttl", "front",
     )  # fmt: skip
 
     def __init__(
@@ -165,6 +177,9 @@ class _Cached:
         version: str,
         ignore: tuple[str, ...],
         store_if: Callable[[Any], bool] | None,
+        stale_ttl: TTL,
+        jitter: float,
+        load: LoadOptions | None,
         copy: bool,
     ) -> None:
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
@@ -185,6 +200,9 @@ class _Cached:
         self._cache = cache
         self._key_func = key_func
         self._store_if = store_if
+        self._stale_ttl = stale_seconds(stale_ttl)
+        self._jitter = checked_jitter(jitter)
+        self._load = None if load is None else checked_options(load)
         self._copies = copy
         self._signature = Signature(described_by(function), ignore)
         if name is not None:
@@ -236,7 +254,15 @@ class _Cached:
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
-        return life
+        return cache._spread(life, self._jitter)
+
+    def _terms(
+        self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Life, frozenset[str], CacheLevel, float, LoadOptions]:
+        """How an answer is loaded and kept."""
+        options = cache._load if self._load is None else cache._options(self._load)
+        stale = cache._stale(self._stale_ttl)
+        return self._life(cache), self._labels(args, kwargs), self._level, stale, options
 
     # -- answering ----------------------------------------------------------------------------------
 
@@ -248,10 +274,11 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = cache._levels.find(key, self._level)
+        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            loader = partial(self._function, *args, **kwargs)
-            labels = self._labels(args, kwargs)
-            value = cache._loads.load(key, loader, self._life(cache), labels, self._level)
+            value = cache._loads.load(key, loader, *self._terms(cache, args, kwargs))
+        elif self._refreshes(cache):
+            cache._loads.refresh(key, loader, *self._terms(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -265,12 +292,17 @@ class _Cached:
             import asyncio
 
             value = await asyncio.to_thread(cache._levels.find, key, self._level)
+        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            loader = partial(self._function, *args, **kwargs)
-            labels = self._labels(args, kwargs)
-            value = await cache._loads.load_async(key, loader, self._life(cache), labels, self._level)
+            value = await cache._loads.load_async(key, loader, *self._terms(cache, args, kwargs))
+        elif self._refreshes(cache):
+            cache._loads.refresh_async(key, loader, *self._terms(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
+
+    def _refreshes(self, cache: IntelligentCache) -> float:
+        """From which part of its life on a hit has an answer reloaded; 0 if that is off."""
+        return (cache._load if self._load is None else self._load).refresh_ahead
 
     def _look_up(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -297,7 +329,8 @@ class _Cached:
         # On a free-threaded build this finds nothing, and the front stays empty.
         held = cache._find(key)
         if held is not None:
-            front.add(asked_of(args, kwargs, self._signature.ignores_first), held, cache, lookups)
+            asked = asked_of(args, kwargs, self._signature.ignores_first)
+            front.add(asked, held, cache, lookups, self._refreshes(cache))
 
     def _handed_out(self, value: Any) -> Any:
         return copying.deepcopy(value) if self._copies else value
@@ -317,8 +350,8 @@ class _Cached:
             return self._function(*args, **kwargs)
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
-        key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, self._life(cache), labels, self._level))
+        key = self.key(args, kwargs)
+        return self._handed_out(cache._loads.reload(key, loader, *self._terms(cache, args, kwargs)))
 
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
@@ -329,8 +362,8 @@ class _Cached:
             return await self._function(*args, **kwargs)
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
-        key, labels = self.key(args, kwargs), self._labels(args, kwargs)
-        value = await cache._loads.reload_async(key, loader, self._life(cache), labels, self._level)
+        key = self.key(args, kwargs)
+        value = await cache._loads.reload_async(key, loader, *self._terms(cache, args, kwargs))
         return self._handed_out(value)
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:

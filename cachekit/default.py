@@ -179,11 +179,18 @@ def warm_cache_keys(
     ttl: TTL = None,
     tags: Tags | None = None,
     concurrency: int = 8,
+    keep_warm: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> WarmReport:
     """`IntelligentCache.warm_cache` of the default cache."""
     return get_default_cache().warm_cache(
-        keys, loader_func, ttl=ttl, tags=tags, concurrency=concurrency, progress=progress
+        keys,
+        loader_func,
+        ttl=ttl,
+        tags=tags,
+        concurrency=concurrency,
+        keep_warm=keep_warm,
+        progress=progress,
     )
 
 

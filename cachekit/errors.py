@@ -68,6 +68,10 @@ class TierUnavailableError(CacheError):
         self.full = full
 
 
+class LoadTimeoutError(CacheError, TimeoutError):
+    """A load took longer than its `hard_timeout`; it goes on in the background."""
+
+
 class LockTimeoutError(TierUnavailableError):
     """A lock between processes was not to be had in time; nothing was changed."""
 

@@ -28,6 +28,10 @@ FLUX: Final = 1 << 63
 #: Which shared word changes with every invalidation of tags, all through it.
 EPOCH: Final = 2
 
+#: Which shared word changes with every write and every invalidation, before it can be seen elsewhere.
+#: While it says the same, whatever stood still stands: a hit compares this one word, and nothing else.
+NEWS: Final = 3
+
 #: Bucket and token of each tag of a value.
 TagTokens: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -46,6 +50,10 @@ class SharedTokens(Protocol):
 
     def are_current(self, tags: TagTokens) -> bool:
         """Whether none of the tags was invalidated since their tokens were read."""
+        ...
+
+    def news(self) -> int:
+        """What the word `NEWS` says."""
         ...
 
 
@@ -69,10 +77,10 @@ class SharedFence:
         names: the tags that it covers.
         tags: their tokens.
 
-    Immutable but for `epoch`, which may move on while the tags' tokens are unchanged.
+    Immutable but for `seen`: as long as the word `NEWS` says that, the fence stands as it did.
     """
 
-    __slots__ = ("bucket", "epoch", "key", "names", "tags", "token", "tokens", "words")
+    __slots__ = ("bucket", "epoch", "key", "names", "seen", "tags", "token", "tokens", "words")
 
     def __init__(
         self,
@@ -86,6 +94,7 @@ class SharedFence:
     ) -> None:
         self.tokens = tokens
         self.words = tokens.words
+        self.seen = -1  # nothing says that: the first one who asks finds out
         self.key = key
         self.bucket = bucket
         self.token = token
@@ -99,13 +108,13 @@ class SharedFence:
             return False
         return not self.tags or self.tokens.are_current(self.tags)
 
-    def renews_epoch(self) -> bool:
-        """`is_current` for a holder that compares the epoch alone, which is moved on if the tags stand."""
-        epoch = self.words[EPOCH]  # first: an invalidation from here on changes it again
+    def stands(self) -> bool:
+        """`is_current`, for a copy that is asked often: `seen` is then what `NEWS` said before it was."""
+        news = self.tokens.news()  # first: what changes from here on changes it again
         if not self.is_current():
             return False
-        if not epoch & FLUX:
-            self.epoch = epoch
+        if not news & FLUX:
+            self.seen = news
         return True
 
     def naming(self, names: frozenset[str]) -> SharedFence:

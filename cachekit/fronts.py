@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine, Hashable
+from math import inf
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
-from cachekit.fences import EPOCH
+from cachekit.fences import NEWS
 from cachekit.stats import Lookups
 from cachekit.tiers.memory.held import Held
 
@@ -63,7 +64,7 @@ class Front:
     was replaced. Safe in any thread.
     """
 
-    __slots__ = ("__weakref__", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
+    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
 
     find: Callable[[tuple[Any, ...]], Spot | None]
     lookups: Lookups
@@ -75,8 +76,19 @@ class Front:
         self._spots: dict[tuple[Hashable, ...], Spot] = {}
         self.find = self._spots.get
 
-    def add(self, asked: tuple[Any, ...], held: Held, cache: IntelligentCache, lookups: Lookups) -> None:
-        """Point to the entry from what was asked, if that is of the plain sort."""
+    def add(
+        self,
+        asked: tuple[Any, ...],
+        held: Held,
+        cache: IntelligentCache,
+        lookups: Lookups,
+        ahead: float = 0.0,
+    ) -> None:
+        """Point to the entry from what was asked, if that is of the plain sort.
+
+        Calls that come in the last part of its life, `ahead` of all of it, are left to the cache, which has
+        it reloaded.
+        """
         kinds = tuple(map(type, asked))
         if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in asked):
             return
@@ -85,8 +97,9 @@ class Front:
             self.now = cache._now
             self.touch = cache._touch
             self._limit = cache._memory.max_size
-            if cache._memory._store.is_guarded:
-                self.find = self._find_guarded
+            if ahead:
+                self._ahead = ahead
+                self.find = self._find_ahead
             self._cache = cache
             cache._fronts.add(self)
         if len(self._spots) >= self._limit:
@@ -94,14 +107,12 @@ class Front:
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
 
-    def _find_guarded(self, asked: tuple[Any, ...]) -> Spot | None:
-        """A spot whose entry other processes have not broken; see `Store.guard`."""
+    def _find_ahead(self, asked: tuple[Any, ...]) -> Spot | None:
+        """A spot whose entry is not in the last part of its life."""
         spot = self._spots.get(asked)
         if spot is not None:
-            mark = spot.held.mark
-            if mark is not None and (
-                mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
-            ):
+            held = spot.held
+            if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != inf:
                 return None
         return spot
 
@@ -167,8 +178,13 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:
@@ -211,8 +227,13 @@ def async_wrapper_of(
         ):
             held = spot.held
             value = held.value
+            mark = held.mark
             now = front.now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     front.touch(held.key)
                 except KeyError:

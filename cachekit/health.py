@@ -170,10 +170,7 @@ def since(earlier: Mapping[str, CacheStats], now: Mapping[str, CacheStats]) -> d
 
 
 _STATES: Final = ("size", "memory_usage_bytes", "latency_p50", "latency_p99")
-_COUNTERS: Final = (
-    "hits", "misses", "unavailable", "sets", "deletes", "invalidations", "evictions", "expirations",
-    "promotions", "refusals", "errors", "requests", "request_hits",
-)  # fmt: skip
+_COUNTERS: Final = tuple(name for name in CacheStats._STORED if name not in _STATES)
 
 
 def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[Reason]:

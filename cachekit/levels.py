@@ -35,7 +35,7 @@ from cachekit.coherence import Listener, LoadFence, Lower, Steps, agree, as_text
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheLevel, Missing
-from cachekit.ports import FleetTier, Found, HostTier
+from cachekit.ports import FleetTier, Found, HostTier, Sweeps
 from cachekit.tiers.memory import MemoryCache
 
 _ALL: Final = CacheLevel.ALL
@@ -59,7 +59,7 @@ class Levels:
 
     __slots__ = (
         "__weakref__", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "fleet", "host", "lower",
-        "skipped",
+        "monotonic", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,7 @@ class Levels:
     ) -> None:
         self._memory = memory
         self._now = memory._clock.time
+        self.monotonic = memory._clock.monotonic
         self.fleet = fleet
         self.host = host
         #: Whether there is anything below memory.
@@ -75,8 +76,6 @@ class Levels:
         self.answers = 0
         self.skipped = 0
         self._unstorable: set[type] = set()
-        if host is not None:
-            memory._guard()
         self._unsubscribe: Callable[[], None] | None = None
         if fleet is not None:
             self._unsubscribe = fleet.tier.subscribe(Listener(memory))
@@ -207,7 +206,15 @@ class Levels:
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def write(self, key: str, value: Any, ttl: float, tags: frozenset[str], level: CacheLevel) -> bool:
+    def write(
+        self,
+        key: str,
+        value: Any,
+        ttl: float,
+        tags: frozenset[str],
+        level: CacheLevel,
+        stale_ttl: float = 0.0,
+    ) -> bool:
         """Store a value at the levels, and leave the key at no other; whether all of that was done.
 
         Raises:
@@ -217,7 +224,7 @@ class Levels:
         if ttl <= 0:
             self._delete(key, _ALL, steps)
             return steps.done()
-        entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags)
+        entry = CacheEntry(key, value, self._now(), ttl=ttl, tags=tags, stale_ttl=stale_ttl)
         if self.fleet and self.host and level & _FILE and not level & _REDIS:
             self._write_here(self.fleet, self.host, entry, level, steps)
         else:
@@ -290,8 +297,9 @@ class Levels:
             and self._memory._put_entry(entry, fence.memory, mark, news=True)
         )
         if not kept and (stands or not conditional):
-            # Somebody wrote meanwhile, or nothing is to be kept: what memory has may be older.
-            self._memory._store.delete(key)
+            # Somebody wrote meanwhile, or nothing is to be kept: what memory has may be older; but
+            # not if there is nothing below it, and the fence says that somebody was first.
+            self._memory._store.delete(key, fence.memory if conditional and not self.lower else None)
 
     def _fresh_origin(self, tags: frozenset[str], steps: Steps) -> Origin | None:
         """A fresh token, and those of the tags; None if there is no server to give them."""
@@ -435,6 +443,15 @@ class Levels:
         """What a flight that has landed since the lookup left in memory."""
         return self._memory._peek_value(key)
 
+    def look_back(self, key: str) -> Any | Missing:
+        """What memory has for loads to fall back on: a live value, or one that nobody has invalidated."""
+        return self._memory._store.peek(key, lambda held: held.value, even_stale=True)
+
+    def left_of(self, key: str) -> tuple[float, float] | None:
+        """Seconds that memory has the key for, and those of its whole life, or infinity; None without it."""
+        life = self._memory._store.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
+        return None if life is MISSING else life
+
     def before_load(self, fence: LoadFence) -> None:
         """Complete the fence just before the loader is called."""
         fleet = self.fleet
@@ -451,13 +468,15 @@ class Levels:
             for fence in fences:
                 fence.origin = None if origins is UNAVAILABLE else origins[fence.key]
 
-    def keep(self, fence: LoadFence, value: Any, ttl: float, level: CacheLevel) -> Any:
+    def keep(
+        self, fence: LoadFence, value: Any, ttl: float, level: CacheLevel, stale_ttl: float = 0.0
+    ) -> Any:
         """Keep what was loaded behind the fence wherever that stands.
 
         Returns:
             The value; or the one that somebody else stored first.
         """
-        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags)
+        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags, stale_ttl=stale_ttl)
         mark = fence.host
         host, fleet = self.host, self.fleet
         if host is not None and level & _FILE:
@@ -512,13 +531,15 @@ class Levels:
                 )
             return UNAVAILABLE
 
-    def replace(self, fence: LoadFence, value: Any, ttl: float | None, level: CacheLevel) -> None:
+    def replace(
+        self, fence: LoadFence, value: Any, ttl: float | None, level: CacheLevel, stale_ttl: float = 0.0
+    ) -> None:
         """Keep what was loaded in place of what the key has, if the fence stands; a ttl of None ends that."""
         if ttl is None or ttl <= 0:
             if fence.is_current():
                 self.delete(fence.key, _ALL)
             return
-        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags)
+        entry = CacheEntry(fence.key, value, self._now(), ttl=ttl, tags=fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
             self._write(entry, fence, level, Steps(), conditional=True)
@@ -582,6 +603,21 @@ class Levels:
             steps = Steps()
             if steps.take(lambda: host.access.call(host.tier.renew)) is UNAVAILABLE:
                 host.access.missed_everything()
+
+    # -- upkeep -----------------------------------------------------------------------------------------
+
+    def states(self) -> dict[str, Accessor]:
+        """How the tiers below memory do, by name."""
+        return {lower.access.name: lower.access for lower in (self.fleet, self.host) if lower is not None}
+
+    def remove_expired(self) -> int:
+        """Remove what is over from the tiers below memory that can be asked to; how many entries."""
+        removed = 0
+        for lower in (self.fleet, self.host):
+            if lower is not None and isinstance(lower.tier, Sweeps):
+                count = lower.access.call(lower.tier.remove_expired)
+                removed += 0 if count is UNAVAILABLE else count
+        return removed
 
     # -- life -------------------------------------------------------------------------------------------
 

@@ -1,21 +1,33 @@
-"""The path of a load: one flight per key, look again, call the loader, keep what it returns (`levels`).
+"""The path of a load: one flight per key, look again, take a turn, call the loader, keep what it returns.
 
-It promises one load per key and process (P7), and that a value whose key or tags were invalidated while
-it was loaded goes to those who waited for it but is not kept (P4). An exception reaches everyone who
-waits and is never kept; a leader that is interrupted or cancelled hands over to one of them.
+It promises one load per key and process, and where asked per host or fleet (P7, by `turns`); and that a
+value whose key or tags were invalidated while it was loaded goes to those who waited for it but is not
+kept (P4, by `levels`). An exception reaches everyone who waits and is never kept; a leader that is
+interrupted or cancelled hands over to one of them.
+
+Who has a stale value to fall back on does not wait for another one's load, and is given it when an own
+load fails or outruns its time. It is memory's, and is looked for only at that moment: one that was
+invalidated meanwhile is not there any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
 
+from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
-from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, refuse_unstorable
-from cachekit.singleflight import Abandoned, Flight, FlightTable, loading
+from cachekit.load_options import OFF, LoadOptions
+from cachekit.locks import holding, is_holding, pauses, wait_for
+from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_unstorable
+from cachekit.refreshing import Due
+from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
+from cachekit.stats import LoadFigures
+from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,78 +40,242 @@ _ALL = CacheLevel.ALL
 Life = Callable[[Any], float | None]
 
 
+class Terms(NamedTuple):
+    """On which terms a value is loaded and kept."""
+
+    life: Life
+    tags: frozenset[str]
+    level: CacheLevel = _ALL
+    stale_ttl: float = 0.0  #: seconds after its life in which it may be fallen back on
+    options: LoadOptions = OFF
+    replaces: bool = False  #: it takes the place of what is there, and so it is not looked for
+    waits: bool = True  #: for its turn; otherwise it is given up if another one has that
+
+    @property
+    def in_background(self) -> bool:
+        """Whether a caller may be gone before the load is over."""
+        soft = self.stale_ttl > 0 and self.options.soft_timeout is not None
+        return soft or self.options.hard_timeout is not None
+
+
 @final
 class Loads:
     """The loads of one cache into its levels. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_flights", "_levels", "_tasks")
+    __slots__ = ("_due", "_levels", "_tasks", "complaints", "figures", "flights", "turns")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
-        self._flights: FlightTable[LoadFence] = FlightTable()
+        self.flights: FlightTable[LoadFence] = FlightTable()
+        self.figures = LoadFigures()
+        self.turns = Turns(levels, self.figures)
         # An event loop holds its tasks weakly.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._due = Due(levels)
+        self.complaints = Complaints(levels.monotonic)
+
+    # -- in threads ---------------------------------------------------------------------------------
 
     def load(
-        self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+        self,
+        key: str,
+        loader: Callable[[], V],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
     ) -> V:
         """The value of a key that a lookup did not find; waits for a load that is under way.
 
         Raises:
             SerializationError: the loader returned something that can be used only once.
+            LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or in the thread that was waited for.
         """
+        terms = Terms(life, tags, level, stale_ttl, options)
+        begun = time.monotonic()
         while True:
             fence = self._levels.fence(key, tags)
-            flight, leading = self._flights.join(key, fence, None)
+            flight, leading = self.flights.join(key, fence, None)
+            value: V | Missing
             try:
-                value: V = self._lead(flight, loader, life, level) if leading else flight.wait()
+                if leading:
+                    value = self._lead_or_leave(flight, loader, terms, begun)
+                else:
+                    value = self.instead(flight, terms)
+                    if value is MISSING:
+                        value = self.wait(flight, terms, begun)
             except Abandoned:
                 continue
+            except Exception as error:
+                value = self.fall_back(key, terms, error)
+                if value is MISSING:
+                    raise
             finally:
                 # A flight that crashed holds the error, whose traceback holds this frame: without this,
                 # what the loader held would stay until the garbage collector comes.
                 del flight
-            return value
+            return value  # type: ignore[return-value]  # it is not MISSING
 
     def reload(
-        self, key: str, loader: Callable[[], V], life: Life, tags: frozenset[str], level: CacheLevel = _ALL
+        self,
+        key: str,
+        loader: Callable[[], V],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
     ) -> V:
         """Load a key whether or not it is there; older loads of it are not kept.
 
-        What was there serves until the new value has come, and no longer, even if that is not kept.
+        What was there serves until the new value has come, and no longer, even if that is not kept. Such a
+        load is not shared with other processes, and knows no soft timeout.
         """
         fence = self._levels.successor(key, tags)
-        flight = self._flights.lead(key, fence, None)
-        value: V = self._lead(flight, loader, life, level, look_again=False)
+        flight = self.flights.lead(key, fence, None)
+        terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
+        value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
         return value
 
-    def _lead(
+    def refresh(
         self,
-        flight: Flight[LoadFence],
+        key: str,
         loader: Callable[[], Any],
         life: Life,
-        level: CacheLevel,
-        *,
-        look_again: bool = True,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
+    ) -> None:
+        """After a hit: begin a reload in the background if the value is in the last part of its life."""
+        if not self._due.is_due(key, options.refresh_ahead):
+            return
+        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        flight = self._flight_alone(key, terms)
+        if flight is None:
+            return
+        background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
+        background.is_unwatched = True
+        if not background.start():
+            flight.abandon()
+
+    def renew(self, key: str, loader: Callable[[], Any], terms: Terms) -> None:
+        """Reload a key now and here, unless somebody else is loading it.
+
+        Raises:
+            Exception: whatever the loader raised.
+        """
+        flight = self._flight_alone(key, terms)
+        if flight is not None:
+            try:
+                self._lead(flight, loader, terms)
+            finally:
+                del flight  # as in load()
+
+    def _flight_alone(
+        self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
+    ) -> Flight[LoadFence] | None:
+        """A flight to lead; None if there is one."""
+        flight, leading = self.flights.join(key, self._levels.fence(key, terms.tags), loop)
+        if leading:
+            return flight
+        flight.leave()
+        return None
+
+    def _lead_or_leave(
+        self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms, begun: float
     ) -> Any:
+        if not terms.in_background:
+            try:
+                return self._lead(flight, loader, terms)
+            finally:
+                del flight  # as in load()
+        key = flight.key
+        background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
+        if not background.start():
+            return self._lead(flight, loader, terms)
+        try:
+            return self.wait(flight, terms, begun, leading=True)
+        except Abandoned:
+            if not flight.is_over:
+                # It needs what this very thread has to go on with first: so let it be done here.
+                return self._lead(self.flights.lead(key, flight.fence, None), loader, terms)
+            background.raise_exit()
+            raise
+        finally:
+            background.is_unwatched = not flight.is_over
+            del background, flight  # as in load()
+
+    def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
         try:
             with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
-                value = self._levels.look_again(flight.key) if look_again else MISSING
+                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
                 if value is MISSING:
-                    self._levels.before_load(flight.fence)
-                    value = loader()
-                    value = self._keep(flight, value, life, level, replace=not look_again)
+                    if terms.options.takes_turns and not is_holding():
+                        value = self._load_in_turn(flight, loader, terms)
+                    else:
+                        value = self._load(flight.fence, loader, terms)
+        except Abandoned:
+            return MISSING  # given up: who waits tries again
         except Exception as error:
             flight.crash(error)
             raise
         else:
             flight.land(value)
+            return value
         finally:
             flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
             del flight  # as in load()
-        return value
+
+    # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
+
+    def _load(self, fence: LoadFence, loader: Callable[[], Any], terms: Terms) -> Any:
+        self._levels.before_load(fence)
+        value = self.called(loader)
+        return self.keep(fence, value, terms)
+
+    def _load_in_turn(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
+        turn = self._turn(flight.key, terms)
+        try:
+            if terms.waits:
+                wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
+            elif turn.settle() is None:
+                raise Abandoned
+            if turn.value is not MISSING:
+                return turn.value
+            fence = self._renewed(flight, terms)
+            del flight
+            with holding():
+                return self._load(fence, loader, terms)
+        finally:
+            turn.release()
+
+    def wait(self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False) -> Any:
+        """The value of a flight, or in the time of the terms a stale one.
+
+        Args:
+            flight: which.
+            terms: of the caller.
+            begun: when the caller began to ask, on the system's monotonic clock.
+            leading: whether the flight is the caller's own; nobody joins it any more after its time.
+
+        Raises:
+            LoadTimeoutError: it took too long.
+            Abandoned, Exception: as `Flight.wait` does.
+        """
+        for last, seconds in _patience(terms, leading, begun):
+            try:
+                return flight.wait(seconds)
+            except StillFlying:
+                value = self._out_of_time(flight, terms, leading and last, last)
+                if value is not MISSING:
+                    return value
+        return flight.wait()
+
+    # -- on event loops -----------------------------------------------------------------------------
 
     async def load_async(
         self,
@@ -108,6 +284,8 @@ class Loads:
         life: Life,
         tags: frozenset[str],
         level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
     ) -> V:
         """`load` for a coroutine function, which is awaited in a task of its own on this loop.
 
@@ -115,22 +293,33 @@ class Loads:
 
         Raises:
             SerializationError: the loader returned something that can be used only once.
+            LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or where it was waited for.
         """
         import asyncio
 
+        terms = Terms(life, tags, level, stale_ttl, options)
+        begun = time.monotonic()
         while True:
             fence = self._levels.fence(key, tags)
-            flight, leading = self._flights.join(key, fence, asyncio.get_running_loop())
-            if leading:
-                self._begin(flight, self._lead_async(flight, loader, life, level))
+            flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
+            value: V | Missing = MISSING
             try:
-                value: V = await flight.wait_async()
+                if leading:
+                    self._begin(flight, self._lead_async(flight, loader, terms))
+                else:
+                    value = self.instead(flight, terms)
+                if value is MISSING:
+                    value = await self._wait_async(flight, terms, begun, leading=leading)
             except Abandoned:
                 if leading:
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
                 continue
-            return value
+            except Exception as error:
+                value = self.fall_back(key, terms, error)
+                if value is MISSING:
+                    raise
+            return value  # type: ignore[return-value]  # it is not MISSING
 
     async def reload_async(
         self,
@@ -139,18 +328,42 @@ class Loads:
         life: Life,
         tags: frozenset[str],
         level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
     ) -> V:
         """`reload` for a coroutine function."""
         import asyncio
 
         fence = self._levels.successor(key, tags)
-        flight = self._flights.lead(key, fence, asyncio.get_running_loop())
-        self._begin(flight, self._lead_async(flight, loader, life, level, look_again=False))
+        flight = self.flights.lead(key, fence, asyncio.get_running_loop())
+        terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
+        begun = time.monotonic()
+        self._begin(flight, self._lead_async(flight, loader, terms))
         try:
-            value: V = await flight.wait_async()
+            value: V = await self._wait_async(flight, terms, begun, leading=True)
         except Abandoned:
             raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
         return value
+
+    def refresh_async(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[Any]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
+    ) -> None:
+        """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
+        if not self._due.is_due(key, options.refresh_ahead):
+            return
+        import asyncio
+
+        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        flight = self._flight_alone(key, terms, asyncio.get_running_loop())
+        if flight is not None:
+            self._begin(flight, self._lead_async(flight, loader, terms, self.complaints.add))
 
     def _begin(self, flight: Flight[LoadFence], leading: Coroutine[Any, Any, None]) -> None:
         import asyncio
@@ -165,26 +378,78 @@ class Loads:
         self,
         flight: Flight[LoadFence],
         loader: Callable[[], Awaitable[Any]],
-        life: Life,
-        level: CacheLevel,
-        *,
-        look_again: bool = True,
+        terms: Terms,
+        failed: Callable[[str, Exception], None] | None = None,
     ) -> None:
         try:
             with loading(flight):
-                value = self._levels.look_again(flight.key) if look_again else MISSING
+                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
                 if value is MISSING:
-                    await self._off_loop(self._levels.before_load, flight.fence)
-                    value = await loader()
-                    value = await self._off_loop(
-                        partial(self._keep, flight, value, life, level, replace=not look_again)
-                    )
+                    if terms.options.takes_turns and not is_holding():
+                        value = await self._load_in_turn_async(flight, loader, terms)
+                    else:
+                        value = await self._load_async(flight.fence, loader, terms)
+        except Abandoned:
+            pass  # as in _lead()
         except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
             flight.crash(error)
+            if failed is not None:
+                failed(flight.key, error)
         else:
             flight.land(value)
         finally:
-            flight.abandon()  # the task was cancelled; otherwise it does nothing
+            flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
+
+    async def _load_async(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
+        await self._off_loop(self._levels.before_load, fence)
+        clock = self._levels.monotonic
+        started = clock()
+        try:
+            value = await loader()
+        except Exception:
+            self.figures.failures += 1
+            raise
+        finally:
+            self._count(clock() - started)
+        return await self._off_loop(self.keep, fence, value, terms)
+
+    async def _load_in_turn_async(
+        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
+    ) -> Any:
+        import asyncio
+
+        turn = self._turn(flight.key, terms)
+        try:
+            settled = await self._off_loop(turn.settle)
+            if settled is None and not terms.waits:
+                raise Abandoned
+            # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
+            # have none for those who have theirs.
+            for pause in pauses(time.monotonic() + terms.options.lease_timeout):
+                if settled is not None:
+                    break
+                await asyncio.sleep(pause)
+                settled = await self._off_loop(turn.settle)
+            if turn.value is not MISSING:
+                return turn.value
+            fence = self._renewed(flight, terms)
+            del flight
+            with holding():
+                return await self._load_async(fence, loader, terms)
+        finally:
+            await self._off_loop(turn.release)
+
+    async def _wait_async(
+        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool
+    ) -> Any:
+        for last, seconds in _patience(terms, leading, begun):
+            try:
+                return await flight.wait_async(seconds)
+            except StillFlying:
+                value = self._out_of_time(flight, terms, leading and last, last)
+                if value is not MISSING:
+                    return value
+        return await flight.wait_async()
 
     async def _off_loop(self, step: Callable[..., V], *arguments: Any) -> V:
         """Take a step that may touch a disk or a socket, without holding up the loop."""
@@ -194,104 +459,96 @@ class Loads:
 
         return await asyncio.to_thread(step, *arguments)
 
-    def _keep(
-        self, flight: Flight[LoadFence], value: Any, life: Life, level: CacheLevel, *, replace: bool = False
-    ) -> Any:
+    # -- steps that both ways share -----------------------------------------------------------------
+
+    def called(self, loader: Callable[[], V]) -> V:
+        """What the loader returns; the call is counted."""
+        clock = self._levels.monotonic
+        started = clock()
+        try:
+            return loader()
+        except Exception:
+            self.figures.failures += 1
+            raise
+        finally:
+            self._count(clock() - started)
+
+    def _count(self, took: float) -> None:
+        self.figures.loads += 1
+        self.figures.seconds += took
+
+    def keep(self, fence: LoadFence, value: Any, terms: Terms) -> Any:
         """Keep what was loaded; the value, or the one that another process or host stored first."""
         if type(value) not in PLAIN_TYPES:
-            refuse_unstorable(value, f"what was loaded for {flight.key!r}")
-        ttl = life(value)
+            refuse_unstorable(value, f"what was loaded for {fence.key!r}")
+        ttl = terms.life(value)
         try:
-            if replace:
-                self._levels.replace(flight.fence, value, ttl, level)
+            if terms.replaces:
+                self._levels.replace(fence, value, ttl, terms.level, terms.stale_ttl)
             elif ttl is not None and ttl > 0:
-                return self._levels.keep(flight.fence, value, ttl, level)
+                return self._levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
         except CacheClosedError:
             pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
         return value
 
-    def load_many(
-        self,
-        keys: Sequence[str],
-        loader: Callable[[list[str]], Mapping[str, V]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-    ) -> dict[str, V]:
-        """`load` for several distinct keys, with one call of the loader for those nobody is loading.
+    def _turn(self, key: str, terms: Terms) -> Turn:
+        def look() -> Any | Missing:
+            return MISSING if terms.replaces else self._levels.find(key, terms.level)
 
-        Returns:
-            The values; a key that the loader left out is missing.
+        return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
 
-        Raises:
-            TypeError: the loader returned no mapping.
-            ValueError: it returned keys that it was not asked for.
-        """
-        values: dict[str, V] = {}
-        while keys:
-            mine: list[Flight[LoadFence]] = []
-            others: list[Flight[LoadFence]] = []
-            try:
-                for key in keys:
-                    fence = self._levels.fence(key, tags)
-                    flight, leading = self._flights.join(key, fence, None)
-                    (mine if leading else others).append(flight)
-                # Own flights land before any other is waited for, so two batches never block each other.
-                values |= self._lead_many(mine, loader, life, level)
-            finally:
-                for flight in mine:
-                    flight.abandon()  # closed or interrupted halfway; otherwise it does nothing
-            again: list[str] = []
-            for flight in others:
-                try:
-                    values[flight.key] = flight.wait()
-                except Abandoned:
-                    again.append(flight.key)
-            keys = again
-        return values
+    def _renewed(self, flight: Flight[LoadFence], terms: Terms) -> LoadFence:
+        """The flight's fence; what was invalidated while it waited for its turn does not count against it."""
+        if not terms.replaces and not flight.fence.is_current():
+            flight.fence = self._levels.fence(flight.key, terms.tags)
+        return flight.fence
 
-    def _lead_many(
-        self,
-        flights: list[Flight[LoadFence]],
-        loader: Callable[[list[str]], Mapping[str, V]],
-        life: Life,
-        level: CacheLevel,
-    ) -> dict[str, V]:
-        found: dict[str, V] = {}
-        try:
-            for flight in flights:
-                value = self._levels.look_again(flight.key)
-                if value is not MISSING:
-                    found[flight.key] = value
-            missing = [flight.key for flight in flights if flight.key not in found]
-            if missing:
-                self._levels.before_loads([flight.fence for flight in flights if flight.key in missing])
-                with loading(*flights):
-                    loaded = loader(list(missing))
-                _check_batch(loaded, missing)
-                for flight in flights:
-                    if flight.key in loaded:
-                        found[flight.key] = self._keep(flight, loaded[flight.key], life, level)
-        except Exception as error:
-            for flight in flights:
-                flight.crash(error)
-            raise
-        else:
-            for flight in flights:
-                if flight.key in found:
-                    flight.land(found[flight.key])
-        finally:
-            for flight in flights:
-                flight.abandon()  # the keys that the loader left out: whoever waits asks by itself
-        return found
+    def stale(self, key: str, terms: Terms) -> Any | Missing:
+        """What memory has to fall back on, if the terms allow that."""
+        if not terms.stale_ttl or terms.replaces:
+            return MISSING
+        value = self._levels.look_back(key)
+        if value is not MISSING:
+            self.figures.stale_served += 1
+        return value
+
+    def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
+        """What to take rather than wait for another one's load; then the flight has been left."""
+        value = self.stale(flight.key, terms)
+        if value is not MISSING:
+            flight.leave()
+        return value
+
+    def fall_back(self, key: str, terms: Terms, error: Exception) -> Any | Missing:
+        """What to take when a load has failed."""
+        value = self.stale(key, terms)
+        if value is not MISSING:
+            self.complaints.add(key, error)
+        return value
+
+    def _out_of_time(
+        self, flight: Flight[LoadFence], terms: Terms, leave_behind: bool, last: bool
+    ) -> Any | Missing:
+        if leave_behind:
+            # It may hang for ever: whoever comes from now on begins anew.
+            self.flights.give_up(flight)
+        value = self.stale(flight.key, terms)
+        if value is MISSING and last:
+            raise LoadTimeoutError(
+                f"the load of {flight.key!r} took longer than {terms.options.hard_timeout} s; "
+                f"it goes on in the background"
+            )
+        return value
 
 
-def _check_batch(loaded: object, missing: list[str]) -> None:
-    if not isinstance(loaded, Mapping):
-        raise TypeError(f"loader must return a mapping from key to value, not a {type(loaded).__name__}")
-    surplus = loaded.keys() - set(missing)
-    if surplus:
-        raise ValueError(
-            f"loader returned keys that it was not asked for: {sorted(map(repr, surplus))[:5]}; "
-            f"return only keys of its argument"
-        )
+def _patience(terms: Terms, leading: bool, begun: float) -> list[tuple[bool, float]]:
+    """For how many seconds to wait, one after the other, and whether that was all."""
+    options, waited = terms.options, time.monotonic() - begun
+    soft, hard = options.soft_timeout, options.hard_timeout
+    limits = []
+    if leading and soft is not None and terms.stale_ttl:
+        limits.append((False, max(0.0, soft - waited)))
+        waited = max(waited, soft)
+    if hard is not None:
+        limits.append((True, max(0.0, hard - waited)))
+    return limits

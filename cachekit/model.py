@@ -56,9 +56,15 @@ class CacheLevel(enum.Flag):
 
 
 class CacheStrategy(enum.Enum):
-    """Which entry a full memory tier gives up."""
+    """Which entry a full memory tier gives up; docs/eviction.md says which to choose."""
 
     LRU = "lru"  #: the one that was read or written longest ago
+    FIFO = "fifo"  #: the one that came in first
+    LFU = "lfu"  #: the one that was asked for least often since it came in
+    TTL = "ttl"  #: the one whose time is over soonest
+    SIEVE = "sieve"  #: one that was not asked for again, found by a hand that walks from old to new
+    S3_FIFO = "s3-fifo"  #: one that was not asked for again while it was on trial, or lately
+    W_TINYLFU = "w-tinylfu"  #: one that was asked for less often lately than what wants its place
 
 
 class RemovalCause(enum.Enum):
@@ -95,6 +101,24 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
     if value != value:
         raise ValueError(f"{argument} must not be NaN; use FOREVER for no expiry, or None")
     return value
+
+
+_LONGEST_STALE: Final = 1e15  # seconds; finite, so that sums with it stay numbers
+
+
+def stale_seconds(stale_ttl: float | timedelta | None) -> float:
+    """For how long after its life a value may still serve loads, in seconds; None is not at all.
+
+    Raises:
+        TypeError: it is neither a number nor a timedelta.
+        ValueError: it is NaN, or negative.
+    """
+    if stale_ttl is None:
+        return 0.0
+    value = seconds(stale_ttl, "stale_ttl")
+    if value < 0:
+        raise ValueError(f"stale_ttl must be 0 or more, not {stale_ttl!r}; None is not at all")
+    return min(value, _LONGEST_STALE)
 
 
 def checked_key(key: object, argument: str = "key") -> str:
@@ -230,15 +254,26 @@ class CacheEntry:
             the default of the tier.
         tags: labels by which it can be invalidated together with others.
         size_bytes: its size in the tier that it came from; 0 where that tier does not measure.
+        stale_ttl: seconds, or a timedelta, after its life in which loads may still fall back on it.
 
     Raises:
         TypeError: a key, TTL or tag of the wrong type.
-        ValueError: a naive datetime, or a TTL of NaN.
+        ValueError: a naive datetime, a TTL of NaN, or a negative `stale_ttl`.
 
     An entry that a tier hands out is a snapshot: changing it changes nothing in the tier.
     """
 
-    __slots__ = ("_created", "_last", "access_count", "key", "size_bytes", "tags", "ttl", "value")
+    __slots__ = (
+        "_created",
+        "_last",
+        "access_count",
+        "key",
+        "size_bytes",
+        "stale_ttl",
+        "tags",
+        "ttl",
+        "value",
+    )
 
     def __init__(
         self,
@@ -250,6 +285,7 @@ class CacheEntry:
         ttl: TTL = None,
         tags: Tags | None = None,
         size_bytes: int = 0,
+        stale_ttl: TTL = None,
     ) -> None:
         self.key = checked_key(key)
         self.value = value
@@ -259,6 +295,7 @@ class CacheEntry:
         self.ttl = None if ttl is None else seconds(ttl)
         self.tags = checked_tags(tags)
         self.size_bytes = size_bytes
+        self.stale_ttl = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
 
     @property
     def created_at(self) -> datetime:
@@ -323,9 +360,15 @@ class CacheStats(Mapping[str, float]):
       that is noticed, by a lookup or by the sweep.
     - promotions: a hit in a slower tier was copied into this one.
     - refusals: a value was not kept because its key was written or invalidated while it was loaded.
+    - oversized: a value was not kept because it is too large for a tier that is bounded in bytes.
     - errors: the tier, or a listener of it, failed.
+    - loads, load_failures, load_seconds: calls of loaders and of cached functions, those of them that raised,
+      and how long all of them took, ended ones only; of a whole cache, and 0 for a tier, like the next two.
+    - stale_served: a load gave the value that it found past its time.
+    - lease_waits: a load had to wait for a lease or a slot (see `LoadOptions`).
     - size: entries held, expired ones that were not yet noticed included.
-    - memory_usage_bytes: an estimate; each tier says of what.
+    - memory_usage_bytes: an estimate; each tier says of what. In a memory tier with `max_bytes` it is what
+      counts towards that.
     - latency_p50, latency_p99: seconds that a hit took, from a sample of at most 100 a second; 0
       without one.
     - requests, request_hits, request_hit_rate: lookups as the caller saw them, each counted once,
@@ -346,16 +389,23 @@ class CacheStats(Mapping[str, float]):
     expirations: int
     promotions: int
     refusals: int
+    oversized: int
     errors: int
     latency_p50: float
     latency_p99: float
     requests: int
     request_hits: int
+    loads: int
+    load_failures: int
+    load_seconds: float
+    stale_served: int
+    lease_waits: int
 
     _STORED: Final = (
         "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
-        "invalidations", "evictions", "expirations", "promotions", "refusals", "errors",
-        "latency_p50", "latency_p99", "requests", "request_hits",
+        "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
+        "latency_p50", "latency_p99", "requests", "request_hits", "loads", "load_failures", "load_seconds",
+        "stale_served", "lease_waits",
     )  # fmt: skip
     _DERIVED: Final = ("hit_rate", "request_hit_rate")
     __slots__ = _STORED
@@ -442,9 +492,10 @@ class WarmReport(NamedTuple):
 
 
 class OptimizationReport(NamedTuple):
-    """What `optimize_cache` did and measured."""
+    """What `optimize_cache` did and measured, in all tiers."""
 
-    expired_removed: int  #: entries whose time was over
+    expired_removed: int  #: entries whose time was over; a Redis removes its own by itself
     size: int  #: entries that are left
     memory_usage_bytes: int  #: what they take, about
     seconds: float  #: how long the round took
+    advice: tuple[str, ...] = ()  #: what `health` finds, and what can be done about it

@@ -61,6 +61,68 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class EvictionPolicy(Protocol):
+    """Which entry a full memory tier gives up: what `MemoryCache(strategy=...)` takes beside LRU.
+
+    A policy knows keys and nothing else, and those that it knows are those that are held. Its cache calls
+    every method under the cache's own lock, in the order in which things happened, so that it needs no
+    lock and need not think of threads or forks; it must not call the cache. Hits are the exception to
+    "at once": they are told in batches, but always before whatever came after them.
+
+    A method that raises, or is interrupted by a signal handler that does, loses nothing: before it is
+    used again its cache calls `begin` and inserts what is held, oldest first.
+    """
+
+    def begin(self, capacity: int) -> None:
+        """Forget everything; from now on at most `capacity` entries are held.
+
+        A cache that is bounded in bytes may be full earlier: what is held when `evict` is called is then
+        what fits.
+        """
+        ...
+
+    def insert(self, key: str, deadline: float) -> None:
+        """An entry came in, under a key that was not held; there was room.
+
+        The deadline is when its time is over, in seconds on the cache's monotonic clock; infinity if never.
+        """
+        ...
+
+    def hit(self, key: str) -> object:
+        """The entry under a key that is held was looked up, or its value replaced."""
+        ...
+
+    def prolong(self, key: str, deadline: float) -> None:
+        """The entry under a key that is held got another deadline."""
+        ...
+
+    def evict(self, incoming: str) -> str:
+        """Choose the entry that leaves, so that `incoming` may come in or grow, and forget it.
+
+        Called only while something is held, as many times as it takes; `incoming` itself may be chosen
+        if it is held.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """The entry under a key that is held left for another reason: deleted, invalidated, expired."""
+        ...
+
+
+@runtime_checkable
+class LockFreeHits(EvictionPolicy, Protocol):
+    """A policy whose `hit` may also be called without the lock, by any thread while the GIL is held.
+
+    It costs less than a batch, so a policy whose hit changes one attribute of what it keeps of the key
+    offers this. It must then bear a key that is held no more, or is just leaving or coming in.
+    """
+
+    def hit_unlocked(self, key: str) -> object:
+        """`hit`, at any time; KeyError is as good as a return."""
+        ...
+
+
 class Fence(Protocol):
     """What `Tier.fence` hands out before something slow: opaque, but for one question."""
 
@@ -281,6 +343,42 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
         """Tell `listener` what others write and invalidate from now on; the function returned ends it."""
+        ...
+
+
+@runtime_checkable
+class HasDirectory(Protocol):
+    """A tier with a directory, on a local file system, that the processes of the host share."""
+
+    @property
+    def path(self) -> str:
+        """The directory, absolute."""
+        ...
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """A tier that removes by itself what is over, and can be asked to do so now."""
+
+    def remove_expired(self) -> int:
+        """Remove it; how many entries that were."""
+        ...
+
+
+class Returnable(Protocol):
+    """Something that was lent."""
+
+    def release(self) -> None:
+        """Give it back. A second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class LendsLeases(Protocol):
+    """A tier whose server can say who of a fleet does something."""
+
+    def lease(self, key: str, seconds: float) -> Returnable | None:
+        """The lease of a key, which ends by itself after so many seconds; None if another one has it."""
         ...
 
 

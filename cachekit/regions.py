@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final, get_origin, overload
 
 from cachekit.cache import IntelligentCache
+from cachekit.load_options import LoadOptions
 from cachekit.model import MISSING, TTL, Tags, checked_key, checked_tags, seconds
 
 V = TypeVar("V")
@@ -74,7 +75,15 @@ class Region(Generic[V]):
         )
 
     def get_or_set(
-        self, key: str, loader: Callable[[], V], *, ttl: TTL = None, tags: Tags | None = None
+        self,
+        key: str,
+        loader: Callable[[], V],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
     ) -> V:
         """`IntelligentCache.get_or_set`, with the region's TTL and tags.
 
@@ -86,6 +95,9 @@ class Region(Generic[V]):
             lambda: self._checked(loader(), key),
             ttl=self._ttl if ttl is None else ttl,
             tags=self._all_tags(tags),
+            stale_ttl=stale_ttl,
+            jitter=jitter,
+            load=load,
         )
         return self._checked(value, key)
 

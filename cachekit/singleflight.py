@@ -50,6 +50,10 @@ class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no us
     """The leader was interrupted or cancelled: there is neither a value nor an error."""
 
 
+class StillFlying(Exception):  # noqa: N818  # as Abandoned
+    """It was not over in time."""
+
+
 @final
 class Flight(Generic[F]):
     """One load under way. The leader calls `land`, `crash` or `abandon`, once."""
@@ -81,6 +85,11 @@ class Flight(Generic[F]):
         self._event: threading.Event | None = None
         self._watchers: list[Callable[[], object]] = []
         self._blocked_on: list[Flight[Any]] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has landed, crashed or been abandoned."""
+        return self._done
 
     def land(self, value: Any) -> None:
         """Give everyone the value."""
@@ -126,11 +135,15 @@ class Flight(Generic[F]):
             # until the garbage collector comes.
             del self
 
-    def wait(self) -> Any:
+    def wait(self, seconds: float | None = None) -> Any:
         """Wait in a thread until it is over, then as `result`.
+
+        Args:
+            seconds: for how long at the most; None is no limit.
 
         Raises:
             Abandoned: as `result`; or it can no longer land before this thread comes free.
+            StillFlying: it was not over in time.
         """
         thread = threading.get_ident()
         with _lock:
@@ -145,18 +158,22 @@ class Flight(Generic[F]):
         try:
             if blocked:
                 raise Abandoned
-            if self._event is not None:
-                self._event.wait()
+            if self._event is not None and not self._event.wait(seconds):
+                raise StillFlying
         finally:
             with _lock:
                 _waiting.pop(thread, None)
                 if outer is not None:
                     _waiting[thread] = outer
-            self._unblock()
+            self.leave()
         return self.result()
 
-    async def wait_async(self) -> Any:
-        """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight."""
+    async def wait_async(self, seconds: float | None = None) -> Any:
+        """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight.
+
+        Raises:
+            StillFlying: it was not over after so many seconds.
+        """
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -177,15 +194,20 @@ class Flight(Generic[F]):
                 if self._done:
                     return self.result()
                 self._watchers.append(watcher)
-            await landed
+            try:
+                async with asyncio.timeout(seconds):
+                    await landed
+            except TimeoutError:
+                raise StillFlying from None
         finally:
-            self._unblock()
+            self.leave()
             with _lock:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
         return self.result()
 
-    def _unblock(self) -> None:
+    def leave(self) -> None:
+        """Wait for it no more, or not at all; done by `wait` and `wait_async` too."""
         with _lock:
             for flight in _flying.get():
                 if self in flight._blocked_on:
@@ -235,7 +257,7 @@ class FlightTable(Generic[F]):
     def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """The flight to wait for, and False; or a new one for the caller to lead, and True.
 
-        A caller that is told to wait must call `wait` or `wait_async`.
+        A caller that is told to wait must call `wait`, `wait_async` or `leave`.
 
         Args:
             key: what is to be loaded.
@@ -259,6 +281,11 @@ class FlightTable(Generic[F]):
         with _lock:
             self._flights[key] = flight
         return flight
+
+    def give_up(self, flight: Flight[F]) -> None:
+        """Have nobody join it any more; it may land all the same, for those who have."""
+        with _lock:
+            self._remove(flight)
 
     def _remove(self, flight: Flight[F]) -> None:
         if self._flights.get(flight.key) is flight:

@@ -32,8 +32,8 @@ class StatsCounter:
     """What a tier counts besides lookups; `CacheStats` says when each moves."""
 
     __slots__ = (
-        "deletes", "errors", "evictions", "expirations", "invalidations", "promotions", "refusals",
-        "sets",
+        "deletes", "errors", "evictions", "expirations", "invalidations", "oversized", "promotions",
+        "refusals", "sets",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,7 +44,32 @@ class StatsCounter:
         self.expirations = 0
         self.promotions = 0
         self.refusals = 0
+        self.oversized = 0
         self.errors = 0
+
+
+@final
+class LoadFigures:
+    """What the loads of one cache count; `CacheStats` says when each moves."""
+
+    __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.failures = 0
+        self.seconds = 0.0
+        self.stale_served = 0
+        self.lease_waits = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """The numbers, as `CacheStats` calls them."""
+        return {
+            "loads": self.loads,
+            "load_failures": self.failures,
+            "load_seconds": self.seconds,
+            "stale_served": self.stale_served,
+            "lease_waits": self.lease_waits,
+        }
 
 
 @final

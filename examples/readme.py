@@ -45,3 +45,13 @@ users = cache.region("user:", User)  # typed: users.get("1") is a User or None
 users.set("1", User("Ada"))
 print(cache.explain("user:1"))  # 'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, ...
 print(cache.get_stats()["combined"].request_hit_rate)
+
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache  # noqa: E402
+
+
+def shop_cache() -> IntelligentCache:
+    return IntelligentCache(
+        MemoryCache(max_size=10_000),
+        RedisCache(url="redis://cache.internal:6379/0", key_prefix="shop:"),
+        FileCache("~/.cache/shop", max_size_mb=500),
+    )

@@ -19,6 +19,7 @@ from cachekit.accessor import UNAVAILABLE, Accessor
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.journal import Journal
 from cachekit.testing import FaultyTier, ManualClock
+from cachekit.tiers.redis import RedisCache
 
 
 class Outage:
@@ -176,6 +177,52 @@ def test_too_much_is_everything() -> None:
     assert out.memory.size() == 0
 
 
+def test_a_fleet_is_told_of_many_keys_at_once(redis_url: str, prefix: str) -> None:
+    """A real server; and of everything, which also breaks what fences it handed out."""
+    with RedisCache(url=redis_url, key_prefix=prefix) as redis:
+        tier = FaultyTier(redis)
+        clock = ManualClock()
+        accessor = Accessor("redis", tier, clock=clock)
+        for everything in (False, True):
+            for key in ("a", "b", "c"):
+                redis.set(key, CacheEntry(key, "old"))
+            fence = redis.fence("c")
+            tier.fail()
+            assert accessor.call(tier.size) is UNAVAILABLE
+            assert accessor._job is not None
+            accessor._job.cancel()
+            accessor.missed_keys(["a", "b"])
+            if everything:
+                accessor.missed_everything()
+            tier.mend()
+            clock.advance(5)
+            accessor.probe()
+            assert accessor.state == "closed"
+            assert [redis.get(key) is None for key in ("a", "b", "c")] == [True, True, everything]
+            assert fence.is_current() is not everything
+        assert (tier.calls["remove_many"], tier.calls["delete"]) == (1, 0)
+
+
+def test_one_call_in_64_is_timed() -> None:
+    """So that timing costs nothing."""
+    out = Outage()
+    for _ in range(63):
+        out.accessor.call(out.tier.size)
+    assert out.accessor.latency.quantile(0.5) == 0
+    out.accessor.call(out.tier.size)
+    assert out.accessor.latency.quantile(0.5) > 0
+
+
+def test_a_closed_accessor_probes_no_more() -> None:
+    """Nor is its cache told anything."""
+    out = Outage()
+    out.begin()
+    out.tier.mend()
+    out.accessor.close()
+    out.probe()
+    assert (out.tier.calls["size"], out.events) == (0, [])
+
+
 def test_a_replay_that_fails_goes_on_later() -> None:
     """Nothing leaves the journal before it was carried out."""
     out = Outage()
@@ -204,6 +251,60 @@ def test_a_cache_that_fails_to_recover_keeps_the_breaker_open() -> None:
     with pytest.raises(MemoryError):
         out.probe()
     assert out.accessor.state == "open"
+
+
+def test_a_busy_cache_does_not_keep_its_tier_out() -> None:
+    """What is missed while the cache is told is made good in the same probe.
+
+    And what is missed while that is done, by whoever missed it: he adds nothing to the journal.
+    """
+    out = Outage()
+    out.fill("a", "b")
+    out.begin()
+    out.tier.mend()
+    out.accessor._recovered = lambda: out.accessor.missed_tags(["late"])
+    out.tier.hang("invalidate_by_tags")
+    probing = in_thread(out.probe)
+    out.tier.wait_for_hanging()
+    assert out.accessor.state == "closing"
+    assert out.accessor.call(out.tier.get, "b") is UNAVAILABLE
+    out.accessor.missed_keys(["a"])
+    assert (out.memory.get("a"), out.accessor.pending) == (None, 1)
+    out.tier.mend()
+    probing()
+    assert (out.accessor.state, out.accessor.pending, out.tier.calls["size"]) == ("closed", 0, 1)
+
+
+def test_a_failure_while_it_closes_loses_nothing() -> None:
+    """What could not be carried out is noted, and the breaker stays open for it."""
+    out = Outage()
+    out.fill("a")
+    out.begin()
+    out.tier.mend()
+    out.accessor._recovered = lambda: out.accessor.missed_tags(["late"])
+    out.tier.hang("invalidate_by_tags")
+    probing = in_thread(out.probe)
+    out.tier.wait_for_hanging()
+    out.tier.fail("delete")
+    out.accessor.missed_keys(["a"])
+    out.tier.mend()
+    probing()
+    assert (out.accessor.state, out.accessor.pending, out.accessor.outages) == ("open", 1, 1)
+    out.probe()
+    assert (out.accessor.state, out.memory.size()) == ("closed", 0)
+
+
+def test_an_outage_whose_beginning_was_cut_off_is_probed_all_the_same() -> None:
+    """A fork, or a signal, between the failure and the start of the probing."""
+    out = Outage()
+    out.begin()
+    out.accessor._probe_with(None)
+    assert out.accessor.call(out.tier.get, "k") is UNAVAILABLE
+    assert out.accessor._job is not None
+    out.accessor.close()
+    assert out.accessor._job is None
+    assert out.accessor.call(out.tier.get, "k") is UNAVAILABLE
+    assert out.accessor._job is None, "a closed one has no more background work"
 
 
 def test_what_is_missed_while_nothing_is_out_is_carried_out_at_once() -> None:

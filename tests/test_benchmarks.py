@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPTS = ["decorator.py", "file.py", "import_time.py", "memory.py", "serialization.py"]
+SCRIPTS = [
+    "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py", "memory.py",
+    "redis.py",
+    "serialization.py",
+]  # fmt: skip
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
     "theine",

@@ -69,7 +69,10 @@ def test_it_closes_if_the_condition_holds() -> None:
     clock = ManualClock()
     breaker = breaker_at(clock)
     breaker.trip()
-    clock.advance(3)
+    clock.advance(1)
+    assert breaker.begin_probe()
+    breaker.probe_failed()
+    clock.advance(2)
     assert breaker.begin_probe()
     assert breaker.close_if(lambda: True) is None, "closed in the middle of a probe"
     assert breaker.begin_closing()

@@ -17,7 +17,7 @@ import cachekit
 from cachekit.cli import demo, main
 from cachekit.cli.display import PlainDisplay, RichDisplay, display_for
 
-SMALL = ("--modules", "3", "--requests", "60", "--threads", "3")
+SMALL = ("--modules", "3", "--requests", "60", "--threads", "3", "--processes", "2")
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from cachekit.cli import main; sys.exit(main())"
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -72,16 +72,36 @@ def table(text: str, title: str) -> list[list[str]]:
 
 
 class TestDemo:
-    def test_each_module_is_loaded_once_and_the_second_pass_loads_nothing(self) -> None:
-        """The closing table shows one load per module in the cold pass and none in the warm one."""
+    def test_each_module_is_loaded_once_and_new_processes_load_nothing(self) -> None:
+        """One load per module in the cold pass; the processes after it find all of it on the disk."""
         ended = run("demo", *SMALL)
         assert (ended.returncode, ended.stderr) == (0, "")
         header, cold, warm = table(ended.stdout, "What the cache did")
-        assert header == ["requests", "hits", "loads", "took", "saved", "memory", "p50", "p99"]
+        assert header == ["requests", "memory", "file", "loads", "took", "saved", "p50", "p99"]
         assert cold[:2] == ["cold", "60"]
-        assert cold[3] == "3"
-        assert warm[:4] == ["warm", "60", "60", "0"]
-        assert "3 modules asked for, 3 loads by 3 threads: one per key." in ended.stdout
+        assert cold[4] == "3"
+        assert warm[:2] == ["restart", "60"]
+        assert int(warm[3]) > 0
+        assert warm[4] == "0"
+        assert "3 modules asked for, 3 loads in all: one per key." in ended.stdout
+
+    def test_another_host_is_served_by_the_first_ones_work(self, redis_url: str) -> None:
+        """Processes with a directory of their own, and the same server, load nothing either."""
+        ended = run("demo", *SMALL, "--redis", redis_url)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        header, _, _, other = table(ended.stdout, "What the cache did")
+        assert header[1:4] == ["memory", "redis", "file"]
+        assert other[:2] == ["other host", "60"]
+        assert int(other[3]) > 0
+        assert other[4:6] == ["0", "0"]
+
+    def test_a_server_that_is_not_there(self) -> None:
+        """It is said before anything is begun, with the address."""
+        ended = run("demo", *SMALL, "--redis", "redis://127.0.0.1:1/")
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("cachekit demo: ")
+        assert "127.0.0.1:1" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
     def test_it_finds_something_out(self) -> None:
         """It names real functions of the standard library, the most complex one first."""
@@ -122,7 +142,7 @@ class TestDemo:
         assert "━" in sent
         closing = COLOUR.sub("", sent).partition("What the cache did")[2]
         assert "…" not in closing
-        assert "3 modules asked for, 3 loads by 3 threads: one per key." in closing
+        assert "3 modules asked for, 3 loads in all: one per key." in closing
 
     def test_without_rich_a_terminal_gets_plain_lines(self) -> None:
         """The demo needs nothing that is not installed with cachekit."""
@@ -214,6 +234,7 @@ class TestArguments:
             (("demo", "--modules", "0"), "argument --modules: must be at least 1, not 0"),
             (("demo", "--requests", "-5"), "argument --requests: must be at least 1, not -5"),
             (("demo", "--threads", "many"), "argument --threads: 'many' is not a whole number"),
+            (("demo", "--processes", "0"), "argument --processes: must be at least 1, not 0"),
             (("demo", "--threads", "1000"), "argument --threads: must be at most 256, not 1000"),
             (("demo", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
             (("demo", "--speed", "1"), "unrecognized arguments: --speed 1"),

@@ -288,7 +288,7 @@ class TestOneLoad:
         function, calls = counted(fail)
         leader = in_thread(function)
         assert begun.wait(10)
-        flight = cache._loads._flights._flights[function.key()]
+        flight = cache._loads.flights._flights[function.key()]
         others = [in_thread(function) for _ in range(3)]
         waiting = threading.Event()
         while flight._event is None:  # none of them waits yet

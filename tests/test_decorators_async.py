@@ -273,7 +273,7 @@ class TestOneLoad:
 
         loop = in_thread(lambda: asyncio.run(main()))
         assert begun.wait(10)
-        flight = cache._loads._flights._flights["shared"]
+        flight = cache._loads.flights._flights["shared"]
         waiter = in_thread(lambda: cache.get_or_set("shared", lambda: "worked out"))
         while flight._event is None:
             begun.wait(0)
@@ -291,7 +291,7 @@ class TestOneLoad:
             waiter = asyncio.create_task(
                 asyncio.to_thread(cache.get_or_set, "shared", lambda: pytest.fail("loaded twice"))
             )
-            flight = cache._loads._flights._flights["shared"]
+            flight = cache._loads.flights._flights["shared"]
             while flight._event is None:
                 await asyncio.sleep(0)
             slow.go.set()
@@ -341,7 +341,7 @@ class TestOneLoad:
         leader = in_thread(lambda: asyncio.run(several()))
         assert begun.wait(10)
         others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
-        flight = cache._loads._flights._flights[function.key()]
+        flight = cache._loads.flights._flights[function.key()]
         while len(flight._watchers) < 12:
             go.wait(0)
         go.set()
@@ -450,6 +450,6 @@ class TestOneLoad:
 
         race(*[partial(asyncio.run, main()) for _ in range(2)])
         gc.collect()
-        assert len(cache._loads._flights) == 0
+        assert len(cache._loads.flights) == 0
         assert not cache._loads._tasks
         assert len(cache._memory._store._fences) == 0

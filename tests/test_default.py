@@ -56,7 +56,8 @@ class TestFunctions:
         assert cachekit.invalidate_cache_pattern("user:") == 1
         report = cachekit.warm_cache_keys(["a", "page:1"], str.upper, tags=["warm"], concurrency=2)
         assert (report.loaded, report.fresh, cache.get("a")) == (["a"], ["page:1"], "A")
-        assert cachekit.optimize_cache_performance().size == 1
+        left = cachekit.optimize_cache_performance().size
+        assert left == cache.get_stats()["combined"].size
         assert cachekit.clear_all_caches() is True
         assert cache._memory.size() == 0
 

@@ -18,6 +18,8 @@ EXPECTED = {
     "cached_methods.py": "19.0 19.0 20.0",
     "decorated_script.py": "2 answers came from the cache, 1 was worked out",
     "explicit_cache.py": "hit rate: 50%",
+    "health.py": "health: warning, because of ['hit_rate']",
+    "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, tags: none, served 0 times",
     "tags.py": "5 9 after 3 answers about prices were dropped",
@@ -37,7 +39,7 @@ def test_the_readmes_code_is_among_them() -> None:
         r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     program = (HERE / "readme.py").read_text(encoding="utf-8").replace("  # noqa: E402", "")
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         parts = [part for part in block.split("\n\n\n") if part]
         assert all(part in program for part in parts), block

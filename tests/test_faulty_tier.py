@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from forking import in_fork
 from racing import in_thread
 
 from cachekit import CacheEntry, MemoryCache
@@ -89,6 +92,26 @@ def test_it_times_out() -> None:
         tier.size()
     with pytest.raises(TimeoutError):
         tier.wait_for_hanging(timeout=0.001)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_child_has_it_to_itself() -> None:
+    """Nobody hangs there, whoever hangs here; and it can be mended there."""
+    tier = FaultyTier(MemoryCache())
+    tier.hang("size")
+    finish = in_thread(tier.size)
+    tier.wait_for_hanging()
+
+    def in_child() -> None:
+        assert tier.hanging == 0
+        tier.mend()
+        assert in_thread(tier.size)() == 0
+
+    assert in_fork(in_child)() == 0
+    assert tier.hanging == 1
+    tier.mend()
+    assert finish() == 0
 
 
 def test_a_name_that_is_no_method_is_refused() -> None:

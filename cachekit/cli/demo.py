@@ -2,9 +2,10 @@
 
 Threads ask questions about the modules of Python's standard library, most of them about a few popular
 ones. An answer is worked out from an analysis of the module's source, and both are remembered by
-`cache_result`, in a cache of the demo's own. A pass over the stream of questions with an empty cache and
-a second one with a full cache are measured alike; the figures shown are those of this run, on this
-machine. The demo fails if a module was analysed more than once.
+`cache_result`, in a cache of the demo's own. The first pass over the stream of questions meets an empty
+cache; the second is made by new processes, which find in its directory what the first one worked out;
+with a Redis there is a third, by processes that play another host. The figures shown are those of this
+run, on this machine (see `passes`). The demo fails if a module was analysed more than once.
 """
 
 from __future__ import annotations
@@ -13,23 +14,24 @@ import ast
 import platform
 import random
 import sysconfig
+import tempfile
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cachekit import IntelligentCache, MemoryCache, __version__, cache_result, override
-from cachekit.cli.display import Display, Report
+from cachekit import MemoryCache, __version__, cache_result, override
+from cachekit.cli.display import Display
 from cachekit.default import active_cache
+
+if TYPE_CHECKING:
+    from cachekit.cli.passes import Pass
 
 _STDLIB: Final = Path(sysconfig.get_path("stdlib"))
 _NOT_LIBRARY: Final = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
-_LOOK_AGAIN: Final = 0.1  # seconds between two looks at the progress
 
 # -- the work --------------------------------------------------------------------------------------
 
@@ -59,8 +61,8 @@ _BRANCHES: Final = (
     ast.match_case, ast.Assert,
 )  # fmt: skip
 
-# The demo's own witness: how often the work was done is not asked of the cache that is on show.
-_analysed: list[str] = []
+#: The demo's own witness: how often the work was done is not asked of the cache that is on show.
+analysed: list[str] = []
 
 # CPython before 3.11.8 and 3.12.2 counts the depth of syntax trees for all threads together, and takes
 # two that are built at once for an error (python/cpython#106905).
@@ -70,7 +72,7 @@ _one_parser = threading.Lock()
 @cache_result
 def analyse(source: str) -> Analysis:
     """Analyse a module, given as the path of its source below the standard library's directory."""
-    _analysed.append(source)
+    analysed.append(source)
     started = time.thread_time()
     text = (_STDLIB / source).read_bytes()
     try:
@@ -185,7 +187,9 @@ class Plan(NamedTuple):
 
     modules: int | None  #: the largest ones; None for all
     requests: int
-    threads: int
+    threads: int  #: in each process
+    processes: int  #: of the passes after the first
+    redis: str | None  #: the URL of a server, for the pass of another host
     seed: int
 
 
@@ -205,100 +209,7 @@ def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Req
     return [Request(chance.choice(list(QUESTIONS)), source) for source in asked]
 
 
-# -- passes ----------------------------------------------------------------------------------------
-
-
-class Pass(NamedTuple):
-    """One pass over the stream, measured."""
-
-    name: str
-    requests: int
-    hits: int
-    analysed: int
-    seconds: float
-    saved: float  #: seconds of processor time that analyses would have taken
-    memory: int  #: bytes held when it was over
-    p50: float  #: seconds that half of the requests did not exceed
-    p99: float
-
-
-class _Stopwatch:
-    """The work of several threads on one stream, each request timed."""
-
-    def __init__(self, stream: Sequence[Request], threads: int) -> None:
-        self._shares = [stream[number::threads] for number in range(threads)]
-        self._taken = [array("d") for _ in self._shares]
-        self._stop = threading.Event()
-
-    def run(self, watch: Callable[[], None]) -> None:
-        """Ask everything, calling `watch` now and then meanwhile, and once when it is done."""
-        with ThreadPoolExecutor(len(self._shares), thread_name_prefix="demo") as threads:
-            jobs: set[Future[None]] = set()
-            try:
-                jobs = {
-                    threads.submit(self._ask, share, taken)
-                    for share, taken in zip(self._shares, self._taken, strict=True)
-                }
-                pending = jobs
-                while pending:
-                    done, pending = wait(pending, _LOOK_AGAIN)
-                    for job in done:
-                        job.result()
-                    watch()
-            finally:
-                # Ctrl-C, or a failure in one thread: the others need not go on.
-                self._stop.set()
-
-    def _ask(self, share: Sequence[Request], taken: array[float]) -> None:
-        for question, source in share:
-            started = time.perf_counter()
-            answer(question, source)
-            taken.append(time.perf_counter() - started)
-            if self._stop.is_set():
-                return
-
-    @property
-    def done(self) -> int:
-        return sum(map(len, self._taken))
-
-    def quantiles(self) -> tuple[float, float]:
-        """What half, and what 99 of 100 requests did not exceed, in seconds."""
-        taken = sorted(second for part in self._taken for second in part)
-        return taken[(len(taken) - 1) // 2], taken[(len(taken) - 1) * 99 // 100]
-
-
-def _make_pass(
-    name: str, stream: Sequence[Request], cache: IntelligentCache, plan: Plan, display: Display
-) -> Pass:
-    analysed_before = len(_analysed)
-    hits_before = answer.cache_info().hits
-    new = {source for _, source in stream if not cache.contains(analyse.key(source))}
-    stopwatch = _Stopwatch(stream, plan.threads)
-
-    # Where there is something to analyse, that is what takes the time.
-    total, unit = (len(new), "modules analysed") if new else (len(stream), "requests answered")
-
-    def look(report: Report) -> None:
-        report(len(_analysed) - analysed_before if new else stopwatch.done)
-
-    started = time.perf_counter()
-    with display.progress(name, total, unit) as report:
-        stopwatch.run(lambda: look(report))
-    seconds = time.perf_counter() - started
-
-    analysed = _analysed[analysed_before:]
-    cost = {source: analyse(source).seconds for source in {source for _, source in stream}}
-    saved = sum(cost[source] for _, source in stream) - sum(cost[source] for source in analysed)
-    return Pass(
-        name,
-        len(stream),
-        answer.cache_info().hits - hits_before,
-        len(analysed),
-        seconds,
-        saved,
-        cache.get_stats()["combined"].memory_usage_bytes,
-        *stopwatch.quantiles(),
-    )
+# -- the demo --------------------------------------------------------------------------------------
 
 
 def run(plan: Plan, display: Display) -> int:
@@ -308,32 +219,46 @@ def run(plan: Plan, display: Display) -> int:
         0; 1 if a module was analysed more than once, which would be a fault of the cache.
 
     Raises:
-        SystemExit: this Python came without sources, or the environment disables caching.
+        SystemExit: this Python came without sources, the environment disables caching, or there is no
+            server at the URL.
     """
+    from cachekit.cli.passes import Place, cold_pass, later_pass
+
     sources = library_sources()[: plan.modules]
     stream = request_stream(sources, plan.requests, plan.seed)
     asked = sorted({source for _, source in stream})
-    # Room for everything: what a cache gives up when it is full is not this demo's subject.
-    room = MemoryCache(max_size=len(asked) * (1 + len(QUESTIONS)))
-    _analysed.clear()
-    with IntelligentCache(room) as cache, override(cache):
-        if active_cache() is None:
-            raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
-        display.line(
-            f"cachekit {__version__}: {_count(plan.threads, 'thread')} put "
-            f"{_count(plan.requests, 'question')} about {_count(len(sources), 'module')}"
-        )
-        display.line(
-            f"of Python {platform.python_version()}'s standard library, first to an empty cache, "
-            f"then once more."
-        )
-        display.line()
-        passes = [_make_pass(name, stream, cache, plan, display) for name in ("cold", "warm")]
-        display.line()
-        _show_findings([analyse(source) for source in asked], display)
+    with tempfile.TemporaryDirectory(prefix="cachekit-demo-") as directory:
+        here, there = (Place(f"{directory}/{host}", plan.redis, directory) for host in ("here", "there"))
+        # Room for everything: what a cache gives up when it is full is not this demo's subject.
+        room = MemoryCache(max_size=len(asked) * (1 + len(QUESTIONS)))
+        with here.cache(room) as cache, override(cache):
+            if active_cache() is None:
+                raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
+            _introduce(plan, len(sources), display)
+            passes = [cold_pass("cold", stream, plan, display)]
+            passes.append(later_pass("restart", stream, plan, here, display))
+            if plan.redis is not None:
+                passes.append(later_pass("other host", stream, plan, there, display))
+            display.line()
+            _show_findings([analyse(source) for source in asked], display)
+            if plan.redis is not None:
+                cache.clear()
     display.line()
-    _show_passes(passes, display)
+    _show_passes(passes, plan, display)
     return _verdict(passes, len(asked), plan, display)
+
+
+def _introduce(plan: Plan, modules: int, display: Display) -> None:
+    display.line(
+        f"cachekit {__version__}: {_count(plan.threads, 'thread')} put "
+        f"{_count(plan.requests, 'question')} about {_count(modules, 'module')}"
+    )
+    display.line(
+        f"of Python {platform.python_version()}'s standard library to an empty cache; "
+        f"then {_count(plan.processes, 'new process')}"
+    )
+    display.line("ask the same, and find what the first one left on the disk.")
+    display.line()
 
 
 # -- the showing -----------------------------------------------------------------------------------
@@ -359,19 +284,19 @@ def _show_findings(analyses: Sequence[Analysis], display: Display) -> None:
     display.line(f"Imported most: {favourites}.")
 
 
-def _show_passes(passes: Sequence[Pass], display: Display) -> None:
+def _show_passes(passes: Sequence[Pass], plan: Plan, display: Display) -> None:
+    tiers = ("memory", "redis", "file") if plan.redis is not None else ("memory", "file")
     display.table(
         "What the cache did",
-        ("", "requests", "hits", "loads", "took", "saved", "memory", "p50", "p99"),
+        ("", "requests", *tiers, "loads", "took", "saved", "p50", "p99"),
         [
             (
                 it.name,
                 f"{it.requests:,}",
-                f"{it.hits:,}",
+                *(f"{it.answered[tier]:,}" for tier in tiers),
                 f"{it.analysed:,}",
                 duration(it.seconds),
                 duration(it.saved),
-                f"{it.memory / 1e6:.1f} MB",
                 duration(it.p50),
                 duration(it.p99),
             )
@@ -381,21 +306,20 @@ def _show_passes(passes: Sequence[Pass], display: Display) -> None:
 
 
 def _verdict(passes: Sequence[Pass], asked: int, plan: Plan, display: Display) -> int:
-    analysed = sum(it.analysed for it in passes)
-    display.line("hits: answered from the cache; loads: modules analysed; p50, p99: per request;")
-    display.line("saved: processor time, had each request analysed its module again.")
-    if analysed != asked:
-        display.line(f"{_count(asked, 'module')} asked for, but {_count(analysed, 'load')} made!")
+    loads = sum(it.analysed for it in passes)
+    where = "memory, redis, file" if plan.redis is not None else "memory, file"
+    display.line(f"{where}: lookups that each answered; loads: modules analysed; p50, p99: per")
+    display.line("request; saved: processor time, had each request analysed its module again.")
+    if loads != asked:
+        display.line(f"{_count(asked, 'module')} asked for, but {_count(loads, 'load')} made!")
         return 1
-    threads = _count(plan.threads, "thread")
-    display.line(
-        f"{_count(asked, 'module')} asked for, {_count(analysed, 'load')} by {threads}: one per key."
-    )
+    display.line(f"{_count(asked, 'module')} asked for, {_count(loads, 'load')} in all: one per key.")
     return 0
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ and who `is_holding` already loads without a lease rather than wait for another 
 from cachekit.locks.fleet import FleetLease, FleetLeases
 from cachekit.locks.processes import ProcessLease, ProcessLeases
 from cachekit.locks.slots import LoadSlot, LoadSlots
-from cachekit.locks.waiting import Lease, holding, is_holding, wait_for
+from cachekit.locks.waiting import Lease, holding, is_holding, pauses, wait_for
 
 __all__ = [
     "FleetLease",
@@ -24,5 +24,6 @@ __all__ = [
     "ProcessLeases",
     "holding",
     "is_holding",
+    "pauses",
     "wait_for",
 ]

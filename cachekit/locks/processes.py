@@ -134,21 +134,28 @@ class _Stripes:
 
 @final
 class ProcessLease:
-    """A lease of `ProcessLeases`; see `Lease`."""
+    """A lease of `ProcessLeases`; see `Lease`. One that nobody has any more is released."""
 
-    __slots__ = ("_leases", "_place")
+    __slots__ = ("_leases", "_place", "_token")
 
     def __init__(self, leases: ProcessLeases, place: int) -> None:
         self._leases = leases
         self._place = place
+        # The table does not hold the lease itself, or nobody would notice that it was dropped.
+        self._token = object()
 
     def release(self) -> None:
         """Give it back, which wakes those of this process who wait."""
-        self._leases._release(self, self._place)
+        self._leases._release(self._place, self._token)
+
+    def __del__(self) -> None:
+        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
+        if hasattr(self, "_token"):
+            self.release()
 
     def is_held(self) -> bool:
         """Whether it was not released, its `ProcessLeases` not closed, and this is no child of a fork."""
-        return self._leases._held.get(self._place) is self
+        return self._leases._held.get(self._place) is self._token
 
 
 @final
@@ -170,7 +177,7 @@ class ProcessLeases:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         path = os.fspath(directory)
         self._places: _Places = _Bytes(path) if _HAS_BYTE_LOCKS else _Stripes(path)
-        self._held: dict[int, ProcessLease] = {}
+        self._held: dict[int, object] = {}
         self._free = threading.Condition(threading.RLock())
         self._closed = False
         forks.register(self)
@@ -194,7 +201,7 @@ class ProcessLeases:
                 taken = self._places.take(place)
                 if not taken:
                     return None
-                self._held[place] = lease
+                self._held[place] = lease._token
             except OSError as error:
                 raise TierUnavailableError(f"no lease could be taken: {error}") from error
             except BaseException:
@@ -204,15 +211,14 @@ class ProcessLeases:
                 raise
             return lease
 
-    def _release(self, lease: ProcessLease, place: int) -> None:
+    def _release(self, place: int, token: object) -> None:
         with self._free:
-            if self._held.get(place) is not lease:
+            if self._held.get(place) is not token:
                 return
-            try:
-                self._places.give(place)
-            finally:
-                del self._held[place]
-                self._free.notify_all()
+            # In this order, so that a release that was interrupted can be made again.
+            self._places.give(place)
+            del self._held[place]
+            self._free.notify_all()
 
     def wait(self, seconds: float) -> None:
         """Return when somebody of this process releases a lease, or else after so many seconds.

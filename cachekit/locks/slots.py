@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @final
 class LoadSlot:
-    """A slot of `LoadSlots`; see `Lease`."""
+    """A slot of `LoadSlots`; see `Lease`. One that nobody has any more is released."""
 
     __slots__ = ("_semaphore", "_slots")
 
@@ -26,11 +26,16 @@ class LoadSlot:
 
     def release(self) -> None:
         """Give it back."""
-        self._slots._release(self, self._semaphore)
+        self._slots._release(self._semaphore)
+
+    def __del__(self) -> None:
+        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
+        if hasattr(self, "_semaphore"):
+            self.release()
 
     def is_held(self) -> bool:
         """Whether it was not released, and this is no child of a fork."""
-        return self in self._slots._held
+        return self._semaphore in self._slots._held
 
 
 @final
@@ -62,7 +67,7 @@ class LoadSlots:
         self._name = name
         self._limit = limit
         self._directory = os.fspath(directory)
-        self._held: dict[LoadSlot, NamedBoundedSemaphore] = {}
+        self._held: set[NamedBoundedSemaphore] = set()
         self._lock = threading.RLock()
         forks.register(self)
 
@@ -88,20 +93,22 @@ class LoadSlots:
             try:
                 if not semaphore.try_lock(semaphore.get_random_filenames()):
                     return None
-                self._held[slot] = semaphore
+                self._held.add(semaphore)
             except (OSError, LockException) as error:
                 raise TierUnavailableError(f"no slot could be taken: {error}") from error
             except BaseException:
                 # A signal handler's exception: nobody will have a slot to release.
-                self._held.pop(slot, None)
+                self._held.discard(semaphore)
                 semaphore.release()
                 raise
         return slot
 
-    def _release(self, slot: LoadSlot, semaphore: NamedBoundedSemaphore) -> None:
+    def _release(self, semaphore: NamedBoundedSemaphore) -> None:
         with self._lock:
-            if self._held.pop(slot, None) is not None:
+            if semaphore in self._held:
+                # In this order, so that a release that was interrupted can be made again.
                 semaphore.release()
+                self._held.discard(semaphore)
 
     def before_fork(self) -> None:
         """Take the lock (see `forks`)."""
@@ -113,10 +120,10 @@ class LoadSlots:
         To unlock it would be to unlock it for the parent, and to keep it open to hold it after its death.
         """
         if in_child:
-            for semaphore in self._held.values():
+            for semaphore in self._held:
                 lock = semaphore.lock
                 if lock is not None and lock.fh is not None:
                     lock.fh.close()
                     lock.fh = None
-            self._held = {}
+            self._held = set()
         self._lock.release()

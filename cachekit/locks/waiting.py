@@ -22,7 +22,7 @@ class Lease(Protocol):
         ...
 
 
-L = TypeVar("L", bound=Lease)
+L = TypeVar("L")
 
 _holding: ContextVar[bool] = ContextVar("cachekit_holding", default=False)
 
@@ -48,6 +48,19 @@ def holding() -> Iterator[None]:
         _holding.reset(before)
 
 
+def pauses(
+    deadline: float,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    jitter: Callable[[], float] = random.random,
+) -> Iterator[float]:
+    """Seconds to wait between attempts, until it is too late; arguments as for `wait_for`."""
+    pause = _FIRST_PAUSE
+    while (left := deadline - monotonic()) > 0:
+        yield min(left, pause * (1 - jitter() / 2))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
 def wait_for(
     try_acquire: Callable[[], L | None],
     deadline: float,
@@ -69,13 +82,10 @@ def wait_for(
     Returns:
         The lease, or None at the deadline; then go on without one.
     """
-    pause = _FIRST_PAUSE
-    while True:
-        lease = try_acquire()
+    lease = try_acquire()
+    for pause in pauses(deadline, monotonic=monotonic, jitter=jitter):
         if lease is not None:
-            return lease
-        left = deadline - monotonic()
-        if left <= 0:
-            return None
-        wait(min(left, pause * (1 - jitter() / 2)))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+            break
+        wait(pause)
+        lease = try_acquire()
+    return lease

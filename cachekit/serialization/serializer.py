@@ -88,6 +88,12 @@ class Stored:
         return self._header.stale_until
 
     @property
+    def stale_ttl(self) -> float:
+        """Seconds between `expires` and `stale_until`; 0 for a value that does not expire."""
+        expires = self.expires
+        return 0.0 if expires == math.inf else max(0.0, round(self.stale_until - expires, 6))
+
+    @property
     def tags(self) -> dict[str, int]:
         """The tags, each with the token that it had when the value was stored."""
         return self._header.tags

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple, final
 
+from cachekit import forks
 from cachekit.errors import TierUnavailableError
 from cachekit.model import CacheEntry, CacheStats, Tags
 from cachekit.ports import Fence, Tier
@@ -48,6 +49,7 @@ class FaultyTier:
             if not hasattr(FaultyTier, name):
                 # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))
+        forks.register(self)
 
     def _forwarding(self, name: str) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -203,3 +205,17 @@ class FaultyTier:
 
     def close(self) -> None:  # noqa: D102
         self._forward("close")
+
+    # -- forks --------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Take the lock (see `forks`)."""
+        self._changed.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Give the lock back; in the child nobody hangs, and faults are its own from now on."""
+        if in_child:
+            self._changed = threading.Condition()
+            self._hanging = 0
+        else:
+            self._changed.release()

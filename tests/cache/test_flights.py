@@ -39,7 +39,7 @@ def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> N
     for _ in range(3):  # as far as the loader's wait
         loop.call_soon(loop.stop)
         loop.run_forever()
-    assert len(cache._loads._flights) == 1
+    assert len(cache._loads.flights) == 1
 
     async def prompt() -> str:
         return "loaded"
@@ -114,7 +114,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     except KeyboardInterrupt:
         pass
     assert waiters[0]() in {"loaded", "loaded again"}
-    assert len(cache._loads._flights) == 0
+    assert len(cache._loads.flights) == 0
 
 
 def test_a_batch_that_ends_halfway_leaves_no_flight(
@@ -133,7 +133,7 @@ def test_a_batch_that_ends_halfway_leaves_no_flight(
     monkeypatch.setattr(type(cache._memory), "fence", closing)
     with pytest.raises(CacheClosedError):
         cache.get_or_set_many(["a", "b", "c"], lambda keys: dict.fromkeys(keys, 1))
-    assert len(cache._loads._flights) == 0
+    assert len(cache._loads.flights) == 0
 
 
 def test_a_value_that_was_paid_for_reaches_its_caller(cache: IntelligentCache) -> None:

@@ -126,6 +126,24 @@ def test_damage_to_a_half_copied_index_is_a_miss(tmp_path: Path, monkeypatch: py
         fuzzer.restore()
 
 
+def test_slots_of_no_hash_are_not_copied(tmp_path: Path) -> None:
+    """Every hash is odd; a damaged one must not lead the copy to the middle of a slot."""
+    for number in range(20):
+        with Engine(tmp_path / f"{number}", geometry=replace(SMALL, limit=1 << 20, capacity=64)) as engine:
+            for key in range(35):
+                engine.put(f"k{key}", b"v")
+            slots = engine._shards[0].files.index.slots
+            for at in range(0, len(slots), 2):
+                slots[at] &= -2
+            for key in range(120):
+                engine.put(f"new{key}", b"%d" % key)
+            for key in range(120):
+                found = engine.get(f"new{key}")
+                assert found is not None
+                assert found.payload == b"%d" % key
+            assert engine.get("k1") is None
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_much_damage_is_a_miss(tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def test_the_epoch_is_read_before_the_tags(tmp_path: Path, monkeypatch: pytest.M
             patch.setattr(Tokens, "of_tags", disturbed)
             fence = cache.fence("k", {"t"})
         assert fence.words[EPOCH] != fence.epoch
-        assert not fence.renews_epoch()
+        assert not fence.stands()
         fence = cache.fence("k", {"t"})
         assert fence.words[EPOCH] == fence.epoch
         monkeypatch.setattr(Tokens, "epoch", lambda self: FLUX | 1)
@@ -408,7 +408,7 @@ def test_a_write_in_flux(tmp_path: Path) -> None:
         assert not fence.is_current()
 
 
-def test_put_that_expects(tmp_path: Path) -> None:
+def test_put_that_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is changed unless the fence stands; tags have the tokens of the fence."""
     with FileCache(tmp_path, 1) as cache:
         fence = cache.fence("k", {"t", "u"})
@@ -421,6 +421,16 @@ def test_put_that_expects(tmp_path: Path) -> None:
         cache.invalidate_by_tags(["t"])
         assert cache.put("k", CacheEntry("k", 3, tags={"t"}), expect=late) is None
         assert cache.get_stats().refusals == 2
+
+        put = Engine.put
+
+        def overtaken(engine: Engine, key: str, payload: bytes, **more: Any) -> int | None:
+            engine.delete(key)
+            return put(engine, key, payload, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "put", overtaken)
+            assert cache.put("k", CacheEntry("k", 3), expect=cache.fence("k")) is None
         cache.set_value("k", 4)
         assert cache.put("k", CacheEntry("k", 5, ttl=0), expect=fence) is None
         assert cache.get_value("k") == 4

@@ -7,7 +7,6 @@ import os
 import pickle
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from forking import in_fork
@@ -22,7 +21,7 @@ from cachekit import (
 from cachekit.errors import LockTimeoutError
 from cachekit.testing import ManualClock
 from cachekit.testing.damage import Fuzzer
-from cachekit.tiers.file.entries import Entries
+from cachekit.tiers.file.engine import Engine
 from cachekit.upkeep import upkeep
 
 
@@ -86,7 +85,7 @@ def test_the_sweep_comes_by_itself(tmp_path: Path) -> None:
 
 
 def engine_of(cache: FileCache) -> object:
-    return cache._entries._engine
+    return cache._attachment._engine
 
 
 def test_one_engine_per_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,19 +190,16 @@ def test_it_pickles_as_its_configuration(tmp_path: Path, monkeypatch: pytest.Mon
 def test_failures_are_the_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An OSError of the engine is TierUnavailableError with its cause; lookups count as unavailable."""
     with FileCache(tmp_path, 1) as cache:
-        engine = engine_of(cache)
         fence = cache.fence("k")
 
-        class Broken:
-            def __getattr__(self, name: str) -> Any:
-                if name in ("owns", "stats", "tag_tokens"):
-                    return getattr(engine, name)
-                return self.fail
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(5, "Input/output error")
 
-            def fail(self, *_: object, **__: object) -> None:
-                raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(Entries, "engine", lambda self: Broken())
+        for name in (
+            "get", "fence", "put", "delete", "add", "keys", "settle", "renew_tokens", "clear",
+            "delete_matching", "remove_expired",
+        ):  # fmt: skip
+            monkeypatch.setattr(Engine, name, fail)
         entry = CacheEntry("k", 1)
         calls = [
             lambda: cache.get("k"), lambda: cache.get_value("k"), lambda: cache.look("k"),

@@ -71,7 +71,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
     def open(self) -> None:
         clocks: list[Clock] = [self.clock, SameTime(self.clock)]
         self.caches = [FileCache(self.path, 64, None, clock=clock) for clock in clocks]
-        engines = {id(cache._entries._engine) for cache in self.caches}
+        engines = {id(cache._attachment._engine) for cache in self.caches}
         assert len(engines) == 2
 
     # -- what should be -----------------------------------------------------------------------------

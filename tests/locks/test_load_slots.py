@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import time
@@ -12,9 +13,10 @@ import pytest
 from forking import in_fork
 from holders import kill, orphan_of, process_with
 from racing import race
+from tracing import at_line
 
 from cachekit.errors import TierUnavailableError
-from cachekit.locks import LoadSlots, wait_for
+from cachekit.locks import LoadSlots, slots, wait_for
 from cachekit.testing.processes import in_processes
 
 pytestmark = [
@@ -24,8 +26,8 @@ pytestmark = [
 
 
 def all_free(directory: Path, limit: int) -> bool:
-    slots = LoadSlots("loads", limit, directory)
-    held = [slots.try_acquire() for _ in range(limit)]
+    these = LoadSlots("loads", limit, directory)
+    held = [these.try_acquire() for _ in range(limit)]
     for slot in held:
         if slot is not None:
             slot.release()
@@ -68,10 +70,10 @@ def test_processes_share_them(tmp_path: Path) -> None:
     board = memoryview(mmap.mmap(-1, 4))
 
     def work(process: int) -> int:
-        slots = LoadSlots("loads", 2, tmp_path)
+        these = LoadSlots("loads", 2, tmp_path)
         most = 0
         for _ in range(40):
-            slot = wait_for(slots.try_acquire, time.monotonic() + 50)
+            slot = wait_for(these.try_acquire, time.monotonic() + 50)
             assert slot is not None
             board[process] = 1
             for _ in range(20):
@@ -87,26 +89,27 @@ def test_processes_share_them(tmp_path: Path) -> None:
 
 def test_kill_9_frees_a_slot(tmp_path: Path) -> None:
     """At once."""
-    slots = LoadSlots("loads", 1, tmp_path)
+    these = LoadSlots("loads", 1, tmp_path)
     with process_with(LoadSlots("loads", 1, tmp_path).try_acquire) as holder:
-        assert slots.try_acquire() is None
+        assert these.try_acquire() is None
         kill(holder)
-        slot = slots.try_acquire()
+        slot = these.try_acquire()
         assert slot is not None
         slot.release()
 
 
 def test_a_child_holds_and_releases_nothing_of_its_parents(tmp_path: Path) -> None:
     """Its own slot is its own."""
-    slots = LoadSlots("loads", 2, tmp_path)
-    slot = slots.try_acquire()
+    these = LoadSlots("loads", 2, tmp_path)
+    slot = these.try_acquire()
     assert slot is not None
 
     def in_child() -> None:
         assert not slot.is_held()
         slot.release()
-        assert slots.try_acquire() is not None
-        assert slots.try_acquire() is None
+        mine = these.try_acquire()
+        assert mine is not None
+        assert these.try_acquire() is None
 
     assert in_fork(in_child)() == 0
     assert slot.is_held()
@@ -123,11 +126,11 @@ def test_a_surviving_child_does_not_keep_a_dead_parents_slot(tmp_path: Path) -> 
 
 def test_a_directory_that_fails_is_an_error_of_the_tier(tmp_path: Path) -> None:
     """And is used again when it is there."""
-    slots = LoadSlots("loads", 1, tmp_path / "gone")
+    these = LoadSlots("loads", 1, tmp_path / "gone")
     with pytest.raises(TierUnavailableError, match="gone"):
-        slots.try_acquire()
+        these.try_acquire()
     (tmp_path / "gone").mkdir()
-    slot = slots.try_acquire()
+    slot = these.try_acquire()
     assert slot is not None
     slot.release()
 
@@ -146,3 +149,31 @@ def test_wrong_arguments(tmp_path: Path, name: str, limit: Any, error: type[Exce
     """Named, with the value and what is right."""
     with pytest.raises(error, match=text):
         LoadSlots(name, limit, tmp_path)
+
+
+def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
+    """Wherever the signal strikes, while a slot is taken or given back; nor does a slot nobody has."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def take_and_give() -> None:
+        slot = these.try_acquire()
+        kept.append(slot)  # its finalizer is not to be struck: what it raises is nobody's
+        assert slot is not None
+        slot.release()
+
+    these = LoadSlots("loads", 1, tmp_path)
+    kept: list[object] = []
+    for number in itertools.count(1):
+        try:
+            struck = at_line(number, slots, interrupt, take_and_give)
+        except KeyboardInterrupt:
+            struck = True
+        kept.clear()
+        assert all_free(tmp_path, 1), f"line {number}"
+        if not struck:
+            break
+    assert number > 8
+    these.try_acquire()
+    assert all_free(tmp_path, 1)

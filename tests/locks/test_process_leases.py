@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from forking import in_fork
 from holders import kill, orphan_of, process_with
 from racing import frequent_switches, in_thread, race
+from tracing import at_line
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.locks import ProcessLeases, processes, wait_for
@@ -159,7 +161,8 @@ def test_a_child_holds_and_releases_nothing_of_its_parents(tmp_path: Path) -> No
         assert not lease.is_held()
         lease.release()
         assert leases.try_acquire("k") is None
-        assert leases.try_acquire("mine") is not None
+        mine = leases.try_acquire("mine")
+        assert mine is not None
         leases.close()
 
     assert in_fork(in_child)() == 0
@@ -226,4 +229,75 @@ def test_a_directory_that_fails_is_an_error_of_the_tier(tmp_path: Path) -> None:
     with pytest.raises(TierUnavailableError):
         leases.try_acquire("k")
     assert not (tmp_path / "elsewhere").exists()
+    leases.close()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_lease_that_nobody_has_is_free(tmp_path: Path) -> None:
+    """Dropped without release."""
+    leases = ProcessLeases(tmp_path)
+    lease = leases.try_acquire("k")
+    assert lease is not None
+    del lease
+    assert free_elsewhere(tmp_path)
+    leases.close()
+
+
+def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
+    """Wherever the signal strikes: the key is free, here and elsewhere."""
+    leases = ProcessLeases(tmp_path)
+    kept: list[object] = []  # a finalizer is not to be struck: what it raises is nobody's
+    for number in itertools.count(1):
+        try:
+            struck = at_line(number, processes, interrupt, lambda: kept.append(leases.try_acquire("k")))
+        except KeyboardInterrupt:
+            struck = True
+        kept.clear()
+        assert free_elsewhere(tmp_path), f"line {number}"
+        lease = leases.try_acquire("k")
+        assert lease is not None, f"line {number}"
+        lease.release()
+        if not struck:
+            break
+    assert number > 5
+    leases.close()
+
+
+def test_an_interrupted_release_can_be_made_again(tmp_path: Path) -> None:
+    """Wherever the signal strikes."""
+    leases = ProcessLeases(tmp_path)
+    for number in itertools.count(1):
+        lease = leases.try_acquire("k")
+        assert lease is not None
+        try:
+            struck = at_line(number, processes, interrupt, lease.release)
+        except KeyboardInterrupt:
+            struck = True
+        lease.release()
+        assert free_elsewhere(tmp_path), f"line {number}"
+        if not struck:
+            break
+    assert number > 3
+    leases.close()
+
+
+def test_an_interrupt_inside_the_lock_library_leaves_nothing_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is taken, and nobody learns of it."""
+    leases = ProcessLeases(tmp_path)
+    take = type(leases._places).take
+
+    def struck(places: object, place: int) -> bool:
+        assert take(places, place)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(leases._places), "take", struck)
+    with pytest.raises(KeyboardInterrupt):
+        leases.try_acquire("k")
+    monkeypatch.undo()
+    assert free_elsewhere(tmp_path)
     leases.close()

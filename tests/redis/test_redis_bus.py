@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +14,12 @@ from typing import Any
 import pytest
 import redis
 from forking import in_fork
+from racing import in_thread
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
 from cachekit.tiers.redis import RedisCache
+from cachekit.upkeep import upkeep
 
 MakeCache = Callable[..., RedisCache]
 
@@ -72,6 +78,8 @@ EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
     ),
     (lambda cache: cache.invalidate_by_tags({"t", "u"}), [("tags", ["t", "u"])]),
     (lambda cache: cache.invalidate_by_pattern("user:.*"), [("pattern", "user:.*")]),
+    (lambda cache: cache.invalidate_by_pattern(re.compile("(?i)user:")), [("pattern", "(?i)user:")]),
+    (lambda cache: cache.invalidate_by_pattern(re.compile("user:", re.IGNORECASE)), [("all", None)]),
     (lambda cache: cache.clear(), [("all", None)]),
     (lambda cache: cache.renew(), [("all", None)]),
 ]
@@ -79,9 +87,10 @@ EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
 
 def hears_everything(cache: RedisCache, other: RedisCache) -> None:
     notes, own = listening(cache), listening(other)
-    other.remove_many(["warm the script up, which is told twice"])
+    # Scripts that the server has not seen are sent again, and with them the message.
     other.put_many({"warm": CacheEntry("warm", 1)}, {"warm": other.successor()})
-    wait_until(notes.has(2), "the first messages are there")
+    other.delete("warmed up")
+    wait_until(lambda: ("keys", ["warmed up"]) in notes.told, "the first messages are there")
     notes.told.clear()
     for event, expected in EVENTS:
         event(other)
@@ -287,3 +296,43 @@ def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
     assert parents.gaps == 0
     os.close(ready)
     os.close(go)
+
+
+@pytest.mark.parametrize("ends", ["", "cache.close()"])
+def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, ends: str) -> None:
+    """Closed or not, its last heartbeat confirms all that it has sent."""
+    program = (
+        f"from cachekit import RedisCache;"
+        f"cache = RedisCache(url={redis_url!r}, key_prefix={prefix!r}, timeout=5);"
+        f"[cache.set_value('k', number) for number in range(10)]; {ends}"
+    )
+    heard: list[Any] = []
+    with redis.Redis.from_url(redis_url) as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(prefix + "!")
+
+        def last_is_heard() -> bool:
+            message = pubsub.get_message(timeout=0.1)
+            if message is not None:
+                heard.append(json.loads(message["data"])[2:])
+            return bool(heard) and heard[-1] == [0, "beat", [0, number]]
+
+        pubsub.get_message(timeout=5)
+        subprocess.run([sys.executable, "-c", program], check=True)
+        number = 10
+        wait_until(last_is_heard, "the last heartbeat is heard")
+    assert {one[0] for one in heard[:-1]} == set(range(1, 11))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
+    every = upkeep.every
+
+    def forks_meanwhile(*arguments: Any) -> Any:
+        finish = in_thread(lambda: in_fork(lambda: None)())
+        assert finish() == 0
+        return every(*arguments)
+
+    monkeypatch.setattr("cachekit.tiers.redis.bus.upkeep.every", forks_meanwhile)
+    cache.delete("k")
+    assert cache._store._bus._job is not None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from forking import in_fork
 from racing import race
 from redis_server import RedisServer, start_cluster, wait_until
+from tracing import at_line
 
 from cachekit import CacheEntry
 from cachekit.errors import TierUnavailableError
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, lines
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
 
 def every_call(cache: RedisCache) -> list[Callable[[], object]]:
@@ -214,8 +219,9 @@ def test_a_server_that_is_full() -> None:
 
             with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
                 fill()
-            with pytest.raises(TierUnavailableError):
+            with pytest.raises(TierUnavailableError) as caught:
                 cache.set_value("k", "new")
+            assert caught.value.full
             assert cache.get("k") is None
             assert cache.get_value("t") == "tagged"
             assert cache.invalidate_by_tags({"t"}) == 0
@@ -265,6 +271,51 @@ def test_a_user_who_may_not(server: RedisServer) -> None:
             cache.set_value("k", 1)
 
 
+def test_a_user_who_may_not_publish(server: RedisServer) -> None:
+    """Nobody would be told: so no write reports success."""
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "mute", "on", ">a-password", "~*", "resetchannels", "+@all")
+    with RedisCache(url=server.url, username="mute", password="a-password") as cache:
+        writes: list[Callable[[], object]] = [
+            lambda: cache.set_value("k", 1),
+            lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
+            lambda: cache.delete("k"),
+            lambda: cache.remove_many(["k"]),
+            lambda: cache.invalidate_by_tags({"t"}),
+            lambda: cache.invalidate_by_pattern("k"),
+            cache.clear,
+        ]
+        for _ in range(2):  # scripts that the server has not seen, and that it has
+            for write in writes:
+                with pytest.raises(TierUnavailableError, match=r"channel|permission"):
+                    write()
+
+
+def test_a_user_who_may_just_enough(server: RedisServer) -> None:
+    """The ACL that the documentation names suffices for everything, the bus included."""
+    rules = ["+@read", "+@write", "+@scripting", "+@connection", "+@pubsub", "~shop:*", "&shop:*"]
+    assert " ".join(rules) in DOCUMENTATION.read_text()
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">a-password", "resetchannels", *rules)
+    with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as cache:
+        for call in every_call(cache):
+            call()
+        heard = threading.Event()
+
+        class Listener:
+            def keys_changed(self, keys: object) -> None:
+                heard.set()
+
+            tags_changed = pattern_changed = keys_changed
+
+            def everything_changed(self) -> None: ...
+
+        cache.subscribe(Listener())
+        with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as other:
+            wait_until(lambda: other.set_value("k", 1) and heard.is_set(), "the bus works")
+        assert cache.get_stats().errors == 0
+
+
 def test_all_connections_in_use(server: RedisServer) -> None:
     """More threads than connections wait for their turn."""
     with RedisCache(url=server.url, timeout=5) as cache:
@@ -297,9 +348,13 @@ def test_forks(server: RedisServer) -> None:
                     assert cache.get_value(f"k{number}") == number
             cache.set_value("of the child", 1)
 
+        # Connections that nobody uses at the moment of the fork are there for both to take.
+        race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
+        assert cache._server._ways().ask.__self__._free  # type: ignore[attr-defined]
+        children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()
-        children = [in_fork(child) for _ in range(5)]
+        children += [in_fork(child) for _ in range(3)]
         assert [finish() for finish in children] == [0] * 5
         done.set()
         reader.join()
@@ -328,6 +383,34 @@ def test_an_interrupted_call_leaves_no_answer_behind(server: RedisServer) -> Non
         finally:
             signal.signal(signal.SIGALRM, before)
         assert [cache.get_value(key) for key in "bab"] == ["B", "A", "B"]
+
+
+def test_interrupted_at_any_line(server: RedisServer) -> None:
+    """A signal's exception between sending and reading too: no answer is left for the next call."""
+
+    class Alarm(Exception):
+        pass
+
+    def strike() -> None:
+        raise Alarm
+
+    with RedisCache(url=server.url, timeout=10) as cache:
+        cache.set_value("a", "A")
+        cache.set_value("b", "B")
+        for number in itertools.count(1):
+
+            def interrupted(number: int = number) -> bool:
+                try:
+                    return at_line(number, lines, strike, lambda: cache.get("a"))
+                except Alarm:
+                    return True
+
+            struck = interrupted()
+            assert [cache.get_value(key) for key in "bab"] == ["B", "A", "B"], number
+            if not struck:
+                break
+        assert number > 4
+        assert race(*[lambda: cache.get_value("a")] * 40) == ["A"] * 40, "no place is lost"
 
 
 def test_a_cluster_that_loses_a_node() -> None:

@@ -55,7 +55,9 @@ class Contents:
             SerializationError: the value would not come back as it is.
         """
         ttl = inf if entry.ttl is None else entry.ttl
-        return self.pack_value(entry.key, entry.value, entry.created_timestamp, ttl, entry.tags, origin)
+        return self.pack_value(
+            entry.key, entry.value, entry.created_timestamp, ttl, entry.tags, origin, entry.stale_ttl
+        )
 
     def pack_value(
         self,
@@ -65,6 +67,7 @@ class Contents:
         ttl: float,
         tags: frozenset[str] = NO_TAGS,
         origin: Origin | None = None,
+        stale_ttl: float = 0.0,
     ) -> Packed | None:
         """A value made at `created` (None and the future are now) as its record; None if its time is over.
 
@@ -80,7 +83,9 @@ class Contents:
         tokens = _NO_TOKENS
         if tags:
             tokens = {tag: 0 if origin is None else origin.tags.get(tag, 0) for tag in tags}
-        payload = self._encode(key, value, created=created, expires=expiry, tags=tokens)
+        payload = self._encode(
+            key, value, created=created, expires=expiry, stale_until=expiry + stale_ttl, tags=tokens
+        )
         return Packed(payload, expiry, 0 if origin is None else origin.token)
 
     def value(self, key: str, record: Record) -> Any | Missing:
@@ -108,6 +113,14 @@ class Contents:
         # The clock may have been set back since: a life is not longer for that.
         created = min(stored.created, now)
         entry = CacheEntry(
-            key, stored.value(), created, None, 0, ttl, frozenset(stored.tags), len(record.payload)
+            key,
+            stored.value(),
+            created,
+            None,
+            0,
+            ttl,
+            frozenset(stored.tags),
+            len(record.payload),
+            stored.stale_ttl,
         )
         return entry, Origin(record.rt, stored.tags) if record.rt else None

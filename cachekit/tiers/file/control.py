@@ -22,7 +22,7 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.effects import Effects, open_ours
 from cachekit.tiers.file.format import FORMAT, PAGE, Geometry
 
 MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
@@ -60,7 +60,7 @@ def create(path: str, geometry: Geometry, effects: Effects) -> None:
 def is_sound(path: str, geometry: Geometry) -> bool:
     """Whether the file is there, has its size, and begins as it should."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_ours) as file:
             return (
                 os.fstat(file.fileno()).st_size == geometry.control_size
                 and file.read(8) == array("Q", [MAGIC]).tobytes()
@@ -69,10 +69,13 @@ def is_sound(path: str, geometry: Geometry) -> bool:
         return False
 
 
-def map_blocks(path: str, geometry: Geometry, effects: Effects) -> list[memoryview]:
+def map_blocks(
+    path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False
+) -> list[memoryview]:
     """The words of each shard's block."""
-    with open(path, "r+b") as file:
-        view = memoryview(mmap.mmap(file.fileno(), geometry.control_size))
+    with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+        view = memoryview(mmap.mmap(file.fileno(), geometry.control_size, access=access))
     starts = range(PAGE, geometry.control_size, geometry.block)
     return [effects.words(view[start : start + geometry.block].cast("Q")) for start in starts]
 

@@ -20,9 +20,13 @@ from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
 from cachekit.tiers.file import control, tokens
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.effects import Effects, open_or_make, open_ours
 from cachekit.tiers.file.format import FORMAT, Geometry
 
+#: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
+USERS: Final = "users"
+
+_STRUCTURE_LOCK: Final = "structure.lock"
 _MANIFEST: Final = "manifest"
 _OURS: Final = ("tokens", "control", _MANIFEST, _MANIFEST + ".new")
 
@@ -45,6 +49,11 @@ class Directory:
     users: int
 
 
+def is_cache(path: str) -> bool:
+    """Whether somebody made a cache in the directory, sound or not."""
+    return all(os.path.isfile(f"{path}/{name}") for name in (USERS, _STRUCTURE_LOCK))
+
+
 def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
     """Take the directory up, or make it.
 
@@ -59,8 +68,9 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     os.makedirs(path, mode=0o700, exist_ok=True)
     # One object per call, and no singleton: threads and processes exclude each other alike.
     lock = FileLock(
-        f"{path}/structure.lock",
+        f"{path}/{_STRUCTURE_LOCK}",
         timeout=patience,
+        mode=0o600,
         thread_local=False,
         poll_interval=0.005,
         fallback_to_soft=False,
@@ -70,7 +80,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     except Timeout as error:
         raise LockTimeoutError(f"{path} was being opened by another process for {patience} s") from error
     try:
-        users = os.open(f"{path}/users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        users = open_or_make(f"{path}/{USERS}")
         try:
             found, salt = _enter(path, geometry, users, effects)
         except BaseException:
@@ -83,12 +93,13 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
 
 def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[Geometry, bytes]:
     """The shape and the salt of the directory, which is sound, and which `users` then says we are in."""
-    version, found, salt = _read_manifest(path)
+    version, found, salt, _ = read_manifest(path)
     sound = (
         version == FORMAT
         and found is not None
         and tokens.is_sound(f"{path}/tokens", found)
         and control.is_sound(f"{path}/control", found)
+        and not any(entry.is_symlink() for entry in list(os.scandir(path)))
     )
     alone = False
     if not sound or found != wanted:
@@ -103,9 +114,9 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
             logging.getLogger("cachekit").warning("%s is emptied: it had %s", path, what)
         found, salt = wanted, _make(path, wanted, effects)
     elif not sound or found is None:
+        what = "damaged" if version in (None, -1, FORMAT) else f"of format {version}, not {FORMAT}"
         raise FileFormatError(
-            f"{path} is in use, and is damaged or of format {version}, not {FORMAT}; "
-            f"end the processes that use it, or choose another directory"
+            f"{path} is in use, and is {what}; end the processes that use it, or choose another directory"
         )
     elif found != wanted:
         logging.getLogger("cachekit").warning(
@@ -130,8 +141,12 @@ def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
         except FileNotFoundError:
             pass
     for entry in list(os.scandir(path)):
-        if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False) and _is_hex(entry.name):
+        if len(entry.name) != 2 or not _is_hex(entry.name):
+            continue
+        if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
+        else:  # a link, of which nothing is followed
+            effects.unlink(entry.path)
     tokens.create(f"{path}/tokens", geometry, effects)
     control.create(f"{path}/control", geometry, effects)
     salt = os.urandom(16)
@@ -148,27 +163,27 @@ def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
     return salt
 
 
-def _read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes]:
-    """Format version, shape and salt; a version of None if there is no manifest, -1 if it is damaged.
+def read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes, int]:
+    """Format version, shape, salt, and when it was made; a version of None: no manifest, -1: it is damaged.
 
     The checksum and the name of the version are for all formats to come; the rest belongs to this one.
     """
     try:
-        with open(f"{path}/{_MANIFEST}", "rb") as file:
+        with open(f"{path}/{_MANIFEST}", "rb", opener=open_ours) as file:
             checksum, _, body = file.read(1 << 16).rstrip(b"\n").partition(b" ")
     except FileNotFoundError:
-        return None, None, b""
+        return None, None, b"", 0
     try:
         if int(checksum, 16) != crc32(body):
-            return -1, None, b""
+            return -1, None, b"", 0
         shape = json.loads(body)
         if shape["format"] != FORMAT:
-            return int(shape["format"]), None, b""
+            return int(shape["format"]), None, b"", 0
         geometry = Geometry(**shape["geometry"])
-        salt = bytes.fromhex(shape["salt"])
+        salt, made = bytes.fromhex(shape["salt"]), int(shape["made"])
     except (ValueError, KeyError, TypeError):
-        return -1, None, b""
-    return (FORMAT, geometry, salt) if geometry.is_sound() and len(salt) == 16 else (-1, None, b"")
+        return -1, None, b"", 0
+    return (FORMAT, geometry, salt, made) if geometry.is_sound() and len(salt) == 16 else (-1, None, b"", 0)
 
 
 def _is_hex(name: str) -> bool:

@@ -8,6 +8,7 @@ an object in its place that counts, and stops after the Nth effect as `kill -9` 
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -24,6 +25,31 @@ def _allocate(fd: int, size: int) -> None:
 def _create(path: str) -> int:
     """A new file, open for writing; there must be none of that name."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def open_ours(path: str, flags: int) -> int:
+    """A file that is there, for `open` too. A symbolic link is not followed, and is no file of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: as the system call does.
+    """
+    try:
+        # Not blocking: somebody may have put a pipe there.
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(errno.ENOENT, "a symbolic link is not followed", path) from error
+        raise
+
+
+def open_or_make(path: str) -> int:
+    """A file to be locked, made if it is not there.
+
+    Raises:
+        OSError: as the system call does; also for a symbolic link.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
 class Effects:

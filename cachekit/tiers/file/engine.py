@@ -31,6 +31,7 @@ from cachekit.tiers.file.shard import Shard
 from cachekit.tiers.file.tokens import Tokens, fresh
 
 _PATIENCE: Final = 2.0
+_OPENING: Final = 30.0
 #: Keys whose place is remembered: one that was just asked for is what will be stored, or asked for again,
 #: and its hash costs as much as all the rest of a lookup that fails.
 _MOST_KNOWN: Final = 4096
@@ -57,6 +58,7 @@ class Engine:
         limit: bytes that it may take on disk, at least 1 MiB.
         clock: for expiry.
         patience: the most seconds that a writer waits for another one.
+        opening: the most seconds to wait for others who are opening the directory.
         geometry: its shape in detail, instead of `limit`.
         effects: by which files are changed; for tests.
 
@@ -82,13 +84,14 @@ class Engine:
         *,
         clock: Clock | None = None,
         patience: float = _PATIENCE,
+        opening: float = _OPENING,
         geometry: Geometry | None = None,
         effects: Effects = EFFECTS,
     ) -> None:
         directory = open_directory(
             os.path.abspath(os.fspath(path)),
             Geometry.for_limit(limit) if geometry is None else geometry,
-            max(patience, 30.0),
+            opening,
             effects,
         )
         self.path = directory.path
@@ -279,12 +282,11 @@ class Engine:
     def delete_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the keys that the pattern matches from the start, and change all tokens; how many.
 
-        Before and after: what was read, or loaded, in between is kept nowhere.
+        Before and after: what was read, or loaded, in between is kept nowhere. Memory does not grow with
+        the entries, and no lock is held for more than a thousand of them.
         """
         self.renew_tokens()
-        removed = 0
-        for key in self.keys(pattern):
-            removed += self.delete(key)[0]
+        removed = sum([shard.delete_matching(pattern, self._time()) for shard in self._open_shards()])
         self.renew_tokens()
         return removed
 
@@ -308,6 +310,21 @@ class Engine:
         for shard in self._open_shards():
             shard.tick()
 
+    def repair(self, damaged: Iterable[tuple[int, int, int, int]]) -> int:
+        """Drop slots that somebody found damaged, and what belongs to nothing; how many slots there were.
+
+        Args:
+            damaged: of each the shard, the generation of its index, its word in it, and what it said.
+        """
+        shards = self._open_shards()
+        self.tick()  # also drops an index that is damaged as a whole
+        by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, generation, at, slot in damaged:
+            by_index.setdefault((number, generation), []).append((at, slot))
+        return sum(
+            [shards[number].drop(generation, slots) for (number, generation), slots in by_index.items()]
+        )
+
     def stats(self) -> EngineStats:
         """What the directory holds, and what this process did; without I/O, and also after `close`."""
         if self._last_stats is not None:
@@ -323,6 +340,21 @@ class Engine:
         )
 
     # -- life -------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file that whoever has this directory open keeps open."""
+        self._open_shards()
+        found = os.fstat(self._users)
+        return found.st_dev, found.st_ino
+
+    def is_whole(self) -> bool:
+        """Whether the files that this process locks are still those in the directory."""
+        return all(shard.lock.is_there() for shard in self._open_shards())
+
+    def spoil(self) -> None:
+        """Break all fences that were ever taken here: the directory is not this one any more."""
+        self._open_shards()[0].tokens.spoil()
 
     def close(self) -> None:
         """Give back descriptors and mappings; a second call does nothing."""

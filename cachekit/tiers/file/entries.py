@@ -6,23 +6,28 @@ the disk into TierUnavailableError. A record that cannot be read is no entry, an
 
 from __future__ import annotations
 
-import os
 import re
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar, final
 
-from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, UnreadableError
+from cachekit.errors import (
+    CacheClosedError,
+    CacheError,
+    FileFormatError,
+    LockTimeoutError,
+    TierUnavailableError,
+    UnreadableError,
+)
 from cachekit.fences import Origin, SharedFence, TagTokens
 from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheStats, Missing
 from cachekit.ports import Clock, Found
 from cachekit.stats import Histogram, Lookups, StatsCounter
-from cachekit.tiers.file.contents import Contents, Packed
-from cachekit.tiers.file.engine import Engine, EngineStats
+from cachekit.tiers.file.attachment import Attachment
+from cachekit.tiers.file.contents import Packed
+from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Record
-from cachekit.tiers.file.sharing import engines
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +35,7 @@ T = TypeVar("T")
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 _PATIENCE: Final = 2.0  # seconds that touch tries again while others write the key
 _PAUSE: Final = 1e-3
+_FAILURES: Final = (OSError, TierUnavailableError, FileFormatError, CacheClosedError)
 
 
 @final
@@ -37,67 +43,52 @@ class Entries:
     """The entries of an opened directory. Safe in any thread, before and after a fork.
 
     Args:
-        path: the directory.
-        limit: bytes that it may take.
-        contents: how values are stored where others may write, and where nobody else may.
+        attachment: to the directory.
         clock: the tier's.
 
-    Raises:
-        FileFormatError: others use the directory in a way that we cannot join.
-        TierUnavailableError: it cannot be made, read or written.
-
-    Every method but `close` and `stats` may raise TierUnavailableError, and CacheClosedError after `close`.
+    Every method but `stats` may raise TierUnavailableError, and CacheClosedError when it was closed.
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_contents", "_engine", "_finalizer", "_last_stats", "_latency", "_lookups",
-        "_path", "_sample_due", "_unavailable", "counter",
+        "__weakref__", "_attachment", "_clock", "_latency", "_lookups", "_sample_due", "_unavailable",
+        "counter",
     )  # fmt: skip
 
-    def __init__(self, path: str, limit: int, contents: tuple[Contents, Contents], clock: Clock) -> None:
-        self._path = path
+    def __init__(self, attachment: Attachment, clock: Clock) -> None:
+        self._attachment = attachment
         self._clock = clock
         self._lookups = Lookups()
         self._unavailable = 0
         self.counter = StatsCounter()
         self._latency = Histogram()
         self._sample_due = 0.0
-        self._last_stats: EngineStats | None = None
-        try:
-            self._engine = engines.acquire(path, limit, clock)
-            self._contents = contents[_is_private(path)]
-        except OSError as error:
-            raise TierUnavailableError(
-                f"the cache directory {path} cannot be used: {error.strerror or error}; "
-                f"make it writable for this user, or choose another with cache_dir"
-            ) from error
-        self._finalizer = weakref.finalize(self, engines.release, self._engine)
-        self._finalizer.atexit = False
 
     # -- looking ------------------------------------------------------------------------------------
 
     def value(self, key: str) -> Any | Missing:
         """The value of the live entry; a lookup that counts."""
         started = time.monotonic()
-        record = self._lookup(self.engine().get, key)
-        value = MISSING if record is None else self._read(self._contents.value, key, record, MISSING)
+        record = self._lookup(Engine.get, key)
+        value = (
+            MISSING if record is None else self._read(self._attachment.contents.value, key, record, MISSING)
+        )
         self._count_lookup(value is not MISSING, started)
         return value
 
     def entry(self, key: str) -> CacheEntry | None:
         """The live entry; a lookup that counts."""
         started = time.monotonic()
-        record = self._lookup(self.engine().get, key)
-        found = None if record is None else self._read(self._contents.entry, key, record, None)
+        record = self._lookup(Engine.get, key)
+        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         self._count_lookup(found is not None, started)
         return None if found is None else found[0]
 
     def look(self, key: str) -> Found | None:
         """The live entry with a fence that was taken before it was read; a lookup that counts."""
         started = time.monotonic()
-        fence = self._lookup(self.engine().fence, key)
-        record = self._lookup(self.engine().get, key)
-        found = None if record is None else self._read(self._contents.entry, key, record, None)
+        fence = self._lookup(Engine.fence, key)
+        record = self._lookup(Engine.get, key)
+        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         self._count_lookup(found is not None, started)
         if record is None or found is None:
             return None
@@ -108,7 +99,7 @@ class Entries:
     def peek(self, key: str) -> CacheEntry | None:
         """The live entry; no lookup."""
         record = self.do(self.engine().get, key)
-        found = None if record is None else self._read(self._contents.entry, key, record, None)
+        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         return None if found is None else found[0]
 
     def keys(self, pattern: re.Pattern[str] | None) -> Iterator[str]:
@@ -118,15 +109,15 @@ class Entries:
     def _keys(self, engine: Engine, pattern: re.Pattern[str] | None) -> Iterator[str]:
         try:
             yield from engine.keys(pattern)
-        except (OSError, TierUnavailableError) as error:
+        except _FAILURES as error:
             self._fail(error)
 
     # -- writing ------------------------------------------------------------------------------------
 
     def put_value(self, key: str, value: Any, ttl: float, names: frozenset[str]) -> None:
         """Store a value made now, in place of whatever the key held."""
-        engine = self.engine()
-        packed = self._contents.pack_value(key, value, None, ttl, names)
+        engine = self.writer()
+        packed = self._attachment.contents.pack_value(key, value, None, ttl, names)
         if packed is None:
             self.remove(key, False)
             return
@@ -139,8 +130,8 @@ class Entries:
     ) -> SharedFence | None:
         """Store an entry in place of whatever its key held; None if the expected fence is broken."""
         key, names = entry.key, entry.tags
-        engine = self.engine()
-        packed = self._contents.pack(entry, origin)
+        engine = self.writer()
+        packed = self._attachment.contents.pack(entry, origin)
         if expect is None:
             if packed is None:
                 return self.remove(key, in_flux)[1]
@@ -172,8 +163,8 @@ class Entries:
 
     def add(self, entry: CacheEntry, fence: SharedFence, origin: Origin | None) -> CacheEntry | bool:
         """Store an entry behind its fence, unless a live one came first."""
-        engine = self.engine()
-        packed = self._contents.pack(entry, origin)
+        engine = self.writer()
+        packed = self._attachment.contents.pack(entry, origin)
         if not (engine.owns(fence) and fence.is_current()):
             self.counter.refusals += 1
             return False
@@ -183,7 +174,7 @@ class Entries:
         tags = _tokens_of(engine, fence, entry.tags)
         outcome = self.do(engine.add, entry.key, payload, fence.token, expiry=expiry, rt=rt, tags=tags)
         if isinstance(outcome, Record):
-            there = self._read(self._contents.entry, entry.key, outcome, None)
+            there = self._read(self._attachment.contents.entry, entry.key, outcome, None)
             if there is not None:
                 return there[0]
             # Nobody can read what came first, so it shall not stand in the way for ever.
@@ -200,13 +191,14 @@ class Entries:
         """Write a live entry again, with so many seconds left; True if there is one."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            fence = self.do(self.engine().fence, key)
-            record = self.do(self.engine().get, key)
-            found = None if record is None else self._read(self._contents.entry, key, record, None)
+            engine = self.writer()
+            fence = self.do(engine.fence, key)
+            record = self.do(engine.get, key)
+            found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
             if record is None or found is None:
                 # A load may be under way all the same, and what it loads is as old as this call: so the
                 # token changes, but nothing goes that somebody stored meanwhile.
-                token = self.do(self.engine().put, key, b"", expiry=-inf, expect=fence.token)
+                token = self.do(engine.put, key, b"", expiry=-inf, expect=fence.token)
                 if token is not None:
                     return False
                 self._pause(key, deadline)
@@ -220,12 +212,14 @@ class Entries:
     def _pause(self, key: str, deadline: float) -> None:
         if time.monotonic() >= deadline:
             self.counter.errors += 1
-            raise LockTimeoutError(f"{key!r} in {self._path} was written by others for {_PATIENCE} s")
+            raise LockTimeoutError(
+                f"{key!r} in {self._attachment.path} was written by others for {_PATIENCE} s"
+            )
         time.sleep(_PAUSE)
 
     def remove(self, key: str, in_flux: bool) -> tuple[bool, SharedFence]:
         """Remove a key; whether it was there, and the fence that holds from this write on."""
-        engine = self.engine()
+        engine = self.writer()
         fence = self.do(engine.fence, key)
         removed, token = self.do(engine.delete, key, in_flux=in_flux)
         if removed:
@@ -237,7 +231,7 @@ class Entries:
     def stats(self) -> CacheStats:
         """What has been counted; see `FileCache.get_stats`."""
         lookups, counter, unavailable = self._lookups, self.counter, self._unavailable
-        engine = self._last_stats or self._engine.stats()
+        engine = self._attachment.stats()
         return CacheStats(
             hits=lookups.hits,
             misses=lookups.misses,
@@ -258,48 +252,54 @@ class Entries:
         )
 
     def engine(self) -> Engine:
-        """The engine, whose failures are for `do`."""
-        if self._last_stats is not None:
-            raise CacheClosedError(f"the cache on {self._path} was closed")
-        return self._engine
+        """The engine, to look at something; its failures are for `do`."""
+        return self.do(self._attachment.for_reading)
+
+    def writer(self) -> Engine:
+        """The engine, to change something."""
+        return self.do(self._attachment.for_writing)
 
     def do(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something of the engine; a failure is counted, and becomes TierUnavailableError."""
         try:
             return operation(*args, **kwargs)
-        except (OSError, TierUnavailableError) as error:
+        except _FAILURES as error:
             self._fail(error)
 
     def tend(self) -> None:
         """Remove what is over, and let go of files that others removed."""
         try:
-            self.do(self.engine().remove_expired)
-            self.do(self.engine().tick)
-        except (TierUnavailableError, CacheClosedError):
+            self.do(self.writer().remove_expired)
+            self.do(self.writer().tick)
+        except CacheError:
             pass  # it was counted, and lookups meet it too; the next round tries again
-
-    def close(self) -> None:
-        """Give the engine back."""
-        if self._finalizer.alive:
-            self._last_stats = self._engine.stats()
-            self._finalizer()
 
     # -- inside -------------------------------------------------------------------------------------
 
-    def _lookup(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _lookup(self, operation: Callable[[Engine, str], T], key: str) -> T:
         try:
-            return operation(*args, **kwargs)
-        except (OSError, TierUnavailableError) as error:
-            self._unavailable += 1
+            return operation(self._attachment.for_reading(), key)
+        except _FAILURES as error:
+            if not self._attachment.is_closed():
+                self._unavailable += 1
             self._fail(error)
 
-    def _fail(self, error: OSError | TierUnavailableError) -> NoReturn:
+    def _fail(self, error: OSError | CacheError) -> NoReturn:
+        path = self._attachment.path
+        if isinstance(error, CacheClosedError):
+            if self._attachment.is_closed():
+                raise error
+            error = TierUnavailableError(f"the cache directory {path} was replaced at this moment")
         self.counter.errors += 1
-        if isinstance(error, TierUnavailableError):
-            raise error
-        raise TierUnavailableError(
-            f"the cache directory {self._path} failed: {error.strerror or error}"
-        ) from error
+        if isinstance(error, FileFormatError):  # of what came in the place of the directory
+            raise TierUnavailableError(str(error)) from error
+        if isinstance(error, OSError):
+            if isinstance(error, FileNotFoundError):
+                self._attachment.suspect()
+            raise TierUnavailableError(
+                f"the cache directory {path} failed: {error.strerror or error}"
+            ) from error
+        raise error
 
     def _read(self, reader: Callable[[str, Record], T], key: str, record: Record, otherwise: T) -> T:
         try:
@@ -329,9 +329,3 @@ def _tokens_of(engine: Engine, fence: SharedFence, names: frozenset[str]) -> Tag
         return fence.tags
     known = dict(fence.tags)
     return tuple([(bucket, known[bucket]) for bucket, _ in engine.tag_tokens(names)])
-
-
-def _is_private(path: str) -> bool:
-    """Whether nobody but this user can write in the directory."""
-    found = os.stat(path)
-    return found.st_uid == os.geteuid() and not found.st_mode & 0o022

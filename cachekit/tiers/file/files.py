@@ -164,6 +164,8 @@ class ShardFiles:
         words[NEXT] = 1
         generation = incarnation << 32 | 1
         self._remove_all_but(set())
+        # A full disk has their blocks back only now, and needs them for what follows.
+        self.index.segments.forget_all_but(())
         index_file.create(self.index_path(generation), generation, self.geometry.capacity, self.effects)
         words[CAPACITY] = self.geometry.capacity
         words[GENERATION] = generation

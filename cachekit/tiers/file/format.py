@@ -35,7 +35,7 @@ A write holds the lock of its shard, which dies with its process. In order:
 
     1  pwrite the record beyond the tail     crash: bytes that the next record overwrites
     2  control: the tail, one word           crash: a dead record; reclaim walks over it
-    3  tokens: FLUX                          crash: copies read until someone settles the bucket are not
+    3  tokens: FLUX, then the news           crash: copies read until someone settles the bucket are not
                                              kept elsewhere; the old value is still the stored one
     4  index: B                              an old key: the new value is stored. A new key: A is 0, so
                                              nobody sees it, and the next insert here overwrites B

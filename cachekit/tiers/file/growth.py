@@ -53,7 +53,8 @@ def has_room(files: ShardFiles, index: Index) -> bool:
     enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.geometry.quota // 2
     if not enough and entries * 20 <= capacity * 9:
         larger, enough = capacity, True
-    if not enough or files.room() < file_size(larger):
+    # Beside the new file there must be room for the segment into which reclaim copies what was read.
+    if not enough or files.room() < file_size(larger) + files.geometry.segment:
         files.make_way(file_size(larger))
     else:
         begin(files, index, larger)

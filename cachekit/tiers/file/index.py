@@ -17,7 +17,7 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import EFFECTS, Effects
+from cachekit.tiers.file.effects import EFFECTS, Effects, open_ours
 from cachekit.tiers.file.format import FORMAT
 from cachekit.tiers.file.segments import Segments
 
@@ -31,6 +31,37 @@ PROBES: Final = 512
 def file_size(capacity: int) -> int:
     """The bytes of an index with so many slots."""
     return _HEAD + 17 * capacity
+
+
+def map_file(path: str, generation: int, *, read_only: bool = False) -> tuple[int, memoryview]:
+    """How many slots the file has, and all of it, mapped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an index of this generation, or has not the size that it should.
+    """
+    with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _HEAD:
+            raise ValueError(f"{path} is cut short")
+        # The descriptor that mmap keeps is the only one that stays open.
+        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+        view = memoryview(mmap.mmap(file.fileno(), size, access=access))
+    magic, named, capacity = view[:24].cast("Q")
+    if (
+        magic != _MAGIC
+        or named != generation
+        or size != file_size(capacity)
+        or capacity < 1
+        or capacity & (capacity - 1)
+    ):
+        raise ValueError(f"{path} is damaged")
+    return capacity, view
+
+
+def slots_of(view: memoryview, capacity: int) -> memoryview:
+    """The words of the slots in a mapped file."""
+    return view[_HEAD : _HEAD + 16 * capacity].cast("Q")
 
 
 @final
@@ -47,27 +78,13 @@ class Index:
     segments: Segments  #: the files that its slots speak of; whoever opens it says so
 
     def __init__(self, path: str, generation: int, effects: Effects) -> None:
-        with open(path, "r+b") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _HEAD:
-                raise ValueError(f"{path} is cut short")
-            # The descriptor that mmap keeps is the only one that stays open.
-            view = memoryview(mmap.mmap(file.fileno(), size))
-        magic, named, capacity = view[:24].cast("Q")
-        if (
-            magic != _MAGIC
-            or named != generation
-            or size != file_size(capacity)
-            or capacity < 1
-            or capacity & (capacity - 1)
-        ):
-            raise ValueError(f"{path} is damaged")
+        capacity, view = map_file(path, generation)
         self.generation = generation
         self.capacity = capacity
         #: For positions counted in words: always even.
         self.mask = 2 * capacity - 1
         self.probes = min(PROBES, capacity)
-        self.slots = effects.words(view[_HEAD : _HEAD + 16 * capacity].cast("Q"))
+        self.slots = effects.words(slots_of(view, capacity))
         self.visited = effects.octets(view[_HEAD + 16 * capacity :])
 
     def find(self, hashed: int) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.tiers.file.effects import open_or_make
 
 
 class _Again(enum.Enum):
@@ -48,7 +49,7 @@ class ShardLock:
         patience: the most seconds that anybody waits.
     """
 
-    __slots__ = ("_deferred", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
+    __slots__ = ("_deferred", "_draining", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
 
     def __init__(self, path: str, patience: float) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
@@ -60,18 +61,18 @@ class ShardLock:
         self._unlock = unlock_descriptor
         self._front = threading.RLock()
         self._owner = 0
+        self._draining = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._fd = _UNOPENED
 
     def _open(self) -> None:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{os.path.dirname(self.path)} was closed")
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = open_or_make(self.path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = open_or_make(self.path)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while nobody else, thread or process, is in a `run` of this file.
@@ -112,8 +113,8 @@ class ShardLock:
                     return result
             raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
         finally:
-            if self._deferred:
-                self._run_deferred()
+            if self._deferred and self._draining != me:
+                self._run_deferred(me)
 
     def _wait(self, deadline: float) -> None:
         while True:
@@ -127,14 +128,28 @@ class ShardLock:
             if self._lock(self._fd, blocking=False):
                 return
 
-    def _run_deferred(self) -> None:
-        while self._deferred:
-            operation, arguments = self._deferred.pop(0)
-            self.run(operation, *arguments)
+    def _run_deferred(self, me: int) -> None:
+        # One after another, not each from within the one before: there may be many.
+        self._draining = me
+        try:
+            while self._deferred:
+                operation, arguments = self._deferred.pop(0)
+                self.run(operation, *arguments)
+        finally:
+            self._draining = 0
 
     def is_mine(self) -> bool:
         """Whether this thread is in the middle of an operation."""
         return self._owner == threading.get_ident()
+
+    def is_there(self) -> bool:
+        """Whether the file is still the one that we lock; if we do."""
+        if self._fd < 0:
+            return True
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
+        except OSError as error:
+            return not isinstance(error, (FileNotFoundError, NotADirectoryError))
 
     def close(self) -> None:
         """Give the descriptor back, after whoever is in `run`."""
@@ -154,6 +169,7 @@ class ShardLock:
             return
         self._front = threading.RLock()
         self._owner = 0
+        self._draining = 0
         self._deferred.clear()
         if self._fd >= 0:
             os.close(self._fd)

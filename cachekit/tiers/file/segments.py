@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from typing import Final, TypeAlias, final
 
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.effects import Effects, open_ours
 from cachekit.tiers.file.format import HEADER, record_size
 
 #: Slicing either yields a private copy.
@@ -59,7 +59,7 @@ class Segments:
         if known is not None:
             return known
         try:
-            fd = os.open(self._path(segment), os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_ours(self._path(segment), os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
@@ -79,7 +79,7 @@ class Segments:
     def head(self, segment: int, size: int) -> bytes:
         """The first bytes of a segment, without mapping it; empty if it is gone."""
         try:
-            with open(self._path(segment), "rb", buffering=0) as file:
+            with open(self._path(segment), "rb", buffering=0, opener=open_ours) as file:
                 return file.read(size)
         except FileNotFoundError:
             return b""
@@ -87,7 +87,7 @@ class Segments:
     def length(self, segment: int) -> int:
         """The bytes of a segment's file; 0 if it is gone."""
         try:
-            return os.stat(self._path(segment)).st_size
+            return os.lstat(self._path(segment)).st_size
         except FileNotFoundError:
             return 0
 
@@ -109,7 +109,7 @@ class Segments:
         """
         known, fd = self.writing
         if known != segment:
-            fd = os.open(self._path(segment), os.O_RDWR | os.O_CLOEXEC)
+            fd = open_ours(self._path(segment), os.O_RDWR)
             self._keep(segment, fd)
         return fd
 

@@ -7,13 +7,14 @@ tokens come from `engine`.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, cast, final
 from zlib import crc32
 
-from cachekit.fences import FLUX
+from cachekit.fences import FLUX, NEWS
 from cachekit.tiers.file.control import ENTRIES, GENERATION
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.files import ShardFiles
@@ -35,7 +36,7 @@ from cachekit.tiers.file.format import (
 from cachekit.tiers.file.index import Index
 from cachekit.tiers.file.locking import AGAIN, Again, ShardLock
 from cachekit.tiers.file.segments import Segments, length_at
-from cachekit.tiers.file.tokens import Tokens
+from cachekit.tiers.file.tokens import Tokens, fresh
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through
@@ -185,7 +186,7 @@ class Shard:
 
     def scan(self, now: float) -> Iterator[str]:
         """The keys of live records. Without a lock: of those that change meanwhile, the old or the new."""
-        for _, a, b in self._slots():
+        for _, a, b in self._slots(self._current_index()):
             found = self._glance(b)
             if found is None:
                 continue
@@ -193,10 +194,11 @@ class Shard:
             if self._hash_of(key) == a and expiry > now and self.tokens.are_current(tags):
                 yield key.decode("utf-8", "surrogatepass")
 
-    def _slots(self) -> Iterator[tuple[int, int, int]]:
+    def _current_index(self) -> Index:
         index = self.files.index
-        if index.generation != self.words[GENERATION]:
-            index = self.reopen()
+        return index if index.generation == self.words[GENERATION] else self.reopen()
+
+    def _slots(self, index: Index) -> Iterator[tuple[int, int, int]]:
         for start in range(0, 2 * index.capacity, 2 * _SLICE):
             words = index.slots[start : start + 2 * _SLICE].tolist()
             for at in range(0, len(words), 2):
@@ -245,6 +247,9 @@ class Shard:
                 return AGAIN
             index, at, b = made
             tokens[bucket] = FLUX | token
+            # Before anyone can see the record; and a number that it has never been, or a copy that was
+            # looked at then would seem to have been looked at now.
+            tokens[NEWS] = token
             files.publish(index, at, hashed, b, len(record))
             tokens[bucket] = last | token
         except BaseException:
@@ -295,6 +300,7 @@ class Shard:
     def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
         tokens = self.tokens.words
         tokens[bucket] = FLUX | token
+        tokens[NEWS] = fresh()
         index = self.files.locked_index()
         at = index.find(hashed)
         if at >= 0 and index.slots[at + 1]:
@@ -309,6 +315,7 @@ class Shard:
         words = self.tokens.words
         mine = bool(words[bucket] == FLUX | token)
         words[bucket] = token if mine else fresh
+        words[NEWS] = fresh
         return mine
 
     def clear(self) -> int | None:
@@ -319,9 +326,77 @@ class Shard:
         entries: int = self.words[ENTRIES]
         # Before and after: what was read in between belongs before the clear, and is not kept.
         self.tokens.renew_slice(self.number, self.shards)
-        self.files.reset()
+        if entries or self.files.table.entries():  # or there is nothing, and no need to make an index
+            self.files.reset()
         self.tokens.renew_slice(self.number, self.shards)
         return entries
+
+    def delete_matching(self, pattern: re.Pattern[str], now: float) -> int:
+        """Remove the keys that the pattern matches from the start; how many live ones there were."""
+        removed = 0
+        for _ in range(_LOOKS):
+            index = self._current_index()
+            for slots in self._matching(index, pattern, now):
+                removed += self.lock.run(self._delete_slots, index.generation, slots) or 0
+            if self.words[GENERATION] == index.generation:
+                return removed
+            # Another index took its place, and from then on nobody told this one what moves where.
+        # They come faster than we look; so nobody writes while we do.
+        return removed + (self.lock.run(self._delete_matching_locked, pattern, now) or 0)
+
+    def _delete_matching_locked(self, pattern: re.Pattern[str], now: float) -> int:
+        index = self.files.locked_index()
+        return sum([self._clear_slots(index, slots) for slots in self._matching(index, pattern, now)])
+
+    def _matching(
+        self, index: Index, pattern: re.Pattern[str], now: float
+    ) -> Iterator[list[tuple[int, bool]]]:
+        """Slots of matching keys, and whether they are live; a slice at a time."""
+        slots: list[tuple[int, bool]] = []
+        for at, a, b in self._slots(index):
+            match = self._match(index, at, a, b, pattern, now)
+            if match is not None:
+                slots.append((at, match))
+            if len(slots) == _SLICE:
+                yield slots
+                slots = []
+        if slots:
+            yield slots
+
+    def _match(
+        self, index: Index, at: int, a: int, b: int, pattern: re.Pattern[str], now: float
+    ) -> bool | None:
+        """Whether the entry of a slot is live, if its key matches; None if it does not."""
+        while True:
+            found = self._glance(b)
+            if found is not None and self._hash_of(found[0]) == a:
+                break
+            # Moved since the slot was read, or overwritten; or damaged, and then it stays as it is.
+            before, b = b, index.slots[at + 1]
+            if not b or b == before:
+                return None
+        key, expiry, tags = found
+        if not pattern.match(key.decode("utf-8", "surrogatepass")):
+            return None
+        return expiry > now and self.tokens.are_current(tags)
+
+    def _delete_slots(self, generation: int, slots: list[tuple[int, bool]]) -> int:
+        index = self.files.locked_index()
+        # Of another generation: whoever asked looks again.
+        return self._clear_slots(index, slots) if index.generation == generation else 0
+
+    def _clear_slots(self, index: Index, slots: list[tuple[int, bool]]) -> int:
+        removed = 0
+        words = self.tokens.words
+        for at, live in slots:
+            # Whatever is there by now: a value that came meanwhile is lost, which does no harm.
+            if index.slots[at + 1]:
+                bucket, token = self.tokens.bucket(index.slots[at]), fresh()
+                words[bucket] = FLUX | token
+                self.files.clear_slot(index, at)
+                words[bucket] = token
+                removed += live
+        return removed
 
     def renew_tokens(self) -> None:
         """Change all tokens of the shard."""
@@ -331,17 +406,23 @@ class Shard:
         """Clear the slots of records whose time is over, or whose tags were invalidated; how many."""
         condemned: list[tuple[int, int]] = []
         removed = 0
-        generation = self.files.index.generation
-        for at, _, b in self._slots():
+        index = self._current_index()
+        for at, _, b in self._slots(index):
             found = self._glance(b)
             if found is not None and (found[1] <= now or not self.tokens.are_current(found[2])):
                 condemned.append((at, b))
             if len(condemned) == _SLICE:
-                removed += self.lock.run(self._expire, generation, condemned) or 0
+                removed += self.drop(index.generation, condemned)
                 condemned = []
-        return removed + (self.lock.run(self._expire, generation, condemned) or 0 if condemned else 0)
+        removed += self.drop(index.generation, condemned)
+        self.files.counter.expirations += removed
+        return removed
 
-    def _expire(self, generation: int, condemned: list[tuple[int, int]]) -> int:
+    def drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
+        """Clear slots, each named by its word and what B was, of that index; how many there were."""
+        return self.lock.run(self._drop, generation, condemned) or 0 if condemned else 0
+
+    def _drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
         index = self.files.locked_index()
         if index.generation != generation:
             return 0  # positions have changed; the next sweep comes
@@ -350,5 +431,4 @@ class Shard:
             if index.slots[at + 1] == b:
                 self.files.clear_slot(index, at)
                 removed += 1
-        self.files.counter.expirations += removed
         return removed

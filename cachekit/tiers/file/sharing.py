@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, final
 
 from cachekit import forks
 from cachekit.ports import Clock
+from cachekit.tiers.file.directory import USERS
 from cachekit.tiers.file.engine import Engine
 
 _Identity: TypeAlias = tuple[int, int, int]
@@ -23,25 +24,23 @@ class Engines:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
 
     def __init__(self) -> None:
-        # Re-entrant: a cache that nobody closed gives its engine back in a finalizer, which may come
-        # in the middle of `acquire`.
-        self._lock = threading.RLock()
+        #: Held while engines come and go. Re-entrant: a cache that nobody closed gives its engine back in a
+        #: finalizer, which may come in the middle of `acquire`.
+        self.lock = threading.RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
         forks.register(self)
 
-    def acquire(self, path: str, limit: int, clock: Clock) -> Engine:
+    def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
         """The engine on the directory, opened now if there is none yet; to be given back by `release`.
 
-        An engine that is there keeps its limit, as one in another process would.
+        An engine that is there keeps its limit, as one in another process would. `opening` is how many
+        seconds to wait for others who are opening the directory.
 
         Raises:
             What `Engine` raises.
         """
-        with self._lock:
-            try:
-                identity = _identify(path, clock)
-            except FileNotFoundError:
-                identity = None
+        with self.lock:
+            identity = _identify(path, clock)
             if identity is not None and identity in self._users:
                 engine, count = self._users[identity]
                 self._users[identity] = (engine, count + 1)
@@ -53,17 +52,13 @@ class Engines:
                         limit,
                     )
                 return engine
-            engine = Engine(path, limit, clock=clock)
-            try:
-                self._users[_identify(path, clock)] = (engine, 1)
-            except BaseException:
-                engine.close()
-                raise
+            engine = Engine(path, limit, clock=clock, opening=opening)
+            self._users[*engine.identity, hash(clock)] = (engine, 1)
             return engine
 
     def release(self, engine: Engine) -> None:
         """Give an engine back, once for each `acquire`; the last one closes it."""
-        with self._lock:
+        with self.lock:
             for identity, (known, count) in list(self._users.items()):
                 if known is engine and count > 1:
                     self._users[identity] = (engine, count - 1)
@@ -73,18 +68,22 @@ class Engines:
 
     def before_fork(self) -> None:
         """Take the lock (see `cachekit.forks`)."""
-        self._lock.acquire()
+        self.lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
         """Give it back; the child counts on from what it inherited."""
         if in_child:
-            self._lock = threading.RLock()
+            self.lock = threading.RLock()
         else:
-            self._lock.release()
+            self.lock.release()
 
 
-def _identify(path: str, clock: Clock) -> _Identity:
-    found = os.stat(path)
+def _identify(path: str, clock: Clock) -> _Identity | None:
+    """What an engine on the directory as it is now would be known by; None if nobody has opened it."""
+    try:
+        found = os.stat(f"{path}/{USERS}")
+    except OSError:  # the engine will find out why
+        return None
     # An engine takes the time from one clock, so another clock needs another engine.
     return found.st_dev, found.st_ino, hash(clock)
 

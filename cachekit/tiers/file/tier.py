@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Final, final
+from math import inf
+from typing import TYPE_CHECKING, Any, final
 
 from cachekit.clock import SystemClock
 from cachekit.fences import Origin, SharedFence
@@ -34,6 +33,8 @@ from cachekit.model import (
 )
 from cachekit.ports import Clock, Codec, Fence, Found
 from cachekit.serialization import Serializer
+from cachekit.tiers.file.arguments import check_entry, checked_fence, checked_interval, checked_limit
+from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.entries import Entries
 from cachekit.tiers.file.location import directory_of
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression
     from cachekit.serialization.serializer import CodecName
     from cachekit.serialization.signing import Secret
-
-_LARGEST_MB: Final = 1 << 20
 
 
 @final
@@ -68,6 +67,7 @@ class FileCache:
         secret: sign what is stored, and read nothing that is not signed with it; at least 16 bytes, or a
             list with the newest first.
         allow: classes that may be read, besides the standard value types, where pickles are not trusted.
+        allow_network_fs: whether a directory on a network file system will do. Its promises end at the host.
         clock: where the time comes from; another one is for tests.
 
     Raises:
@@ -88,7 +88,16 @@ class FileCache:
     It pickles as its configuration, unless it has a secret: the copy opens the same directory.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_entries", "_job", "_longest", "_max_size_mb", "_path")
+    __slots__ = (
+        "__weakref__",
+        "_arguments",
+        "_attachment",
+        "_entries",
+        "_job",
+        "_longest",
+        "_max_size_mb",
+        "_path",
+    )
 
     def __init__(
         self,
@@ -102,19 +111,17 @@ class FileCache:
         compression: Compression = None,
         secret: Secret | None = None,
         allow: Iterable[Any] = (),
+        allow_network_fs: bool = False,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        limit = _checked_limit(max_size_mb)
+        limit = checked_limit(max_size_mb)
         cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if cap <= 0:
             raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-        interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-        if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-                f"not {cleanup_interval!r}; None switches the sweep off"
-            )
+        interval = checked_interval(cleanup_interval)
         namespace = checked_key(namespace, "namespace")
+        if not isinstance(allow_network_fs, bool):
+            raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
         path = directory_of(cache_dir, namespace)
         allow = tuple(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
@@ -126,10 +133,23 @@ class FileCache:
         self._arguments = None
         if secret is None:
             base = None if cache_dir is None else directory_of(cache_dir, "")
-            arguments |= {"default_ttl": default_ttl, "namespace": namespace, "clock": clock}
+            arguments |= {
+                "allow_network_fs": allow_network_fs,
+                "default_ttl": default_ttl,
+                "namespace": namespace,
+                "clock": clock,
+            }
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
         contents = Contents(serializer, cap, clock), Contents(trusting, cap, clock)
-        self._entries = Entries(path, limit, contents, clock)
+        self._attachment = Attachment(
+            path,
+            limit,
+            clock,
+            contents,
+            unpickles=secret is None and codec == "pickle",
+            network=allow_network_fs,
+        )
+        self._entries = Entries(self._attachment, clock)
         self._job = None if interval is None else upkeep.every(interval, self._entries.tend)
 
     @property
@@ -249,7 +269,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed; some fences may stand.
         """
-        self._entries.do(self._entries.engine().renew_tokens)
+        self._entries.do(self._entries.writer().renew_tokens)
 
     def settle(self, fence: SharedFence) -> bool:
         """End the write that returned this fence; False if another write of the key came in between.
@@ -257,7 +277,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed; copies are not trusted until it is settled by others.
         """
-        return self._entries.do(self._entries.engine().settle, fence.key, fence.token)
+        return self._entries.do(self._entries.writer().settle, fence.key, fence.token)
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -305,7 +325,7 @@ class FileCache:
             ValueError: the entry's own key is another one.
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         self._entries.put(entry, None, None, False)
         return True
 
@@ -335,9 +355,9 @@ class FileCache:
             TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as for `set`;
                 and as for `set_if` if `expect` is not for this entry.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         return self._entries.put(
-            entry, origin, None if expect is None else _checked_fence(expect, entry), in_flux
+            entry, origin, None if expect is None else checked_fence(expect, entry), in_flux
         )
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
@@ -367,8 +387,8 @@ class FileCache:
         Raises:
             TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as there.
         """
-        _check_entry(key, entry)
-        return self._entries.add(entry, _checked_fence(fence, entry), origin)
+        check_entry(key, entry)
+        return self._entries.add(entry, checked_fence(fence, entry), origin)
 
     def set_many(self, entries: Mapping[str, CacheEntry]) -> bool:
         """`set` of several entries, one after another; True.
@@ -381,7 +401,7 @@ class FileCache:
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries must map each key to its CacheEntry, not {entries!r}")
         for key, entry in entries.items():
-            _check_entry(key, entry)
+            check_entry(key, entry)
         self._entries.engine()
         for entry in entries.values():
             self._entries.put(entry, None, None, False)
@@ -435,7 +455,7 @@ class FileCache:
             TierUnavailableError: the disk failed; some of it may be left.
         """
         entries = self._entries
-        entries.counter.invalidations += entries.do(entries.engine().clear)
+        entries.counter.invalidations += entries.do(entries.writer().clear)
         return True
 
     def invalidate_by_tags(self, tags: Tags) -> int:
@@ -447,7 +467,7 @@ class FileCache:
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._entries.engine().invalidate_tags(checked_tags(tags))
+        self._entries.do(self._entries.writer().invalidate_tags, checked_tags(tags))
         return 0
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
@@ -465,7 +485,7 @@ class FileCache:
             TierUnavailableError: the disk failed; some of them may be left.
         """
         entries = self._entries
-        removed = entries.do(entries.engine().delete_matching, checked_pattern(pattern))
+        removed = entries.do(entries.writer().delete_matching, checked_pattern(pattern))
         entries.counter.invalidations += removed
         return removed
 
@@ -477,7 +497,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.do(self._entries.engine().remove_expired)
+        return self._entries.do(self._entries.writer().remove_expired)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -485,7 +505,7 @@ class FileCache:
         """Give back descriptors and mappings, and end the sweep; a second call does nothing."""
         if self._job is not None:
             self._job.cancel()
-        self._entries.close()
+        self._attachment.close()
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a live entry that can be read; no lookup."""
@@ -513,39 +533,6 @@ class FileCache:
             f"FileCache({self._path!r}, max_size_mb={self._max_size_mb}, default_ttl={self.default_ttl}, "
             f"secret={None if self._arguments else '...'})"
         )
-
-
-def _check_entry(key: str, entry: CacheEntry) -> None:
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
-
-
-def _checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
-    if not isinstance(fence, SharedFence):
-        raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
-    if fence.key != entry.key or not fence.names >= entry.tags:
-        raise ValueError(
-            f"the fence was taken for key {fence.key!r} and tags {sorted(fence.names)}, not for "
-            f"key {entry.key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
-            f"that will be stored"
-        )
-    return fence
-
-
-def _checked_limit(max_size_mb: float) -> int:
-    """The limit in bytes."""
-    if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):
-        raise TypeError(
-            f"max_size_mb must be a number of MiB, not {max_size_mb!r} of type {type(max_size_mb).__name__}"
-        )
-    if not (isfinite(max_size_mb) and 1 <= max_size_mb <= _LARGEST_MB):
-        raise ValueError(f"max_size_mb must be 1 to {_LARGEST_MB} (1 TiB), not {max_size_mb!r}")
-    return int(max_size_mb * (1 << 20))
 
 
 def _configured(positional: tuple[Any, ...], named: dict[str, Any]) -> FileCache:

@@ -1,7 +1,8 @@
 """Fence tokens in memory that all processes of a directory share: was this written since I looked?
 
-One 64-bit token per bucket of keys, one per bucket of tags, one epoch. Every write, delete and
-invalidation puts a fresh one in, by one aligned 8-byte store; whoever copied a value elsewhere compares.
+One 64-bit token per bucket of keys, one per bucket of tags, one epoch of tags, one word for all news.
+Every write, delete and invalidation puts fresh ones in, by aligned 8-byte stores; whoever copied a value
+elsewhere compares: first the news, and only if that is not what it was, the tokens that it depends on.
 Bit 63, FLUX, says that a write is under way: what is read now must not be kept elsewhere. A key's token
 is changed under the lock of its shard, whose slice of the table is its own; tags' tokens without a lock,
 because records carry the tokens that were read before their value was loaded.
@@ -17,8 +18,8 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.fences import EPOCH, FLUX, TagTokens
-from cachekit.tiers.file.effects import Effects
+from cachekit.fences import EPOCH, FLUX, NEWS, TagTokens
+from cachekit.tiers.file.effects import Effects, open_ours
 from cachekit.tiers.file.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
@@ -78,7 +79,7 @@ def create(path: str, geometry: Geometry, effects: Effects) -> None:
 def is_sound(path: str, geometry: Geometry) -> bool:
     """Whether the file is there, has its size, and begins as it should."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_ours) as file:
             return (
                 os.fstat(file.fileno()).st_size == geometry.tokens_size
                 and file.read(16) == array("Q", [_MAGIC, geometry.buckets]).tobytes()
@@ -89,15 +90,24 @@ def is_sound(path: str, geometry: Geometry) -> bool:
 
 @final
 class Tokens:
-    """The mapped tokens. Safe in any thread, before and after a fork."""
+    """The mapped tokens. Safe in any thread, before and after a fork.
 
-    __slots__ = ("_buckets", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
+    Args:
+        path: the file.
+        geometry: of the directory.
+        effects: by which it is changed.
+        read_only: map it for looking at it alone.
+    """
 
-    def __init__(self, path: str, geometry: Geometry, effects: Effects) -> None:
-        with open(path, "r+b") as file:
-            mapped = mmap.mmap(file.fileno(), geometry.tokens_size)
+    __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
+
+    def __init__(self, path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False) -> None:
+        with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+            mapped = mmap.mmap(file.fileno(), geometry.tokens_size, access=access)
         #: Everything, as 8-byte words; `bucket` tells which is a key's.
         self.words = effects.words(memoryview(mapped).cast("Q"))
+        self._news = -1
         self._shift = geometry.bucket_shift
         self._buckets = geometry.buckets
         self._tag_start = _HEAD + geometry.buckets
@@ -122,10 +132,11 @@ class Tokens:
         """Every record, and every copy, that carries a token of one of the tags is over from now on."""
         words = self.words
         # Whoever meets the same epoch twice need not compare tags: so it changes first and last.
-        words[EPOCH] = fresh() | FLUX
+        words[EPOCH] = words[NEWS] = fresh() | FLUX
         for tag in tags:
             words[self._tag_start + self._tag_bucket(tag)] = fresh()
         words[EPOCH] = fresh()
+        words[NEWS] = fresh()
 
     def epoch(self) -> int:
         """Changes with every invalidation of tags, all through it; FLUX while one is under way.
@@ -138,12 +149,29 @@ class Tokens:
             epoch = self.words[EPOCH] = fresh()
         return epoch
 
+    def news(self) -> int:
+        """Changes with every write and invalidation, before it can be seen; FLUX as for `epoch`.
+
+        The same number is the same object: holders of thousands of fences share one.
+        """
+        news: int = self.words[NEWS]
+        if news != self._news:
+            self._news = news
+        return self._news  # of another thread, perhaps: then read just as late
+
     def renew_slice(self, shard: int, shards: int) -> None:
         """Change the tokens of all buckets of a shard, whose lock the caller holds."""
         size = self._buckets // shards
         start = _HEAD + shard * size
         # Words may be seen half changed here; what remembered such a one agrees with nothing later.
         self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
+        self.words[NEWS] = fresh()
+
+    def spoil(self) -> None:
+        """Change every token, of tags too: nothing agrees with this table any more."""
+        words = self.words
+        words[EPOCH] = words[NEWS] = fresh() | FLUX
+        words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
         """Whether this FLUX was seen a second ago already: its writer is dead, or stopped."""
@@ -160,6 +188,7 @@ class Tokens:
         """End the FLUX of an abandoned write, under the lock of the bucket's shard."""
         if self.words[bucket] == token:
             self.words[bucket] = fresh()
+            self.words[NEWS] = fresh()
 
     def _tag_bucket(self, tag: str) -> int:
         octets = tag.encode("utf-8", "surrogatepass")

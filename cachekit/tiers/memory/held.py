@@ -12,20 +12,20 @@ from cachekit.fences import SharedFence
 GONE: Final = -inf
 
 
-@final
 class Held:
     """One entry as memory holds it. Times are on the tier's monotonic clock.
 
     Made without an `__init__`, whose call would cost more than all of its assignments.
     """
 
-    __slots__ = ("accesses", "created", "deadline", "key", "last", "mark", "tags", "ttl", "value")
+    __slots__ = ("accesses", "created", "deadline", "key", "last", "mark", "stale", "tags", "ttl", "value")
 
     key: str
     value: Any
     created: float
     ttl: float
     deadline: float  # created + ttl; minus infinity from just before the entry leaves the store
+    stale: float  # for how long after its deadline a load may still fall back on it; finite
     last: float
     accesses: int
     tags: frozenset[str]

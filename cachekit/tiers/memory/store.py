@@ -16,6 +16,9 @@ count. While the GIL is held each is one step for every other thread, because ke
   last. So a deadline that is ahead belongs to the value that is in its place after it; and if that is
   the value in hand, it was right. This is also what lets a cached function keep references to entries
   of its own: the same comparisons tell whether they are still in the store;
+- an entry may carry a mark, a fence that other processes break too (`fences.SharedFence`). It is read
+  after the value and before the deadline, so it belongs to that value; and it stood after the lookup had
+  begun. While nobody on the host writes anything, one shared word says so; else the mark is asked;
 - `move_to_end` of a key that was removed meanwhile raises KeyError, which is no news: the answer was
   right when it was read;
 - the counters are bumped as `stats` describes.
@@ -38,10 +41,10 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar
 
 from cachekit import forks
-from cachekit.fences import EPOCH, FenceTable, PrivateFence, SharedFence
+from cachekit.fences import FenceTable, PrivateFence, SharedFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups
@@ -64,7 +67,6 @@ def gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-@final
 class Store(Exclusive):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
@@ -86,7 +88,6 @@ class Store(Exclusive):
         "_tags",
         "_unswept",
         "find",
-        "is_guarded",
         "now",
         "touch",
     )  # fmt: skip
@@ -110,7 +111,6 @@ class Store(Exclusive):
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
-        self.is_guarded = False
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -118,7 +118,16 @@ class Store(Exclusive):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def weight(self) -> int | None:
+        """What all entries count for together, where they are weighed."""
+        return None
+
     # -- looking ------------------------------------------------------------------------------------
+
+    def touch_again(self, key: str) -> None:
+        """What `touch` costs, about, for a key that has just been touched; nothing changes."""
+        self._entries.move_to_end(key)
 
     def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
         """The value under the key: the way of a lookup that the lock-free steps did not answer.
@@ -144,12 +153,11 @@ class Store(Exclusive):
                     self._state = BUSY
                     now = self.now()
                     held = self._entries.get(key)
-                    if (
-                        held is not None
-                        and now < held.deadline
-                        and (held.mark is None or held.mark.renews_epoch())
-                    ):
-                        self.touch(key)
+                    if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
+                        try:
+                            self.touch(key)
+                        except KeyError:  # a policy that was interrupted does not know it, for now
+                            pass
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
@@ -166,8 +174,8 @@ class Store(Exclusive):
             self._exclusively(self._remove_over, [over], now)
         return found
 
-    def peek(self, key: str, read: Callable[[Held], T]) -> T | Missing:
-        """Like `look_up_locked`, but nothing is counted or moved."""
+    def peek(self, key: str, read: Callable[[Held], T], *, even_stale: bool = False) -> T | Missing:
+        """Like `look_up_locked`, but nothing is counted or moved; with `even_stale` as loads may see it."""
         found: T | Missing = MISSING
         try:
             with self._lock:
@@ -178,7 +186,7 @@ class Store(Exclusive):
                     held = self._entries.get(key)
                     if (
                         held is not None
-                        and self.now() < held.deadline
+                        and self.now() < held.deadline + (held.stale if even_stale else 0.0)
                         and (held.mark is None or held.mark.is_current())
                     ):
                         found = read(held)
@@ -193,31 +201,6 @@ class Store(Exclusive):
         """Every entry at one moment, expired ones included, in no particular order."""
         with self._lock:
             return list(dict.values(self._entries))
-
-    def guard(self) -> None:
-        """From now on `find` passes over entries whose mark does not stand, as other processes may break it.
-
-        Whoever keeps a copy of `find` takes the new one. A cache without such neighbours never calls
-        this, and its hits ask nobody.
-        """
-        if self.find is find_nothing or self.is_guarded:
-            return
-        self.is_guarded = True
-        look = self._entries.get
-
-        def find(key: str) -> Held | None:
-            held = look(key)
-            if held is not None:
-                mark = held.mark
-                # The reader takes the value after this. What it then gets was current now, or was put
-                # in since: either way at some moment of the lookup.
-                if mark is not None and (
-                    mark.words[mark.bucket] != mark.token or (mark.tags and mark.words[EPOCH] != mark.epoch)
-                ):
-                    return None
-            return held
-
-        self.find = find
 
     def keep_nothing(self) -> None:
         """From now on every entry is over as soon as it comes; fences are broken as ever."""
@@ -235,6 +218,7 @@ class Store(Exclusive):
         fence: Fence | None = None,
         mark: SharedFence | None = None,
         news: bool = False,
+        stale: float = 0.0,
     ) -> bool:
         """Put a value in place of whatever the key held.
 
@@ -248,8 +232,9 @@ class Store(Exclusive):
             tags: of exact str.
             created: when the value was made, on the store's clock; None is now.
             fence: taken before the value was loaded.
-            mark: serve the value only as long as this fence stands; see `guard`.
+            mark: serve the value only as long as this fence stands; see the module.
             news: break the fences of the key although there is a fence.
+            stale: seconds, a finite number, that it stays after its life, for loads to fall back on.
 
         Returns:
             True, unless there is a fence and it is broken.
@@ -268,7 +253,7 @@ class Store(Exclusive):
             # What _exclusively does is written out here: its calls would be a third of this one's time.
             with self._lock:
                 if self._state:
-                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news)
+                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news, stale)
                     return True
                 try:
                     self._state = BUSY
@@ -296,6 +281,7 @@ class Store(Exclusive):
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
+                    held.stale = stale
                     held.accesses = 0
                     if replaced:
                         if tags is not before:
@@ -460,7 +446,7 @@ class Store(Exclusive):
             over = [
                 held
                 for held in everything[start : start + _SLICE]
-                if held.deadline <= now or (held.mark is not None and not held.mark.is_current())
+                if held.deadline + held.stale <= now or (held.mark is not None and not held.mark.is_current())
             ]
             if over:
                 removed += self._exclusively(self._remove_over, over, now) or 0
@@ -472,7 +458,7 @@ class Store(Exclusive):
             # Looked at again under the lock: it may have been replaced, or touched.
             if self._entries.get(held.key) is not held:
                 continue
-            if held.deadline <= now:
+            if held.deadline + held.stale <= now:
                 self._remove(gone, held, RemovalCause.EXPIRED)
             elif held.mark is not None and not held.mark.is_current():
                 self.counter.invalidations += 1

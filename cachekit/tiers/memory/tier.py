@@ -8,14 +8,12 @@ levels, loads and keys of functions are is left to other rooms.
 from __future__ import annotations
 
 import re
-import sys
-import threading
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.fences import PrivateFence, SharedFence
+from cachekit.fences import NEWS, PrivateFence, SharedFence
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -34,11 +32,11 @@ from cachekit.model import (
     seconds,
 )
 from cachekit.ports import Clock, Fence
-from cachekit.sizing import size_of
 from cachekit.stats import Histogram, Lookups
 from cachekit.tiers.memory.held import Held
 from cachekit.tiers.memory.listeners import RemovalListener
-from cachekit.tiers.memory.store import Store
+from cachekit.tiers.memory.strategies import Strategy, checked_limits, refuse_to_copy, store_for
+from cachekit.tiers.memory.weights import Weigher, entry_size
 
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
@@ -50,16 +48,22 @@ class MemoryCache:
 
     Args:
         max_size: the most entries that it holds, at least 1.
-        strategy: which entry a full cache gives up.
+        strategy: which entry a full cache gives up; or an `EvictionPolicy` of your own, as a class (or
+            another function) that makes one, or as one that no other cache has.
         default_ttl: seconds (or a timedelta) that it keeps any copy at the longest; an entry whose own
             TTL is shorter goes earlier. None sets no such limit.
+        max_bytes: what its entries may take together; an entry that takes more than a quarter of it is
+            not kept. None sets no such limit.
+        weigher: called with key and value, what an entry takes, as an int of 0 or more; None estimates
+            the bytes of value, key and tags. What it raises reaches whoever stores; nothing is kept.
         cleanup_interval: seconds between sweeps for expired entries; None leaves them until they are
             looked up or evicted. The sweep runs in the process's one upkeep thread.
         clock: where the time comes from; another one is for tests.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a size, TTL or interval out of range.
+        ValueError: a size, TTL or interval out of range, a policy that belongs to another cache, or a
+            weigher without `max_bytes`.
 
     All methods are safe in any thread, before and after a fork. A call from a finalizer or a signal
     handler that interrupts a write of the same thread is carried out when that write is done; it then
@@ -69,43 +73,30 @@ class MemoryCache:
 
     __slots__ = (
         "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_longest", "_lookups",
-        "_max_size", "_now", "_readers", "_retired", "_sample_due", "_store", "_strategy", "_touch",
+        "_max_bytes", "_max_size", "_now", "_readers", "_retired", "_sample_due", "_store", "_strategy",
+        "_touch", "_weigher",
     )  # fmt: skip
 
     def __init__(
         self,
         max_size: int = 1000,
-        strategy: CacheStrategy = CacheStrategy.LRU,
+        strategy: Strategy = CacheStrategy.LRU,
         default_ttl: TTL = None,
         *,
+        max_bytes: int | None = None,
+        weigher: Weigher | None = None,
         cleanup_interval: float | None = 60,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        if isinstance(max_size, bool) or not isinstance(max_size, int):
-            raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
-        if max_size < 1:
-            raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
-        if not isinstance(strategy, CacheStrategy):
-            raise TypeError(
-                f"strategy must be a member of CacheStrategy, not {strategy!r} "
-                f"of type {type(strategy).__name__}"
-            )
-        cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-        if cap <= 0:
-            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-        interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-        if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-                f"not {cleanup_interval!r}; "
-                f"None switches the sweep off"
-            )
+        cap, interval = checked_limits(max_size, default_ttl, cleanup_interval)
         self._max_size = max_size
         self._longest = cap
         self._strategy = strategy
+        self._max_bytes = max_bytes
+        self._weigher = weigher
         self._cleanup_interval = interval
         self._clock = clock
-        self._store = Store(max_size, cap, clock.monotonic, interval)
+        self._store = store_for(strategy, max_bytes, weigher, (max_size, cap, clock.monotonic, interval))
         # What a hit needs is kept here too: each dot less is 5 % of its time.
         self._find = self._store.find
         self._touch = self._store.touch
@@ -129,8 +120,13 @@ class MemoryCache:
         return self._max_size
 
     @property
-    def strategy(self) -> CacheStrategy:
-        """Which entry it gives up when it is full."""
+    def max_bytes(self) -> int | None:
+        """What its entries may take together; None without such a limit."""
+        return self._max_bytes
+
+    @property
+    def strategy(self) -> Strategy:
+        """Which entry it gives up when it is full, as it was given."""
         return self._strategy
 
     @property
@@ -155,8 +151,13 @@ class MemoryCache:
             held = None
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(held.key)
                 except KeyError:
@@ -195,8 +196,13 @@ class MemoryCache:
         held = self._find(key)
         if held is not None:
             value = held.value
+            mark = held.mark
             now = self._now()
-            if now < held.deadline and held.value is value:
+            if (
+                now < held.deadline
+                and held.value is value
+                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+            ):
                 try:
                     self._touch(key)
                 except KeyError:
@@ -206,11 +212,6 @@ class MemoryCache:
                 lookups.hits += 1
                 return value
         return self._store.look_up(key, lookups)
-
-    def _guard(self) -> None:
-        """Serve marked entries only while their marks stand, from now on; see `Store.guard`."""
-        self._store.guard()
-        self._find = self._store.find
 
     def _retire(self, readers: list[Lookups]) -> None:
         """Keep the figures of readers that will read no more, and not the readers."""
@@ -238,7 +239,7 @@ class MemoryCache:
         held = self._find(key)
         if held is not None and self._now() < held.deadline:
             try:
-                self._touch(held.key)
+                self._store.touch_again(held.key)
             except KeyError:
                 return
             self._latency.record(self._now() - started)
@@ -253,6 +254,7 @@ class MemoryCache:
             held.accesses,
             held.ttl,
             held.tags,
+            stale_ttl=held.stale,
         )
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
@@ -282,21 +284,25 @@ class MemoryCache:
         return len(self._store)
 
     def memory_usage(self) -> int:
-        """Bytes that entries, keys, values and tags take, about.
+        """Bytes that entries, keys, values and tags take, about; with `max_bytes` what counts towards it.
 
-        Up to 1,000 entries are measured, each as `sizing.size_of` says; the rest are taken to be alike.
+        Otherwise up to 1,000 entries are measured, each as `weights.entry_size` says, and the rest are
+        taken to be alike.
         """
         self._store.refuse_if_closed()
-        return self._estimate(self._store.all_held())
+        return self._usage()
 
-    @staticmethod
-    def _estimate(held: list[Held]) -> int:
+    def _usage(self) -> int:
+        weight = self._store.weight
+        if weight is not None:
+            return weight
+        held = self._store.all_held()
         if not held:
             return 0
         # Evenly spread over the store's own order, which is that of insertion.
         sample = held[:: -(-len(held) // _SIZED)]
-        measured = sum(size_of(one.value) + sys.getsizeof(one.key) for one in sample) / len(sample)
-        return round((measured + _BOOKKEEPING) * len(held))
+        measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
+        return round(measured / len(sample) * len(held))
 
     def get_stats(self) -> CacheStats:
         """What has been counted until now; see `CacheStats`. It stays readable after `close`."""
@@ -307,7 +313,7 @@ class MemoryCache:
             hits=hits,
             misses=misses,
             size=len(self._store),
-            memory_usage_bytes=self._estimate(self._store.all_held()),
+            memory_usage_bytes=self._usage(),
             sets=counter.sets,
             deletes=counter.deletes,
             invalidations=counter.invalidations,
@@ -315,6 +321,7 @@ class MemoryCache:
             expirations=counter.expirations,
             promotions=counter.promotions,
             refusals=counter.refusals,
+            oversized=counter.oversized,
             errors=counter.errors,
             latency_p50=self._latency.quantile(0.5),
             latency_p99=self._latency.quantile(0.99),
@@ -335,7 +342,7 @@ class MemoryCache:
             tags: labels by which it can be invalidated together with others.
 
         Returns:
-            True.
+            True; False if it takes more than a quarter of `max_bytes`, so that the key holds nothing.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type.
@@ -403,7 +410,9 @@ class MemoryCache:
         now = self._now()
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return self._store.put(entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news)
+        return self._store.put(
+            entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news, entry.stale_ttl
+        )
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
@@ -521,13 +530,10 @@ class MemoryCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _configured, (
-            self._max_size,
-            self._strategy,
-            self.default_ttl,
-            self._cleanup_interval,
-            self._clock,
-        )
+        refuse_to_copy(self._strategy)
+        names = ("max_bytes", "weigher", "cleanup_interval", "clock")
+        options = {name: getattr(self, f"_{name}") for name in names}
+        return _configured, (self._max_size, self._strategy, self.default_ttl, options)
 
     def __repr__(self) -> str:
         return (
@@ -546,15 +552,6 @@ def _check_entry(key: str, entry: CacheEntry) -> None:
 
 
 def _configured(
-    max_size: int,
-    strategy: CacheStrategy,
-    default_ttl: float | None,
-    cleanup_interval: float | None,
-    clock: Clock,
+    max_size: int, strategy: Strategy, default_ttl: float | None, options: dict[str, Any]
 ) -> MemoryCache:
-    return MemoryCache(max_size, strategy, default_ttl, cleanup_interval=cleanup_interval, clock=clock)
-
-
-# What an entry takes beside its key and value: the entry itself with its garbage collector header,
-# three floats, a place in the dict and a node of its order.
-_BOOKKEEPING: Final = sys.getsizeof(Held()) + 16 + 3 * sys.getsizeof(0.0) + 50 + 56
+    return MemoryCache(max_size, strategy, default_ttl, **options)

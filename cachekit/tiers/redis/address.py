@@ -11,6 +11,7 @@ from cachekit.model import seconds
 from cachekit.tiers.redis.lines import Lines
 
 _CONNECTIONS: Final = 32
+_OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,19 @@ class Address:
 def _check_url(url: object) -> None:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
-    from redis.connection import parse_url
+    from redis.connection import Connection, parse_url
 
     try:
-        parse_url(url)  # type: ignore[no-untyped-call]
+        wanted = parse_url(url)  # type: ignore[no-untyped-call]
         urlsplit(url).port  # noqa: B018  # raises if it is no number
+        str(wanted.get("host", "")).encode("idna")
+        kind = wanted.pop("connection_class", Connection)
+        kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
     except (ValueError, TypeError):
         raise ValueError(
             "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
-            "unix://[[user]:password@]/path/of/socket[?db=n]; what was given is not shown, "
-            "because it may have a password in it"
+            "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; what was "
+            "given is not shown, because it may have a password in it"
         ) from None
 
 
@@ -152,6 +156,10 @@ def _checked_node(host: str, port: int) -> tuple[str, int]:
         raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
     if not host:
         raise ValueError("host must not be empty; leave it out for localhost")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"host must be a name that can be looked up, not {host!r}") from None
     return host, _checked_int("port", port, 1, 65535)
 
 
@@ -178,6 +186,7 @@ def ways_to(address: Address) -> Ways:
     from redis.maint_notifications import MaintNotificationsConfig
     from redis.retry import Retry
 
+    patience = 2 * address.timeout
     options: dict[str, Any] = {
         "socket_timeout": address.timeout,
         "socket_connect_timeout": address.timeout,
@@ -191,6 +200,7 @@ def ways_to(address: Address) -> Ways:
             startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
         )
         return Ways(cluster, cluster.execute_command, cluster.close)
+    options.update(max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1))
     if address.url is not None:
         options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
         options["decode_responses"] = False
@@ -198,14 +208,11 @@ def ways_to(address: Address) -> Ways:
         options.update(host=address.host, port=address.port, db=address.db)
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
-    patience = 2 * address.timeout
     # It waits when all connections are in use; the plain pool raises.
-    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1), **options
-    )
+    pool = redis.BlockingConnectionPool(**options)  # type: ignore[no-untyped-call]
     client = redis.Redis(connection_pool=pool)
     kind, arguments = pool.connection_class, pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
-    lines = Lines(lambda: kind(**arguments), _CONNECTIONS, patience)
+    lines = Lines(lambda: kind(**arguments), pool.max_connections, patience)
 
     def close() -> None:
         lines.close()

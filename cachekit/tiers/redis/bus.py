@@ -9,10 +9,12 @@ stranger can do who publishes on the channel is to make caches forget.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -26,6 +28,18 @@ from cachekit.upkeep import Job, upkeep
 _STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
+
+
+#: Caches that have something to confirm, or may have.
+_confirming: weakref.WeakSet[Bus] = weakref.WeakSet()
+
+
+@atexit.register
+def _confirm_before_exit() -> None:
+    # A program that ends without closing its caches would leave the fleet waiting for heartbeats, and then
+    # without its copies in memory.
+    for bus in list(_confirming):
+        bus.confirm(final=True)
 
 
 @final
@@ -44,19 +58,35 @@ class Bus:
         self._lock = threading.Lock()
         self._ears: list[_Ear] = []
         self._job: Job | None = None
+        self._silent_until = 0.0
         forks.register(self)
 
     def keep_confirming(self) -> None:
         """See to it that heartbeats follow, from the first message on."""
-        if self._job is None:
-            with self._lock:
-                if self._job is None:
-                    self._job = upkeep.every(HEARTBEAT, self._beat)
+        if self._job is not None:
+            return
+        # Without the lock: a fork takes the locks of upkeep before ours.
+        job = upkeep.every(HEARTBEAT, self._beat)
+        with self._lock:
+            first = self._job is None
+            if first:
+                self._job = job
+        if first:
+            _confirming.add(self)
+        else:
+            job.cancel()
 
     def _beat(self) -> None:
-        self._confirm(final=False)
+        self.confirm(final=False)
 
-    def _confirm(self, *, final: bool) -> None:
+    def confirm(self, *, final: bool) -> None:
+        """Publish a heartbeat, if there is anything to confirm.
+
+        Args:
+            final: there will be no other, so confirm everything.
+        """
+        if time.monotonic() < self._silent_until and not final:
+            return
         due = self.outbox.heartbeat(final=final)
         if due is None:
             return
@@ -64,7 +94,10 @@ class Bus:
         try:
             self._server.call("PUBLISH", self.channel, text)
         except (TierUnavailableError, CacheClosedError):
-            return  # the next one will speak of the same messages
+            # The next one will speak of the same messages. This thread belongs to all caches, and shall not
+            # wait for a server that is out every second.
+            self._silent_until = time.monotonic() + PATIENCE
+            return
         self.outbox.confirm(number)
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
@@ -89,7 +122,7 @@ class Bus:
             ears, self._ears = self._ears, []
         if job is not None:
             job.cancel()
-            self._confirm(final=True)
+            self.confirm(final=True)
         for ear in ears:
             ear.stop()
 

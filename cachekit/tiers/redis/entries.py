@@ -72,15 +72,27 @@ class Entries:
         entries = {}
         for key, (stored, size) in self._alive(found).items():
             try:
-                value = stored.value()
+                entries[key] = self._entry(key, stored, size)
             except UnreadableError:
                 self._counter.errors += 1
-                continue
-            # Microseconds are what is left of a difference of two times since the epoch.
-            ttl = round(stored.expires - stored.created, 6)
-            tags = frozenset(stored.tags)
-            entries[key] = CacheEntry(key, value, stored.created, ttl=ttl, tags=tags, size_bytes=size)
         return entries
+
+    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry:
+        # Made now at the latest: if another host's clock is ahead, that lengthens no life.
+        created = min(stored.created, self._clock.time())
+        # Microseconds are what is left of a difference of two times since the epoch.
+        ttl = round(stored.expires - stored.created, 6)
+        if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
+            raise UnreadableError("the times of the envelope are none")
+        return CacheEntry(
+            key,
+            stored.value(),
+            created,
+            ttl=ttl,
+            tags=frozenset(stored.tags),
+            size_bytes=size,
+            stale_ttl=stored.stale_ttl,
+        )
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""
@@ -140,14 +152,14 @@ class Entries:
 
         False, and nothing done, if there is an expected origin whose token is not the key's any more.
         """
-        write = None if expect is None else self._write(entry, origin)
-        if expect is None or write is None:
-            self.put_many([(entry, origin)])
-            return True
-        if not self._store.put(entry.key, write, origin.token, expect=expect.token):
+        write = self._write(entry, origin)
+        if write is None:
+            self._counter.deletes += self._store.remove(entry.key)
+        elif self._store.put(entry.key, write, origin.token, expect=None if expect is None else expect.token):
+            self._counter.sets += 1
+        else:
             self._counter.refusals += 1
             return False
-        self._counter.sets += 1
         return True
 
     def put_many(self, entries: Iterable[tuple[CacheEntry, Origin]]) -> None:
@@ -162,11 +174,7 @@ class Entries:
                 writes[entry.key] = write, origin.token
         if over:
             self._counter.deletes += self._store.remove_many(over)
-        if len(writes) == 1:
-            for key, (write, token) in writes.items():
-                self._store.put(key, write, token)
-        elif writes:
-            self._store.put_many(writes)
+        self._store.put_many(writes)
         self._counter.sets += len(writes)
 
     def add(self, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
@@ -206,7 +214,12 @@ class Entries:
                 return False
             expires = self._clock.time() + life
             prolonged = self._serializer.encode(
-                key, value, created=stored.created, expires=expires, tags=stored.tags
+                key,
+                value,
+                created=stored.created,
+                expires=expires,
+                stale_until=expires + stored.stale_ttl,
+                tags=stored.tags,
             )
             write = Write(prolonged, _milliseconds(life), tuple(stored.tags))
             if self._store.put(key, write, fresh(), instead_of=envelope):
@@ -230,7 +243,12 @@ class Entries:
         refuse_unstorable(entry.value)
         tags = {tag: origin.tags[tag] for tag in entry.tags}
         envelope = self._serializer.encode(
-            entry.key, entry.value, created=created, expires=expires, tags=tags
+            entry.key,
+            entry.value,
+            created=created,
+            expires=expires,
+            stale_until=expires + entry.stale_ttl,
+            tags=tags,
         )
         if len(envelope) > LARGEST:
             raise ValueTooLargeError(

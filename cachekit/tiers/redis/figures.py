@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model import CacheStats
 from cachekit.ports import Clock
 from cachekit.stats import Histogram, Lookups, StatsCounter
+from cachekit.tiers.redis.server import Server
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
@@ -74,3 +76,25 @@ class Figures:
             requests=hits + misses + self._unavailable,
             request_hits=hits,
         )
+
+
+@final
+class Guard:
+    """A `with` block around whatever asks the server: not after `close`, and its failures are counted.
+
+    It has no state of its own, so one serves all threads, and costs nothing to make.
+    """
+
+    __slots__ = ("_figures", "_server")
+
+    def __init__(self, server: Server, figures: Figures) -> None:
+        self._server = server
+        self._figures = figures
+
+    def __enter__(self) -> None:
+        if self._server.is_closed:
+            raise CacheClosedError("this RedisCache is closed")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, TierUnavailableError):
+            self._figures.fail()

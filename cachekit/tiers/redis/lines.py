@@ -31,6 +31,7 @@ class Lines:
         self._patience = patience
         self._full = exceptions.ConnectionError
         self._answers = exceptions.ResponseError
+        self._elsewhere = exceptions.ReadOnlyError
         self._broken = (exceptions.ConnectionError, exceptions.TimeoutError)
         self._closed = False
 
@@ -49,7 +50,9 @@ class Lines:
                 except self._broken:
                     line.disconnect()
                     answer = self._exchange(line, command)
-            except self._answers:
+            except self._answers as error:
+                if isinstance(error, self._elsewhere):
+                    line.disconnect()  # after a failover its name may lead to the new main server
                 self._free.append(line)
                 raise
             except BaseException:

@@ -9,7 +9,7 @@
 --
 -- Returns 1; or 0 if another value than that of ARGV[5], or another token than that of ARGV[8], is there,
 -- and nothing was changed.
--- Running it twice leaves what running it once does; with ARGV[8] the second one returns 0.
+-- Running it twice leaves what running it once does. With ARGV[8] it knows a second time by its own token.
 
 if ARGV[5] ~= '' then
     local held = redis.pcall('GET', KEYS[1])
@@ -17,8 +17,14 @@ if ARGV[5] ~= '' then
         return 0
     end
 end
-if ARGV[8] ~= '' and redis.pcall('GET', KEYS[2]) ~= ARGV[8] then
-    return 0
+if ARGV[8] ~= '' then
+    local token = redis.pcall('GET', KEYS[2])
+    if token == ARGV[3] then
+        return 1
+    end
+    if token ~= ARGV[8] then
+        return 0
+    end
 end
 
 local done

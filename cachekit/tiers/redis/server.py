@@ -1,8 +1,8 @@
 """The way to the server: when to connect, how long to wait, what to try again, and how errors are called.
 
-This is the one module that knows redis-py and the difference between a single server and a Cluster. It
-connects at the first call; a call waits for the timeout, is tried once more, and then raises
-`TierUnavailableError`. Everything that is sent through it may be sent twice.
+Here is the difference between a single server and a Cluster. It connects at the first call; a call waits for
+the timeout, is tried once more, and then raises `TierUnavailableError`. Everything that is sent through it
+may be sent twice. Nobody but this module, `address`, `lines` and `bus` knows redis-py.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _BATCH: Final = 500  # commands in one pipeline, so that neither side piles up m
 _SCANNED: Final = 1000  # keys that the server looks at before it answers others
 
 
-class _Foreign:
-    """What stands for a value of another type than ours."""
+class Foreign:
+    """The type of `FOREIGN`."""
 
 
 #: Something is there, and it is not a string: another program's.
-FOREIGN: Final = _Foreign()
+FOREIGN: Final = Foreign()
 
 
 class Call(NamedTuple):
@@ -56,7 +56,7 @@ class Server:
 
         self._address = address
         self._own = client is None
-        self._opened = None if client is None else Ways(client, client.execute_command, int)
+        self._opened = None if client is None else Ways(client, client.execute_command, lambda: None)
         self._lock = threading.Lock()
         self._closed = False
         # What a Cluster's client raises is not a RedisError.
@@ -67,6 +67,7 @@ class Server:
         )
         self._response_error = redis.ResponseError
         self._no_script = redis.exceptions.NoScriptError
+        self._out_of_memory = redis.exceptions.OutOfMemoryError
         if client is not None:
             self.is_cluster = isinstance(client, redis.RedisCluster)
         else:
@@ -92,7 +93,7 @@ class Server:
         except self._errors as error:
             raise self._unavailable(error) from error
 
-    def read(self, name: bytes) -> bytes | _Foreign | None:
+    def read(self, name: bytes) -> bytes | Foreign | None:
         """What is stored there; `FOREIGN` if it is not a string.
 
         Raises:
@@ -162,9 +163,8 @@ class Server:
         Raises:
             TierUnavailableError: one of them failed; the others may have been carried out.
         """
-        commands = [call.command() for call in calls]
         together = [] if self.is_cluster else list(after)
-        answers = self._answers([*commands, *together])[: len(commands)]
+        answers = self._answers([*(call.command() for call in calls), *together])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
         if unknown:
             again = self._answers([calls[at].command("EVAL") for at in unknown])
@@ -173,7 +173,7 @@ class Server:
         if unknown or self.is_cluster:
             for command in after:
                 self.call(*command)
-        return [self._checked(answer) for answer in answers]
+        return [self._checked(answer) for answer in answers][: len(calls)]
 
     def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; how many were there."""
@@ -228,18 +228,13 @@ class Server:
     # -- the bus ------------------------------------------------------------------------------------
 
     def pubsub(self) -> Any:
-        """A subscription of redis-py, on a connection of its own. Its errors are in `errors`."""
+        """A subscription of redis-py, on a connection of its own. It raises what the driver raises."""
         client = self._ways().client
         if not self.is_cluster:
             return client.pubsub()
         # Any node will do: what is published on one is heard on all.
         node = client.get_random_node()
         return client.get_redis_connection(node).pubsub()
-
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What the driver raises."""
-        return self._errors
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -267,6 +262,14 @@ class Server:
             self._opened = None
         self._lock.release()
 
+    def client(self) -> Any:
+        """The driver's own client of the moment: for what is asked seldom.
+
+        Raises:
+            TierUnavailableError: it could not be made.
+        """
+        return self._ways().client
+
     def _ways(self) -> Ways:
         ways = self._opened
         if ways is not None:
@@ -291,4 +294,5 @@ class Server:
         return isinstance(answer, self._response_error) and str(answer).startswith("WRONGTYPE")
 
     def _unavailable(self, error: Exception) -> TierUnavailableError:
-        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}")
+        full = isinstance(error, self._out_of_memory)
+        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}", full=full)

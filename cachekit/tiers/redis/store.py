@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import sha1
 from typing import Final, NamedTuple, final
 
@@ -19,9 +18,9 @@ from cachekit.fences import Origin
 from cachekit.ports import BusListener
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.layout import Layout, literal_beginning
-from cachekit.tiers.redis.messages import Kind, portions
+from cachekit.tiers.redis.messages import Kind, Sending, portions
 from cachekit.tiers.redis.scripts import script
-from cachekit.tiers.redis.server import Call, Server, _Foreign
+from cachekit.tiers.redis.server import Call, Foreign, Server
 
 #: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
@@ -61,7 +60,7 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def read(self, key: str) -> bytes | _Foreign | None:
+    def read(self, key: str) -> bytes | Foreign | None:
         """The envelope of a key, None without one, `FOREIGN` for somebody else's data. One round trip."""
         return self._server.read(self._layout.value(key))
 
@@ -137,10 +136,10 @@ class Store:
             expect: the only token that may be replaced; None is any, or none.
 
         Returns:
-            False if another envelope, or token, was there. After a retry it may be False although the
-            first try was carried out.
+            False if another envelope, or token, was there.
         """
-        self._prolong([write])
+        if write.tags:
+            self._prolong([write])
         with self._sending("keys", [key]) as message:
             return bool(self._server.run(self._put_call(key, write, token, message, instead_of, expect)))
 
@@ -180,7 +179,8 @@ class Store:
         Returns:
             The envelope that is there; or whether it was stored.
         """
-        self._prolong([write])
+        if write.tags:
+            self._prolong([write])
         value, token = self._layout.names(key)
         names, tokens = [value, token], [origin.token]
         if self._server.is_cluster:
@@ -243,7 +243,7 @@ class Store:
 
     def remove_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the values whose keys match, and tell the fleet; how many there were."""
-        with self._sending("pattern", pattern.pattern) as message:
+        with self._sending(*_told(pattern)) as message:
             # First, so that what is being loaded now is not added behind the scan's back; and once more,
             # for what was read from a value that the scan had not come to yet.
             self._forget_buckets()
@@ -288,15 +288,10 @@ class Store:
         """See `ports.FleetTier.subscribe`."""
         return self._bus.subscribe(listener)
 
-    @contextmanager
-    def _sending(self, kind: Kind, body: object = None) -> Iterator[str]:
+    def _sending(self, kind: Kind, body: object = None) -> Sending:
         """A message that is published, or lost, by the end of the block."""
         self._bus.keep_confirming()
-        number, text = self._bus.outbox.message(kind, body)
-        try:
-            yield text
-        finally:
-            self._bus.outbox.settle(number)
+        return Sending(self._bus.outbox, kind, body)
 
     def _publish(self, message: str) -> tuple[str, bytes, str]:
         return "PUBLISH", self._bus.channel, message
@@ -305,6 +300,13 @@ class Store:
         """End the bus and the connections."""
         self._bus.close()
         self._server.close()
+
+
+def _told(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
+    """A message of which keys are concerned: of all of them, if the flags are not in the pattern itself."""
+    if re.compile(pattern.pattern).flags == pattern.flags:
+        return "pattern", pattern.pattern
+    return "all", None
 
 
 def _life(write: Write) -> int | str:

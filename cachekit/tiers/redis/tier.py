@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
 from cachekit.clock import SystemClock
-from cachekit.errors import (
-    CacheClosedError,
-    TierUnavailableError,
-)
+from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
+from cachekit.locks import FleetLease, FleetLeases
 from cachekit.model import (
     FOREVER,
     TTL,
@@ -40,7 +37,7 @@ from cachekit.serialization.signing import Secret
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin
-from cachekit.tiers.redis.figures import Figures
+from cachekit.tiers.redis.figures import Figures, Guard
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
 from cachekit.tiers.redis.store import Store, fresh
@@ -176,20 +173,15 @@ class RedisCache:
         )
         self._address = address
         # Not the secret: it is kept nowhere.
-        self._configuration = (
-            layout.prefix,
-            None if cap == FOREVER else cap,
-            codec,
-            compression,
-            allow,
-            clock,
-        )
+        longest = None if cap == FOREVER else cap
+        self._configuration = layout.prefix, longest, codec, compression, allow, clock
         self._longest = cap
         self._clock = clock
         self._server = Server(address, client)
         self._store = Store(self._server, layout)
         self._figures = Figures(clock)
         self._counter = self._figures.counter
+        self._guard = Guard(self._server, self._figures)
         self._entries = Entries(self._store, self._serializer, secret is not None, clock, cap, self._counter)
 
     @property
@@ -239,12 +231,12 @@ class RedisCache:
 
     def peek(self, key: str) -> CacheEntry | None:
         """Like `get`, but no lookup: hits and misses do not move."""
-        with self._counting_errors():
+        with self._guard:
             return self._entries.get(checked_key(key))
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a live entry; no lookup. Its value is not transferred."""
-        with self._counting_errors():
+        with self._guard:
             return bool(self._entries.alive([checked_key(key)]))
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
@@ -261,7 +253,7 @@ class RedisCache:
             ValueError: it is not a regular expression.
         """
         matches = None if pattern is None else checked_pattern(pattern)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.keys(matches)
 
     def size(self) -> int:
@@ -269,7 +261,7 @@ class RedisCache:
 
         Those are among them whose tags were invalidated, and which wait for the end of their time.
         """
-        with self._counting_errors():
+        with self._guard:
             self._figures.size = self._store.size()
         return self._figures.size
 
@@ -278,7 +270,7 @@ class RedisCache:
 
         It goes through all of the server's keys, and asks for up to 1,000; the rest are taken to be alike.
         """
-        with self._counting_errors():
+        with self._guard:
             self._figures.memory_usage = self._store.memory_usage(_MEASURED)
         return self._figures.memory_usage
 
@@ -298,14 +290,14 @@ class RedisCache:
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
         """`origin` of several keys in one round trip."""
         keys = checked_keys(keys)
-        with self._counting_errors():
+        with self._guard:
             of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
         return {key: Origin(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
     def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
-        with self._counting_errors():
-            return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1])
+        with self._guard:
+            return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
 
     def fence(self, key: str, tags: Tags = ()) -> RedisFence:
         """A fence for `set_if`; take it before the value is loaded. One round trip."""
@@ -361,7 +353,7 @@ class RedisCache:
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
         """
         check_entry(key, entry)
-        with self._counting_errors():
+        with self._guard:
             expected = None if expect is None else checked_origin(expect)
             return self._entries.put(entry, checked_origin(origin), expected)
 
@@ -378,7 +370,7 @@ class RedisCache:
             if key not in origins:
                 raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
             pairs.append((entry, checked_origin(origins[key])))
-        with self._counting_errors():
+        with self._guard:
             self._entries.put_many(pairs)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
@@ -406,7 +398,7 @@ class RedisCache:
             ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
         """
         check_entry(key, entry)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.add(entry, checked_origin(origin))
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -418,13 +410,13 @@ class RedisCache:
         life = min(math.inf if ttl is None else seconds(ttl), self._longest)
         if life <= 0:
             return self.delete(key)
-        with self._counting_errors():
+        with self._guard:
             return self._entries.prolong(key, life)
 
     def delete(self, key: str) -> bool:
         """Remove the key, break its fences, and tell the other hosts; True if the server held a value."""
         key = checked_key(key)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove(key)
         self._counter.deletes += removed
         return removed
@@ -432,7 +424,7 @@ class RedisCache:
     def remove_many(self, keys: Sequence[str]) -> int:
         """`delete` of several keys in one pipeline; how many were there."""
         keys = checked_keys(keys)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove_many(keys)
         self._counter.deletes += removed
         return removed
@@ -442,16 +434,16 @@ class RedisCache:
 
         The server is made to go through all of its keys, in small steps.
         """
-        with self._counting_errors():
+        with self._guard:
             self._counter.invalidations += self._store.clear()
         return True
 
     def renew(self) -> None:
         """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
-        with self._counting_errors():
+        with self._guard:
             self._store.renew()
 
-    def invalidate_by_tags(self, tags: Iterable[str]) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int:
         """Drop entries with any of the tags, break fences that name one, and tell the other hosts.
 
         One round trip, however many entries there are: they are not looked for, but what names a tag's
@@ -460,9 +452,9 @@ class RedisCache:
         Returns:
             0: nobody counts them.
         """
-        tags = checked_tags(tags if isinstance(tags, (set, frozenset, list, tuple, str)) else list(tags))  # type: ignore[arg-type]
+        tags = checked_tags(tags)
         if tags:
-            with self._counting_errors():
+            with self._guard:
                 self._store.forget_tags(list(tags))
         return 0
 
@@ -479,7 +471,7 @@ class RedisCache:
             ValueError: it is not a regular expression.
         """
         compiled = checked_pattern(pattern)
-        with self._counting_errors():
+        with self._guard:
             removed = self._store.remove_matching(compiled)
         self._counter.invalidations += removed
         return removed
@@ -497,6 +489,11 @@ class RedisCache:
         self._refuse_if_closed()
         return self._store.subscribe(listener)
 
+    def lease(self, key: str, seconds: float) -> FleetLease | None:
+        """See `ports.LendsLeases`; one round trip."""
+        with self._guard:
+            return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
+
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -505,17 +502,8 @@ class RedisCache:
             self._store.close()
 
     def _refuse_if_closed(self) -> None:
-        if self._server.is_closed:
-            raise CacheClosedError("this RedisCache is closed")
-
-    @contextmanager
-    def _counting_errors(self) -> Iterator[None]:
-        self._refuse_if_closed()
-        try:
-            yield
-        except TierUnavailableError:
-            self._figures.fail()
-            raise
+        with self._guard:
+            pass
 
     def __enter__(self) -> RedisCache:
         return self

@@ -1,0 +1,189 @@
+"""Loads of many keys by one call of one loader.
+
+Each key is a flight like any other (`singleflight`), so a batch waits for what others are loading, and
+others for what it loads. Own flights land before any other is waited for: two batches never block each
+other. A batch knows timeouts, stale values and slots; it takes no lease, as one would be needed for each
+key, and it refreshes nothing ahead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, final
+
+from cachekit.background import Background
+from cachekit.coherence import LoadFence
+from cachekit.levels import Levels
+from cachekit.loads import Loads, Terms
+from cachekit.locks import holding, is_holding, wait_for
+from cachekit.model import MISSING
+from cachekit.singleflight import Abandoned, Flight, loading
+
+V = TypeVar("V")
+
+#: From a list of keys to their values; keys may be left out.
+BatchLoader = Callable[[list[str]], Mapping[str, Any]]
+
+
+@final
+class Batches:
+    """The batches of one cache, beside its single loads. Safe in any thread."""
+
+    __slots__ = ("_levels", "_loads")
+
+    def __init__(self, levels: Levels, loads: Loads) -> None:
+        self._levels = levels
+        self._loads = loads
+
+    def load(
+        self, keys: Sequence[str], loader: Callable[[list[str]], Mapping[str, V]], terms: Terms
+    ) -> dict[str, V]:
+        """`Loads.load` for several distinct keys, with one call of the loader for those nobody is loading.
+
+        Returns:
+            The values; a key that the loader left out is missing.
+
+        Raises:
+            TypeError: the loader returned no mapping.
+            ValueError: it returned keys that it was not asked for.
+            LoadTimeoutError: it took too long.
+        """
+        begun = time.monotonic()
+        values: dict[str, Any] = {}
+        while keys:
+            mine, others = self._join(keys, terms)
+            try:
+                try:
+                    values |= self._lead_or_leave(mine, loader, terms, begun)
+                except Exception as error:
+                    stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in mine}
+                    if MISSING in stale.values():
+                        raise
+                    values |= stale
+            except BaseException:
+                for flight in others:
+                    flight.leave()
+                raise
+            keys = self._await(others, terms, begun, values)
+        return values
+
+    def _join(
+        self, keys: Sequence[str], terms: Terms
+    ) -> tuple[list[Flight[LoadFence]], list[Flight[LoadFence]]]:
+        """The flights of the keys: those to lead, and those to wait for."""
+        mine: list[Flight[LoadFence]] = []
+        others: list[Flight[LoadFence]] = []
+        try:
+            for key in keys:
+                flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), None)
+                (mine if leading else others).append(flight)
+        except BaseException:  # closed, or interrupted halfway
+            for flight in mine:
+                flight.abandon()
+            for flight in others:
+                flight.leave()
+            raise
+        return mine, others
+
+    def _await(
+        self, flights: list[Flight[LoadFence]], terms: Terms, begun: float, values: dict[str, Any]
+    ) -> list[str]:
+        """Add what others are loading; the keys to ask for again."""
+        again: list[str] = []
+        for flight in flights:
+            try:
+                value = self._loads.instead(flight, terms)
+                if value is MISSING:
+                    value = self._loads.wait(flight, terms, begun)
+                values[flight.key] = value
+            except Abandoned:
+                again.append(flight.key)
+            except Exception as error:
+                value = self._loads.fall_back(flight.key, terms, error)
+                if value is MISSING:
+                    raise
+                values[flight.key] = value
+        return again
+
+    def _lead_or_leave(
+        self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms, begun: float
+    ) -> dict[str, Any]:
+        if not flights or not terms.in_background:
+            return self._lead(flights, loader, terms)
+        key = flights[0].key
+        background = Background(
+            partial(self._lead, flights, loader, terms), partial(self._loads.complaints.add, key)
+        )
+        if not background.start():
+            return self._lead(flights, loader, terms)
+        values = {}
+        try:
+            for flight in flights:
+                try:
+                    values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
+                except Abandoned:
+                    background.raise_exit()  # otherwise it is a key that the loader left out
+        finally:
+            background.is_unwatched = not all(flight.is_over for flight in flights)
+        return values
+
+    def _lead(self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        try:
+            for flight in flights:
+                value = self._levels.look_again(flight.key)
+                if value is not MISSING:
+                    found[flight.key] = value
+            missing = [flight for flight in flights if flight.key not in found]
+            if missing:
+                with loading(*flights):
+                    found |= self._load(missing, loader, terms)
+        except Exception as error:
+            for flight in flights:
+                flight.crash(error)
+            raise
+        else:
+            for flight in flights:
+                if flight.key in found:
+                    flight.land(found[flight.key])
+        finally:
+            for flight in flights:
+                flight.abandon()  # the keys that the loader left out: whoever waits asks by itself
+        return found
+
+    def _load(self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms) -> dict[str, Any]:
+        keys = [flight.key for flight in flights]
+        if terms.options.max_concurrent_loads is None or is_holding():
+            return self._load_now(flights, keys, loader, terms)
+        turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
+        try:
+            wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
+            with holding():
+                return self._load_now(flights, keys, loader, terms)
+        finally:
+            turn.release()
+
+    def _load_now(
+        self, flights: list[Flight[LoadFence]], keys: list[str], loader: BatchLoader, terms: Terms
+    ) -> dict[str, Any]:
+        self._levels.before_loads([flight.fence for flight in flights])
+        loaded = self._loads.called(partial(loader, list(keys)))
+        _check_batch(loaded, keys)
+        return {
+            flight.key: self._loads.keep(flight.fence, loaded[flight.key], terms)
+            for flight in flights
+            if flight.key in loaded
+        }
+
+
+def _check_batch(loaded: object, missing: list[str]) -> None:
+    if not isinstance(loaded, Mapping):
+        raise TypeError(f"loader must return a mapping from key to value, not a {type(loaded).__name__}")
+    surplus = loaded.keys() - set(missing)
+    if surplus:
+        raise ValueError(
+            f"loader returned keys that it was not asked for: {sorted(map(repr, surplus))[:5]}; "
+            f"return only keys of its argument"
+        )

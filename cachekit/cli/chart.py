@@ -1,0 +1,66 @@
+"""The picture of a replay: hit ratio over size, a line for each policy. Needs the `plot` extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cachekit.cli.replay import Curves
+
+_MARKERS: Final = "osDv^Xph"
+
+
+def check_can_draw(path: Path) -> None:
+    """Raise SystemExit unless a picture can be drawn there: before the work, not after it."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise SystemExit(
+            "cachekit replay: --plot needs matplotlib: pip install 'cachekit-tiered[plot]'"
+        ) from None
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in kinds:
+        raise SystemExit(
+            f"cachekit replay: the name of the picture, {path}, must end in one of "
+            f"{', '.join(f'.{kind}' for kind in sorted(kinds))}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise SystemExit(f"cachekit replay: there is no directory {path.absolute().parent} for the picture")
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Draw the curves into a file, whose format is that of its name.
+
+    Raises:
+        SystemExit: the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
+    from matplotlib.ticker import FuncFormatter
+
+    from cachekit.cli.replay import OPTIMUM
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for marker, (name, ratios) in zip(_MARKERS, curves.ratios.items(), strict=False):
+        best = name == OPTIMUM
+        axes.plot(
+            curves.sizes,
+            [100 * ratio for ratio in ratios],
+            label=name,
+            color="black" if best else None,
+            linestyle="--" if best else "-",
+            marker=None if best else marker,
+            markersize=5,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    axes.set_xlabel("entries held, at the most")
+    axes.set_ylabel("hit ratio (%)")
+    axes.set_title("What each policy answers")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise SystemExit(f"cachekit replay: the picture cannot be written: {error}") from error

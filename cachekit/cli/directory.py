@@ -1,0 +1,96 @@
+"""What the commands about cache directories share: finding one, saying no, sizes and times for people."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from cachekit.cli.display import Display
+from cachekit.errors import CacheError
+from cachekit.tiers.file.inspection import Inspection, Item
+
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
+_SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
+_STEP: Final = 1000  # entries between two reports of progress
+
+
+class DirectoryError(Exception):
+    """The directory cannot be worked on; the message is for a person."""
+
+
+def absolute(path: str) -> str:
+    """The directory that is meant.
+
+    Raises:
+        DirectoryError: there is none.
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isdir(path):
+        raise DirectoryError(f"{path} is not a directory")
+    return path
+
+
+def inspect_directory(path: str) -> Inspection:
+    """The directory, to be looked at.
+
+    Raises:
+        DirectoryError: it is none, or cannot be read.
+    """
+    path = absolute(path)
+    try:
+        return Inspection(path)
+    except FileNotFoundError as error:
+        raise DirectoryError(str(error)) from error
+    except CacheError as error:
+        raise DirectoryError(f"{error}; `cachekit purge {path}` makes it anew") from error
+    except OSError as error:
+        raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def refuse(error: Exception) -> int:
+    """Say why a command cannot go on; its status."""
+    print(f"cachekit: {error}", file=sys.stderr)
+    return 1
+
+
+def watched(inspection: Inspection, label: str, display: Display | None, *, verify: bool) -> Iterator[Item]:
+    """The items of a directory, with progress."""
+    if display is None:
+        yield from inspection.items(verify=verify)
+        return
+    total = max(1, inspection.count())
+    with display.progress(label, total, "entries") as report:
+        done = 0
+        for done, item in enumerate(inspection.items(verify=verify), 1):
+            if not done % _STEP:
+                report(min(done, total))
+            yield item
+        report(total)
+
+
+def size(number: float) -> str:
+    """Bytes, for people."""
+    if number < 1024:
+        return f"{number:,.0f} bytes"
+    power = min(len(_UNITS), int(math.log2(number)) // 10)
+    return f"{number / 1024**power:,.1f} {_UNITS[power - 1]}"
+
+
+def printable(key: str) -> str:
+    """A key as it is, if a terminal can show it; otherwise with escapes."""
+    return key if key and key.isprintable() else repr(key)
+
+
+def remaining(expiry: float) -> str:
+    """The time until a moment, for people."""
+    if expiry == math.inf:
+        return "for ever"
+    seconds = max(0.0, expiry - time.time())
+    for unit, span in _SPANS:
+        if seconds >= 2 * span:
+            return f"{seconds / span:,.0f} {unit}"
+    return f"{seconds:,.0f} seconds"

@@ -1,0 +1,213 @@
+"""The passes of the demo: one stream of questions, asked by threads of this process or of new ones.
+
+A pass is measured alike wherever it runs. New processes are spawned, so they have nothing but what the
+tiers give them; each tells how far it is, and at the end what it counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Final, NamedTuple
+
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError, override
+from cachekit.cli import demo
+from cachekit.cli.demo import Analysis, Function, Plan, Request
+from cachekit.cli.display import Display
+
+_LOOK_AGAIN: Final = 0.1  # seconds between two looks at the progress
+
+
+class Place(NamedTuple):
+    """Where a host keeps its tiers."""
+
+    directory: str
+    redis: str | None  #: the URL of the server that it shares with other hosts
+    run: str  #: the name of this run, so that it meets no other one's keys
+
+    def cache(self, memory: MemoryCache) -> IntelligentCache:
+        """The cache of one process there.
+
+        Raises:
+            SystemExit: there is no server at the URL.
+        """
+        redis = None
+        if self.redis is not None:
+            redis = RedisCache(
+                url=self.redis, key_prefix=f"cachekit-demo:{self.run}:", allow=[Analysis, Function]
+            )
+            try:
+                redis.peek("")
+            except TierUnavailableError as error:
+                raise SystemExit(f"cachekit demo: {error}") from None
+        return IntelligentCache(memory, redis, FileCache(self.directory))
+
+
+class Pass(NamedTuple):
+    """One pass over the stream, measured."""
+
+    name: str
+    requests: int
+    answered: Mapping[str, int]  #: lookups, by the tier that had the answer
+    analysed: int
+    seconds: float
+    saved: float  #: seconds of processor time that analyses would have taken
+    p50: float  #: seconds that half of the requests did not exceed
+    p99: float
+
+
+class _Share(NamedTuple):
+    """What one process did of a pass."""
+
+    taken: array[float]
+    analysed: list[str]
+    answered: Counter[str]
+
+
+class _Stopwatch:
+    """The work of several threads on one stream, each request timed."""
+
+    def __init__(self, stream: Sequence[Request], threads: int) -> None:
+        self._shares = [stream[number::threads] for number in range(threads)]
+        self._taken = [array("d") for _ in self._shares]
+        self._stop = threading.Event()
+
+    def run(self, watch: Callable[[int], object]) -> array[float]:
+        """Ask everything, and tell `watch` now and then how much is done; the seconds of each request."""
+        with ThreadPoolExecutor(len(self._shares), thread_name_prefix="demo") as threads:
+            jobs: set[Future[None]] = set()
+            try:
+                jobs = {
+                    threads.submit(self._ask, share, taken)
+                    for share, taken in zip(self._shares, self._taken, strict=True)
+                }
+                pending = jobs
+                while pending:
+                    done, pending = wait_for(pending, _LOOK_AGAIN)
+                    for job in done:
+                        job.result()
+                    watch(sum(map(len, self._taken)))
+            finally:
+                # Ctrl-C, or a failure in one thread: the others need not go on.
+                self._stop.set()
+        return array("d", [second for part in self._taken for second in part])
+
+    def _ask(self, share: Sequence[Request], taken: array[float]) -> None:
+        for question, source in share:
+            started = time.perf_counter()
+            demo.answer(question, source)
+            taken.append(time.perf_counter() - started)
+            if self._stop.is_set():
+                return
+
+
+def _work(stream: Sequence[Request], threads: int, watch: Callable[[int], object]) -> _Share:
+    """This process's share of a pass, through the cache in use."""
+    before, analysed = _answered(), len(demo.analysed)
+    taken = _Stopwatch(stream, threads).run(watch)
+    return _Share(taken, demo.analysed[analysed:], _answered() - before)
+
+
+def _answered() -> Counter[str]:
+    from cachekit import get_cache_stats
+
+    return Counter({name: tier.hits for name, tier in get_cache_stats().items()})
+
+
+def cold_pass(name: str, stream: Sequence[Request], plan: Plan, display: Display) -> Pass:
+    """The first pass, by threads of this process, through the cache in use."""
+    demo.analysed.clear()
+    new = {source for _, source in stream}
+    started = time.perf_counter()
+    # There is something to analyse: that is what takes the time.
+    with display.progress(name, len(new), "modules analysed") as report:
+        share = _work(stream, plan.threads, lambda _: report(len(demo.analysed)))
+    return _measured(name, stream, [share], time.perf_counter() - started)
+
+
+def later_pass(name: str, stream: Sequence[Request], plan: Plan, place: Place, display: Display) -> Pass:
+    """A pass by new processes, which have nothing but the tiers of that place."""
+    started = time.perf_counter()
+    with (
+        display.progress(name, len(stream), "requests answered") as report,
+        _spawned(stream, plan, place) as connections,
+    ):
+        shares = _gathered(connections, report)
+    return _measured(name, stream, shares, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _spawned(stream: Sequence[Request], plan: Plan, place: Place) -> Iterator[list[Connection]]:
+    spawn = get_context("spawn")
+    processes: list[SpawnProcess] = []
+    connections: list[Connection] = []
+    # Ctrl-C reaches all processes; those that inherit that it is ignored leave it to this one.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for number in range(plan.processes):
+            ours, theirs = spawn.Pipe(duplex=False)
+            share = stream[number :: plan.processes]
+            process = spawn.Process(target=_child, args=(theirs, place, share, plan.threads), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            connections.append(ours)
+        signal.signal(signal.SIGINT, before)
+        yield connections
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for process in processes:
+            if not all(it.closed for it in connections):  # cut off: the others need not go on
+                process.terminate()
+            process.join()
+
+
+def _gathered(connections: list[Connection], report: Callable[[int], None]) -> list[_Share]:
+    """What each process did; `report` is told how much they have done together."""
+    shares: list[_Share] = []
+    done = dict.fromkeys(connections, 0)
+    while len(shares) < len(connections):
+        for ready in wait([it for it in connections if not it.closed]):
+            assert isinstance(ready, Connection)
+            message: Any = ready.recv()
+            if isinstance(message, int):
+                done[ready] = message
+            else:
+                shares.append(_Share(*message))
+                ready.close()
+        report(sum(done.values()))
+    return shares
+
+
+def _child(parent: Connection, place: Place, stream: Sequence[Request], threads: int) -> None:
+    with place.cache(MemoryCache(max_size=1_000_000)) as cache, override(cache):
+        share = _work(stream, threads, parent.send)
+    parent.send(tuple(share))
+    parent.close()
+
+
+def _measured(name: str, stream: Sequence[Request], shares: Sequence[_Share], seconds: float) -> Pass:
+    analysed = [source for share in shares for source in share.analysed]
+    taken = sorted(second for share in shares for second in share.taken)
+    cost = {source: demo.analyse(source).seconds for source in {source for _, source in stream}}
+    saved = sum(cost[source] for _, source in stream) - sum(cost[source] for source in analysed)
+    return Pass(
+        name,
+        len(stream),
+        sum((share.answered for share in shares), Counter[str]()),
+        len(analysed),
+        seconds,
+        saved,
+        taken[(len(taken) - 1) // 2],
+        taken[(len(taken) - 1) * 99 // 100],
+    )

@@ -1,0 +1,66 @@
+"""`cachekit purge DIR`: removes every entry of a cache directory, also while processes use it.
+
+They find it empty at their next lookup, and what they have copied into memory is no longer trusted. A
+directory that is damaged, or of another version, is made anew if nobody uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cachekit.cli.directory import DirectoryError, absolute, refuse, size
+from cachekit.cli.display import Display
+from cachekit.errors import CacheError, FileFormatError
+from cachekit.tiers.file.directory import is_cache
+from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import Geometry
+from cachekit.tiers.file.inspection import Inspection
+
+
+class Plan(NamedTuple):
+    """What is asked for."""
+
+    directory: str
+    sure: bool  #: do not ask
+
+
+def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
+    """Do it, if that is meant; 0 if it was done, 1 if not."""
+    try:
+        path = absolute(plan.directory)
+        if not is_cache(path):
+            raise DirectoryError(f"{path} is not a cache directory")
+        geometry, what = _describe(path)
+    except DirectoryError as error:
+        return refuse(error)
+    if not plan.sure and not _confirmed(ask, f"Remove {what} from {path}? [y/N] "):
+        display.line("Nothing was removed.")
+        return 1
+    try:
+        with Engine(path, geometry=geometry) as engine:
+            removed = engine.clear()
+    except CacheError as error:
+        return refuse(error)
+    except OSError as error:
+        return refuse(DirectoryError(f"{path} cannot be purged: {error.strerror}"))
+    display.line(f"{removed:,} entries were removed." if geometry else "It was made anew.")
+    return 0
+
+
+def _describe(path: str) -> tuple[Geometry | None, str]:
+    """The shape of the directory, if it is sound, and what would go, for a person."""
+    try:
+        found = Inspection(path)
+    except (FileNotFoundError, FileFormatError):
+        return None, "what is left of a cache that cannot be read"
+    except OSError as error:
+        raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    return found.geometry, f"{found.count():,} entries ({size(found.disk_bytes())})"
+
+
+def _confirmed(ask: Callable[[str], str], question: str) -> bool:
+    try:
+        return ask(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -1,0 +1,291 @@
+"""`cachekit replay`: what a cache in front of your own requests would answer, by size and policy.
+
+Reads request logs, lets every policy answer the stream at every size, and shows the hit ratios beside
+the optimum, which no policy can reach because it knows the future. It ends with the size and the
+policy that it would choose, and why. Everything it finds depends on the requests alone: entries count as
+of one size, and time does not pass.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cachekit.cli.display import Display, Report
+from cachekit.cli.requests import Requests, read_log, sizes_of
+from cachekit.cli.simulation import simulate, simulate_directory, simulate_optimum, write_next_uses
+from cachekit.model import CacheStrategy
+
+#: What is tried if nobody says otherwise. TTL is missing because logs do not tell when an entry expires.
+#: What a hit costs rises from the left to the right.
+POLICIES: Final = (
+    CacheStrategy.LRU,
+    CacheStrategy.FIFO,
+    CacheStrategy.SIEVE,
+    CacheStrategy.S3_FIFO,
+    CacheStrategy.LFU,
+    CacheStrategy.W_TINYLFU,
+)
+#: Sizes that are tried if nobody says otherwise, in percent of the distinct keys.
+PERCENTAGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+_WORTH: Final = 1.0  # points of hit ratio that twice the room should give
+_FEWER: Final = 0.02  # share of the loads that another policy than LRU should save
+_ALIKE: Final = 0.005  # share of the loads that two policies may differ by and count as equal
+_CHEAPEST_FIRST: Final = POLICIES
+
+#: Names in tables and pictures.
+NAMES: Final = {
+    CacheStrategy.LRU: "LRU",
+    CacheStrategy.FIFO: "FIFO",
+    CacheStrategy.SIEVE: "SIEVE",
+    CacheStrategy.S3_FIFO: "S3-FIFO",
+    CacheStrategy.LFU: "LFU",
+    CacheStrategy.W_TINYLFU: "W-TinyLFU",
+}
+OPTIMUM: Final = "optimum"
+FILE_TIER: Final = "file tier"
+
+
+class Plan(NamedTuple):
+    """What the replay was asked to do."""
+
+    files: Sequence[Path]
+    column: str | None
+    sizes: Sequence[tuple[float, bool]]  #: each a number of entries, or a percentage (True)
+    policies: Sequence[CacheStrategy]
+    sample: float  #: the share of the keys that is looked at, 0 to 1
+    plot: Path | None
+    file_tier: bool = False  #: measure that, too
+
+
+class Curves(NamedTuple):
+    """Hit ratios, 0 to 1, by policy, one for each size; NaN where there is none."""
+
+    sizes: Sequence[int]
+    ratios: Mapping[str, Sequence[float]]
+
+    def of_policies(self) -> dict[str, Sequence[float]]:
+        """Those that one can choose between."""
+        return {name: it for name, it in self.ratios.items() if name not in {OPTIMUM, FILE_TIER}}
+
+
+def run(plan: Plan, display: Display) -> int:
+    """Run the replay and show it.
+
+    Returns:
+        0.
+
+    Raises:
+        SystemExit: a file cannot be read as what it should be, there are no requests, or the picture
+            cannot be drawn.
+    """
+    if plan.plot is not None:
+        from cachekit.cli.chart import check_can_draw
+
+        check_can_draw(plan.plot)
+    with tempfile.TemporaryDirectory(prefix="cachekit-replay-") as scratch:
+        requests = _read(plan, Path(scratch), display)
+        if not requests.number:
+            raise SystemExit("cachekit replay: there are no requests in what was read")
+        distinct = round(requests.distinct / plan.sample)
+        display.line(f"{requests.unsampled:,} requests for {distinct:,} distinct keys")
+        if plan.sample < 1:
+            display.line(f"of which {requests.number:,} for {requests.distinct:,} keys are looked at")
+        sizes = _sizes(plan.sizes, distinct)
+        curves = _replay(plan, requests, sizes, Path(scratch), display)
+    display.line()
+    _show(curves, display)
+    if plan.plot is not None:
+        from cachekit.cli.chart import draw
+
+        draw(curves, plan.plot)
+        display.line(f"The picture is in {plan.plot}.")
+    display.line()
+    for line in advice(curves):
+        display.line(line)
+    return 0
+
+
+def _read(plan: Plan, scratch: Path, display: Display) -> Requests:
+    requests = Requests(scratch / "requests", plan.sample)
+    try:
+        total = sizes_of(plan.files)
+        with display.progress("reading", max(total, 1), "bytes") as report:
+            before = 0
+            for path in plan.files:
+                requests.append(read_log(path, plan.column, _offset(report, before)))
+                before += path.stat().st_size
+    except (OSError, EOFError, ValueError) as error:
+        raise SystemExit(f"cachekit replay: {error}") from error
+    return requests
+
+
+def _offset(report: Report, before: int) -> Report:
+    return lambda done: report(before + done)
+
+
+def _sizes(wanted: Sequence[tuple[float, bool]], distinct: int) -> list[int]:
+    """Entries, ascending, without those that are the same."""
+    return sorted({max(1, round(size / 100 * distinct if share else size)) for size, share in wanted})
+
+
+def _replay(plan: Plan, requests: Requests, sizes: Sequence[int], scratch: Path, display: Display) -> Curves:
+    # A cache for a sample of the keys is smaller by as much.
+    small = [max(1, round(size * plan.sample)) for size in sizes]
+    rows = [NAMES[policy] for policy in plan.policies] + [FILE_TIER] * plan.file_tier + [OPTIMUM]
+    ratios: dict[str, list[float]] = {name: [] for name in rows}
+    done = 0
+    with display.progress("replaying", len(sizes) * len(rows) * requests.number, "requests") as report:
+
+        def progress(number: int) -> None:
+            nonlocal done
+            done += number
+            report(done)
+
+        next_uses = write_next_uses(requests, scratch)
+        for size in small:
+            for policy in plan.policies:
+                hits = simulate(policy, size, requests, progress)
+                ratios[NAMES[policy]].append(requests.hit_ratio(hits))
+            if plan.file_tier:
+                found = simulate_directory(size, requests, scratch / f"directory-{size}", progress)
+                ratios[FILE_TIER].append(math.nan if found is None else requests.hit_ratio(found))
+            hits = simulate_optimum(size, requests, next_uses, progress)
+            ratios[OPTIMUM].append(requests.hit_ratio(hits))
+    return Curves(sizes, ratios)
+
+
+def _show(curves: Curves, display: Display) -> None:
+    best = list(map(max, zip(*curves.of_policies().values(), strict=True)))
+    display.table(
+        "Hit ratio in percent, by the most entries held (* is the best policy)",
+        ("", *(f"{size:,}" for size in curves.sizes)),
+        [
+            (
+                name,
+                *(
+                    "-" if math.isnan(ratio) else f"{_star(name, ratio, top)}{100 * ratio:.2f}"
+                    for ratio, top in zip(ratios, best, strict=True)
+                ),
+            )
+            for name, ratios in curves.ratios.items()
+        ],
+    )
+
+
+def _star(name: str, ratio: float, top: float) -> str:
+    return "*" if name not in {OPTIMUM, FILE_TIER} and ratio == top else ""
+
+
+# -- the advice ------------------------------------------------------------------------------------
+
+
+def advice(curves: Curves) -> list[str]:
+    """The size and the policy to choose, as a line of code, and why, in sentences."""
+    policies = curves.of_policies()
+    best = list(map(max, zip(*policies.values(), strict=True)))
+    chosen, why_size = _choose_size(curves.sizes, best)
+    policy, why_policy = _choose_policy({name: it[chosen] for name, it in policies.items()})
+    strategy = next(member for member, name in NAMES.items() if name == policy)
+    argument = "" if strategy is CacheStrategy.LRU else f", CacheStrategy.{strategy.name}"
+    optimum = curves.ratios[OPTIMUM][chosen]
+    return [
+        f"Advice: MemoryCache({curves.sizes[chosen]}{argument})",
+        f"Size: {why_size}",
+        f"Policy: {why_policy}",
+        f"No policy could answer more than {100 * optimum:.2f} % at this size.",
+    ]
+
+
+def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]:
+    """The index of the size from which on no larger one is worth its room."""
+
+    def gain(smaller: int, larger: int) -> float:
+        """Points for twice the room, between two sizes."""
+        return 100 * (best[larger] - best[smaller]) / math.log2(sizes[larger] / sizes[smaller])
+
+    def most_beyond(index: int) -> float:
+        # Not only the next one: a loop over many keys gives nothing until all of them fit.
+        return max(gain(index, larger) for larger in range(index + 1, len(sizes)))
+
+    last = len(sizes) - 1
+    chosen = next((index for index in range(last) if most_beyond(index) < _WORTH), last)
+    reasons = []
+    if chosen:
+        points = gain(chosen - 1, chosen)
+        reasons.append(f"up to {sizes[chosen]:,} entries, twice the room gives {points:.1f} points or so")
+    if chosen < last:
+        reasons.append(f"beyond {sizes[chosen]:,} only {most_beyond(chosen):.1f}")
+    elif last:
+        reasons.append("it was the largest that was tried, and a larger one may be worth its memory")
+    else:
+        reasons.append("it was the only one that was tried")
+    return chosen, "; ".join(reasons) + "."
+
+
+def _choose_policy(ratios: Mapping[str, float]) -> tuple[str, str]:
+    """The policy that saves loads worth its price, of those that were tried."""
+    loads = {name: 1 - ratio for name, ratio in ratios.items()}
+    fewest = min(loads.values())
+    alike = [name for name, share in loads.items() if share <= fewest * (1 + _ALIKE)]
+    order = [NAMES[policy] for policy in _CHEAPEST_FIRST]
+    policy = min(alike, key=order.index)
+    lru = NAMES[CacheStrategy.LRU]
+    if lru in loads and loads[lru] * (1 - _FEWER) <= loads[policy]:
+        reason = f"LRU answers {100 * ratios[lru]:.2f} %, and its hits are the cheapest"
+        if policy != lru:
+            saved = 1 - loads[policy] / loads[lru]
+            reason += f"; {policy} would save {100 * saved:.1f} % of the loads, too few to matter"
+        return lru, reason + "."
+    reason = f"{policy} answers {100 * ratios[policy]:.2f} %"
+    if lru in loads:
+        saved = 1 - loads[policy] / loads[lru]
+        reason += f", LRU {100 * ratios[lru]:.2f} %, so {100 * saved:.1f} % of the loads are saved"
+    others = [name for name in alike if name != policy]
+    if others:
+        reason += f"; {' and '.join(others)} would do as well and cost more"
+    return policy, reason + "."
+
+
+def parse_policies(text: str) -> tuple[CacheStrategy, ...]:
+    """Policies from their names with commas between them, as in `lru,s3-fifo`.
+
+    Raises:
+        ValueError: there is no such policy; the message names those that there are.
+    """
+    chosen = []
+    for name in filter(None, (part.strip().lower() for part in text.split(","))):
+        policy = next((policy for policy in POLICIES if policy.value == name), None)
+        if policy is None:
+            known = ", ".join(policy.value for policy in POLICIES)
+            raise ValueError(f"there is no policy {name!r} to replay; there are {known}")
+        chosen.append(policy)
+    if not chosen:
+        raise ValueError("name at least one policy")
+    return tuple(dict.fromkeys(chosen))
+
+
+def parse_sizes(text: str) -> tuple[tuple[float, bool], ...]:
+    """Sizes with commas between them, each a number of entries or a percentage of the keys.
+
+    Raises:
+        ValueError: one is neither, or not more than 0.
+    """
+    sizes = []
+    for part in filter(None, chain.from_iterable(piece.split() for piece in text.split(","))):
+        share = part.endswith("%")
+        try:
+            size = float(part[:-1]) if share else int(part.replace("_", ""))
+        except ValueError:
+            raise ValueError(f"{part!r} is neither a number of entries nor a percentage") from None
+        if not 0 < size < math.inf:
+            raise ValueError(f"a size must be more than 0, not {part!r}")
+        sizes.append((float(size), share))
+    if not sizes:
+        raise ValueError("name at least one size")
+    return tuple(sizes)

@@ -1,0 +1,195 @@
+"""Request logs: read once, from several formats, into a file of numbers that is read many times.
+
+A log may be larger than memory: what is kept of it is eight bytes a request on disk, in a temporary
+directory. Keys become 64-bit numbers whose bits are evenly spread; two keys of a billion become the
+same one with a probability of a few percent, which changes no figure that anybody could see.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any, Final, cast, final
+
+_CHUNK: Final = 1 << 16  # requests that are in memory at a time
+_SET: Final = 1 << 18  # distinct keys that are counted one by one
+_BITS: Final = 64
+_GOLDEN: Final = (
+    0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: spreads numbers that follow each other
+)
+
+
+@final
+class Requests:
+    """The stream of requests, as numbers on disk; or those for a share of the keys.
+
+    A cache smaller by that share answers about the same part of them, once one has made up for how many
+    they are: whether the few keys that are asked for most are in the sample decides that, and any
+    cache answers those (Waldspurger, Park, Garthwaite, Ahmad, "Efficient MRC Construction with SHARDS",
+    FAST '15, with its adjustment).
+
+    Args:
+        path: of a file that does not exist yet.
+        share: of the keys that is kept, 0 to 1.
+    """
+
+    def __init__(self, path: Path, share: float = 1.0) -> None:
+        self._path = path
+        self._share = share
+        self._limit = round(share * (1 << 32))
+        self._step = 0  # only keys with so many zero bits at their end are counted
+        self._seen: set[int] = set()
+        self.number = 0
+        self.unsampled = 0  #: requests that were read
+
+    def hit_ratio(self, hits: int) -> float:
+        """The share of requests that a cache answers which has so many hits on these."""
+        expected = self.unsampled * self._share
+        return min(max((hits + expected - self.number) / expected, 0.0), 1.0)
+
+    @property
+    def distinct(self) -> int:
+        """How many different keys there are; beyond 262,144 of them an estimate, right to a percent."""
+        # Flajolet, "On adaptive sampling", Computing 43 (1990).
+        return len(self._seen) << self._step
+
+    def append(self, keys: Iterable[int]) -> None:
+        """Add requests at the end of the stream."""
+        with self._path.open("ab") as file:
+            for chunk in _chunks(keys):
+                self.unsampled += len(chunk)
+                if self._share < 1:
+                    # By the upper bits; the lower ones serve to count.
+                    chunk = array("Q", (key for key in chunk if key >> 32 < self._limit))
+                chunk.tofile(file)
+                self.number += len(chunk)
+                self._count(chunk)
+
+    def _count(self, chunk: array[int]) -> None:
+        mask = (1 << self._step) - 1
+        self._seen.update(key for key in chunk if not key & mask)
+        while len(self._seen) > _SET:
+            self._step += 1
+            mask = (1 << self._step) - 1
+            self._seen = {key for key in self._seen if not key & mask}
+
+    def chunks(self) -> Iterator[array[int]]:
+        """The stream from its beginning, in parts that fit in memory."""
+        return read_numbers(self._path)
+
+
+def read_numbers(path: Path) -> Iterator[array[int]]:
+    """Numbers of 64 bits from a file, in parts that fit in memory."""
+    with path.open("rb") as file:
+        while True:
+            chunk = array("Q")
+            chunk.frombytes(file.read(_CHUNK * chunk.itemsize))
+            if not chunk:
+                return
+            yield chunk
+
+
+def _chunks(keys: Iterable[int]) -> Iterator[array[int]]:
+    chunk = array("Q")
+    for key in keys:
+        chunk.append(key)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = array("Q")
+    if chunk:
+        yield chunk
+
+
+def read_log(path: Path, column: str | None, seen: Callable[[int], object]) -> Iterator[int]:
+    """The keys of a log, as numbers, in order.
+
+    Args:
+        path: the log; one key a line, or CSV if there is a column, or little-endian 32-bit numbers if the
+            name ends in `.u32`; each of them also compressed with gzip.
+        column: of CSV: a name from its first line, or a number from 1 on if it has no such line.
+        seen: told how many bytes of the file have been read.
+
+    Raises:
+        ValueError: there is no such column, or the file ends in the middle of a number; the message
+            names the file.
+        OSError: the file cannot be read, or is no gzip.
+    """
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if compressed else raw
+        if path.name.removesuffix(".gz").endswith(".u32"):
+            keys = _numbers(path, stream)
+        elif column is None:
+            keys = _lines(stream)
+        else:
+            keys = _column(path, stream, column)
+        with closing(keys):
+            for index, key in enumerate(keys):
+                if not index & 0xFFF:
+                    seen(raw.tell())
+                yield key
+        seen(raw.tell())
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(blake2b(key, digest_size=_BITS // 8).digest(), "little")
+
+
+def _numbers(path: Path, stream: IO[bytes]) -> Generator[int, None, None]:
+    rest = b""
+    while block := stream.read(4 * _CHUNK):
+        block = rest + block
+        whole = len(block) & ~3
+        chunk = array("I", block[:whole])
+        rest = block[whole:]
+        if sys.byteorder == "big":
+            chunk.byteswap()
+        for key in chunk:
+            spread = (key + 1) * _GOLDEN & (1 << _BITS) - 1
+            yield spread ^ spread >> 29
+    if rest:
+        raise ValueError(f"{path} ends in the middle of a 32-bit number; is it a log of lines?")
+
+
+def _lines(stream: IO[bytes]) -> Generator[int, None, None]:
+    for line in stream:
+        key = line.strip()
+        if key:
+            yield _number(key)
+
+
+def _column(path: Path, stream: IO[bytes], column: str) -> Generator[int, None, None]:
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    try:
+        yield from _cells(path, csv.reader(text), column)
+    finally:
+        text.detach()  # or it would close the stream, which is not its own
+
+
+def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
+    if column.isdecimal():
+        index = int(column) - 1
+    else:
+        header: list[str] = next(rows, [])
+        if column not in header:
+            raise ValueError(f"{path} has no column {column!r}; its first line has {', '.join(header)}")
+        index = header.index(column)
+    for row in rows:
+        if not row:
+            continue
+        if not 0 <= index < len(row):
+            raise ValueError(f"line {rows.line_num} of {path} has {len(row)} columns, and no column {column}")
+        yield _number(row[index].encode("utf-8", "surrogateescape"))
+
+
+def sizes_of(paths: Sequence[Path]) -> int:
+    """Bytes that the files have together."""
+    return sum(path.stat().st_size for path in paths)

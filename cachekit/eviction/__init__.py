@@ -1,0 +1,32 @@
+"""Which entry a full memory tier gives up: one policy a file, its class the algorithm's essay.
+
+LRU is not here: the store of the memory tier is one. `cachekit.ports.EvictionPolicy` says what a policy
+is told, and when; it knows keys, not values, and is never called by two threads at once unless it
+asks for it. The cost of a hit and of an eviction is constant for each, in the mean over many; SoonestToExpire
+takes time in proportion to the logarithm of the number of entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cachekit.eviction.fifo import Fifo
+from cachekit.eviction.lfu import Lfu
+from cachekit.eviction.s3fifo import S3Fifo
+from cachekit.eviction.sieve import Sieve
+from cachekit.eviction.tinylfu import WTinyLfu
+from cachekit.eviction.ttl import SoonestToExpire
+from cachekit.model import CacheStrategy
+from cachekit.ports import EvictionPolicy
+
+__all__ = ["POLICIES", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]
+
+#: What makes the policy of each strategy but LRU.
+POLICIES: dict[CacheStrategy, Callable[[], EvictionPolicy]] = {
+    CacheStrategy.FIFO: Fifo,
+    CacheStrategy.LFU: Lfu,
+    CacheStrategy.TTL: SoonestToExpire,
+    CacheStrategy.SIEVE: Sieve,
+    CacheStrategy.S3_FIFO: S3Fifo,
+    CacheStrategy.W_TINYLFU: WTinyLfu,
+}

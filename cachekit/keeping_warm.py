@@ -1,0 +1,108 @@
+"""Keys that are kept warm: loaded again before their time is over, until the cache is closed.
+
+Upkeep finds out which are due; a thread of their own loads them, one after the other, so that a slow loader
+holds up no other upkeep. A key is looked at again when it comes into the last fifth of its life, not
+before: one that is invalidated meanwhile is loaded then, or by whoever asks for it first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import Any, Final, NamedTuple, final
+
+from cachekit.background import Background
+from cachekit.errors import CacheClosedError
+from cachekit.levels import Levels
+from cachekit.loads import Loads, Terms
+from cachekit.upkeep import Job, upkeep
+
+_INTERVAL: Final = 1.0  # seconds between two rounds
+_MARGIN: Final = 0.2  # the part of its life in which a key is loaded again
+_TRIES: Final = 4  # how often that is tried in this part
+
+
+class _Kept(NamedTuple):
+    loader: Callable[[], Any]
+    terms: Terms
+    look_at: float
+
+
+@final
+class KeptWarm:
+    """The keys of one cache that are kept warm. Safe in any thread."""
+
+    __slots__ = ("__weakref__", "_job", "_kept", "_levels", "_loads", "_lock", "_round")
+
+    def __init__(self, levels: Levels, loads: Loads) -> None:
+        self._levels = levels
+        self._loads = loads
+        self._kept: dict[str, _Kept] = {}
+        self._lock = threading.RLock()
+        self._job: Job | None = None
+        self._round: Background | None = None
+
+    def keep(self, keys: Sequence[str], loader: Callable[[str], Any], terms: Terms) -> None:
+        """Keep them warm from now on."""
+        for key in keys:
+            kept = _Kept(partial(loader, key), terms._replace(replaces=True, waits=False), 0.0)
+            self._kept[key] = kept._replace(look_at=self._next_look(key, terms))
+        with self._lock:
+            if self._job is None and keys:
+                self._job = upkeep.every(_INTERVAL, self.look)
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Keep them warm no longer."""
+        for key in keys:
+            self._kept.pop(key, None)
+
+    def look(self) -> None:
+        """One round, unless the one before is not over: begin to load what is due."""
+        now = self._levels.monotonic()
+        due = [key for key, kept in list(self._kept.items()) if kept.look_at <= now]
+        if due and (self._round is None or self._round.is_over):
+            self._round = Background(partial(self._load, due), partial(self._loads.complaints.add, due[0]))
+            self._round.is_unwatched = True
+            self._round.start()
+
+    def _load(self, due: Sequence[str]) -> None:
+        for key in due:
+            kept = self._kept.get(key)
+            if kept is None:
+                continue
+            failed = False
+            try:
+                if self._is_due(key):
+                    self._loads.renew(key, kept.loader, kept.terms)
+            except CacheClosedError:
+                return
+            except Exception as error:  # noqa: BLE001  # the others are loaded all the same
+                failed = True
+                self._loads.complaints.add(key, error)
+            # Not one that was dropped meanwhile, or is kept on other terms.
+            with self._lock:
+                if self._kept.get(key) is kept:
+                    self._kept[key] = kept._replace(look_at=self._next_look(key, kept.terms, failed))
+
+    def _is_due(self, key: str) -> bool:
+        life = self._levels.left_of(key)
+        return life is None or life[0] <= _MARGIN * life[1] < inf
+
+    def _next_look(self, key: str, terms: Terms, failed: bool = False) -> float:
+        whole = terms.life(None) or 0.0
+        # Where there is no copy in memory, it was stored just now.
+        left, whole = self._levels.left_of(key) or (whole, whole)
+        if left == inf:
+            return inf
+        wait = _MARGIN * whole / _TRIES if failed else max(left - _MARGIN * whole, 0.0)
+        return self._levels.monotonic() + wait
+
+    def close(self) -> None:
+        """Forget all keys; a load that is under way goes on."""
+        with self._lock:
+            self._kept.clear()
+            job, self._job = self._job, None
+        if job is not None:
+            job.cancel()

@@ -1,0 +1,165 @@
+"""LoadOptions: how a value is loaded. What belongs to the value, its TTLs and tags, stands beside its key."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any, Final, Literal, TypeAlias, final
+
+#: Who shares one load of a key: the threads and tasks of a process, which always do; the processes on a
+#: directory; the hosts on a server.
+LeaseScope: TypeAlias = Literal["thread", "process", "fleet"]
+
+_SCOPES: Final = ("thread", "process", "fleet")
+
+
+_NAMES: Final = (
+    "soft_timeout", "hard_timeout", "refresh_ahead", "lease", "lease_timeout", "max_concurrent_loads",
+)  # fmt: skip
+
+
+@final
+class LoadOptions:
+    """How values are loaded, for a whole cache, a cached function or one call. All is off by default.
+
+    Args:
+        soft_timeout: seconds after which whoever has a stale value (`stale_ttl`) is given that, while the
+            load goes on in the background.
+        hard_timeout: seconds after which whoever waits gets a LoadTimeoutError, or a stale value if there
+            is one. The load goes on in the background, and what it brings is kept unless it was
+            invalidated meanwhile; who comes after that begins another one.
+        refresh_ahead: a hit in this last part of a value's life, 0 to less than 1, begins a reload in the
+            background.
+        lease: who shares one load of a key: "thread", the threads and tasks of this process; "process",
+            the processes on the directory of the file tier; "fleet", the hosts on the server of the
+            Redis tier.
+        lease_timeout: seconds that a load waits for a lease or a slot before it goes on without, and after
+            which a fleet's lease ends by itself. Make it longer than a load takes.
+        max_concurrent_loads: how many loads run at once in all processes on the directory of the file
+            tier, among those that name the same number; None is no limit.
+
+    With a timeout that applies, a `def` loader runs in a thread of its own, in a copy of the caller's
+    context. A loader that asks for other keys while it has a lease or a slot waits for no further one.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range.
+    """
+
+    __slots__ = (
+        "hard_timeout", "lease", "lease_timeout", "max_concurrent_loads", "refresh_ahead", "soft_timeout",
+    )  # fmt: skip
+
+    soft_timeout: float | None
+    hard_timeout: float | None
+    refresh_ahead: float
+    lease: LeaseScope
+    lease_timeout: float
+    max_concurrent_loads: int | None
+
+    def __init__(
+        self,
+        *,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+        refresh_ahead: float = 0.0,
+        lease: LeaseScope = "thread",
+        lease_timeout: float = 30.0,
+        max_concurrent_loads: int | None = None,
+    ) -> None:
+        for name, value in (("soft_timeout", soft_timeout), ("hard_timeout", hard_timeout)):
+            if value is not None:
+                _check_seconds(name, value, "; None is off")
+        _check_seconds("lease_timeout", lease_timeout, "")
+        _check_share("refresh_ahead", refresh_ahead, "the last part of a life")
+        if lease not in _SCOPES:
+            raise ValueError(f"lease must be one of {', '.join(map(repr, _SCOPES))}, not {lease!r}")
+        if max_concurrent_loads is not None:
+            if isinstance(max_concurrent_loads, bool) or not isinstance(max_concurrent_loads, int):
+                raise TypeError(
+                    f"max_concurrent_loads must be an int or None, not {max_concurrent_loads!r} "
+                    f"of type {type(max_concurrent_loads).__name__}"
+                )
+            if max_concurrent_loads < 1:
+                raise ValueError(
+                    f"max_concurrent_loads must be at least 1, not {max_concurrent_loads!r}; None is no limit"
+                )
+        numbers = soft_timeout, hard_timeout, refresh_ahead, lease, lease_timeout, max_concurrent_loads
+        for name, said in zip(_NAMES, numbers, strict=True):
+            object.__setattr__(self, name, said)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a load may have to wait for those of other processes."""
+        return self.lease != "thread" or self.max_concurrent_loads is not None
+
+    def unshared(self) -> LoadOptions:
+        """The same without a lease."""
+        if self.lease == "thread":
+            return self
+        return LoadOptions(**{**self._said(), "lease": "thread"})
+
+    def _said(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _NAMES}
+
+    def __eq__(self, other: object) -> bool:
+        return self._said() == other._said() if isinstance(other, LoadOptions) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._said().values()))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"LoadOptions are frozen; make others instead of setting {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"LoadOptions are frozen; {name} cannot be deleted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_of, (self._said(),)
+
+    def __repr__(self) -> str:
+        said = (f"{name}={value!r}" for name, value in self._said().items() if value != getattr(OFF, name))
+        return f"LoadOptions({', '.join(said)})"
+
+
+def _made_of(said: dict[str, Any]) -> LoadOptions:
+    return LoadOptions(**said)
+
+
+def _check_seconds(name: str, value: object, off: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r} of type {type(value).__name__}")
+    if not 0 < value < inf:
+        raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value!r}{off}")
+
+
+def _check_share(name: str, value: object, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r} of type {type(value).__name__}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is {what}, from 0 to less than 1, not {value!r}; 0 is off")
+
+
+#: Everything off.
+OFF: Final = LoadOptions()
+
+
+def checked_options(load: object) -> LoadOptions:
+    """The options themselves.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    if not isinstance(load, LoadOptions):
+        raise TypeError(f"load must be LoadOptions(...), not {load!r} of type {type(load).__name__}")
+    return load
+
+
+def checked_jitter(jitter: float) -> float:
+    """The share of a TTL that chance may take away.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not 0 to less than 1.
+    """
+    _check_share("jitter", jitter, "the share of a ttl that chance takes away")
+    return jitter

@@ -1,0 +1,79 @@
+"""What FileCache is given, checked: every refusal names the argument, the value and the remedy."""
+
+from __future__ import annotations
+
+import threading
+from math import isfinite
+from typing import Final
+
+from cachekit.fences import SharedFence
+from cachekit.model import CacheEntry, checked_key, seconds
+from cachekit.ports import Fence
+
+_LARGEST_MB: Final = 1 << 20
+
+
+def checked_interval(cleanup_interval: float | None) -> float | None:
+    """Seconds between two sweeps.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
+    if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
+            f"not {cleanup_interval!r}; None switches the sweep off"
+        )
+    return interval
+
+
+def check_entry(key: str, entry: CacheEntry) -> None:
+    """Refuse what is no entry of this key.
+
+    Raises:
+        TypeError: the entry is no CacheEntry, or the key no str.
+        ValueError: the entry's own key is another one.
+    """
+    if not isinstance(entry, CacheEntry):
+        raise TypeError(
+            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
+            f"set_value() takes plain values"
+        )
+    if checked_key(key) != entry.key:
+        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
+
+
+def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
+    """The fence, if it is one for this entry.
+
+    Raises:
+        TypeError: it is no fence of a file tier.
+        ValueError: it was taken for another key, or not for all the tags.
+    """
+    if not isinstance(fence, SharedFence):
+        raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
+    if fence.key != entry.key or not fence.names >= entry.tags:
+        raise ValueError(
+            f"the fence was taken for key {fence.key!r} and tags {sorted(fence.names)}, not for "
+            f"key {entry.key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
+            f"that will be stored"
+        )
+    return fence
+
+
+def checked_limit(max_size_mb: float) -> int:
+    """The limit in bytes.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):
+        raise TypeError(
+            f"max_size_mb must be a number of MiB, not {max_size_mb!r} of type {type(max_size_mb).__name__}"
+        )
+    if not (isfinite(max_size_mb) and 1 <= max_size_mb <= _LARGEST_MB):
+        raise ValueError(f"max_size_mb must be 1 to {_LARGEST_MB} (1 TiB), not {max_size_mb!r}")
+    return int(max_size_mb * (1 << 20))

@@ -1,0 +1,264 @@
+"""A cache directory looked at from outside: what is in it, and whether it is sound. Nothing is changed.
+
+Neither opened as an engine opens it, nor locked: whoever uses the directory is not disturbed, and nothing is
+evicted, counted as read, or removed. What changes meanwhile may be seen as it was, as it is, or not at all;
+before something is called damaged it is looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
+from typing import Final, NamedTuple, final
+from zlib import crc32
+
+from cachekit.errors import FileFormatError
+from cachekit.tiers.file import control, tokens
+from cachekit.tiers.file.control import ENTRIES, GENERATION, Table
+from cachekit.tiers.file.directory import USERS, read_manifest
+from cachekit.tiers.file.effects import EFFECTS
+from cachekit.tiers.file.format import (
+    CRC_MASK,
+    FORMAT,
+    HEADER,
+    OFFSET_MASK,
+    OFFSET_SHIFT,
+    SEGMENT_SHIFT,
+    TAG,
+    Geometry,
+    decode_tags,
+    hasher,
+    record_size,
+)
+from cachekit.tiers.file.index import map_file, slots_of
+from cachekit.tiers.file.segments import Segments
+from cachekit.tiers.file.tokens import Tokens
+
+_LOOKS: Final = 3
+_SLICE: Final = 1000  # slots that are looked at between two looks at the control block
+
+
+#: What a sound entry can be: there, past its time, or of a tag that was invalidated since.
+STATES: Final = ("live", "expired", "invalidated")
+
+
+class Item(NamedTuple):
+    """An entry, as its record says; or a slot that names no sound one."""
+
+    shard: int
+    generation: int  #: of the index
+    at: int  #: the word of the index at which its slot begins
+    slot: int  #: the B of the slot
+    key: str  #: empty if it is damaged
+    size: int  #: bytes that the record takes
+    expiry: float  #: seconds since the epoch; infinity if it does not expire
+    tags: int  #: how many
+    state: str  #: one of STATES, or what is wrong with it
+
+
+class Part(NamedTuple):
+    """A shard."""
+
+    number: int
+    generation: int  #: of its index; 0 if nothing was ever stored in it
+    slots: int  #: of its index
+    entries: int  #: by its own count
+    segments: int
+    live_bytes: int
+    disk_bytes: int
+    problems: tuple[str, ...]
+
+
+class _Slots(NamedTuple):
+    """An index that is looked at."""
+
+    generation: int
+    capacity: int
+    words: memoryview
+
+
+@final
+class Inspection:
+    """A directory that is looked at.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        FileNotFoundError: there is no cache in it.
+        FileFormatError: it is of another version, or too damaged to be read.
+        OSError: it may not be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        version, geometry, salt, made = read_manifest(path)
+        if version is None:
+            raise FileNotFoundError(f"{path} is not a cache directory: it has no manifest")
+        if geometry is None:
+            what = "damaged" if version < 0 else f"of format {version}, not {FORMAT}"
+            raise FileFormatError(f"{path} cannot be read: it is {what}")
+        self.geometry: Geometry = geometry
+        self.made = made
+        self._hash_of = hasher(salt)
+        for name, room in (("tokens", tokens), ("control", control)):
+            if not room.is_sound(f"{path}/{name}", geometry):
+                raise FileFormatError(f"{path} cannot be read: its file {name!r} is damaged, or gone")
+        self._tokens = Tokens(f"{path}/tokens", geometry, EFFECTS, read_only=True)
+        self._blocks = control.map_blocks(f"{path}/control", geometry, EFFECTS, read_only=True)
+
+    def users(self) -> list[int] | None:
+        """The processes that have it open; None where the system does not tell."""
+        try:
+            found = os.stat(f"{self.path}/{USERS}")
+            with open("/proc/locks", encoding="ascii") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        fields = [line.split() for line in lines]
+        return sorted({int(one[4]) for one in fields if one[1] == "FLOCK" and one[5] == place})
+
+    def disk_bytes(self) -> int:
+        """What the directory takes on disk."""
+        return _disk_bytes(self.path)
+
+    def count(self) -> int:
+        """How many entries there are, by the shards' own counts."""
+        return sum([block[ENTRIES] for block in self._blocks])
+
+    # -- shards -----------------------------------------------------------------------------------------
+
+    def parts(self) -> list[Part]:
+        """The shards, and what is wrong with them at first sight."""
+        return [self._part(number, words) for number, words in enumerate(self._blocks)]
+
+    def _part(self, number: int, words: memoryview) -> Part:
+        problems: tuple[str, ...] = ()
+        for _ in range(_LOOKS):
+            problems = self._problems(number, words)
+            if not problems:
+                break
+        entries = Table(words, self.geometry).entries()
+        slots = self._slots(number)
+        return Part(
+            number,
+            words[GENERATION],
+            0 if slots is None else slots.capacity,
+            words[ENTRIES],
+            len(entries),
+            sum([live for _, _, live in entries]),
+            _disk_bytes(f"{self.path}/{number:02x}"),
+            problems,
+        )
+
+    def _problems(self, number: int, words: memoryview) -> tuple[str, ...]:
+        if not words[0] and not words[GENERATION]:
+            return ()  # nothing was ever stored in it
+        if words[0] != control.MAGIC:
+            return ("its control block is damaged",)
+        if self._slots(number) is None:
+            return ("its index is damaged, or gone",)
+        folder = f"{self.path}/{number:02x}"
+        segments = self._segments(number)
+        return tuple(
+            [
+                f"its segment {segments.name(segment)} is gone"
+                for segment, _, live in Table(words, self.geometry).entries()
+                if live and not os.path.exists(f"{folder}/{segments.name(segment)}")
+            ]
+        )
+
+    def _slots(self, number: int) -> _Slots | None:
+        generation = self._blocks[number][GENERATION]
+        name = f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
+        try:
+            capacity, view = map_file(f"{self.path}/{number:02x}/{name}", generation, read_only=True)
+        except (FileNotFoundError, ValueError):
+            return None
+        return _Slots(generation, capacity, slots_of(view, capacity))
+
+    def _segments(self, number: int) -> Segments:
+        return Segments(
+            f"{self.path}/{number:02x}",
+            self._blocks[number][GENERATION] >> 32,
+            self.geometry.segment,
+            64,
+            EFFECTS,
+        )
+
+    # -- entries ----------------------------------------------------------------------------------------
+
+    def items(self, *, verify: bool = False) -> Iterator[Item]:
+        """Every entry, shard by shard.
+
+        Args:
+            verify: read whole records, and compare their checksums.
+        """
+        now = time.time()
+        for number, words in enumerate(self._blocks):
+            slots = self._slots(number)
+            if slots is None:
+                continue
+            segments = self._segments(number)
+            for start in range(0, 2 * slots.capacity, 2 * _SLICE):
+                copy = slots.words[start : start + 2 * _SLICE].tolist()
+                for place in range(0, len(copy), 2):
+                    if not copy[place + 1]:
+                        continue
+                    at = start + place
+                    name = (number, slots.generation, at, copy[place + 1])
+                    item = self._item(segments, name, copy[place], now, verify)
+                    if item.state in STATES or self._stays(words, slots, item):
+                        yield item
+
+    def _stays(self, words: memoryview, slots: _Slots, item: Item) -> bool:
+        """Whether what looks damaged is not only something that was moved or overwritten meanwhile."""
+        return bool(slots.words[item.at + 1] == item.slot and words[GENERATION] == slots.generation)
+
+    def _item(
+        self, segments: Segments, name: tuple[int, int, int, int], a: int, now: float, verify: bool
+    ) -> Item:
+        def damaged(state: str) -> Item:
+            return Item(*name, "", 0, 0.0, 0, state)
+
+        b = name[3]
+        content = segments.load(b >> SEGMENT_SHIFT)
+        if content is None:
+            return damaged("its segment is gone")
+        offset = b >> OFFSET_SHIFT & OFFSET_MASK
+        try:
+            crc, payload, key_length, _, tag_count, expiry, hashed, _ = HEADER.unpack_from(content, offset)
+        except StructError:
+            return damaged("its place is beyond its segment")
+        start = HEADER.size + TAG.size * tag_count
+        size = record_size(key_length, payload, tag_count)
+        head = content[offset : offset + start + key_length]
+        if len(head) < start + key_length or (crc ^ b) & CRC_MASK or hashed != a:
+            return damaged("there is no such record in its place")
+        key = head[start:]
+        if self._hash_of(key) != a:
+            return damaged("its key is another one")
+        if verify:
+            record = content[offset : offset + size]
+            if len(record) < size or crc32(memoryview(record)[4:]) != crc:
+                return damaged("its record does not match its checksum")
+        state = "live"
+        if expiry <= now:
+            state = "expired"
+        elif tag_count and not self._tokens.are_current(decode_tags(head, tag_count)):
+            state = "invalidated"
+        return Item(*name, key.decode("utf-8", "surrogatepass"), size, expiry, tag_count, state)
+
+
+def _disk_bytes(path: str) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in (".", *names):
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass  # gone meanwhile
+    return total

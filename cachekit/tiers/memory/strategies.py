@@ -1,0 +1,100 @@
+"""From what `MemoryCache` was given, its limits and its strategy, to the store that keeps to them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from cachekit.model import FOREVER, TTL, CacheStrategy, seconds
+from cachekit.ports import EvictionPolicy
+from cachekit.tiers.memory.store import Store
+from cachekit.tiers.memory.weights import ByteBound, Weigher
+
+#: A member of CacheStrategy, what makes a policy, or one that no other cache has.
+Strategy: TypeAlias = CacheStrategy | EvictionPolicy | Callable[[], EvictionPolicy]
+
+
+def checked_limits(
+    max_size: int, default_ttl: TTL, cleanup_interval: float | None
+) -> tuple[float, float | None]:
+    """Seconds that it keeps anything at the longest, and between two sweeps.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: one out of range.
+    """
+    if isinstance(max_size, bool) or not isinstance(max_size, int):
+        raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
+    if max_size < 1:
+        raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
+    cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
+    if cap <= 0:
+        raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+    interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
+    if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
+            f"not {cleanup_interval!r}; "
+            f"None switches the sweep off"
+        )
+    return cap, interval
+
+
+def store_for(
+    strategy: Strategy, max_bytes: int | None, weigher: Weigher | None, limits: tuple[Any, ...]
+) -> Store:
+    """The store, made with `limits`, which are the arguments of `Store`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a bound out of range, a weigher without a bound, or a policy that belongs to another
+            cache.
+    """
+    if weigher is not None and max_bytes is None:
+        raise ValueError("weigher needs max_bytes, or nothing would ask it")
+    bound = None if max_bytes is None else ByteBound(max_bytes, weigher)
+    if strategy is CacheStrategy.LRU and bound is None:
+        return Store(*limits)
+    policy = None if strategy is CacheStrategy.LRU else _policy(strategy)
+
+    from cachekit.tiers.memory.selective import SelectiveStore
+
+    return SelectiveStore(*limits, policy=policy, bound=bound)
+
+
+def _policy(strategy: Strategy) -> EvictionPolicy:
+    make: Any = strategy
+    if isinstance(strategy, CacheStrategy):
+        from cachekit.eviction import POLICIES
+
+        make = POLICIES[strategy]
+    elif not _makes_policies(strategy):
+        if isinstance(strategy, EvictionPolicy):
+            return strategy
+        raise TypeError(
+            f"strategy must be a member of CacheStrategy, an EvictionPolicy, or a function that makes one, "
+            f"not {strategy!r} of type {type(strategy).__name__}"
+        )
+    policy = make()
+    if not isinstance(policy, EvictionPolicy):
+        wanted = ("begin", "insert", "hit", "prolong", "evict", "remove")
+        missing = ", ".join(name for name in wanted if not hasattr(policy, name))
+        raise TypeError(
+            f"strategy {strategy!r} made {policy!r}, which is no EvictionPolicy: it has no {missing}"
+        )
+    return policy
+
+
+def _makes_policies(strategy: Strategy) -> bool:
+    # A class has the methods of its instances too, and an instance may be callable.
+    return isinstance(strategy, type) or (callable(strategy) and not isinstance(strategy, EvictionPolicy))
+
+
+def refuse_to_copy(strategy: Strategy) -> None:
+    """Raise TypeError if a cache with this strategy cannot have a copy."""
+    if not isinstance(strategy, CacheStrategy) and not _makes_policies(strategy):
+        raise TypeError(
+            f"a MemoryCache whose strategy is one policy, {strategy!r}, cannot be copied or pickled, "
+            f"because a policy belongs to one cache; give its class, or a function that makes one"
+        )

@@ -1,0 +1,178 @@
+"""Whose turn it is to load: leases between processes or hosts, and slots that bound how many load at once.
+
+It promises that one of those who share a tier loads a key while the others look for what it brings, and
+that nobody waits longer than `lease_timeout`: then, or if the tier that lends leases is out, one goes on
+without. What may be kept is decided by fences, so a lease that is lost costs a second load and no more.
+A process that is killed gives its leases and slots of the host back at once; one that hangs, and a host
+that is gone, hold others up until that time is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from cachekit.accessor import UNAVAILABLE, Unavailable
+from cachekit.errors import TierUnavailableError
+from cachekit.levels import Levels
+from cachekit.load_options import LoadOptions
+from cachekit.locks import LoadSlots, ProcessLeases
+from cachekit.model import MISSING, Missing
+from cachekit.ports import HasDirectory, LendsLeases, Returnable
+from cachekit.stats import LoadFigures
+
+#: One attempt, which does not wait: None is "somebody else has it", UNAVAILABLE "nobody can have it".
+Attempt = Callable[[], Returnable | Unavailable | None]
+
+_NO_FILE: Final = "which is kept by the file tier, and this cache has none: give it file_cache=FileCache(...)"
+
+
+@final
+class Turns:
+    """The leases and slots of one cache. Safe in any thread, before and after a fork."""
+
+    __slots__ = ("_figures", "_leases", "_levels", "_slots")
+
+    def __init__(self, levels: Levels, figures: LoadFigures) -> None:
+        self._levels = levels
+        self._figures = figures
+        self._leases: ProcessLeases | None = None
+        self._slots: dict[int, LoadSlots] = {}
+
+    def check(self, options: LoadOptions) -> None:
+        """Refuse options that the tiers at hand cannot carry out.
+
+        Raises:
+            ValueError: a tier is missing.
+        """
+        host, fleet = self._levels.host, self._levels.fleet
+        has_directory = host is not None and isinstance(host.tier, HasDirectory)
+        if options.lease == "process" and not has_directory:
+            raise ValueError(f"lease='process' needs a directory, {_NO_FILE}")
+        if options.max_concurrent_loads is not None and not has_directory:
+            raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
+        if options.lease == "fleet" and not (fleet is not None and isinstance(fleet.tier, LendsLeases)):
+            raise ValueError(
+                "lease='fleet' needs a server, and this cache has none: give it redis_cache=RedisCache(...)"
+            )
+
+    def turn(
+        self,
+        key: str,
+        options: LoadOptions,
+        look: Callable[[], Any | Missing],
+        fall_back: Callable[[], Any | Missing],
+    ) -> Turn:
+        """A turn to load a key, to be settled before the load and released after what it brought is kept.
+
+        Args:
+            key: what is to be loaded.
+            options: which say what the turn takes.
+            look: for what another one has loaded meanwhile; asked after every attempt.
+            fall_back: what to take rather than wait for another one.
+        """
+        lease = None if options.lease == "thread" else self._lease(key, options)
+        slot = None if options.max_concurrent_loads is None else self._slot(options.max_concurrent_loads)
+        return Turn(lease, slot, look, fall_back, self._figures)
+
+    def slot(self, limit: int) -> Turn:
+        """A turn that takes no more than a slot."""
+        return Turn(None, self._slot(limit), _nothing, _nothing, self._figures)
+
+    def _lease(self, key: str, options: LoadOptions) -> Attempt:
+        if options.lease == "fleet":
+            fleet = self._levels.fleet
+            assert fleet is not None
+            server: Any = fleet.tier
+            return lambda: fleet.access.call(server.lease, key, options.lease_timeout)
+        host = self._levels.host
+        assert host is not None
+        if self._leases is None:
+            self._leases = ProcessLeases(host.tier.path)  # type: ignore[attr-defined]  # `check` has looked
+        leases = self._leases
+        return lambda: host.access.call(leases.try_acquire, key)
+
+    def _slot(self, limit: int) -> Attempt:
+        host = self._levels.host
+        assert host is not None
+        slots = self._slots.get(limit)
+        if slots is None:
+            directory = host.tier.path  # type: ignore[attr-defined]  # as above
+            slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, directory))
+        return lambda: host.access.call(slots.try_acquire)
+
+    def close(self) -> None:
+        """Release the leases of this process."""
+        if self._leases is not None:
+            self._leases.close()
+
+
+@final
+class Turn:
+    """One load's lease and slot. Of one thread or task at a time."""
+
+    __slots__ = ("_fall_back", "_figures", "_held", "_lease", "_look", "_slot", "_waited", "value")
+
+    def __init__(
+        self,
+        lease: Attempt | None,
+        slot: Attempt | None,
+        look: Callable[[], Any | Missing],
+        fall_back: Callable[[], Any | Missing],
+        figures: LoadFigures,
+    ) -> None:
+        self._lease = lease
+        self._slot = slot
+        self._look = look
+        self._fall_back = fall_back
+        self._figures = figures
+        self._held: list[Returnable] = []
+        self._waited = False
+        #: What another one has loaded, so that there is nothing to load any more.
+        self.value: Any | Missing = MISSING
+
+    def settle(self) -> Turn | None:
+        """One attempt: itself when it is time to go on, by loading or with `value`; None to try again later.
+
+        It may touch a disk or a socket.
+        """
+        if self._lease is not None:
+            lease = self._lease()
+            if lease is None:
+                self.value = self._look()
+                if self.value is MISSING:
+                    self.value = self._fall_back()
+                return self._later() if self.value is MISSING else self
+            self._lease = None
+            if lease is not UNAVAILABLE:
+                self._held.append(lease)
+                # Whoever had it before may have stored the value between our lookup and now.
+                self.value = self._look()
+                if self.value is not MISSING:
+                    return self
+        if self._slot is not None:
+            slot = self._slot()
+            if slot is None:
+                return self._later()
+            self._slot = None
+            if slot is not UNAVAILABLE:
+                self._held.append(slot)
+        return self
+
+    def _later(self) -> Turn | None:
+        if not self._waited:
+            self._waited = True
+            self._figures.lease_waits += 1
+        return None
+
+    def release(self) -> None:
+        """Give all of it back. A second call does nothing."""
+        while self._held:
+            try:
+                self._held.pop().release()
+            except TierUnavailableError:
+                pass  # the server is gone: there it ends by itself
+
+
+def _nothing() -> Missing:
+    return MISSING

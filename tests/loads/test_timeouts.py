@@ -1,0 +1,215 @@
+"""hard_timeout: who is let go, what becomes of the load, and what a hung one holds up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+from racing import in_thread, race
+
+from cachekit import IntelligentCache, LoadOptions, LoadTimeoutError, MemoryCache
+from cachekit.testing import ManualClock
+
+SHORT = LoadOptions(hard_timeout=0.02)
+LONG = LoadOptions(hard_timeout=30)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
+        yield cache
+
+
+class Slow:
+    """A loader that the test lets go on."""
+
+    def __init__(self, value: str = "slow") -> None:
+        self.value = value
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self) -> str:
+        self.began.set()
+        assert self.go_on.wait(20)
+        return self.value
+
+
+def wait_until_kept(cache: IntelligentCache, key: str) -> object:
+    """The value that a load in the background keeps."""
+    deadline = threading.Event()
+    for _ in range(2000):
+        value = cache.get(key)
+        if value is not None:
+            return value
+        deadline.wait(0.005)
+    raise AssertionError("the load did not end")
+
+
+def test_whoever_waits_too_long_gets_an_error_and_the_value_is_kept(cache: IntelligentCache) -> None:
+    slow = Slow()
+    with pytest.raises(LoadTimeoutError, match=r"the load of 'k' took longer than 0\.02 s") as caught:
+        cache.get_or_set("k", slow, load=SHORT)
+    assert isinstance(caught.value, TimeoutError)
+    slow.go_on.set()
+    assert wait_until_kept(cache, "k") == "slow"
+    stats = cache.get_stats()["combined"]
+    assert (stats.loads, stats.load_failures) == (1, 0)
+
+
+def test_an_invalidation_after_the_timeout_wins(cache: IntelligentCache) -> None:
+    """P4 for a load whose caller is gone: its fence was taken before it began."""
+    slow = Slow()
+    with pytest.raises(LoadTimeoutError):
+        cache.get_or_set("k", slow, tags={"t"}, load=SHORT)
+    cache.invalidate_by_tags({"t"})
+    assert cache.get_or_set("k", lambda: "new") == "new"
+    threads = [thread for thread in threading.enumerate() if thread.name == "cachekit-load"]
+    slow.go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert cache.get("k") == "new"
+    assert cache.get_stats()["memory"].refusals == 1
+
+
+def test_a_load_in_time_is_one_for_all(cache: IntelligentCache) -> None:
+    """With a timeout that nobody meets there is still one load, and its error is everyone's."""
+    loads = []
+
+    def loader() -> str:
+        loads.append(threading.current_thread().name)
+        return "value"
+
+    assert race(*[lambda: cache.get_or_set("k", loader, load=LONG)] * 8) == ["value"] * 8
+    assert loads == ["cachekit-load"]
+
+    def failing() -> NoReturn:
+        raise LookupError("not today")
+
+    with pytest.raises(LookupError, match="not today"):
+        cache.get_or_set("j", failing, load=LONG)
+
+
+def test_waiters_have_their_own_time(cache: IntelligentCache) -> None:
+    """One who joins a load without a timeout is let go by its own."""
+    slow = Slow()
+    leader = in_thread(lambda: cache.get_or_set("k", slow))
+    assert slow.began.wait(10)
+    with pytest.raises(LoadTimeoutError):
+        cache.get_or_set("k", slow, load=SHORT)
+    slow.go_on.set()
+    assert leader() == "slow"
+
+
+def test_a_hung_load_does_not_hold_up_those_who_come_later(cache: IntelligentCache) -> None:
+    """After its caller was let go nobody joins it, and the first value that comes is kept."""
+    hung = Slow("hung")
+    with pytest.raises(LoadTimeoutError):
+        cache.get_or_set("k", hung, load=SHORT)
+    assert cache.get_or_set("k", lambda: "quick") == "quick"
+    hung.go_on.set()
+
+
+def test_stale_rather_than_an_error(cache: IntelligentCache, clock: ManualClock) -> None:
+    cache.set("k", "old", ttl=10, stale_ttl=60)
+    clock.advance(10)
+    slow = Slow()
+    assert cache.get_or_set("k", slow, stale_ttl=60, load=SHORT) == "old"
+    slow.go_on.set()
+
+
+def test_context_and_nested_loads_reach_the_thread(cache: IntelligentCache) -> None:
+    """Contextvars are the caller's; a load that needs its own key, or its caller's, does not deadlock."""
+    asked: contextvars.ContextVar[str] = contextvars.ContextVar("asked")
+    asked.set("by me")
+
+    def inner() -> str:
+        return asked.get() + cache.get_or_set("outer", lambda: " again", load=LONG)
+
+    def outer() -> str:
+        return cache.get_or_set("inner", inner, load=LONG)
+
+    assert cache.get_or_set("outer", outer, load=LONG) in {"by me again", " again"}
+    assert cache.get("inner") == "by me again"
+
+
+def test_an_exit_in_the_loader_is_its_callers(cache: IntelligentCache) -> None:
+    def leaving() -> NoReturn:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        cache.get_or_set("k", leaving, load=LONG)
+    with pytest.raises(SystemExit):
+        cache.get_or_set_many(["k"], lambda keys: leaving(), load=LONG)
+    assert cache.get_or_set("k", lambda: 1, load=LONG) == 1
+
+
+def test_batches_have_it_too(cache: IntelligentCache) -> None:
+    slow = Slow()
+
+    def loader(keys: list[str]) -> dict[str, str]:
+        return dict.fromkeys(keys[:1], slow())
+
+    with pytest.raises(LoadTimeoutError):
+        cache.get_or_set_many(["a", "b"], loader, load=SHORT)
+    slow.go_on.set()
+    assert wait_until_kept(cache, "a") == "slow"
+    assert cache.get("b") is None
+    assert cache.get_or_set_many(["b", "c"], loader, load=LONG) == {"b": "slow"}
+
+
+def test_on_an_event_loop(cache: IntelligentCache) -> None:
+    """The task goes on, on its loop; so does its value."""
+    ended: list[int] = []
+
+    @cache.cached(name="slow", load=SHORT)
+    async def slow() -> str:
+        await go_on.wait()
+        ended.append(1)
+        return "slow"
+
+    go_on = asyncio.Event()
+
+    async def main() -> str:
+        with pytest.raises(LoadTimeoutError, match="took longer than"):
+            await slow()
+        go_on.set()
+        while not ended:
+            await asyncio.sleep(0)
+        return await slow()
+
+    assert asyncio.run(main()) == "slow"
+    assert ended == [1]
+
+
+def test_a_soft_timeout_on_an_event_loop(cache: IntelligentCache, clock: ManualClock) -> None:
+    calls = []
+
+    @cache.cached(name="soft", ttl=10, stale_ttl=60, load=LoadOptions(soft_timeout=0.01))
+    async def soft() -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            await go_on.wait()
+        return len(calls)
+
+    go_on = asyncio.Event()
+
+    async def main() -> list[int]:
+        answers = [await soft()]
+        clock.advance(10)
+        answers.append(await soft())
+        go_on.set()
+        while cache.get_stats()["combined"].loads < 2:
+            await asyncio.sleep(0)
+        return [*answers, await soft()]
+
+    assert asyncio.run(main()) == [1, 1, 2]

@@ -1,0 +1,146 @@
+"""The default cache: where it lives, what it is called there, and what wrong variables are told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cachekit import IntelligentCache, environment, get_default_cache
+from cachekit.clock import SystemClock
+
+PROGRAM = """
+from cachekit import cache_result
+
+@cache_result
+def answer(question: str) -> str:
+    print("working")
+    return question.upper()
+
+print(answer("why"))
+"""
+
+
+def run(program: Path | str, *arguments: str, **variables: str) -> str:
+    """What a program prints."""
+    ended = subprocess.run(
+        [sys.executable, str(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=os.environ | variables,
+        check=True,
+    )
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+class TestPrograms:
+    def test_results_are_still_there_at_the_next_run(self, tmp_path: Path) -> None:
+        """Two lines, and the second run of a script finds what the first one worked out."""
+        script = tmp_path / "script.py"
+        script.write_text(PROGRAM)
+        assert run(script) == "working\nWHY\n"
+        assert run(script) == "WHY\n"
+
+    def test_two_programs_never_meet(self, tmp_path: Path, own_directory: Path) -> None:
+        """Each has a directory of its own, also if their files have one name; a namespace is shared."""
+        scripts = [tmp_path / name / "script.py" for name in ("a", "b")]
+        for script in scripts:
+            script.parent.mkdir()
+            script.write_text(
+                'from cachekit import get_default_cache as d\nprint(d().get_or_set("k", lambda: __file__))'
+            )
+        answers = {run(script) for script in scripts}
+        assert len(answers) == 2
+        assert len(list(own_directory.iterdir())) == 2
+        assert {run(script, CACHEKIT_NAMESPACE="one") for script in scripts} == {f"{scripts[0]}\n"}
+
+    def test_a_module_that_is_run_has_its_own_name(self, tmp_path: Path, own_directory: Path) -> None:
+        """`python -m package` is the package, wherever it lies."""
+        package = tmp_path / "shop"
+        package.mkdir()
+        (package / "__main__.py").write_text("from cachekit import get_default_cache as d\nd().set('k', 1)")
+        run("-m", "shop", PYTHONPATH=str(tmp_path))
+        assert [entry.name for entry in own_directory.iterdir()] == ["shop"]
+
+    def test_spawned_children_are_the_same_program(self, tmp_path: Path) -> None:
+        """They find what their parent has worked out."""
+        script = tmp_path / "parent.py"
+        script.write_text(
+            "import multiprocessing\n"
+            "from cachekit import get_default_cache\n"
+            "def child():\n"
+            "    print(get_default_cache().get('k'), flush=True)\n"
+            "if __name__ == '__main__':\n"
+            "    get_default_cache().set('k', 'of the parent')\n"
+            "    process = multiprocessing.get_context('spawn').Process(target=child)\n"
+            "    process.start(); process.join()\n"
+        )
+        assert run(script) == "of the parent\n"
+
+    def test_importing_makes_no_directory(self, own_directory: Path) -> None:
+        """Nor does a cache that is told to have no file tier."""
+        run("-c", "import cachekit; cachekit.IntelligentCache(file_cache=None).set('k', 1)")
+        assert list(own_directory.iterdir()) == []
+
+
+class TestVariables:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("CACHEKIT_DIR", ""),
+            ("CACHEKIT_NAMESPACE", ""),
+            ("CACHEKIT_NAMESPACE", ".."),
+            ("CACHEKIT_NAMESPACE", "a/b"),
+            ("CACHEKIT_MAX_SIZE_MB", "0"),
+            ("CACHEKIT_MAX_SIZE_MB", "many"),
+            ("CACHEKIT_MAX_SIZE_MB", "-5"),
+            ("CACHEKIT_SECRET", "short"),
+        ],
+    )
+    def test_a_wrong_one_is_named(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+        """With what would be right; nothing is guessed."""
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match=name):
+            environment.file_cache(SystemClock())
+
+    def test_they_are_obeyed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Directory, namespace, limit and secret reach the file tier."""
+        monkeypatch.setenv("CACHEKIT_DIR", str(tmp_path / "caches"))
+        monkeypatch.setenv("CACHEKIT_NAMESPACE", "shop")
+        monkeypatch.setenv("CACHEKIT_MAX_SIZE_MB", "7")
+        monkeypatch.setenv("CACHEKIT_SECRET", "a secret of some length")
+        cache = environment.file_cache(SystemClock())
+        assert cache is not None
+        with cache:
+            assert (cache.path, cache.max_size_mb) == (str(tmp_path / "caches" / "shop"), 7)
+            cache.set_value("k", 1)
+            monkeypatch.delenv("CACHEKIT_SECRET")
+            with IntelligentCache() as unsigned:
+                assert unsigned.get("k") is None
+
+    def test_a_server(self, monkeypatch: pytest.MonkeyPatch, redis_url: str, prefix: str) -> None:
+        """CACHEKIT_REDIS_URL gives the default cache its second tier, under the program's own prefix."""
+        monkeypatch.setenv("CACHEKIT_REDIS_URL", redis_url)
+        monkeypatch.setenv("CACHEKIT_NAMESPACE", prefix.rstrip(":"))
+        cache = get_default_cache()
+        assert cache.redis_cache is not None
+        cache.set("k", 1)
+        assert cache.redis_cache.peek("k") is not None
+        cache.clear()
+
+    def test_without_a_directory_the_program_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One warning, and memory alone: two lines in a script shall not end it."""
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("CACHEKIT_DIR", str(tmp_path / "file"))
+        with IntelligentCache() as cache:
+            assert cache.file_cache is None
+            assert cache.get_or_set("k", lambda: 1) == 1
+        assert len(caplog.records) == 1
+        assert "going on without a file tier" in caplog.text
