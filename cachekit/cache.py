@@ -27,7 +27,7 @@ from cachekit.health import Health, Thresholds, assess
 from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
-from cachekit.loads import Life, Loads, Terms
+from cachekit.loads import Loads
 from cachekit.model import (
     FOREVER,
     MISSING,
@@ -51,6 +51,7 @@ from cachekit.model import (
 )
 from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
+from cachekit.terms import Life, Terms
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm

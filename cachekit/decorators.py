@@ -29,7 +29,6 @@ from cachekit.keys import (
     version_of,
 )
 from cachekit.load_options import LoadOptions, checked_jitter, checked_options
-from cachekit.loads import Life
 from cachekit.model import (
     MISSING,
     NO_TAGS,
@@ -43,6 +42,7 @@ from cachekit.model import (
 )
 from cachekit.offloop import in_own_thread
 from cachekit.stats import Lookups
+from cachekit.terms import Life
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.background import Background
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
-from cachekit.loads import Loads, Terms
+from cachekit.loads import Loads
+from cachekit.terms import Terms
 from cachekit.upkeep import Job, upkeep
 
 _INTERVAL: Final = 1.0  # seconds between two rounds

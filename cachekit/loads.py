@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
@@ -28,6 +28,7 @@ from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
 from cachekit.stats import LoadFigures
 from cachekit.tasks import Tasks
+from cachekit.terms import Life, Terms
 from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -37,27 +38,6 @@ P = ParamSpec("P")
 V = TypeVar("V")
 
 _ALL = CacheLevel.ALL
-
-#: From a loaded value to the seconds to keep it; None keeps it not at all.
-Life = Callable[[Any], float | None]
-
-
-class Terms(NamedTuple):
-    """On which terms a value is loaded and kept."""
-
-    life: Life
-    tags: frozenset[str]
-    level: CacheLevel = _ALL
-    stale_ttl: float = 0.0  #: seconds after its life in which it may be fallen back on
-    options: LoadOptions = OFF
-    replaces: bool = False  #: it takes the place of what is there, and so it is not looked for
-    waits: bool = True  #: for its turn; otherwise it is given up if another one has that
-
-    @property
-    def in_background(self) -> bool:
-        """Whether a caller may be gone before the load is over."""
-        soft = self.stale_ttl > 0 and self.options.soft_timeout is not None
-        return soft or self.options.hard_timeout is not None
 
 
 @final
@@ -267,7 +247,7 @@ class Loads:
             LoadTimeoutError: it took too long.
             Abandoned, Exception: as `Flight.wait` does.
         """
-        for last, seconds in _patience(terms, leading, begun):
+        for last, seconds in terms.patience(leading, begun):
             try:
                 return flight.wait(seconds)
             except StillFlying:
@@ -451,7 +431,7 @@ class Loads:
         self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
     ) -> Any:
         """`wait` on an event loop."""
-        for last, seconds in _patience(terms, leading, begun):
+        for last, seconds in terms.patience(leading, begun):
             try:
                 return await flight.wait_async(seconds)
             except StillFlying:
@@ -551,16 +531,3 @@ class Loads:
                 f"it goes on in the background"
             )
         return value
-
-
-def _patience(terms: Terms, leading: bool, begun: float) -> list[tuple[bool, float]]:
-    """For how many seconds to wait, one after the other, and whether that was all."""
-    options, waited = terms.options, time.monotonic() - begun
-    soft, hard = options.soft_timeout, options.hard_timeout
-    limits = []
-    if leading and soft is not None and terms.stale_ttl:
-        limits.append((False, max(0.0, soft - waited)))
-        waited = max(waited, soft)
-    if hard is not None:
-        limits.append((True, max(0.0, hard - waited)))
-    return limits
