@@ -46,6 +46,6 @@ def listen(*caches: IntelligentCache) -> None:
         def hears(memory: MemoryCache = memory, say: RedisCache = redis) -> bool:  # type: ignore[assignment]
             memory.set_value("heard", False)
             say.delete("heard")
-            return "heard" not in memory
+            return memory.peek("heard") is None
 
         wait_until(hears, "the bus listens")

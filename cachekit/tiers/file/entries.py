@@ -6,6 +6,7 @@ the disk into TierUnavailableError. A record that cannot be read is no entry, an
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
+#: The disk, the quota, or the size that a file of this process may have, is at its end; removing goes on.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PATIENCE: Final = 2.0  # seconds that touch tries again while others write the key
 _PAUSE: Final = 1e-3
 _FAILURES: Final = (OSError, TierUnavailableError, FileFormatError, CacheClosedError)
@@ -297,7 +300,8 @@ class Entries:
             if isinstance(error, FileNotFoundError):
                 self._attachment.suspect()
             raise TierUnavailableError(
-                f"the cache directory {path} failed: {error.strerror or error}"
+                f"the cache directory {path} failed: {error.strerror or error}",
+                full=error.errno in _NO_ROOM,
             ) from error
         raise error
 

@@ -7,21 +7,25 @@
 -- ARGV[4]  the expected token of the bucket                           ARGV[5...]  those of the tags
 --
 -- Returns 1 if the value is stored; 0 if a token is another one, or missing; or the value that is there.
--- Running it twice returns 1 twice.
+-- Running it twice returns 1 twice, unless a token changed in between: then the value, for the caller to
+-- see whether its tags still stand.
 
 local held = redis.pcall('GET', KEYS[1])
-if type(held) == 'string' then
-    if held == ARGV[1] then
-        return 1
-    end
-    if ARGV[3] == '' or redis.sha1hex(held) ~= ARGV[3] then
-        return held
-    end
+local same = held == ARGV[1]
+if type(held) == 'string' and not same and (ARGV[3] == '' or redis.sha1hex(held) ~= ARGV[3]) then
+    return held
 end
 for i = 2, #KEYS do
     if redis.pcall('GET', KEYS[i]) ~= ARGV[i + 2] then
+        -- The very value may be there, and yet be over, because a tag of both was invalidated.
+        if same and ARGV[3] == '' then
+            return held
+        end
         return 0
     end
+end
+if same then
+    return 1
 end
 if ARGV[2] == '' then
     redis.call('SET', KEYS[1], ARGV[1])

@@ -1,0 +1,311 @@
+"""Processes with memory tiers of their own: nobody is served what was written over, or invalidated."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from coherent_caches import listen, open_cache
+from redis_server import wait_until
+
+from cachekit import IntelligentCache
+from cachekit.fences import PrivateFence, SharedFence
+from cachekit.testing.history import Operation, violations
+from cachekit.testing.kills import KillLoop, KillReport, Store
+from cachekit.testing.processes import in_processes
+from cachekit.tiers.memory.store import Store as MemoryStore
+
+KEYS = 4
+
+
+# -- histories of reads and writes ---------------------------------------------------------------------
+
+
+def history_of(
+    path: Path, processes: int, operations: int, url: str | None = None, room: int | None = None
+) -> list[Operation]:
+    """What so many processes see that read, write and delete the same few keys.
+
+    With `room` no file may grow beyond so many bytes: the disk is full from then on.
+    """
+    with open_cache(path, url, f"history-{path.name}:") as cache:
+        for at in range(KEYS):  # the first write of a shard needs room, also for what removes
+            cache.set(f"k{at}", b"")
+            cache.delete(f"k{at}")
+
+    def work(number: int) -> list[Operation]:
+        random_ = random.Random(number)
+        history = []
+        with open_cache(path, url, f"history-{path.name}:") as cache:
+            if room is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+            for step in range(operations):
+                key = f"k{random_.randrange(KEYS)}"
+                action = random_.random()
+                begin = time.monotonic()
+                if action < 0.7:
+                    value = cache.get(key)
+                    history.append(Operation(key, False, value, begin, time.monotonic()))
+                elif action < 0.9:
+                    value = b"%d-%d" % (number, step)
+                    done = cache.set(key, value)
+                    # One that a tier missed is only finished when it has been told.
+                    history.append(Operation(key, True, value, begin, time.monotonic() if done else INFINITE))
+                else:
+                    cache.delete(key)
+                    history.append(Operation(key, True, None, begin, time.monotonic()))
+        return history
+
+    return [one for history in in_processes(processes, work) for one in history]
+
+
+INFINITE = float("inf")
+
+
+def test_every_read_is_explained(tmp_path: Path) -> None:
+    """Eight processes: nothing wrong, nothing old, and nothing missing."""
+    history = history_of(tmp_path, 8, 1000)
+    assert len(history) == 8000
+    assert violations(history, evicts=False) == []
+
+
+def test_every_read_is_explained_with_a_server(tmp_path: Path, redis_url: str) -> None:
+    """The same with a server between memory and file."""
+    assert violations(history_of(tmp_path, 4, 250, redis_url)) == []
+
+
+def test_every_read_is_explained_on_a_full_disk(tmp_path: Path) -> None:
+    """No segment may be begun any more: what cannot be stored is not served from elsewhere either."""
+    history = history_of(tmp_path, 4, 500, room=1)
+    assert violations(history) == []
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_long_history_is_explained(tmp_path: Path) -> None:
+    """Eight processes, 200,000 operations."""
+    history = history_of(tmp_path, 8, 25_000)
+    assert violations(history, evicts=False) == []
+    print(f"{len(history)} operations, 0 violations")
+
+
+# -- stale reads, with loads, tags and patterns --------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What the readers of one run saw."""
+
+    reads: int
+    stale: int
+
+
+INVALIDATE: list[Callable[[IntelligentCache, str], object]] = [
+    lambda cache, key: cache.delete(key),
+    lambda cache, key: cache.invalidate_by_tags({key}),
+    lambda cache, key: cache.delete_many([key]),
+    lambda cache, key: cache.invalidate_by_pattern(key + r"\Z"),
+]
+
+
+def stale_reads(
+    path: Path, writes: int, *, readers: int = 6, url: str | None = None, patterns: bool = True
+) -> Counted:
+    """Readers load from a database, while two writers change it and invalidate; reads of before count.
+
+    The database is shared memory: of each key a version, and the version that a returned invalidation has
+    made the oldest that may be served.
+    """
+    board = memoryview(mmap.mmap(-1, 8 * (2 * KEYS + 1))).cast("Q")
+    ended = 2 * KEYS
+    prefix = f"stale-{path.name}:"
+    open_cache(path, url, prefix).close()
+
+    def work(number: int) -> tuple[int, int]:
+        random_ = random.Random(number)
+        with open_cache(path, url, prefix) as cache:
+            if number < 2:  # each writes keys of its own
+                for _ in range(writes):
+                    own = random_.randrange(number, KEYS, 2)
+                    board[own] += 1
+                    version = board[own]
+                    if random_.random() < 0.4:
+                        cache.set(f"k{own}", version, tags={f"k{own}"})
+                    else:
+                        how = random_.choice(INVALIDATE if patterns else INVALIDATE[:3])
+                        how(cache, f"k{own}")
+                    board[KEYS + own] = version
+                    for _ in range(random_.randrange(3)):
+                        os.sched_yield()
+                board[ended] += 1
+                return 0, 0
+            reads = stale = 0
+            while board[ended] < 2:
+                at = random_.randrange(KEYS)
+                key = f"k{at}"
+                oldest = board[KEYS + at]
+                value = cache.get_or_set(key, lambda at=at: board[at], tags={key})  # type: ignore[misc]
+                reads += 1
+                stale += value < oldest
+            return reads, stale
+
+    seen = in_processes(2 + readers, work)
+    return Counted(sum(reads for reads, _ in seen), sum(stale for _, stale in seen))
+
+
+def test_no_stale_read_between_processes(tmp_path: Path) -> None:
+    """After a delete, a set, a tag or a pattern has returned, nobody is served anything older."""
+    counted = stale_reads(tmp_path, 400)
+    assert counted.stale == 0
+    assert counted.reads > 1000
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_stale_read_in_a_million(tmp_path: Path) -> None:
+    """The same until a million reads have been counted."""
+    reads = rounds = 0
+    while reads < 1_000_000:
+        counted = stale_reads(tmp_path / str(rounds), 5000)
+        assert counted.stale == 0
+        reads += counted.reads
+        rounds += 1
+    print(f"{reads} reads, 0 stale")
+
+
+def without_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hits do not ask whether another process has written."""
+    monkeypatch.setattr(MemoryStore, "guard", lambda self: None)
+
+
+def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was loaded is kept."""
+    from cachekit.tiers.file.shard import Shard
+
+    add = Shard._add
+
+    def believe(self: Shard, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float):  # type: ignore[no-untyped-def]
+        return add(self, hashed, key, record, bucket, self.tokens.words[bucket], now)
+
+    monkeypatch.setattr(Shard, "_add", believe)
+    monkeypatch.setattr(SharedFence, "is_current", lambda self: True)
+    monkeypatch.setattr(PrivateFence, "is_current", lambda self: True)
+
+
+@pytest.mark.parametrize("sabotage", [without_mark, without_fence])
+def test_a_broken_cache_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Without the comparison at a hit, or at the end of a load, stale reads are counted."""
+    sabotage(monkeypatch)
+    for attempt in range(20):
+        if stale_reads(tmp_path / str(attempt), 300, patterns=False).stale:
+            return
+    raise AssertionError("nobody saw anything stale")
+
+
+# -- kills ----------------------------------------------------------------------------------------------
+
+
+class CacheStore:
+    """A cache as the kill loop wants it."""
+
+    def __init__(self, cache: IntelligentCache) -> None:
+        self._cache = cache
+
+    def read(self, key: str) -> bytes | None:
+        value: bytes | None = self._cache.get(key)
+        return value
+
+    def write(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._cache.delete(key)
+        else:
+            self._cache.set(key, value)
+
+
+def kill_loop(path: Path, kills: int, workers: int) -> KillReport:
+    # One cache in the survivor, whose memory outlives every kill: what it serves is compared.
+    parent = os.getpid()
+    with open_cache(path, None) as survivor:
+
+        @contextmanager
+        def open_store() -> Iterator[Store]:
+            if os.getpid() == parent:
+                yield CacheStore(survivor)
+            else:
+                with open_cache(path, None) as cache:
+                    yield CacheStore(cache)
+
+        return KillLoop(open_store, workers).run(kills)
+
+
+def assert_clean(report: KillReport, kills: int) -> None:
+    assert report.errors == []
+    assert (report.kills, report.wrong, report.lost, report.stuck, report.unreadable) == (kills, 0, 0, 0, 0)
+
+
+def test_kills(tmp_path: Path) -> None:
+    """The memory of the survivor has what the dead had written, and nothing older."""
+    assert_clean(kill_loop(tmp_path, 20, 4), 20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_many_kills(tmp_path: Path) -> None:
+    """500 kills over 8 processes."""
+    report = kill_loop(tmp_path, 500, 8)
+    print(report)
+    assert_clean(report, 500)
+
+
+# -- two hosts ------------------------------------------------------------------------------------------
+
+
+def test_two_hosts_converge(tmp_path: Path, redis_url: str) -> None:
+    """What one host writes the other one sees within the bus's delay, whatever it had in memory and file."""
+    worst = converge(tmp_path, redis_url, 100)
+    assert len(worst) == 100
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_hosts_converge_for_long(tmp_path: Path, redis_url: str) -> None:
+    """20,000 writes; prints how long the slowest took to arrive."""
+    took = sorted(converge(tmp_path, redis_url, 20_000))
+    print(f"{len(took)} writes; seen elsewhere after {took[len(took) // 2]:.6f} s, at worst {took[-1]:.6f} s")
+
+
+def converge(path: Path, url: str, rounds: int) -> list[float]:
+    """For each round how long it took until the other host was served the newer value."""
+    prefix = f"hosts-{path.name}:"
+    random_ = random.Random(0)
+    took = []
+    with open_cache(path / "a", url, prefix) as one, open_cache(path / "b", url, prefix) as two:
+        listen(one, two)
+        for version in range(rounds):
+            writer, reader = random_.sample([one, two], 2)
+            key = f"k{random_.randrange(KEYS)}"
+            reader.get(key)
+            if random_.random() < 0.6:
+                writer.set(key, version, tags={key})
+                expected: int | None = version
+            else:
+                random_.choice(INVALIDATE)(writer, key)
+                expected = None
+            begin = time.monotonic()
+            wait_until(
+                lambda reader=reader, key=key, expected=expected: reader.get(key) == expected,  # type: ignore[misc]
+                "the other host sees it",
+                5,
+            )
+            took.append(time.monotonic() - begin)
+            assert writer.get(key) == expected
+    return took
