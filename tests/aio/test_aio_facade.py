@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from forking import in_fork
 from loops import Run, no_threads, on_a_loop, own_threads
+from redis_server import wait_until
 
 import cachekit
 from cachekit import CacheClosedError, CacheEntry, CacheLevel, TierUnavailableError, aio
@@ -217,6 +218,9 @@ class TestLife:
         """A child has threads of its own for what it does, and the parent keeps its."""
         cache = IntelligentCache(MemoryCache(), None, file)
         asyncio.run(cache.set("k", 1))
+        executor = cache.sync._loads.tasks.threads._executor
+        assert executor is not None
+        wait_until(lambda: executor._idle_semaphore._value, "a thread waits for the next step")
 
         def child() -> None:
             assert asyncio.run(cache.get_many(["k", "no"])) == {"k": 1}

@@ -603,24 +603,28 @@ class TestWarming:
         run(main())
 
     def test_a_callback_that_fails(self, cache: IntelligentCache, run: Run) -> None:
-        """What `progress` raises ends the warming: no further load begins, nothing is pending."""
+        """What `progress` raises ends the warming: no further load begins, and none is forgotten."""
 
         async def main() -> None:
             begun = []
+            both, go = asyncio.Barrier(2), asyncio.Event()
 
             async def load(key: str) -> str:
                 begun.append(key)
+                await both.wait()
+                if key == "k1":
+                    await go.wait()
                 return key
 
             def stop(done: int, total: int) -> None:
                 raise ValueError("of the callback")
 
             with pytest.raises(ValueError, match="of the callback"):
-                await cache.warm_cache(
-                    [f"k{number}" for number in range(50)], load, concurrency=1, progress=stop
-                )
-            assert begun == ["k0"]
-            assert asyncio.all_tasks() == {asyncio.current_task()}
+                await cache.warm_cache(["k0", "k1", "k2", "k3"], load, concurrency=2, progress=stop)
+            go.set()
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, "all is over")
+            assert begun == ["k0", "k1"]
+            assert await cache.get("k1") == "k1"
 
         run(main())
 
