@@ -73,7 +73,7 @@ def chaos(path: Path, server: RedisServer, rounds: int) -> Chaos:
     try:
         for number in range(rounds):
             file = files[number % 2]
-            random_.choice([file.fail, lambda file=file: file.fail("put", "add", full=True)])()  # type: ignore[misc]
+            random_.choice([file.fail, lambda file=file: file.fail("put", "add", full=True)])()
             with server.frozen():
                 wait_until(lambda: all(one.fleet and one.fleet.access.is_out for one in levels), "it is out")
             file.mend()

@@ -89,7 +89,7 @@ class Caches(RuleBasedStateMachine):
             [CacheLevel.ALL, CacheLevel.ALL, CacheLevel.REDIS, CacheLevel(3), CacheLevel(6)]
         ),
     )
-    def set(self, at: int, key: str, ttl: float, tags: set[str], level: CacheLevel) -> None:
+    def store(self, at: int, key: str, ttl: float, tags: set[str], level: CacheLevel) -> None:
         value = next(self.numbers)
         assert self.caches[at].set(key, value, ttl, level, tags)
         self.model[key] = Stored(value, self.clock.time() + ttl, frozenset(tags))
@@ -202,7 +202,7 @@ def run(url: str, examples: int, steps: int) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     machine = type("Machine", (Caches,), {"url": url})
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
