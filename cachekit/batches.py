@@ -9,22 +9,27 @@ key, and it refreshes nothing ahead.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from cachekit.background import Background
 from cachekit.coherence import LoadFence
+from cachekit.errors import LoadTimeoutError
 from cachekit.levels import Levels
 from cachekit.loads import Loads, Terms
 from cachekit.locks import holding, is_holding, wait_for
 from cachekit.model import MISSING
 from cachekit.singleflight import Abandoned, Flight, loading
 
+if TYPE_CHECKING:
+    import asyncio
+
 V = TypeVar("V")
 
 #: From a list of keys to their values; keys may be left out.
 BatchLoader = Callable[[list[str]], Mapping[str, Any]]
+AsyncBatchLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 
 
 @final
@@ -53,15 +58,12 @@ class Batches:
         begun = time.monotonic()
         values: dict[str, Any] = {}
         while keys:
-            mine, others = self._join(keys, terms)
+            mine, others = self._join(keys, terms, None)
             try:
                 try:
                     values |= self._lead_or_leave(mine, loader, terms, begun)
-                except Exception as error:
-                    stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in mine}
-                    if MISSING in stale.values():
-                        raise
-                    values |= stale
+                except Exception as error:  # noqa: BLE001  # it is raised again if nothing stands in for it
+                    values |= self._fall_back(mine, terms, error)
             except BaseException:
                 for flight in others:
                     flight.leave()
@@ -70,14 +72,14 @@ class Batches:
         return values
 
     def _join(
-        self, keys: Sequence[str], terms: Terms
+        self, keys: Sequence[str], terms: Terms, loop: asyncio.AbstractEventLoop | None
     ) -> tuple[list[Flight[LoadFence]], list[Flight[LoadFence]]]:
         """The flights of the keys: those to lead, and those to wait for."""
         mine: list[Flight[LoadFence]] = []
         others: list[Flight[LoadFence]] = []
         try:
             for key in keys:
-                flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), None)
+                flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), loop)
                 (mine if leading else others).append(flight)
         except BaseException:  # closed, or interrupted halfway
             for flight in mine:
@@ -125,6 +127,9 @@ class Batches:
                     values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
                 except Abandoned:
                     background.raise_exit()  # otherwise it is a key that the loader left out
+        except LoadTimeoutError:
+            self._give_up(flights)
+            raise
         finally:
             background.is_unwatched = not all(flight.is_over for flight in flights)
         return values
@@ -171,11 +176,137 @@ class Batches:
         self._levels.before_loads([flight.fence for flight in flights])
         loaded = self._loads.called(partial(loader, list(keys)))
         _check_batch(loaded, keys)
+        return self._keep(flights, loaded, terms)
+
+    def _keep(
+        self, flights: list[Flight[LoadFence]], loaded: Mapping[str, Any], terms: Terms
+    ) -> dict[str, Any]:
         return {
             flight.key: self._loads.keep(flight.fence, loaded[flight.key], terms)
             for flight in flights
             if flight.key in loaded
         }
+
+    # -- on event loops -----------------------------------------------------------------------------
+
+    async def load_async(
+        self, keys: Sequence[str], loader: Callable[[list[str]], Awaitable[Mapping[str, V]]], terms: Terms
+    ) -> dict[str, V]:
+        """`load` for a coroutine function, which is awaited in a task of its own on this loop.
+
+        Cancelling the caller leaves the load to those who wait for it, and to the cache.
+        """
+        import asyncio
+
+        begun = time.monotonic()
+        values: dict[str, Any] = {}
+        while keys:
+            self._loads.tasks.refuse_if_closed()
+            mine, others = self._join(keys, terms, asyncio.get_running_loop())
+            again: list[str] = []
+            try:
+                try:
+                    values |= await self._lead_async(mine, loader, terms, begun)
+                except Exception as error:  # noqa: BLE001  # it is raised again if nothing stands in for it
+                    values |= self._fall_back(mine, terms, error)
+                while others:
+                    flight = others.pop()
+                    value = self._loads.instead(flight, terms)
+                    try:
+                        if value is MISSING:
+                            value = await self._loads.wait_async(flight, terms, begun)
+                    except Abandoned:
+                        again.append(flight.key)
+                    except Exception as error:  # noqa: BLE001  # as above
+                        values |= self._fall_back([flight], terms, error)
+                    else:
+                        values[flight.key] = value
+            finally:
+                for flight in others:
+                    flight.leave()  # cancelled halfway, or a load failed
+            keys = again
+        return values
+
+    def _fall_back(self, flights: list[Flight[LoadFence]], terms: Terms, error: Exception) -> dict[str, Any]:
+        """Values of all of the keys to take when a load has failed; or the error is raised."""
+        stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in flights}
+        if MISSING in stale.values():
+            raise error
+        return stale
+
+    async def _lead_async(
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms, begun: float
+    ) -> dict[str, Any]:
+        import asyncio
+
+        if not flights:
+            return {}
+        task = self._loads.tasks.begin(flights, self._fly_async(flights, loader, terms))
+        values = {}
+        for flight in flights:
+            try:
+                values[flight.key] = await self._loads.wait_async(flight, terms, begun, leading=True)
+            except Abandoned:  # it is over: a key that the loader left out, unless it was cancelled
+                await asyncio.wait([task])
+                if task.cancelled():
+                    self._loads.tasks.refuse_if_closed()
+                    raise asyncio.CancelledError("the load of several keys was cancelled") from None
+            except LoadTimeoutError:
+                self._give_up(flights)
+                raise
+        return values
+
+    def _give_up(self, flights: list[Flight[LoadFence]]) -> None:
+        """Have nobody join a batch that took too long, not even by a key whose time was not looked at."""
+        for flight in flights:
+            self._loads.flights.give_up(flight)
+
+    async def _fly_async(
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+    ) -> None:
+        """`_lead`, in a task that only the flights speak for."""
+        found: dict[str, Any] = {}
+        try:
+            for flight in flights:
+                value = self._levels.look_again(flight.key)
+                if value is not MISSING:
+                    found[flight.key] = value
+            missing = [flight for flight in flights if flight.key not in found]
+            if missing:
+                with loading(*flights):
+                    found |= await self._load_async(missing, loader, terms)
+        except Exception as error:  # noqa: BLE001  # the flights hand it to whoever waits
+            for flight in flights:
+                flight.crash(error)
+        else:
+            for flight in flights:
+                if flight.key in found:
+                    flight.land(found[flight.key])
+        finally:
+            for flight in flights:
+                flight.abandon()  # as in _lead
+
+    async def _load_async(
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+    ) -> dict[str, Any]:
+        if terms.options.max_concurrent_loads is None or is_holding():
+            return await self._load_now_async(flights, loader, terms)
+        turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
+        try:
+            await self._loads.settle_async(turn, terms)
+            with holding():
+                return await self._load_now_async(flights, loader, terms)
+        finally:
+            await self._loads.tasks.threads.run(turn.release)
+
+    async def _load_now_async(
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+    ) -> dict[str, Any]:
+        keys = [flight.key for flight in flights]
+        await self._loads.off_loop(self._levels.before_loads, [flight.fence for flight in flights])
+        loaded = await self._loads.called_async(partial(loader, list(keys)))
+        _check_batch(loaded, keys)
+        return await self._loads.off_loop(self._keep, flights, loaded, terms)
 
 
 def _check_batch(loaded: object, missing: list[str]) -> None:

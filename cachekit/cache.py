@@ -449,17 +449,21 @@ class IntelligentCache:
         """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
         self._check(cache_level)
         wanted = checked_keys(keys)
+        found = self._in_memory(wanted, cache_level)
+        if self._levels.lower and len(found) < len(wanted):
+            found |= self._levels.find_many([key for key in wanted if key not in found], cache_level)
+        return {key: found[key] for key in wanted if key in found}
+
+    def _in_memory(self, wanted: list[str], level: CacheLevel) -> dict[str, Any]:
         found = {}
-        if cache_level & CacheLevel.MEMORY:
+        if level & CacheLevel.MEMORY:
             for key in wanted:
                 value = self._memory._hit(key, self._lookups)
                 if value is not MISSING:
                     found[key] = value
         else:
             self._levels.skipped += len(wanted)
-        if self._levels.lower and len(found) < len(wanted):
-            found |= self._levels.find_many([key for key in wanted if key not in found], cache_level)
-        return {key: found[key] for key in wanted if key in found}
+        return found
 
     def set_many(
         self,
@@ -733,7 +737,7 @@ class IntelligentCache:
         self._find = find_nothing  # so that a hit meets the check too
         for front in list(self._fronts):
             front.forget_cache()
-        for background in (self._watch, self._kept_warm, self._levels, self._loads.turns):
+        for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()
         self._memory._retire(self._readers)
@@ -780,5 +784,10 @@ def _configured(
 
 
 def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:
+    if hasattr(type(tier), "__aenter__"):
+        raise TypeError(
+            f"{argument} must be {what} or None, and this one is awaited: {tier!r}; pass its "
+            f"`.sync`, or make the cache with cachekit.aio.IntelligentCache"
+        )
     if tier is not None and tier is not MISSING and not isinstance(tier, kind):
         raise TypeError(f"{argument} must be {what} or None, not {tier!r} of type {type(tier).__name__}")

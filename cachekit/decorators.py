@@ -41,6 +41,7 @@ from cachekit.model import (
     seconds,
     stale_seconds,
 )
+from cachekit.offloop import in_own_thread
 from cachekit.stats import Lookups
 
 P = ParamSpec("P")
@@ -284,14 +285,13 @@ class _Cached:
 
     async def answer_async(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`answer` for a coroutine function."""
+        await self._build_default()
         cache = default.active_cache(self._cache)
         if cache is None:
             return await self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
-            import asyncio
-
-            value = await asyncio.to_thread(cache._levels.find, key, self._level)
+            value = await cache._loads.off_loop(cache._levels.find, key, self._level)
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache._loads.load_async(key, loader, *self._terms(cache, args, kwargs))
@@ -335,6 +335,11 @@ class _Cached:
     def _handed_out(self, value: Any) -> Any:
         return copying.deepcopy(value) if self._copies else value
 
+    async def _build_default(self) -> None:
+        """Have the default cache, whose first use opens a directory, built off the loop if it is wanted."""
+        if self._cache is None and not default.needs_no_building():
+            await in_own_thread(default.active_cache)
+
     def _store_of_answers(self) -> IntelligentCache:
         """Where old answers are, even while caching is disabled: they shall not come back after it."""
         return default.get_default_cache() if self._cache is None else self._cache
@@ -356,9 +361,10 @@ class _Cached:
     async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
         self._refuse_bound(args)
+        await self._build_default()
         cache = default.active_cache(self._cache)
         if cache is None:
-            self.invalidate(*args, **kwargs)
+            await self.invalidate_async(*args, **kwargs)
             return await self._function(*args, **kwargs)
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
@@ -372,10 +378,10 @@ class _Cached:
 
     async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
         """See `AsyncCachedFunction.invalidate`."""
-        import asyncio
-
         key = self.key_of(*args, **kwargs)
-        return await asyncio.to_thread(self._store_of_answers().delete, key)
+        await self._build_default()
+        cache = self._store_of_answers()
+        return await cache._loads.off_loop(cache.delete, key)
 
     def cache_clear(self) -> int:
         """See `CachedFunction.cache_clear`."""
@@ -383,9 +389,8 @@ class _Cached:
 
     async def cache_clear_async(self) -> int:
         """See `AsyncCachedFunction.cache_clear`."""
-        import asyncio
-
-        return await asyncio.to_thread(self.cache_clear)
+        await self._build_default()
+        return await self._store_of_answers()._loads.off_loop(self.cache_clear)
 
     def cache_info(self) -> CacheInfo:
         """See `CachedFunction.cache_info`."""

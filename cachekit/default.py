@@ -90,6 +90,11 @@ def get_default_cache() -> IntelligentCache:
         return _default
 
 
+def needs_no_building() -> bool:
+    """Whether `active_cache` would return at once."""
+    return _default is not None or bool(_overriding) or bool(_disabled_times) or _disabled_by_environment()
+
+
 def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None:
     """Make `cache` the default one; None has a new one built at the next use.
 
@@ -148,6 +153,10 @@ def disabled() -> Iterator[None]:
 
 
 def _check(cache: object) -> None:
+    if hasattr(type(cache), "__aenter__"):
+        raise TypeError(
+            f"cache must be an IntelligentCache, and this one is awaited: {cache!r}; pass its `.sync`"
+        )
     if not isinstance(cache, IntelligentCache):
         raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
 

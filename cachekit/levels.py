@@ -449,6 +449,11 @@ class Levels:
 
     def left_of(self, key: str) -> tuple[float, float] | None:
         """Seconds that memory has the key for, and those of its whole life, or infinity; None without it."""
+        held = self._memory._find(key)
+        if held is not None:
+            # Without the lock, for every hit asks: at the worst another entry of the key is judged.
+            left = held.deadline - self.monotonic()
+            return (left, held.ttl) if left > 0 else None
         life = self._memory._store.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
         return None if life is MISSING else life
 

@@ -13,9 +13,9 @@ invalidated meanwhile is not there any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, final
 
 from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
@@ -27,11 +27,13 @@ from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_uns
 from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
 from cachekit.stats import LoadFigures
+from cachekit.tasks import Tasks
 from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
     import asyncio
 
+P = ParamSpec("P")
 V = TypeVar("V")
 
 _ALL = CacheLevel.ALL
@@ -62,15 +64,14 @@ class Terms(NamedTuple):
 class Loads:
     """The loads of one cache into its levels. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_due", "_levels", "_tasks", "complaints", "figures", "flights", "turns")
+    __slots__ = ("_due", "_levels", "complaints", "figures", "flights", "tasks", "turns")
 
     def __init__(self, levels: Levels) -> None:
         self._levels = levels
         self.flights: FlightTable[LoadFence] = FlightTable()
         self.figures = LoadFigures()
         self.turns = Turns(levels, self.figures)
-        # An event loop holds its tasks weakly.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
         self._due = Due(levels)
         self.complaints = Complaints(levels.monotonic)
 
@@ -301,18 +302,20 @@ class Loads:
         terms = Terms(life, tags, level, stale_ttl, options)
         begun = time.monotonic()
         while True:
+            self.tasks.refuse_if_closed()
             fence = self._levels.fence(key, tags)
             flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
             try:
                 if leading:
-                    self._begin(flight, self._lead_async(flight, loader, terms))
+                    self.tasks.begin([flight], self._lead_async(flight, loader, terms))
                 else:
                     value = self.instead(flight, terms)
                 if value is MISSING:
-                    value = await self._wait_async(flight, terms, begun, leading=leading)
+                    value = await self.wait_async(flight, terms, begun, leading=leading)
             except Abandoned:
                 if leading:
+                    self.tasks.refuse_if_closed()
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
                 continue
             except Exception as error:
@@ -338,10 +341,11 @@ class Loads:
         flight = self.flights.lead(key, fence, asyncio.get_running_loop())
         terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
         begun = time.monotonic()
-        self._begin(flight, self._lead_async(flight, loader, terms))
+        self.tasks.begin([flight], self._lead_async(flight, loader, terms))
         try:
-            value: V = await self._wait_async(flight, terms, begun, leading=True)
+            value: V = await self.wait_async(flight, terms, begun, leading=True)
         except Abandoned:
+            self.tasks.refuse_if_closed()
             raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
         return value
 
@@ -363,16 +367,7 @@ class Loads:
         terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
         flight = self._flight_alone(key, terms, asyncio.get_running_loop())
         if flight is not None:
-            self._begin(flight, self._lead_async(flight, loader, terms, self.complaints.add))
-
-    def _begin(self, flight: Flight[LoadFence], leading: Coroutine[Any, Any, None]) -> None:
-        import asyncio
-
-        task = asyncio.get_running_loop().create_task(leading)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # A task that is cancelled before its first step never gets to say so itself.
-        task.add_done_callback(lambda _: flight.abandon())
+            self.tasks.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
 
     async def _lead_async(
         self,
@@ -401,35 +396,29 @@ class Loads:
             flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
 
     async def _load_async(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
-        await self._off_loop(self._levels.before_load, fence)
+        await self.off_loop(self._levels.before_load, fence)
+        value = await self.called_async(loader)
+        return await self.off_loop(self.keep, fence, value, terms)
+
+    async def called_async(self, loader: Callable[[], Awaitable[V]]) -> V:
+        """`called` for a coroutine function."""
         clock = self._levels.monotonic
         started = clock()
         try:
-            value = await loader()
+            return await loader()
         except Exception:
             self.figures.failures += 1
             raise
         finally:
             self._count(clock() - started)
-        return await self._off_loop(self.keep, fence, value, terms)
 
     async def _load_in_turn_async(
         self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
     ) -> Any:
-        import asyncio
 
         turn = self._turn(flight.key, terms)
         try:
-            settled = await self._off_loop(turn.settle)
-            if settled is None and not terms.waits:
-                raise Abandoned
-            # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
-            # have none for those who have theirs.
-            for pause in pauses(time.monotonic() + terms.options.lease_timeout):
-                if settled is not None:
-                    break
-                await asyncio.sleep(pause)
-                settled = await self._off_loop(turn.settle)
+            await self.settle_async(turn, terms)
             if turn.value is not MISSING:
                 return turn.value
             fence = self._renewed(flight, terms)
@@ -437,11 +426,31 @@ class Loads:
             with holding():
                 return await self._load_async(fence, loader, terms)
         finally:
-            await self._off_loop(turn.release)
+            await self.tasks.threads.run(turn.release)
 
-    async def _wait_async(
-        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool
+    async def settle_async(self, turn: Turn, terms: Terms) -> None:
+        """Wait until the turn is settled.
+
+        Raises:
+            Abandoned: another one has it, and the terms say not to wait.
+        """
+        import asyncio
+
+        settled = await self.tasks.threads.run(turn.settle)
+        if settled is None and not terms.waits:
+            raise Abandoned
+        # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
+        # have none for those who have theirs.
+        for pause in pauses(time.monotonic() + terms.options.lease_timeout):
+            if settled is not None:
+                break
+            await asyncio.sleep(pause)
+            settled = await self.tasks.threads.run(turn.settle)
+
+    async def wait_async(
+        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
     ) -> Any:
+        """`wait` on an event loop."""
         for last, seconds in _patience(terms, leading, begun):
             try:
                 return await flight.wait_async(seconds)
@@ -451,13 +460,16 @@ class Loads:
                     return value
         return await flight.wait_async()
 
-    async def _off_loop(self, step: Callable[..., V], *arguments: Any) -> V:
-        """Take a step that may touch a disk or a socket, without holding up the loop."""
+    async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Take a step that may touch a disk or a socket, if there is any, off the loop."""
         if not self._levels.lower:
-            return step(*arguments)
-        import asyncio
+            return step(*args, **kwargs)
+        return await self.tasks.threads.run(step, *args, **kwargs)
 
-        return await asyncio.to_thread(step, *arguments)
+    def close(self) -> None:
+        """Begin no further load as a task; those that are under way may end."""
+        self.turns.close()
+        self.tasks.close()
 
     # -- steps that both ways share -----------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cachekit.model import WarmReport
 
@@ -30,10 +30,7 @@ def warm(
         TypeError: `progress` is not callable.
         ValueError: `concurrency` is not an int of at least 1.
     """
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be a function of done and total, not {progress!r}")
+    check(concurrency, progress)
     from concurrent.futures import ThreadPoolExecutor, as_completed
     from contextvars import copy_context
 
@@ -58,6 +55,24 @@ def warm(
             # Ctrl-C, or a failing progress callback: begin no further load.
             threads.shutdown(wait=False, cancel_futures=True)
             raise
+    return report(keys, outcomes)
+
+
+def check(concurrency: object, progress: object) -> None:
+    """Refuse what cannot be either.
+
+    Raises:
+        TypeError: `progress` is not callable.
+        ValueError: `concurrency` is not an int of at least 1.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of done and total, not {progress!r}")
+
+
+def report(keys: Sequence[str], outcomes: Mapping[str, bool | Exception]) -> WarmReport:
+    """What came of each key: True was loaded, False was fresh, an error failed."""
     return WarmReport(
         loaded=[key for key in keys if outcomes[key] is True],
         fresh=[key for key in keys if outcomes[key] is False],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from cachekit import cache_result
@@ -21,6 +22,10 @@ class User:
 
 def load_user(number: int) -> User:
     return User(f"user {number}")
+
+
+async def fetch_user(number: int) -> User:
+    return load_user(number)
 
 
 @cache_result
@@ -55,3 +60,14 @@ def shop_cache() -> IntelligentCache:
         RedisCache(url="redis://cache.internal:6379/0", key_prefix="shop:"),
         FileCache("~/.cache/shop", max_size_mb=500),
     )
+
+
+from cachekit import aio  # noqa: E402
+
+
+async def profile(number: int) -> User:
+    awaited = aio.IntelligentCache.of(cache)
+    return await awaited.get_or_set(f"user:{number}", lambda: fetch_user(number), tags={"users"})
+
+
+print(asyncio.run(profile(3)))

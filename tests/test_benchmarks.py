@@ -14,9 +14,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = [
-    "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py", "memory.py",
-    "redis.py",
-    "serialization.py",
+    "asyncio_.py", "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py",
+    "memory.py", "redis.py", "serialization.py",
 ]  # fmt: skip
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",

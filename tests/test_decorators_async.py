@@ -245,7 +245,7 @@ class TestOneLoad:
             slow = Slow(cache)
             first, second = (asyncio.create_task(slow.ask(1)) for _ in range(2))
             await settle()
-            (load,) = cache._loads._tasks
+            (load,) = cache._loads.tasks._tasks
             load.cancel()
             await settle()
             assert slow.begun == 2
@@ -451,5 +451,5 @@ class TestOneLoad:
         race(*[partial(asyncio.run, main()) for _ in range(2)])
         gc.collect()
         assert len(cache._loads.flights) == 0
-        assert not cache._loads._tasks
+        assert not cache._loads.tasks._tasks
         assert len(cache._memory._store._fences) == 0

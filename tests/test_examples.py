@@ -14,6 +14,7 @@ HERE = Path(__file__).parents[1] / "examples"
 
 #: A line that each program must print.
 EXPECTED = {
+    "agent.py": "3 answers, 3 calls of the model for 120 questions",
     "async_agent.py": "10 answers, 1 call: large says: stressed",
     "cached_methods.py": "19.0 19.0 20.0",
     "decorated_script.py": "2 answers came from the cache, 1 was worked out",
@@ -39,7 +40,7 @@ def test_the_readmes_code_is_among_them() -> None:
         r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
     program = (HERE / "readme.py").read_text(encoding="utf-8").replace("  # noqa: E402", "")
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         parts = [part for part in block.split("\n\n\n") if part]
         assert all(part in program for part in parts), block

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import cachekit
-from cachekit import testing
+from cachekit import aio, testing
 
 SNAPSHOT = Path(__file__).with_name("public_names.txt")
 
@@ -52,6 +52,8 @@ def public_names() -> str:
     for module in (cachekit, testing):
         for name in sorted(module.__all__):
             lines += described(f"{module.__name__}.", name, getattr(module, name))
+    # What they are is what the core's are, which aio/test_aio_parity.py sees to.
+    lines += [f"cachekit.aio.{name}" for name in sorted(aio.__all__)]
     return "\n".join(lines) + "\n"
 
 

@@ -18,8 +18,8 @@ def test_mypy(tmp_path: Path) -> None:
 
     In strict mode a `type: ignore` that ignores nothing is an error.
     """
-    files = [HERE / "functions.py"]
-    assert mypy(tmp_path, *files) == "Success: no issues found in 1 source file\n"
+    files = [HERE / "awaited.py", HERE / "functions.py"]
+    assert mypy(tmp_path, *files) == "Success: no issues found in 2 source files\n"
 
 
 def test_pyright(tmp_path: Path) -> None:

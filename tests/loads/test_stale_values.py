@@ -295,6 +295,17 @@ def test_invalidation_by_another_cache_on_the_directory_defeats_it(
         with pytest.raises(OSError, match="backend down"):
             one.get_or_set("k", failing, stale_ttl=60, tags={"t"})
 
+        def loader() -> NoReturn:
+            invalidate(two)
+            clock.advance(2)
+            failing()
+
+        one.delete("k")
+        one.get_or_set("k", lambda: "old", ttl=10, stale_ttl=60, tags={"t"})
+        clock.advance(10)
+        with pytest.raises(OSError, match="backend down"):
+            one.get_or_set("k", loader, stale_ttl=60, tags={"t"})
+
 
 def test_a_region_passes_it_on(clocked: Clocked) -> None:
     region = clocked.cache.region("page:", str, ttl=10)

@@ -213,3 +213,19 @@ def test_a_soft_timeout_on_an_event_loop(cache: IntelligentCache, clock: ManualC
         return [*answers, await soft()]
 
     assert asyncio.run(main()) == [1, 1, 2]
+
+
+def test_a_batch_that_hangs_is_left_behind_with_all_of_its_keys() -> None:
+    """Whoever asks next begins anew, for each of them."""
+    go = threading.Event()
+
+    def hangs(keys: list[str]) -> dict[str, int]:
+        assert go.wait(20)
+        return {}
+
+    with IntelligentCache(file_cache=None) as cache:
+        with pytest.raises(LoadTimeoutError):
+            cache.get_or_set_many(["a", "b"], hangs, load=LoadOptions(hard_timeout=0.01))
+        found = cache.get_or_set_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1))
+        assert found == {"a": 1, "b": 1}
+        go.set()

@@ -195,7 +195,7 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
         async def main() -> None:
             asking = asyncio.create_task(answer())
             await begun.wait()
-            (leading,) = one._loads._tasks
+            (leading,) = one._loads.tasks._tasks
             leading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking

@@ -1,0 +1,370 @@
+"""The cache over tiers, awaited: memory hits at once, loads on the loop, and threads for disk and socket.
+
+It is a view of a `cachekit.IntelligentCache` (`sync`), which threads may use at the same time; both sides
+share tiers, figures and loads under way. A cache that has memory alone is never off the loop. Loaders may
+be coroutine functions, which are awaited on this loop, or plain functions, each in a thread of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
+
+from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
+from cachekit.aio.loaders import awaiting, from_threads
+from cachekit.aio.memory import MemoryCache
+from cachekit.aio.warming import warm
+from cachekit.cache import IntelligentCache as Core
+from cachekit.health import Health
+from cachekit.load_options import OFF, LoadOptions
+from cachekit.model import (
+    MISSING,
+    TTL,
+    CacheLevel,
+    Missing,
+    Tags,
+    WarmReport,
+    checked_key,
+    checked_keys,
+)
+from cachekit.offloop import in_own_thread
+from cachekit.ports import FleetTier, HostTier
+from cachekit.tiers.memory import MemoryCache as CoreMemory
+
+if TYPE_CHECKING:
+    from cachekit.aio.file import FileCache
+    from cachekit.aio.redis import RedisCache
+    from cachekit.aio.regions import Region
+
+P = ParamSpec("P")
+R = TypeVar("R")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_ALL = CacheLevel.ALL
+
+
+@final
+class IntelligentCache(Facade[Core]):
+    """`cachekit.IntelligentCache`, awaited: see there for the arguments and what they promise.
+
+    The tiers that it is given may be facades of `cachekit.aio`, or the core's own, which it shares. Making
+    one opens the directory of a file tier that was left out there and then; to be sure that the loop is
+    not held up, make caches before it runs.
+
+    Safe on any loop and in any thread; a cache may be used on several loops at once.
+    """
+
+    __slots__ = ("_facades",)
+
+    def __init__(
+        self,
+        memory_cache: MemoryCache | CoreMemory | Missing | None = MISSING,
+        redis_cache: RedisCache | FleetTier | None = None,
+        file_cache: FileCache | HostTier | Missing | None = MISSING,
+        default_ttl: TTL = 3600,
+        enable_cache_warming: bool = True,
+        *,
+        load: LoadOptions = OFF,
+        strict: bool = False,
+        on_health_change: Callable[[Health, Health], object] | None = None,
+        close_tiers: bool = True,
+    ) -> None:
+        core = Core(
+            sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
+            enable_cache_warming, load=load, strict=strict, on_health_change=on_health_change,
+            close_tiers=close_tiers,
+        )  # fmt: skip
+        self._set_up(core)
+        for tier in (memory_cache, redis_cache, file_cache):
+            if isinstance(tier, Facade):
+                self._facades[type(tier).__name__] = tier
+
+    def _set_up(self, sync: Core) -> None:
+        super()._set_up(sync)
+        # Those that were handed in, or asked for; they have threads that go with the cache.
+        self._facades: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, sync: Core) -> IntelligentCache:
+        """A view of a cache that there is.
+
+        Raises:
+            TypeError: it is not a `cachekit.IntelligentCache`.
+        """
+        check_sync(sync, Core, "an IntelligentCache")
+        return cls._view(sync)
+
+    async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._sync._loads.off_loop(step, *args, **kwargs)
+
+    @property
+    def memory_cache(self) -> MemoryCache | None:
+        """The memory tier, if there is one."""
+        tier = self._sync.memory_cache
+        return None if tier is None else self._facade(MemoryCache, tier)
+
+    @property
+    def redis_cache(self) -> RedisCache | None:
+        """The tier that hosts share, if there is one."""
+        from cachekit.aio.redis import RedisCache
+
+        tier = self._sync.redis_cache
+        return None if tier is None else self._facade(RedisCache, tier)
+
+    @property
+    def file_cache(self) -> FileCache | None:
+        """The tier that the processes of this host share, if there is one."""
+        from cachekit.aio.file import FileCache
+
+        tier = self._sync.file_cache
+        return None if tier is None else self._facade(FileCache, tier)
+
+    def _facade(self, kind: Any, tier: object) -> Any:
+        # Of two that are made at once one stays, and the other one has no threads yet.
+        return self._facades.get(kind.__name__) or self._facades.setdefault(kind.__name__, kind.of(tier))
+
+    @property
+    def default_ttl(self) -> float:
+        """Seconds that an entry lives when nobody says; `FOREVER` for no expiry."""
+        return self._sync.default_ttl
+
+    # -- one key ------------------------------------------------------------------------------------
+
+    @overload
+    async def get(self, key: str, *, cache_level: CacheLevel = ...) -> Any | None: ...
+    @overload
+    async def get(self, key: str, default: D, *, cache_level: CacheLevel = ...) -> Any | D: ...
+    async def get(self, key: str, default: Any = None, *, cache_level: CacheLevel = _ALL) -> Any:
+        """As `cachekit.IntelligentCache.get`; a hit in memory does not leave the loop."""
+        sync = self._sync
+        if cache_level is not _ALL or sync._closed:
+            sync._check(cache_level)
+        name = key if type(key) is str else checked_key(key)
+        if cache_level is _ALL or cache_level & CacheLevel.MEMORY:
+            value = sync._memory._hit(name, sync._lookups)
+        else:
+            value = MISSING
+            sync._levels.skipped += 1
+        if value is MISSING and sync._levels.lower:
+            value = await self._run(sync._levels.find, name, cache_level)
+        return default if value is MISSING else value
+
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Coroutine[Any, Any, V]],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+    ) -> V: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], V],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+    ) -> V: ...
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Any],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
+    ) -> Any:
+        """As `cachekit.IntelligentCache.get_or_set`, with a loader that may be a coroutine function.
+
+        Cancelling a caller, be it the first, leaves the load to those who wait for it, and to the cache.
+        """
+        if not callable(loader):
+            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)[:5]
+        value = await self.get(key, MISSING)
+        loads = self._sync._loads
+        if value is MISSING:
+            return await loads.load_async(checked_key(key), awaiting(loader), *terms)
+        if terms[4].refresh_ahead:
+            loads.refresh_async(checked_key(key), awaiting(loader), *terms)
+        return value
+
+    async def contains(self, key: str) -> bool:
+        """As `cachekit.IntelligentCache.contains`. There is no `in`, which could not be awaited."""
+        self._sync._check(_ALL)
+        return key in self._sync._memory or await self._run(self._sync.contains, key)
+
+    set = in_thread(Core.set)
+    delete = in_thread(Core.delete)
+    touch = in_thread(Core.touch)
+    explain = in_thread(Core.explain)
+
+    # -- many keys ----------------------------------------------------------------------------------
+
+    async def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
+        """As `cachekit.IntelligentCache.get_many`; what is in memory does not leave the loop."""
+        sync = self._sync
+        sync._check(cache_level)
+        wanted = checked_keys(keys)
+        found = sync._in_memory(wanted, cache_level)
+        missing = [key for key in wanted if key not in found]
+        if missing and sync._levels.lower:
+            found |= await self._run(sync._levels.find_many, missing, cache_level)
+        return {key: found[key] for key in wanted if key in found}
+
+    @overload
+    async def get_or_set_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Coroutine[Any, Any, Mapping[str, V]]],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+    ) -> dict[str, V]: ...
+    @overload
+    async def get_or_set_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, V]],
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+    ) -> dict[str, V]: ...
+    async def get_or_set_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Any],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        stale_ttl: TTL = None,
+        jitter: float = 0.0,
+        load: LoadOptions | None = None,
+    ) -> dict[str, Any]:
+        """As `cachekit.IntelligentCache.get_or_set_many`, with a loader that may be a coroutine function."""
+        wanted = checked_keys(keys)
+        if not callable(loader):
+            raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
+        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)
+        found = await self.get_many(wanted)
+        missing = [key for key in wanted if key not in found]
+        if missing:
+            found |= await self._sync._batches.load_async(missing, awaiting(loader), terms)
+        return {key: found[key] for key in wanted if key in found}
+
+    async def warm_cache(
+        self,
+        keys: Iterable[str],
+        loader_func: Callable[[str], Any],
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        concurrency: int = 8,
+        keep_warm: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> WarmReport:
+        """As `cachekit.IntelligentCache.warm_cache`, with a loader that may be a coroutine function.
+
+        At most `concurrency` keys are loaded at once. `progress` is called on the loop. What is kept warm is
+        loaded on this loop while it runs, and not after it has ended.
+        """
+        wanted = checked_keys(keys)
+        self._sync._check(_ALL)
+        if not callable(loader_func):
+            raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
+        sync = self._sync
+        terms, load_key = sync._terms(ttl, tags), awaiting(loader_func)
+        kept_warm = sync._kept_warm
+        if keep_warm and kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
+
+        async def load(key: str) -> object:
+            loader = partial(load_key, key)
+            return await sync._loads.load_async(key, loader, terms.life, terms.tags, options=terms.options)
+
+        report = await warm(wanted, self.contains, load, concurrency, progress)
+        if kept_warm is not None:
+            if keep_warm:
+                kept_warm.keep(wanted, from_threads(load_key), terms)
+            else:
+                kept_warm.drop(wanted)
+        return report
+
+    set_many = in_thread(Core.set_many)
+    delete_many = in_thread(Core.delete_many)
+
+    # -- invalidation -------------------------------------------------------------------------------
+
+    clear = in_thread(Core.clear)
+    invalidate_by_pattern = in_thread(Core.invalidate_by_pattern)
+    invalidate_by_tags = in_thread(Core.invalidate_by_tags)
+
+    # -- views and figures --------------------------------------------------------------------------
+
+    def region(
+        self,
+        prefix: str,
+        type: type[V],  # noqa: A002  # the name that says it
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+    ) -> Region[V]:
+        """As `cachekit.IntelligentCache.region`; the region is awaited, making it is not."""
+        from cachekit.aio.regions import Region
+
+        return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags))
+
+    cached = plain(Core.cached)
+    get_stats = in_thread(Core.get_stats)
+
+    async def health(self, **thresholds: float) -> Health:
+        """As `cachekit.IntelligentCache.health`."""
+        return await self._run(self._sync.health, **thresholds)
+
+    optimize_cache = in_thread(Core.optimize_cache)
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close the cache, also for who uses it without awaiting; and its tiers unless told not to.
+
+        Loads that are tasks are cancelled; who waits for one gets CacheClosedError. After it there is no
+        task, and no thread but that of a plain loader that goes on. A second call does nothing.
+        """
+        sync = self._sync
+        if sync._levels.lower:
+            await in_own_thread(sync.close)
+        else:
+            sync.close()
+        await sync._loads.tasks.end()
+        if sync._close_tiers:
+            for tier in list(self._facades.values()):
+                await tier.close()
+
+    aclose = close
+
+    async def __aenter__(self) -> IntelligentCache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

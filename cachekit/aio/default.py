@@ -1,0 +1,82 @@
+"""The process's default cache, awaited: the one of `cachekit.default`, which code without await uses too.
+
+Switching it (`set_default_cache`, `override`, `disabled`) is not awaited: it touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from cachekit import default
+from cachekit.aio.cache import IntelligentCache
+from cachekit.aio.facade import sync_of
+from cachekit.cache import IntelligentCache as Core
+from cachekit.model import TTL, Tags, WarmReport
+from cachekit.offloop import in_own_thread
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def get_default_cache() -> IntelligentCache:
+    """The cache that cached functions use unless told otherwise; it is built at the first call."""
+    if default.needs_no_building():
+        return IntelligentCache.of(default.get_default_cache())
+    return IntelligentCache.of(await in_own_thread(default.get_default_cache))
+
+
+def set_default_cache(cache: IntelligentCache | Core | None) -> IntelligentCache | None:
+    """As `cachekit.set_default_cache`, for caches of either kind; it is not awaited."""
+    before = default.set_default_cache(sync_of(cache))
+    return None if before is None else IntelligentCache.of(before)
+
+
+@contextmanager
+def override(cache: IntelligentCache | Core) -> Iterator[IntelligentCache]:
+    """As `cachekit.override`, for caches of either kind; a plain `with` block."""
+    with default.override(sync_of(cache)) as sync:
+        yield cache if isinstance(cache, IntelligentCache) else IntelligentCache.of(sync)
+
+
+def _in_thread(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """The function, awaited; in a thread unless the default cache has nothing but memory."""
+
+    @wraps(function)
+    async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
+        cache = await get_default_cache()
+        return await cache._run(function, *args, **kwargs)
+
+    return awaited
+
+
+get_cache_stats = _in_thread(default.get_cache_stats)
+invalidate_cache_pattern = _in_thread(default.invalidate_cache_pattern)
+invalidate_cache_tags = _in_thread(default.invalidate_cache_tags)
+clear_all_caches = _in_thread(default.clear_all_caches)
+optimize_cache_performance = _in_thread(default.optimize_cache_performance)
+
+
+async def warm_cache_keys(
+    keys: Iterable[str],
+    loader_func: Callable[[str], Any],
+    *,
+    ttl: TTL = None,
+    tags: Tags | None = None,
+    concurrency: int = 8,
+    keep_warm: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> WarmReport:
+    """`IntelligentCache.warm_cache` of the default cache."""
+    cache = await get_default_cache()
+    return await cache.warm_cache(
+        keys,
+        loader_func,
+        ttl=ttl,
+        tags=tags,
+        concurrency=concurrency,
+        keep_warm=keep_warm,
+        progress=progress,
+    )

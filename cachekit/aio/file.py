@@ -1,0 +1,107 @@
+"""The file tier, awaited. Whatever may touch the disk is carried out in threads."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, final
+
+from cachekit.aio.facade import check_sync, in_thread, plain
+from cachekit.aio.lower import LowerFacade
+from cachekit.clock import SystemClock
+from cachekit.model import TTL
+from cachekit.ports import Clock, Codec, HostTier
+from cachekit.serialization.compression import Compression
+from cachekit.serialization.serializer import CodecName
+from cachekit.serialization.signing import Secret
+from cachekit.tiers.file.tier import FileCache as Core
+
+
+@final
+class FileCache(LowerFacade[Core]):
+    """`cachekit.FileCache`, awaited: see there for the arguments and what they promise.
+
+    Making one opens the directory there and then: on a slow disk, make it before the loop runs.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        cache_dir: str | os.PathLike[str] | None = None,
+        max_size_mb: float = 1000,
+        cleanup_interval: float | None = 3600,
+        *,
+        default_ttl: TTL = None,
+        namespace: str = "",
+        codec: CodecName | Codec = "pickle",
+        compression: Compression = None,
+        secret: Secret | None = None,
+        allow: Iterable[Any] = (),
+        allow_network_fs: bool = False,
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> None:
+        core = Core(
+            cache_dir, max_size_mb, cleanup_interval, default_ttl=default_ttl, namespace=namespace,
+            codec=codec, compression=compression, secret=secret, allow=allow,
+            allow_network_fs=allow_network_fs, clock=clock,
+        )  # fmt: skip
+        self._set_up(core)
+
+    @classmethod
+    def of(cls, sync: HostTier) -> FileCache:
+        """A view of a tier that there is: a `cachekit.FileCache`, or another that can take its place.
+
+        Raises:
+            TypeError: it is not a `cachekit.ports.HostTier`.
+        """
+        check_sync(sync, HostTier, "a FileCache")
+        return cls._view(sync)  # type: ignore[arg-type]
+
+    @property
+    def path(self) -> str:
+        """The directory, absolute; the namespace's own if there is one."""
+        return self._sync.path
+
+    @property
+    def max_size_mb(self) -> float:
+        """MiB that it was to take on disk at the most."""
+        return self._sync.max_size_mb
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        return self._sync.default_ttl
+
+    get_value = in_thread(Core.get_value)
+    get = in_thread(Core.get)
+    look = in_thread(Core.look)
+    peek = in_thread(Core.peek)
+    contains = in_thread(Core.contains)
+    get_many = in_thread(Core.get_many)
+
+    async def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
+        """As `cachekit.FileCache.keys`, but a list: each key may need a look at the disk."""
+        return await self._run(lambda: list(self._sync.keys(pattern)))
+
+    size = in_thread(Core.size)
+    memory_usage = in_thread(Core.memory_usage)
+    get_stats = plain(Core.get_stats)
+    set_value = in_thread(Core.set_value)
+    set = in_thread(Core.set)
+    put = in_thread(Core.put)
+    set_if = in_thread(Core.set_if)
+    add = in_thread(Core.add)
+    set_many = in_thread(Core.set_many)
+    fence = in_thread(Core.fence)
+    renew = in_thread(Core.renew)
+    settle = in_thread(Core.settle)
+    touch = in_thread(Core.touch)
+    delete = in_thread(Core.delete)
+    remove = in_thread(Core.remove)
+    delete_many = in_thread(Core.delete_many)
+    clear = in_thread(Core.clear)
+    invalidate_by_tags = in_thread(Core.invalidate_by_tags)
+    invalidate_by_pattern = in_thread(Core.invalidate_by_pattern)
+    remove_expired = in_thread(Core.remove_expired)

@@ -1,0 +1,99 @@
+"""The memory tier, awaited. Nothing of it ever waits, so everything is carried out at once."""
+
+from __future__ import annotations
+
+from typing import final
+
+from cachekit.aio.facade import Facade, check_sync, inline, plain
+from cachekit.clock import SystemClock
+from cachekit.model import TTL, CacheStrategy
+from cachekit.ports import Clock
+from cachekit.tiers.memory import MemoryCache as Core
+from cachekit.tiers.memory.strategies import Strategy
+from cachekit.tiers.memory.weights import Weigher
+
+
+@final
+class MemoryCache(Facade[Core]):
+    """`cachekit.MemoryCache`, awaited: see there for the arguments and what they promise.
+
+    Listeners that are told of removals are called in whatever thread removes, which is not that of the
+    loop if a cache with lower tiers does it.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        max_size: int = 1000,
+        strategy: Strategy = CacheStrategy.LRU,
+        default_ttl: TTL = None,
+        *,
+        max_bytes: int | None = None,
+        weigher: Weigher | None = None,
+        cleanup_interval: float | None = 60,
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> None:
+        core = Core(
+            max_size, strategy, default_ttl, max_bytes=max_bytes, weigher=weigher,
+            cleanup_interval=cleanup_interval, clock=clock,
+        )  # fmt: skip
+        self._set_up(core)
+
+    @classmethod
+    def of(cls, sync: Core) -> MemoryCache:
+        """A view of a tier that there is.
+
+        Raises:
+            TypeError: it is not a `cachekit.MemoryCache`.
+        """
+        check_sync(sync, Core, "a MemoryCache")
+        return cls._view(sync)
+
+    @property
+    def max_size(self) -> int:
+        """The most entries that it holds."""
+        return self._sync.max_size
+
+    @property
+    def max_bytes(self) -> int | None:
+        """What its entries may take together; None without such a limit."""
+        return self._sync.max_bytes
+
+    @property
+    def strategy(self) -> Strategy:
+        """Which entry it gives up when it is full, as it was given."""
+        return self._sync.strategy
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        return self._sync.default_ttl
+
+    get_value = inline(Core.get_value)
+    get = inline(Core.get)
+    peek = inline(Core.peek)
+    contains = inline(Core.__contains__)
+    keys = inline(Core.keys)
+    size = inline(Core.size)
+    memory_usage = inline(Core.memory_usage)
+    get_stats = plain(Core.get_stats)
+    set_value = inline(Core.set_value)
+    set = inline(Core.set)
+    set_if = inline(Core.set_if)
+    fence = inline(Core.fence)
+    touch = inline(Core.touch)
+    delete = inline(Core.delete)
+    clear = inline(Core.clear)
+    invalidate_by_tags = inline(Core.invalidate_by_tags)
+    invalidate_by_pattern = inline(Core.invalidate_by_pattern)
+    remove_expired = inline(Core.remove_expired)
+    on_removal = inline(Core.on_removal)
+    close = inline(Core.close)
+    aclose = inline(Core.close)
+
+    async def __aenter__(self) -> MemoryCache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sync.close()

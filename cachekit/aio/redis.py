@@ -1,0 +1,127 @@
+"""The Redis tier, awaited. Whatever asks the server is carried out in threads, with the core's driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, final
+
+from cachekit.aio.facade import check_sync, in_thread, plain
+from cachekit.aio.lower import LowerFacade
+from cachekit.clock import SystemClock
+from cachekit.model import TTL
+from cachekit.ports import Clock, Codec, FleetTier
+from cachekit.serialization.compression import Compression
+from cachekit.serialization.serializer import CodecName
+from cachekit.serialization.signing import Secret
+from cachekit.tiers.redis import RedisCache as Core
+
+
+@final
+class RedisCache(LowerFacade[Core]):
+    """`cachekit.RedisCache`, awaited: see there for the arguments and what they promise.
+
+    `client` is a client of the driver that is not awaited: the core's threads use it.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 6379,
+        db: int = 0,
+        key_prefix: str = "cachekit:",
+        *,
+        url: str | None = None,
+        client: Any = None,
+        username: str | None = None,
+        password: str | None = None,
+        ssl: bool = False,
+        timeout: float = 0.25,
+        default_ttl: TTL = None,
+        codec: CodecName | Codec = "pickle",
+        compression: Compression = "zlib",
+        secret: Secret | None = None,
+        allow: Iterable[Any] = (),
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> None:
+        core = Core(
+            host, port, db, key_prefix, url=url, client=client, username=username, password=password,
+            ssl=ssl, timeout=timeout, default_ttl=default_ttl, codec=codec, compression=compression,
+            secret=secret, allow=allow, clock=clock,
+        )  # fmt: skip
+        self._set_up(core)
+
+    @classmethod
+    def cluster(
+        cls,
+        nodes: Sequence[tuple[str, int]],
+        key_prefix: str = "cachekit:",
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        ssl: bool = False,
+        timeout: float = 0.25,
+        default_ttl: TTL = None,
+        codec: CodecName | Codec = "pickle",
+        compression: Compression = "zlib",
+        secret: Secret | None = None,
+        allow: Iterable[Any] = (),
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> RedisCache:
+        """`cachekit.RedisCache.cluster`, awaited: see there for the arguments."""
+        core = Core.cluster(
+            nodes, key_prefix, username=username, password=password, ssl=ssl, timeout=timeout,
+            default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
+            clock=clock,
+        )  # fmt: skip
+        return cls._view(core)
+
+    @classmethod
+    def of(cls, sync: FleetTier) -> RedisCache:
+        """A view of a tier that there is: a `cachekit.RedisCache`, or another that can take its place.
+
+        Raises:
+            TypeError: it is not a `cachekit.ports.FleetTier`.
+        """
+        check_sync(sync, FleetTier, "a RedisCache")
+        return cls._view(sync)  # type: ignore[arg-type]
+
+    @property
+    def key_prefix(self) -> str:
+        """What all its keys begin with."""
+        return self._sync.key_prefix
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        return self._sync.default_ttl
+
+    get_value = in_thread(Core.get_value)
+    get = in_thread(Core.get)
+    get_many = in_thread(Core.get_many)
+    peek = in_thread(Core.peek)
+    contains = in_thread(Core.__contains__)
+    keys = in_thread(Core.keys)
+    size = in_thread(Core.size)
+    memory_usage = in_thread(Core.memory_usage)
+    get_stats = plain(Core.get_stats)
+    origin = in_thread(Core.origin)
+    origins = in_thread(Core.origins)
+    successor = in_thread(Core.successor)
+    fence = in_thread(Core.fence)
+    set_value = in_thread(Core.set_value)
+    set = in_thread(Core.set)
+    put = in_thread(Core.put)
+    put_many = in_thread(Core.put_many)
+    set_if = in_thread(Core.set_if)
+    add = in_thread(Core.add)
+    touch = in_thread(Core.touch)
+    delete = in_thread(Core.delete)
+    remove_many = in_thread(Core.remove_many)
+    clear = in_thread(Core.clear)
+    renew = in_thread(Core.renew)
+    invalidate_by_tags = in_thread(Core.invalidate_by_tags)
+    invalidate_by_pattern = in_thread(Core.invalidate_by_pattern)
+    subscribe = in_thread(Core.subscribe)
+    lease = in_thread(Core.lease)

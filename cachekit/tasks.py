@@ -1,0 +1,81 @@
+"""The loads of one cache that are tasks of event loops, and the threads that take their blocking steps.
+
+It promises that a task lives until its load is over, though loops hold tasks weakly; that a flight whose
+task is cancelled, even before its first step, is handed over; and that nothing is pending when the cache has
+been closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from cachekit.errors import CacheClosedError
+from cachekit.offloop import Threads
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class _Flight(Protocol):
+    def abandon(self) -> None: ...
+
+
+@final
+class Tasks:
+    """The tasks of one cache. Safe on any loop and in any thread."""
+
+    __slots__ = ("_closed", "_tasks", "threads")
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        #: Where steps are taken that may touch a disk or a socket.
+        self.threads = Threads()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, flights: Sequence[_Flight], leading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have the flights flown in a task of the running loop."""
+        import asyncio
+
+        task = asyncio.get_running_loop().create_task(leading)
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            # A task that is cancelled before its first step never gets to say so itself.
+            for flight in flights:
+                flight.abandon()
+
+        task.add_done_callback(end)
+        return task
+
+    def refuse_if_closed(self) -> None:
+        """Raise CacheClosedError if it is."""
+        if self._closed:
+            raise CacheClosedError("this cache was closed during the load; make a new one")
+
+    def close(self) -> None:
+        """Refuse further loads, and end the threads when their steps are done."""
+        self._closed = True
+        self.threads.close()
+
+    async def end(self) -> None:
+        """Cancel all tasks, and wait for those of this loop; for after `close`."""
+        import asyncio
+
+        mine = []
+        for task in list(self._tasks):
+            loop = task.get_loop()
+            if loop is not asyncio.get_running_loop():
+                try:
+                    loop.call_soon_threadsafe(task.cancel)
+                except RuntimeError:
+                    pass  # that loop was closed, and its tasks with it
+            elif task is not asyncio.current_task():  # a load may close the cache
+                task.cancel()
+                mine.append(task)
+        if mine:
+            await asyncio.wait(mine)

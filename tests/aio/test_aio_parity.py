@@ -1,0 +1,134 @@
+"""The facade has whatever the core has: the same names, parameters, defaults and docstrings, awaited."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import cachekit
+from cachekit import aio, regions
+from cachekit.aio.facade import Facade
+
+PAIRS: list[tuple[Any, Any]] = [
+    (cachekit.IntelligentCache, aio.IntelligentCache),
+    (cachekit.MemoryCache, aio.MemoryCache),
+    (cachekit.FileCache, aio.FileCache),
+    (cachekit.RedisCache, aio.RedisCache),
+    (regions.Region, aio.Region),
+]
+
+#: What is not awaited: views, and figures that are there without asking anybody.
+PLAIN = {
+    "IntelligentCache.cached", "IntelligentCache.region", "MemoryCache.get_stats", "FileCache.get_stats",
+    "RedisCache.get_stats", "RedisCache.cluster",
+}  # fmt: skip
+
+#: What the facade has beyond the core: `contains` in place of `in`, and the ways between the two.
+MORE = {"aclose", "contains", "of", "sync"}
+
+
+def public(owner: type) -> dict[str, Any]:
+    names = {name for kind in owner.__mro__ for name in vars(kind)}
+    return {name: inspect.getattr_static(owner, name) for name in names if not name.startswith("_")}
+
+
+def parameters(member: Any) -> list[tuple[str, Any, Any]]:
+    signature = inspect.signature(getattr(member, "__func__", member))
+    return [(one.name, one.kind, one.default) for one in signature.parameters.values()]
+
+
+METHODS = [
+    (core, facade, name)
+    for core, facade in PAIRS
+    for name, member in sorted(public(core).items())
+    if not isinstance(member, property)
+]
+
+
+@pytest.mark.parametrize(
+    ("core", "facade", "name"), METHODS, ids=[f"{core.__name__}.{name}" for core, _, name in METHODS]
+)
+def test_methods(core: type, facade: type, name: str) -> None:
+    """Each public method is there, takes the same, is described, and is awaited unless it is plain."""
+    theirs, ours = public(core)[name], public(facade)[name]
+    assert parameters(ours) == parameters(theirs)
+    assert inspect.getdoc(ours)
+    is_plain = f"{core.__name__}.{name}" in PLAIN
+    assert inspect.iscoroutinefunction(getattr(ours, "__func__", ours)) is not is_plain
+
+
+@pytest.mark.parametrize(("core", "facade"), PAIRS, ids=[core.__name__ for core, _ in PAIRS])
+def test_classes(core: type, facade: type) -> None:
+    """The same properties, no other names, and the same arguments to make one."""
+    ours, theirs = public(facade), public(core)
+    assert set(ours) - set(theirs) <= MORE
+    assert set(theirs) <= set(ours)
+    properties = {name for name, member in theirs.items() if isinstance(member, property)}
+    assert properties == {name for name, member in ours.items() if isinstance(member, property)} - {"sync"}
+    assert all(inspect.getdoc(ours[name]) for name in properties)
+    if core is not regions.Region:  # which caches make
+        assert parameters(facade.__init__)[1:] == parameters(core.__init__)[1:]  # type: ignore[misc]
+
+
+def test_docstrings_are_carried_over() -> None:
+    """A method that is the core's says what the core's says."""
+    assert aio.IntelligentCache.set.__doc__ == cachekit.IntelligentCache.set.__doc__
+    assert aio.FileCache.touch.__doc__ == cachekit.FileCache.touch.__doc__
+    assert "Args:" in (aio.RedisCache.set_value.__doc__ or "")
+
+
+FUNCTIONS = [
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
+    "warm_cache_keys",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    """Each function of the default cache is there, and takes the same; switching is not awaited."""
+    ours, theirs = getattr(aio, name), getattr(cachekit, name)
+    assert parameters(ours) == parameters(theirs)
+    assert inspect.iscoroutinefunction(ours) is (name not in {"disabled", "override", "set_default_cache"})
+
+
+def test_the_functions_are_all() -> None:
+    """A function that the core gets is one that the facade must have."""
+    there = {name for name in cachekit.__all__ if inspect.isfunction(getattr(cachekit, name))}
+    assert there == {*FUNCTIONS, "cache_result"}
+
+
+def test_names() -> None:
+    """One decorator and one set of nouns, whichever side they are imported from."""
+    same = {
+        "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "LoadOptions",
+        "cache_result", "disabled",
+    }  # fmt: skip
+    assert all(getattr(aio, name) is getattr(cachekit, name) for name in same)
+    assert set(aio.__all__) == same | set(FUNCTIONS) | {core.__name__ for core, _ in PAIRS}
+    assert all(issubclass(facade, Facade) for _, facade in PAIRS)
+    assert set(dir(aio)) >= set(aio.__all__)
+    with pytest.raises(AttributeError, match=r"module 'cachekit\.aio' has no attribute 'Cache'"):
+        aio.Cache  # noqa: B018
+
+
+def test_importing_loads_no_tier_that_is_not_asked_for() -> None:
+    """Neither a driver nor the room of files comes with `import cachekit.aio`, and no thread begins."""
+    heavy = [
+        "redis",
+        "filelock",
+        "portalocker",
+        "platformdirs",
+        "cachekit.tiers.file",
+        "cachekit.tiers.redis",
+    ]
+    code = (
+        f"import sys, threading, cachekit.aio; "
+        f"print([name for name in {heavy!r} if name in sys.modules], threading.active_count())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[] 1"
