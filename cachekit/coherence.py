@@ -67,7 +67,9 @@ class Lower(Generic[T]):
         """The tier's own figures, with the lookups that never came to it."""
         figures = self.tier.get_stats().to_dict()
         numbers = {name: figures[name] for name in CacheStats._STORED}
-        numbers["unavailable"] += self.access.unavailable
+        never = self.access.unavailable  # once: it moves
+        numbers["unavailable"] += never
+        numbers["requests"] += never
         return CacheStats(**numbers)
 
 

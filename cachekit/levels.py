@@ -263,7 +263,7 @@ class Levels:
     def write_many(
         self, values: Mapping[str, Any], ttl: float, tags: frozenset[str], level: CacheLevel
     ) -> bool:
-        """`write` for several keys, with one pipeline to the fleet's server.
+        """`write` for several keys, one after another.
 
         Raises:
             SerializationError, ValueTooLargeError: a tier cannot hold a value. All of the keys are gone.

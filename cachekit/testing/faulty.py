@@ -140,7 +140,9 @@ class FaultyTier:
         with self._changed:
             self._failed["errors"] += 1
             if name in {"get", "look", "get_many"}:
-                self._failed["unavailable"] += len(args[0]) if name == "get_many" else 1
+                asked = len(args[0]) if name == "get_many" else 1
+                self._failed["unavailable"] += asked
+                self._failed["requests"] += asked
         if fault.kind == "full":
             raise TierUnavailableError(f"{name}: no room, as the test asked for", full=True)
         raise TierUnavailableError(f"{name}: out, as the test asked for")

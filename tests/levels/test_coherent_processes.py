@@ -21,7 +21,6 @@ from cachekit.fences import PrivateFence, SharedFence
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.memory.store import Store as MemoryStore
 
 KEYS = 4
 
@@ -182,7 +181,7 @@ def test_no_stale_read_in_a_million(tmp_path: Path) -> None:
 
 def without_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hits do not ask whether another process has written."""
-    monkeypatch.setattr(MemoryStore, "guard", lambda self: None)
+    monkeypatch.setattr(SharedFence, "stands", lambda self: True)
 
 
 def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -466,7 +466,9 @@ class Search:
             for process in range(len(world.homes))
             if not any(self.actors[name][0] == process for name in state.dead)
         ]
-        returned = self.writer in state.done and not state.journal and not state.out
+        # An outage lasts until everybody's recovery has come to its end.
+        recovered = all(name in state.done for name in self.actors if name.isdigit())
+        returned = self.writer in state.done and recovered and not state.journal
         if returned and not (self.by_message and state.messages):
             for process in living:
                 if world.served(state, process) == "old":
@@ -556,26 +558,37 @@ def test_two_loads_leave_one_value(name: str) -> None:
     assert Search(world, start, actors).run() is None
 
 
+def outage(homes: tuple[int, int], how: str, what: str, out: frozenset[int], *without: str) -> Search:
+    """A writer and a reader, and the recoveries of both from an outage that began before."""
+    world = World(homes=homes, without=frozenset(without))
+    reader = world.load(1, "l") if what == "load" else world.lookup(1)
+    actors = {
+        "w": (0, WRITERS[how](world)),
+        "l": (1, reader),
+        "0": (0, world.recover(0)),
+        "1": (1, world.recover(1)),
+    }
+    start = replace(beginning(world, stored=what == "promotion"), out=out)
+    return Search(world, start, actors, writer="w", by_message=True)
+
+
 @pytest.mark.parametrize("how", ["delete", "tag"])
 @pytest.mark.parametrize("what", ["load", "promotion"])
 def test_an_outage_of_the_server(how: str, what: str) -> None:
     """One that both processes of a host see: what it missed is made good before anybody trusts it."""
-    world = World(homes=(0, 0))
-    reader = world.load(1, "l") if what == "load" else world.lookup(1)
-    start = replace(beginning(world, stored=what == "promotion"), out=frozenset({0, 1}))
-    found = Search(
-        world,
-        start,
-        {
-            "w": (0, WRITERS[how](world)),
-            "l": (1, reader),
-            "0": (0, world.recover(0)),
-            "1": (1, world.recover(1)),
-        },
-        writer="w",
-        by_message=True,
-    )
-    assert found.run() is None
+    assert outage((0, 0), how, what, frozenset({0, 1})).run() is None
+
+
+@pytest.mark.parametrize("how", ["delete", "tag"])
+def test_an_outage_that_another_host_does_not_see(how: str) -> None:
+    """What one host kept while its server was out it does not keep for longer."""
+    assert outage((0, 1), how, "promotion", frozenset({1})).run() is None
+
+
+def test_what_an_outage_needs() -> None:
+    """The journal; and that memory is told again when calls go through."""
+    assert outage((0, 0), "delete", "promotion", frozenset({0, 1}), "journal").run() is not None
+    assert outage((0, 1), "delete", "promotion", frozenset({1}), "told twice").run() is not None
 
 
 #: Each guard, and a search that must fail without it.

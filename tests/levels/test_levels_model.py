@@ -1,0 +1,226 @@
+"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, outages, figures."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+from coherent_caches import listen
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis_server import wait_until
+
+from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit.ports import FleetTier, HostTier
+from cachekit.testing import FaultyTier, ManualClock
+
+KEYS = ["a:1", "a:2", "b:1"]
+TAGS = ["x", "y"]
+_prefixes = itertools.count()
+
+
+class Stored(NamedTuple):
+    """What the model knows of a key."""
+
+    value: int
+    until: float
+    tags: frozenset[str]
+
+
+class Caches(RuleBasedStateMachine):
+    """Two caches of one host and one of another. Any of them may forget; none may be wrong."""
+
+    url = ""
+
+    @initialize()
+    def begin(self) -> None:
+        self.directory = tempfile.TemporaryDirectory()
+        self.clock = ManualClock()
+        prefix = f"model-{Path(self.directory.name).name}-{next(_prefixes)}:"
+        self.redis: list[FaultyTier] = []
+        self.files: list[FaultyTier] = []
+        self.caches = []
+        for home in ("here", "here", "there"):
+            redis = FaultyTier(RedisCache(url=self.url, key_prefix=prefix, clock=self.clock, timeout=5))
+            file = FaultyTier(FileCache(Path(self.directory.name, home), 16, None, clock=self.clock))
+            self.redis.append(redis)
+            self.files.append(file)
+            memory = MemoryCache(clock=self.clock)
+            cache = IntelligentCache(memory, cast("FleetTier", redis), cast("HostTier", file))
+            for lower in (cache._levels.fleet, cache._levels.host):
+                assert lower is not None
+                lower.access._clock = self.clock
+                lower.access._breaker._monotonic = self.clock.monotonic
+            self.caches.append(cache)
+        listen(*self.caches)
+        self.model: dict[str, Stored] = {}
+        self.asked = [cache.get_stats()["combined"].requests for cache in self.caches]
+        self.numbers = itertools.count()
+
+    def right(self, key: str) -> set[Any]:
+        stored = self.model.get(key)
+        if stored is None or self.clock.time() >= stored.until:
+            return {None}
+        return {None, stored.value}
+
+    def settle(self, actor: int) -> None:
+        """What was told has arrived everywhere: each hears a message that comes after it."""
+        speaker = self.caches[actor]
+        for other in self.caches:
+            if other is not speaker:
+                memory = other.memory_cache
+                assert memory is not None
+                memory.set_value("mark", 1)
+                while memory.peek("mark") is not None:
+                    cast("Any", self.redis[actor].tier).delete("mark")
+                    wait_until(lambda m=memory: m.peek("mark") is None, "the message has come")  # type: ignore[misc]
+
+    @rule(
+        at=st.integers(0, 2),
+        key=st.sampled_from(KEYS),
+        ttl=st.sampled_from([5.0, 50.0, 500.0]),
+        tags=st.sets(st.sampled_from(TAGS)),
+        level=st.sampled_from(
+            [CacheLevel.ALL, CacheLevel.ALL, CacheLevel.REDIS, CacheLevel(3), CacheLevel(6)]
+        ),
+    )
+    def store(self, at: int, key: str, ttl: float, tags: set[str], level: CacheLevel) -> None:
+        value = next(self.numbers)
+        assert self.caches[at].set(key, value, ttl, level, tags)
+        self.model[key] = Stored(value, self.clock.time() + ttl, frozenset(tags))
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS))
+    def delete(self, at: int, key: str) -> None:
+        self.caches[at].delete(key)
+        self.model.pop(key, None)
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), tag=st.sampled_from(TAGS))
+    def invalidate_tag(self, at: int, tag: str) -> None:
+        self.caches[at].invalidate_by_tags({tag})
+        self.model = {key: one for key, one in self.model.items() if tag not in one.tags}
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), pattern=st.sampled_from(["a:", "b:", ".*1", "z"]))
+    def invalidate_pattern(self, at: int, pattern: str) -> None:
+        self.caches[at].invalidate_by_pattern(pattern)
+        self.model = {key: one for key, one in self.model.items() if not re.match(pattern, key)}
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), ttl=st.sampled_from([5.0, 100.0]))
+    def touch(self, at: int, key: str, ttl: float) -> None:
+        if self.caches[at].touch(key, ttl):
+            stored = self.model[key]
+            assert self.clock.time() < stored.until
+            self.model[key] = stored._replace(until=self.clock.time() + ttl)
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), tags=st.sets(st.sampled_from(TAGS)))
+    def get_or_set(self, at: int, key: str, tags: set[str]) -> None:
+        new = next(self.numbers)
+        self.asked[at] += 1
+        value = self.caches[at].get_or_set(key, lambda: new, ttl=50, tags=tags)
+        assert value in self.right(key) | {new}
+        if value == new and self.right(key) == {None}:
+            self.model[key] = Stored(new, self.clock.time() + 50, frozenset(tags))
+        elif value == new:
+            # The value is somewhere else: two are about, which an invalidation alone makes one.
+            self.caches[at].delete(key)
+            self.model.pop(key)
+            self.settle(at)
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule(at=st.integers(0, 2))
+    def forget(self, at: int) -> None:
+        memory = self.caches[at].memory_cache
+        assert memory is not None
+        memory.clear()
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), which=st.sampled_from(["redis", "file"]))
+    def outage(self, at: int, key: str, which: str) -> None:
+        """A tier fails, a key is written and deleted, the tier recovers: the old value stays away."""
+        tier = (self.redis if which == "redis" else self.files)[at]
+        levels = self.caches[at]._levels
+        lower = levels.fleet if which == "redis" else levels.host
+        assert lower is not None
+        tier.fail()
+        assert self.caches[at].set(key, next(self.numbers)) is False
+        self.caches[at].delete(key)
+        self.model.pop(key, None)
+        tier.mend()
+        self.clock.advance(10)
+        while lower.access.state != "closed":
+            lower.access.probe()
+            self.clock.advance(10)
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), method=st.sampled_from(["put", "add"]))
+    def full(self, at: int, key: str, method: str) -> None:
+        """No room: what is not stored is not served from there either."""
+        value = next(self.numbers)
+        self.files[at].fail(method, full=True)
+        self.caches[at].set(key, value, 50)
+        self.model[key] = Stored(value, self.clock.time() + 50, frozenset())
+        self.files[at].mend()
+        self.settle(at)
+
+    @precondition(lambda self: hasattr(self, "caches"))
+    @invariant()
+    def everybody_is_right(self) -> None:
+        for at, cache in enumerate(self.caches):
+            for key in KEYS:
+                self.asked[at] += 1
+                value = cache.get(key)
+                assert value in self.right(key), (at, key, value, self.model.get(key))
+            found = cache.get_many(KEYS)
+            self.asked[at] += len(KEYS)
+            assert all(found[key] in self.right(key) for key in found)
+            stats = cache.get_stats()
+            assert stats["combined"].requests == self.asked[at]
+            for figures in stats.values():
+                assert figures.requests == figures.hits + figures.misses + figures.unavailable or (
+                    figures is stats["combined"]
+                )
+
+    def teardown(self) -> None:
+        if hasattr(self, "caches"):
+            for cache in self.caches:
+                cache.close()
+            self.directory.cleanup()
+
+
+def run(url: str, examples: int, steps: int) -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    machine = type("Machine", (Caches,), {"url": url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=examples < 100,
+        ),
+    )
+
+
+def test_the_caches_are_right(redis_url: str) -> None:
+    """Whatever is done, in whatever order, by whichever cache."""
+    run(redis_url, 8, 15)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_caches_are_right_for_long(redis_url: str) -> None:
+    """A hundred times as much."""
+    run(redis_url, 500, 40)
