@@ -18,7 +18,7 @@ from cachekit.coherence import LoadFence
 from cachekit.errors import LoadTimeoutError
 from cachekit.levels import Levels
 from cachekit.loads import Loads
-from cachekit.locks import holding, is_holding, wait_for
+from cachekit.locks.waiting import holding, is_holding, wait_for
 from cachekit.model import MISSING
 from cachekit.singleflight import Abandoned, Flight, loading
 from cachekit.terms import Terms

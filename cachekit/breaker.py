@@ -8,12 +8,12 @@ keeps the state; who calls the tier, and what is made good before it is trusted 
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, final
 
 from cachekit import forks
+from cachekit.chance import chance
 
 #: `closed`: calls go through. `open`: they are refused. `probing`: refused, and the tier is being tried.
 #: `closing`: refused for the last time, while what the tier missed is made good.
@@ -38,9 +38,7 @@ class CircuitBreaker:
         "refuses",
     )  # fmt: skip
 
-    def __init__(
-        self, monotonic: Callable[[], float], *, jitter: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, monotonic: Callable[[], float], *, jitter: Callable[[], float] = chance) -> None:
         self._monotonic = monotonic
         self._jitter = jitter
         #: Held for a few instructions at a time, never across a call to anything else: what is decided

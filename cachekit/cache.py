@@ -7,7 +7,6 @@ evicted is the tiers' business; which question a key stands for is `decorators`'
 
 from __future__ import annotations
 
-import random
 import re
 import time
 import weakref
@@ -16,9 +15,9 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
-from cachekit import environment
 from cachekit.accessor import Accessor
 from cachekit.batches import Batches
+from cachekit.chance import chance
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
 from cachekit.fences import NEWS
@@ -148,7 +147,13 @@ class IntelligentCache:
             memory_cache = MemoryCache()
         # Without a memory tier one that keeps nothing holds the fences.
         memory = MemoryCache._keeping_nothing() if memory_cache is None else memory_cache
-        file = environment.file_cache(memory._clock) if file_cache is MISSING else file_cache
+        file: HostTier | None
+        if file_cache is MISSING:
+            from cachekit import environment
+
+            file = environment.file_cache(memory._clock)
+        else:
+            file = file_cache
         self._memory = memory
         self._tiers = (memory_cache, redis_cache, file)
         self._default_ttl = ttl
@@ -166,7 +171,7 @@ class IntelligentCache:
         self._load = load
         self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
         # From 0 to 1, for jitter; tests replace it.
-        self._chance = random.random
+        self._chance = chance
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]

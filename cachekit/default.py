@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from cachekit import environment, forks
+from cachekit import forks
 from cachekit.cache import IntelligentCache, KnowsCache
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
@@ -86,6 +86,8 @@ def get_default_cache() -> IntelligentCache:
         if _overriding:
             return _overriding[-1]
         if _default is None:
+            from cachekit import environment
+
             _default = IntelligentCache(redis_cache=environment.redis_cache())
         return _default
 

@@ -22,7 +22,7 @@ from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions
-from cachekit.locks import holding, is_holding, pauses, wait_for
+from cachekit.locks.waiting import holding, is_holding, pauses, wait_for
 from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_unstorable
 from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading

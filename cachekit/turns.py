@@ -10,16 +10,19 @@ that is gone, hold others up until that time is over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.errors import TierUnavailableError
 from cachekit.levels import Levels
 from cachekit.load_options import LoadOptions
-from cachekit.locks import LoadSlots, ProcessLeases
 from cachekit.model import MISSING, Missing
 from cachekit.ports import HasDirectory, LendsLeases, Returnable
 from cachekit.stats import LoadFigures
+
+if TYPE_CHECKING:
+    from cachekit.locks.processes import ProcessLeases
+    from cachekit.locks.slots import LoadSlots
 
 #: One attempt, which does not wait: None is "somebody else has it", UNAVAILABLE "nobody can have it".
 Attempt = Callable[[], Returnable | Unavailable | None]
@@ -88,6 +91,8 @@ class Turns:
         host = self._levels.host
         assert host is not None
         if self._leases is None:
+            from cachekit.locks.processes import ProcessLeases
+
             self._leases = ProcessLeases(host.tier.path)  # type: ignore[attr-defined]  # `check` has looked
         leases = self._leases
         return lambda: host.access.call(leases.try_acquire, key)
@@ -98,6 +103,8 @@ class Turns:
         slots = self._slots.get(limit)
         if slots is None:
             directory = host.tier.path  # type: ignore[attr-defined]  # as above
+            from cachekit.locks.slots import LoadSlots
+
             slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, directory))
         return lambda: host.access.call(slots.try_acquire)
 

@@ -8,22 +8,3 @@ and a child of a fork holds nothing of its parent's.
 Two holders that wait for each other would both wait to the end. Whoever loads does so inside `holding`,
 and who `is_holding` already loads without a lease rather than wait for another one.
 """
-
-from cachekit.locks.fleet import FleetLease, FleetLeases
-from cachekit.locks.processes import ProcessLease, ProcessLeases
-from cachekit.locks.slots import LoadSlot, LoadSlots
-from cachekit.locks.waiting import Lease, holding, is_holding, pauses, wait_for
-
-__all__ = [
-    "FleetLease",
-    "FleetLeases",
-    "Lease",
-    "LoadSlot",
-    "LoadSlots",
-    "ProcessLease",
-    "ProcessLeases",
-    "holding",
-    "is_holding",
-    "pauses",
-    "wait_for",
-]

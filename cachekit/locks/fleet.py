@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
@@ -81,7 +80,7 @@ class FleetLeases:
             TierUnavailableError: the server could not be asked; the driver's error is the cause.
         """
         name = f"{self._prefix}lease:{key}"
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         # With GET (Redis 7.0) the server says whose it is. When a reply was lost, the driver has asked a
         # second time, and finds our own token there.
         holder = self._ask("set", name, token, nx=True, px=self._milliseconds, get=True)

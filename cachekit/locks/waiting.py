@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Final, Protocol, TypeVar
+
+from cachekit.chance import chance
 
 
 class Lease(Protocol):
@@ -52,7 +53,7 @@ def pauses(
     deadline: float,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-    jitter: Callable[[], float] = random.random,
+    jitter: Callable[[], float] = chance,
 ) -> Iterator[float]:
     """Seconds to wait between attempts, until it is too late; arguments as for `wait_for`."""
     pause = _FIRST_PAUSE
@@ -67,7 +68,7 @@ def wait_for(
     *,
     wait: Callable[[float], object] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
-    jitter: Callable[[], float] = random.random,
+    jitter: Callable[[], float] = chance,
 ) -> L | None:
     """Try until there is a lease, or it is too late.
 

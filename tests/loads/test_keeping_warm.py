@@ -11,7 +11,7 @@ from forking import in_fork
 
 from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.keeping_warm import KeptWarm
-from cachekit.locks import ProcessLeases
+from cachekit.locks.processes import ProcessLeases
 from cachekit.testing import ManualClock
 
 

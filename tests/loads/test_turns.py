@@ -19,7 +19,8 @@ from redis_server import RedisServer
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, TierUnavailableError
 from cachekit.levels import Levels
-from cachekit.locks import ProcessLeases, processes
+from cachekit.locks import processes
+from cachekit.locks.processes import ProcessLeases
 from cachekit.testing import ManualClock
 from cachekit.turns import Turn
 
@@ -208,16 +209,15 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
 def test_a_load_that_fails_is_followed(place: Place, waiting: int) -> None:
     """The lease of a loader that raises is given back; its error is not the next one's."""
     with place.cache() as one, place.cache() as two:
+        began = threading.Event()
 
         def failing() -> str:
+            began.set()
             assert os.read(waiting, 1) == b"x"
             raise OSError("backend down")
 
         leader = in_thread(lambda: one.get_or_set("k", failing))
-        began = threading.Event()
-        while not one._loads.flights and not began.wait(0.001):
-            pass
-        # It has the lease, or will find that it was given back.
+        assert began.wait(10)  # so it has the lease
         follower = in_thread(lambda: two.get_or_set("k", place.loaded))
         try:
             leader()

@@ -13,7 +13,7 @@ from forking import in_fork
 from racing import race
 
 from cachekit.errors import TierUnavailableError
-from cachekit.locks import FleetLeases
+from cachekit.locks.fleet import FleetLeases
 from cachekit.testing.processes import in_processes
 
 NAME = "app:lease:k"

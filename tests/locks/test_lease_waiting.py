@@ -8,7 +8,7 @@ import sys
 
 from racing import in_thread
 
-from cachekit.locks import Lease, holding, is_holding, wait_for
+from cachekit.locks.waiting import Lease, holding, is_holding, wait_for
 from cachekit.testing import ManualClock
 
 

@@ -16,7 +16,9 @@ from racing import race
 from tracing import at_line
 
 from cachekit.errors import TierUnavailableError
-from cachekit.locks import LoadSlots, slots, wait_for
+from cachekit.locks import slots
+from cachekit.locks.slots import LoadSlots
+from cachekit.locks.waiting import wait_for
 from cachekit.testing.processes import in_processes
 
 pytestmark = [

@@ -17,7 +17,9 @@ from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.locks import ProcessLeases, processes, wait_for
+from cachekit.locks import processes
+from cachekit.locks.processes import ProcessLeases
+from cachekit.locks.waiting import wait_for
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 

@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from cachekit.clock import SystemClock
 from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
-from cachekit.locks import FleetLease, FleetLeases
+from cachekit.locks.fleet import FleetLease, FleetLeases
 from cachekit.model import (
     FOREVER,
     TTL,
