@@ -275,6 +275,19 @@ def test_a_full_disk_turns_a_write_into_a_delete(tmp_path: Path) -> None:
             check(engine)
 
 
+def test_a_disk_that_was_full_from_the_start_keeps_nobody_from_invalidating(tmp_path: Path) -> None:
+    """Where nothing was ever stored there is nothing to make room for: a delete needs none."""
+    effects = FullDisk()
+    with Engine(tmp_path, geometry=SMALL, effects=effects) as engine:
+        effects.full = True
+        token = engine.token("k")
+        assert engine.delete("k")[0] is False
+        assert engine.token("k") != token
+        effects.full = False
+        assert engine.put("k", b"new")
+        check(engine)
+
+
 def test_a_value_that_can_never_fit(tmp_path: Path) -> None:
     """It is refused by an error that tells both sizes, and what it should have replaced is gone."""
     with Engine(tmp_path, geometry=SMALL) as engine:

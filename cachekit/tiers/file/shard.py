@@ -293,7 +293,7 @@ class Shard:
     def _delete_counted(
         self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float
     ) -> bool:
-        there = self._get_locked(hashed, key)
+        there = self._get_locked(hashed, key) if self.words[GENERATION] else None
         self._delete(hashed, bucket, token, last)
         return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
 
@@ -301,10 +301,13 @@ class Shard:
         tokens = self.tokens.words
         tokens[bucket] = FLUX | token
         tokens[NEWS] = fresh()
-        index = self.files.locked_index()
-        at = index.find(hashed)
-        if at >= 0 and index.slots[at + 1]:
-            self.files.clear_slot(index, at)
+        # Without an index nothing was ever stored here; and to make one may fail for want of room, which
+        # shall keep nobody from invalidating.
+        if self.words[GENERATION]:
+            index = self.files.locked_index()
+            at = index.find(hashed)
+            if at >= 0 and index.slots[at + 1]:
+                self.files.clear_slot(index, at)
         tokens[bucket] = last | token
 
     def settle(self, bucket: int, token: int, fresh: int) -> bool | None:
