@@ -96,4 +96,6 @@ def redis_cache() -> RedisCache | None:
     from cachekit.serialization.signing import secrets_from_environment
     from cachekit.tiers.redis import RedisCache
 
-    return RedisCache(url=url, key_prefix=f"cachekit:{namespace()}:", secret=secrets_from_environment())
+    # Braces, which a file's name may have, decide where keys live in a Cluster.
+    name = namespace().translate({ord("{"): "(", ord("}"): ")"})
+    return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secrets_from_environment())

@@ -126,7 +126,7 @@ class TestVariables:
     def test_a_server(self, monkeypatch: pytest.MonkeyPatch, redis_url: str, prefix: str) -> None:
         """CACHEKIT_REDIS_URL gives the default cache its second tier, under the program's own prefix."""
         monkeypatch.setenv("CACHEKIT_REDIS_URL", redis_url)
-        monkeypatch.setenv("CACHEKIT_NAMESPACE", prefix.rstrip(":"))
+        monkeypatch.setenv("CACHEKIT_NAMESPACE", prefix.rstrip(":") + "{odd}")
         cache = get_default_cache()
         assert cache.redis_cache is not None
         cache.set("k", 1)
