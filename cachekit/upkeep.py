@@ -48,13 +48,20 @@ class Upkeep:
 
         The first call comes after one interval. What a task raises is logged; it is called again.
         """
-        job = Job(self, weakref.WeakMethod(task), interval)
+        job = Job(self, weakref.WeakMethod(task, self._collected), interval)
         with self._wake:
             self._jobs.append(job)
             if self._thread is None:
                 self._start()
             self._wake.notify()
         return job
+
+    def _collected(self, _: object) -> None:
+        # The thread shall look, for this may have been its last job. Not at the price of waiting: whoever
+        # collects may hold any lock.
+        if self._wake.acquire(blocking=False):
+            self._wake.notify()
+            self._wake.release()
 
     def remove(self, job: Job) -> None:
         """End a job; with the last one the thread ends, and is waited for, at most a second."""

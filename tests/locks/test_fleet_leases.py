@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from typing import Any
 
@@ -63,9 +62,9 @@ def test_who_lost_it_releases_nothing_of_the_next(lease_server: Any) -> None:
 
 def test_a_lost_reply_does_not_lose_the_lease(lease_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver asks again and finds the token there: it is ours, since nobody else can have it."""
-    monkeypatch.setattr(secrets, "token_hex", lambda count: "ours")
+    monkeypatch.setattr(os, "urandom", bytes)
     with lease_server.client() as client:
-        client.set(NAME, "ours", px=10_000)  # what the first attempt did
+        client.set(NAME, "00" * 16, px=10_000)  # what the first attempt did
         lease = FleetLeases(client, "app:").try_acquire("k")
         assert lease is not None
         assert lease.is_held()

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,6 +23,14 @@ from cachekit.upkeep import upkeep
 
 def upkeep_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "cachekit-upkeep"]
+
+
+@pytest.fixture(autouse=True)
+def nobody_left() -> None:
+    """What earlier tests did not close has been collected, and the thread has seen it."""
+    gc.collect()
+    for thread in upkeep_threads():
+        thread.join(10)
 
 
 def test_expired_entries_are_swept_without_being_asked_for() -> None:
@@ -63,12 +72,12 @@ def test_a_forgotten_cache_is_collected() -> None:
     """Neither upkeep nor the registry of forks keeps a cache alive that nobody closed."""
     cache = MemoryCache(cleanup_interval=1000)
     cache.set_value("k", 1, ttl=60)
+    while not upkeep._wake._waiters:  # type: ignore[attr-defined]
+        time.sleep(0.001)  # until the thread has nothing to do
     gone = weakref.ref(cache._store)
     del cache
     gc.collect()
     assert gone() is None
-    with upkeep._wake:
-        upkeep._wake.notify()
     for thread in upkeep_threads():
         thread.join(10)
     assert upkeep_threads() == []
