@@ -206,17 +206,21 @@ class Inspection:
             for start in range(0, 2 * slots.capacity, 2 * _SLICE):
                 copy = slots.words[start : start + 2 * _SLICE].tolist()
                 for place in range(0, len(copy), 2):
-                    if not copy[place + 1]:
-                        continue
+                    if not copy[place] or not copy[place + 1]:
+                        continue  # empty, deleted, or about to be filled
                     at = start + place
                     name = (number, slots.generation, at, copy[place + 1])
                     item = self._item(segments, name, copy[place], now, verify)
-                    if item.state in STATES or self._stays(words, slots, item):
+                    if item.state in STATES or self._stays(words, slots, item, copy[place]):
                         yield item
 
-    def _stays(self, words: memoryview, slots: _Slots, item: Item) -> bool:
-        """Whether what looks damaged is not only something that was moved or overwritten meanwhile."""
-        return bool(slots.words[item.at + 1] == item.slot and words[GENERATION] == slots.generation)
+    def _stays(self, words: memoryview, slots: _Slots, item: Item, hashed: int) -> bool:
+        """Whether what looks damaged is not only something that was moved or overwritten meanwhile.
+
+        A slot that is used again gets its B first, so for a moment its A is that of the key before.
+        """
+        same = slots.words[item.at] == hashed and slots.words[item.at + 1] == item.slot
+        return bool(same and words[GENERATION] == slots.generation)
 
     def _item(
         self, segments: Segments, name: tuple[int, int, int, int], a: int, now: float, verify: bool
