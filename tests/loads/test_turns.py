@@ -188,7 +188,7 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
         @one.cached(name="answer", key_func=lambda: "k")
         async def answer() -> str:
             begun.set()
-            await asyncio.sleep(1000)
+            await asyncio.sleep(1000)  # until it is cancelled
             return "never"
 
         begun = asyncio.Event()
@@ -331,7 +331,7 @@ def test_forty_tasks_on_six_threads(tmp_path: Path, waiting: int) -> None:
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(6))
             leaders = [asyncio.create_task(held(key)) for key in range(20)]
             while len(begun) < 20:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # between two looks at a condition
             tasks = [asyncio.create_task(answer(key)) for key in range(40)]
             free = await asyncio.gather(*tasks[20:])
             await asyncio.to_thread(lambda: [os.read(waiting, 1) for _ in range(20)])

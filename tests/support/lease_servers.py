@@ -47,7 +47,7 @@ class Server:
             except redis.RedisError:
                 pass
             assert time.monotonic() < deadline, "the server is not ready"
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks at a condition
 
     def close(self) -> None:
         self.process.kill()
