@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,61 @@ def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> N
         task.cancel()
     loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
     loop.close()
+
+
+def test_who_waits_for_a_load_whose_loop_ends_begins_another(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop cancels nothing, so nobody says that the load is over: it is noticed."""
+    monkeypatch.setattr(singleflight, "_GLANCE", 0.01)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def prompt() -> str:
+        return "loaded"
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(load_async(cache, "k", never))
+    waiters: list[Callable[[], object]] = []
+
+    async def until_they_wait() -> None:
+        while "k" not in cache._loads.flights._flights:
+            await asyncio.sleep(0)
+        flight = cache._loads.flights._flights["k"]
+        waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
+        waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
+        while flight._event is None or len(flight._watchers) < 2:
+            await asyncio.sleep(0.001)
+
+    loop.run_until_complete(until_they_wait())
+    assert [waiter() for waiter in waiters] == ["loaded", "loaded"]
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
+    loop.close()
+
+
+def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCache) -> None:
+    """Each who waits raises it once more, and adds nothing to what the others see."""
+
+    async def main() -> list[BaseException | object]:
+        begin = asyncio.Event()
+
+        async def fail() -> None:
+            await begin.wait()
+            raise ValueError
+
+        waiters = [asyncio.ensure_future(load_async(cache, "k", fail)) for _ in range(100)]
+        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 100:
+            await asyncio.sleep(0)
+        begin.set()
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert len(errors) == 100
+    assert all(isinstance(error, ValueError) for error in errors)
+    assert len(traceback.extract_tb(errors[0].__traceback__)) < 20  # type: ignore[union-attr]
 
 
 def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: IntelligentCache) -> None:
