@@ -127,6 +127,11 @@ class Batches:
                 try:
                     values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
                 except Abandoned:
+                    if not flight.is_over:
+                        # As in `Loads`: it needs what this thread has to go on with first.
+                        left = [flight for flight in flights if flight.key not in values]
+                        mine = [self._loads.flights.lead(one.key, one.fence, None) for one in left]
+                        return values | self._lead(mine, loader, terms)
                     background.raise_exit()  # otherwise it is a key that the loader left out
         except LoadTimeoutError:
             self._give_up(flights)

@@ -12,7 +12,8 @@ import pytest
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import CacheClosedError, IntelligentCache, singleflight
+from cachekit import CacheClosedError, IntelligentCache, LoadOptions, singleflight
+from cachekit.background import Background
 from cachekit.loads import Loads
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
@@ -136,6 +137,41 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
 
     assert asyncio.run(main()).startswith("x")
     assert thread() == "x with y of its own"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_background_load_that_needs_the_loop_which_waits_for_it(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """A coroutine blocks its loop on a load in a thread, which waits for a load of that loop already."""
+    start = Background.start
+
+    def until_it_waits(background: Background) -> bool:
+        begun = start(background)
+        while cache._loads.flights._flights["y"]._event is None:
+            threading.Event().wait(0.001)
+        return begun
+
+    def load(_: object = None) -> dict[str, str]:
+        return {"x": cache.get_or_set("y", lambda: "y of its own")}
+
+    async def main() -> object:
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(load_async(cache, "y", never))
+        while not cache._loads.flights:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(Background, "start", until_it_waits)
+        options = LoadOptions(hard_timeout=50)
+        if many:
+            found: object = cache.get_or_set_many(["x"], load, load=options)
+        else:
+            found = cache.get_or_set("x", load, load=options)
+        task.cancel()
+        return found
+
+    assert in_thread(lambda: asyncio.run(main()))() == {"x": "y of its own"}
 
 
 @pytest.mark.parametrize("number", range(1, 13))
