@@ -176,7 +176,8 @@ class IntelligentCache:
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -741,8 +742,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()
