@@ -235,9 +235,11 @@ class Batches:
 
     def _fall_back(self, flights: list[Flight[LoadFence]], terms: Terms, error: Exception) -> dict[str, Any]:
         """Values of all of the keys to take when a load has failed; or the error is raised."""
-        stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in flights}
-        if MISSING in stale.values():
+        stale = {flight.key: self._loads.look_back(flight.key, terms) for flight in flights}
+        if any(value is MISSING for value in stale.values()):
             raise error
+        self._loads.figures.stale_served += len(stale)
+        self._loads.complaints.add(flights[0].key, error)
         return stale
 
     async def _lead_async(
