@@ -19,7 +19,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
@@ -96,6 +96,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -152,6 +153,11 @@ class IntelligentCache:
             from cachekit import environment
 
             file = environment.file_cache(memory._clock)
+            if memory_cache is None and redis_cache is None and file is None:
+                raise TierUnavailableError(
+                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
+                    "redis_cache=None leave no other"
+                )
         else:
             file = file_cache
         self._memory = memory
