@@ -36,7 +36,7 @@ from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin
+from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin, checked_pairs
 from cachekit.tiers.redis.figures import Figures, Guard
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
@@ -364,12 +364,7 @@ class RedisCache:
             ValueError: an entry's own key is another one, or there is no origin for a key, or one that has
                 no token for one of its tags.
         """
-        pairs = []
-        for key, entry in entries.items():
-            check_entry(key, entry)
-            if key not in origins:
-                raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
-            pairs.append((entry, checked_origin(origins[key])))
+        pairs = checked_pairs(entries, origins)
         with self._guard:
             self._entries.put_many(pairs)
 
@@ -401,6 +396,18 @@ class RedisCache:
         with self._guard:
             return self._entries.add(entry, checked_origin(origin))
 
+    def add_many(
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+    ) -> dict[str, CacheEntry | bool]:
+        """`add` of several keys in one pipeline; nothing is stored if one cannot be.
+
+        Raises:
+            ValueError: as for `put_many`.
+        """
+        pairs = checked_pairs(entries, origins)
+        with self._guard:
+            return self._entries.add_many(pairs)
+
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now, without changing its value; True if there is one.
 
@@ -421,12 +428,12 @@ class RedisCache:
         self._counter.deletes += removed
         return removed
 
-    def remove_many(self, keys: Sequence[str]) -> int:
-        """`delete` of several keys in one pipeline; how many were there."""
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """`delete` of several keys in one pipeline; those that the server held."""
         keys = checked_keys(keys)
         with self._guard:
             removed = self._store.remove_many(keys)
-        self._counter.deletes += removed
+        self._counter.deletes += len(removed)
         return removed
 
     def clear(self) -> bool:
