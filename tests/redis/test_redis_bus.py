@@ -259,7 +259,7 @@ def test_it_ends(make_cache: MakeCache) -> None:
 
 
 def test_it_ends_with_the_last_who_holds_it(make_cache: MakeCache) -> None:
-    """The tier holds no listener: one that is dropped, and the function that ends it, take the thread along."""
+    """The tier holds no listener: one that is dropped, with the function that ends it, ends by itself."""
     before = len(bus_threads())
     cache = make_cache()
     notes, dropped = Notes(), Notes()
