@@ -188,7 +188,9 @@ class IntelligentCache:
 
     def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
-        return Accessor(name, tier, strict=self._strict, recovered=self._memory.clear)
+        memory = self._memory
+        speaker = memory if isinstance(tier, FleetTier) else None  # only there somebody listens
+        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, speaker=speaker)
 
     @property
     def memory_cache(self) -> MemoryCache | None:

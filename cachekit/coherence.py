@@ -15,6 +15,7 @@ from cachekit.errors import TierUnavailableError
 from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.model import NO_TAGS, CacheEntry, CacheLevel, CacheStats
 from cachekit.ports import FleetTier, HostTier, Tier
+from cachekit.speaking import is_speaking
 from cachekit.tiers.memory import MemoryCache
 
 R = TypeVar("R")
@@ -113,28 +114,35 @@ class Steps:
 
 @final
 class Listener:
-    """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`)."""
+    """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`).
 
-    __slots__ = ("_memory",)
+    What a cache over this memory does itself is left to that cache.
+    """
+
+    __slots__ = ("__weakref__", "_memory")
 
     def __init__(self, memory: MemoryCache) -> None:
         self._memory = memory
 
     def keys_changed(self, keys: Sequence[str]) -> None:
         """Drop them."""
-        self._memory._store.invalidate_keys(keys)
+        if not is_speaking(self._memory):
+            self._memory._store.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
         """Drop what has one of them."""
-        self._memory.invalidate_by_tags(tags)
+        if not is_speaking(self._memory):
+            self._memory.invalidate_by_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
         """Drop what matches."""
-        self._memory.invalidate_by_pattern(pattern)
+        if not is_speaking(self._memory):
+            self._memory.invalidate_by_pattern(pattern)
 
     def everything_changed(self) -> None:
         """Drop all."""
-        self._memory.clear()
+        if not is_speaking(self._memory):
+            self._memory.clear()
 
 
 def marked(host: Lower[HostTier] | None, key: str, tags: frozenset[str] = NO_TAGS) -> SharedFence | None:

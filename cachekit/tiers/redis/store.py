@@ -316,7 +316,7 @@ class Store:
     def _sending(self, kind: Kind, body: object = None) -> Sending:
         """A message that is published, or lost, by the end of the block."""
         self._bus.keep_confirming()
-        return Sending(self._bus.outbox, kind, body)
+        return Sending(self._bus.outbox, self._bus.tell, kind, body)
 
     def _publish(self, message: str) -> tuple[str, bytes, str]:
         return "PUBLISH", self._bus.channel, message

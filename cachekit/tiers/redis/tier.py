@@ -484,14 +484,16 @@ class RedisCache:
         return removed
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Tell `listener` what others write and invalidate from now on.
+        """Tell `listener` what is written and invalidated from now on.
 
-        It is called by a thread of its own, and first of all with `everything_changed`: when the thread
-        begins, and again when the server has confirmed that it listens. It is called so again whenever
-        something may have been missed. Own writes do not come back.
+        Of what others do it is told by a thread of its own, and first of all with `everything_changed`: when
+        the thread begins, and again when the server has confirmed that it listens. It is called so again
+        whenever something may have been missed. Of what is done through this very object it is told in the
+        thread that does it, before the call returns, and also if that fails.
 
         Returns:
-            A function without arguments that ends it.
+            A function without arguments that ends it. It holds the listener, and this tier does not: a
+            listener that nobody holds, and whose function nobody holds, ends by itself.
         """
         self._refuse_if_closed()
         return self._store.subscribe(listener)
