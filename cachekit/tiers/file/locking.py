@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
-from cachekit.tiers.file.effects import open_or_make
+from cachekit.tiers.file.effects import make_directories, open_or_make
 
 
 class _Again(enum.Enum):
@@ -71,7 +71,7 @@ class ShardLock:
         try:
             self._fd = open_or_make(self.path)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            make_directories(os.path.dirname(self.path))
             self._fd = open_or_make(self.path)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
