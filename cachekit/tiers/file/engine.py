@@ -270,6 +270,16 @@ class Engine:
         removed = shard.delete(hashed, octets, bucket, token, last, self._time())
         return bool(removed), token
 
+    def delete_if(self, key: str, expect: int, *, in_flux: bool = False) -> tuple[bool, int] | None:
+        """`delete`, if the key's token is the expected one, and not in flux; None if it is not."""
+        octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
+        if expect & FLUX:
+            return None
+        token = fresh()
+        last = FLUX if in_flux else 0
+        done, removed = shard.delete_if(hashed, octets, bucket, token, expect, last, self._time())
+        return (removed, token) if done else None
+
     def settle(self, key: str, token: int) -> bool:
         """End a write that was left in flux; whether `token` is the key's now, and nobody wrote meanwhile."""
         _, _, shard, bucket = self._known.get(key) or self._locate(key)
