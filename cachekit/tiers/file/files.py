@@ -428,7 +428,10 @@ class ShardFiles:
 
     def largest(self) -> int:
         """The largest record that there would be room for if all others went; without a lock."""
-        index = file_size(max(self.words[CAPACITY], self.words[NEW_CAPACITY] if self.words[NEW] else 0))
+        words = self.words
+        # A shard that nobody has used will have an index, too.
+        capacity = max(self.geometry.capacity, words[CAPACITY], words[NEW_CAPACITY] if words[NEW] else 0)
+        index = file_size(capacity)
         return self.geometry.quota - self.geometry.segment - index - PAGE
 
     def bytes_taken(self) -> int:

@@ -103,6 +103,7 @@ _AFTER_CRC: Final = Struct("<IIHHdQQ")
 _PADDING: Final = [bytes(length) for length in range(UNIT)]
 #: bucket and token of one tag
 TAG: Final = Struct("<IQ")
+MOST_TAGS: Final = (1 << 16) - 1
 
 # B: segment << 37 | offset/32 << 20 | length/32 << 12 | crc
 SEGMENT_SHIFT: Final = 37
