@@ -211,6 +211,11 @@ class ShardFiles:
             if name not in known and name.endswith((".segment", ".index")):
                 self.effects.unlink(f"{self._directory}/{name}")
 
+    def close(self) -> None:
+        """Give back what is open for writing."""
+        with self.opening:  # a reader that meets another index does it too
+            self.index.segments.close_writer()
+
     # -- the index of the moment ------------------------------------------------------------------------
 
     def index_path(self, generation: int) -> str:

@@ -134,7 +134,10 @@ class ShardLock:
         try:
             while self._deferred:
                 operation, arguments = self._deferred.pop(0)
-                self.run(operation, *arguments)
+                if operation == self.close:
+                    operation(*arguments)
+                else:
+                    self.run(operation, *arguments)
         finally:
             self._draining = 0
 
@@ -151,12 +154,20 @@ class ShardLock:
         except OSError as error:
             return not isinstance(error, (FileNotFoundError, NotADirectoryError))
 
-    def close(self) -> None:
-        """Give the descriptor back, after whoever is in `run`."""
+    def close(self, also: Callable[[], object]) -> None:
+        """Give the descriptor back, and call `also`, after whoever is in `run`.
+
+        That may be this thread itself, if a finalizer or a signal handler calls this: then its operation goes
+        on with what it has open, and this is done at its end.
+        """
         with self._front:
+            if self._owner:
+                self._deferred.append((self.close, (also,)))
+                return
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = _CLOSED
+            also()
 
     def before_fork(self) -> None:
         """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""

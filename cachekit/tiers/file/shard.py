@@ -100,8 +100,7 @@ class Shard:
 
     def close(self) -> None:
         """Give back descriptors; readers that are under way end well."""
-        self.lock.close()
-        self.files.index.segments.close_writer()
+        self.lock.close(self.files.close)
 
     # -- looking ----------------------------------------------------------------------------------------
 
