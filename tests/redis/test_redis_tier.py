@@ -548,6 +548,19 @@ class TestOnePrefixAmongOthers:
         glob.clear()
         assert long.get_value("x:k") == 1
 
+    def test_leases_are_nobodys_values(self, make_cache: MakeCache, client: Any, prefix: str) -> None:
+        """Nor does the value of a cache with a longer prefix look like a lease that is taken."""
+        short, long = make_cache(), make_cache(key_prefix=f"{prefix}lease:")
+        long.set_value("k", 1)
+        (name,) = names_under(client, f"{prefix}lease:") - {
+            value_name(client, prefix, "k").rpartition(b":")[0]
+        }
+        lease = short.lease(name.decode().removeprefix(f"{prefix}lease:"), 30)
+        assert lease is not None
+        assert long.get_value("k") == 1
+        assert long.keys() == ["k"]
+        assert short.keys() == []
+
     def test_clear_leaves_nothing_of_its_own(self, cache: RedisCache, client: Any, prefix: str) -> None:
         """Neither values nor tokens."""
         for number in range(20):
