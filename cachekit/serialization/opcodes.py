@@ -194,7 +194,7 @@ class _Machine:
             _damaged("it fills something that is no container")
 
     def _keys(self, items: list[int]) -> None:
-        if any([item & _WEIGHT > HEAVIEST_KEY for item in items if item > 0]):
+        if max([item & _WEIGHT for item in items if item > 0], default=0) > HEAVIEST_KEY:
             _damaged(f"a dict key or set element has more than {HEAVIEST_KEY} parts")
 
     def _text(self, item: int) -> str:
