@@ -25,6 +25,7 @@ from cachekit.tiers.redis.server import Call, Foreign, Server
 #: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
 
+_MOST_DIGITS: Final = 19  # of a token, whose bits are 63
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 
 
@@ -339,4 +340,7 @@ def _life(write: Write) -> int | str:
 
 
 def _number(token: bytes | None) -> int | None:
-    return int(token) if token is not None and token.isdigit() else None
+    """A token; None also for what no cache has put there."""
+    if token is None or len(token) > _MOST_DIGITS or not token.isdigit():
+        return None
+    return int(token)
