@@ -182,11 +182,8 @@ class Batches:
     def _keep(
         self, flights: list[Flight[LoadFence]], loaded: Mapping[str, Any], terms: Terms
     ) -> dict[str, Any]:
-        return {
-            flight.key: self._loads.keep(flight.fence, loaded[flight.key], terms)
-            for flight in flights
-            if flight.key in loaded
-        }
+        mine = [(flight.fence, loaded[flight.key]) for flight in flights if flight.key in loaded]
+        return self._loads.keep_many(mine, terms)
 
     # -- on event loops -----------------------------------------------------------------------------
 

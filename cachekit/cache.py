@@ -188,7 +188,9 @@ class IntelligentCache:
 
     def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
-        return Accessor(name, tier, strict=self._strict, recovered=self._memory.clear)
+        memory = self._memory
+        speaker = memory if isinstance(tier, FleetTier) else None  # only there somebody listens
+        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, speaker=speaker)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -320,9 +322,9 @@ class IntelligentCache:
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None:
-            return self._levels.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
+            return self._levels.writes.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
         if self._levels.lower:
-            return self._levels.write(name, value, life, labels, cache_level)
+            return self._levels.writes.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -419,7 +421,7 @@ class IntelligentCache:
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
         self._check(cache_level)
-        return self._levels.delete(checked_key(key), cache_level)
+        return self._levels.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now (None: the default TTL); True if there is one.
@@ -427,7 +429,7 @@ class IntelligentCache:
         It counts as a write of the key: loads of it that are under way are not kept.
         """
         self._check(_ALL)
-        return self._levels.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
+        return self._levels.writes.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
 
     def contains(self, key: str) -> bool:
         """Whether some tier has a live entry; no lookup that counts."""
@@ -493,14 +495,14 @@ class IntelligentCache:
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
         if self._levels.lower:
-            return self._levels.write_many(checked, life, labels, cache_level)
+            return self._levels.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
         self._check(cache_level)
-        return self._levels.delete_many(checked_keys(keys), cache_level)
+        return self._levels.writes.delete_many(checked_keys(keys), cache_level)
 
     def get_or_set_many(
         self,
@@ -604,7 +606,7 @@ class IntelligentCache:
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove everything, and refuse every load that is under way; True unless a tier failed."""
         self._check(cache_level)
-        return self._levels.clear(cache_level)
+        return self._levels.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
@@ -619,7 +621,7 @@ class IntelligentCache:
             ValueError: it is not a regular expression.
         """
         self._check(_ALL)
-        return self._levels.invalidate_matching(checked_pattern(pattern))
+        return self._levels.writes.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
         """Remove entries with any of the tags, and refuse loads under way that name one.
@@ -631,7 +633,7 @@ class IntelligentCache:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._check(_ALL)
-        return self._levels.invalidate_tags(checked_tags(tags))
+        return self._levels.writes.invalidate_tags(checked_tags(tags))
 
     # -- views --------------------------------------------------------------------------------------
 

@@ -90,9 +90,11 @@ class _Unpickler(pickle.Unpickler):
         if grant is None:
             raise opcodes.RefusedClassError(module, name)
         found = resolve(grant, module, name)
-        if grant.use is Use.GUARDED and grant.guard is not None:
-            return functools.partial(grant.guard, self._allowance, found)
-        return found
+        if grant.guard is None:
+            return found
+        if grant.use is Use.NEW:
+            return grant.guard(found)
+        return functools.partial(grant.guard, self._allowance, found)
 
     def persistent_load(self, _: Any) -> Never:
         raise UnreadableError("a persistent id in a stored pickle", "damage")

@@ -52,6 +52,28 @@ def open_or_make(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
+def make_directories(path: str) -> None:
+    """A directory, with those above it that are not there: each for this user alone.
+
+    `os.makedirs` gives its mode to the last one only. Above the others anybody could then put another
+    cache in place of this one, under a umask that lets them.
+
+    Raises:
+        OSError: as the system call does; FileExistsError for something that is no directory.
+    """
+    missing = [path]
+    while missing:
+        try:
+            os.mkdir(missing[-1], 0o700)
+        except FileExistsError:
+            if not os.path.isdir(missing[-1]):
+                raise
+        except FileNotFoundError:
+            missing.append(os.path.dirname(missing[-1]))
+            continue
+        missing.pop()
+
+
 class Effects:
     """The real ones. Each raises OSError as the system call does."""
 

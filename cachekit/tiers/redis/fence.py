@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, final
 
 from cachekit.fences import Origin
@@ -69,3 +70,16 @@ def checked_origin(origin: Origin) -> Origin:
     if not isinstance(origin, Origin):
         raise TypeError(f"origin must come from this tier's origin() or successor(), not {origin!r}")
     return origin
+
+
+def checked_pairs(
+    entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+) -> list[tuple[CacheEntry, Origin]]:
+    """The entries, each with its origin."""
+    pairs = []
+    for key, entry in entries.items():
+        check_entry(key, entry)
+        if key not in origins:
+            raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
+        pairs.append((entry, checked_origin(origins[key])))
+    return pairs

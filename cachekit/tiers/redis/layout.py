@@ -3,6 +3,7 @@
     prefix {1234} : key     a value; 1234 is the bucket of its key
     prefix {1234}           the token of the bucket
     prefix {#tag}           the token of a tag
+    prefix {lease:key}      a lease, see `locks.fleet`
     prefix !                the channel of the bus
 
 without the spaces. What stands in the braces decides where in a Cluster a key lives, so a value and its
