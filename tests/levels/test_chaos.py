@@ -6,6 +6,7 @@ caller, and nothing that is over is served; when it is quiet everybody agrees, a
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -235,6 +236,18 @@ class Run:
                     assert worker.ask("read")[key] == last
             wait_until(lambda: all(answer[key] == last for answer in self._ask_all("read")), "all see it")  # noqa: B023
 
+    def miss_last_writes(self) -> None:
+        """What a tier missed it is told when it is back: nobody is served what was there before."""
+        for key, without in zip(KEYS[:4], itertools.cycle(("redis", "file"))):
+            writer = self._random.choice(self.workers)
+            last = Value(key, writer.own.host, time.monotonic(), 7200.0, 1.0, (0, 0, 1))
+            assert writer.ask(f"write without {without}", key, last, 7200.0) is False
+            wait_until(
+                lambda: all(answer[key] in (last, None) for answer in self._ask_all("read")),  # noqa: B023
+                "all see that something was written",
+            )
+        self.agree()
+
     def end(self) -> None:
         """The directories are whole, and can be opened and written."""
         for worker in self.workers:
@@ -279,6 +292,7 @@ def chaos(path: Path, server: RedisServer, of_each: int, blows: list[Callable[[R
         run.calm()
         run.agree()
         run.see_last_writes()
+        run.miss_last_writes()
         run.end()
     finally:
         run.abort()
@@ -292,9 +306,12 @@ def assert_clean(seen: Chaos) -> None:
     assert (seen.exceptions, seen.wrong, seen.expired) == (0, 0, 0)
 
 
+@pytest.mark.timeout(180)
 def test_chaos(tmp_path: Path, server: RedisServer) -> None:
     """Everything that can happen, once or twice."""
-    seen = chaos(tmp_path, server, 2, [*BLOWS, Run.kill, Run.jump, Run.freeze, Run.kill, Run.jump])
+    seen = chaos(
+        tmp_path, server, 2, [*BLOWS, Run.kill, Run.jump, Run.freeze, Run.kill, Run.jump, Run.suspend]
+    )
     assert_clean(seen)
     assert seen.calls > 100
 

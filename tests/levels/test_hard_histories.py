@@ -236,12 +236,6 @@ def test_every_read_is_explained_on_a_disk_that_fills_up(tmp_path: Path, disk: P
     assert violations(seen.operations) == []
 
 
-def test_every_read_of_two_hosts_is_explained_within_a_bound(tmp_path: Path, redis_url: str) -> None:
-    """Of five seconds, after which the loss of a message is noticed."""
-    seen = hard_history(tmp_path, [tmp_path / "a", tmp_path / "b"], 2000, 5, url=redis_url, processes=4)
-    assert violations(within(5, seen.operations)) == []
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_long_history_under_kills_is_explained(tmp_path: Path) -> None:

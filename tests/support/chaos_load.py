@@ -32,7 +32,7 @@ THREADS: Final = 2
 ROWS: Final = THREADS + 1  # one for each thread of a worker, one for itself
 
 #: Seconds: some values end soon, the others outlive every run and every jump.
-TTLS: Final = (0.3, 1.0, 7200.0)
+TTLS: Final = (0.5, 3.0, 7200.0)
 #: Seconds that may pass from the moment that a value names until the cache dates it: of one, and of several
 #: that are stored one after the other while tiers fail.
 DATING: Final = (1.0, 5.0)
@@ -274,6 +274,14 @@ def work(own: Assignment, pipe: Connection, loaded: bool) -> None:
             redis.get_many = get_many  # type: ignore[attr-defined]
             load = Load(own, parts, board) if loaded else None
             states = cache._levels.states()
+
+            def recover() -> None:
+                wait_until(
+                    lambda: not any(state.is_out or state.pending for state in states.values()),
+                    "the tiers are back",
+                    40,
+                )
+
             pipe.send("ready")
             while loaded and not pipe.poll():
                 _break_something(own, parts, board, random_, pipe)
@@ -285,16 +293,19 @@ def work(own: Assignment, pipe: Connection, loaded: bool) -> None:
                     assert load is not None
                     load.end()
                     row[OUTAGES] += sum(state.outages for state in states.values())
-                    wait_until(
-                        lambda: not any(state.is_out or state.pending for state in states.values()),
-                        "the tiers are back",
-                        40,
-                    )
+                    recover()
                     answer: Any = _account(parts, load.requests, many)
                 elif question == "read":
                     answer = {key: cache.get(key) for key in KEYS}
-                else:
+                elif question == "write":
                     answer = cache.set(*arguments)
+                else:
+                    # While a tier is out: it learns of this when it is back.
+                    tier = redis if question == "write without redis" else parts.file
+                    tier.fail()
+                    answer = cache.set(*arguments)
+                    tier.mend()
+                    recover()
                 pipe.send(answer)
     except BaseException:
         row[EXCEPTIONS] += 1
