@@ -115,21 +115,31 @@ class Levels:
     def peek(self, key: str) -> tuple[CacheEntry, CacheLevel] | None:
         """The entry of the nearest tier below memory, and where it is; it is copied nowhere.
 
-        No lookup that counts, but for one of the host's tier whose answer the server is asked about.
+        No lookup that counts, but for a hit in the host's tier that the server is asked about.
         """
         fleet, host = self.fleet, self.host
         if fleet is not None:
             entry = fleet.access.call(fleet.tier.peek, key)
             if entry is not UNAVAILABLE and entry is not None:
                 return entry, _REDIS
-            if host is not None:
-                found = self._look_many(host, [key])
-                return (found[key][0], _FILE) if found else None
         if host is not None:
             entry = host.access.call(host.tier.peek, key)
             if entry is not UNAVAILABLE and entry is not None:
-                return entry, _FILE
+                if fleet is None:
+                    return entry, _FILE
+                found = self._look_many(host, [key])
+                return (found[key][0], _FILE) if found else None
         return None
+
+    def bring_up(self, key: str) -> Any | Missing:
+        """What the nearest tier below memory has, copied into memory; no lookup that counts (see `peek`)."""
+        fence, mark = self._memory._copying(key), self._mark(key)
+        found = self.peek(key)
+        if found is None:
+            return MISSING
+        entry = found[0]
+        self._promote(entry, fence, named(mark, entry))
+        return entry.value
 
     def _mark(self, key: str, tags: frozenset[str] = NO_TAGS) -> SharedFence | None:
         if self.host is None:
