@@ -18,7 +18,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
@@ -95,6 +95,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -151,6 +152,11 @@ class IntelligentCache:
             from cachekit import environment
 
             file = environment.file_cache(memory._clock)
+            if memory_cache is None and redis_cache is None and file is None:
+                raise TierUnavailableError(
+                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
+                    "redis_cache=None leave no other"
+                )
         else:
             file = file_cache
         self._memory = memory
@@ -175,7 +181,8 @@ class IntelligentCache:
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -749,8 +756,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()

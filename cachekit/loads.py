@@ -526,13 +526,15 @@ class Loads:
         return flight.fence
 
     def stale(self, key: str, terms: Terms) -> Any | Missing:
-        """What memory has to fall back on, if the terms allow that."""
-        if not terms.stale_ttl or terms.replaces:
-            return MISSING
-        value = self._levels.look_back(key)
+        """What memory has to fall back on, if the terms allow that; it counts as served."""
+        value = self.look_back(key, terms)
         if value is not MISSING:
             self.figures.stale_served += 1
         return value
+
+    def look_back(self, key: str, terms: Terms) -> Any | Missing:
+        """`stale`, for whoever is still to decide whether it is served."""
+        return MISSING if terms.replaces or not terms.stale_ttl else self._levels.look_back(key)
 
     def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
         """What to take rather than wait for another one's load; then the flight has been left."""
