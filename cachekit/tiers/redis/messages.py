@@ -16,11 +16,13 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias, final
 
 from cachekit.ports import BusListener
+from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
@@ -151,7 +153,7 @@ class Inbox:
 
     Args:
         own: the writer whose messages are ours.
-        listener: who is told. What it raises is logged.
+        listener: who is told. What it raises is logged, and counts as a gap.
     """
 
     def __init__(self, own: str, listener: BusListener) -> None:
@@ -196,7 +198,8 @@ class Inbox:
         elif kind == "tags" and _are_texts(body):
             self._tell("tags_changed", frozenset(body))
         elif kind == "pattern" and type(body) is str:
-            self._tell("pattern_changed", body)
+            # It is not run here: whoever may publish could send one that takes for ever.
+            self._tell("pattern_changed", re.escape(literal_beginning(body)))
         elif kind == "all":
             self._tell("everything_changed")
         else:
@@ -234,6 +237,8 @@ class Inbox:
             getattr(self._listener, method)(*arguments)
         except Exception:
             logging.getLogger("cachekit").exception("a listener of the bus failed")
+            if method != "everything_changed":  # what it was told last did not take effect, or not all of it
+                self._tell("everything_changed")
 
 
 def _are_texts(body: object) -> bool:
