@@ -214,7 +214,7 @@ def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, rand
 
 
 def test_a_listener_that_fails_is_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """What it raises is logged; it may have kept something, so it is told to keep nothing; it hears the next."""
+    """What it raises is logged; it may have kept something, so it is told to drop all; it hears the next."""
 
     class Failing(Notes):
         def keys_changed(self, keys: Sequence[str]) -> None:

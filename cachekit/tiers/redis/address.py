@@ -208,10 +208,13 @@ def ways_to(address: Address) -> Ways:
         options.update(host=address.host, port=address.port, db=address.db)
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
+    kind = options.pop("connection_class", redis.Connection)
     # It waits when all connections are in use; the plain pool raises.
-    pool = redis.BlockingConnectionPool(**options)  # type: ignore[no-untyped-call]
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        connection_class=_leaving_replicas(kind), **options
+    )
     client = redis.Redis(connection_pool=pool)
-    kind, arguments = pool.connection_class, pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+    arguments = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
     lines = Lines(lambda: kind(**arguments), pool.max_connections, patience)
 
     def close() -> None:
@@ -220,3 +223,21 @@ def ways_to(address: Address) -> Ways:
         pool.disconnect()
 
     return Ways(client, lines.ask, close)
+
+
+def _leaving_replicas(kind: Any) -> Any:
+    """The class of connections, but one that leads to a server that only reads is taken for a broken one.
+
+    After a failover the name of the server may lead to the new main one, which only who connects anew finds.
+    """
+    from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004
+
+    class Connection(kind):  # type: ignore[misc]  # one of the driver's
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except ReadOnlyError as error:
+                self.disconnect()
+                raise ConnectionError(str(error)) from error
+
+    return Connection
