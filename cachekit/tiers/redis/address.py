@@ -61,11 +61,13 @@ def checked_client(client: Any) -> Any:
     """A client that was handed in.
 
     Raises:
-        TypeError: it is not a client of redis-py, or an asynchronous one.
-        ValueError: it decodes what it reads.
+        TypeError: it is not a client of redis-py, or an asynchronous one, or a pipeline.
+        ValueError: it decodes what it reads, or keeps what it has read.
     """
     import redis
 
+    if isinstance(client, (redis.client.Pipeline, redis.cluster.ClusterPipeline)):
+        raise TypeError("client must be a redis.Redis or redis.RedisCluster itself, not a pipeline of one")
     if not isinstance(client, (redis.Redis, redis.RedisCluster)):
         raise TypeError(
             f"client must be a redis.Redis or redis.RedisCluster (not one of redis.asyncio), not a "
@@ -74,6 +76,11 @@ def checked_client(client: Any) -> Any:
     if client.get_encoder().decode_responses:
         raise ValueError(
             "client must not have decode_responses=True: stored values are bytes; make one without it"
+        )
+    if isinstance(client, redis.Redis) and client.get_cache() is not None:
+        raise ValueError(
+            "client must not have a cache of its own (cache_config): it serves what was invalidated a moment "
+            "ago; make one without it, cachekit's memory tier is nearer anyway"
         )
     return client
 
