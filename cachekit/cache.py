@@ -11,7 +11,6 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
@@ -562,51 +561,58 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        load: LoadOptions | None = None,
         concurrency: int = 8,
         keep_warm: bool = False,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """Load the keys that are not there, several at a time.
+        """Load the keys that no tier has, several at a time; those that only lower tiers have, into memory.
 
-        A key that fails stops no other; it is in the report.
+        A key that fails stops no other; it is in the report. Unless `load` or the cache's own says something
+        else, others who share a tier and warm the same keys do so together: each key is loaded once among
+        the hosts on the server, or the processes on the directory. What is kept warm is loaded likewise.
 
         Args:
             keys: which; one that is named twice counts once.
             loader_func: from a key to its value.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            load: how to load; None is the cache's `load`, and if that has no lease, with the widest that the
+                tiers lend.
             concurrency: how many threads load, at least 1.
             keep_warm: load them again, one after the other and in a thread of the cache's, before their
                 time is over, until the cache is closed or this is called for them without it.
-            progress: called in this thread as `progress(done, total)` after each key.
+            progress: True shows a bar on stderr, if that is a terminal, and else one line at the end; or a
+                function, called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
-                enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`,
+                and the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._terms(ttl, tags)
+        terms = self._warming_terms(ttl, tags, load)
         kept_warm = self._kept_warm
         if keep_warm and kept_warm is None:
             raise ValueError(
                 "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
             )
-
-        def load(key: str) -> object:
-            loader = partial(loader_func, key)
-            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
-
-        report = warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, terms)
             else:
                 kept_warm.drop(wanted)
         return report
+
+    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None) -> Terms:
+        terms = self._terms(ttl, tags, load=load)
+        if load is not None or terms.options.lease != "thread":
+            return terms
+        return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
 
     # -- invalidation -------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Upkeep finds out which are due; a thread of their own loads them, one after the other, so that a slow loader
 holds up no other upkeep. A key is looked at again when it comes into the last fifth of its life, not
-before: one that is invalidated meanwhile is loaded then, or by whoever asks for it first.
+before: one that is invalidated meanwhile is loaded then, or by whoever asks for it first. What another
+process has loaded by then is taken from the tiers that are shared with it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cachekit.background import Background
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
 from cachekit.loads import Loads
+from cachekit.model import MISSING
 from cachekit.terms import Terms
 from cachekit.upkeep import Job, upkeep
 
@@ -97,6 +99,12 @@ class KeptWarm:
                     self._kept[key] = again
 
     def _is_due(self, key: str) -> bool:
+        if not self._is_old(key):
+            return False
+        # Another process, or another host, may have loaded it since.
+        return not self._levels.lower or self._levels.bring_up(key) is MISSING or self._is_old(key)
+
+    def _is_old(self, key: str) -> bool:
         life = self._levels.left_of(key)
         return life is None or life[0] <= _MARGIN * life[1] < inf
 

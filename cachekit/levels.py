@@ -133,7 +133,7 @@ class Levels:
     def peek(self, key: str) -> tuple[CacheEntry, CacheLevel] | None:
         """The entry of the nearest tier below memory, and where it is; it is copied nowhere.
 
-        No lookup that counts, but for one of the host's tier whose answer the server is asked about.
+        No lookup that counts, but for a hit in the host's tier that the server is asked about.
         """
         fleet, host = self.fleet, self.host
         if fleet is not None:
@@ -142,13 +142,25 @@ class Levels:
                 return entry, CacheLevel.REDIS
         if host is None:
             return None
+        entry = host.access.call(host.tier.peek, key)
+        if entry is UNAVAILABLE or entry is None:
+            return None
         if fleet is not None:
             found = self._look_many(host, [key])
             if not found or self._confirm(fleet, found[key], FILE) is False:
                 return None
-            return found[key].entry, CacheLevel.FILE
-        entry = host.access.call(host.tier.peek, key)
-        return None if entry is UNAVAILABLE or entry is None else (entry, CacheLevel.FILE)
+            entry = found[key].entry
+        return entry, CacheLevel.FILE
+
+    def bring_up(self, key: str) -> Any | Missing:
+        """What the nearest tier below memory has, copied into memory; no lookup that counts (see `peek`)."""
+        fence, mark = self._memory._copying(key), marked(self.host, key)
+        found = self.peek(key)
+        if found is None:
+            return MISSING
+        entry = found[0]
+        self._promote(entry, fence, named(mark, entry))
+        return entry.value
 
     def _read(self, key: str, places: int) -> tuple[CacheEntry | None, SharedFence | None]:
         """The entry of the first tier that has it, and the mark that goes with it."""

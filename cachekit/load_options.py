@@ -95,11 +95,11 @@ class LoadOptions:
         """Whether a load may have to wait for those of other processes."""
         return self.lease != "thread" or self.max_concurrent_loads is not None
 
-    def unshared(self) -> LoadOptions:
-        """The same without a lease."""
-        if self.lease == "thread":
+    def shared_by(self, lease: LeaseScope) -> LoadOptions:
+        """The same with this lease."""
+        if self.lease == lease:
             return self
-        return LoadOptions(**{**self._said(), "lease": "thread"})
+        return LoadOptions(**{**self._said(), "lease": lease})
 
     def _said(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _NAMES}

@@ -75,9 +75,13 @@ class Loads:
             Exception: whatever the loader raised, here or in the thread that was waited for.
         """
         terms = Terms(life, tags, level, stale_ttl, options)
+        return self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
+
+    def load_on(self, key: str, loader: Callable[[], V], terms: Terms) -> V | Missing:
+        """`load`; MISSING if another process has its turn and the terms say not to wait."""
         begun = time.monotonic()
         while True:
-            fence = self._levels.fence(key, tags)
+            fence = self._levels.fence(key, terms.tags)
             flight, leading = self.flights.join(key, fence, None)
             value: V | Missing
             try:
@@ -88,6 +92,8 @@ class Loads:
                     if value is MISSING:
                         value = self.wait(flight, terms, begun)
             except Abandoned:
+                if not terms.waits:
+                    return MISSING
                 continue
             except Exception as error:
                 value = self.fall_back(key, terms, error)
@@ -99,7 +105,7 @@ class Loads:
                 # A flight that crashed holds the error, whose traceback holds this frame: without this,
                 # what the loader held would stay until the garbage collector comes.
                 del flight
-            return value  # type: ignore[return-value]  # it is not MISSING
+            return value
 
     def reload(
         self,
@@ -119,7 +125,7 @@ class Loads:
         fence = self._levels.successor(key, tags)
         flight = self.flights.lead(key, fence, None)
         try:
-            terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
+            terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
             value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
             return value
         finally:
@@ -292,13 +298,17 @@ class Loads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or where it was waited for.
         """
+        terms = Terms(life, tags, level, stale_ttl, options)
+        return await self.load_on_async(key, loader, terms)  # type: ignore[return-value]  # it waits
+
+    async def load_on_async(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
+        """`load_on` for a coroutine function."""
         import asyncio
 
-        terms = Terms(life, tags, level, stale_ttl, options)
         begun = time.monotonic()
         while True:
             self.tasks.refuse_if_closed()
-            fence = self._levels.fence(key, tags)
+            fence = self._levels.fence(key, terms.tags)
             flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
             try:
@@ -309,15 +319,17 @@ class Loads:
                 if value is MISSING:
                     value = await self.wait_async(flight, terms, begun, leading=leading)
             except Abandoned:
-                if leading:
+                if leading and terms.waits:
                     self.tasks.refuse_if_closed()
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+                if not terms.waits:
+                    return MISSING
                 continue
             except Exception as error:
                 value = self.fall_back(key, terms, error)
                 if value is MISSING:
                     raise
-            return value  # type: ignore[return-value]  # it is not MISSING
+            return value
 
     async def reload_async(
         self,
@@ -334,7 +346,7 @@ class Loads:
 
         fence = self._levels.successor(key, tags)
         flight = self.flights.lead(key, fence, asyncio.get_running_loop())
-        terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
+        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
         begun = time.monotonic()
         self.tasks.begin([flight], self._lead_async(flight, loader, terms))
         try:
@@ -516,7 +528,9 @@ class Loads:
 
     def _turn(self, key: str, terms: Terms) -> Turn:
         def look() -> Any | Missing:
-            return MISSING if terms.replaces else self._levels.find(key, terms.level)
+            if terms.replaces:
+                return MISSING
+            return self._levels.find(key, terms.level) if terms.is_asked else self._levels.bring_up(key)
 
         return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
 

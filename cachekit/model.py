@@ -509,8 +509,8 @@ class Explanation(NamedTuple):
 class WarmReport(NamedTuple):
     """What `warm_cache` did with each of its keys, in the order of the call."""
 
-    loaded: list[str]  #: loaded and stored
-    fresh: list[str]  #: in the cache already, so not loaded
+    loaded: list[str]  #: loaded here, and stored
+    fresh: list[str]  #: in some tier already, or loaded by somebody else meanwhile
     failed: dict[str, Exception]  #: the loader, or storing its value, raised this
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.errors import TierUnavailableError
 from cachekit.levels import Levels
-from cachekit.load_options import LoadOptions
+from cachekit.load_options import LeaseScope, LoadOptions
 from cachekit.model import MISSING, Missing
 from cachekit.ports import HasDirectory, LendsLeases, Returnable
 from cachekit.stats import LoadFigures
@@ -48,16 +48,27 @@ class Turns:
         Raises:
             ValueError: a tier is missing.
         """
-        host, fleet = self._levels.host, self._levels.fleet
-        has_directory = host is not None and isinstance(host.tier, HasDirectory)
+        has_directory, has_server = self._lenders()
         if options.lease == "process" and not has_directory:
             raise ValueError(f"lease='process' needs a directory, {_NO_FILE}")
         if options.max_concurrent_loads is not None and not has_directory:
             raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
-        if options.lease == "fleet" and not (fleet is not None and isinstance(fleet.tier, LendsLeases)):
+        if options.lease == "fleet" and not has_server:
             raise ValueError(
                 "lease='fleet' needs a server, and this cache has none: give it redis_cache=RedisCache(...)"
             )
+
+    def widest(self) -> LeaseScope:
+        """Who can share one load of a key, with the tiers at hand."""
+        has_directory, has_server = self._lenders()
+        return "fleet" if has_server else "process" if has_directory else "thread"
+
+    def _lenders(self) -> tuple[bool, bool]:
+        host, fleet = self._levels.host, self._levels.fleet
+        return (
+            host is not None and isinstance(host.tier, HasDirectory),
+            fleet is not None and isinstance(fleet.tier, LendsLeases),
+        )
 
     def turn(
         self,

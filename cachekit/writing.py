@@ -24,6 +24,7 @@ from cachekit.coherence import (
     as_text,
     marked,
     may_keep,
+    named,
     removed,
 )  # fmt: skip
 from cachekit.errors import SerializationError, ValueTooLargeError
@@ -285,10 +286,14 @@ class Writes:
                 return put is not None, put
         # What the tier cannot store it shall at least not answer with.
         gone = steps.take(lambda: access.call(tier.remove, key, in_flux=in_flux))
-        if gone is not UNAVAILABLE:
-            return True, gone[1]
-        access.missed_keys([key])
-        return True, mark
+        if gone is UNAVAILABLE:
+            access.missed_keys([key])
+            return True, mark
+        if expect is not None and places != MEMORY:
+            # Somebody may have written since the fence was looked at, and what was removed may be theirs:
+            # what was loaded before that shall not come after it in this memory.
+            self._memory._successor(key, entry.tags)
+        return True, named(gone[1], entry)
 
     def _write_fleet(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cachekit import FileCache, FileFormatError
+from cachekit import FileCache, FileFormatError, TierUnavailableError
 from cachekit.tiers.file.location import directory_of
 
 
@@ -78,6 +78,15 @@ def test_directories_above_are_made_for_this_user_alone_too(tmp_path: Path) -> N
         os.umask(before)
     for path in ("a", "a/b", "a/b/program"):
         assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("path", ["/proc/nowhere/cache", "/dev/null/cache", "{}/file/cache", "{}/link/cache"])
+def test_where_no_directory_can_be_made(tmp_path: Path, path: str) -> None:
+    """Says so at once."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TierUnavailableError, match="cannot be used"):
+        FileCache(path.format(tmp_path), 1)
 
 
 def test_no_two_namespaces_share_a_directory() -> None:

@@ -22,7 +22,7 @@ def test_all_is_off_unless_said() -> None:
     assert some == LoadOptions(soft_timeout=1.0, lease="process") != OFF
     assert hash(some) == hash(LoadOptions(soft_timeout=1, lease="process"))
     assert pickle.loads(pickle.dumps(some)) == some
-    assert some.unshared() == LoadOptions(soft_timeout=1)
+    assert some.shared_by("thread") == LoadOptions(soft_timeout=1)
     with pytest.raises(AttributeError, match="frozen"):
         some.lease = "thread"
     with pytest.raises(AttributeError, match="frozen"):

@@ -52,8 +52,15 @@ class Directory:
 
 
 def is_cache(path: str) -> bool:
-    """Whether somebody made a cache in the directory, sound or not."""
-    return all(os.path.isfile(f"{path}/{name}") for name in (USERS, _STRUCTURE_LOCK))
+    """Whether somebody made a cache in the directory, sound or not.
+
+    Whoever makes one makes the lock before anything else. If somebody has removed that, the manifest tells,
+    whose checksum no other file has.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return os.path.isfile(f"{path}/{_STRUCTURE_LOCK}") or read_manifest(path)[0] not in (None, -1)
 
 
 def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
@@ -190,18 +197,13 @@ def read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes, int]:
 
 
 def _refuse_foreign(path: str) -> None:
-    """Raise FileFormatError if there is something in our way that no cache has made.
-
-    Whoever makes a cache makes the lock before anything else. If somebody has removed that, the manifest
-    tells, whose checksum no other file has.
-    """
+    """Raise FileFormatError if there is something in our way that no cache has made."""
     found = sorted(filter(_is_ours, os.listdir(path)))
-    if not found or os.path.lexists(f"{path}/{_STRUCTURE_LOCK}") or read_manifest(path)[0] not in (None, -1):
-        return
-    raise FileFormatError(
-        f"{path} is no cache directory, and holds {found[0]!r}, a name that a cache would use for itself; "
-        f"choose an empty directory, or one that does not exist"
-    )
+    if found and not is_cache(path):
+        raise FileFormatError(
+            f"{path} is no cache directory, and holds {found[0]!r}, which a cache would take for its own; "
+            f"choose an empty directory, or one that does not exist"
+        )
 
 
 def _remove_shard(path: str, effects: Effects) -> None:

@@ -155,8 +155,7 @@ class Bus:
         self._lock.release()
         if in_child:
             for ear in self._ears:
-                if not ear.is_over:
-                    ear.restart()
+                ear.restart()  # one that is over ends at once
 
 
 @final
