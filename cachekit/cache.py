@@ -18,7 +18,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
@@ -95,6 +95,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -151,6 +152,11 @@ class IntelligentCache:
             from cachekit import environment
 
             file = environment.file_cache(memory._clock)
+            if memory_cache is None and redis_cache is None and file is None:
+                raise TierUnavailableError(
+                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
+                    "redis_cache=None leave no other"
+                )
         else:
             file = file_cache
         self._memory = memory
@@ -175,7 +181,8 @@ class IntelligentCache:
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -321,9 +328,9 @@ class IntelligentCache:
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None:
-            return self._levels.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
+            return self._levels.writes.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
         if self._levels.lower:
-            return self._levels.write(name, value, life, labels, cache_level)
+            return self._levels.writes.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -420,7 +427,7 @@ class IntelligentCache:
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
         self._check(cache_level)
-        return self._levels.delete(checked_key(key), cache_level)
+        return self._levels.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now (None: the default TTL); True if there is one.
@@ -428,7 +435,7 @@ class IntelligentCache:
         It counts as a write of the key: loads of it that are under way are not kept.
         """
         self._check(_ALL)
-        return self._levels.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
+        return self._levels.writes.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
 
     def contains(self, key: str) -> bool:
         """Whether some tier has a live entry; no lookup that counts."""
@@ -494,14 +501,14 @@ class IntelligentCache:
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
         if self._levels.lower:
-            return self._levels.write_many(checked, life, labels, cache_level)
+            return self._levels.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
         self._check(cache_level)
-        return self._levels.delete_many(checked_keys(keys), cache_level)
+        return self._levels.writes.delete_many(checked_keys(keys), cache_level)
 
     def get_or_set_many(
         self,
@@ -612,7 +619,7 @@ class IntelligentCache:
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove everything, and refuse every load that is under way; True unless a tier failed."""
         self._check(cache_level)
-        return self._levels.clear(cache_level)
+        return self._levels.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
@@ -627,7 +634,7 @@ class IntelligentCache:
             ValueError: it is not a regular expression.
         """
         self._check(_ALL)
-        return self._levels.invalidate_matching(checked_pattern(pattern))
+        return self._levels.writes.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
         """Remove entries with any of the tags, and refuse loads under way that name one.
@@ -639,7 +646,7 @@ class IntelligentCache:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._check(_ALL)
-        return self._levels.invalidate_tags(checked_tags(tags))
+        return self._levels.writes.invalidate_tags(checked_tags(tags))
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -749,8 +756,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()

@@ -13,7 +13,7 @@ invalidated meanwhile is not there any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
@@ -488,12 +488,28 @@ class Loads:
         ttl = terms.life(value)
         try:
             if terms.replaces:
-                self._levels.replace(fence, value, ttl, terms.level, terms.stale_ttl)
+                self._levels.writes.replace(fence, value, ttl, terms.level, terms.stale_ttl)
             elif ttl is not None and ttl > 0:
                 return self._levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
         except CacheClosedError:
             pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
         return value
+
+    def keep_many(self, loaded: Iterable[tuple[LoadFence, Any]], terms: Terms) -> dict[str, Any]:
+        """`keep` for what one loader returned for several keys."""
+        values: dict[str, Any] = {}
+        lasting = []
+        for fence, value in loaded:
+            refuse_unstorable(value, f"what was loaded for {fence.key!r}")
+            values[fence.key] = value
+            ttl = terms.life(value)
+            if ttl is not None and ttl > 0:
+                lasting.append((fence, value, ttl))
+        try:
+            values |= self._levels.keep_many(lasting, terms.level, terms.stale_ttl)
+        except CacheClosedError:
+            pass  # as above
+        return values
 
     def _turn(self, key: str, terms: Terms) -> Turn:
         def look() -> Any | Missing:
@@ -510,13 +526,15 @@ class Loads:
         return flight.fence
 
     def stale(self, key: str, terms: Terms) -> Any | Missing:
-        """What memory has to fall back on, if the terms allow that."""
-        if not terms.stale_ttl or terms.replaces:
-            return MISSING
-        value = self._levels.look_back(key)
+        """What memory has to fall back on, if the terms allow that; it counts as served."""
+        value = self.look_back(key, terms)
         if value is not MISSING:
             self.figures.stale_served += 1
         return value
+
+    def look_back(self, key: str, terms: Terms) -> Any | Missing:
+        """`stale`, for whoever is still to decide whether it is served."""
+        return MISSING if terms.replaces or not terms.stale_ttl else self._levels.look_back(key)
 
     def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
         """What to take rather than wait for another one's load; then the flight has been left."""

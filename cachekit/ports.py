@@ -325,8 +325,8 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """`put` of several keys in one pipeline."""
         ...
 
-    def remove_many(self, keys: Sequence[str]) -> int:
-        """`delete` of several keys in one pipeline; how many were there."""
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """`delete` of several keys in one pipeline; those that were there."""
         ...
 
     def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
@@ -335,6 +335,12 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         Returns:
             A live entry that is there already; or whether it was stored.
         """
+        ...
+
+    def add_many(
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+    ) -> dict[str, CacheEntry | bool]:
+        """`add` of several keys in one pipeline; nothing is stored if one cannot be."""
         ...
 
     def renew(self) -> None:
@@ -402,7 +408,7 @@ class BusListener(Protocol):
         ...
 
     def pattern_changed(self, pattern: str) -> None:
-        """Keys that match the regular expression were invalidated."""
+        """Keys that match the regular expression, or some of them, were invalidated."""
         ...
 
     def everything_changed(self) -> None:

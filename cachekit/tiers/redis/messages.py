@@ -16,12 +16,14 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
 from cachekit.ports import BusListener
+from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
@@ -147,7 +149,7 @@ class Sending:
 
 
 def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
-    """Tell a listener what a message says. What it raises is logged."""
+    """Tell a listener what a message says; what it raises is logged, and it is told to trust nothing."""
     try:
         if kind == "keys":
             listener.keys_changed(body)
@@ -161,6 +163,8 @@ def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
         pass  # closed meanwhile: it has nothing any more that could be old
     except Exception:
         logging.getLogger("cachekit").exception("a listener of the bus failed")
+        if kind != "all":  # what it was told did not take effect, or not all of it
+            tell(listener, "all")
 
 
 class _Writer:
@@ -182,8 +186,11 @@ class Inbox:
     Not locked: the bus thread alone uses it.
 
     Args:
-        own: the writer whose messages are ours: who listens here was told before the write returned.
-        listener: who is told, or None if nobody is there any more.
+        if kind == "pattern" and type(body) is str:
+            # It is not run here: whoever may publish could send one that takes for ever.
+            self._tell("pattern", re.escape(literal_beginning(body)))
+        elif _is_told(kind, body):
+            self._tell(kind, body)
     """
 
     def __init__(self, own: str, listener: Callable[[], BusListener | None]) -> None:
@@ -223,7 +230,11 @@ class Inbox:
             writer.numbers.add(number)
             if writer.due is None:
                 writer.due = now + PATIENCE
-        if _is_told(kind, body):
+
+        if kind == "pattern" and type(body) is str:
+            # It is not run here: whoever may publish could send one that takes for ever.
+            self._tell("pattern", re.escape(literal_beginning(body)))
+        elif _is_told(kind, body):
             self._tell(kind, body)
         else:
             self.gap()
@@ -265,4 +276,4 @@ def _is_told(kind: object, body: object) -> TypeGuard[Kind]:
     """Whether it is something that `tell` can say of this body."""
     if kind in ("keys", "tags"):
         return type(body) is list and all(type(one) is str for one in body)
-    return kind == "all" or (kind == "pattern" and type(body) is str)
+    return kind == "all"
