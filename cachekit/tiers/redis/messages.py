@@ -186,11 +186,8 @@ class Inbox:
     Not locked: the bus thread alone uses it.
 
     Args:
-        if kind == "pattern" and type(body) is str:
-            # It is not run here: whoever may publish could send one that takes for ever.
-            self._tell("pattern", re.escape(literal_beginning(body)))
-        elif _is_told(kind, body):
-            self._tell(kind, body)
+        own: the writer whose messages are ours: who listens here was told before the write returned.
+        listener: who is told, or None if nobody is there any more.
     """
 
     def __init__(self, own: str, listener: Callable[[], BusListener | None]) -> None:
@@ -230,7 +227,6 @@ class Inbox:
             writer.numbers.add(number)
             if writer.due is None:
                 writer.due = now + PATIENCE
-
         if kind == "pattern" and type(body) is str:
             # It is not run here: whoever may publish could send one that takes for ever.
             self._tell("pattern", re.escape(literal_beginning(body)))
