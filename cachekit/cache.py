@@ -376,7 +376,7 @@ class IntelligentCache:
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
         options = self._load if load is None else self._options(load)
-        if jitter:
+        if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
@@ -587,19 +587,15 @@ class IntelligentCache:
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`,
-                and the cache was made with enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`
+                with a TTL of 0 or less, or if the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._warming_terms(ttl, tags, load)
+        terms = self._warming_terms(ttl, tags, load, keep_warm)
         kept_warm = self._kept_warm
-        if keep_warm and kept_warm is None:
-            raise ValueError(
-                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
-            )
         report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
@@ -608,8 +604,14 @@ class IntelligentCache:
                 kept_warm.drop(wanted)
         return report
 
-    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None) -> Terms:
+    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None, keep_warm: bool) -> Terms:
         terms = self._terms(ttl, tags, load=load)
+        if keep_warm and self._kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
+        if keep_warm and ttl is not None and seconds(ttl) <= 0:
+            raise ValueError(f"keep_warm=True needs a ttl of more than 0, not {ttl!r}, which keeps nothing")
         if load is not None or terms.options.lease != "thread":
             return terms
         return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
