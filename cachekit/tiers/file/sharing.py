@@ -4,8 +4,9 @@ Two engines on one directory would be right too, as two processes are; one takes
 mappings, and its threads queue at a lock of this process instead of at the file's.
 
 An engine is given back by a finalizer, and Python may run that anywhere: also in the middle of a write, for
-whose end another thread waits that has the lock of this room, because it forks. So giving back never waits:
-if the lock is taken, whoever has it does the rest. And nobody who has it waits for a write, but a fork.
+whose end another thread waits that has the lock of this room, because it forks, or closes. So giving back
+never waits for the lock: if it is taken, whoever has it does the rest. Closing waits for writes, and has
+the lock meanwhile: or a fork could come in between that has what closing waits for.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Engines:
         return engine
 
     def release(self, engine: Engine) -> None:
-        """Give an engine back, once for each `acquire`; the last one closes it. It never waits."""
+        """Give an engine back, once for each `acquire`; the last one closes it."""
         self._returned.append(engine)
         self.settle()
 
@@ -77,28 +78,23 @@ class Engines:
         """Close what was given back for the last time, unless whoever has the lock is about to."""
         lock: Any = self.lock
         while self._returned and not lock._is_owned():
-            closing: list[Engine] = []
             try:
                 if not lock.acquire(blocking=False):
                     return
-                self._count_off(closing)
+                while self._returned:
+                    self._count_off(self._returned.popleft())
             finally:
                 # Asked, not remembered: a signal handler may raise between taking it and noting that.
                 if lock._is_owned():
                     lock.release()
-            # Without the lock: closing waits for a write that is under way.
-            for engine in closing:
-                engine.close()
 
-    def _count_off(self, closing: list[Engine]) -> None:
-        while self._returned:
-            engine = self._returned.popleft()
-            for identity, (known, count) in list(self._users.items()):
-                if known is engine and count > 1:
-                    self._users[identity] = (engine, count - 1)
-                elif known is engine:
-                    closing.append(engine)
-                    del self._users[identity]
+    def _count_off(self, engine: Engine) -> None:
+        for identity, (known, count) in list(self._users.items()):
+            if known is engine and count > 1:
+                self._users[identity] = (engine, count - 1)
+            elif known is engine:
+                del self._users[identity]
+                engine.close()
 
     def before_fork(self) -> None:
         """Take the lock (see `cachekit.forks`)."""
