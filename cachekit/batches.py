@@ -127,6 +127,11 @@ class Batches:
                 try:
                     values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
                 except Abandoned:
+                    if not flight.is_over:
+                        # As in `Loads`: it needs what this thread has to go on with first.
+                        left = [flight for flight in flights if flight.key not in values]
+                        mine = [self._loads.flights.lead(one.key, one.fence, None) for one in left]
+                        return values | self._lead(mine, loader, terms)
                     background.raise_exit()  # otherwise it is a key that the loader left out
         except LoadTimeoutError:
             self._give_up(flights)
@@ -182,11 +187,8 @@ class Batches:
     def _keep(
         self, flights: list[Flight[LoadFence]], loaded: Mapping[str, Any], terms: Terms
     ) -> dict[str, Any]:
-        return {
-            flight.key: self._loads.keep(flight.fence, loaded[flight.key], terms)
-            for flight in flights
-            if flight.key in loaded
-        }
+        mine = [(flight.fence, loaded[flight.key]) for flight in flights if flight.key in loaded]
+        return self._loads.keep_many(mine, terms)
 
     # -- on event loops -----------------------------------------------------------------------------
 
@@ -230,9 +232,11 @@ class Batches:
 
     def _fall_back(self, flights: list[Flight[LoadFence]], terms: Terms, error: Exception) -> dict[str, Any]:
         """Values of all of the keys to take when a load has failed; or the error is raised."""
-        stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in flights}
-        if MISSING in stale.values():
+        stale = {flight.key: self._loads.look_back(flight.key, terms) for flight in flights}
+        if any(value is MISSING for value in stale.values()):
             raise error
+        self._loads.figures.stale_served += len(stale)
+        self._loads.complaints.add(flights[0].key, error)
         return stale
 
     async def _lead_async(

@@ -11,7 +11,6 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
@@ -19,7 +18,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
@@ -96,6 +95,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -152,6 +152,11 @@ class IntelligentCache:
             from cachekit import environment
 
             file = environment.file_cache(memory._clock)
+            if memory_cache is None and redis_cache is None and file is None:
+                raise TierUnavailableError(
+                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
+                    "redis_cache=None leave no other"
+                )
         else:
             file = file_cache
         self._memory = memory
@@ -176,7 +181,8 @@ class IntelligentCache:
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -188,7 +194,9 @@ class IntelligentCache:
 
     def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
-        return Accessor(name, tier, strict=self._strict, recovered=self._memory.clear)
+        memory = self._memory
+        speaker = memory if isinstance(tier, FleetTier) else None  # only there somebody listens
+        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, speaker=speaker)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -320,9 +328,9 @@ class IntelligentCache:
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None:
-            return self._levels.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
+            return self._levels.writes.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
         if self._levels.lower:
-            return self._levels.write(name, value, life, labels, cache_level)
+            return self._levels.writes.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -419,7 +427,7 @@ class IntelligentCache:
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
         self._check(cache_level)
-        return self._levels.delete(checked_key(key), cache_level)
+        return self._levels.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now (None: the default TTL); True if there is one.
@@ -427,7 +435,7 @@ class IntelligentCache:
         It counts as a write of the key: loads of it that are under way are not kept.
         """
         self._check(_ALL)
-        return self._levels.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
+        return self._levels.writes.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
 
     def contains(self, key: str) -> bool:
         """Whether some tier has a live entry; no lookup that counts."""
@@ -493,14 +501,14 @@ class IntelligentCache:
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
         if self._levels.lower:
-            return self._levels.write_many(checked, life, labels, cache_level)
+            return self._levels.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
         self._check(cache_level)
-        return self._levels.delete_many(checked_keys(keys), cache_level)
+        return self._levels.writes.delete_many(checked_keys(keys), cache_level)
 
     def get_or_set_many(
         self,
@@ -553,45 +561,46 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        load: LoadOptions | None = None,
         concurrency: int = 8,
         keep_warm: bool = False,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """Load the keys that are not there, several at a time.
+        """Load the keys that no tier has, several at a time; those that only lower tiers have, into memory.
 
-        A key that fails stops no other; it is in the report.
+        A key that fails stops no other; it is in the report. Unless `load` or the cache's own says something
+        else, others who share a tier and warm the same keys do so together: each key is loaded once among
+        the hosts on the server, or the processes on the directory. What is kept warm is loaded likewise.
 
         Args:
             keys: which; one that is named twice counts once.
             loader_func: from a key to its value.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            load: how to load; None is the cache's `load`, and if that has no lease, with the widest that the
+                tiers lend.
             concurrency: how many threads load, at least 1.
             keep_warm: load them again, one after the other and in a thread of the cache's, before their
                 time is over, until the cache is closed or this is called for them without it.
-            progress: called in this thread as `progress(done, total)` after each key.
+            progress: True shows a bar on stderr, if that is a terminal, and else one line at the end; or a
+                function, called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
-                enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`,
+                and the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._terms(ttl, tags)
+        terms = self._warming_terms(ttl, tags, load)
         kept_warm = self._kept_warm
         if keep_warm and kept_warm is None:
             raise ValueError(
                 "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
             )
-
-        def load(key: str) -> object:
-            loader = partial(loader_func, key)
-            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
-
-        report = warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, terms)
@@ -599,12 +608,18 @@ class IntelligentCache:
                 kept_warm.drop(wanted)
         return report
 
+    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None) -> Terms:
+        terms = self._terms(ttl, tags, load=load)
+        if load is not None or terms.options.lease != "thread":
+            return terms
+        return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
+
     # -- invalidation -------------------------------------------------------------------------------
 
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove everything, and refuse every load that is under way; True unless a tier failed."""
         self._check(cache_level)
-        return self._levels.clear(cache_level)
+        return self._levels.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
@@ -619,7 +634,7 @@ class IntelligentCache:
             ValueError: it is not a regular expression.
         """
         self._check(_ALL)
-        return self._levels.invalidate_matching(checked_pattern(pattern))
+        return self._levels.writes.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
         """Remove entries with any of the tags, and refuse loads under way that name one.
@@ -631,7 +646,7 @@ class IntelligentCache:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._check(_ALL)
-        return self._levels.invalidate_tags(checked_tags(tags))
+        return self._levels.writes.invalidate_tags(checked_tags(tags))
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -741,8 +756,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()

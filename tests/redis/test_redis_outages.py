@@ -341,7 +341,8 @@ def test_a_user_who_may_just_enough(server: RedisServer) -> None:
 
             def everything_changed(self) -> None: ...
 
-        cache.subscribe(Listener())
+        listener = Listener()
+        cache.subscribe(listener)
         with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as other:
             wait_until(lambda: other.set_value("k", 1) and heard.is_set(), "the bus works")
         assert cache.get_stats().errors == 0

@@ -140,7 +140,7 @@ class Attachment:
         return (found.st_dev, found.st_ino) == self._identity
 
     def _attach_anew(self) -> None:
-        with engines.lock:
+        with engines.held():
             if self._closed is not None or self._is_there():
                 return  # another thread was here
             old, finalizer = self._engine, self._finalizer
@@ -156,7 +156,9 @@ class Attachment:
                 self._before.expirations + stats.expirations,
                 self._before.damaged + stats.damaged,
             )
-            finalizer()
+        finalizer()
+        if self._closed is not None:  # meanwhile, by who knew the old finalizer
+            self._finalizer()
 
     def suspect(self) -> None:
         """Something was not there that should be: if a part of the directory was removed, give all of it up.
@@ -164,7 +166,7 @@ class Attachment:
         Those who go on with what they have open, and those who make it anew, would hold different locks.
         Without the file that stands for the whole, everybody has it opened anew.
         """
-        with engines.lock:
+        with engines.held():
             if self._closed is None and self._is_there() and not self._engine.is_whole():
                 try:
                     os.unlink(f"{self.path}/{USERS}")
@@ -189,8 +191,10 @@ class Attachment:
         )
 
     def close(self) -> None:
-        """Give the engine back; a second call does nothing."""
-        with engines.lock:
-            if self._closed is None:
-                self._closed = self.stats()
-                self._finalizer()
+        """Give the engine back; a second call does nothing.
+
+        It waits for no lock of ours: a signal handler may call it in the middle of anything.
+        """
+        if self._closed is None:
+            self._closed = self.stats()
+        self._finalizer()

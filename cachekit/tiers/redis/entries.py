@@ -173,7 +173,7 @@ class Entries:
             else:
                 writes[entry.key] = write, origin.token
         if over:
-            self._counter.deletes += self._store.remove_many(over)
+            self._counter.deletes += len(self._store.remove_many(over))
         self._store.put_many(writes)
         self._counter.sets += len(writes)
 
@@ -197,6 +197,30 @@ class Entries:
                 self._counter.refusals += 1
                 return False
         return False
+
+    def add_many(self, pairs: Iterable[tuple[CacheEntry, Origin]]) -> dict[str, CacheEntry | bool]:
+        """`add` of several, in one pipeline; nothing is stored if one cannot be."""
+        pairs = list(pairs)
+        outcomes: dict[str, CacheEntry | bool] = {}
+        writes: dict[str, tuple[Write, Origin]] = {}
+        for entry, origin in pairs:
+            write = self._write(entry, origin)
+            if write is None:
+                outcomes[entry.key] = False
+            else:
+                writes[entry.key] = write, origin
+        answers = self._store.add_many(writes) if writes else {}
+        there = self._entries({key: held for key, held in answers.items() if isinstance(held, bytes)})
+        for entry, origin in pairs:
+            answer = answers.get(entry.key)
+            if isinstance(answer, bytes):
+                # What cannot be read, or is over, is rare: it is replaced by itself.
+                outcomes[entry.key] = there.get(entry.key) or self.add(entry, origin)
+            elif answer is not None:
+                outcomes[entry.key] = answer
+                self._counter.sets += answer
+                self._counter.refusals += not answer
+        return outcomes
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry so many seconds from now; False if there is none. Breaks the key's fences."""
