@@ -101,9 +101,8 @@ def tampered(draw: st.DrawFn) -> bytes:
     return text
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(tampered())
-@settings(deadline=None)
 def test_a_literal_names_no_class(text: bytes) -> None:
     """The standard library's own reader of opcodes finds harmless ones alone, and inspection no class."""
     if not is_literal(text):
