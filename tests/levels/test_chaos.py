@@ -209,7 +209,7 @@ class Run:
         self.workers += fresh
 
     def agree(self) -> None:
-        """Everybody reads the same, once the bus is silent; what ends between two looks is looked at again."""
+        """Everybody reads the same, once the bus is silent; what ends between two looks is no matter."""
 
         def agreed() -> bool:
             first, *others = self._ask_all("read")
