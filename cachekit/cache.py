@@ -11,7 +11,6 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
@@ -19,7 +18,7 @@ from cachekit.accessor import Accessor
 from cachekit.batches import Batches
 from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
@@ -96,6 +95,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -152,6 +152,11 @@ class IntelligentCache:
             from cachekit import environment
 
             file = environment.file_cache(memory._clock)
+            if memory_cache is None and redis_cache is None and file is None:
+                raise TierUnavailableError(
+                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
+                    "redis_cache=None leave no other"
+                )
         else:
             file = file_cache
         self._memory = memory
@@ -176,7 +181,8 @@ class IntelligentCache:
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -370,7 +376,7 @@ class IntelligentCache:
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
         options = self._load if load is None else self._options(load)
-        if jitter:
+        if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
@@ -555,51 +561,60 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        load: LoadOptions | None = None,
         concurrency: int = 8,
         keep_warm: bool = False,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """Load the keys that are not there, several at a time.
+        """Load the keys that no tier has, several at a time; those that only lower tiers have, into memory.
 
-        A key that fails stops no other; it is in the report.
+        A key that fails stops no other; it is in the report. Unless `load` or the cache's own says something
+        else, others who share a tier and warm the same keys do so together: each key is loaded once among
+        the hosts on the server, or the processes on the directory. What is kept warm is loaded likewise.
 
         Args:
             keys: which; one that is named twice counts once.
             loader_func: from a key to its value.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            load: how to load; None is the cache's `load`, and if that has no lease, with the widest that the
+                tiers lend.
             concurrency: how many threads load, at least 1.
             keep_warm: load them again, one after the other and in a thread of the cache's, before their
                 time is over, until the cache is closed or this is called for them without it.
-            progress: called in this thread as `progress(done, total)` after each key.
+            progress: True shows a bar on stderr, if that is a terminal, and else one line at the end; or a
+                function, called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
-                enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`
+                with a TTL of 0 or less, or if the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._terms(ttl, tags)
+        terms = self._warming_terms(ttl, tags, load, keep_warm)
         kept_warm = self._kept_warm
-        if keep_warm and kept_warm is None:
-            raise ValueError(
-                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
-            )
-
-        def load(key: str) -> object:
-            loader = partial(loader_func, key)
-            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
-
-        report = warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, terms)
             else:
                 kept_warm.drop(wanted)
         return report
+
+    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None, keep_warm: bool) -> Terms:
+        terms = self._terms(ttl, tags, load=load)
+        if keep_warm and self._kept_warm is None:
+            raise ValueError(
+                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
+            )
+        if keep_warm and ttl is not None and seconds(ttl) <= 0:
+            raise ValueError(f"keep_warm=True needs a ttl of more than 0, not {ttl!r}, which keeps nothing")
+        if load is not None or terms.options.lease != "thread":
+            return terms
+        return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
 
     # -- invalidation -------------------------------------------------------------------------------
 
@@ -743,8 +758,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()

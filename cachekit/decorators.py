@@ -186,6 +186,10 @@ class _Cached:
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function, not {value!r}")
+        if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & _COROUTINE:
+            raise TypeError(f"store_if must be a def function, not {store_if!r}, which has to be awaited")
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False, not {copy!r}")
         if not isinstance(cache_level, CacheLevel):
             raise TypeError(f"cache_level must be a CacheLevel, not {cache_level!r}")
         if cache is not None:

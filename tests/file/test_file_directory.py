@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cachekit import FileCache, FileFormatError
+from cachekit import FileCache, FileFormatError, TierUnavailableError
 from cachekit.tiers.file.location import directory_of
 
 
@@ -23,7 +23,7 @@ def everything_in(path: Path) -> dict[str, bytes | None]:
 )
 def test_a_directory_that_is_no_cache_is_not_emptied(tmp_path: Path, name: str) -> None:
     """A directory of translations has a "de", and a project a "manifest": neither is touched."""
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_bytes(b"precious")
     (tmp_path / "other").write_bytes(b"too")
     before = everything_in(tmp_path)
@@ -60,6 +60,20 @@ def test_a_cache_without_one_of_its_files_is_still_a_cache(tmp_path: Path, remov
         assert cache.get_value("key") == (None if removed == "manifest" else "value")
 
 
+@pytest.mark.parametrize(
+    "removed", [["structure.lock", "manifest"], ["structure.lock", "manifest", "users", "tokens", "control"]]
+)
+def test_what_a_removal_left_is_made_anew(tmp_path: Path, removed: list[str]) -> None:
+    """One that was cut short, or that a process got into which made its lock anew."""
+    with FileCache(tmp_path, 1) as cache:
+        cache.set_value("key", "value")
+    for name in removed:
+        (tmp_path / name).unlink()
+    with FileCache(tmp_path, 1) as cache:
+        assert cache.get_value("key") is None
+        assert cache.set_value("key", "value")
+
+
 def test_a_link_that_is_not_ours_is_no_damage(tmp_path: Path) -> None:
     """What somebody links to from beside a cache is none of its files."""
     with FileCache(tmp_path, 1) as cache:
@@ -78,6 +92,15 @@ def test_directories_above_are_made_for_this_user_alone_too(tmp_path: Path) -> N
         os.umask(before)
     for path in ("a", "a/b", "a/b/program"):
         assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("path", ["/proc/nowhere/cache", "/dev/null/cache", "{}/file/cache", "{}/link/cache"])
+def test_where_no_directory_can_be_made(tmp_path: Path, path: str) -> None:
+    """Says so at once."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TierUnavailableError, match="cannot be used"):
+        FileCache(path.format(tmp_path), 1)
 
 
 def test_no_two_namespaces_share_a_directory() -> None:

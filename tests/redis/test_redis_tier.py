@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from redis.cache import CacheConfig
 from redis_server import RedisServer
 from same import same
 
@@ -638,6 +639,8 @@ class TestConfiguration:
             ({"client": object()}, TypeError, "client must be a redis.Redis"),
             ({"client": redis.asyncio.Redis()}, TypeError, "not one of redis.asyncio"),
             ({"client": redis.Redis(decode_responses=True)}, ValueError, "decode_responses"),
+            ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
+            ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
             ({"client": redis.Redis(), "host": "h"}, ValueError, "knows its server already"),
         ],
     )

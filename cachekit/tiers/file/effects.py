@@ -59,19 +59,19 @@ def make_directories(path: str) -> None:
     cache in place of this one, under a umask that lets them.
 
     Raises:
-        OSError: as the system call does; FileExistsError for something that is no directory.
+        OSError: as the system call does; NotADirectoryError where something else has the name.
     """
     missing = [path]
-    while missing:
+    above = os.path.dirname(path)
+    while not os.path.isdir(above) and above != os.path.dirname(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    for one in reversed(missing):
         try:
-            os.mkdir(missing[-1], 0o700)
+            os.mkdir(one, 0o700)
         except FileExistsError:
-            if not os.path.isdir(missing[-1]):
-                raise
-        except FileNotFoundError:
-            missing.append(os.path.dirname(missing[-1]))
-            continue
-        missing.pop()
+            if not os.path.isdir(one):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
 
 
 class Effects:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Protocol, final
 
 from cachekit.fences import Origin
-from cachekit.model import CacheEntry, checked_key
+from cachekit.model import CacheEntry
 from cachekit.ports import Fence
+from cachekit.tiers.arguments import check_entry
 
 
 class _Judge(Protocol):
@@ -39,17 +40,6 @@ class RedisFence:
             CacheClosedError: the tier was closed.
         """
         return self._judge.is_current(self.key, self.origin)
-
-
-def check_entry(key: str, entry: CacheEntry) -> None:
-    """Refuse what is no entry, or another key's."""
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
 
 
 def check_fence(fence: Fence, entry: CacheEntry) -> Origin:

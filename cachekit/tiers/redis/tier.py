@@ -34,9 +34,10 @@ from cachekit.serialization.allowlist import classes
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
+from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin, checked_pairs
+from cachekit.tiers.redis.fence import RedisFence, check_fence, checked_origin, checked_pairs
 from cachekit.tiers.redis.figures import Figures, Guard
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
@@ -162,9 +163,7 @@ class RedisCache:
         stored_as: tuple[CodecName | Codec, Compression, Secret | None, Iterable[Any]],
         clock: Clock,
     ) -> None:
-        cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-        if cap <= 0:
-            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+        cap = checked_cap(default_ttl)
         layout = Layout(key_prefix)
         codec, compression, secret, allow = stored_as
         allow = classes(allow)
