@@ -168,7 +168,7 @@ _STANDARD: Final[dict[tuple[str, str], Grant]] = {
     },
 }  # fmt: skip
 
-# Modules whose functions reach everything else, or run what they are given; getattr and pickle.loads are enough.
+# Modules whose functions reach everything else, or run what they are given, as getattr and pickle.loads do.
 _OPEN_DOORS: Final = frozenset({
     "builtins", "operator", "_operator", "posix", "nt", "io", "_io", "os", "subprocess", "importlib", "runpy",
     "pickle", "_pickle", "marshal",
