@@ -68,6 +68,9 @@ class Batches:
             except BaseException:
                 for flight in others:
                     flight.leave()
+                for flight in mine:
+                    if not flight.begun:
+                        flight.abandon()
                 raise
             keys = self._await(others, terms, begun, values)
         return values
@@ -78,11 +81,15 @@ class Batches:
         """The flights of the keys: those to lead, and those to wait for."""
         mine: list[Flight[LoadFence]] = []
         others: list[Flight[LoadFence]] = []
+        flight: Flight[LoadFence] | None = None
+        leading = False
         try:
             for key in keys:
                 flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), loop)
                 (mine if leading else others).append(flight)
         except BaseException:  # closed, or interrupted halfway
+            if flight is not None:
+                (mine if leading else others).append(flight)  # perhaps once more, which does no harm
             for flight in mine:
                 flight.abandon()
             for flight in others:
@@ -144,6 +151,7 @@ class Batches:
         found: dict[str, Any] = {}
         try:
             for flight in flights:
+                flight.begun = True
                 value = self._levels.look_again(flight.key)
                 if value is not MISSING:
                     found[flight.key] = value

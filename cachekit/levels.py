@@ -284,7 +284,7 @@ class Levels:
             The value; or the one that somebody else stored first.
         """
         places: int = level._value_
-        entry = CacheEntry.made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._add_here(entry, fence, places)
         fleet, origin = self.fleet, fence.origin
         if fleet is not None and origin is not None and places & REDIS and _goes_on(stored):
@@ -298,7 +298,7 @@ class Levels:
         places: int = level._value_
         now = self._now()
         entries = {
-            fence.key: (CacheEntry.made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
+            fence.key: (CacheEntry._made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded
         }
         stored = {key: self._add_here(entry, fence, places) for key, (entry, fence) in entries.items()}

@@ -100,6 +100,8 @@ class Loads:
                 if value is MISSING:
                     raise
             finally:
+                if leading and not flight.begun:
+                    flight.abandon()  # interrupted before anybody flew it
                 # A flight that crashed holds the error, whose traceback holds this frame: without this,
                 # what the loader held would stay until the garbage collector comes.
                 del flight
@@ -122,9 +124,14 @@ class Loads:
         """
         fence = self._levels.successor(key, tags)
         flight = self.flights.lead(key, fence, None)
-        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
-        value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
-        return value
+        try:
+            terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
+            value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
+            return value
+        finally:
+            if not flight.begun:
+                flight.abandon()
+            del flight  # as in load()
 
     def refresh(
         self,
@@ -143,10 +150,15 @@ class Loads:
         flight = self._flight_alone(key, terms)
         if flight is None:
             return
-        background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
-        background.is_unwatched = True
-        if not background.start():
-            flight.abandon()
+        started = False
+        try:
+            work = partial(self._lead, flight, loader, terms)
+            background = Background(work, partial(self.complaints.add, key))
+            background.is_unwatched = True
+            started = background.start()
+        finally:
+            if not started and not flight.begun:
+                flight.abandon()
 
     def renew(self, key: str, loader: Callable[[], Any], terms: Terms) -> None:
         """Reload a key now and here, unless somebody else is loading it.
@@ -159,6 +171,8 @@ class Loads:
             try:
                 self._lead(flight, loader, terms)
             finally:
+                if not flight.begun:
+                    flight.abandon()
                 del flight  # as in load()
 
     def _flight_alone(
@@ -197,6 +211,7 @@ class Loads:
 
     def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
         try:
+            flight.begun = True
             with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
                 value = MISSING if terms.replaces else self._levels.look_again(flight.key)

@@ -310,7 +310,7 @@ class CacheEntry:
         self.stale_ttl = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
 
     @classmethod
-    def made(
+    def _made(
         cls,
         key: str,
         value: Any,

@@ -74,6 +74,7 @@ class Flight(Generic[F]):
         "_traceback",
         "_value",
         "_watchers",
+        "begun",
         "fence",
         "key",
     )
@@ -82,6 +83,8 @@ class Flight(Generic[F]):
         self._table = table
         self.key = key
         self.fence = fence
+        #: Whether a thread is flying it, and will end it; until then that is for whoever made it.
+        self.begun = False
         # Where the load runs, if it is a coroutine's.
         self._loop = loop
         self._loop_thread = None if loop is None else threading.get_ident()
@@ -296,21 +299,32 @@ class FlightTable(Generic[F]):
             loop: the running loop, of a coroutine; None for a caller that will block its thread.
         """
         mine = _flying.get()
-        with _lock:
-            flight = self._flights.get(key)
-            if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
-                # In the same step as the question: two callers that each find the other's flight
-                # free, and then both wait, would wait for ever.
-                for blocked in mine:
-                    blocked._blocked_on.append(flight)
-                return flight, False
-            return self.lead(key, fence, loop), True
+        led: Flight[F] | None = None
+        try:
+            with _lock:
+                flight = self._flights.get(key)
+                if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
+                    # In the same step as the question: two callers that each find the other's flight
+                    # free, and then both wait, would wait for ever.
+                    for blocked in mine:
+                        blocked._blocked_on.append(flight)
+                    return flight, False
+                led = self.lead(key, fence, loop)
+            return led, True
+        except BaseException:  # interrupted on its way to the caller
+            if led is not None:
+                led.abandon()
+            raise
 
     def lead(self, key: str, fence: F, loop: AbstractEventLoop | None) -> Flight[F]:
         """A new flight for the caller to lead, in place of one that is under way."""
         flight = Flight(self, key, fence, loop)
-        with _lock:
-            self._flights[key] = flight
+        try:
+            with _lock:
+                self._flights[key] = flight
+        except BaseException:  # as in join()
+            flight.abandon()
+            raise
         return flight
 
     def give_up(self, flight: Flight[F]) -> None:

@@ -76,7 +76,7 @@ class Writes:
             self._delete(key, ALL, steps)
             return steps.done()
         places: int = level._value_
-        entry = CacheEntry.made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
         if self._fleet and self._host and places & FILE and not places & REDIS:
             self._write_here(self._fleet, self._host, entry, places, steps)
         else:
@@ -104,7 +104,7 @@ class Writes:
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
-                    entries = {key: CacheEntry.made(key, values[key], now, ttl, tags) for key in keys}
+                    entries = {key: CacheEntry._made(key, values[key], now, ttl, tags) for key in keys}
                     self._write_some(fleet, entries, tags, places, steps)
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
@@ -151,7 +151,7 @@ class Writes:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
             return
-        entry = CacheEntry.made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
             self._write(entry, fence.memory, fence.host, fence, level._value_, Steps())

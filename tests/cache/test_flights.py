@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import CacheClosedError, IntelligentCache, LoadOptions, singleflight
+from cachekit import CacheClosedError, IntelligentCache, LoadOptions, background, batches, loads, singleflight
 from cachekit.background import Background
 from cachekit.loads import Loads
 from cachekit.model import NO_TAGS
@@ -207,6 +210,61 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
         pass
     assert waiters[0]() in {"loaded", "loaded again"}
     assert len(cache._loads.flights) == 0
+
+
+def one() -> int:
+    return 1
+
+
+ASK: dict[str, Callable[[IntelligentCache, str, LoadOptions], object]] = {
+    "one": lambda cache, key, load: cache.get_or_set(key, lambda: 1, load=load),
+    "many": lambda cache, key, load: cache.get_or_set_many([key], lambda keys: {key: 1}, load=load),
+    "again": lambda cache, key, load: cache.cached(key_func=lambda: key, load=load, name=key)(one).refresh(),
+}
+
+
+@pytest.mark.parametrize("load", [LoadOptions(), LoadOptions(hard_timeout=50)], ids=["here", "background"])
+@pytest.mark.parametrize("module", [background, batches, loads, singleflight])
+@pytest.mark.parametrize("ask", ["one", "many", "again"])
+def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
+    cache: IntelligentCache, module: ModuleType, ask: str, load: LoadOptions
+) -> None:
+    """Ctrl-C at any line: the key can be loaded, by any thread."""
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    struck = 0
+    for number in itertools.count(1):
+        key = f"k{number}"
+        try:
+            if not at_line(number, module, strike, partial(ASK[ask], cache, key, load)):
+                break
+        except KeyboardInterrupt:
+            struck += 1
+        assert in_thread(partial(cache.get_or_set, key, lambda: 2))() in {1, 2}
+    assert struck or module in {background, batches}
+
+
+def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> None:
+    """Its error is the caller's, and the next one loads."""
+
+    async def prompt() -> str:
+        return "loaded"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def fails(*_: object, **__: object) -> NoReturn:
+            raise RuntimeError("no tasks today")
+
+        loop.set_task_factory(fails)
+        with pytest.raises(RuntimeError, match="no tasks today"):
+            await load_async(cache, "k", prompt)
+        loop.set_task_factory(None)
+        assert await load_async(cache, "k", prompt) == "loaded"
+
+    asyncio.run(main())
 
 
 def test_a_batch_that_ends_halfway_leaves_no_flight(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from history_log import DONE, GONE, OPEN, HistoryLog, logged
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
+from cachekit.fences import SharedFence
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.processes import fork
 
@@ -263,6 +265,24 @@ def test_a_long_history_of_two_hosts_is_explained(tmp_path: Path, redis_url: str
     oldest = staleness(seen.operations)
     print(f"{len(seen.operations)} operations, {seen.kills} kills; explained within {oldest:.3f} s")
     assert oldest <= 5
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_broken_cache_is_not_explained(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Without the comparison at a hit older values are read, with kills or without room."""
+    disk: Path | None = request.getfixturevalue("disk") if full else None
+    monkeypatch.setattr(SharedFence, "stands", lambda self: True)
+    for attempt in range(20):
+        path = tmp_path / str(attempt)
+        path.mkdir()
+        home = (disk or tmp_path) / f"cache{attempt}"
+        seen = hard_history(path, [home], 1500, 4, processes=4, disk=disk)
+        if violations(seen.operations):
+            return
+        shutil.rmtree(home)
+    raise AssertionError("the checker saw nothing")
 
 
 def test_a_history_that_is_too_old_is_found_out() -> None:
