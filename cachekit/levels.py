@@ -16,6 +16,7 @@ trying every interleaving with a model:
     write    P anew; host, T in flux; fleet, with a fresh RT; T settled; memory if nobody wrote meanwhile
     load     T, P, RT; the loader; host if T stands; fleet if RT stands; memory if P stands. Whoever
              finds that another one was first takes what that one stored
+    touch    fleet; host; memory
     tags     fleet; host; memory
     pattern  T; host; fleet; T again; memory
 
@@ -253,6 +254,15 @@ class Levels:
         origin = steps.take(lambda: fleet.access.call(fleet.tier.origin, key, entry.tags))
         if gone is None or mark is None or mark.token != gone.token:
             return
+        # A write that began before, and is still under way, may have reached the server since: the tokens
+        # would be its, and this value would come back when the server lets go of that one.
+        there = (
+            UNAVAILABLE
+            if origin is UNAVAILABLE
+            else steps.take(partial(fleet.access.call, fleet.tier.peek, key))
+        )
+        if there is not UNAVAILABLE and there is not None:
+            return
         stored: CacheEntry | bool | Unavailable = UNAVAILABLE
         if origin is not UNAVAILABLE:
             stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
@@ -278,11 +288,15 @@ class Levels:
         key = entry.key
         try:
             origin = self._successor_of(fence) if conditional else self._fresh_origin(entry.tags, steps)
-            stands, mark = self._write_host(entry, fence, origin, level, steps, conditional)
+            stands, mark, behind = self._write_host(entry, fence, origin, level, steps, conditional)
             if stands and self.fleet is not None:
-                stands, mark = self._write_fleet(
-                    self.fleet, entry, mark, origin, fence.origin if conditional else None, level, steps
+                expect = fence.origin if conditional else None
+                stands, mark, confirmed = self._write_fleet(
+                    self.fleet, entry, mark, origin, expect, level, steps
                 )
+                behind = behind or confirmed
+            if conditional and not behind:
+                mark = None  # it is from after what another process may have written since the fence
         except Exception:
             # A tier cannot hold the value: then none holds it, nor what it was to replace. What memory may
             # keep of a load is for its caller to say.
@@ -323,27 +337,27 @@ class Levels:
         level: CacheLevel,
         steps: Steps,
         conditional: bool,
-    ) -> tuple[bool, SharedFence | None]:
-        """Whether the fence stood, and the mark that holds from this write on."""
+    ) -> tuple[bool, SharedFence | None, bool]:
+        """Whether the fence stood, the mark that holds from this write on, and whether that is behind it."""
         if self.host is None:
-            return True, None
+            return True, None, True
         tier, access, key = self.host.tier, self.host.access, entry.key
         in_flux = self.fleet is not None
         if conditional and (fence.host is None or not fence.host.is_current()):
-            return False, None
+            return False, None, True
         if level & _FILE:
             expect = fence.host if conditional else None
             put = steps.take(
                 lambda: access.store(tier.put, key, entry, origin, expect=expect, in_flux=in_flux)
             )
             if put is not UNAVAILABLE:
-                return put is not None, put
+                return put is not None, put, True
         # What the tier cannot store it shall at least not answer with.
         removed = steps.take(lambda: access.call(tier.remove, key, in_flux=in_flux))
         if removed is not UNAVAILABLE:
-            return True, removed[1]
+            return True, removed[1], False
         access.missed_keys([key])
-        return True, fence.host
+        return True, fence.host, True
 
     def _write_fleet(
         self,
@@ -354,7 +368,8 @@ class Levels:
         expect: Origin | None,
         level: CacheLevel,
         steps: Steps,
-    ) -> tuple[bool, SharedFence | None]:
+    ) -> tuple[bool, SharedFence | None, bool]:
+        """Whether the tokens were the expected ones, the mark, and whether the server has said so."""
         tier, access, key = fleet.tier, fleet.access, entry.key
         if level & _REDIS and origin is not None:
             put = steps.take(lambda: access.store(tier.put, key, entry, origin, expect=expect))
@@ -365,7 +380,7 @@ class Levels:
         mark = self._settle(mark, steps)
         if put is False:  # another host was first: what this one has stored goes
             self.delete(key, _FILE | _MEMORY)
-        return put is not False, mark
+        return put is not False, mark, put is True and expect is not None
 
     def _settle(self, mark: SharedFence | None, steps: Steps) -> SharedFence | None:
         """End a write in flux; the mark, unless another write came in between."""
@@ -414,7 +429,8 @@ class Levels:
             return self.delete(key, _ALL)
         steps = Steps()
         there = False
-        for lower in (self.host, self.fleet):
+        # The server first: what a neighbour copies of it before, the host's token refuses afterwards.
+        for lower in (self.fleet, self.host):
             if lower is not None:
                 touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
                 if touched is UNAVAILABLE:
