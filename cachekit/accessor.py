@@ -18,6 +18,7 @@ from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.journal import Journal, Missed
 from cachekit.ports import Clock, FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.speaking import speak
 from cachekit.stats import Histogram
 from cachekit.upkeep import Job, upkeep
 
@@ -68,6 +69,7 @@ class Accessor:
             when calls do; by a background thread. If it raises the first time, the outage goes on and it
             is called again.
         probe: something cheap that fails while the tier is out, else asking for its size.
+        speaker: in whose name the tier is called (see `speaking`); None for nobody's.
         clock: where the time comes from.
 
     `call` is for operations that need no room, `store` for those that do. Whoever is told `UNAVAILABLE`
@@ -77,8 +79,8 @@ class Accessor:
 
     __slots__ = (
         "__weakref__", "_breaker", "_calls", "_clock", "_closed", "_full_since", "_full_warned", "_job",
-        "_journal", "_probe", "_recovered", "_refused_before", "_tier", "errors", "latency", "name",
-        "refused", "strict", "unavailable",
+        "_journal", "_probe", "_recovered", "_refused_before", "_speaker", "_tier", "errors", "latency",
+        "name", "refused", "strict", "unavailable",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +91,7 @@ class Accessor:
         strict: bool = False,
         recovered: Callable[[], object] = _do_nothing,
         probe: Callable[[], object] | None = None,
+        speaker: object = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -96,6 +99,7 @@ class Accessor:
         self._tier = tier
         self._recovered = recovered
         self._probe = tier.size if probe is None else probe
+        self._speaker = speaker
         self._clock: Clock = SystemClock() if clock is None else clock
         self._breaker = CircuitBreaker(self._clock.monotonic)
         self._journal = Journal()
@@ -160,7 +164,10 @@ class Accessor:
         timed = not self._calls % _SAMPLE
         begin = time.perf_counter() if timed else 0.0
         try:
-            result = operation(*args, **kwargs)
+            if self._speaker is None:
+                result = operation(*args, **kwargs)
+            else:
+                result = speak(self._speaker, operation, *args, **kwargs)
         except TierUnavailableError as error:
             self._failed(error)
             if self.strict:
@@ -253,7 +260,7 @@ class Accessor:
                 self._note(missed)
                 return
         try:
-            self._carry_out(missed)
+            speak(self._speaker, self._carry_out, missed)
         except CacheClosedError:
             raise
         except BaseException as error:
@@ -348,7 +355,7 @@ class Accessor:
         for _ in range(batches):
             with self._breaker.lock:
                 missed = self._journal.first(_BATCH)
-            self._carry_out(missed)
+            speak(self._speaker, self._carry_out, missed)
             with self._breaker.lock:
                 self._journal.settle(missed)
 

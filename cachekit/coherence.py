@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, final
+from typing import Final, Generic, TypeVar, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
 from cachekit.errors import TierUnavailableError
-from cachekit.fences import Origin, PrivateFence, SharedFence
-from cachekit.model import CacheEntry, CacheStats
-from cachekit.ports import FleetTier, Tier
+from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
+from cachekit.model import NO_TAGS, CacheEntry, CacheLevel, CacheStats
+from cachekit.ports import FleetTier, HostTier, Tier
+from cachekit.speaking import is_speaking
 from cachekit.tiers.memory import MemoryCache
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Tier)
+
+#: The bits of `CacheLevel`: the operators of an enum cost more than a lookup in memory does.
+MEMORY: Final = CacheLevel.MEMORY.value
+REDIS: Final = CacheLevel.REDIS.value
+FILE: Final = CacheLevel.FILE.value
+ALL: Final = CacheLevel.ALL.value
 
 _FLAGS = (
     ("a", re.ASCII), ("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL), ("x", re.VERBOSE),
@@ -107,28 +114,50 @@ class Steps:
 
 @final
 class Listener:
-    """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`)."""
+    """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`).
 
-    __slots__ = ("_memory",)
+    What a cache over this memory does itself is left to that cache.
+    """
+
+    __slots__ = ("__weakref__", "_memory")
 
     def __init__(self, memory: MemoryCache) -> None:
         self._memory = memory
 
     def keys_changed(self, keys: Sequence[str]) -> None:
         """Drop them."""
-        self._memory._store.invalidate_keys(keys)
+        if not is_speaking(self._memory):
+            self._memory._store.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
         """Drop what has one of them."""
-        self._memory.invalidate_by_tags(tags)
+        if not is_speaking(self._memory):
+            self._memory.invalidate_by_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
         """Drop what matches."""
-        self._memory.invalidate_by_pattern(pattern)
+        if not is_speaking(self._memory):
+            self._memory.invalidate_by_pattern(pattern)
 
     def everything_changed(self) -> None:
         """Drop all."""
-        self._memory.clear()
+        if not is_speaking(self._memory):
+            self._memory.clear()
+
+
+def marked(host: Lower[HostTier] | None, key: str, tags: frozenset[str] = NO_TAGS) -> SharedFence | None:
+    """T as it is now: what a copy in memory is compared with later."""
+    if host is None:
+        return None
+    try:
+        return host.tier.fence(key, tags)
+    except TierUnavailableError:  # its directory is gone: nothing may be kept until there is a new one
+        return None
+
+
+def may_keep(host: Lower[HostTier] | None, mark: SharedFence | None) -> bool:
+    """Whether memory may keep what this mark was taken for: not without one, nor while it is in flux."""
+    return host is None or (mark is not None and not mark.token & FLUX)
 
 
 def named(mark: SharedFence | None, entry: CacheEntry) -> SharedFence | None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from cachekit import forks
 from cachekit.cache import IntelligentCache, KnowsCache
+from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
@@ -25,6 +26,8 @@ _NO: Final = frozenset({"", "0", "false", "no", "off"})
 
 
 _lock = threading.RLock()
+# A cache is built without `_lock`: building takes locks that a fork takes before that one, and may log.
+_building = threading.RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
 _disabled_times = 0
@@ -37,7 +40,10 @@ class _ForkGuard:
     def before_fork(self) -> None:
         _lock.acquire()
 
-    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
+    def after_fork(self, in_child: bool) -> None:
+        global _building
+        if in_child:
+            _building = threading.RLock()  # whoever was building is not here: the child builds its own
         _lock.release()
 
 
@@ -81,15 +87,29 @@ def active_cache(wanted: IntelligentCache | None = None) -> IntelligentCache | N
 
 def get_default_cache() -> IntelligentCache:
     """The cache that cached functions use unless told otherwise; it is built at the first call."""
-    global _default
-    with _lock:
-        if _overriding:
-            return _overriding[-1]
-        if _default is None:
-            from cachekit import environment
+    current = _current()
+    if current is None:
+        with _building:
+            while (current := _current()) is None:
+                _build()
+    return current
 
-            _default = IntelligentCache(redis_cache=environment.redis_cache())
-        return _default
+
+def _build() -> None:
+    global _default
+    from cachekit import environment
+
+    built = IntelligentCache(redis_cache=environment.redis_cache())
+    with _lock:
+        if _default is None:
+            _default = built
+            return
+    built.close()  # another one was set meanwhile
+
+
+def _current() -> IntelligentCache | None:
+    with _lock:
+        return _overriding[-1] if _overriding else _default
 
 
 def needs_no_building() -> bool:
@@ -189,9 +209,10 @@ def warm_cache_keys(
     *,
     ttl: TTL = None,
     tags: Tags | None = None,
+    load: LoadOptions | None = None,
     concurrency: int = 8,
     keep_warm: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> WarmReport:
     """`IntelligentCache.warm_cache` of the default cache."""
     return get_default_cache().warm_cache(
@@ -199,6 +220,7 @@ def warm_cache_keys(
         loader_func,
         ttl=ttl,
         tags=tags,
+        load=load,
         concurrency=concurrency,
         keep_warm=keep_warm,
         progress=progress,

@@ -325,8 +325,8 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """`put` of several keys in one pipeline."""
         ...
 
-    def remove_many(self, keys: Sequence[str]) -> int:
-        """`delete` of several keys in one pipeline; how many were there."""
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """`delete` of several keys in one pipeline; those that were there."""
         ...
 
     def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
@@ -337,12 +337,22 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """
         ...
 
+    def add_many(
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+    ) -> dict[str, CacheEntry | bool]:
+        """`add` of several keys in one pipeline; nothing is stored if one cannot be."""
+        ...
+
     def renew(self) -> None:
         """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
         ...
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Tell `listener` what others write and invalidate from now on; the function returned ends it."""
+        """Tell `listener` what is written and invalidated from now on; the function returned ends it.
+
+        What is done through this tier itself it is told in the thread that does it, before the call returns.
+        The listener is held by that function and its own holders, not by the tier: with them it ends.
+        """
         ...
 
 
@@ -383,7 +393,11 @@ class LendsLeases(Protocol):
 
 
 class BusListener(Protocol):
-    """Who is told, by a bus thread, what other caches have done; own writes do not come back."""
+    """Who is told what others have done: by a bus thread, or by whoever does it through the same tier.
+
+    A cache takes no notice of what its own calls tell (see `speaking`). Calls may come in several threads at
+    once, and more than once for one write.
+    """
 
     def keys_changed(self, keys: Sequence[str]) -> None:
         """These keys were written, or deleted."""
@@ -394,7 +408,7 @@ class BusListener(Protocol):
         ...
 
     def pattern_changed(self, pattern: str) -> None:
-        """Keys that match the regular expression were invalidated."""
+        """Keys that match the regular expression, or some of them, were invalidated."""
         ...
 
     def everything_changed(self) -> None:

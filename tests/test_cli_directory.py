@@ -276,6 +276,22 @@ class TestPurge:
         assert run("purge", "--yes", str(path))[0] == 0
         assert run("inspect", str(path))[0] == 0
 
+    def test_what_was_half_removed_is_made_anew(self, tmp_path: Path) -> None:
+        """What `inspect` says helps, helps: also where the file of the users went with the rest."""
+        FileCache(tmp_path, 1).close()
+        (tmp_path / "users").unlink()
+        (tmp_path / "manifest").write_text("damage")
+        assert f"cachekit purge {tmp_path}" in run("inspect", str(tmp_path))[2]
+        assert run("purge", "--yes", str(tmp_path))[0] == 0
+        assert run("inspect", str(tmp_path))[0] == 0
+
+    def test_a_manifest_of_something_else(self, tmp_path: Path) -> None:
+        """Is not offered for removal."""
+        (tmp_path / "manifest").write_text("mine")
+        assert "it may be no cache at all" in run("inspect", str(tmp_path))[2]
+        assert "is not a cache directory" in run("purge", "--yes", str(tmp_path))[2]
+        assert [one.name for one in tmp_path.iterdir()] == ["manifest"]
+
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])
 def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:

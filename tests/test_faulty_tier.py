@@ -94,6 +94,21 @@ def test_it_times_out() -> None:
         tier.wait_for_hanging(timeout=0.001)
 
 
+def test_lookups_that_time_out_are_unavailable() -> None:
+    """They count as those that fail at once do: hits, misses and unavailable add up to the lookups."""
+    tier = FaultyTier(MemoryCache())
+    tier.hang("get", timeout=0.001)
+    with pytest.raises(TierUnavailableError):
+        tier.get("k")
+    tier.fail("get")
+    with pytest.raises(TierUnavailableError):
+        tier.get("k")
+    tier.mend()
+    tier.get("k")
+    stats = tier.get_stats()
+    assert (stats.requests, stats.unavailable, stats.misses, stats.errors) == (3, 2, 1, 2)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_has_it_to_itself() -> None:

@@ -16,7 +16,7 @@ import threading
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, field, make_dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -159,6 +159,33 @@ def text(*values: Any) -> str:
     return arguments_text((f"p{index}", value) for index, value in enumerate(values))
 
 
+class Shouting(list[str]):
+    """Hands out something else than it holds, as views of data do."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["!"] * len(self))
+
+
+class Folded(dict[str, int]):
+    """The same for a dict."""
+
+    def keys(self) -> Any:
+        return [key.upper() for key in super().__iter__()]
+
+    def __getitem__(self, key: str) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+
+class Rounded(float):
+    """And for a number."""
+
+    def __float__(self) -> float:
+        return float(round(float.__float__(self)))
+
+
 class TestEncoding:
     @given(st.data())
     @settings(max_examples=400, deadline=None)
@@ -225,6 +252,9 @@ class TestEncoding:
             ("a".isalpha, "a".isdigit),
             (Keyed(1).__cache_key__, Keyed(2).__cache_key__),
             (slice(1, 2), slice(1, 2, 1)),
+            (Shouting(["a"]), Shouting(["b"])),
+            (Folded(a=1), Folded(a=2)),
+            (Rounded(1.1), Rounded(1.2)),
         ],
         ids=repr,
     )
@@ -279,6 +309,33 @@ class MoreThanPoint(Point):
         object.__setattr__(self, "z", z)
 
 
+@dataclass(slots=True)
+class Slotted:
+    x: int
+
+
+class MoreThanSlotted(Slotted):
+    __slots__ = ("y",)
+
+
+def _with_slot() -> MoreThanSlotted:
+    value = MoreThanSlotted(1)
+    value.y = 2  # type: ignore[attr-defined]  # mypy does not see what __slots__ adds
+    return value
+
+
+@dataclass
+class Unset:
+    x: int = field(init=False)
+
+
+@dataclass
+class Tagged(list[int]):
+    """What a list holds is no field."""
+
+    tag: str
+
+
 class Labelled(str):
     label = ""
 
@@ -323,6 +380,9 @@ class TestUnkeyable:
             (_recursive_list(), "contains itself"),
             (_labelled(), "is a str with attributes of its own"),
             (MoreThanPoint(1, 2, 3), "is no dataclass itself"),
+            (_with_slot(), "is no dataclass itself"),
+            (Unset(), "the field x of a tests?.*Unset has no value yet"),
+            (Tagged("tag"), "is a list with attributes of its own"),
             (_local_class(), "defined inside a function"),
             (_local_class()(), "defined inside a function"),
             (make_dataclass("Made", ["x"]), "not the one to be found under that name"),

@@ -114,6 +114,7 @@ class RedisCache(LowerFacade[Core]):
     set = in_thread(Core.set)
     put = in_thread(Core.put)
     put_many = in_thread(Core.put_many)
+    add_many = in_thread(Core.add_many)
     set_if = in_thread(Core.set_if)
     add = in_thread(Core.add)
     touch = in_thread(Core.touch)

@@ -11,6 +11,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
+from cachekit.tiers.file.directory import is_cache
 from cachekit.tiers.file.inspection import Inspection, Item
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
@@ -46,7 +47,8 @@ def inspect_directory(path: str) -> Inspection:
     except FileNotFoundError as error:
         raise DirectoryError(str(error)) from error
     except CacheError as error:
-        raise DirectoryError(f"{error}; `cachekit purge {path}` makes it anew") from error
+        remedy = f"`cachekit purge {path}` makes it anew" if is_cache(path) else "it may be no cache at all"
+        raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -34,6 +34,8 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
         geometry, what = _describe(path)
     except DirectoryError as error:
         return refuse(error)
+    except OSError as error:
+        return refuse(DirectoryError(f"{plan.directory} cannot be read: {error.strerror}"))
     if not plan.sure and not _confirmed(ask, f"Remove {what} from {path}? [y/N] "):
         display.line("Nothing was removed.")
         return 1

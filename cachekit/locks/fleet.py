@@ -23,7 +23,7 @@ class FleetLease:
 
     __slots__ = ("_leases", "_name", "_pid", "_token")
 
-    def __init__(self, leases: FleetLeases, name: str, token: str) -> None:
+    def __init__(self, leases: FleetLeases, name: bytes, token: str) -> None:
         self._leases = leases
         self._name = name
         self._token = token
@@ -79,7 +79,8 @@ class FleetLeases:
         Raises:
             TierUnavailableError: the server could not be asked; the driver's error is the cause.
         """
-        name = f"{self._prefix}lease:{key}"
+        # In braces, which no prefix of the Redis tier has: so it is no key of a cache whose prefix is longer.
+        name = f"{self._prefix}{{lease:{key}}}".encode("utf-8", "surrogatepass")
         token = os.urandom(16).hex()
         # With GET (Redis 7.0) the server says whose it is. When a reply was lost, the driver has asked a
         # second time, and finds our own token there.
@@ -94,5 +95,5 @@ class FleetLeases:
 
 
 def _text(answer: object) -> object:
-    # A client that was made with decode_responses gives str.
-    return answer.decode() if isinstance(answer, bytes) else answer
+    # A client that was made with decode_responses gives str. What a stranger has put there may be anything.
+    return answer.decode("ascii", "replace") if isinstance(answer, bytes) else answer

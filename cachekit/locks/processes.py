@@ -150,7 +150,9 @@ class ProcessLease:
 
     def __del__(self) -> None:
         # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
-        if hasattr(self, "_token"):
+        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
+        # the lock may wait for the end of that.
+        if hasattr(self, "_token") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:

@@ -30,7 +30,9 @@ class LoadSlot:
 
     def __del__(self) -> None:
         # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
-        if hasattr(self, "_semaphore"):
+        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
+        # the lock may wait for the end of that.
+        if hasattr(self, "_semaphore") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:

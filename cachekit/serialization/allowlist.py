@@ -13,6 +13,7 @@ Registering a class trusts its constructor and its `__setstate__` with any argum
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ class Use(enum.Enum):
 
     VALUE = "value"  #: be a value, as the factory of a defaultdict is; never be called
     GUARDED = "guarded"  #: be called, through its guard; never be a value
-    NEW = "new"  #: be instantiated without arguments, and given a state
+    NEW = "new"  #: be instantiated without arguments, and given a state, once, that its guard checks
     ANY = "any"  #: whatever pickle does; the user registered it
 
 
@@ -53,7 +54,7 @@ class Grant(NamedTuple):
     """One entry of the list."""
 
     use: Use
-    guard: Guard | None = None  #: called with the Allowance, the class and the arguments
+    guard: Guard | None = None  #: called with the Allowance, the class and the arguments; NEW: see `_uuid`
     target: Any = None  #: the object, where it is registered; standard ones are imported on first use
 
 
@@ -118,6 +119,26 @@ def _zone(_: Allowance, kind: type, *args: Any) -> Any:
     return kind(args[0])
 
 
+@functools.cache
+def _uuid(kind: Any) -> Any:
+    """A class whose instances become those of UUID with their state.
+
+    UUID takes anything for its number, and hashes it: a tuple nested a million deep ends the process.
+    """
+
+    class Stored(kind):  # type: ignore[misc]  # a class is what unpickling asks for
+        __slots__ = ()
+
+        def __setstate__(self, state: Any) -> None:
+            _expect(type(state) is dict and state.keys() <= {"int", "is_safe"}, kind)
+            _expect(type(state["int"]) is int and state["int"] >> 128 == 0, kind)
+            _expect(type(state.get("is_safe")) in (int, type(None)), kind)
+            super().__setstate__(state)
+            object.__setattr__(self, "__class__", kind)
+
+    return Stored
+
+
 _STANDARD: Final[dict[tuple[str, str], Grant]] = {
     **{
         ("builtins", name): Grant(Use.VALUE)
@@ -134,7 +155,7 @@ _STANDARD: Final[dict[tuple[str, str], Grant]] = {
     ("zoneinfo", "ZoneInfo"): Grant(Use.GUARDED, _zone),
     ("decimal", "Decimal"): Grant(Use.GUARDED, _decimal),
     ("fractions", "Fraction"): Grant(Use.GUARDED, _fraction),
-    ("uuid", "UUID"): Grant(Use.NEW),
+    ("uuid", "UUID"): Grant(Use.NEW, _uuid),
     ("collections", "OrderedDict"): Grant(Use.GUARDED, _empty),
     ("collections", "defaultdict"): Grant(Use.GUARDED, _defaultdict),
     ("collections", "deque"): Grant(Use.GUARDED, _deque),

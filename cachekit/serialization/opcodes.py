@@ -14,14 +14,16 @@ writes and refuses all others, among them:
 - GLOBAL, INST, OBJ, EXT1-4 and the persistent ids, which would resolve names elsewhere;
 - PUT, BINPUT and LONG_BINPUT, which choose their memo index: six bytes make the memo 34 GB large;
 - a BYTEARRAY8 longer than the bytes that are left, which would be allocated before it is missed;
-- BUILD, APPEND and the like on a class, which would change the class for the whole process.
+- BUILD, APPEND and the like on a class, which would change the class for the whole process;
+- BUILD on what a guard made, or twice on anything: a state would put into a path or a UUID what its
+  guard keeps out.
 
-Items are integers. 0 and more is a value and its weight, the number of parts that hashing it
-touches; a shared part counts every time, because hashing does not remember tuples. So a tuple that
+Items are integers. 0 and more is a value: its low bits are its weight, the number of parts that hashing
+it touches; a shared part counts every time, because hashing does not remember tuples. So a tuple that
 is nested a million deep, which would overflow the C stack when hashed, or that doubles forty times
-by reference, which would never finish, is too heavy for a key. -1 and below is a short text at
-position -item - 1, which may turn out to be the name of a class. From `_GLOBAL` downwards it is one
-of the globals.
+by reference, which would never finish, is too heavy for a key. The other bits number the instances that
+may be given a state. -1 and below is a short text at position -item - 1, which may turn out to be the
+name of a class. From `_GLOBAL` downwards it is one of the globals.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from cachekit.serialization.allowlist import Table, Use
 
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
 HEAVIEST_KEY: Final = 4096
+
+_WEIGHT_BITS: Final = HEAVIEST_KEY.bit_length()
+_WEIGHT: Final = (1 << _WEIGHT_BITS) - 1
 
 _GLOBAL: Final = -(1 << 62)
 _MARK: Final = 0x28
@@ -100,7 +105,7 @@ def inspect(pickle: bytes, table: Table) -> bool:
 
 def _weight(items: list[int]) -> int:
     # Capped, or tuples that double by reference would make numbers of any length here.
-    return min(1 + sum([item if item > 0 else 1 for item in items]), HEAVIEST_KEY + 1)
+    return min(1 + sum([item & _WEIGHT if item > 0 else 1 for item in items]), HEAVIEST_KEY + 1)
 
 
 class _Machine:
@@ -117,6 +122,8 @@ class _Machine:
         # How often each global was pushed without having been called yet. If a guarded one is left
         # at the end, a guard would stand in the value where the class stood.
         self._unused: list[int] = []
+        # Of each numbered instance, how it was made; None once it must be given no other state.
+        self._made: list[Use | None] = [None]
 
     def run(self) -> bool:
         pickle, stack, memo = self._pickle, self._stack, self._memo
@@ -163,8 +170,10 @@ class _Machine:
         if position != size or len(stack) != 1 or self._marks:
             _damaged("it ends in the wrong place")
         for name, use, unused in zip(self._globals, self._uses, self._unused, strict=True):
-            if use is Use.GUARDED and unused:
+            if use in (Use.GUARDED, Use.NEW) and unused:
                 raise RefusedClassError(*name)
+        if Use.NEW in self._made:
+            _damaged("an instance without a state")
         return bool(self._globals)
 
     def _get(self, item: int) -> None:
@@ -184,8 +193,8 @@ class _Machine:
         if not self._stack or self._stack[-1] <= _GLOBAL:
             _damaged("it fills something that is no container")
 
-    def _key(self, heaviest: int) -> None:
-        if heaviest > HEAVIEST_KEY:
+    def _keys(self, items: list[int]) -> None:
+        if max([item & _WEIGHT for item in items if item > 0], default=0) > HEAVIEST_KEY:
             _damaged(f"a dict key or set element has more than {HEAVIEST_KEY} parts")
 
     def _text(self, item: int) -> str:
@@ -213,23 +222,23 @@ class _Machine:
 
     def setitem(self) -> None:
         self._stack.pop()
-        self._key(self._stack.pop())
+        self._keys([self._stack.pop()])
         self._container()
 
     def setitems(self) -> None:
         items = self._cut()
         if len(items) % 2:
             _damaged("a key without a value")
-        self._key(max(items[::2], default=0))
+        self._keys(items[::2])
         self._container()
 
     def additems(self) -> None:
-        self._key(max(self._cut(), default=0))
+        self._keys(self._cut())
         self._container()
 
     def frozen(self) -> None:
         items = self._cut()
-        self._key(max(items, default=0))
+        self._keys(items)
         self._stack.append(_weight(items))
 
     def tuple(self) -> None:
@@ -256,25 +265,25 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments = self._stack.pop()
-        self._called(self._stack.pop(), Use.GUARDED)
-        self._stack.append(_weight([arguments]))
+        self._call(self._stack.pop(), Use.GUARDED, _weight([arguments]))
 
     def newobj(self) -> None:
         arguments = self._stack.pop()
-        self._called(self._stack.pop(), Use.NEW)
-        self._stack.append(_weight([arguments]))
+        self._call(self._stack.pop(), Use.NEW, _weight([arguments]))
 
     def newobj_ex(self) -> None:
         weight = _weight([self._stack.pop(), self._stack.pop()])
-        self._called(self._stack.pop(), Use.NEW)
-        self._stack.append(weight)
+        self._call(self._stack.pop(), Use.NEW, weight)
 
     def build(self) -> None:
         self._stack.pop()
-        if not self._stack or self._stack[-1] < 0:
-            _damaged("it gives a state to something that is no instance")
+        number = self._stack[-1] >> _WEIGHT_BITS
+        if number <= 0 or self._made[number] is None:
+            _damaged("it gives a state to something that may have none")
+        if self._made[number] is Use.NEW:
+            self._made[number] = None
 
-    def _called(self, item: int, wanted: Use) -> None:
+    def _call(self, item: int, wanted: Use, weight: int) -> None:
         """Check that a call is of the kind wanted; a registered class may be called either way."""
         if item > _GLOBAL:
             _damaged("it calls something that is no class")
@@ -282,6 +291,10 @@ class _Machine:
         if use is not wanted and use is not Use.ANY:
             raise RefusedClassError(*self._globals[_GLOBAL - item])
         self._unused[_GLOBAL - item] -= 1
+        if use is not Use.GUARDED:
+            weight |= len(self._made) << _WEIGHT_BITS
+            self._made.append(use)
+        self._stack.append(weight)
 
 
 _STEPS: Final = {

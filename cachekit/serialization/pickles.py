@@ -26,6 +26,7 @@ from cachekit.serialization.allowlist import (
     table,
     unfit,
 )
+from cachekit.serialization.literals import is_literal
 
 PROTOCOL: Final = 5
 
@@ -90,9 +91,11 @@ class _Unpickler(pickle.Unpickler):
         if grant is None:
             raise opcodes.RefusedClassError(module, name)
         found = resolve(grant, module, name)
-        if grant.use is Use.GUARDED and grant.guard is not None:
-            return functools.partial(grant.guard, self._allowance, found)
-        return found
+        if grant.guard is None:
+            return found
+        if grant.use is Use.NEW:
+            return grant.guard(found)
+        return functools.partial(grant.guard, self._allowance, found)
 
     def persistent_load(self, _: Any) -> Never:
         raise UnreadableError("a persistent id in a stored pickle", "damage")
@@ -151,6 +154,8 @@ class PickleCodec:
             ) from error
 
     def _load_allowed(self, payload: bytes) -> Any:
+        if is_literal(payload):
+            return pickle.loads(payload)
         # First look, then load, both on the same immutable bytes: nobody can change them in
         # between.
         opcodes.inspect(payload, self._allowed)
@@ -158,6 +163,8 @@ class PickleCodec:
 
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""
+        if is_literal(payload):
+            return
         try:
             if not opcodes.inspect(payload, self._allowed):
                 return  # no class is named: nothing that loading could refuse

@@ -131,8 +131,8 @@ class FaultyTier:
         with self._changed:
             self._calls[name] += 1
             fault = self._faults.get(name)
-            while fault is not None and fault.kind == "hang":
-                fault = self._hang(name, fault)
+            while fault is not None and fault.kind == "hang" and self._hang(fault):
+                fault = self._faults.get(name)
         if fault is None:
             return getattr(self.tier, name)(*args, **kwargs)
         if fault.kind == "lie":
@@ -143,23 +143,22 @@ class FaultyTier:
                 asked = len(args[0]) if name == "get_many" else 1
                 self._failed["unavailable"] += asked
                 self._failed["requests"] += asked
+        if fault.kind == "hang":
+            raise TierUnavailableError(f"{name}: no answer within {fault.timeout} s")
         if fault.kind == "full":
             raise TierUnavailableError(f"{name}: no room, as the test asked for", full=True)
         raise TierUnavailableError(f"{name}: out, as the test asked for")
 
-    def _hang(self, name: str, fault: _Fault) -> _Fault | None:
+    def _hang(self, fault: _Fault) -> bool:
+        """Wait for the end of the fault; False if its timeout came first."""
         self._hanging += 1
         self._changed.notify_all()
         self._changed.release()
         try:
-            released = fault.released.wait(fault.timeout)
+            return fault.released.wait(fault.timeout)
         finally:
             self._changed.acquire()
             self._hanging -= 1
-        if not released:
-            self._failed["errors"] += 1
-            raise TierUnavailableError(f"{name}: no answer within {fault.timeout} s")
-        return self._faults.get(name)
 
     # -- a tier -------------------------------------------------------------------------------------
 

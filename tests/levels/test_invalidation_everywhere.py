@@ -12,9 +12,9 @@ from coherent_caches import three_caches
 from redis_server import wait_until
 from tracing import at_line
 
-import cachekit.levels as steps
-from cachekit import CacheLevel, IntelligentCache
+from cachekit import CacheLevel, IntelligentCache, levels, writing
 
+STEPS = (levels, writing)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()
 
@@ -98,7 +98,7 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
             INVALIDATIONS[how](actor, key)
 
         work = operation(name, setting, key, database)
-        reached = at_line(number, steps, invalidate, work)
+        reached = at_line(number, STEPS, invalidate, work)
         if not reached:
             assert number > 3, "the operation has that many steps"
             break
@@ -124,19 +124,29 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
 @pytest.mark.parametrize(
     "level", [CacheLevel.ALL, CacheLevel.FILE | CacheLevel.MEMORY, CacheLevel.REDIS | CacheLevel.MEMORY]
 )
-def test_two_writes_leave_one_value(setting: Setting, level: CacheLevel, how: str, who: str) -> None:
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "with others"])
+def test_two_writes_leave_one_value(
+    setting: Setting, level: CacheLevel, how: str, who: str, many: bool
+) -> None:
     """Another one's write between any two steps of a write: one of the two values is left, for everybody."""
     one, two, _ = setting.caches
     if level & CacheLevel.FILE == CacheLevel(0) and one.redis_cache is None:
         pytest.skip("there is no server")
     actor = one if who == "same" else two
+
+    def write(key: str) -> None:
+        if many:
+            one.set_many({"before": 1, key: "mine", "after": 1}, cache_level=level, tags={key})
+        else:
+            one.set(key, "mine", cache_level=level, tags={key})
+
     for number in itertools.count(1):
         key = f"k{next(_numbers)}"
         reached = at_line(
             number,
-            steps,
+            STEPS,
             lambda key=key: INVALIDATIONS[how](actor, key),  # type: ignore[misc]
-            lambda key=key: one.set(key, "mine", cache_level=level, tags={key}),  # type: ignore[misc]
+            lambda key=key: write(key),  # type: ignore[misc]
         )
         if not reached:
             assert number > 3

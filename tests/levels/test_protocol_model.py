@@ -177,7 +177,7 @@ def test_a_write_for_this_host_alone_beside_another_one() -> None:
 @pytest.mark.parametrize("what", ["load", "promotion"])
 @pytest.mark.parametrize("name", ["redis", "both", "two hosts"])
 def test_a_write_of_many_keys(name: str, what: str, killed: tuple[str, ...]) -> None:
-    """Two of the same buckets: hosts first, then the server once for all, which tells the hosts as it does it."""
+    """Two of the same buckets: files first, then the server once for all, which tells the other hosts."""
     world = WORLDS[name]
     actors = {"w": (0, write_many(world, 0, "w", together=True)), "o": (1, OTHERS[what](world, 1))}
     assert search(world, actors, stored=what != "load", killed=killed, abandons=bool(killed)).run() is None
@@ -317,7 +317,7 @@ GUARDS: dict[str, Callable[[str], Search]] = {
     "tokens again": _of("both", "pattern", "promotion"),
     "expect": _of("file", "delete", "refresh"),
     "expect at the server": _of("two hosts", "delete", "refresh"),
-    "vouched": _of("file", "delete", "refresh without room"),
+    "nothing for memory": _of("file", "delete", "refresh without room"),
     "touch compares": _of("file", "delete", "touch"),
     "touch replaces": _of("redis", "set", "touch"),
     "server first": _life,

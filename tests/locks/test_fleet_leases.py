@@ -15,7 +15,7 @@ from cachekit.errors import TierUnavailableError
 from cachekit.locks.fleet import FleetLeases
 from cachekit.testing.processes import in_processes
 
-NAME = "app:lease:k"
+NAME = "app:{lease:k}"
 
 
 def test_one_host_has_it(lease_server: Any) -> None:
@@ -36,6 +36,23 @@ def test_one_host_has_it(lease_server: Any) -> None:
         assert not lease.is_held()
         assert leases.try_acquire("k") is not None
         assert leases.try_acquire("other") is not None
+
+
+def test_any_key_will_do(lease_server: Any) -> None:
+    """Half a surrogate pair is a character like any other."""
+    with lease_server.client() as client:
+        leases = FleetLeases(client, "app:")
+        lease = leases.try_acquire("\ud800\0}")
+        assert lease is not None
+        assert lease.is_held()
+        assert leases.try_acquire("\ud800\0}") is None
+
+
+def test_what_a_stranger_put_there(lease_server: Any) -> None:
+    """It counts as somebody else's lease, whatever its bytes."""
+    with lease_server.client() as client:
+        client.set(NAME, b"\xa1\xff")
+        assert FleetLeases(client, "app:").try_acquire("k") is None
 
 
 def test_it_ends_by_itself(lease_server: Any) -> None:

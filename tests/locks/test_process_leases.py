@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -302,4 +303,23 @@ def test_an_interrupt_inside_the_lock_library_leaves_nothing_taken(
         leases.try_acquire("k")
     monkeypatch.undo()
     assert free_elsewhere(tmp_path)
+    leases.close()
+
+
+def test_a_released_lease_that_is_collected_waits_for_nobody(tmp_path: Path) -> None:
+    """The collector may come in the middle of a write, for whose end a fork waits that has our lock."""
+    leases = ProcessLeases(tmp_path)
+    lease = leases.try_acquire("k")
+    assert lease is not None
+    lease.release()
+    kept = [lease]
+    del lease
+    collector = threading.Thread(target=kept.clear)
+    leases.before_fork()
+    collector.start()
+    collector.join(10)
+    waits = collector.is_alive()
+    leases.after_fork(in_child=False)
+    collector.join()
+    assert not waits
     leases.close()

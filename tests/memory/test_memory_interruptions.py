@@ -11,7 +11,7 @@ from racing import in_thread
 from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
-from cachekit.tiers.memory import store
+from cachekit.tiers.memory import exclusive, removing, store
 from cachekit.tiers.memory.held import Held
 
 Operation = Callable[[MemoryCache], object]
@@ -27,6 +27,9 @@ def refused_set_if(cache: MemoryCache) -> object:
     cache.delete("a")
     return cache.set_if("a", CacheEntry("a", "loaded"), fence)
 
+
+#: Where a write may be struck.
+STEPS = (store, removing, exclusive)
 
 OPERATIONS: dict[str, Operation] = {
     "overwrite": lambda cache: cache.set_value("a", "new", tags={"y", "z"}),
@@ -67,7 +70,7 @@ def test_an_exception_between_any_two_lines(name: str) -> None:
         number += 1
         cache, before = full_cache()
         try:
-            came = at_line(number, store, strike, partial(operation, cache))
+            came = at_line(number, STEPS, strike, partial(operation, cache))
         except Struck:
             pass
         assert cache._store._state == 0, number
@@ -110,7 +113,7 @@ def test_a_call_between_any_two_lines(name: str, refuses: bool) -> None:
             handler(cache)
 
         try:
-            came = at_line(number, store, happens, partial(operation, cache))
+            came = at_line(number, STEPS, happens, partial(operation, cache))
         except Struck:
             pass
         assert cache._store._deferred == [], number
@@ -131,7 +134,7 @@ def test_closing_between_any_two_lines(name: str) -> None:
         number += 1
         cache, _ = full_cache()
         try:
-            came = at_line(number, store, cache.close, partial(OPERATIONS[name], cache))
+            came = at_line(number, STEPS, cache.close, partial(OPERATIONS[name], cache))
         except CacheClosedError:
             pass
         if came:

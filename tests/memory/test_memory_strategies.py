@@ -24,7 +24,7 @@ from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, R
 from cachekit.eviction import Fifo, S3Fifo, Sieve, lfu, s3fifo, sieve, tinylfu, ttl
 from cachekit.ports import EvictionPolicy
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import selective, store
+from cachekit.tiers.memory import removing, selective, store
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
 
@@ -278,6 +278,7 @@ OPERATIONS: dict[str, Callable[[MemoryCache], object]] = {
 INSIDE: list[tuple[CacheStrategy, ModuleType]] = [
     (CacheStrategy.LRU, selective),
     (CacheStrategy.W_TINYLFU, selective),
+    (CacheStrategy.W_TINYLFU, removing),
     (CacheStrategy.W_TINYLFU, tinylfu),
     (CacheStrategy.S3_FIFO, s3fifo),
     (CacheStrategy.SIEVE, sieve),
@@ -352,7 +353,7 @@ class TestHits:
             cache.set_value("later", 1)
             clock.advance(1)
             cache.get_value("timed")  # the first after a while, so it is timed
-            assert cache._latency._counts != [0] * len(cache._latency._counts)
+            assert cache._figures.latency._counts != [0] * len(cache._figures.latency._counts)
             cache.get_value("later")
             cache.set_value("new", 1)
             assert sorted(cache.keys()) == ["later", "new"]

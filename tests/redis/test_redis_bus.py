@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ from racing import in_thread
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, bus
+from cachekit.tiers.redis.messages import Outbox
 from cachekit.upkeep import upkeep
 
 MakeCache = Callable[..., RedisCache]
@@ -77,8 +79,8 @@ EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
         [("keys", ["a", "b", "c"])],
     ),
     (lambda cache: cache.invalidate_by_tags({"t", "u"}), [("tags", ["t", "u"])]),
-    (lambda cache: cache.invalidate_by_pattern("user:.*"), [("pattern", "user:.*")]),
-    (lambda cache: cache.invalidate_by_pattern(re.compile("(?i)user:")), [("pattern", "(?i)user:")]),
+    (lambda cache: cache.invalidate_by_pattern("user:.*"), [("pattern", "user:")]),
+    (lambda cache: cache.invalidate_by_pattern(re.compile("(?i)user:")), [("pattern", "")]),
     (lambda cache: cache.invalidate_by_pattern(re.compile("user:", re.IGNORECASE)), [("all", None)]),
     (lambda cache: cache.clear(), [("all", None)]),
     (lambda cache: cache.renew(), [("all", None)]),
@@ -91,23 +93,28 @@ def hears_everything(cache: RedisCache, other: RedisCache) -> None:
     other.put_many({"warm": CacheEntry("warm", 1)}, {"warm": other.successor()})
     other.delete("warmed up")
     wait_until(lambda: ("keys", ["warmed up"]) in notes.told, "the first messages are there")
-    notes.told.clear()
+    for told in (notes.told, own.told):
+        told.clear()
     for event, expected in EVENTS:
         event(other)
+        # Who listens to the very tier is told before the call returns; and of patterns as they are.
+        assert [kind for kind, _ in own.told] == [kind for kind, _ in expected]
+        assert own.told == expected or own.told[0] in (("pattern", "user:.*"), ("pattern", "(?i)user:"))
         wait_until(notes.has(len(expected)), f"{expected} is heard")
         assert notes.told == expected
         notes.told.clear()
+        own.told.clear()
     # What changes nothing that others could know is not told.
     assert other.add("new", CacheEntry("new", 1), other.origin("new")) is True
     other.get("new")
     other.delete("the last")
     wait_until(notes.has(1), "the last is heard")
     assert notes.told == [("keys", ["the last"])]
-    assert own.told == [], "own writes do not come back"
+    assert own.told == [("keys", ["the last"])], "and not by the bus once more"
 
 
 def test_everything_is_heard(make_cache: MakeCache) -> None:
-    """Each write and invalidation of another cache, once, and nothing of one's own."""
+    """Each write and invalidation, once: those of another cache, and those of one's own at once."""
     hears_everything(make_cache(), make_cache())
 
 
@@ -251,6 +258,52 @@ def test_it_ends(make_cache: MakeCache) -> None:
     assert len(one.told) == 2
     cache.close()
     assert len(bus_threads()) == before
+
+
+def test_it_ends_with_the_last_who_holds_it(make_cache: MakeCache) -> None:
+    """The tier holds no listener: one that is dropped, with the function that ends it, ends by itself."""
+    before = len(bus_threads())
+    cache = make_cache()
+    notes, dropped = Notes(), Notes()
+    told = weakref.ref(dropped)
+    ends = [cache.subscribe(notes), cache.subscribe(dropped)]
+    wait_until(notes.has(2), "one listens")
+    wait_until(dropped.has(2), "the other one listens")
+    del dropped
+    assert told() is not None, "the function holds it"
+    cache.delete("k")
+    assert [one.told[-1] for one in (notes, told()) if one] == [("keys", ["k"])] * 2
+    ends.clear()
+    wait_until(lambda: told() is None and len(bus_threads()) == before + 1, "one thread has ended")
+    make_cache().delete("k")
+    wait_until(notes.has(4), "who still holds its listener still hears")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_dropped_listener_is_not_woken_by_a_fork(make_cache: MakeCache) -> None:
+    """A child has threads for those who are still there."""
+    cache = make_cache()
+    notes = listening(cache)
+    cache.subscribe(Notes())
+    finish = in_fork(lambda: wait_until(lambda: len(bus_threads()) == 1 and notes.gaps >= 2, "one listens"))
+    assert finish() == 0
+
+
+def test_an_interrupted_write_is_told_all_the_same(make_cache: MakeCache) -> None:
+    """A signal handler that raises while one listener is told keeps nothing from the others."""
+    cache = make_cache()
+
+    class Interrupted(Notes):
+        def keys_changed(self, keys: Sequence[str]) -> None:
+            super().keys_changed(keys)
+            if len(self.told) == 1:
+                raise KeyboardInterrupt
+
+    first, second = Interrupted(), listening(cache)
+    cache._store._bus._ears = (bus._Ear(cache._server, b"", Outbox(), first), *cache._store._bus._ears)
+    with pytest.raises(KeyboardInterrupt):
+        cache.delete("k")
+    assert second.told == [("keys", ["k"])]
 
 
 def test_a_listener_may_end_its_own_subscription(make_cache: MakeCache) -> None:

@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,36 @@ def test_a_replica_that_only_reads() -> None:
         server.close()
 
 
+def test_a_name_that_leads_to_another_server() -> None:
+    """After a failover it leads to the new main one, and so do calls that had connections to the old one."""
+    old, new = RedisServer(), RedisServer()
+    name = Path(old.directory, "name")
+    name.symlink_to(Path(old.directory, "socket"))
+    try:
+        with RedisCache(url=f"unix://{name}", timeout=5) as cache:
+            entries = {key: CacheEntry(key, 1) for key in ("a", "b")}
+            writes: list[Callable[[], object]] = [
+                lambda: cache.put_many(entries, {key: cache.successor() for key in entries}),
+                lambda: cache.remove_many(["a", "b"]),
+                lambda: cache.set_value("k", 2),
+                lambda: cache.lease("k", 30),
+            ]
+            for write in writes:
+                write()
+            with old.client() as client:
+                client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+            name.unlink()
+            name.symlink_to(Path(new.directory, "socket"))
+            for write in writes:
+                with suppress(TierUnavailableError):
+                    write()  # finds out
+                write()
+            assert cache.get_value("k") == 2
+    finally:
+        old.close()
+        new.close()
+
+
 def test_a_user_who_may_not(server: RedisServer) -> None:
     """An ACL that forbids the cache's commands, or its keys, makes it unavailable, and says why."""
     with server.client() as client:
@@ -310,7 +341,8 @@ def test_a_user_who_may_just_enough(server: RedisServer) -> None:
 
             def everything_changed(self) -> None: ...
 
-        cache.subscribe(Listener())
+        listener = Listener()
+        cache.subscribe(listener)
         with RedisCache(url=server.url, username="shop", password="a-password", key_prefix="shop:") as other:
             wait_until(lambda: other.set_value("k", 1) and heard.is_set(), "the bus works")
         assert cache.get_stats().errors == 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from redis.cache import CacheConfig
 from redis_server import RedisServer
 from same import same
 
@@ -219,6 +220,29 @@ class TestForeignData:
         assert cache.add("k", CacheEntry("k", 1, tags={"t"}), again) is False
         assert cache.add("k", CacheEntry("k", 1, tags={"t"}), cache.origin("k", frozenset({"t"}))) is True
 
+    @pytest.mark.parametrize("token", [b"1" * 5000, b"9" * 20, b"-1", b"007", b"", b"1\n"])
+    def test_tokens_that_no_cache_made(
+        self, cache: RedisCache, client: Any, prefix: str, token: bytes
+    ) -> None:
+        """Also a number: one that is too long, or written otherwise, is no token, and no exception."""
+
+        def spoil() -> None:
+            for name in names_under(client, prefix):
+                if not name.endswith(b"}:k"):
+                    client.set(name, token)
+
+        cache.set_value("k", 1, tags={"t"})
+        fence = cache.fence("k", {"t"})
+        spoil()
+        assert not fence.is_current()
+        assert cache.get("k") is None
+        assert cache.keys() == []
+        origin = cache.origin("k", frozenset({"t"}))
+        assert cache.add("k", CacheEntry("k", 2, tags={"t"}), origin) is True
+        spoil()
+        assert cache.set_value("k", 3, tags={"t"})
+        assert cache.get_value("k") == 3
+
     def test_add_replaces_what_is_unreadable(self, cache: RedisCache, client: Any, prefix: str) -> None:
         """It counts as nothing there."""
         cache.set_value("k", 1)
@@ -403,7 +427,7 @@ class TestManyKeys:
         }
         assert (cache.get_stats().hits, cache.get_stats().misses) == (1200, 1)
         assert cache.size() == 1200
-        assert cache.remove_many(["k0", "k1", "missing"]) == 2
+        assert cache.remove_many(["k0", "missing", "k1"]) == ["k0", "k1"]
         assert cache.size() == 1198
         stats = cache.get_stats()
         assert (stats.sets, stats.deletes, stats.size) == (1200, 2, 1198)
@@ -413,7 +437,8 @@ class TestManyKeys:
         assert cache.get_many([]) == {}
         assert cache.origins([]) == {}
         cache.put_many({}, {})
-        assert cache.remove_many([]) == 0
+        assert cache.add_many({}, {}) == {}
+        assert cache.remove_many([]) == []
         assert cache.invalidate_by_tags([]) == 0
 
     def test_put_many_with_entries_that_are_over(self, make_cache: MakeCache) -> None:
@@ -525,6 +550,19 @@ class TestOnePrefixAmongOthers:
         glob.clear()
         assert long.get_value("x:k") == 1
 
+    def test_leases_are_nobodys_values(self, make_cache: MakeCache, client: Any, prefix: str) -> None:
+        """Nor does the value of a cache with a longer prefix look like a lease that is taken."""
+        short, long = make_cache(), make_cache(key_prefix=f"{prefix}lease:")
+        long.set_value("k", 1)
+        (name,) = names_under(client, f"{prefix}lease:") - {
+            value_name(client, prefix, "k").rpartition(b":")[0]
+        }
+        lease = short.lease(name.decode().removeprefix(f"{prefix}lease:"), 30)
+        assert lease is not None
+        assert long.get_value("k") == 1
+        assert long.keys() == ["k"]
+        assert short.keys() == []
+
     def test_clear_leaves_nothing_of_its_own(self, cache: RedisCache, client: Any, prefix: str) -> None:
         """Neither values nor tokens."""
         for number in range(20):
@@ -601,6 +639,8 @@ class TestConfiguration:
             ({"client": object()}, TypeError, "client must be a redis.Redis"),
             ({"client": redis.asyncio.Redis()}, TypeError, "not one of redis.asyncio"),
             ({"client": redis.Redis(decode_responses=True)}, ValueError, "decode_responses"),
+            ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
+            ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
             ({"client": redis.Redis(), "host": "h"}, ValueError, "knows its server already"),
         ],
     )

@@ -132,3 +132,15 @@ def test_a_registered_class_is_not_changed_by_a_state_meant_for_it() -> None:
     with pytest.raises(UnreadableError):
         codec.decode(payload)
     assert not hasattr(uuid.SafeUUID, "owned")
+
+
+def test_uuids_return_whatever_holds_them() -> None:
+    """What keeps hostile ones out lets those in that `uuid` makes, also one that is a key of two dicts."""
+    unsafe = uuid.UUID(int=2**128 - 1, is_safe=uuid.SafeUUID.unsafe)
+    values = [uuid.UUID(int=0), uuid.uuid1(), uuid.uuid4(), unsafe]
+    value = [values, {one: one for one in values}, {unsafe: {unsafe}}]
+    codec = PickleCodec()
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert [type(one) for one in back[0]] == [uuid.UUID] * 4
+    assert [one.is_safe for one in back[0]] == [one.is_safe for one in values]

@@ -108,6 +108,56 @@ CORPUS: dict[str, bytes] = {
     "key that doubles 60 times": START + b"}" + _doubled(60) + b"Ns.",
     "set element that doubles 60 times": START + b"\x8f(" + _doubled(60) + b"\x90.",
     "frozenset element that doubles 60 times": START + b"(" + _doubled(60) + b"\x91.",
+    "UUID with a number 200,000 deep as a key": START
+    + b"}"
+    + name("uuid", "UUID")
+    + b")\x81}"
+    + text("int")
+    + _deep_tuple(200_000)
+    + b"sbNs.",
+    "UUID with a safety 200,000 deep": START
+    + name("uuid", "UUID")
+    + b")\x81}("
+    + text("int")
+    + ONE
+    + text("is_safe")
+    + _deep_tuple(200_000)
+    + b"ub.",
+    "UUID given a second state": START
+    + b"}"
+    + name("uuid", "UUID")
+    + b")\x81}"
+    + text("int")
+    + ONE
+    + b"sb}"
+    + text("int")
+    + _deep_tuple(200_000)
+    + b"sbNs.",
+    "UUID without a number": START + name("uuid", "UUID") + b")\x81.",
+    "UUID with a text for a number": START
+    + name("uuid", "UUID")
+    + b")\x81}"
+    + text("int")
+    + text("1")
+    + b"sb.",
+    "UUID, the class": START + name("uuid", "UUID") + b".",
+    "path with parts 200,000 deep as a key": START
+    + b"}"
+    + call(name("pathlib", "PurePosixPath"), text("a"))
+    + b"N}("
+    + text("_cached_cparts")
+    + b"]"
+    + _deep_tuple(200_000)
+    + b"a"
+    + text("_str_normcase_cached")
+    + _deep_tuple(200_000)
+    + b"u\x86bNs.",
+    "fraction given a state": START
+    + call(name("fractions", "Fraction"), ONE, ONE)
+    + b"N}"
+    + text("_numerator")
+    + text("1")
+    + b"s\x86b.",
     "BUILD on a class": START + name("uuid", "UUID") + b"N}" + text("get_version") + b"Ns\x86b.",
     "BUILD on a guarded class": START
     + name("fractions", "Fraction")

@@ -262,12 +262,10 @@ def refresh(world: World, me: int, name: str, *, anew: bool = False, full: bool 
         if state.server_token != local.r[0] and world.has("expect at the server"):
             return state, local._replace(refused=True)
         made = Copy(local.v or "", tag=local.r[1])
-        return state._replace(server=made, server_token=name).tell(me, "key"), local._replace(kept=True)
+        return state._replace(server=made, server_token=name).tell(me, "key"), local
 
     def memory(state: State, local: Local) -> Outcome:
         if local.refused:
-            return state.forget(me), local
-        if full and world.has("vouched") and not local.kept:
             return state.forget(me), local
         remembered = _remember(world, me, name, local.v)(state, local)
         assert isinstance(remembered, tuple)
@@ -280,6 +278,8 @@ def refresh(world: World, me: int, name: str, *, anew: bool = False, full: bool 
         if full:  # what could not be stored is removed, and once more without looking at the token
             steps += world.change(me, f"{name}-full", _gone, left_in_flux=world.server, expect=expect)
             steps += world.change(me, name, _gone, left_in_flux=world.server)
+            if world.has("nothing for memory"):
+                steps.append(lambda state, local: (state.break_fence(me), local))
         else:
             steps += world.change(me, name, put, left_in_flux=world.server, expect=expect)
     if world.server:

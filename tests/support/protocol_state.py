@@ -99,7 +99,6 @@ class Local(NamedTuple):
     n: Any = None  #: the news
     found: bool = False  #: whether the value comes from a file
     mine: bool = True  #: whether nobody wrote while the own write was in flux
-    kept: bool = False  #: whether the server has taken it, with its fence in order
     refused: bool = False  #: whether the server knew of a newer write
     late: bool = False  #: whether it began after the writer's call had returned
     jump: int = 0  #: how many steps to go beyond the next one, or back

@@ -1,30 +1,32 @@
-"""Something happens at the Nth line that a module runs: a signal that strikes anywhere, made repeatable."""
+"""Something happens at the Nth line that some modules run: a signal that strikes anywhere, repeatable."""
 
 from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, ModuleType
 from typing import Any
 
 
 def at_line(
-    number: int, module: ModuleType, happens: Callable[[], object], work: Callable[[], object]
+    number: int,
+    modules: ModuleType | Sequence[ModuleType],
+    happens: Callable[[], object],
+    work: Callable[[], object],
 ) -> bool:
-    """Run `work`; `happens` is called before the Nth line with a call that it runs there.
+    """Run `work`; `happens` is called before the Nth line with a call that it runs in them.
 
     Returns:
         Whether it came to that.
     """
     left = number
-    file = module.__file__
-    assert file is not None
+    files = {module.__file__ for module in ([modules] if isinstance(modules, ModuleType) else modules)}
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
         # CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck.
-        if event == "line" and "(" in linecache.getline(file, frame.f_lineno):
+        if event == "line" and "(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             left -= 1
             if left == 0:
                 sys.settrace(None)
@@ -32,7 +34,7 @@ def at_line(
         return local
 
     def tracer(frame: FrameType, event: str, argument: Any) -> Any:
-        return local if left > 0 and frame.f_code.co_filename == file else None
+        return local if left > 0 and frame.f_code.co_filename in files else None
 
     before = sys.gettrace()
     sys.settrace(tracer)

@@ -1,48 +1,15 @@
-"""What FileCache is given, checked: every refusal names the argument, the value and the remedy."""
+"""What FileCache alone is given, checked, as `tiers.arguments` checks the rest."""
 
 from __future__ import annotations
 
-import threading
 from math import isfinite
 from typing import Final
 
 from cachekit.fences import SharedFence
-from cachekit.model import CacheEntry, checked_key, seconds
+from cachekit.model import CacheEntry
 from cachekit.ports import Fence
 
 _LARGEST_MB: Final = 1 << 20
-
-
-def checked_interval(cleanup_interval: float | None) -> float | None:
-    """Seconds between two sweeps.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is out of range.
-    """
-    interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-    if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-        raise ValueError(
-            f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-            f"not {cleanup_interval!r}; None switches the sweep off"
-        )
-    return interval
-
-
-def check_entry(key: str, entry: CacheEntry) -> None:
-    """Refuse what is no entry of this key.
-
-    Raises:
-        TypeError: the entry is no CacheEntry, or the key no str.
-        ValueError: the entry's own key is another one.
-    """
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
 
 
 def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:

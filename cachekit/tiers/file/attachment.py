@@ -156,7 +156,9 @@ class Attachment:
                 self._before.expirations + stats.expirations,
                 self._before.damaged + stats.damaged,
             )
-            finalizer()
+        finalizer()
+        if self._closed is not None:  # meanwhile, by who knew the old finalizer
+            self._finalizer()
 
     def suspect(self) -> None:
         """Something was not there that should be: if a part of the directory was removed, give all of it up.
@@ -170,6 +172,7 @@ class Attachment:
                     os.unlink(f"{self.path}/{USERS}")
                 except OSError:
                     pass  # somebody was faster, or it cannot be mended
+        engines.settle()
 
     def is_closed(self) -> bool:
         """Whether `close` was called."""
@@ -189,8 +192,10 @@ class Attachment:
         )
 
     def close(self) -> None:
-        """Give the engine back; a second call does nothing."""
-        with engines.lock:
-            if self._closed is None:
-                self._closed = self.stats()
-                self._finalizer()
+        """Give the engine back; a second call does nothing.
+
+        It waits for no lock of ours: a signal handler may call it in the middle of anything.
+        """
+        if self._closed is None:
+            self._closed = self.stats()
+        self._finalizer()

@@ -3,16 +3,19 @@
 It promises that a directory is in one shape for all who have it open. Whoever opens holds `structure.lock`
 for that moment, and then a shared flock on `users` for as long as it stays. What cannot be taken up as it
 is (another format version, another limit, damage) is emptied if nobody else is in it; if somebody is,
-another limit gives way to theirs, and the rest is a FileFormatError.
+another limit gives way to theirs, and the rest is a FileFormatError. Nothing is emptied that is not
+known to be a cache: a directory in which somebody else's files have names that a cache would use is a
+FileFormatError too, and in a cache only files named like a cache's are ever removed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
-import shutil
+import re
 import time
 from dataclasses import asdict, dataclass
 from typing import Final, final
@@ -20,7 +23,7 @@ from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
 from cachekit.tiers.file import control, tokens
-from cachekit.tiers.file.effects import Effects, open_or_make, open_ours
+from cachekit.tiers.file.effects import Effects, make_directories, open_or_make, open_ours
 from cachekit.tiers.file.format import FORMAT, Geometry
 
 #: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
@@ -28,7 +31,15 @@ USERS: Final = "users"
 
 _STRUCTURE_LOCK: Final = "structure.lock"
 _MANIFEST: Final = "manifest"
-_OURS: Final = ("tokens", "control", _MANIFEST, _MANIFEST + ".new")
+_MADE: Final = (_MANIFEST, "tokens", "control", _MANIFEST + ".new")
+#: How our files begin, if they are not empty; the first byte of two of them counts the format.
+_BEGINNINGS: Final = {
+    _MANIFEST: re.compile(rb"[0-9a-f]{8} \{"),
+    _MANIFEST + ".new": re.compile(rb"[0-9a-f]{8} \{"),
+    "tokens": re.compile(rb".kTOKEN", re.DOTALL),
+    "control": re.compile(rb".kCTRL", re.DOTALL),
+}
+_IN_SHARD: Final = re.compile(r"lock|[0-9a-f]+-[0-9a-f]+\.(segment|index)")
 
 
 @final
@@ -50,22 +61,30 @@ class Directory:
 
 
 def is_cache(path: str) -> bool:
-    """Whether somebody made a cache in the directory, sound or not."""
-    return all(os.path.isfile(f"{path}/{name}") for name in (USERS, _STRUCTURE_LOCK))
+    """Whether somebody made a cache in the directory, sound or not.
+
+    Whoever makes one makes the lock before anything else. If somebody has removed that, the manifest tells,
+    whose checksum no other file has.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return os.path.isfile(f"{path}/{_STRUCTURE_LOCK}") or read_manifest(path)[0] not in (None, -1)
 
 
 def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
     """Take the directory up, or make it.
 
     Raises:
-        FileFormatError: somebody else uses it in a way that we cannot join.
+        FileFormatError: somebody else uses it in a way that we cannot join, or it is no cache.
         LockTimeoutError: somebody else was opening it all the time.
         OSError: it cannot be made, read or written.
     """
     # Loaded here: importing filelock costs six times what a bare interpreter does.
     from filelock import FileLock, Timeout
 
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    make_directories(path)
+    _refuse_foreign(path)  # before there is a lock: that is what tells a cache
     # One object per call, and no singleton: threads and processes exclude each other alike.
     lock = FileLock(
         f"{path}/{_STRUCTURE_LOCK}",
@@ -99,7 +118,7 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
         and found is not None
         and tokens.is_sound(f"{path}/tokens", found)
         and control.is_sound(f"{path}/control", found)
-        and not any(entry.is_symlink() for entry in list(os.scandir(path)))
+        and not any(entry.is_symlink() for entry in list(os.scandir(path)) if _is_ours(entry.name))
     )
     alone = False
     if not sound or found != wanted:
@@ -135,16 +154,16 @@ def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
 
     The manifest goes first and comes last: without it, all the rest counts for nothing.
     """
-    for name in (_MANIFEST, *_OURS):
+    for name in _MADE:
         try:
             effects.unlink(f"{path}/{name}")
         except FileNotFoundError:
             pass
     for entry in list(os.scandir(path)):
-        if len(entry.name) != 2 or not _is_hex(entry.name):
+        if not _is_shard(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
+            _remove_shard(entry.path, effects)
         else:  # a link, of which nothing is followed
             effects.unlink(entry.path)
     tokens.create(f"{path}/tokens", geometry, effects)
@@ -186,5 +205,49 @@ def read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes, int]:
     return (FORMAT, geometry, salt, made) if geometry.is_sound() and len(salt) == 16 else (-1, None, b"", 0)
 
 
-def _is_hex(name: str) -> bool:
-    return all(letter in "0123456789abcdef" for letter in name)
+def _refuse_foreign(path: str) -> None:
+    """Raise FileFormatError if there is something in our way that no cache has made."""
+    names = [name for name in sorted(os.listdir(path)) if _is_ours(name)]
+    if not names or is_cache(path):
+        return
+    # It may still be what is left of one: of a removal that was cut short, or that a writer got into.
+    for name in names:
+        if _is_foreign(f"{path}/{name}", name):
+            raise FileFormatError(
+                f"{path} is no cache directory, and holds {name!r}, which a cache would take for its own; "
+                f"choose an empty directory, or one that does not exist"
+            )
+
+
+def _is_foreign(path: str, name: str) -> bool:
+    """Whether it is somebody else's, although it has a name of ours."""
+    try:
+        if _is_shard(name):
+            return os.path.islink(path) or not all(map(_IN_SHARD.fullmatch, os.listdir(path)))
+        with open(path, "rb", opener=open_ours) as file:
+            beginning = file.read(16)
+    except FileNotFoundError:
+        return os.path.islink(path)  # or it has just gone
+    except (NotADirectoryError, IsADirectoryError):
+        return True
+    expected = _BEGINNINGS.get(name)
+    return bool(beginning) and (expected is None or not expected.match(beginning))
+
+
+def _remove_shard(path: str, effects: Effects) -> None:
+    for name in filter(_IN_SHARD.fullmatch, os.listdir(path)):
+        effects.unlink(f"{path}/{name}")
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Somebody has put something else into it, and may want it back.
+
+
+def _is_ours(name: str) -> bool:
+    return name in (USERS, _STRUCTURE_LOCK, *_MADE) or _is_shard(name)
+
+
+def _is_shard(name: str) -> bool:
+    return len(name) == 2 and all(letter in "0123456789abcdef" for letter in name)

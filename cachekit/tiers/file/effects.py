@@ -52,6 +52,28 @@ def open_or_make(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
+def make_directories(path: str) -> None:
+    """A directory, with those above it that are not there: each for this user alone.
+
+    `os.makedirs` gives its mode to the last one only. Above the others anybody could then put another
+    cache in place of this one, under a umask that lets them.
+
+    Raises:
+        OSError: as the system call does; NotADirectoryError where something else has the name.
+    """
+    missing = [path]
+    above = os.path.dirname(path)
+    while not os.path.isdir(above) and above != os.path.dirname(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    for one in reversed(missing):
+        try:
+            os.mkdir(one, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(one):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
+
+
 class Effects:
     """The real ones. Each raises OSError as the system call does."""
 

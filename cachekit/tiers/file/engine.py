@@ -19,14 +19,14 @@ from typing import Final, NamedTuple, TypeAlias, final
 from cachekit import forks
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
-from cachekit.fences import FLUX, SharedFence, TagTokens
+from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.model import NO_TAGS
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
 from cachekit.tiers.file.directory import open_directory
 from cachekit.tiers.file.effects import EFFECTS, Effects
-from cachekit.tiers.file.format import Geometry, Record, encode, hasher, record_size
+from cachekit.tiers.file.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
 from cachekit.tiers.file.shard import Shard
 from cachekit.tiers.file.tokens import Tokens, fresh
 
@@ -35,6 +35,8 @@ _OPENING: Final = 30.0
 #: Keys whose place is remembered: one that was just asked for is what will be stored, or asked for again,
 #: and its hash costs as much as all the rest of a lookup that fails.
 _MOST_KNOWN: Final = 4096
+#: Bytes of a key that is remembered: of longer ones a few thousand would take gigabytes.
+_LONGEST_KNOWN: Final = 512
 #: A key encoded, its hash, its shard, and the word of its token.
 _Location: TypeAlias = "tuple[bytes, int, Shard, int]"
 
@@ -174,15 +176,21 @@ class Engine:
 
     def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
         """The tokens of a key and tags as a fence, to be taken before the record, or the value, is read."""
-        tokens = self._open_shards()[0].tokens
+        _, _, shard, bucket = self._known.get(key) or self._locate(key)
+        tokens = shard.tokens
+        words = tokens.words
         # First: who finds it unchanged later need not compare the tags. All through an invalidation that
         # would not be so, hence 0, which it never is.
-        epoch = tokens.epoch()
+        epoch = words[EPOCH]
         if epoch & FLUX:
-            epoch = 0
-        tags = tokens.of_tags(names)
-        bucket = (self._known.get(key) or self._locate(key))[3]
-        return SharedFence(tokens, key, bucket, self.token(key), epoch, names, tags)
+            epoch = tokens.epoch()
+            if epoch & FLUX:
+                epoch = 0
+        tags = tokens.of_tags(names) if names else ()
+        token = words[bucket]
+        if token & FLUX:
+            token = self.token(key)
+        return SharedFence(tokens, key, bucket, token, epoch, names, tags)
 
     def owns(self, fence: SharedFence) -> bool:
         """Whether the fence was taken here: tokens of another directory mean nothing in this one."""
@@ -219,7 +227,8 @@ class Engine:
             The new token; None if the token was not the expected one.
 
         Raises:
-            ValueTooLargeError: it is larger than its shard of the limit. Whatever the key had is gone.
+            ValueTooLargeError: it is larger than its shard of the limit, or has over 65,535 tags. Whatever
+                the key had is gone, unless there is an `expect`.
             OSError: the disk is full, or fails. Whatever the key had is gone.
             LockTimeoutError: nothing was changed.
         """
@@ -227,8 +236,13 @@ class Engine:
         if expect is not None and expect & FLUX:
             return None
         token = fresh()
-        if len(payload) + len(octets) > self.geometry.segment >> 3:
-            self._refuse_too_large(octets, payload, tags, shard, hashed, bucket, token, expect)
+        if len(payload) + len(octets) > self.geometry.segment >> 3 or len(tags) > MOST_TAGS:
+            reason = self._too_large(octets, payload, tags, shard)
+            if reason is not None:
+                if expect is None:
+                    # The caller means to replace what is there: if not by this value, then by none.
+                    shard.delete(hashed, octets, bucket, token, 0, self._time())
+                raise reason
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
         stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, FLUX if in_flux else 0)
         # None: from inside another write of this thread, after which it will be stored.
@@ -252,13 +266,14 @@ class Engine:
             one, or is in flux. The token stays as it is.
 
         Raises:
-            ValueTooLargeError: it is larger than its shard of the limit.
+            ValueTooLargeError: it is larger than its shard of the limit, or has over 65,535 tags.
         """
         octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
         if expect & FLUX:
             return False
-        if record_size(len(octets), len(payload), len(tags)) > shard.files.largest():
-            raise self._too_large(len(payload), shard)
+        reason = self._too_large(octets, payload, tags, shard)
+        if reason is not None:
+            raise reason
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
         return _outcome(shard.add(hashed, octets, record, bucket, expect, self._time()))
 
@@ -269,6 +284,16 @@ class Engine:
         last = FLUX if in_flux else 0
         removed = shard.delete(hashed, octets, bucket, token, last, self._time())
         return bool(removed), token
+
+    def delete_if(self, key: str, expect: int, *, in_flux: bool = False) -> tuple[bool, int] | None:
+        """`delete`, if the key's token is the expected one, and not in flux; None if it is not."""
+        octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
+        if expect & FLUX:
+            return None
+        token = fresh()
+        last = FLUX if in_flux else 0
+        done, removed = shard.delete_if(hashed, octets, bucket, token, expect, last, self._time())
+        return (removed, token) if done else None
 
     def settle(self, key: str, token: int) -> bool:
         """End a write that was left in flux; whether `token` is the key's now, and nobody wrote meanwhile."""
@@ -399,9 +424,10 @@ class Engine:
         hashed = self._hash_of(octets)
         shard = shards[hashed >> self._shard_shift]
         found = (octets, hashed, shard, shard.tokens.bucket(hashed))
-        if len(known) >= _MOST_KNOWN:
-            known.clear()
-        known[key] = found
+        if len(octets) <= _LONGEST_KNOWN:
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[key] = found
         return found
 
     def _open_shards(self) -> tuple[Shard, ...]:
@@ -412,29 +438,20 @@ class Engine:
     def _refusal(self) -> CacheClosedError:
         return CacheClosedError(f"the cache directory {self.path} was closed")
 
-    def _too_large(self, size: int, shard: Shard) -> ValueTooLargeError:
+    def _too_large(
+        self, key: bytes, payload: bytes, tags: TagTokens, shard: Shard
+    ) -> ValueTooLargeError | None:
+        """Why there is no room for a record however many others go; None if there is."""
+        if len(tags) > MOST_TAGS:
+            return ValueTooLargeError(f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}")
+        largest = shard.files.largest()
+        if record_size(len(key), len(payload), len(tags)) <= largest:
+            return None
         return ValueTooLargeError(
-            f"a value of {size} bytes does not fit: this directory, with a limit of {self.geometry.limit} "
-            f"bytes, holds values of up to about {shard.files.largest()}; raise the limit, or store less"
+            f"a value of {len(payload)} bytes, under a key of {len(key)}, does not fit: this directory, "
+            f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
+            f"raise the limit, or store less"
         )
-
-    def _refuse_too_large(
-        self,
-        key: bytes,
-        payload: bytes,
-        tags: TagTokens,
-        shard: Shard,
-        hashed: int,
-        bucket: int,
-        token: int,
-        expect: int | None,
-    ) -> None:
-        if record_size(len(key), len(payload), len(tags)) <= shard.files.largest():
-            return
-        if expect is None:
-            # The caller means to replace what is there: if not by this value, then by none.
-            shard.delete(hashed, key, bucket, token, 0, self._time())
-        raise self._too_large(len(payload), shard)
 
 
 def _outcome(outcome: Record | bool | None) -> Record | bool:
@@ -444,5 +461,6 @@ def _outcome(outcome: Record | bool | None) -> Record | bool:
 
 def _most_mapped(shards: int) -> int:
     """Segments that each shard may keep mapped: together a third of the descriptors we may have."""
+    # Lock, index and tail of a shard take one each besides: of the 256 that macOS grants, 96 of 32 shards.
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(4, min(1024, soft if soft > 0 else 1024) // 3 // shards)
+    return max(1, min(1024, soft if soft > 0 else 1024) // 3 // shards)

@@ -10,7 +10,6 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator
-from math import inf
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar, final
 
 from cachekit.errors import (
@@ -26,7 +25,6 @@ from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheStats, Missing
 from cachekit.ports import Clock, Found
 from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.file.attachment import Attachment
-from cachekit.tiers.file.contents import Packed
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Record
 
@@ -89,21 +87,29 @@ class Entries:
     def look(self, key: str) -> Found | None:
         """The live entry with a fence that was taken before it was read; a lookup that counts."""
         started = time.monotonic()
-        fence = self._lookup(Engine.fence, key)
-        record = self._lookup(Engine.get, key)
+        fence, record = self._lookup(_fenced, key)
         found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         self._count_lookup(found is not None, started)
         if record is None or found is None:
             return None
         entry, origin = found
-        # The record's own tag tokens: an invalidation since its value was made is one of this entry.
-        return Found(entry, _over(fence, fence.token, entry.tags, record.tags), origin)
+        if record.tags:
+            # Its own tokens of them: an invalidation since its value was made is one of this entry.
+            fence = _over(fence, fence.token, entry.tags, record.tags)
+        return Found(entry, fence, origin)
 
     def peek(self, key: str) -> CacheEntry | None:
         """The live entry; no lookup."""
         record = self.do(self.engine().get, key)
         found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         return None if found is None else found[0]
+
+    def fence(self, key: str, names: frozenset[str]) -> SharedFence:
+        """The fence over a key and tags."""
+        try:
+            return self._attachment.for_reading().fence(key, names)
+        except _FAILURES as error:
+            self._fail(error)
 
     def keys(self, pattern: re.Pattern[str] | None) -> Iterator[str]:
         """The keys of live entries, as they are asked for."""
@@ -135,17 +141,14 @@ class Entries:
         key, names = entry.key, entry.tags
         engine = self.writer()
         packed = self._attachment.contents.pack(entry, origin)
-        if expect is None:
-            if packed is None:
-                return self.remove(key, in_flux)[1]
-            fence = self.do(engine.fence, key, names)
-        else:
-            fence = expect
-            if not (engine.owns(fence) and fence.is_current()):
-                self.counter.refusals += 1
-                return None
-            if packed is None:
-                packed = Packed(b"", -inf, 0)  # a record that is over removes the key, if the token is right
+        if packed is None and expect is None:
+            return self.remove(key, in_flux)[1]
+        fence = self.do(engine.fence, key, names) if expect is None else expect
+        if expect is not None and not (engine.owns(expect) and expect.is_current()):
+            self.counter.refusals += 1
+            return None
+        if packed is None:
+            return self._remove_behind(fence, in_flux)
         tags = _tokens_of(engine, fence, names)
         token = self.do(
             engine.put,
@@ -160,9 +163,19 @@ class Entries:
         if token is None:
             self.counter.refusals += 1
             return None
-        if packed.expiry != -inf:
-            self.counter.sets += 1
+        self.counter.sets += 1
         return _over(fence, token, names, tags)
+
+    def _remove_behind(self, fence: SharedFence, in_flux: bool) -> SharedFence | None:
+        """`remove`, if the fence stands; None if it is broken."""
+        outcome = self.do(self.writer().delete_if, fence.key, fence.token, in_flux=in_flux)
+        if outcome is None:
+            self.counter.refusals += 1
+            return None
+        removed, token = outcome
+        if removed:
+            self.counter.deletes += 1
+        return _over(fence, token, NO_TAGS, ())
 
     def add(self, entry: CacheEntry, fence: SharedFence, origin: Origin | None) -> CacheEntry | bool:
         """Store an entry behind its fence, unless a live one came first."""
@@ -201,8 +214,7 @@ class Entries:
             if record is None or found is None:
                 # A load may be under way all the same, and what it loads is as old as this call: so the
                 # token changes, but nothing goes that somebody stored meanwhile.
-                token = self.do(engine.put, key, b"", expiry=-inf, expect=fence.token)
-                if token is not None:
+                if self.do(engine.delete_if, key, fence.token) is not None:
                     return False
                 self._pause(key, deadline)
                 continue
@@ -320,6 +332,11 @@ class Entries:
         if started > self._sample_due:
             self._sample_due = started + _SAMPLED
             self._latency.record(time.monotonic() - started)
+
+
+def _fenced(engine: Engine, key: str) -> tuple[SharedFence, Record | None]:
+    # The fence first: what changes from here on breaks it.
+    return engine.fence(key), engine.get(key)
 
 
 def _over(fence: SharedFence, token: int, names: frozenset[str], tags: TagTokens) -> SharedFence:

@@ -46,7 +46,7 @@ from cachekit.tiers.file.format import (
 )
 from cachekit.tiers.file.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.locking import AGAIN, Again
-from cachekit.tiers.file.segments import Content, Segments, length_at
+from cachekit.tiers.file.segments import Content, Segments, length_at, write_all
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # records, or slots, that one lock hold or one look of a scan goes through
@@ -211,6 +211,11 @@ class ShardFiles:
             if name not in known and name.endswith((".segment", ".index")):
                 self.effects.unlink(f"{self._directory}/{name}")
 
+    def close(self) -> None:
+        """Give back what is open for writing."""
+        with self.opening:  # a reader that meets another index does it too
+            self.index.segments.close_writer()
+
     # -- the index of the moment ------------------------------------------------------------------------
 
     def index_path(self, generation: int) -> str:
@@ -319,32 +324,36 @@ class ShardFiles:
             spare: how many segments must be left free for reclaim to copy into.
         """
         size = len(record)
-        words = self.words
-        segment_size = self.geometry.segment
         if size > self._most_shared:
-            on_disk = -(-size // PAGE) * PAGE + ALONE
-            segment, offset = self._new_segment(on_disk, size, spare), 0
+            return self._append_alone(record, spare)
+        words = self.words
+        segment, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
+        if not segment or offset + size > self.geometry.segment:
+            segment, offset = self._roll(spare), 0
             if not segment:
                 return 0
-        else:
-            segment, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
-            if not segment or offset + size > segment_size:
-                segment, offset = self._roll(spare), 0
-                if not segment:
-                    return 0
-        segments = self.index.segments
         try:
-            fd = segments.writer(segment)
+            fd = self.index.segments.writer(segment)
         except FileNotFoundError:
             words[TAIL] = 0  # someone removed it by hand
             return self.append(record, spare)
-        written = self._pwrite(fd, record, offset)
-        while written < size:
-            # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
-            written += self._pwrite(fd, record[written:], offset + written)
-        if size <= self._most_shared:
-            words[TAIL] = segment << 32 | offset + size
+        write_all(self._pwrite, fd, record, offset)
+        words[TAIL] = segment << 32 | offset + size
         return place(segment, offset, size, int.from_bytes(record[:4], "little"))
+
+    def _append_alone(self, record: bytes, spare: int) -> int:
+        """`append` for a record that is too large to share a file."""
+        size = len(record)
+        segment = self._new_number(-(-size // PAGE) * PAGE + ALONE, spare)
+        if not segment:
+            return 0
+        try:
+            self.index.segments.create_alone(segment, record)
+        except BaseException:
+            # Nothing will name it; and where the disk is full, it has taken the last of it.
+            self.remove_segment(segment)
+            raise
+        return place(segment, 0, size, int.from_bytes(record[:4], "little"))
 
     def publish(self, index: Index, at: int, hashed: int, b: int, size: int) -> None:
         """Have the slot name a record that was appended."""
@@ -424,7 +433,10 @@ class ShardFiles:
 
     def largest(self) -> int:
         """The largest record that there would be room for if all others went; without a lock."""
-        index = file_size(max(self.words[CAPACITY], self.words[NEW_CAPACITY] if self.words[NEW] else 0))
+        words = self.words
+        # A shard that nobody has used will have an index, too.
+        capacity = max(self.geometry.capacity, words[CAPACITY], words[NEW_CAPACITY] if words[NEW] else 0)
+        index = file_size(capacity)
         return self.geometry.quota - self.geometry.segment - index - PAGE
 
     def bytes_taken(self) -> int:
@@ -440,14 +452,16 @@ class ShardFiles:
         if self.room() < size * (1 + spare):
             return 0
         self.remove_strays()
-        segment = self._new_segment(size, size, spare)
+        segment = self._new_number(size, spare)
         if segment:
+            self.index.segments.create(segment)
             self.words[TAIL] = segment << 32
             if not self.words[CURSOR] and self.room() < 2 * size:
                 reclaim.begin(self)
         return segment
 
-    def _new_segment(self, on_disk: int, size: int, spare: int) -> int:
+    def _new_number(self, on_disk: int, spare: int) -> int:
+        """The number of a new file, entered into the table; 0 if there is no room for it."""
         if self.room() < on_disk + spare * self.geometry.segment:
             return 0
         number: int = self.words[NEXT]
@@ -456,10 +470,7 @@ class ShardFiles:
                 return 0  # for reclaim, which then gives up what it would have copied
             raise _NumbersUsedUpError
         self.words[NEXT] = number + 1
-        if not self.table.add(number, on_disk):
-            return 0
-        self.index.segments.create(number, size)
-        return number
+        return number if self.table.add(number, on_disk) else 0
 
     def pay_reclaim(self, size: int) -> None:
         """Do some of the reclaim that is under way, so that it ends before the next segment is needed."""

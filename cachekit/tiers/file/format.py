@@ -51,7 +51,9 @@ invalidates.
 A delete is 3, B = 0, 6. An eviction is B = 0 alone: what other tiers hold stays true.
 
 A new segment: its number into the table of the control block, then the file, its full size (a hole, so
-it takes blocks only as records come), then the tail word. So the table names every file there is: a
+it takes blocks only as records come), then the tail word. A record too large to share a segment is 1
+without 2: a number, then a file of its own that is just the record; if that fails, the file goes again
+before the caller hears of it. So the table names every file there is: a
 crash leaves an entry without a file, or with an empty one, and reclaim removes both. A segment goes in
 the other order, file first. Numbers are never used again, files never shrink: a reader that mapped one
 before it was unlinked goes on reading what it held.
@@ -101,6 +103,7 @@ _AFTER_CRC: Final = Struct("<IIHHdQQ")
 _PADDING: Final = [bytes(length) for length in range(UNIT)]
 #: bucket and token of one tag
 TAG: Final = Struct("<IQ")
+MOST_TAGS: Final = (1 << 16) - 1
 
 # B: segment << 37 | offset/32 << 20 | length/32 << 12 | crc
 SEGMENT_SHIFT: Final = 37

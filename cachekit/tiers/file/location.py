@@ -7,8 +7,9 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-# As they are in file names; two letters or digits could be the name of a shard.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{2,63}")
+# As they are in file names; two letters or digits could be the name of a shard. In lower case, because two
+# cases are one to some file systems; and not ending as the others do, in a digest.
+_PLAIN: Final = re.compile(r"(?!.*[0-9a-f]{24}$)[a-z0-9_][a-z0-9_.-]{2,63}")
 _TAKEN: Final = frozenset(
     {"tokens", "control", "manifest", "manifest.new", "users", "structure.lock", "default"}
 )

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
-from cachekit.tiers.file.effects import open_or_make
+from cachekit.tiers.file.effects import make_directories, open_or_make
 
 
 class _Again(enum.Enum):
@@ -71,7 +71,7 @@ class ShardLock:
         try:
             self._fd = open_or_make(self.path)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            make_directories(os.path.dirname(self.path))
             self._fd = open_or_make(self.path)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
@@ -134,7 +134,10 @@ class ShardLock:
         try:
             while self._deferred:
                 operation, arguments = self._deferred.pop(0)
-                self.run(operation, *arguments)
+                if operation == self.close:
+                    operation(*arguments)
+                else:
+                    self.run(operation, *arguments)
         finally:
             self._draining = 0
 
@@ -151,12 +154,20 @@ class ShardLock:
         except OSError as error:
             return not isinstance(error, (FileNotFoundError, NotADirectoryError))
 
-    def close(self) -> None:
-        """Give the descriptor back, after whoever is in `run`."""
+    def close(self, also: Callable[[], object]) -> None:
+        """Give the descriptor back, and call `also`, after whoever is in `run`.
+
+        That may be this thread itself, if a finalizer or a signal handler calls this: then its operation goes
+        on with what it has open, and this is done at its end.
+        """
         with self._front:
+            if self._owner:
+                self._deferred.append((self.close, (also,)))
+                return
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = _CLOSED
+            also()
 
     def before_fork(self) -> None:
         """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, TypeAlias, final
 
 from cachekit.tiers.file.effects import Effects, open_ours
@@ -91,15 +91,23 @@ class Segments:
         except FileNotFoundError:
             return 0
 
-    def create(self, segment: int, size: int) -> None:
-        """Make a segment's file, of its full size."""
+    def create(self, segment: int) -> None:
+        """Make an ordinary segment's file, of its full size, and keep it open for writing."""
         fd = self._effects.create(self._path(segment))
         try:
-            self._effects.truncate(fd, size)
+            self._effects.truncate(fd, self._size)
         except BaseException:
             os.close(fd)
             raise
         self._keep(segment, fd)
+
+    def create_alone(self, segment: int, record: bytes) -> None:
+        """Make the file of one large record. It is not kept open: once unlinked, its blocks are free."""
+        fd = self._effects.create(self._path(segment))
+        try:
+            write_all(self._effects.pwrite, fd, record, 0)
+        finally:
+            os.close(fd)
 
     def writer(self, segment: int) -> int:
         """A descriptor to write in the segment, valid until the next call.
@@ -141,6 +149,14 @@ class Segments:
         self.writing = _NONE
         if fd >= 0:
             os.close(fd)
+
+
+def write_all(pwrite: Callable[[int, bytes, int], int], fd: int, record: bytes, offset: int) -> None:
+    """Write all of the record there."""
+    written = pwrite(fd, record, offset)
+    while written < len(record):
+        # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
+        written += pwrite(fd, record[written:], offset + written)
 
 
 def _read(fd: int, size: int) -> bytes:

@@ -100,8 +100,7 @@ class Shard:
 
     def close(self) -> None:
         """Give back descriptors; readers that are under way end well."""
-        self.lock.close()
-        self.files.index.segments.close_writer()
+        self.lock.close(self.files.close)
 
     # -- looking ----------------------------------------------------------------------------------------
 
@@ -296,6 +295,20 @@ class Shard:
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
         self._delete(hashed, bucket, token, last)
         return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
+
+    def delete_if(
+        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float
+    ) -> tuple[bool, bool]:
+        """`delete`, if the token is the expected one: whether it was, and whether the key was there."""
+        outcome = self.lock.run(self._delete_if, hashed, key, bucket, token, expect, last, now)
+        return (True, False) if outcome is None else outcome
+
+    def _delete_if(
+        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float
+    ) -> tuple[bool, bool]:
+        if self.tokens.words[bucket] != expect:
+            return False, False
+        return True, self._delete_counted(hashed, key, bucket, token, last, now)
 
     def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
         tokens = self.tokens.words

@@ -2,6 +2,11 @@
 
 Two engines on one directory would be right too, as two processes are; one takes half the descriptors and
 mappings, and its threads queue at a lock of this process instead of at the file's.
+
+An engine is given back by a finalizer, and Python may run that anywhere: also in the middle of a write, for
+whose end another thread waits that has the lock of this room, because it forks, or closes. So giving back
+never waits for the lock: if it is taken, whoever has it does the rest. Closing waits for writes, and has
+the lock meanwhile: or a fork could come in between that has what closing waits for.
 """
 
 from __future__ import annotations
@@ -9,7 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import Final, TypeAlias, final
+from collections import deque
+from typing import Any, Final, TypeAlias, final
 
 from cachekit import forks
 from cachekit.ports import Clock
@@ -24,10 +30,11 @@ class Engines:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
 
     def __init__(self) -> None:
-        #: Held while engines come and go. Re-entrant: a cache that nobody closed gives its engine back in a
-        #: finalizer, which may come in the middle of `acquire`.
+        #: Held while engines come and go; whoever had it calls `settle`. Re-entrant: a finalizer may come in
+        #: the middle of whatever holds it.
         self.lock = threading.RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
+        self._returned: deque[Engine] = deque()
         forks.register(self)
 
     def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
@@ -39,32 +46,55 @@ class Engines:
         Raises:
             What `Engine` raises.
         """
-        with self.lock:
-            identity = _identify(path, clock)
-            if identity is not None and identity in self._users:
-                engine, count = self._users[identity]
-                self._users[identity] = (engine, count + 1)
-                if engine.geometry.limit != limit:
-                    logging.getLogger("cachekit").warning(
-                        "%s is in use with a limit of %d bytes, which stays; %d was asked for",
-                        path,
-                        engine.geometry.limit,
-                        limit,
-                    )
-                return engine
-            engine = Engine(path, limit, clock=clock, opening=opening)
-            self._users[*engine.identity, hash(clock)] = (engine, 1)
+        try:
+            with self.lock:
+                return self._acquire(path, limit, clock, opening)
+        finally:
+            self.settle()
+
+    def _acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
+        identity = _identify(path, clock)
+        if identity is not None and identity in self._users:
+            engine, count = self._users[identity]
+            self._users[identity] = (engine, count + 1)
+            if engine.geometry.limit != limit:
+                logging.getLogger("cachekit").warning(
+                    "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+                    path,
+                    engine.geometry.limit,
+                    limit,
+                )
             return engine
+        engine = Engine(path, limit, clock=clock, opening=opening)
+        self._users[*engine.identity, hash(clock)] = (engine, 1)
+        return engine
 
     def release(self, engine: Engine) -> None:
         """Give an engine back, once for each `acquire`; the last one closes it."""
-        with self.lock:
-            for identity, (known, count) in list(self._users.items()):
-                if known is engine and count > 1:
-                    self._users[identity] = (engine, count - 1)
-                elif known is engine:
-                    del self._users[identity]
-                    engine.close()
+        self._returned.append(engine)
+        self.settle()
+
+    def settle(self) -> None:
+        """Close what was given back for the last time, unless whoever has the lock is about to."""
+        lock: Any = self.lock
+        while self._returned and not lock._is_owned():
+            try:
+                if not lock.acquire(blocking=False):
+                    return
+                while self._returned:
+                    self._count_off(self._returned.popleft())
+            finally:
+                # Asked, not remembered: a signal handler may raise between taking it and noting that.
+                if lock._is_owned():
+                    lock.release()
+
+    def _count_off(self, engine: Engine) -> None:
+        for identity, (known, count) in list(self._users.items()):
+            if known is engine and count > 1:
+                self._users[identity] = (engine, count - 1)
+            elif known is engine:
+                del self._users[identity]
+                engine.close()
 
     def before_fork(self) -> None:
         """Take the lock (see `cachekit.forks`)."""
@@ -76,6 +106,7 @@ class Engines:
             self.lock = threading.RLock()
         else:
             self.lock.release()
+        self.settle()
 
 
 def _identify(path: str, clock: Clock) -> _Identity | None:

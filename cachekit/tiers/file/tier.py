@@ -33,7 +33,8 @@ from cachekit.model import (
 )
 from cachekit.ports import Clock, Codec, Fence, Found
 from cachekit.serialization import Serializer
-from cachekit.tiers.file.arguments import check_entry, checked_fence, checked_interval, checked_limit
+from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
+from cachekit.tiers.file.arguments import checked_fence, checked_limit
 from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.entries import Entries
@@ -115,9 +116,7 @@ class FileCache:
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         limit = checked_limit(max_size_mb)
-        cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-        if cap <= 0:
-            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+        cap = checked_cap(default_ttl)
         interval = checked_interval(cleanup_interval)
         namespace = checked_key(namespace, "namespace")
         if not isinstance(allow_network_fs, bool):
@@ -261,7 +260,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the lock of a write that was abandoned was not to be had.
         """
-        return self._entries.do(self._entries.engine().fence, checked_key(key), checked_tags(tags))
+        return self._entries.fence(checked_key(key), checked_tags(tags))
 
     def renew(self) -> None:
         """Break all fences of keys, in every process.

@@ -1,8 +1,8 @@
 """The store of the memory tier: entries in LRU order, their tags, their fences, and the one lock.
 
 It promises exact LRU (P1), never more than `max_size` entries (P2), no expired value (P3), and that
-nothing loaded before an invalidation is kept after it (P4, by `fences`). Arguments are checked by
-`tier` before they come here.
+nothing loaded before an invalidation is kept after it (P4, by `fences`). How entries leave stands in
+`removing`. Arguments are checked by `tier` before they come here.
 
 How a hit does without a lock
 -----------------------------
@@ -36,21 +36,20 @@ that looks alive.
 
 from __future__ import annotations
 
-import re
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, TypeVar
 
 from cachekit import forks
-from cachekit.fences import FenceTable, PrivateFence, SharedFence
+from cachekit.fences import PrivateFence, SharedFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.stats import Lookups
-from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Exclusive, Gone
-from cachekit.tiers.memory.held import GONE, Held, TagIndex
+from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Gone
+from cachekit.tiers.memory.held import GONE, Held
 from cachekit.tiers.memory.listeners import RemovalListener, tell
+from cachekit.tiers.memory.removing import Removing
 from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
@@ -59,15 +58,13 @@ T = TypeVar("T")
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
 
-_SLICE: Final = 1000  # entries that one lock hold of a scan looks at
-
 
 def gil_enabled() -> bool:
     """Whether this interpreter runs one thread at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-class Store(Exclusive):
+class Store(Removing):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
     Args:
@@ -79,16 +76,11 @@ class Store(Exclusive):
 
     __slots__ = (
         "_cleanup_interval",
-        "_entries",
-        "_fenced",
-        "_fences",
         "_job",
         "_longest",
         "_max_size",
-        "_tags",
         "_unswept",
         "find",
-        "now",
         "touch",
     )  # fmt: skip
 
@@ -99,18 +91,13 @@ class Store(Exclusive):
         now: Callable[[], float],
         cleanup_interval: float | None,
     ) -> None:
-        super().__init__()
+        super().__init__(now)
         self._max_size = max_size
         self._longest = longest
         self._cleanup_interval = cleanup_interval
-        self.now = now
-        self._entries: OrderedDict[str, Held] = OrderedDict()
         #: The two lock-free steps of a hit; see the module.
         self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
-        self._tags = TagIndex()
-        self._fences = FenceTable()
-        self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
         forks.register(self)
@@ -196,11 +183,6 @@ class Store(Exclusive):
             if self._deferred:
                 self._run_deferred()
         return found
-
-    def all_held(self) -> list[Held]:
-        """Every entry at one moment, expired ones included, in no particular order."""
-        with self._lock:
-            return list(dict.values(self._entries))
 
     def keep_nothing(self) -> None:
         """From now on every entry is over as soon as it comes; fences are broken as ever."""
@@ -351,128 +333,7 @@ class Store(Exclusive):
         held.deadline = now + life
         return True
 
-    # -- removing -----------------------------------------------------------------------------------
-
-    def delete(self, key: str, fence: Fence | None = None) -> bool:
-        """Remove a key, and break its fences whether or not it is there; True if it was live.
-
-        With a fence: only if that is current.
-        """
-        return bool(self._exclusively(self._delete, key, fence))
-
-    def _delete(self, gone: Gone, key: str, fence: Fence | None) -> bool:
-        if fence is not None and not fence.is_current():
-            return False
-        self._fences.break_key(key)
-        held = self._entries.get(key)
-        if held is None:
-            return False
-        if self.now() >= held.deadline:
-            self._remove(gone, held, RemovalCause.EXPIRED)
-            return False
-        self.counter.deletes += 1
-        self._remove(gone, held, RemovalCause.INVALIDATED)
-        return True
-
-    def invalidate_keys(self, keys: Iterable[str]) -> None:
-        """Remove the keys, and break their fences."""
-        self._exclusively(self._invalidate_keys, list(keys))
-
-    def _invalidate_keys(self, gone: Gone, keys: list[str]) -> None:
-        for key in keys:
-            self._fences.break_key(key)
-        found = (self._entries.get(key) for key in keys)
-        self._invalidate(gone, [held for held in found if held is not None])
-
-    def clear(self) -> None:
-        """Remove everything, and break every fence."""
-        self._exclusively(self._clear)
-
-    def _clear(self, gone: Gone) -> None:
-        self._fences.break_all()
-        held = list(dict.values(self._entries))
-        # In place: other rooms keep the bound methods of this very dict. `held` keeps every value
-        # alive until the lock is free.
-        for one in held:
-            one.deadline = GONE
-        self._entries.clear()
-        self._tags.clear()
-        self.counter.invalidations += len(held)
-        gone.extend((one, RemovalCause.INVALIDATED) for one in held)
-
-    def invalidate_tags(self, tags: frozenset[str]) -> int:
-        """Remove entries with any of the tags, and break fences that name one; how many were live."""
-        return self._exclusively(self._invalidate_tags, tags) or 0
-
-    def _invalidate_tags(self, gone: Gone, tags: frozenset[str]) -> int:
-        self._fences.break_tags(tags)
-        found = (self._entries.get(key) for key in self._tags.having(tags))
-        return self._invalidate(gone, [held for held in found if held is not None])
-
-    def invalidate_matching(self, pattern: re.Pattern[str]) -> int:
-        """Remove entries whose key matches, and break the fences of such keys; how many were live."""
-        # Fences first: a load that is refused from here on began before; one that begins now belongs
-        # after this invalidation, wherever the scan is. So the scan itself needs no lock.
-        self._exclusively(self._break_matching, pattern)
-        matching = [held for held in self.all_held() if pattern.match(held.key)]
-        removed = 0
-        for start in range(0, len(matching), _SLICE):
-            removed += self._exclusively(self._invalidate, matching[start : start + _SLICE]) or 0
-        return removed
-
-    def _break_matching(self, gone: Gone, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
-        self._fences.break_matching(pattern)
-
-    def _invalidate(self, gone: Gone, condemned: list[Held]) -> int:
-        now = self.now()
-        removed = 0
-        for held in condemned:
-            if self._entries.get(held.key) is not held:
-                continue  # gone; a value that was put in its place meanwhile goes too, which is safe
-            if now >= held.deadline:
-                self._remove(gone, held, RemovalCause.EXPIRED)
-                continue
-            removed += 1
-            self.counter.invalidations += 1
-            self._remove(gone, held, RemovalCause.INVALIDATED)
-        return removed
-
-    def remove_expired(self) -> int:
-        """Remove the entries whose time is over, or whose mark does not stand; how many that were."""
-        everything = self.all_held()
-        removed = 0
-        for start in range(0, len(everything), _SLICE):
-            now = self.now()
-            over = [
-                held
-                for held in everything[start : start + _SLICE]
-                if held.deadline + held.stale <= now or (held.mark is not None and not held.mark.is_current())
-            ]
-            if over:
-                removed += self._exclusively(self._remove_over, over, now) or 0
-        return removed
-
-    def _remove_over(self, gone: Gone, condemned: list[Held], now: float) -> int:
-        before = len(gone)
-        for held in condemned:
-            # Looked at again under the lock: it may have been replaced, or touched.
-            if self._entries.get(held.key) is not held:
-                continue
-            if held.deadline + held.stale <= now:
-                self._remove(gone, held, RemovalCause.EXPIRED)
-            elif held.mark is not None and not held.mark.is_current():
-                self.counter.invalidations += 1
-                self._remove(gone, held, RemovalCause.INVALIDATED)
-        return len(gone) - before
-
-    def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
-        held.deadline = GONE
-        del self._entries[held.key]
-        if held.tags:
-            self._tags.unlink(held.key, held.tags)
-        if cause is RemovalCause.EXPIRED:
-            self.counter.expirations += 1
-        gone.append((held, cause))
+    # -- fences and figures ---------------------------------------------------------------------------
 
     def fence(
         self, key: str, tags: frozenset[str], *, anew: bool = False, every_tag: bool = False

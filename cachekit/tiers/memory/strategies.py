@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from cachekit.model import FOREVER, TTL, CacheStrategy, seconds
+from cachekit.model import TTL, CacheStrategy
 from cachekit.ports import EvictionPolicy
+from cachekit.tiers.arguments import checked_cap, checked_interval
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.weights import ByteBound, Weigher
 
@@ -28,17 +28,7 @@ def checked_limits(
         raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
     if max_size < 1:
         raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
-    cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-    if cap <= 0:
-        raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
-    interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
-    if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
-        raise ValueError(
-            f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-            f"not {cleanup_interval!r}; "
-            f"None switches the sweep off"
-        )
-    return cap, interval
+    return checked_cap(default_ttl), checked_interval(cleanup_interval)
 
 
 def store_for(

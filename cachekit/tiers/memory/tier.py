@@ -1,7 +1,7 @@
 """MemoryCache: the tier in this process, safe under any number of threads.
 
-It checks what it is given, speaks entries to caches and plain values to people, and keeps the figures;
-`store` holds the entries and makes the promises. Values are held and handed out by reference. What
+It checks what it is given, and speaks entries to caches and plain values to people; `store` holds the
+entries and makes the promises, and `figures` counts. Values are held and handed out by reference. What
 levels, loads and keys of functions are is left to other rooms.
 """
 
@@ -32,13 +32,14 @@ from cachekit.model import (
     seconds,
 )
 from cachekit.ports import Clock, Fence
-from cachekit.stats import Histogram, Lookups
+from cachekit.stats import Lookups
+from cachekit.tiers.arguments import check_entry
+from cachekit.tiers.memory.figures import Figures, usage
 from cachekit.tiers.memory.held import Held
 from cachekit.tiers.memory.listeners import RemovalListener
 from cachekit.tiers.memory.strategies import Strategy, checked_limits, refuse_to_copy, store_for
-from cachekit.tiers.memory.weights import Weigher, entry_size
+from cachekit.tiers.memory.weights import Weigher
 
-_SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
@@ -72,9 +73,8 @@ class MemoryCache:
     """
 
     __slots__ = (
-        "__weakref__", "_cleanup_interval", "_clock", "_find", "_latency", "_longest", "_lookups",
-        "_max_bytes", "_max_size", "_now", "_readers", "_retired", "_sample_due", "_store", "_strategy",
-        "_touch", "_weigher",
+        "__weakref__", "_cleanup_interval", "_clock", "_figures", "_find", "_longest", "_lookups",
+        "_max_bytes", "_max_size", "_now", "_sample_due", "_store", "_strategy", "_touch", "_weigher",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +101,8 @@ class MemoryCache:
         self._find = self._store.find
         self._touch = self._store.touch
         self._now = clock.monotonic
-        self._lookups = Lookups()
-        self._retired = Lookups()
-        self._readers = [self._lookups, self._retired]
-        self._latency = Histogram()
+        self._figures = Figures()
+        self._lookups = self._figures.reader()
         self._sample_due = 0.0
 
     @classmethod
@@ -213,23 +211,16 @@ class MemoryCache:
                 return value
         return self._store.look_up(key, lookups)
 
-    def _retire(self, readers: list[Lookups]) -> None:
-        """Keep the figures of readers that will read no more, and not the readers."""
-        retired = self._retired
-        for reader in readers:
-            if reader in self._readers:
-                self._readers.remove(reader)
-                retired.hits += reader.hits
-                retired.misses += reader.misses
-
     def _peek_value(self, key: str) -> Any | Missing:
         return self._store.peek(key, lambda held: held.value)
 
     def _reader(self) -> Lookups:
         """Counters for one more reader of this tier, which bumps them instead of the tier's own."""
-        lookups = Lookups()
-        self._readers.append(lookups)
-        return lookups
+        return self._figures.reader()
+
+    def _retire(self, readers: list[Lookups]) -> None:
+        """Keep the figures of readers that will read no more, and not the readers."""
+        self._figures.retire(readers)
 
     def _sample_latency(self, key: str) -> None:
         # The steps of a hit once more, between two readings of the clock: timing every hit would
@@ -242,7 +233,7 @@ class MemoryCache:
                 self._store.touch_again(held.key)
             except KeyError:
                 return
-            self._latency.record(self._now() - started)
+            self._figures.latency.record(self._now() - started)
 
     def _snapshot(self, held: Held) -> CacheEntry:
         wall, now = self._clock.time(), self._now()
@@ -290,44 +281,11 @@ class MemoryCache:
         taken to be alike.
         """
         self._store.refuse_if_closed()
-        return self._usage()
-
-    def _usage(self) -> int:
-        weight = self._store.weight
-        if weight is not None:
-            return weight
-        held = self._store.all_held()
-        if not held:
-            return 0
-        # Evenly spread over the store's own order, which is that of insertion.
-        sample = held[:: -(-len(held) // _SIZED)]
-        measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
-        return round(measured / len(sample) * len(held))
+        return usage(self._store)
 
     def get_stats(self) -> CacheStats:
         """What has been counted until now; see `CacheStats`. It stays readable after `close`."""
-        hits = sum(reader.hits for reader in self._readers)
-        misses = sum(reader.misses for reader in self._readers)
-        counter = self._store.counter
-        return CacheStats(
-            hits=hits,
-            misses=misses,
-            size=len(self._store),
-            memory_usage_bytes=self._usage(),
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
-            evictions=counter.evictions,
-            expirations=counter.expirations,
-            promotions=counter.promotions,
-            refusals=counter.refusals,
-            oversized=counter.oversized,
-            errors=counter.errors,
-            latency_p50=self._latency.quantile(0.5),
-            latency_p99=self._latency.quantile(0.99),
-            requests=hits + misses,
-            request_hits=hits,
-        )
+        return self._figures.statistics(self._store)
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -373,7 +331,7 @@ class MemoryCache:
             ValueError: the entry's own key is another one.
             CacheClosedError: after `close`.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         return self._put_entry(entry)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
@@ -388,7 +346,7 @@ class MemoryCache:
                 not for all the tags of the entry.
             CacheClosedError: after `close`.
         """
-        _check_entry(key, entry)
+        check_entry(key, entry)
         if not isinstance(fence, PrivateFence):
             raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
         if fence.key != entry.key or not fence.tags >= entry.tags:
@@ -539,16 +497,6 @@ class MemoryCache:
         return (
             f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={len(self._store)})"
         )
-
-
-def _check_entry(key: str, entry: CacheEntry) -> None:
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
 
 
 def _configured(

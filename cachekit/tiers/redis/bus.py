@@ -1,10 +1,12 @@
 """The bus: what one cache writes or invalidates, the others under the same prefix hear of.
 
 Messages are published by the scripts that write (see `put.lua`), so there is no write without its message.
-A listener has a thread and a connection of its own. Whenever it cannot know that it has heard everything,
-it is told to trust nothing: at the beginning, after the connection was lost and when it is back, when a
-message cannot be read, and when numbers or heartbeats are missing (see `messages`). The worst that a
-stranger can do who publishes on the channel is to make caches forget.
+Those who listen to the very tier that was written are told in the thread that wrote, before the call
+returns, and take no notice of the message. A listener has a thread and a connection of its own. Whenever
+it cannot know that it has heard everything, it is told to trust nothing: at the beginning, after the
+connection was lost and when it is back, when a message cannot be read, and when numbers or heartbeats are
+missing (see `messages`). The worst that a stranger can do who publishes on the channel is to make caches
+forget.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, Final, final
 from cachekit import forks
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.ports import BusListener
-from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Outbox
+from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.server import Server
 from cachekit.upkeep import Job, upkeep
 
@@ -56,7 +58,7 @@ class Bus:
         self.channel = channel
         self.outbox = Outbox()
         self._lock = threading.Lock()
-        self._ears: list[_Ear] = []
+        self._ears: tuple[_Ear, ...] = ()  # replaced as a whole: it is read without the lock
         self._job: Job | None = None
         self._silent_until = 0.0
         forks.register(self)
@@ -101,25 +103,41 @@ class Bus:
         self.outbox.confirm(number)
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Begin to listen; the function returned ends it, and may be called twice."""
+        """Begin to listen; the function returned ends it, and may be called twice.
+
+        That function holds the listener, and nothing else here does: when both are gone, listening ends too.
+        """
         ear = _Ear(self._server, self.channel, self.outbox, listener)
+        kept = [listener]
         with self._lock:
-            self._ears.append(ear)
+            self._ears = (*(one for one in self._ears if not one.is_over), ear)
         ear.start()
 
         def end() -> None:
+            kept.clear()
             with self._lock:
-                if ear in self._ears:
-                    self._ears.remove(ear)
+                self._ears = tuple(one for one in self._ears if one is not ear)
             ear.stop()
 
         return end
+
+    def tell(self, kind: Kind, body: Any) -> None:
+        """Tell all who listen here, now and in this thread, what a message says."""
+        ears = self._ears
+        try:
+            for ear in ears:
+                ear.tell(kind, body)
+        except BaseException:
+            # A signal handler's, at any point. To be told twice does no harm.
+            for ear in ears:
+                ear.tell(kind, body)
+            raise
 
     def close(self) -> None:
         """Confirm what was sent, and end all listening."""
         with self._lock:
             job, self._job = self._job, None
-            ears, self._ears = self._ears, []
+            ears, self._ears = self._ears, ()
         if job is not None:
             job.cancel()
             self.confirm(final=True)
@@ -137,20 +155,31 @@ class Bus:
         self._lock.release()
         if in_child:
             for ear in self._ears:
-                ear.restart()
+                ear.restart()  # one that is over ends at once
 
 
 @final
 class _Ear:
-    """A thread that listens for one listener until it is stopped."""
+    """A thread that listens for one listener until it is stopped, or nobody holds the listener any more."""
 
     def __init__(self, server: Server, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
         self._server = server
         self._channel = channel
         self._outbox = outbox
-        self._listener = listener
+        self._listener = weakref.ref(listener)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nobody to listen for any more."""
+        return self._stopped.is_set() or self._listener() is None
+
+    def tell(self, kind: Kind, body: Any) -> None:
+        """Tell the listener what a message says; whoever is stopped may be told still."""
+        listener = self._listener()
+        if listener is not None:
+            tell(listener, kind, body)
 
     def start(self) -> None:
         thread = threading.Thread(target=self._run, name="cachekit-bus", daemon=True)
@@ -180,7 +209,7 @@ class _Ear:
         # In a forked child this is the first that the listener hears.
         inbox.gap()
         pause = _SHORTEST_PAUSE
-        while not self._stopped.is_set():
+        while not self.is_over:
             begun = time.monotonic()
             try:
                 self._listen(inbox)
@@ -189,9 +218,15 @@ class _Ear:
                 inbox.gap()
             if time.monotonic() - begun > _LONGEST_PAUSE:
                 pause = _SHORTEST_PAUSE
+            if self.is_over:
+                break
             # Not all of a fleet at the same moment.
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE)
+        if not self._stopped.is_set():
+            logging.getLogger("cachekit").info(
+                "a listener on %s was dropped, and hears no more", self._server
+            )
 
     def _listen(self, inbox: Inbox) -> None:
         """Hear what is published until the connection is lost, or `stop`."""
@@ -199,7 +234,7 @@ class _Ear:
         try:
             pubsub.subscribe(self._channel)
             asked = heard = time.monotonic()
-            while not self._stopped.is_set():
+            while not self.is_over:
                 message = pubsub.get_message(timeout=_STEP)
                 now = time.monotonic()
                 if message is not None:

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.fences import Origin
-from cachekit.model import FOREVER, CacheEntry, refuse_unstorable
+from cachekit.model import FOREVER, NO_TAGS, CacheEntry, refuse_unstorable
 from cachekit.ports import Clock
 from cachekit.serialization import Serializer, Stored
 from cachekit.stats import StatsCounter
@@ -84,15 +84,8 @@ class Entries:
         ttl = round(stored.expires - stored.created, 6)
         if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
             raise UnreadableError("the times of the envelope are none")
-        return CacheEntry(
-            key,
-            stored.value(),
-            created,
-            ttl=ttl,
-            tags=frozenset(stored.tags),
-            size_bytes=size,
-            stale_ttl=stored.stale_ttl,
-        )
+        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
+        return CacheEntry._made(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""
@@ -173,7 +166,7 @@ class Entries:
             else:
                 writes[entry.key] = write, origin.token
         if over:
-            self._counter.deletes += self._store.remove_many(over)
+            self._counter.deletes += len(self._store.remove_many(over))
         self._store.put_many(writes)
         self._counter.sets += len(writes)
 
@@ -197,6 +190,30 @@ class Entries:
                 self._counter.refusals += 1
                 return False
         return False
+
+    def add_many(self, pairs: Iterable[tuple[CacheEntry, Origin]]) -> dict[str, CacheEntry | bool]:
+        """`add` of several, in one pipeline; nothing is stored if one cannot be."""
+        pairs = list(pairs)
+        outcomes: dict[str, CacheEntry | bool] = {}
+        writes: dict[str, tuple[Write, Origin]] = {}
+        for entry, origin in pairs:
+            write = self._write(entry, origin)
+            if write is None:
+                outcomes[entry.key] = False
+            else:
+                writes[entry.key] = write, origin
+        answers = self._store.add_many(writes) if writes else {}
+        there = self._entries({key: held for key, held in answers.items() if isinstance(held, bytes)})
+        for entry, origin in pairs:
+            answer = answers.get(entry.key)
+            if isinstance(answer, bytes):
+                # What cannot be read, or is over, is rare: it is replaced by itself.
+                outcomes[entry.key] = there.get(entry.key) or self.add(entry, origin)
+            elif answer is not None:
+                outcomes[entry.key] = answer
+                self._counter.sets += answer
+                self._counter.refusals += not answer
+        return outcomes
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry so many seconds from now; False if there is none. Breaks the key's fences."""

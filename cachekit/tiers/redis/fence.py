@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, final
 
 from cachekit.fences import Origin
-from cachekit.model import CacheEntry, checked_key
+from cachekit.model import CacheEntry
 from cachekit.ports import Fence
+from cachekit.tiers.arguments import check_entry
 
 
 class _Judge(Protocol):
@@ -40,17 +42,6 @@ class RedisFence:
         return self._judge.is_current(self.key, self.origin)
 
 
-def check_entry(key: str, entry: CacheEntry) -> None:
-    """Refuse what is no entry, or another key's."""
-    if not isinstance(entry, CacheEntry):
-        raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
-        )
-    if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
-
-
 def check_fence(fence: Fence, entry: CacheEntry) -> Origin:
     """The tokens of a fence that was taken for this entry; refuse any other."""
     if not isinstance(fence, RedisFence):
@@ -69,3 +60,16 @@ def checked_origin(origin: Origin) -> Origin:
     if not isinstance(origin, Origin):
         raise TypeError(f"origin must come from this tier's origin() or successor(), not {origin!r}")
     return origin
+
+
+def checked_pairs(
+    entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+) -> list[tuple[CacheEntry, Origin]]:
+    """The entries, each with its origin."""
+    pairs = []
+    for key, entry in entries.items():
+        check_entry(key, entry)
+        if key not in origins:
+            raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
+        pairs.append((entry, checked_origin(origins[key])))
+    return pairs

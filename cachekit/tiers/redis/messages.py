@@ -16,11 +16,14 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
-from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias, final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
+from cachekit.errors import CacheClosedError
 from cachekit.ports import BusListener
+from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
@@ -115,20 +118,53 @@ class Outbox:
 class Sending:
     """A message of an outbox, which a `with` block publishes, or fails to.
 
-    A class by hand, because one by `contextlib` takes three times as long, and each write has one.
+    Whichever it is, whoever listens in this process is told by the end of the block: a write that failed may
+    have been carried out. A class by hand, because one by `contextlib` takes three times as long, and each
+    write has one.
+
+    Args:
+        outbox: whose message it is.
+        tell: called with kind and body.
+        kind: what the message says.
+        body: of what.
     """
 
-    __slots__ = ("_number", "_outbox", "_text")
+    __slots__ = ("_body", "_kind", "_number", "_outbox", "_tell", "_text")
 
-    def __init__(self, outbox: Outbox, kind: Kind, body: object) -> None:
+    def __init__(self, outbox: Outbox, tell: Callable[[Kind, Any], None], kind: Kind, body: object) -> None:
         self._outbox = outbox
+        self._tell = tell
+        self._kind = kind
+        self._body = body
         self._number, self._text = outbox.message(kind, body)
 
     def __enter__(self) -> str:
         return self._text
 
     def __exit__(self, *_: object) -> None:
-        self._outbox.settle(self._number)
+        try:
+            self._outbox.settle(self._number)
+        finally:
+            self._tell(self._kind, self._body)
+
+
+def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
+    """Tell a listener what a message says. What it raises is logged; then it is told to trust nothing."""
+    try:
+        if kind == "keys":
+            listener.keys_changed(body)
+        elif kind == "tags":
+            listener.tags_changed(frozenset(body))
+        elif kind == "pattern":
+            listener.pattern_changed(body)
+        else:
+            listener.everything_changed()
+    except CacheClosedError:
+        pass  # closed meanwhile: it has nothing any more that could be old
+    except Exception:
+        logging.getLogger("cachekit").exception("a listener of the bus failed")
+        if kind != "all":
+            tell(listener, "all")
 
 
 class _Writer:
@@ -150,11 +186,11 @@ class Inbox:
     Not locked: the bus thread alone uses it.
 
     Args:
-        own: the writer whose messages are ours.
-        listener: who is told. What it raises is logged.
+        own: the writer whose messages are ours: who listens here was told before the write returned.
+        listener: who is told, or None if nobody is there any more.
     """
 
-    def __init__(self, own: str, listener: BusListener) -> None:
+    def __init__(self, own: str, listener: Callable[[], BusListener | None]) -> None:
         self._own = own
         self._listener = listener
         self._writers: dict[str, _Writer] = {}
@@ -162,7 +198,7 @@ class Inbox:
     def gap(self) -> None:
         """Something may have been lost: whoever spoke before is unknown from here on."""
         self._writers.clear()
-        self._tell("everything_changed")
+        self._tell("all")
 
     def receive(self, text: bytes, now: float) -> None:
         """Read one message that came at this moment."""
@@ -191,14 +227,11 @@ class Inbox:
             writer.numbers.add(number)
             if writer.due is None:
                 writer.due = now + PATIENCE
-        if kind == "keys" and _are_texts(body):
-            self._tell("keys_changed", body)
-        elif kind == "tags" and _are_texts(body):
-            self._tell("tags_changed", frozenset(body))
-        elif kind == "pattern" and type(body) is str:
-            self._tell("pattern_changed", body)
-        elif kind == "all":
-            self._tell("everything_changed")
+        if _is_told(kind, body):
+            if kind == "pattern":
+                # It is not run: whoever may publish could send one that takes for ever.
+                body = re.escape(literal_beginning(body))
+            self._tell(kind, body)
         else:
             self.gap()
         if len(writer.numbers) > _MOST_NUMBERS:
@@ -229,12 +262,14 @@ class Inbox:
         for name in silent:
             del self._writers[name]
 
-    def _tell(self, method: str, *arguments: Any) -> None:
-        try:
-            getattr(self._listener, method)(*arguments)
-        except Exception:
-            logging.getLogger("cachekit").exception("a listener of the bus failed")
+    def _tell(self, kind: Kind, body: Any = None) -> None:
+        listener = self._listener()
+        if listener is not None:
+            tell(listener, kind, body)
 
 
-def _are_texts(body: object) -> bool:
-    return type(body) is list and all(type(one) is str for one in body)
+def _is_told(kind: object, body: object) -> TypeGuard[Kind]:
+    """Whether it is something that `tell` can say of this body."""
+    if kind in ("keys", "tags"):
+        return type(body) is list and all(type(one) is str for one in body)
+    return kind == "all" or (kind == "pattern" and type(body) is str)

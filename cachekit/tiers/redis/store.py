@@ -25,6 +25,7 @@ from cachekit.tiers.redis.server import Call, Foreign, Server
 #: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
 
+_MOST_DIGITS: Final = 19  # of a token, whose bits are 63
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 
 
@@ -181,32 +182,57 @@ class Store:
         """
         if write.tags:
             self._prolong([write])
+        now = self.tag_tokens(list(origin.tags)) if self._server.is_cluster else {}
+        answer = self._server.run(self._add_call(key, write, origin, now, instead_of))
+        return answer if isinstance(answer, bytes) else bool(answer)
+
+    def add_many(self, writes: Mapping[str, tuple[Write, Origin]]) -> dict[str, bytes | bool]:
+        """`add` of several keys in one pipeline."""
+        self._prolong([write for write, _ in writes.values()])
+        now: Mapping[str, int | None] = {}
+        if self._server.is_cluster:
+            now = self.tag_tokens(list({tag for _, origin in writes.values() for tag in origin.tags}))
+        calls = [self._add_call(key, write, origin, now) for key, (write, origin) in writes.items()]
+        answers = self._server.run_many(calls)
+        return {
+            key: answer if isinstance(answer, bytes) else bool(answer)
+            for key, answer in zip(writes, answers, strict=True)
+        }
+
+    def _add_call(
+        self,
+        key: str,
+        write: Write,
+        origin: Origin,
+        now: Mapping[str, int | None],
+        instead_of: bytes | None = None,
+    ) -> Call:
         value, token = self._layout.names(key)
         names, tokens = [value, token], [origin.token]
         if self._server.is_cluster:
             # Tags live on other nodes, where a script cannot look. That one of them changes between this
             # look and the script does no harm: the envelope has the tokens, and every reader compares.
-            if self.tag_tokens(list(origin.tags)) != origin.tags:
+            if any(now[tag] != known for tag, known in origin.tags.items()):
                 tokens = [-1]  # none is like it, so that a value that is there is found, and none is stored
         else:
             names += [self._layout.tag(tag) for tag in origin.tags]
             tokens += origin.tags.values()
         only = "" if instead_of is None else digest(instead_of)
-        answer = self._server.run(Call(script("add"), names, (write.envelope, _life(write), only, *tokens)))
-        return answer if isinstance(answer, bytes) else bool(answer)
+        return Call(script("add"), names, (write.envelope, _life(write), only, *tokens))
 
     def remove(self, key: str) -> bool:
         """Remove a value, break its fences, tell the fleet; whether it was there. One round trip."""
         with self._sending("keys", [key]) as message:
             return bool(self._server.run(self._remove_call(key, message)))
 
-    def remove_many(self, keys: Sequence[str]) -> int:
-        """`remove` of several keys in one pipeline; how many were there."""
-        removed = 0
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """`remove` of several keys in one pipeline; those that were there."""
+        removed = []
         for some in portions(keys):
             with self._sending("keys", some) as message:
                 calls = [self._remove_call(key) for key in some]
-                removed += sum(self._server.run_many(calls, after=[self._publish(message)]))
+                answers = self._server.run_many(calls, after=[self._publish(message)])
+                removed += [key for key, was_there in zip(some, answers, strict=True) if was_there]
         return removed
 
     def _remove_call(self, key: str, message: str = "") -> Call:
@@ -233,7 +259,8 @@ class Store:
     def scan(self, matches: re.Pattern[str] | None) -> Iterator[list[str]]:
         """The keys of values, in batches; those that match from the start. A key may come twice."""
         # Only what stands literally at its beginning can be left to the server.
-        beginning = "" if matches is None else literal_beginning(matches)
+        plain = matches is not None and not matches.flags & ~re.UNICODE
+        beginning = literal_beginning(matches.pattern) if matches is not None and plain else ""
         for names in self._server.scan(self._layout.values_glob(beginning)):
             keys = [key for key in map(self._layout.key, names) if key is not None]
             if matches is not None:
@@ -291,7 +318,7 @@ class Store:
     def _sending(self, kind: Kind, body: object = None) -> Sending:
         """A message that is published, or lost, by the end of the block."""
         self._bus.keep_confirming()
-        return Sending(self._bus.outbox, kind, body)
+        return Sending(self._bus.outbox, self._bus.tell, kind, body)
 
     def _publish(self, message: str) -> tuple[str, bytes, str]:
         return "PUBLISH", self._bus.channel, message
@@ -314,4 +341,7 @@ def _life(write: Write) -> int | str:
 
 
 def _number(token: bytes | None) -> int | None:
-    return int(token) if token is not None and token.isdigit() else None
+    """A token; None also for what no cache has put there."""
+    if token is None or len(token) > _MOST_DIGITS or not token.isdigit():
+        return None
+    return int(token)

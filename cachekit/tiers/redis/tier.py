@@ -34,9 +34,10 @@ from cachekit.serialization.allowlist import classes
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
+from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_entry, check_fence, checked_origin
+from cachekit.tiers.redis.fence import RedisFence, check_fence, checked_origin, checked_pairs
 from cachekit.tiers.redis.figures import Figures, Guard
 from cachekit.tiers.redis.layout import Layout
 from cachekit.tiers.redis.server import Server
@@ -162,9 +163,7 @@ class RedisCache:
         stored_as: tuple[CodecName | Codec, Compression, Secret | None, Iterable[Any]],
         clock: Clock,
     ) -> None:
-        cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
-        if cap <= 0:
-            raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+        cap = checked_cap(default_ttl)
         layout = Layout(key_prefix)
         codec, compression, secret, allow = stored_as
         allow = classes(allow)
@@ -364,12 +363,7 @@ class RedisCache:
             ValueError: an entry's own key is another one, or there is no origin for a key, or one that has
                 no token for one of its tags.
         """
-        pairs = []
-        for key, entry in entries.items():
-            check_entry(key, entry)
-            if key not in origins:
-                raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
-            pairs.append((entry, checked_origin(origins[key])))
+        pairs = checked_pairs(entries, origins)
         with self._guard:
             self._entries.put_many(pairs)
 
@@ -401,6 +395,18 @@ class RedisCache:
         with self._guard:
             return self._entries.add(entry, checked_origin(origin))
 
+    def add_many(
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+    ) -> dict[str, CacheEntry | bool]:
+        """`add` of several keys in one pipeline; nothing is stored if one cannot be.
+
+        Raises:
+            ValueError: as for `put_many`.
+        """
+        pairs = checked_pairs(entries, origins)
+        with self._guard:
+            return self._entries.add_many(pairs)
+
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now, without changing its value; True if there is one.
 
@@ -421,12 +427,12 @@ class RedisCache:
         self._counter.deletes += removed
         return removed
 
-    def remove_many(self, keys: Sequence[str]) -> int:
-        """`delete` of several keys in one pipeline; how many were there."""
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """`delete` of several keys in one pipeline; those that the server held."""
         keys = checked_keys(keys)
         with self._guard:
             removed = self._store.remove_many(keys)
-        self._counter.deletes += removed
+        self._counter.deletes += len(removed)
         return removed
 
     def clear(self) -> bool:
@@ -477,14 +483,16 @@ class RedisCache:
         return removed
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Tell `listener` what others write and invalidate from now on.
+        """Tell `listener` what is written and invalidated from now on.
 
-        It is called by a thread of its own, and first of all with `everything_changed`: when the thread
-        begins, and again when the server has confirmed that it listens. It is called so again whenever
-        something may have been missed. Own writes do not come back.
+        Of what others do it is told by a thread of its own, and first of all with `everything_changed`: when
+        the thread begins, and again when the server has confirmed that it listens. It is called so again
+        whenever something may have been missed. Of what is done through this very object it is told in the
+        thread that does it, before the call returns, and also if that fails.
 
         Returns:
-            A function without arguments that ends it.
+            A function without arguments that ends it. It holds the listener, and this tier does not: a
+            listener that nobody holds, and whose function nobody holds, ends by itself.
         """
         self._refuse_if_closed()
         return self._store.subscribe(listener)

@@ -10,7 +10,8 @@ local life = tonumber(ARGV[1])
 local tokens = {}
 for i, key in ipairs(KEYS) do
     local token = redis.pcall('GET', key)
-    if type(token) ~= 'string' or not string.match(token, '^%d+$') then
+    -- What is there may be a stranger's: only what the caller could have made is taken for a token.
+    if type(token) ~= 'string' or #token > 19 or not string.match(token, '^[1-9]%d*$') then
         token = ARGV[i + 1]
         redis.call('SET', key, token, 'PX', ARGV[1])
     else

@@ -1,0 +1,79 @@
+"""What the memory tier counts, for however many read it, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from cachekit.model import CacheStats
+from cachekit.stats import Histogram, Lookups
+from cachekit.tiers.memory.store import Store
+from cachekit.tiers.memory.weights import entry_size
+
+_SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
+
+
+@final
+class Figures:
+    """The lookups of a tier: the sum over its readers, each of which bumps a counter of its own."""
+
+    __slots__ = ("_readers", "_retired", "latency")
+
+    def __init__(self) -> None:
+        self._retired = Lookups()
+        self._readers = [self._retired]
+        #: How long hits took.
+        self.latency = Histogram()
+
+    def reader(self) -> Lookups:
+        """Counters for one more reader."""
+        lookups = Lookups()
+        self._readers.append(lookups)
+        return lookups
+
+    def retire(self, readers: list[Lookups]) -> None:
+        """Keep the figures of readers that will read no more, and not the readers."""
+        retired = self._retired
+        for reader in readers:
+            if reader in self._readers:
+                self._readers.remove(reader)
+                retired.hits += reader.hits
+                retired.misses += reader.misses
+
+    def statistics(self, store: Store) -> CacheStats:
+        """All that has been counted, here and by the store."""
+        hits = sum(reader.hits for reader in self._readers)
+        misses = sum(reader.misses for reader in self._readers)
+        counter = store.counter
+        return CacheStats(
+            hits=hits,
+            misses=misses,
+            size=len(store),
+            memory_usage_bytes=usage(store),
+            sets=counter.sets,
+            deletes=counter.deletes,
+            invalidations=counter.invalidations,
+            evictions=counter.evictions,
+            expirations=counter.expirations,
+            promotions=counter.promotions,
+            refusals=counter.refusals,
+            oversized=counter.oversized,
+            errors=counter.errors,
+            latency_p50=self.latency.quantile(0.5),
+            latency_p99=self.latency.quantile(0.99),
+            requests=hits + misses,
+            request_hits=hits,
+        )
+
+
+def usage(store: Store) -> int:
+    """What the entries of a store take: what counts towards its bound, or else an estimate."""
+    weight = store.weight
+    if weight is not None:
+        return weight
+    held = store.all_held()
+    if not held:
+        return 0
+    # Evenly spread over the store's own order, which is that of insertion.
+    sample = held[:: -(-len(held) // _SIZED)]
+    measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
+    return round(measured / len(sample) * len(held))

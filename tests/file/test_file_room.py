@@ -1,0 +1,164 @@
+"""What takes room and what does not: failed writes, keys that are not there, long keys, the largest value."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from file_checks import check, disk_usage
+
+from cachekit import CacheEntry, FileCache, TierUnavailableError
+from cachekit.testing import ManualClock
+from cachekit.testing.processes import in_processes
+from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.engine import Engine
+
+
+class _FillingUp(Effects):
+    """A disk that has room for half of a large record, and a system that makes no more large files."""
+
+    def __init__(self) -> None:
+        self.room = 1 << 30
+
+    def pwrite(self, fd: int, content: Any, offset: int) -> int:
+        """Write what there is room for."""
+        if self.room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = Effects.pwrite(fd, content[: self.room], offset)
+        self.room -= written
+        return written
+
+
+def test_a_large_value_that_did_not_fit_takes_no_room(tmp_path: Path) -> None:
+    """Or the first one that a nearly full disk refuses would take what was left of it."""
+    effects = _FillingUp()
+    with Engine(tmp_path, 8 << 20, effects=effects) as engine:
+        engine.put("small", b"1")
+        used, entries = disk_usage(tmp_path), engine.stats()
+        for number in range(20):
+            effects.room = 100 << 10
+            with pytest.raises(OSError, match="No space"):
+                engine.put(f"large{number}", bytes(200 << 10))
+            effects.room = 100 << 10
+            with pytest.raises(OSError, match="No space"):
+                engine.add(f"large{number}", bytes(200 << 10), engine.token(f"large{number}"))
+        assert disk_usage(tmp_path) == used
+        assert engine.stats() == entries
+        effects.room = 1 << 30
+        check(engine)
+        assert engine.put("large", bytes(200 << 10))
+        assert engine.get("small") is not None
+
+
+def test_a_large_value_that_was_removed_is_not_kept_open(tmp_path: Path) -> None:
+    """Its blocks are free at once, not only when something else is written."""
+    with FileCache(tmp_path, 8, cleanup_interval=None) as cache:
+        cache.set_value("large", os.urandom(1 << 20))
+        assert cache.delete("large")
+        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+        assert not [path for path in held if path.startswith(str(tmp_path)) and path.endswith("(deleted)")]
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_touching_what_is_not_there_stores_nothing(tmp_path: Path) -> None:
+    """No entry comes of it, and none has to go for it; loads under way are refused all the same."""
+    with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+        for number in range(100):
+            cache.set_value(f"k{number}", number)
+        fence = cache.fence("absent1")
+        for number in range(3000):
+            assert not cache.touch(f"absent{number}")
+        assert cache.size() == 100
+        assert cache.get_stats().evictions == 0
+        assert not cache.set_if("absent1", CacheEntry("absent1", "old"), fence)
+        assert cache.get_value("absent1") is None
+
+
+def test_an_entry_that_is_over_removes_the_key_behind_a_fence(tmp_path: Path) -> None:
+    """As `set` does, and it counts as that; but a fence that was broken keeps what is there."""
+    clock = ManualClock()
+    with FileCache(tmp_path, 1, clock=clock, cleanup_interval=None) as cache:
+        over = CacheEntry("k", "over", created_at=clock.time() - 10, ttl=5)
+        cache.set_value("k", "new")
+        broken = cache.fence("k")
+        cache.set_value("k", "newer")
+        assert cache.put("k", over, expect=broken) is None
+        assert cache.get_value("k") == "newer"
+        fence = cache.put("k", over, expect=cache.fence("k"))
+        assert fence is not None
+        assert fence.is_current()
+        assert (cache.size(), cache.get_value("k")) == (0, None)
+        stats = cache.get_stats()
+        assert (stats.sets, stats.deletes, stats.refusals) == (2, 1, 1)
+
+
+def test_long_keys_are_not_remembered(tmp_path: Path) -> None:
+    """A lookup of a key of a megabyte leaves nothing behind, whether or not it is there."""
+    with FileCache(tmp_path, 8, cleanup_interval=None) as cache:
+        key = "k" * (1 << 20)
+        cache.set_value(key, "found")
+        assert cache.get_value(key) == "found"
+        tracemalloc.start()
+        try:
+            for number in range(20):
+                assert cache.get_value(f"{number}{key}") is None
+            assert tracemalloc.get_traced_memory()[0] < 1 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_more_tags_than_a_record_can_name(tmp_path: Path) -> None:
+    """Are too large a value, which says so, and the older value goes as ever."""
+    tags = {f"t{number}" for number in range(1 << 16)}
+    with FileCache(tmp_path, 64, cleanup_interval=None) as cache:
+        cache.set_value("k", "old")
+        with pytest.raises(ValueError, match="65536 tags"):
+            cache.set_value("k", "new", tags=tags)
+        assert cache.get_value("k") is None
+        fence = cache.fence("k", tags)
+        with pytest.raises(ValueError, match="65536 tags"):
+            cache.set_if("k", CacheEntry("k", "new", tags=tags), fence)
+        tags.pop()
+        cache.set_value("k", "new", tags=tags)
+        assert cache.get_value("k") == "new"
+
+
+@pytest.mark.parametrize("mib", [1, 2, 10, 33])
+def test_the_largest_value(tmp_path: Path, mib: int) -> None:
+    """Fits, also into a shard that nobody has used; a larger one is refused before anything goes."""
+    with Engine(tmp_path, mib << 20) as engine:
+        largest = engine._locate("k")[2].files.largest()
+        fits = largest - 64 - len("k")
+        engine.put("k", bytes(fits))
+        found = engine.get("k")
+        assert found is not None
+        assert len(found.payload) == fits
+        with pytest.raises(ValueError, match="does not fit"):
+            engine.put("k", bytes(largest))
+        assert disk_usage(tmp_path) <= mib << 20
+
+
+def test_a_limit_of_few_descriptors_is_respected(tmp_path: Path) -> None:
+    """A process that may have few gives the cache no more than most of them: macOS grants 256."""
+    assert in_processes(1, lambda _: _descriptors(tmp_path)) == [(0, True)]
+
+
+def _descriptors(path: Path) -> tuple[int, bool]:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    failed = 0
+    with FileCache(path, 1000, cleanup_interval=None) as cache:
+        for number in range(1500):
+            try:
+                cache.set_value(f"k{number}", bytes(200_000))
+                cache.get_value(f"k{number * 7 % 1500}")
+            except TierUnavailableError:
+                failed += 1
+        return failed, len(os.listdir("/proc/self/fd")) < 190
