@@ -259,14 +259,14 @@ class _Cached:
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
-        return cache._spread(life, self._jitter)
+        return cache._asking.spread(life, self._jitter)
 
     def _terms(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Life, frozenset[str], CacheLevel, float, LoadOptions]:
         """How an answer is loaded and kept."""
-        options = cache._load if self._load is None else cache._options(self._load)
-        stale = cache._stale(self._stale_ttl)
+        options = cache._asking.options(self._load)
+        stale = cache._asking.stale(self._stale_ttl)
         return self._life(cache), self._labels(args, kwargs), self._level, stale, options
 
     # -- answering ----------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class _Cached:
 
     def _refreshes(self, cache: IntelligentCache) -> float:
         """From which part of its life on a hit has an answer reloaded; 0 if that is off."""
-        return (cache._load if self._load is None else self._load).refresh_ahead
+        return (cache._asking.load if self._load is None else self._load).refresh_ahead
 
     def _look_up(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]

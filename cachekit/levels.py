@@ -16,6 +16,7 @@ trying every interleaving with a model:
     write    P anew; host, T in flux; fleet, with a fresh RT; T settled; memory if nobody wrote meanwhile
     load     T, P, RT; the loader; host if T stands; fleet if RT stands; memory if P stands. Whoever
              finds that another one was first takes what that one stored
+    touch    fleet; host; memory
     tags     fleet; host; memory
     pattern  T; host; fleet; T again; memory
 
@@ -284,7 +285,7 @@ class Levels:
             The value; or the one that somebody else stored first.
         """
         places: int = level._value_
-        entry = CacheEntry.made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._add_here(entry, fence, places)
         fleet, origin = self.fleet, fence.origin
         if fleet is not None and origin is not None and places & REDIS and _goes_on(stored):
@@ -298,7 +299,7 @@ class Levels:
         places: int = level._value_
         now = self._now()
         entries = {
-            fence.key: (CacheEntry.made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
+            fence.key: (CacheEntry._made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded
         }
         stored = {key: self._add_here(entry, fence, places) for key, (entry, fence) in entries.items()}

@@ -76,7 +76,7 @@ class Writes:
             self._delete(key, ALL, steps)
             return steps.done()
         places: int = level._value_
-        entry = CacheEntry.made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
         if self._fleet and self._host and places & FILE and not places & REDIS:
             self._write_here(self._fleet, self._host, entry, places, steps)
         else:
@@ -104,7 +104,7 @@ class Writes:
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
-                    entries = {key: CacheEntry.made(key, values[key], now, ttl, tags) for key in keys}
+                    entries = {key: CacheEntry._made(key, values[key], now, ttl, tags) for key in keys}
                     self._write_some(fleet, entries, tags, places, steps)
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
@@ -151,7 +151,7 @@ class Writes:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
             return
-        entry = CacheEntry.made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
             self._write(entry, fence.memory, fence.host, fence, level._value_, Steps())
@@ -242,6 +242,11 @@ class Writes:
             return
         stored: CacheEntry | bool | Unavailable = UNAVAILABLE
         if origin is not UNAVAILABLE:
+            # A write that began before, and is still under way, may have reached the server since. Then the
+            # tokens are its, and this value would come back as soon as the server lets go of that one.
+            there = steps.take(partial(fleet.access.call, fleet.tier.peek, key))
+            if isinstance(there, CacheEntry):
+                return
             stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
         # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
         if places & MEMORY and (stored is UNAVAILABLE or stored is True):
@@ -400,7 +405,8 @@ class Writes:
             return self.delete(key, CacheLevel.ALL)
         steps = Steps()
         there = False
-        for lower in (self._host, self._fleet):
+        # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
+        for lower in (self._fleet, self._host):
             if lower is not None:
                 touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
                 if touched is UNAVAILABLE:

@@ -23,7 +23,7 @@ def everything_in(path: Path) -> dict[str, bytes | None]:
 )
 def test_a_directory_that_is_no_cache_is_not_emptied(tmp_path: Path, name: str) -> None:
     """A directory of translations has a "de", and a project a "manifest": neither is touched."""
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_bytes(b"precious")
     (tmp_path / "other").write_bytes(b"too")
     before = everything_in(tmp_path)
@@ -58,6 +58,20 @@ def test_a_cache_without_one_of_its_files_is_still_a_cache(tmp_path: Path, remov
     (tmp_path / removed).unlink()
     with FileCache(tmp_path, 1) as cache:
         assert cache.get_value("key") == (None if removed == "manifest" else "value")
+
+
+@pytest.mark.parametrize(
+    "removed", [["structure.lock", "manifest"], ["structure.lock", "manifest", "users", "tokens", "control"]]
+)
+def test_what_a_removal_left_is_made_anew(tmp_path: Path, removed: list[str]) -> None:
+    """One that was cut short, or that a process got into which made its lock anew."""
+    with FileCache(tmp_path, 1) as cache:
+        cache.set_value("key", "value")
+    for name in removed:
+        (tmp_path / name).unlink()
+    with FileCache(tmp_path, 1) as cache:
+        assert cache.get_value("key") is None
+        assert cache.set_value("key", "value")
 
 
 def test_a_link_that_is_not_ours_is_no_damage(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
     def write() -> bool:
         inside.set()
         deadline = time.monotonic() + 30
-        while engines._lock.acquire(blocking=False):  # until the fork has it, and waits for us
-            engines._lock.release()
+        while engines.lock.acquire(blocking=False):  # until the fork has it, and waits for us
+            engines.lock.release()
             assert time.monotonic() < deadline
             time.sleep(0.001)
         forgotten.clear()

@@ -209,16 +209,13 @@ class Run:
         self.workers += fresh
 
     def agree(self) -> None:
-        """Everybody reads the same, when what was short-lived is over and the bus has been silent."""
-        answers: list[dict[str, Value | None]] = []
+        """Everybody reads the same, once the bus is silent; what ends between two looks is no matter."""
 
         def agreed() -> bool:
-            answers[:] = self._ask_all("read")
-            return all(answer == answers[0] for answer in answers)
+            first, *others = self._ask_all("read")
+            return all(answer == first for answer in others)
 
         wait_until(agreed, "they agree", 30)
-        for key, value in answers[0].items():
-            assert value is None or (value.key == key and value.ttl > 100)
 
     def _ask_all(self, *question: Any) -> list[Any]:
         for worker in self.workers:
@@ -229,7 +226,7 @@ class Run:
         """A write is seen at once by all processes of the host, and soon by the others."""
         for key in KEYS:
             writer = self._random.choice(self.workers)
-            last = Value(key, writer.own.host, time.monotonic(), 7200.0, 1.0, (0, 0, 0))
+            last = Value(key, writer.own.host, time.monotonic(), 7200.0, 0.5, (0, 0, 0))
             assert writer.ask("write", key, last, 7200.0) is True
             for worker in self.workers:
                 if worker.own.host == writer.own.host:
@@ -240,7 +237,7 @@ class Run:
         """What a tier missed it is told when it is back: nobody is served what was there before."""
         for key, without in zip(KEYS[:4], itertools.cycle(("redis", "file"))):
             writer = self._random.choice(self.workers)
-            last = Value(key, writer.own.host, time.monotonic(), 7200.0, 1.0, (0, 0, 1))
+            last = Value(key, writer.own.host, time.monotonic(), 7200.0, 0.5, (0, 0, 1))
             assert writer.ask(f"write without {without}", key, last, 7200.0) is False
             wait_until(
                 lambda: all(answer[key] in (last, None) for answer in self._ask_all("read")),  # noqa: B023
@@ -332,16 +329,16 @@ def test_what_is_over_is_told_from_what_is_not(tmp_path: Path) -> None:
     here, there = JumpingClock(tmp_path / "here"), JumpingClock(tmp_path / "there")
     clocks = [here, there]
     now = time.monotonic()
-    value = Value("k", 0, now, 10.0, 1.0, (0, 0, 0))
+    value = Value("k", 0, now, 10.0, 0.5, (0, 0, 0))
 
     def is_over(host: int, after: float) -> bool:
         return is_expired(value, clocks, host, now + after, now + after)
 
-    assert [is_over(0, after) for after in (0, 9, 10.9, 11.1)] == [False, False, False, True]
-    assert [is_over(1, after) for after in (0, 9, 10.9, 11.1)] == [False, False, False, True]
+    assert [is_over(0, after) for after in (0, 9, 10.4, 10.6)] == [False, False, False, True]
+    assert [is_over(1, after) for after in (0, 9, 10.4, 10.6)] == [False, False, False, True]
     there.jump(-100)  # a copy that it makes from now on has its TTL, as long as its clock lets it
-    assert [is_over(1, after) for after in (11.1, 100, 112)] == [False, False, True]
-    assert [is_over(0, after) for after in (10.9, 11.1)] == [False, True]
+    assert [is_over(1, after) for after in (10.6, 100, 112)] == [False, False, True]
+    assert [is_over(0, after) for after in (10.4, 10.6)] == [False, True]
     here.jump(1000)  # a copy in memory, made before, still has its life; and what is made may be dated now
     assert is_over(0, 5) is False
     older = value._replace(made=now - 100)

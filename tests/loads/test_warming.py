@@ -183,7 +183,7 @@ def test_who_shares_the_work(
         pytest.skip("needs a directory")
     with place.cache(0, load=load) as cache:
         widest = "process" if place.kind == "a directory" else "fleet"
-        terms = cache._warming_terms(None, None, options, False)
+        terms = cache._asking.warming_terms(None, None, options, False)
         expected = (load if options is None else options).shared_by(scope or widest)  # type: ignore[arg-type]
         assert terms.options == expected
         assert cache.warm_cache(KEYS, place.load, load=options).loaded == KEYS
@@ -221,8 +221,20 @@ def test_fresh_is_what_any_level_has(tmp_path: Path, redis_url: str, prefix: str
         assert looked_for(cache.get_stats()) == before
         assert cache.get_stats()["memory"].promotions == 3
         assert cache.get_stats()["combined"].request_hits == 0
-        cache.invalidate_by_tags({"t"})
-        assert cache.get_many(KEYS) == {}, "copies know their tags"
+
+
+def test_a_copy_knows_its_tags(tmp_path: Path) -> None:
+    """What another process invalidates by them is not served from memory either."""
+    with (
+        IntelligentCache(MemoryCache(), None, FileCache(tmp_path / "d", 64)) as cache,
+        IntelligentCache(MemoryCache(), None, FileCache(tmp_path / "d", 64)) as other,
+    ):
+        other.set("k0", "there", tags={"t"})
+        other.set("k1", "there", tags={"u"})
+        assert cache.warm_cache(["k0", "k1"], str.upper).fresh == ["k0", "k1"]
+        assert in_memory(cache) == ["k0", "k1"]
+        other.invalidate_by_tags({"t"})
+        assert cache.get_many(["k0", "k1"]) == {"k1": "there"}
 
 
 def test_what_is_invalidated_while_it_is_copied_is_not_kept(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class Attachment:
         return (found.st_dev, found.st_ino) == self._identity
 
     def _attach_anew(self) -> None:
-        with engines.held():
+        with engines.lock:
             if self._closed is not None or self._is_there():
                 return  # another thread was here
             old, finalizer = self._engine, self._finalizer
@@ -166,12 +166,13 @@ class Attachment:
         Those who go on with what they have open, and those who make it anew, would hold different locks.
         Without the file that stands for the whole, everybody has it opened anew.
         """
-        with engines.held():
+        with engines.lock:
             if self._closed is None and self._is_there() and not self._engine.is_whole():
                 try:
                     os.unlink(f"{self.path}/{USERS}")
                 except OSError:
                     pass  # somebody was faster, or it cannot be mended
+        engines.settle()
 
     def is_closed(self) -> bool:
         """Whether `close` was called."""

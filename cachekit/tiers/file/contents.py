@@ -113,7 +113,7 @@ class Contents:
         # The clock may have been set back since: a life is not longer for that.
         created = min(now, stored.created)
         tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        entry = CacheEntry.made(
+        entry = CacheEntry._made(
             key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl
         )
         return entry, Origin(record.rt, stored.tags) if record.rt else None

@@ -15,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import time
 from dataclasses import asdict, dataclass
 from typing import Final, final
@@ -31,6 +32,14 @@ USERS: Final = "users"
 _STRUCTURE_LOCK: Final = "structure.lock"
 _MANIFEST: Final = "manifest"
 _MADE: Final = (_MANIFEST, "tokens", "control", _MANIFEST + ".new")
+#: How our files begin, if they are not empty; the first byte of two of them counts the format.
+_BEGINNINGS: Final = {
+    _MANIFEST: re.compile(rb"[0-9a-f]{8} \{"),
+    _MANIFEST + ".new": re.compile(rb"[0-9a-f]{8} \{"),
+    "tokens": re.compile(rb".kTOKEN", re.DOTALL),
+    "control": re.compile(rb".kCTRL", re.DOTALL),
+}
+_IN_SHARD: Final = re.compile(r"lock|[0-9a-f]+-[0-9a-f]+\.(segment|index)")
 
 
 @final
@@ -198,18 +207,36 @@ def read_manifest(path: str) -> tuple[int | None, Geometry | None, bytes, int]:
 
 def _refuse_foreign(path: str) -> None:
     """Raise FileFormatError if there is something in our way that no cache has made."""
-    found = sorted(filter(_is_ours, os.listdir(path)))
-    if found and not is_cache(path):
-        raise FileFormatError(
-            f"{path} is no cache directory, and holds {found[0]!r}, which a cache would take for its own; "
-            f"choose an empty directory, or one that does not exist"
-        )
+    names = [name for name in sorted(os.listdir(path)) if _is_ours(name)]
+    if not names or is_cache(path):
+        return
+    # It may still be what is left of one: of a removal that was cut short, or that a writer got into.
+    for name in names:
+        if _is_foreign(f"{path}/{name}", name):
+            raise FileFormatError(
+                f"{path} is no cache directory, and holds {name!r}, which a cache would take for its own; "
+                f"choose an empty directory, or one that does not exist"
+            )
+
+
+def _is_foreign(path: str, name: str) -> bool:
+    """Whether it is somebody else's, although it has a name of ours."""
+    try:
+        if _is_shard(name):
+            return os.path.islink(path) or not all(map(_IN_SHARD.fullmatch, os.listdir(path)))
+        with open(path, "rb", opener=open_ours) as file:
+            beginning = file.read(16)
+    except FileNotFoundError:
+        return os.path.islink(path)  # or it has just gone
+    except (NotADirectoryError, IsADirectoryError):
+        return True
+    expected = _BEGINNINGS.get(name)
+    return bool(beginning) and (expected is None or not expected.match(beginning))
 
 
 def _remove_shard(path: str, effects: Effects) -> None:
-    for name in os.listdir(path):
-        if name == "lock" or name.endswith((".segment", ".index")):
-            effects.unlink(f"{path}/{name}")
+    for name in filter(_IN_SHARD.fullmatch, os.listdir(path)):
+        effects.unlink(f"{path}/{name}")
     try:
         os.rmdir(path)
     except OSError as error:

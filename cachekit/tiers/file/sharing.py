@@ -4,19 +4,18 @@ Two engines on one directory would be right too, as two processes are; one takes
 mappings, and its threads queue at a lock of this process instead of at the file's.
 
 An engine is given back by a finalizer, and Python may run that anywhere: also in the middle of a write, for
-whose end another thread waits that has the lock of this room, because it forks. So giving back never waits:
-if the lock is taken, whoever has it does the rest. And nobody who has it waits for a write, but a fork.
+whose end another thread waits that has the lock of this room, because it forks, or closes. So giving back
+never waits for the lock: if it is taken, whoever has it does the rest. Closing waits for writes, and has
+the lock meanwhile: or a fork could come in between that has what closing waits for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 from cachekit import forks
 from cachekit.ports import Clock
@@ -31,25 +30,12 @@ class Engines:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
 
     def __init__(self) -> None:
-        # Re-entrant: a finalizer may come in the middle of whatever holds it.
-        self._lock = threading.RLock()
-        self._holders = 0  # of this thread, one within the other
+        #: Held while engines come and go; whoever had it calls `settle`. Re-entrant: a finalizer may come in
+        #: the middle of whatever holds it.
+        self.lock = threading.RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
         self._returned: deque[Engine] = deque()
         forks.register(self)
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """No engine comes meanwhile, and none goes, unless by this thread."""
-        try:
-            with self._lock:
-                self._holders += 1
-                try:
-                    yield
-                finally:
-                    self._holders -= 1
-        finally:
-            self._settle()
 
     def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
         """The engine on the directory, opened now if there is none yet; to be given back by `release`.
@@ -60,64 +46,67 @@ class Engines:
         Raises:
             What `Engine` raises.
         """
-        with self.held():
-            identity = _identify(path, clock)
-            if identity is not None and identity in self._users:
-                engine, count = self._users[identity]
-                self._users[identity] = (engine, count + 1)
-                if engine.geometry.limit != limit:
-                    logging.getLogger("cachekit").warning(
-                        "%s is in use with a limit of %d bytes, which stays; %d was asked for",
-                        path,
-                        engine.geometry.limit,
-                        limit,
-                    )
-                return engine
-            engine = Engine(path, limit, clock=clock, opening=opening)
-            self._users[*engine.identity, hash(clock)] = (engine, 1)
+        try:
+            with self.lock:
+                return self._acquire(path, limit, clock, opening)
+        finally:
+            self.settle()
+
+    def _acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
+        identity = _identify(path, clock)
+        if identity is not None and identity in self._users:
+            engine, count = self._users[identity]
+            self._users[identity] = (engine, count + 1)
+            if engine.geometry.limit != limit:
+                logging.getLogger("cachekit").warning(
+                    "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+                    path,
+                    engine.geometry.limit,
+                    limit,
+                )
             return engine
+        engine = Engine(path, limit, clock=clock, opening=opening)
+        self._users[*engine.identity, hash(clock)] = (engine, 1)
+        return engine
 
     def release(self, engine: Engine) -> None:
-        """Give an engine back, once for each `acquire`; the last one closes it. It never waits."""
+        """Give an engine back, once for each `acquire`; the last one closes it."""
         self._returned.append(engine)
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
-        """Close what was given back for the last time, unless somebody else is about to."""
-        while self._returned and self._lock.acquire(blocking=False):
+    def settle(self) -> None:
+        """Close what was given back for the last time, unless whoever has the lock is about to."""
+        lock: Any = self.lock
+        while self._returned and not lock._is_owned():
             try:
-                if self._holders:
-                    return  # this thread is in `held`, and comes here at its end
-                closing = self._count_off()
+                if not lock.acquire(blocking=False):
+                    return
+                while self._returned:
+                    self._count_off(self._returned.popleft())
             finally:
-                self._lock.release()
-            # Without the lock: closing waits for a write that is under way.
-            for engine in closing:
-                engine.close()
+                # Asked, not remembered: a signal handler may raise between taking it and noting that.
+                if lock._is_owned():
+                    lock.release()
 
-    def _count_off(self) -> list[Engine]:
-        closing = []
-        while self._returned:
-            engine = self._returned.popleft()
-            for identity, (known, count) in list(self._users.items()):
-                if known is engine and count > 1:
-                    self._users[identity] = (engine, count - 1)
-                elif known is engine:
-                    del self._users[identity]
-                    closing.append(engine)
-        return closing
+    def _count_off(self, engine: Engine) -> None:
+        for identity, (known, count) in list(self._users.items()):
+            if known is engine and count > 1:
+                self._users[identity] = (engine, count - 1)
+            elif known is engine:
+                del self._users[identity]
+                engine.close()
 
     def before_fork(self) -> None:
         """Take the lock (see `cachekit.forks`)."""
-        self._lock.acquire()
+        self.lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
         """Give it back; the child counts on from what it inherited."""
         if in_child:
-            self._lock = threading.RLock()
+            self.lock = threading.RLock()
         else:
-            self._lock.release()
-        self._settle()
+            self.lock.release()
+        self.settle()
 
 
 def _identify(path: str, clock: Clock) -> _Identity | None:

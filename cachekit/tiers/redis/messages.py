@@ -149,7 +149,7 @@ class Sending:
 
 
 def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
-    """Tell a listener what a message says; what it raises is logged, and it is told to trust nothing."""
+    """Tell a listener what a message says. What it raises is logged; then it is told to trust nothing."""
     try:
         if kind == "keys":
             listener.keys_changed(body)
@@ -163,7 +163,7 @@ def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
         pass  # closed meanwhile: it has nothing any more that could be old
     except Exception:
         logging.getLogger("cachekit").exception("a listener of the bus failed")
-        if kind != "all":  # what it was told did not take effect, or not all of it
+        if kind != "all":
             tell(listener, "all")
 
 
@@ -186,11 +186,8 @@ class Inbox:
     Not locked: the bus thread alone uses it.
 
     Args:
-        if kind == "pattern" and type(body) is str:
-            # It is not run here: whoever may publish could send one that takes for ever.
-            self._tell("pattern", re.escape(literal_beginning(body)))
-        elif _is_told(kind, body):
-            self._tell(kind, body)
+        own: the writer whose messages are ours: who listens here was told before the write returned.
+        listener: who is told, or None if nobody is there any more.
     """
 
     def __init__(self, own: str, listener: Callable[[], BusListener | None]) -> None:
@@ -230,11 +227,10 @@ class Inbox:
             writer.numbers.add(number)
             if writer.due is None:
                 writer.due = now + PATIENCE
-
-        if kind == "pattern" and type(body) is str:
-            # It is not run here: whoever may publish could send one that takes for ever.
-            self._tell("pattern", re.escape(literal_beginning(body)))
-        elif _is_told(kind, body):
+        if _is_told(kind, body):
+            if kind == "pattern":
+                # It is not run: whoever may publish could send one that takes for ever.
+                body = re.escape(literal_beginning(body))
             self._tell(kind, body)
         else:
             self.gap()
@@ -276,4 +272,4 @@ def _is_told(kind: object, body: object) -> TypeGuard[Kind]:
     """Whether it is something that `tell` can say of this body."""
     if kind in ("keys", "tags"):
         return type(body) is list and all(type(one) is str for one in body)
-    return kind == "all"
+    return kind == "all" or (kind == "pattern" and type(body) is str)
