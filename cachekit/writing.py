@@ -109,6 +109,10 @@ class Writes:
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
             raise
+        except BaseException:  # as in _write()
+            for key in values:
+                self._memory._store.delete(key)
+            raise
         return steps.done() and done
 
     def _write_some(
@@ -186,17 +190,21 @@ class Writes:
             if stands and self._fleet is not None:
                 before = None if expect is None else expect.origin
                 stands, mark = self._write_fleet(self._fleet, entry, mark, origin, before, places, steps)
+            if stands:
+                # If there is nothing below it, and the fence says that somebody was first, memory has that.
+                lowest = expect is not None and self._fleet is None and self._host is None
+                self._to_memory(entry, fence, mark, places, fence if lowest else None)
+            elif expect is None:
+                self._memory._store.delete(key)
         except Exception:
             # A tier cannot hold the value: then none holds it, nor what it was to replace. What memory may
             # keep of a load is for its caller to say.
             self._delete(key, ALL if expect is None else ALL & ~MEMORY, steps)
             raise
-        if stands:
-            # If there is nothing below it, and the fence says that somebody was first, then memory has that.
-            lowest = expect is not None and self._fleet is None and self._host is None
-            self._to_memory(entry, fence, mark, places, fence if lowest else None)
-        elif expect is None:
+        except BaseException:
+            # A signal handler's, at any point: what memory has may be older than what lies below it now.
             self._memory._store.delete(key)
+            raise
 
     def _to_memory(
         self,
@@ -342,17 +350,20 @@ class Writes:
 
     def _delete(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
         """Whether it was there, and the mark that stands if nobody has written since the host removed it."""
-        there, mark = self._delete_here(key, places, steps)
         fleet = self._fleet
-        if fleet is not None and places & REDIS:
-            gone = steps.take(lambda: fleet.access.call(fleet.tier.delete, key))
-            if gone is UNAVAILABLE:
-                fleet.access.missed_keys([key])
-            there = there or gone is True
-            mark = self._settle(mark, steps)
-        if places & MEMORY:
-            there = self._memory._store.delete(key) or there
-        return there, mark
+        in_memory = False
+        try:
+            there, mark = self._delete_here(key, places, steps)
+            if fleet is not None and places & REDIS:
+                gone = steps.take(lambda: fleet.access.call(fleet.tier.delete, key))
+                if gone is UNAVAILABLE:
+                    fleet.access.missed_keys([key])
+                there = there or gone is True
+                mark = self._settle(mark, steps)
+        finally:  # also after a signal handler's exception, or memory would have what nobody else has
+            if places & MEMORY:
+                in_memory = self._memory._store.delete(key)
+        return there or in_memory, mark
 
     def _delete_here(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
         """Remove it from the host's tier, in flux if the server comes next."""
@@ -383,20 +394,22 @@ class Writes:
         """`_delete` for several, with one call to the server; how many were there."""
         there = set()
         marks = []
-        for key in keys:
-            was_there, mark = self._delete_here(key, places, steps)
-            marks.append(mark)
-            if was_there:
-                there.add(key)
-        gone = steps.take(lambda: fleet.access.call(fleet.tier.remove_many, keys))
-        if gone is UNAVAILABLE:
-            fleet.access.missed_keys(keys)
-        else:
-            there.update(gone)
-        for mark in marks:
-            self._settle(mark, steps)
-        if places & MEMORY:
-            there.update([key for key in keys if self._memory._store.delete(key)])
+        try:
+            for key in keys:
+                was_there, mark = self._delete_here(key, places, steps)
+                marks.append(mark)
+                if was_there:
+                    there.add(key)
+            gone = steps.take(lambda: fleet.access.call(fleet.tier.remove_many, keys))
+            if gone is UNAVAILABLE:
+                fleet.access.missed_keys(keys)
+            else:
+                there.update(gone)
+            for mark in marks:
+                self._settle(mark, steps)
+        finally:  # as in _delete()
+            if places & MEMORY:
+                there.update([key for key in keys if self._memory._store.delete(key)])
         return len(there)
 
     def touch(self, key: str, ttl: float) -> bool:
@@ -405,13 +418,17 @@ class Writes:
             return self.delete(key, CacheLevel.ALL)
         steps = Steps()
         there = False
-        # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
-        for lower in (self._fleet, self._host):
-            if lower is not None:
-                touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
-                if touched is UNAVAILABLE:
-                    lower.access.missed_keys([key])
-                there = there or touched is True
+        try:
+            # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
+            for lower in (self._fleet, self._host):
+                if lower is not None:
+                    touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
+                    if touched is UNAVAILABLE:
+                        lower.access.missed_keys([key])
+                    there = there or touched is True
+        except BaseException:  # as in _write()
+            self._memory._store.delete(key)
+            raise
         if there:
             self._memory._store.delete(key)  # the next lookup copies it with its new life
         else:
@@ -425,14 +442,17 @@ class Writes:
         """Drop what has any of the tags, and refuse what is under way; how many, as far as is known."""
         steps = Steps()
         dropped = 0
-        for lower in (self._fleet, self._host):
-            if lower is not None:
-                count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_tags, tags))
-                if count is UNAVAILABLE:
-                    lower.access.missed_tags(tags)
-                else:
-                    dropped = max(dropped, count)
-        dropped = max(dropped, self._memory.invalidate_by_tags(tags))
+        try:
+            for lower in (self._fleet, self._host):
+                if lower is not None:
+                    count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_tags, tags))
+                    if count is UNAVAILABLE:
+                        lower.access.missed_tags(tags)
+                    else:
+                        dropped = max(dropped, count)
+        finally:  # as in _delete()
+            here = self._memory.invalidate_by_tags(tags)
+        dropped = max(dropped, here)
         steps.done()
         return dropped
 
@@ -441,15 +461,18 @@ class Writes:
         steps = Steps()
         dropped = 0
         text = as_text(pattern)
-        for lower in (self._host, self._fleet):
-            if lower is not None:
-                count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_pattern, text))
-                if count is UNAVAILABLE:
-                    lower.access.missed_pattern(text)
-                else:
-                    dropped = max(dropped, count)
-        self._renew_host()
-        dropped = max(dropped, self._memory.invalidate_by_pattern(pattern))
+        try:
+            for lower in (self._host, self._fleet):
+                if lower is not None:
+                    count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_pattern, text))
+                    if count is UNAVAILABLE:
+                        lower.access.missed_pattern(text)
+                    else:
+                        dropped = max(dropped, count)
+            self._renew_host()
+        finally:  # as in _delete()
+            here = self._memory.invalidate_by_pattern(pattern)
+        dropped = max(dropped, here)
         steps.done()
         return dropped
 
@@ -457,15 +480,17 @@ class Writes:
         """Remove everything from the levels, and refuse what is under way; whether that was done."""
         steps = Steps()
         places: int = level._value_
-        for lower, its in ((self._host, FILE), (self._fleet, REDIS)):
-            if lower is not None and places & its:
-                done = steps.take(partial(lower.access.call, lower.tier.clear))
-                if done is UNAVAILABLE:
-                    lower.access.missed_everything()
-        if places & REDIS:
-            self._renew_host()
-        if places & MEMORY:
-            self._memory.clear()
+        try:
+            for lower, its in ((self._host, FILE), (self._fleet, REDIS)):
+                if lower is not None and places & its:
+                    done = steps.take(partial(lower.access.call, lower.tier.clear))
+                    if done is UNAVAILABLE:
+                        lower.access.missed_everything()
+            if places & REDIS:
+                self._renew_host()
+        finally:  # as in _delete()
+            if places & MEMORY:
+                self._memory.clear()
         return steps.done()
 
     def _renew_host(self) -> None:
