@@ -15,16 +15,17 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit.accessor import Accessor
+from cachekit.asking import Asking
+from cachekit.assembling import tiers_of
 from cachekit.batches import Batches
-from cachekit.chance import chance
 from cachekit.coherence import Lower
-from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.errors import CacheClosedError
 from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
 from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
-from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
+from cachekit.load_options import OFF, LoadOptions, checked_jitter
 from cachekit.loads import Loads
 from cachekit.model import (
     FOREVER,
@@ -49,7 +50,6 @@ from cachekit.model import (
 )
 from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
-from cachekit.terms import Life, Terms
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
@@ -104,8 +104,8 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_batches", "_chance", "_close_tiers", "_closed", "_default_ttl", "_find",
-        "_fronts", "_functions", "_kept_warm", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
+        "__weakref__", "_asking", "_batches", "_close_tiers", "_closed", "_default_ttl", "_find",
+        "_fronts", "_functions", "_kept_warm", "_levels", "_loads", "_lookups", "_memory", "_now",
         "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
     )  # fmt: skip
 
@@ -136,47 +136,24 @@ class IntelligentCache:
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
         if on_health_change is not None and not callable(on_health_change):
             raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
-        _check_tier("memory_cache", memory_cache, MemoryCache, "a MemoryCache")
-        _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
-        _check_tier("file_cache", file_cache, HostTier, "a FileCache")
-        if memory_cache is None and redis_cache is None and file_cache is None:
-            raise ValueError(
-                "memory_cache=None leaves a cache without any tier; leave it out to have a default one"
-            )
-        if memory_cache is MISSING:
-            memory_cache = MemoryCache()
+        self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
+        given, fleet, host = self._tiers
         # Without a memory tier one that keeps nothing holds the fences.
-        memory = MemoryCache._keeping_nothing() if memory_cache is None else memory_cache
-        file: HostTier | None
-        if file_cache is MISSING:
-            from cachekit import environment
-
-            file = environment.file_cache(memory._clock)
-            if memory_cache is None and redis_cache is None and file is None:
-                raise TierUnavailableError(
-                    "the file tier of this program cannot be opened (see the log), and memory_cache=None and "
-                    "redis_cache=None leave no other"
-                )
-        else:
-            file = file_cache
+        memory = MemoryCache._keeping_nothing() if given is None else given
         self._memory = memory
-        self._tiers = (memory_cache, redis_cache, file)
         self._default_ttl = ttl
         self._strict = strict
         self._close_tiers = close_tiers
         self._closed = False
         self._levels = Levels(
             memory,
-            None if redis_cache is None else Lower(redis_cache, self._accessor("redis", redis_cache)),
-            None if file is None else Lower(file, self._accessor("file", file)),
+            None if fleet is None else Lower(fleet, self._accessor("redis", fleet)),
+            None if host is None else Lower(host, self._accessor("file", host)),
         )
         self._loads = Loads(self._levels)
         self._batches = Batches(self._levels, self._loads)
-        self._loads.turns.check(checked_options(load))
-        self._load = load
+        self._asking = Asking(self._loads, ttl, load, given is not None, enable_cache_warming)
         self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
-        # From 0 to 1, for jitter; tests replace it.
-        self._chance = chance
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]
@@ -374,55 +351,19 @@ class IntelligentCache:
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
-        options = self._load if load is None else self._options(load)
+        stale = 0.0 if stale_ttl is None else self._asking.stale(stale_ttl)
+        options = self._asking.load if load is None else self._asking.options(load)
         if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                terms = self._spread(lambda _: life, jitter), labels, _ALL, stale, options
+                terms = self._asking.spread(lambda _: life, jitter), labels, _ALL, stale, options
                 self._loads.refresh(checked_key(key), loader, *terms)
             found: V = value
             return found
-        spread = self._spread(lambda _: life, jitter)
+        spread = self._asking.spread(lambda _: life, jitter)
         return self._loads.load(checked_key(key), loader, spread, labels, _ALL, stale, options)
-
-    def _stale(self, stale_ttl: TTL) -> float:
-        stale = stale_seconds(stale_ttl)
-        if stale and self._tiers[0] is None:
-            raise ValueError(
-                "stale_ttl needs a memory tier, where stale values are kept, and this cache has none"
-            )
-        return stale
-
-    def _options(self, load: LoadOptions) -> LoadOptions:
-        self._loads.turns.check(checked_options(load))
-        return load
-
-    def _spread(self, life: Life, jitter: float) -> Life:
-        """The life, less what chance takes of it."""
-        if not jitter:
-            return life
-
-        def spread(value: Any) -> float | None:
-            ttl = life(value)
-            return None if ttl is None else ttl * (1 - jitter * self._chance())
-
-        return spread
-
-    def _terms(
-        self,
-        ttl: TTL,
-        tags: Tags | None,
-        stale_ttl: TTL = None,
-        jitter: float = 0.0,
-        load: LoadOptions | None = None,
-    ) -> Terms:
-        life = self._default_ttl if ttl is None else seconds(ttl)
-        spread = self._spread(lambda _: life, checked_jitter(jitter))
-        options = self._load if load is None else self._options(load)
-        return Terms(spread, checked_tags(tags), _ALL, self._stale(stale_ttl), options)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -547,7 +488,7 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._terms(ttl, tags, stale_ttl, jitter, load)
+        terms = self._asking.terms(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -594,7 +535,7 @@ class IntelligentCache:
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._warming_terms(ttl, tags, load, keep_warm)
+        terms = self._asking.warming_terms(ttl, tags, load, keep_warm)
         kept_warm = self._kept_warm
         report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
@@ -603,18 +544,6 @@ class IntelligentCache:
             else:
                 kept_warm.drop(wanted)
         return report
-
-    def _warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None, keep_warm: bool) -> Terms:
-        terms = self._terms(ttl, tags, load=load)
-        if keep_warm and self._kept_warm is None:
-            raise ValueError(
-                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
-            )
-        if keep_warm and ttl is not None and seconds(ttl) <= 0:
-            raise ValueError(f"keep_warm=True needs a ttl of more than 0, not {ttl!r}, which keeps nothing")
-        if load is not None or terms.options.lease != "thread":
-            return terms
-        return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
 
     # -- invalidation -------------------------------------------------------------------------------
 
@@ -778,7 +707,7 @@ class IntelligentCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         warming = self._kept_warm is not None
-        options = self._default_ttl, warming, self._load, self._strict, self._close_tiers
+        options = self._default_ttl, warming, self._asking.load, self._strict, self._close_tiers
         return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
@@ -806,13 +735,3 @@ def _configured(
         strict=strict,
         close_tiers=close_tiers,
     )
-
-
-def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:
-    if hasattr(type(tier), "__aenter__"):
-        raise TypeError(
-            f"{argument} must be {what} or None, and this one is awaited: {tier!r}; pass its "
-            f"`.sync`, or make the cache with cachekit.aio.IntelligentCache"
-        )
-    if tier is not None and tier is not MISSING and not isinstance(tier, kind):
-        raise TypeError(f"{argument} must be {what} or None, not {tier!r} of type {type(tier).__name__}")

@@ -191,7 +191,7 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)[:5]
+        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)[:5]
         value = await self.get(key, MISSING)
         loads = self._sync._loads
         if value is MISSING:
@@ -262,7 +262,7 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)
+        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -291,7 +291,7 @@ class IntelligentCache(Facade[Core]):
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         sync = self._sync
-        terms, load_key = sync._warming_terms(ttl, tags, load, keep_warm), awaiting(loader_func)
+        terms, load_key = sync._asking.warming_terms(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = sync._kept_warm
         report = await warm(sync._levels, sync._loads, wanted, load_key, terms, concurrency, progress)
         if kept_warm is not None:

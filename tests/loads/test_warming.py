@@ -183,7 +183,7 @@ def test_who_shares_the_work(
         pytest.skip("needs a directory")
     with place.cache(0, load=load) as cache:
         widest = "process" if place.kind == "a directory" else "fleet"
-        terms = cache._warming_terms(None, None, options, False)
+        terms = cache._asking.warming_terms(None, None, options, False)
         expected = (load if options is None else options).shared_by(scope or widest)  # type: ignore[arg-type]
         assert terms.options == expected
         assert cache.warm_cache(KEYS, place.load, load=options).loaded == KEYS
