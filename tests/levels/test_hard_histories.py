@@ -66,7 +66,7 @@ class HardRun:
         self._homes = homes
         self._url = url
         self._random = random.Random(processes)
-        # Of each process operations and refused writes; then whether it is over.
+        # Of each process operations (of the first host alone) and refused writes; then whether it is over.
         self._board = memoryview(mmap.mmap(-1, 8 * (2 * processes + 1))).cast("Q")
         self._processes = processes
         self._tagged = tagged
@@ -100,9 +100,9 @@ class HardRun:
         log = HistoryLog(self._logs / str(life))
         invalidate = INVALIDATE if self._tagged else INVALIDATE[:3]
         host = slot % len(self._homes)
-        # The second host nearly only reads: what it writes takes copies from its own processes, so that they
+        # A second host only reads: what it wrote would take copies from its own processes, so that they
         # would not need to hear of the others.
-        looks = 0.9995 if host else 0.7
+        looks = 1.0 if host else 0.7
         step = 0
         with self._open(self._homes[host]) as cache:
             states = list(cache._levels.states().values())
@@ -133,7 +133,11 @@ class HardRun:
                 random_.choice(invalidate)(cache, key)
                 return DONE if before is not None and before == outages() else OPEN
 
+            done = 0
             while not board[over]:
+                if host:  # once for each operation of the others, who would hardly get a turn otherwise
+                    while done == (done := self._done()) and not board[over]:
+                        os.sched_yield()
                 step += 1
                 key = f"k{random_.randrange(KEYS)}"
                 action = random_.random()
@@ -144,7 +148,7 @@ class HardRun:
                     log.write(key, value, lambda: put(key, value))  # noqa: B023
                 else:
                     log.write(key, None, lambda: drop(key))  # noqa: B023
-                board[at] += 1
+                board[at] += not host
 
     def work_on(self, operations: int) -> None:
         """Return when so many more have been done, all processes together."""

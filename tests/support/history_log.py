@@ -1,7 +1,8 @@
 """Histories that outlive their writers: each process notes in a file what it does before it does it.
 
 A write that was begun and not ended belongs to a process that was killed in it: it may have happened, and
-what was there before may be gone all the same.
+what was there before may be gone all the same. So it is with one that a tier missed; and that its own process
+may be served from its memory for as long as the tier is out, whatever others are served.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ class HistoryLog:
 def logged(directory: Path) -> Iterator[Operation]:
     """The operations of all logs in a directory."""
     for path in directory.iterdir():
+        own = set(_missed(path))
         begun: tuple[str, bytes | None, float] | None = None
         for line in path.read_text().splitlines():
             kind, *words = line.split(" ")
             if kind == "R":
                 key, value, begin, end = words
-                yield Operation(key, False, _value(value), float(begin), float(end))
+                if value not in own:
+                    yield Operation(key, False, _value(value), float(begin), float(end))
             elif kind == "W":
                 key, value, begin = words
                 begun = key, _value(value), float(begin)
@@ -60,6 +63,17 @@ def logged(directory: Path) -> Iterator[Operation]:
                 begun = None
         if begun is not None:
             yield from _write(*begun, OPEN, INFINITE)
+
+
+def _missed(path: Path) -> Iterator[str]:
+    """The values that a process stored while a tier was out."""
+    value = "-"
+    for line in path.read_text().splitlines():
+        kind, *words = line.split(" ")
+        if kind == "W":
+            value = words[1]
+        elif kind == "E" and words[0] == OPEN and value != "-":
+            yield value
 
 
 def _write(key: str, value: bytes | None, begin: float, how: str, end: float) -> Iterator[Operation]:
