@@ -178,7 +178,8 @@ class Caches(RuleBasedStateMachine):
     @rule(at=st.integers(0, 2), keys=_some_keys)
     def delete_many(self, at: int, keys: list[str]) -> None:
         there = self.caches[at].delete_many(keys)
-        assert there <= sum(self.right(key) != {None} for key in keys)
+        # The server goes by its own clock: it may still have what is over.
+        assert there <= len(self.model.keys() & set(keys))
         for key in keys:
             self.model.pop(key, None)
         self.settle(at)
