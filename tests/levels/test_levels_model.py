@@ -329,7 +329,7 @@ def run(url: str, examples: int, steps: int) -> None:
 
 def test_the_caches_are_right(redis_url: str) -> None:
     """Whatever is done, in whatever order, by whichever cache."""
-    run(redis_url, 8, 15)
+    run(redis_url, 12, 15)
 
 
 @pytest.mark.soak
