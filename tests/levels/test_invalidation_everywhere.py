@@ -1,4 +1,4 @@
-"""An invalidation between any two steps of a load, a promotion, a reload and a write, by anybody."""
+"""An invalidation between any two steps of a load, a promotion, a reload and a write, of one key or many."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from redis_server import wait_until
 from tracing import at_line
 
 from cachekit import CacheLevel, IntelligentCache, levels, writing
+from cachekit.load_options import OFF
+from cachekit.terms import Terms
 
 STEPS = (levels, writing)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
@@ -44,7 +46,20 @@ INVALIDATIONS: dict[str, Callable[[IntelligentCache, str], object]] = {
     "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
 }
 
-OPERATIONS = ["load", "from redis", "from file", "reload", "adopted"]
+OPERATIONS = [
+    "load", "load of many", "from redis", "from file", "many from redis", "many from file", "reload",
+    "renewal", "adopted",
+]  # fmt: skip
+#: Those whose steps are nearly those of another one are tried in full by the soak.
+CASES = [
+    pytest.param(
+        name,
+        how,
+        marks=pytest.mark.soak if ("many" in name or name == "renewal") and how in {"set", "pattern"} else (),
+    )
+    for name in OPERATIONS
+    for how in INVALIDATIONS
+]
 
 
 def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -> Callable[[], object]:
@@ -56,6 +71,12 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
 
     if name == "load":
         return load
+    if name == "load of many":
+
+        def values(keys: list[str]) -> dict[str, str]:
+            return {each: database.get(each, "another") for each in keys}
+
+        return lambda: one.get_or_set_many([f"{key}-another", key], values, tags={key})
     if name == "adopted":
 
         def late() -> str:
@@ -67,10 +88,16 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
     one.set(key, "old", tags={key})
     if name == "reload":
         return lambda: one._loads.reload(key, lambda: database[key], lambda _: 60.0, frozenset({key}))
+    if name == "renewal":
+        # What a hit in the last part of a life begins, or keeping warm.
+        terms = Terms(lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False)
+        return lambda: one._loads.renew(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
-    if name == "from file" and one.redis_cache is not None:
+    if name.endswith("from file") and one.redis_cache is not None:
         evict(one, key)
+    if name.startswith("many"):
+        return lambda: one.get_many([f"{key}-another", key])
     return lambda: one.get(key)
 
 
@@ -80,8 +107,7 @@ def evict(cache: IntelligentCache, key: str) -> None:
     store._server.unlink([store._layout.value(key)])
 
 
-@pytest.mark.parametrize("how", INVALIDATIONS)
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(("name", "how"), CASES)
 @pytest.mark.parametrize("who", ["same", "neighbour", "other host"])
 def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -> None:
     """Whoever invalidates, and wherever the slow one is: nobody gets the old value afterwards."""

@@ -1,4 +1,4 @@
-"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, outages, figures."""
+"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, loads, outages, figures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from redis_server import wait_until
 
-from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock
 
 KEYS = ["a:1", "a:2", "b:1"]
 TAGS = ["x", "y"]
 _prefixes = itertools.count()
+
+
+_some_keys = st.lists(st.sampled_from(KEYS), min_size=1, unique=True).map(sorted)
+#: All three tiers, the server alone, memory and the server, both lower ones.
+_levels = st.sampled_from([CacheLevel.ALL, CacheLevel.REDIS, CacheLevel(3), CacheLevel(6)])
 
 
 class Stored(NamedTuple):
@@ -61,6 +66,11 @@ class Caches(RuleBasedStateMachine):
         self.model: dict[str, Stored] = {}
         self.asked = [cache.get_stats()["combined"].requests for cache in self.caches]
         self.numbers = itertools.count()
+        #: A cached function of each cache, whose keys are its arguments.
+        self.functions = [
+            cache.cached(ttl=50, key_func=lambda key: key, name="next")(lambda key: next(self.numbers))
+            for cache in self.caches
+        ]
 
     def right(self, key: str) -> set[Any]:
         stored = self.model.get(key)
@@ -85,9 +95,7 @@ class Caches(RuleBasedStateMachine):
         key=st.sampled_from(KEYS),
         ttl=st.sampled_from([5.0, 50.0, 500.0]),
         tags=st.sets(st.sampled_from(TAGS)),
-        level=st.sampled_from(
-            [CacheLevel.ALL, CacheLevel.ALL, CacheLevel.REDIS, CacheLevel(3), CacheLevel(6)]
-        ),
+        level=_levels,
     )
     def store(self, at: int, key: str, ttl: float, tags: set[str], level: CacheLevel) -> None:
         value = next(self.numbers)
@@ -126,14 +134,119 @@ class Caches(RuleBasedStateMachine):
         new = next(self.numbers)
         self.asked[at] += 1
         value = self.caches[at].get_or_set(key, lambda: new, ttl=50, tags=tags)
-        assert value in self.right(key) | {new}
-        if value == new and self.right(key) == {None}:
-            self.model[key] = Stored(new, self.clock.time() + 50, frozenset(tags))
-        elif value == new:
-            # The value is somewhere else: two are about, which an invalidation alone makes one.
-            self.caches[at].delete(key)
-            self.model.pop(key)
+        self.loaded(at, {key: value}, {new}, tags)
+
+    def loaded(self, at: int, values: dict[str, Any], new: set[int], tags: set[str]) -> None:
+        """So many keys were asked for, each to be loaded if it is not there."""
+        for key, value in values.items():
+            assert value in self.right(key) | new
+            if value in new and self.right(key) == {None}:
+                self.model[key] = Stored(value, self.clock.time() + 50, frozenset(tags))
+            elif value in new:
+                # The value is somewhere else: two are about, which an invalidation alone makes one.
+                self.caches[at].delete(key)
+                self.model.pop(key)
+                self.settle(at)
+
+    @rule(at=st.integers(0, 2), keys=_some_keys, tags=st.sets(st.sampled_from(TAGS)))
+    def get_or_set_many(self, at: int, keys: list[str], tags: set[str]) -> None:
+        new = {key: next(self.numbers) for key in keys}
+        self.asked[at] += len(keys)
+        values = self.caches[at].get_or_set_many(
+            keys, lambda missing: {key: new[key] for key in missing}, ttl=50, tags=tags
+        )
+        assert list(values) == keys
+        self.loaded(at, values, set(new.values()), tags)
+
+    @rule(at=st.integers(0, 2), keys=_some_keys)
+    def warm(self, at: int, keys: list[str]) -> None:
+        new = {key: next(self.numbers) for key in keys}
+        report = self.caches[at].warm_cache(keys, new.__getitem__, ttl=50, concurrency=2)
+        assert not report.failed
+        assert sorted(report.loaded + report.fresh) == keys
+        assert all(self.right(key) != {None} for key in report.fresh)
+        self.loaded(at, {key: new[key] for key in report.loaded}, set(new.values()), set())
+
+    @rule(at=st.integers(0, 2), keys=_some_keys, tags=st.sets(st.sampled_from(TAGS)), level=_levels)
+    def store_many(self, at: int, keys: list[str], tags: set[str], level: CacheLevel) -> None:
+        values = {key: next(self.numbers) for key in keys}
+        assert self.caches[at].set_many(values, 50, level, tags)
+        for key, value in values.items():
+            self.model[key] = Stored(value, self.clock.time() + 50, frozenset(tags))
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), keys=_some_keys)
+    def delete_many(self, at: int, keys: list[str]) -> None:
+        there = self.caches[at].delete_many(keys)
+        # The server goes by its own clock: it may still have what is over.
+        assert there <= len(self.model.keys() & set(keys))
+        for key in keys:
+            self.model.pop(key, None)
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS))
+    def call(self, at: int, key: str) -> None:
+        """A cached function."""
+        self.asked[at] += 1
+        before = self.right(key)
+        value = self.functions[at](key)
+        self.loaded(at, {key: value}, set() if value in before else {value}, set())
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS))
+    def refresh(self, at: int, key: str) -> None:
+        """The answer of now takes the place of the one that is there, for everybody."""
+        value = self.functions[at].refresh(key)
+        assert value not in self.right(key)
+        self.model[key] = Stored(value, self.clock.time() + 50, frozenset())
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), tags=st.sets(st.sampled_from(TAGS)))
+    def refresh_ahead(self, at: int, key: str, tags: set[str]) -> None:
+        """A hit in the last part of a life begins a reload, which takes the place of what is there."""
+        numbers: list[int] = []
+
+        def loader() -> int:
+            numbers.append(next(self.numbers))
+            return numbers[-1]
+
+        cache = self.caches[at]
+        self.asked[at] += 1
+        before = self.right(key)
+        value = cache.get_or_set(key, loader, ttl=50, tags=tags, load=LoadOptions(refresh_ahead=0.9))
+        wait_until(lambda: not len(cache._loads.flights), "the reload has ended")
+        assert len(numbers) <= 1
+        if value in numbers:
+            self.loaded(at, {key: value}, {value}, tags)
+        else:
+            assert value in before
+            if numbers:
+                self.model[key] = Stored(numbers[0], self.clock.time() + 50, frozenset(tags))
             self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS))
+    def fall_back(self, at: int, key: str) -> None:
+        """A load that fails is stood in for by what was stored last, and not invalidated since."""
+
+        def loader() -> int:
+            raise LookupError
+
+        self.asked[at] += 1
+        stored = self.model.get(key)
+        try:
+            value = self.caches[at].get_or_set(key, loader, stale_ttl=20)
+        except LookupError:
+            return
+        assert stored is not None
+        assert value == stored.value
+        assert self.clock.time() < stored.until + 20
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), tags=st.sets(st.sampled_from(TAGS)))
+    def store_stale(self, at: int, key: str, tags: set[str]) -> None:
+        """One that loads may fall back on."""
+        value = next(self.numbers)
+        assert self.caches[at].set(key, value, 5, tags=tags, stale_ttl=20)
+        self.model[key] = Stored(value, self.clock.time() + 5, frozenset(tags))
+        self.settle(at)
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 100.0]))
     def wait(self, seconds: float) -> None:
@@ -216,7 +329,7 @@ def run(url: str, examples: int, steps: int) -> None:
 
 def test_the_caches_are_right(redis_url: str) -> None:
     """Whatever is done, in whatever order, by whichever cache."""
-    run(redis_url, 8, 15)
+    run(redis_url, 12, 15)
 
 
 @pytest.mark.soak
