@@ -4,7 +4,7 @@ A benchmark asks questions ("what does a hit cost?") of several rows, ours and p
 row once, one after the other and in turning order, so that a busy machine is busy for all of them; a ratio
 is the median over rounds of the two rows' figures in the same round. Absolute figures are those of one
 machine on one day. Nothing here fails because something is slow, and no row is left out: one that cannot
-run says why.
+run says why. What is being done is said on stderr.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ def measure(question: Question, rounds: int) -> list[Figures]:
     answer = [Figures(row.name, row.ours) for row in question.rows]
     running: list[tuple[Figures, Round]] = []
     for row, figures in zip(question.rows, answer, strict=True):
+        say(f"{question.title}: preparing {row.name}")
         try:
             work = row.prepare()
             work()  # warm, and not counted
@@ -174,6 +175,7 @@ def measure(question: Question, rounds: int) -> list[Figures]:
         else:
             running.append((figures, work))
     for number in range(rounds):
+        say(f"{question.title}: round {number + 1} of {rounds}")
         turn = number % max(len(running), 1)
         gc.collect()
         gc.disable()
@@ -189,7 +191,16 @@ def measure(question: Question, rounds: int) -> list[Figures]:
                     figures.per_round.append(taken / question.operations / question.per_unit)
         finally:
             gc.enable()
+    say("")
     return answer
+
+
+def say(text: str) -> None:
+    """What is being done now, on stderr: one line on a terminal, wiped by the next; else a line each."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(f"... {text}", file=sys.stderr, flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -281,8 +281,9 @@ def listen(url: str, prefix: str, messages: int, go: int, told: int) -> None:
                 os.write(go, b"x")
 
     cache = RedisCache(url=url, timeout=5, key_prefix=prefix)
-    cache.subscribe(Listener())
+    end = cache.subscribe(Listener())
     done.wait(60)
+    end()
     with open(told, "wb") as answers:
         pickle.dump([arrivals[str(number)] for number in range(messages)], answers)
     os._exit(0)

@@ -68,6 +68,9 @@ class Batches:
             except BaseException:
                 for flight in others:
                     flight.leave()
+                for flight in mine:
+                    if not flight.begun:
+                        flight.abandon()
                 raise
             keys = self._await(others, terms, begun, values)
         return values
@@ -78,11 +81,15 @@ class Batches:
         """The flights of the keys: those to lead, and those to wait for."""
         mine: list[Flight[LoadFence]] = []
         others: list[Flight[LoadFence]] = []
+        flight: Flight[LoadFence] | None = None
+        leading = False
         try:
             for key in keys:
                 flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), loop)
                 (mine if leading else others).append(flight)
         except BaseException:  # closed, or interrupted halfway
+            if flight is not None:
+                (mine if leading else others).append(flight)  # perhaps once more, which does no harm
             for flight in mine:
                 flight.abandon()
             for flight in others:
@@ -127,6 +134,11 @@ class Batches:
                 try:
                     values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
                 except Abandoned:
+                    if not flight.is_over:
+                        # As in `Loads`: it needs what this thread has to go on with first.
+                        left = [flight for flight in flights if flight.key not in values]
+                        mine = [self._loads.flights.lead(one.key, one.fence, None) for one in left]
+                        return values | self._lead(mine, loader, terms)
                     background.raise_exit()  # otherwise it is a key that the loader left out
         except LoadTimeoutError:
             self._give_up(flights)
@@ -139,6 +151,7 @@ class Batches:
         found: dict[str, Any] = {}
         try:
             for flight in flights:
+                flight.begun = True
                 value = self._levels.look_again(flight.key)
                 if value is not MISSING:
                     found[flight.key] = value
@@ -227,9 +240,11 @@ class Batches:
 
     def _fall_back(self, flights: list[Flight[LoadFence]], terms: Terms, error: Exception) -> dict[str, Any]:
         """Values of all of the keys to take when a load has failed; or the error is raised."""
-        stale = {flight.key: self._loads.fall_back(flight.key, terms, error) for flight in flights}
-        if MISSING in stale.values():
+        stale = {flight.key: self._loads.look_back(flight.key, terms) for flight in flights}
+        if any(value is MISSING for value in stale.values()):
             raise error
+        self._loads.figures.stale_served += len(stale)
+        self._loads.complaints.add(flights[0].key, error)
         return stale
 
     async def _lead_async(

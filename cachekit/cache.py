@@ -11,13 +11,13 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit.accessor import Accessor
+from cachekit.asking import Asking
+from cachekit.assembling import tiers_of
 from cachekit.batches import Batches
-from cachekit.chance import chance
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
 from cachekit.fences import NEWS
@@ -25,7 +25,7 @@ from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
 from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
-from cachekit.load_options import OFF, LoadOptions, checked_jitter, checked_options
+from cachekit.load_options import OFF, LoadOptions, checked_jitter
 from cachekit.loads import Loads
 from cachekit.model import (
     FOREVER,
@@ -50,7 +50,6 @@ from cachekit.model import (
 )
 from cachekit.ports import FleetTier, HostTier
 from cachekit.stats import Lookups
-from cachekit.terms import Life, Terms
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
@@ -96,6 +95,7 @@ class IntelligentCache:
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
     that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
@@ -104,8 +104,8 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_batches", "_chance", "_close_tiers", "_closed", "_default_ttl", "_find",
-        "_fronts", "_functions", "_kept_warm", "_levels", "_load", "_loads", "_lookups", "_memory", "_now",
+        "__weakref__", "_asking", "_batches", "_close_tiers", "_closed", "_default_ttl", "_find",
+        "_fronts", "_functions", "_kept_warm", "_levels", "_loads", "_lookups", "_memory", "_now",
         "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
     )  # fmt: skip
 
@@ -136,47 +136,30 @@ class IntelligentCache:
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
         if on_health_change is not None and not callable(on_health_change):
             raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
-        _check_tier("memory_cache", memory_cache, MemoryCache, "a MemoryCache")
-        _check_tier("redis_cache", redis_cache, FleetTier, "a RedisCache")
-        _check_tier("file_cache", file_cache, HostTier, "a FileCache")
-        if memory_cache is None and redis_cache is None and file_cache is None:
-            raise ValueError(
-                "memory_cache=None leaves a cache without any tier; leave it out to have a default one"
-            )
-        if memory_cache is MISSING:
-            memory_cache = MemoryCache()
+        self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
+        given, fleet, host = self._tiers
         # Without a memory tier one that keeps nothing holds the fences.
-        memory = MemoryCache._keeping_nothing() if memory_cache is None else memory_cache
-        file: HostTier | None
-        if file_cache is MISSING:
-            from cachekit import environment
-
-            file = environment.file_cache(memory._clock)
-        else:
-            file = file_cache
+        memory = MemoryCache._keeping_nothing() if given is None else given
         self._memory = memory
-        self._tiers = (memory_cache, redis_cache, file)
         self._default_ttl = ttl
         self._strict = strict
         self._close_tiers = close_tiers
         self._closed = False
         self._levels = Levels(
             memory,
-            None if redis_cache is None else Lower(redis_cache, self._accessor("redis", redis_cache)),
-            None if file is None else Lower(file, self._accessor("file", file)),
+            None if fleet is None else Lower(fleet, self._accessor("redis", fleet)),
+            None if host is None else Lower(host, self._accessor("file", host)),
         )
         self._loads = Loads(self._levels)
         self._batches = Batches(self._levels, self._loads)
-        self._loads.turns.check(checked_options(load))
-        self._load = load
+        self._asking = Asking(self._loads, ttl, load, given is not None, enable_cache_warming)
         self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
-        # From 0 to 1, for jitter; tests replace it.
-        self._chance = chance
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]
         self._functions: dict[str, Lookups] = {}
-        self._fronts: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
+        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
         self._find = memory._find
         self._touch = memory._touch
@@ -368,55 +351,19 @@ class IntelligentCache:
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        stale = 0.0 if stale_ttl is None else self._stale(stale_ttl)
-        options = self._load if load is None else self._options(load)
-        if jitter:
+        stale = 0.0 if stale_ttl is None else self._asking.stale(stale_ttl)
+        options = self._asking.load if load is None else self._asking.options(load)
+        if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                terms = self._spread(lambda _: life, jitter), labels, _ALL, stale, options
+                terms = self._asking.spread(lambda _: life, jitter), labels, _ALL, stale, options
                 self._loads.refresh(checked_key(key), loader, *terms)
             found: V = value
             return found
-        spread = self._spread(lambda _: life, jitter)
+        spread = self._asking.spread(lambda _: life, jitter)
         return self._loads.load(checked_key(key), loader, spread, labels, _ALL, stale, options)
-
-    def _stale(self, stale_ttl: TTL) -> float:
-        stale = stale_seconds(stale_ttl)
-        if stale and self._tiers[0] is None:
-            raise ValueError(
-                "stale_ttl needs a memory tier, where stale values are kept, and this cache has none"
-            )
-        return stale
-
-    def _options(self, load: LoadOptions) -> LoadOptions:
-        self._loads.turns.check(checked_options(load))
-        return load
-
-    def _spread(self, life: Life, jitter: float) -> Life:
-        """The life, less what chance takes of it."""
-        if not jitter:
-            return life
-
-        def spread(value: Any) -> float | None:
-            ttl = life(value)
-            return None if ttl is None else ttl * (1 - jitter * self._chance())
-
-        return spread
-
-    def _terms(
-        self,
-        ttl: TTL,
-        tags: Tags | None,
-        stale_ttl: TTL = None,
-        jitter: float = 0.0,
-        load: LoadOptions | None = None,
-    ) -> Terms:
-        life = self._default_ttl if ttl is None else seconds(ttl)
-        spread = self._spread(lambda _: life, checked_jitter(jitter))
-        options = self._load if load is None else self._options(load)
-        return Terms(spread, checked_tags(tags), _ALL, self._stale(stale_ttl), options)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -541,7 +488,7 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._terms(ttl, tags, stale_ttl, jitter, load)
+        terms = self._asking.terms(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -555,45 +502,42 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        load: LoadOptions | None = None,
         concurrency: int = 8,
         keep_warm: bool = False,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """Load the keys that are not there, several at a time.
+        """Load the keys that no tier has, several at a time; those that only lower tiers have, into memory.
 
-        A key that fails stops no other; it is in the report.
+        A key that fails stops no other; it is in the report. Unless `load` or the cache's own says something
+        else, others who share a tier and warm the same keys do so together: each key is loaded once among
+        the hosts on the server, or the processes on the directory. What is kept warm is loaded likewise.
 
         Args:
             keys: which; one that is named twice counts once.
             loader_func: from a key to its value.
             ttl: as for `set`, for all of them.
             tags: as for `set`, for all of them.
+            load: how to load; None is the cache's `load`, and if that has no lease, with the widest that the
+                tiers lend.
             concurrency: how many threads load, at least 1.
             keep_warm: load them again, one after the other and in a thread of the cache's, before their
                 time is over, until the cache is closed or this is called for them without it.
-            progress: called in this thread as `progress(done, total)` after each key.
+            progress: True shows a bar on stderr, if that is a terminal, and else one line at the end; or a
+                function, called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; or `keep_warm`, and the cache was made with
-                enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`
+                with a TTL of 0 or less, or if the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._terms(ttl, tags)
+        terms = self._asking.warming_terms(ttl, tags, load, keep_warm)
         kept_warm = self._kept_warm
-        if keep_warm and kept_warm is None:
-            raise ValueError(
-                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
-            )
-
-        def load(key: str) -> object:
-            loader = partial(loader_func, key)
-            return self._loads.load(key, loader, terms.life, terms.tags, options=terms.options)
-
-        report = warm(wanted, self.contains, load, concurrency, progress)
+        report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, terms)
@@ -743,8 +687,10 @@ class IntelligentCache:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
         self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for front in list(self._fronts):
-            front.forget_cache()
+        for reference in self._fronts.keyrefs():
+            front = reference()
+            if front is not None:
+                front.forget_cache()
         for background in (self._watch, self._kept_warm, self._levels, self._loads):
             if background is not None:
                 background.close()
@@ -761,7 +707,7 @@ class IntelligentCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         warming = self._kept_warm is not None
-        options = self._default_ttl, warming, self._load, self._strict, self._close_tiers
+        options = self._default_ttl, warming, self._asking.load, self._strict, self._close_tiers
         return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
@@ -789,13 +735,3 @@ def _configured(
         strict=strict,
         close_tiers=close_tiers,
     )
-
-
-def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:
-    if hasattr(type(tier), "__aenter__"):
-        raise TypeError(
-            f"{argument} must be {what} or None, and this one is awaited: {tier!r}; pass its "
-            f"`.sync`, or make the cache with cachekit.aio.IntelligentCache"
-        )
-    if tier is not None and tier is not MISSING and not isinstance(tier, kind):
-        raise TypeError(f"{argument} must be {what} or None, not {tier!r} of type {type(tier).__name__}")

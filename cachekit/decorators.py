@@ -186,6 +186,10 @@ class _Cached:
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function, not {value!r}")
+        if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & _COROUTINE:
+            raise TypeError(f"store_if must be a def function, not {store_if!r}, which has to be awaited")
+        if not isinstance(copy, bool):
+            raise TypeError(f"copy must be True or False, not {copy!r}")
         if not isinstance(cache_level, CacheLevel):
             raise TypeError(f"cache_level must be a CacheLevel, not {cache_level!r}")
         if cache is not None:
@@ -255,14 +259,14 @@ class _Cached:
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
-        return cache._spread(life, self._jitter)
+        return cache._asking.spread(life, self._jitter)
 
     def _terms(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Life, frozenset[str], CacheLevel, float, LoadOptions]:
         """How an answer is loaded and kept."""
-        options = cache._load if self._load is None else cache._options(self._load)
-        stale = cache._stale(self._stale_ttl)
+        options = cache._asking.options(self._load)
+        stale = cache._asking.stale(self._stale_ttl)
         return self._life(cache), self._labels(args, kwargs), self._level, stale, options
 
     # -- answering ----------------------------------------------------------------------------------
@@ -302,7 +306,7 @@ class _Cached:
 
     def _refreshes(self, cache: IntelligentCache) -> float:
         """From which part of its life on a hit has an answer reloaded; 0 if that is off."""
-        return (cache._load if self._load is None else self._load).refresh_ahead
+        return (cache._asking.load if self._load is None else self._load).refresh_ahead
 
     def _look_up(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -346,9 +350,9 @@ class _Cached:
 
     # -- the questions a cached function answers ------------------------------------------------------
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `CachedFunction.refresh`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         cache = default.active_cache(self._cache)
         if cache is None:
             self.invalidate(*args, **kwargs)
@@ -358,9 +362,9 @@ class _Cached:
         key = self.key(args, kwargs)
         return self._handed_out(cache._loads.reload(key, loader, *self._terms(cache, args, kwargs)))
 
-    async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         await self._build_default()
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -372,11 +376,11 @@ class _Cached:
         value = await cache._loads.reload_async(key, loader, *self._terms(cache, args, kwargs))
         return self._handed_out(value)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """See `CachedFunction.invalidate`."""
         return self._store_of_answers().delete(self.key_of(*args, **kwargs))
 
-    async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
+    async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """See `AsyncCachedFunction.invalidate`."""
         key = self.key_of(*args, **kwargs)
         await self._build_default()
@@ -401,12 +405,12 @@ class _Cached:
         size = cache._memory._store.tagged(self._implicit)
         return CacheInfo(lookups.hits, lookups.misses, size)
 
-    def key_of(self, *args: Any, **kwargs: Any) -> str:
+    def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """See `CachedFunction.key`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         return self.key(args, kwargs)
 
-    def _refuse_bound(self, args: tuple[Any, ...]) -> None:
+    def _refuse_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse `instance.method.invalidate(1)`, which Python passes on without the instance."""
         function = unwrapped(self._function)
         owner, _, name = function.__qualname__.rpartition(".")
@@ -416,7 +420,7 @@ class _Cached:
             or function.__code__.co_varnames[:1] not in {("self",), ("cls",)}
         ):
             return
-        first = args[0] if args else None
+        first = args[0] if args else kwargs.get(function.__code__.co_varnames[0])
         kind = first if isinstance(first, type) else type(first)
         if owner not in {base.__qualname__ for base in kind.__mro__}:
             raise TypeError(

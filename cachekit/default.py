@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from cachekit import forks
 from cachekit.cache import IntelligentCache, KnowsCache
+from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
@@ -208,9 +209,10 @@ def warm_cache_keys(
     *,
     ttl: TTL = None,
     tags: Tags | None = None,
+    load: LoadOptions | None = None,
     concurrency: int = 8,
     keep_warm: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> WarmReport:
     """`IntelligentCache.warm_cache` of the default cache."""
     return get_default_cache().warm_cache(
@@ -218,6 +220,7 @@ def warm_cache_keys(
         loader_func,
         ttl=ttl,
         tags=tags,
+        load=load,
         concurrency=concurrency,
         keep_warm=keep_warm,
         progress=progress,

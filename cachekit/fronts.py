@@ -101,11 +101,13 @@ class Front:
                 self._ahead = ahead
                 self.find = self._find_ahead
             self._cache = cache
-            cache._fronts.add(self)
+            cache._fronts[self] = None
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
         self._spots[asked] = Spot(held, kinds)
+        if cache._closed:  # in between, so that it may not know of this front
+            self._spots.clear()
 
     def _find_ahead(self, asked: tuple[Any, ...]) -> Spot | None:
         """A spot whose entry is not in the last part of its life."""

@@ -2,7 +2,8 @@
 
 Upkeep finds out which are due; a thread of their own loads them, one after the other, so that a slow loader
 holds up no other upkeep. A key is looked at again when it comes into the last fifth of its life, not
-before: one that is invalidated meanwhile is loaded then, or by whoever asks for it first.
+before: one that is invalidated meanwhile is loaded then, or by whoever asks for it first. What another
+process has loaded by then is taken from the tiers that are shared with it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
+from cachekit import forks
 from cachekit.background import Background
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
 from cachekit.loads import Loads
+from cachekit.model import MISSING
 from cachekit.terms import Terms
 from cachekit.upkeep import Job, upkeep
 
@@ -33,26 +36,33 @@ class _Kept(NamedTuple):
 
 @final
 class KeptWarm:
-    """The keys of one cache that are kept warm. Safe in any thread."""
+    """The keys of one cache that are kept warm. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("__weakref__", "_job", "_kept", "_levels", "_loads", "_lock", "_round")
+    __slots__ = ("__weakref__", "_closed", "_job", "_kept", "_levels", "_loads", "_lock", "_round")
 
     def __init__(self, levels: Levels, loads: Loads) -> None:
         self._levels = levels
         self._loads = loads
         self._kept: dict[str, _Kept] = {}
+        # Held for a few instructions at a time, and no other lock is taken under it: a fork takes them all.
         self._lock = threading.RLock()
+        self._closed = False
         self._job: Job | None = None
         self._round: Background | None = None
+        forks.register(self)
 
     def keep(self, keys: Sequence[str], loader: Callable[[str], Any], terms: Terms) -> None:
         """Keep them warm from now on."""
-        for key in keys:
-            kept = _Kept(partial(loader, key), terms._replace(replaces=True, waits=False), 0.0)
-            self._kept[key] = kept._replace(look_at=self._next_look(key, terms))
+        kept = terms._replace(replaces=True, waits=False)
+        coming = {key: _Kept(partial(loader, key), kept, self._next_look(key, terms)) for key in keys}
+        job = upkeep.every(_INTERVAL, self.look) if self._job is None and keys else None
         with self._lock:
-            if self._job is None and keys:
-                self._job = upkeep.every(_INTERVAL, self.look)
+            if not self._closed:
+                self._kept |= coming
+                if self._job is None:
+                    self._job, job = job, None
+        if job is not None:
+            job.cancel()
 
     def drop(self, keys: Sequence[str]) -> None:
         """Keep them warm no longer."""
@@ -82,12 +92,19 @@ class KeptWarm:
             except Exception as error:  # noqa: BLE001  # the others are loaded all the same
                 failed = True
                 self._loads.complaints.add(key, error)
-            # Not one that was dropped meanwhile, or is kept on other terms.
+            again = kept._replace(look_at=self._next_look(key, kept.terms, failed))
             with self._lock:
+                # Not one that was dropped meanwhile, or is kept on other terms.
                 if self._kept.get(key) is kept:
-                    self._kept[key] = kept._replace(look_at=self._next_look(key, kept.terms, failed))
+                    self._kept[key] = again
 
     def _is_due(self, key: str) -> bool:
+        if not self._is_old(key):
+            return False
+        # Another process, or another host, may have loaded it since.
+        return not self._levels.lower or self._levels.bring_up(key) is MISSING or self._is_old(key)
+
+    def _is_old(self, key: str) -> bool:
         life = self._levels.left_of(key)
         return life is None or life[0] <= _MARGIN * life[1] < inf
 
@@ -103,7 +120,16 @@ class KeptWarm:
     def close(self) -> None:
         """Forget all keys; a load that is under way goes on."""
         with self._lock:
+            self._closed = True
             self._kept.clear()
             job, self._job = self._job, None
         if job is not None:
             job.cancel()
+
+    def before_fork(self) -> None:
+        """Take the lock (see `forks`)."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
+        """Give it back."""
+        self._lock.release()

@@ -360,31 +360,49 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
     own = getattr(kind, "__cache_key__", None)
     if own is not None:
         return f"<{_name(kind)}:{encode(own(value), _deeper(depth))}>"
-    if isinstance(value, enum.Enum):
+    # By its type, not by isinstance(): a proxy says that it is what it stands for, and that may change.
+    if issubclass(kind, enum.Enum):
         # A member of a Flag may be a combination without a name of its own.
         return f"<{_class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}>"
-    if isinstance(value, type):
+    if issubclass(kind, type):
         return f"<class {_class_name(value, to_be_found=True)}>"
-    if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType)):
+    if kind in (FunctionType, BuiltinFunctionType, MethodType):
         return _encode_function(value, depth)
-    if hasattr(kind, "__dataclass_fields__"):
+    base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
+    if hasattr(kind, "__dataclass_fields__") and base is None:
         return f"<{_class_name(kind)}:{_encode_fields(value, kind, depth)}>"
     text = _standard_text(value, kind)
     if text is not None:
         return f"<{_name(kind)}:{_encode_str(text, depth)}>"
-    base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
     if base is None:
         what = _name(kind).removeprefix("builtins.")
         raise _NoIdentity(f"a value of type {what} has no identity but its place in memory")
     if getattr(value, "__dict__", None) or _has_slots(kind, base):
         raise _NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
     # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
-    content = str.__str__(value) if base is str else value if base in _OPAQUE else base(value)
-    return f"<{_class_name(kind)}:{_ENCODERS[base](content, depth)}>"
+    return f"<{_class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
 
 
-#: What loses something when a plain copy of it is made.
-_OPAQUE: Final = frozenset({defaultdict, deque})
+def _as_it_is(value: object) -> object:
+    return value
+
+
+#: What a value of a subclass holds, whatever the methods of the subclass say; for the others, to be asked
+#: in the usual way loses nothing.
+_PLAIN: Final[dict[type, Callable[[Any], object]]] = {
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    str: str.__str__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    list: lambda value: list(list.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    dict: lambda value: dict(dict.items(value)),
+    OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
+}
 
 
 def _has_slots(kind: type, base: type) -> bool:
@@ -400,10 +418,16 @@ def _deeper(depth: int) -> int:
 def _encode_fields(value: Any, kind: type, depth: int) -> str:
     # Who made a dataclass has the module loaded; to load it is a fifth of our import.
     names = [field.name for field in sys.modules["dataclasses"].fields(value)]
-    if "__dataclass_fields__" not in vars(kind) and vars(value).keys() - set(names):
+    decorated = next(one for one in kind.__mro__ if "__dataclass_fields__" in vars(one))
+    if decorated is not kind and (
+        getattr(value, "__dict__", {}).keys() - set(names) or _has_slots(kind, decorated)
+    ):
         raise _NoIdentity(
             f"a {_name(kind)} is no dataclass itself, and has more attributes than the fields of one"
         )
+    unset = [name for name in names if not hasattr(value, name)]
+    if unset:
+        raise _NoIdentity(f"the field {unset[0]} of a {_name(kind)} has no value yet")
     return ",".join(f"{name}={encode(getattr(value, name), _deeper(depth))}" for name in names)
 
 

@@ -16,6 +16,7 @@ trying every interleaving with a model:
     write    P anew; host, T in flux; fleet, with a fresh RT; T settled; memory if nobody wrote meanwhile
     load     T, P, RT; the loader; host if T stands; fleet if RT stands; memory if P stands. Whoever
              finds that another one was first takes what that one stored
+    touch    fleet; host; memory
     tags     fleet; host; memory
     pattern  T; host; fleet; T again; memory
 
@@ -133,7 +134,7 @@ class Levels:
     def peek(self, key: str) -> tuple[CacheEntry, CacheLevel] | None:
         """The entry of the nearest tier below memory, and where it is; it is copied nowhere.
 
-        No lookup that counts, but for one of the host's tier whose answer the server is asked about.
+        No lookup that counts, but for a hit in the host's tier that the server is asked about.
         """
         fleet, host = self.fleet, self.host
         if fleet is not None:
@@ -142,13 +143,25 @@ class Levels:
                 return entry, CacheLevel.REDIS
         if host is None:
             return None
+        entry = host.access.call(host.tier.peek, key)
+        if entry is UNAVAILABLE or entry is None:
+            return None
         if fleet is not None:
             found = self._look_many(host, [key])
             if not found or self._confirm(fleet, found[key], FILE) is False:
                 return None
-            return found[key].entry, CacheLevel.FILE
-        entry = host.access.call(host.tier.peek, key)
-        return None if entry is UNAVAILABLE or entry is None else (entry, CacheLevel.FILE)
+            entry = found[key].entry
+        return entry, CacheLevel.FILE
+
+    def bring_up(self, key: str) -> Any | Missing:
+        """What the nearest tier below memory has, copied into memory; no lookup that counts (see `peek`)."""
+        fence, mark = self._memory._copying(key), marked(self.host, key)
+        found = self.peek(key)
+        if found is None:
+            return MISSING
+        entry = found[0]
+        self._promote(entry, fence, named(mark, entry))
+        return entry.value
 
     def _read(self, key: str, places: int) -> tuple[CacheEntry | None, SharedFence | None]:
         """The entry of the first tier that has it, and the mark that goes with it."""
@@ -272,7 +285,7 @@ class Levels:
             The value; or the one that somebody else stored first.
         """
         places: int = level._value_
-        entry = CacheEntry.made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._add_here(entry, fence, places)
         fleet, origin = self.fleet, fence.origin
         if fleet is not None and origin is not None and places & REDIS and _goes_on(stored):
@@ -286,7 +299,7 @@ class Levels:
         places: int = level._value_
         now = self._now()
         entries = {
-            fence.key: (CacheEntry.made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
+            fence.key: (CacheEntry._made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded
         }
         stored = {key: self._add_here(entry, fence, places) for key, (entry, fence) in entries.items()}

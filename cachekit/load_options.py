@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any, Final, Literal, TypeAlias, final
 
 #: Who shares one load of a key: the threads and tasks of a process, which always do; the processes on a
@@ -11,6 +10,9 @@ LeaseScope: TypeAlias = Literal["thread", "process", "fleet"]
 
 _SCOPES: Final = ("thread", "process", "fleet")
 
+# What a server can count, and what every clock can wait for.
+_SHORTEST: Final = 0.001
+_LONGEST: Final = 1e9
 
 _NAMES: Final = (
     "soft_timeout", "hard_timeout", "refresh_ahead", "lease", "lease_timeout", "max_concurrent_loads",
@@ -37,8 +39,9 @@ class LoadOptions:
         max_concurrent_loads: how many loads run at once in all processes on the directory of the file
             tier, among those that name the same number; None is no limit.
 
-    With a timeout that applies, a `def` loader runs in a thread of its own, in a copy of the caller's
-    context. A loader that asks for other keys while it has a lease or a slot waits for no further one.
+    Seconds are from 0.001 to 1e9. With a timeout that applies, a `def` loader runs in a thread of its
+    own, in a copy of the caller's context. A loader that asks for other keys while it has a lease or a slot
+    waits for no further one.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -92,11 +95,11 @@ class LoadOptions:
         """Whether a load may have to wait for those of other processes."""
         return self.lease != "thread" or self.max_concurrent_loads is not None
 
-    def unshared(self) -> LoadOptions:
-        """The same without a lease."""
-        if self.lease == "thread":
+    def shared_by(self, lease: LeaseScope) -> LoadOptions:
+        """The same with this lease."""
+        if self.lease == lease:
             return self
-        return LoadOptions(**{**self._said(), "lease": "thread"})
+        return LoadOptions(**{**self._said(), "lease": lease})
 
     def _said(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _NAMES}
@@ -128,8 +131,8 @@ def _made_of(said: dict[str, Any]) -> LoadOptions:
 def _check_seconds(name: str, value: object, off: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r} of type {type(value).__name__}")
-    if not 0 < value < inf:
-        raise ValueError(f"{name} must be more than 0 seconds, and finite, not {value!r}{off}")
+    if not _SHORTEST <= value <= _LONGEST:
+        raise ValueError(f"{name} must be from {_SHORTEST} to {_LONGEST:g} seconds, not {value!r}{off}")
 
 
 def _check_share(name: str, value: object, what: str) -> None:

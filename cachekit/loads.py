@@ -75,9 +75,13 @@ class Loads:
             Exception: whatever the loader raised, here or in the thread that was waited for.
         """
         terms = Terms(life, tags, level, stale_ttl, options)
+        return self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
+
+    def load_on(self, key: str, loader: Callable[[], V], terms: Terms) -> V | Missing:
+        """`load`; MISSING if another process has its turn and the terms say not to wait."""
         begun = time.monotonic()
         while True:
-            fence = self._levels.fence(key, tags)
+            fence = self._levels.fence(key, terms.tags)
             flight, leading = self.flights.join(key, fence, None)
             value: V | Missing
             try:
@@ -88,16 +92,20 @@ class Loads:
                     if value is MISSING:
                         value = self.wait(flight, terms, begun)
             except Abandoned:
+                if not terms.waits:
+                    return MISSING
                 continue
             except Exception as error:
                 value = self.fall_back(key, terms, error)
                 if value is MISSING:
                     raise
             finally:
+                if leading and not flight.begun:
+                    flight.abandon()  # interrupted before anybody flew it
                 # A flight that crashed holds the error, whose traceback holds this frame: without this,
                 # what the loader held would stay until the garbage collector comes.
                 del flight
-            return value  # type: ignore[return-value]  # it is not MISSING
+            return value
 
     def reload(
         self,
@@ -116,9 +124,14 @@ class Loads:
         """
         fence = self._levels.successor(key, tags)
         flight = self.flights.lead(key, fence, None)
-        terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
-        value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
-        return value
+        try:
+            terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
+            value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
+            return value
+        finally:
+            if not flight.begun:
+                flight.abandon()
+            del flight  # as in load()
 
     def refresh(
         self,
@@ -137,10 +150,15 @@ class Loads:
         flight = self._flight_alone(key, terms)
         if flight is None:
             return
-        background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
-        background.is_unwatched = True
-        if not background.start():
-            flight.abandon()
+        started = False
+        try:
+            work = partial(self._lead, flight, loader, terms)
+            background = Background(work, partial(self.complaints.add, key))
+            background.is_unwatched = True
+            started = background.start()
+        finally:
+            if not started and not flight.begun:
+                flight.abandon()
 
     def renew(self, key: str, loader: Callable[[], Any], terms: Terms) -> None:
         """Reload a key now and here, unless somebody else is loading it.
@@ -153,6 +171,8 @@ class Loads:
             try:
                 self._lead(flight, loader, terms)
             finally:
+                if not flight.begun:
+                    flight.abandon()
                 del flight  # as in load()
 
     def _flight_alone(
@@ -191,6 +211,7 @@ class Loads:
 
     def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
         try:
+            flight.begun = True
             with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
                 value = MISSING if terms.replaces else self._levels.look_again(flight.key)
@@ -277,13 +298,17 @@ class Loads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or where it was waited for.
         """
+        terms = Terms(life, tags, level, stale_ttl, options)
+        return await self.load_on_async(key, loader, terms)  # type: ignore[return-value]  # it waits
+
+    async def load_on_async(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
+        """`load_on` for a coroutine function."""
         import asyncio
 
-        terms = Terms(life, tags, level, stale_ttl, options)
         begun = time.monotonic()
         while True:
             self.tasks.refuse_if_closed()
-            fence = self._levels.fence(key, tags)
+            fence = self._levels.fence(key, terms.tags)
             flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
             try:
@@ -294,15 +319,17 @@ class Loads:
                 if value is MISSING:
                     value = await self.wait_async(flight, terms, begun, leading=leading)
             except Abandoned:
-                if leading:
+                if leading and terms.waits:
                     self.tasks.refuse_if_closed()
                     raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+                if not terms.waits:
+                    return MISSING
                 continue
             except Exception as error:
                 value = self.fall_back(key, terms, error)
                 if value is MISSING:
                     raise
-            return value  # type: ignore[return-value]  # it is not MISSING
+            return value
 
     async def reload_async(
         self,
@@ -319,7 +346,7 @@ class Loads:
 
         fence = self._levels.successor(key, tags)
         flight = self.flights.lead(key, fence, asyncio.get_running_loop())
-        terms = Terms(life, tags, level, stale_ttl, options.unshared(), replaces=True)
+        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
         begun = time.monotonic()
         self.tasks.begin([flight], self._lead_async(flight, loader, terms))
         try:
@@ -501,7 +528,9 @@ class Loads:
 
     def _turn(self, key: str, terms: Terms) -> Turn:
         def look() -> Any | Missing:
-            return MISSING if terms.replaces else self._levels.find(key, terms.level)
+            if terms.replaces:
+                return MISSING
+            return self._levels.find(key, terms.level) if terms.is_asked else self._levels.bring_up(key)
 
         return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
 
@@ -512,13 +541,15 @@ class Loads:
         return flight.fence
 
     def stale(self, key: str, terms: Terms) -> Any | Missing:
-        """What memory has to fall back on, if the terms allow that."""
-        if not terms.stale_ttl or terms.replaces:
-            return MISSING
-        value = self._levels.look_back(key)
+        """What memory has to fall back on, if the terms allow that; it counts as served."""
+        value = self.look_back(key, terms)
         if value is not MISSING:
             self.figures.stale_served += 1
         return value
+
+    def look_back(self, key: str, terms: Terms) -> Any | Missing:
+        """`stale`, for whoever is still to decide whether it is served."""
+        return MISSING if terms.replaces or not terms.stale_ttl else self._levels.look_back(key)
 
     def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
         """What to take rather than wait for another one's load; then the flight has been left."""

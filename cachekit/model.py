@@ -224,6 +224,11 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
         )
 
 
+# What a datetime can show, in seconds since the epoch.
+_FIRST_MOMENT: Final = -62135596800.0
+_LAST_MOMENT: Final = 253402300799.0
+
+
 def _timestamp(moment: datetime | float | None, argument: str) -> float:
     if moment is None:
         return time.time()
@@ -234,10 +239,17 @@ def _timestamp(moment: datetime | float | None, argument: str) -> float:
                 f"use datetime.now(timezone.utc)"
             )
         return moment.timestamp()
-    stamp = seconds(moment, argument)
-    if math.isinf(stamp):
-        raise ValueError(f"{argument} must be a moment, not {moment!r}; leave it out for now")
-    return stamp
+    if isinstance(moment, bool) or not isinstance(moment, (int, float)):
+        raise TypeError(
+            f"{argument} must be an aware datetime, or seconds since the epoch, "
+            f"not {moment!r} of type {type(moment).__name__}; leave it out for now"
+        )
+    if not _FIRST_MOMENT <= moment <= _LAST_MOMENT:  # NaN, too
+        raise ValueError(
+            f"{argument} must be a moment of the years 1 to 9999, not {moment!r} seconds since the epoch; "
+            f"leave it out for now"
+        )
+    return float(moment)
 
 
 @final
@@ -298,7 +310,7 @@ class CacheEntry:
         self.stale_ttl = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
 
     @classmethod
-    def made(
+    def _made(
         cls,
         key: str,
         value: Any,
@@ -509,8 +521,8 @@ class Explanation(NamedTuple):
 class WarmReport(NamedTuple):
     """What `warm_cache` did with each of its keys, in the order of the call."""
 
-    loaded: list[str]  #: loaded and stored
-    fresh: list[str]  #: in the cache already, so not loaded
+    loaded: list[str]  #: loaded here, and stored
+    fresh: list[str]  #: in some tier already, or loaded by somebody else meanwhile
     failed: dict[str, Exception]  #: the loader, or storing its value, raised this
 
 

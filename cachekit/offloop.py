@@ -82,8 +82,13 @@ async def in_own_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     return await _outcome_of(_begin, partial(step, *args, **kwargs))
 
 
-def _begin(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="cachekit-step").start()
+async def in_daemon_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """`in_own_thread` for a step that may hang: a process that ends does not wait for it."""
+    return await _outcome_of(partial(_begin, daemon=True), partial(step, *args, **kwargs))
+
+
+def _begin(work: Callable[[], None], *, daemon: bool = False) -> None:
+    threading.Thread(target=work, name="cachekit-step", daemon=daemon).start()
 
 
 async def _outcome_of(submit: Callable[[Callable[[], None]], None], step: Callable[[], R]) -> R:

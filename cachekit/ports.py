@@ -408,7 +408,7 @@ class BusListener(Protocol):
         ...
 
     def pattern_changed(self, pattern: str) -> None:
-        """Keys that match the regular expression were invalidated."""
+        """Keys that match the regular expression, or some of them, were invalidated."""
         ...
 
     def everything_changed(self) -> None:

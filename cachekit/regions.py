@@ -41,6 +41,12 @@ class Region(Generic[V]):
         self._kind = get_origin(kind) or kind
         if not isinstance(self._kind, type) or self._kind.__module__ in {"types", "typing"}:
             raise TypeError(f"type must be a class, such as User or list[str], not {kind!r}")
+        try:
+            isinstance(None, self._kind)
+        except TypeError as error:
+            raise TypeError(
+                f"type must be a class that values can be told by, not {kind!r}: {error}"
+            ) from None
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)
 
@@ -90,6 +96,8 @@ class Region(Generic[V]):
         Raises:
             TypeError: what was found or loaded is not of the region's type; it is not stored.
         """
+        if not callable(loader):
+            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         value = self._cache.get_or_set(
             self._full(key),
             lambda: self._checked(loader(), key),

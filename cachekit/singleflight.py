@@ -12,16 +12,21 @@ or interrupted, in which case its waiters try again, is ours.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from cachekit import forks
 from cachekit.ports import Fence
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from types import TracebackType
+
+_GLANCE: Final = 1.0  # seconds between two looks at whether the loop of a flight still runs
 
 # Guards every table and flight of the process: two loads may wait for each other across caches. It is
 # re-entrant for finalizers; each step under it leaves the tables whole.
@@ -66,8 +71,10 @@ class Flight(Generic[F]):
         "_loop",
         "_loop_thread",
         "_table",
+        "_traceback",
         "_value",
         "_watchers",
+        "begun",
         "fence",
         "key",
     )
@@ -76,12 +83,15 @@ class Flight(Generic[F]):
         self._table = table
         self.key = key
         self.fence = fence
+        #: Whether a thread is flying it, and will end it; until then that is for whoever made it.
+        self.begun = False
         # Where the load runs, if it is a coroutine's.
         self._loop = loop
         self._loop_thread = None if loop is None else threading.get_ident()
         self._done = False
         self._value: Any = None
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._event: threading.Event | None = None
         self._watchers: list[Callable[[], object]] = []
         self._blocked_on: list[Flight[Any]] = []
@@ -109,15 +119,14 @@ class Flight(Generic[F]):
             self._table._remove(self)
             if not self._done:
                 self._value, self._error = value, error
+                self._traceback = None if error is None else error.__traceback__
                 self._done = True
         if self._event is not None:
             self._event.set()
-        while self._watchers:
-            try:
-                watcher = self._watchers.pop()
-            except IndexError:
-                break
+        for watcher in list(self._watchers):
             watcher()
+        with _lock:  # who gives up meanwhile looks for its own under it
+            self._watchers.clear()
 
     def result(self) -> Any:
         """The value, of a flight that is over.
@@ -129,7 +138,8 @@ class Flight(Generic[F]):
         if self._error is None:
             return self._value
         try:
-            raise self._error
+            # As it was: each raise adds to the traceback, and there may be thousands who wait.
+            raise self._error.with_traceback(self._traceback)
         finally:
             # The error's traceback holds this frame: without this, the loader's locals would stay
             # until the garbage collector comes.
@@ -158,8 +168,12 @@ class Flight(Generic[F]):
         try:
             if blocked:
                 raise Abandoned
-            if self._event is not None and not self._event.wait(seconds):
-                raise StillFlying
+            if self._event is not None:
+                for pause in self._pauses(seconds, None):
+                    if self._event.wait(pause):
+                        break
+                if not self._done:
+                    raise StillFlying
         finally:
             with _lock:
                 _waiting.pop(thread, None)
@@ -172,6 +186,7 @@ class Flight(Generic[F]):
         """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight.
 
         Raises:
+            Abandoned: as `wait`.
             StillFlying: it was not over after so many seconds.
         """
         import asyncio
@@ -194,17 +209,36 @@ class Flight(Generic[F]):
                 if self._done:
                     return self.result()
                 self._watchers.append(watcher)
-            try:
-                async with asyncio.timeout(seconds):
+            for pause in self._pauses(seconds, loop):
+                if pause is None:
                     await landed
-            except TimeoutError:
-                raise StillFlying from None
+                else:
+                    await asyncio.wait([landed], timeout=pause)
+                if self._done:
+                    break
+            if not self._done:
+                raise StillFlying
         finally:
             self.leave()
             with _lock:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
         return self.result()
+
+    def _pauses(self, seconds: float | None, loop: AbstractEventLoop | None) -> Iterator[float | None]:
+        """For how long to wait, one after the other: in parts where its loop may end and say nothing.
+
+        Raises:
+            Abandoned: it has ended, and not cancelled its tasks.
+        """
+        if self._loop is None or self._loop is loop:
+            yield seconds
+            return
+        end = inf if seconds is None else time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            yield min(left, _GLANCE)
+            if not self._done and not self._loop.is_running():
+                raise Abandoned
 
     def leave(self) -> None:
         """Wait for it no more, or not at all; done by `wait` and `wait_async` too."""
@@ -265,21 +299,32 @@ class FlightTable(Generic[F]):
             loop: the running loop, of a coroutine; None for a caller that will block its thread.
         """
         mine = _flying.get()
-        with _lock:
-            flight = self._flights.get(key)
-            if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
-                # In the same step as the question: two callers that each find the other's flight
-                # free, and then both wait, would wait for ever.
-                for blocked in mine:
-                    blocked._blocked_on.append(flight)
-                return flight, False
-            return self.lead(key, fence, loop), True
+        led: Flight[F] | None = None
+        try:
+            with _lock:
+                flight = self._flights.get(key)
+                if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
+                    # In the same step as the question: two callers that each find the other's flight
+                    # free, and then both wait, would wait for ever.
+                    for blocked in mine:
+                        blocked._blocked_on.append(flight)
+                    return flight, False
+                led = self.lead(key, fence, loop)
+            return led, True
+        except BaseException:  # interrupted on its way to the caller
+            if led is not None:
+                led.abandon()
+            raise
 
     def lead(self, key: str, fence: F, loop: AbstractEventLoop | None) -> Flight[F]:
         """A new flight for the caller to lead, in place of one that is under way."""
         flight = Flight(self, key, fence, loop)
-        with _lock:
-            self._flights[key] = flight
+        try:
+            with _lock:
+                self._flights[key] = flight
+        except BaseException:  # as in join()
+            flight.abandon()
+            raise
         return flight
 
     def give_up(self, flight: Flight[F]) -> None:

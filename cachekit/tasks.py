@@ -40,7 +40,13 @@ class Tasks:
         """Have the flights flown in a task of the running loop."""
         import asyncio
 
-        task = asyncio.get_running_loop().create_task(leading)
+        try:
+            task = asyncio.get_running_loop().create_task(leading)
+        except BaseException:  # of a task factory
+            leading.close()
+            for flight in flights:
+                flight.abandon()
+            raise
         self._tasks.add(task)
 
         def end(task: asyncio.Task[None]) -> None:

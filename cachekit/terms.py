@@ -23,6 +23,7 @@ class Terms(NamedTuple):
     options: LoadOptions = OFF
     replaces: bool = False  #: it takes the place of what is there, and so it is not looked for
     waits: bool = True  #: for its turn; otherwise it is given up if another one has that
+    is_asked: bool = True  #: by somebody whose lookup is counted
 
     @property
     def in_background(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.errors import TierUnavailableError
 from cachekit.levels import Levels
-from cachekit.load_options import LoadOptions
+from cachekit.load_options import LeaseScope, LoadOptions
 from cachekit.model import MISSING, Missing
 from cachekit.ports import HasDirectory, LendsLeases, Returnable
 from cachekit.stats import LoadFigures
@@ -48,16 +48,33 @@ class Turns:
         Raises:
             ValueError: a tier is missing.
         """
-        host, fleet = self._levels.host, self._levels.fleet
-        has_directory = host is not None and isinstance(host.tier, HasDirectory)
+        has_directory, has_server = self._lenders()
         if options.lease == "process" and not has_directory:
             raise ValueError(f"lease='process' needs a directory, {_NO_FILE}")
         if options.max_concurrent_loads is not None and not has_directory:
             raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
-        if options.lease == "fleet" and not (fleet is not None and isinstance(fleet.tier, LendsLeases)):
+        # What they need is loaded here, where they are asked for, and not in the threads of the first loads:
+        # a child that is forked in the middle of an import finds the module locked for ever.
+        if options.lease == "process":
+            import cachekit.locks.processes
+        if options.max_concurrent_loads is not None:
+            import cachekit.locks.slots  # noqa: F401
+        if options.lease == "fleet" and not has_server:
             raise ValueError(
                 "lease='fleet' needs a server, and this cache has none: give it redis_cache=RedisCache(...)"
             )
+
+    def widest(self) -> LeaseScope:
+        """Who can share one load of a key, with the tiers at hand."""
+        has_directory, has_server = self._lenders()
+        return "fleet" if has_server else "process" if has_directory else "thread"
+
+    def _lenders(self) -> tuple[bool, bool]:
+        host, fleet = self._levels.host, self._levels.fleet
+        return (
+            host is not None and isinstance(host.tier, HasDirectory),
+            fleet is not None and isinstance(fleet.tier, LendsLeases),
+        )
 
     def turn(
         self,
@@ -118,7 +135,7 @@ class Turns:
 class Turn:
     """One load's lease and slot. Of one thread or task at a time."""
 
-    __slots__ = ("_fall_back", "_figures", "_held", "_lease", "_look", "_slot", "_waited", "value")
+    __slots__ = ("_fall_back", "_figures", "_held", "_lease", "_look", "_over", "_slot", "_waited", "value")
 
     def __init__(
         self,
@@ -134,6 +151,7 @@ class Turn:
         self._fall_back = fall_back
         self._figures = figures
         self._held: list[Returnable] = []
+        self._over = False
         self._waited = False
         #: What another one has loaded, so that there is nothing to load any more.
         self.value: Any | Missing = MISSING
@@ -152,7 +170,7 @@ class Turn:
                 return self._later() if self.value is MISSING else self
             self._lease = None
             if lease is not UNAVAILABLE:
-                self._held.append(lease)
+                self._hold(lease)
                 # Whoever had it before may have stored the value between our lookup and now.
                 self.value = self._look()
                 if self.value is not MISSING:
@@ -163,7 +181,7 @@ class Turn:
                 return self._later()
             self._slot = None
             if slot is not UNAVAILABLE:
-                self._held.append(slot)
+                self._hold(slot)
         return self
 
     def _later(self) -> Turn | None:
@@ -172,11 +190,19 @@ class Turn:
             self._figures.lease_waits += 1
         return None
 
+    def _hold(self, lent: Returnable) -> None:
+        self._held.append(lent)
+        if self._over:  # its task was cancelled while a thread was about to get this
+            self.release()
+
     def release(self) -> None:
-        """Give all of it back. A second call does nothing."""
+        """Give all of it back, also what is still to come. A second call does nothing."""
+        self._over = True
         while self._held:
             try:
                 self._held.pop().release()
+            except IndexError:  # both of the threads that `_hold` speaks of are here
+                return
             except TierUnavailableError:
                 pass  # the server is gone: there it ends by itself
 

@@ -24,6 +24,7 @@ from cachekit.coherence import (
     as_text,
     marked,
     may_keep,
+    named,
     removed,
 )  # fmt: skip
 from cachekit.errors import SerializationError, ValueTooLargeError
@@ -75,7 +76,7 @@ class Writes:
             self._delete(key, ALL, steps)
             return steps.done()
         places: int = level._value_
-        entry = CacheEntry.made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
         if self._fleet and self._host and places & FILE and not places & REDIS:
             self._write_here(self._fleet, self._host, entry, places, steps)
         else:
@@ -103,7 +104,7 @@ class Writes:
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
-                    entries = {key: CacheEntry.made(key, values[key], now, ttl, tags) for key in keys}
+                    entries = {key: CacheEntry._made(key, values[key], now, ttl, tags) for key in keys}
                     self._write_some(fleet, entries, tags, places, steps)
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
@@ -150,7 +151,7 @@ class Writes:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
             return
-        entry = CacheEntry.made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = CacheEntry._made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
             self._write(entry, fence.memory, fence.host, fence, level._value_, Steps())
@@ -241,6 +242,11 @@ class Writes:
             return
         stored: CacheEntry | bool | Unavailable = UNAVAILABLE
         if origin is not UNAVAILABLE:
+            # A write that began before, and is still under way, may have reached the server since. Then the
+            # tokens are its, and this value would come back as soon as the server lets go of that one.
+            there = steps.take(partial(fleet.access.call, fleet.tier.peek, key))
+            if isinstance(there, CacheEntry):
+                return
             stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
         # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
         if places & MEMORY and (stored is UNAVAILABLE or stored is True):
@@ -285,10 +291,14 @@ class Writes:
                 return put is not None, put
         # What the tier cannot store it shall at least not answer with.
         gone = steps.take(lambda: access.call(tier.remove, key, in_flux=in_flux))
-        if gone is not UNAVAILABLE:
-            return True, gone[1]
-        access.missed_keys([key])
-        return True, mark
+        if gone is UNAVAILABLE:
+            access.missed_keys([key])
+            return True, mark
+        if expect is not None and places != MEMORY:
+            # Somebody may have written since the fence was looked at, and what was removed may be theirs:
+            # what was loaded before that shall not come after it in this memory.
+            self._memory._successor(key, entry.tags)
+        return True, named(gone[1], entry)
 
     def _write_fleet(
         self,
@@ -395,7 +405,8 @@ class Writes:
             return self.delete(key, CacheLevel.ALL)
         steps = Steps()
         there = False
-        for lower in (self._host, self._fleet):
+        # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
+        for lower in (self._fleet, self._host):
             if lower is not None:
                 touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
                 if touched is UNAVAILABLE:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 
-from cachekit import IntelligentCache, MemoryCache, get_cache_stats, override
+from cachekit import IntelligentCache, MemoryCache, aio, get_cache_stats, override
 from cachekit.health import Health
 
 logger = logging.getLogger("service")
@@ -14,7 +14,7 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 
 
 async def cache_health_check() -> dict[str, str]:
-    stats = get_cache_stats()
+    stats = await aio.get_cache_stats()
 
     # Check hit rates
     memory_hit_rate = stats["memory"]["hit_rate"]
@@ -34,7 +34,7 @@ async def send_alert(message: str, severity: str) -> None:
 
 
 async def check_cache_performance() -> None:
-    stats = get_cache_stats()
+    stats = await aio.get_cache_stats()
 
     # Whoever asks the cache is served by any of its tiers: that is what an alert should look at.
     if stats["combined"]["request_hit_rate"] < 0.7:

@@ -65,6 +65,11 @@ def rows_of(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for question in measured["questions"].values() for row in question["rows"]]
 
 
+def progress_alone(stderr: str) -> bool:
+    """Whether nothing but what the scripts are doing was said there."""
+    return all(line.startswith("... ") for line in stderr.splitlines())
+
+
 def test_every_script_is_tried_here() -> None:
     """A benchmark that is added is added to this test."""
     assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted([*SCRIPTS, "harness.py"])
@@ -72,10 +77,12 @@ def test_every_script_is_tried_here() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_it_runs(script: str, tmp_path: Path) -> None:
-    """Each script ends well, prints its environment, tables and targets, and writes the same as JSON."""
+    """Each script ends well, says what it does, prints environment, tables and targets, and writes JSON."""
     file = tmp_path / "measured.json"
     ended = run(str(BENCHMARKS / script), "--quick", "--json", str(file))
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0, ended.stderr
+    assert progress_alone(ended.stderr)
+    assert ended.stderr
     assert re.search(r"^Python: .*\d+\.\d+", ended.stdout)
     assert "CPUs" in ended.stdout
     assert "Targets" in ended.stdout
@@ -108,7 +115,7 @@ def test_a_wrong_number_of_rounds_is_refused() -> None:
 def test_a_peer_that_is_not_installed_is_a_row() -> None:
     """Without any peer there are our rows, those of the standard library, and a reason for the rest."""
     ended = run("-c", WITHOUT, ",".join([str(BENCHMARKS / "decorator.py"), *PEERS]), "--quick")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, progress_alone(ended.stderr)) == (0, True), ended.stderr
     assert re.search(r"\d  functools.lru_cache$", ended.stdout, re.MULTILINE)
     assert re.search(r"-  cachebox.cached TTL: not installed$", ended.stdout, re.MULTILINE)
     assert re.search(r"-  +<= 1 +not installed +cache_result", ended.stdout)
@@ -117,7 +124,7 @@ def test_a_peer_that_is_not_installed_is_a_row() -> None:
 def test_a_peer_that_fails_is_a_row() -> None:
     """One that breaks, at the start or in a later round, says why, and the others go on."""
     ended = run("-c", FAILING, str(BENCHMARKS))
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, progress_alone(ended.stderr)) == (0, True), ended.stderr
     assert json.loads(ended.stdout) == {
         "good": [3, None],
         "never": [0, "failed: OSError: no start"],

@@ -30,6 +30,10 @@ def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
         yield fresh
 
 
+async def awaited(answer: object) -> bool:
+    return answer is not None
+
+
 class TestOptions:
     def test_ttl(self, cache: IntelligentCache, clock: ManualClock) -> None:
         """Seconds, a timedelta, the cache's default, or forever."""
@@ -165,6 +169,8 @@ class TestOptions:
             ({"cache_level": "memory"}, TypeError, "cache_level must be a CacheLevel, not 'memory'"),
             ({"key_func": "k"}, TypeError, "key_func must be a function, not 'k'"),
             ({"store_if": True}, TypeError, "store_if must be a function, not True"),
+            ({"store_if": awaited}, TypeError, "store_if must be a def function, not .*awaited"),
+            ({"copy": 1}, TypeError, "copy must be True or False, not 1"),
             ({"cache": MemoryCache}, TypeError, "cache must be an IntelligentCache, not"),
             ({"name": 5}, TypeError, "name must be a str, not 5"),
             ({"version": 2}, TypeError, "version must be a str, not 2 of type int"),
@@ -276,6 +282,9 @@ class TestMethods:
         client = Client(2)
         client.price(3)
         assert Client.price.invalidate(client, 3) is True
+        assert Client.price.key(self=client, x=3) == Client.price.key(client, 3)
+        assert Client.price.refresh(self=client, x=3) == [6]
+        assert Client.price.invalidate(self=client, x=3) is True
         method: Any = client.price
         for ask in (method.invalidate, method.refresh, method.key):
             with pytest.raises(

@@ -22,6 +22,7 @@ from cachekit import (
     IntelligentCache,
     default,
     disabled,
+    environment,
     forks,
     get_default_cache,
     override,
@@ -244,6 +245,60 @@ def test_a_fork_during_a_switch() -> None:
     forked.set()
     end()
     assert os.waitpid(child, 0)[1] == 0
+
+
+BUILDING = """
+import os, signal, threading
+from cachekit import environment, forks, get_default_cache
+from cachekit.upkeep import upkeep
+
+building, forked = threading.Event(), threading.Event()
+
+def hold_up():
+    building.set()
+    while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+        building.wait(0)
+    job = upkeep.every(1000, upkeep._start)  # as a file tier has one
+    job.cancel()
+
+environment.redis_cache = hold_up
+signal.alarm(20)
+thread = threading.Thread(target=get_default_cache)
+thread.start()
+assert building.wait(10)
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    environment.redis_cache = lambda: None
+    os._exit(0 if get_default_cache().set("k", 1) else 1)
+forked.set()
+thread.join()
+print(os.waitpid(child, 0)[1], get_default_cache().get("k"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_while_the_default_cache_is_built(tmp_path: Path) -> None:
+    """Parent and child both go on, the child with a cache of its own making."""
+    done = run(BUILDING, CACHEKIT_DIR=str(tmp_path))
+    assert done.stdout == "0 1\n", (done.returncode, done.stderr)
+
+
+def test_one_that_is_set_while_another_is_built_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was being built is closed again."""
+    mine = IntelligentCache(file_cache=None)
+    closed: list[IntelligentCache] = []
+    close = IntelligentCache.close
+    monkeypatch.setattr(environment, "redis_cache", lambda: set_default_cache(mine))
+
+    def noted(cache: IntelligentCache) -> None:
+        closed.append(cache)
+        close(cache)
+
+    monkeypatch.setattr(IntelligentCache, "close", noted)
+    assert get_default_cache() is mine
+    assert len(closed) == 1
+    assert closed != [mine]
 
 
 PROGRAM = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cachekit import IntelligentCache, environment, get_default_cache
+from cachekit import IntelligentCache, TierUnavailableError, environment, get_default_cache
 from cachekit.clock import SystemClock
 
 PROGRAM = """
@@ -144,3 +144,14 @@ class TestVariables:
             assert cache.get_or_set("k", lambda: 1) == 1
         assert len(caplog.records) == 1
         assert "going on without a file tier" in caplog.text
+
+    def test_without_a_directory_and_without_memory_there_is_no_cache(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """One that keeps nothing anywhere would say of every write that it was done."""
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("CACHEKIT_DIR", str(tmp_path / "file"))
+        with pytest.raises(
+            TierUnavailableError, match="memory_cache=None and redis_cache=None leave no other"
+        ):
+            IntelligentCache(None)

@@ -25,6 +25,7 @@ EXPECTED = {
     "readme.py": "'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, tags: none, served 0 times",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
+    "warm_start.py": "101 calls of the backend",
     "time_to_live.py": "after    60 more seconds: ['news', 'factorial']",
 }
 

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from counting import counted
@@ -19,7 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from racing import frequent_switches, race
 
 from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
+from cachekit import fronts as fronts_module
 from cachekit.testing import ManualClock
+from cachekit.tiers.memory.held import Held
 
 ONES = [1, 1.0, True, "1", b"1", 0, 0.0, -0.0, False, None, "", 2, (1,), (True,)]
 CALLS: list[tuple[Any, ...]] = [(), *[(one,) for one in ONES], (1, 1), (1, True), (1.0, 0.0), (1, -0.0)]
@@ -267,3 +270,24 @@ class TestOne:
                     assert function(1) >= 0
 
             race(change, read, read, read)
+
+    def test_a_cache_closes_while_fronts_are_filled(self) -> None:
+        """Closing forgets those that it knows, whoever comes meanwhile."""
+        for _ in range(20):
+            memory = MemoryCache(10_000)
+            cache = IntelligentCache(memory, file_cache=None)
+            cache.set("k", 1)
+            held = memory._store.find("k")
+            assert held is not None
+            fronts = [fronts_module.Front() for _ in range(10_000)]
+
+            def fill(
+                some: list[fronts_module.Front], cache: IntelligentCache = cache, held: Held = held
+            ) -> None:
+                for front in some:
+                    front.add(("x",), held, cache, cache._lookups)
+
+            fill(fronts[:5000])
+            with frequent_switches():
+                race(partial(fill, fronts[5000:]), cache.close)
+            assert not any(front.find(("x",)) for front in fronts)

@@ -21,6 +21,7 @@ from dataclasses import InitVar, dataclass, field, make_dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
@@ -309,6 +310,17 @@ class MoreThanPoint(Point):
         object.__setattr__(self, "z", z)
 
 
+class Proxy:
+    """Says that it is what it stands for, as lazy objects and mocks do."""
+
+    def __init__(self, of: type) -> None:
+        self.of = of
+
+    @property  # type: ignore[misc]  # to lie about it is the point
+    def __class__(self) -> Any:
+        return self.of
+
+
 @dataclass(slots=True)
 class Slotted:
     x: int
@@ -381,6 +393,9 @@ class TestUnkeyable:
             (_labelled(), "is a str with attributes of its own"),
             (MoreThanPoint(1, 2, 3), "is no dataclass itself"),
             (_with_slot(), "is no dataclass itself"),
+            (Proxy(enum.Enum), "no identity"),
+            (Proxy(type), "no identity"),
+            (Proxy(FunctionType), "no identity"),
             (Unset(), "the field x of a tests?.*Unset has no value yet"),
             (Tagged("tag"), "is a list with attributes of its own"),
             (_local_class(), "defined inside a function"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,14 @@ def test_a_naive_datetime_is_refused() -> None:
     """It does not say which instant it means."""
     with pytest.raises(ValueError, match=r"created_at must be an aware datetime.*timezone\.utc"):
         CacheEntry("k", 1, created_at=datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize("moment", [1e20, -1e20, math.inf, math.nan, True, "now", timedelta(1)])
+def test_what_is_no_moment_is_refused(moment: Any) -> None:
+    """When the entry is made, not when somebody looks at it."""
+    error = ValueError if type(moment) is float else TypeError
+    with pytest.raises(error, match=r"created_at must be .*leave it out for now"):
+        CacheEntry("k", 1, created_at=moment)
 
 
 def test_entries_compare_and_show_without_their_values() -> None:

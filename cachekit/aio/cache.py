@@ -8,7 +8,6 @@ be coroutine functions, which are awaited on this loop, or plain functions, each
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
@@ -192,7 +191,7 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)[:5]
+        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)[:5]
         value = await self.get(key, MISSING)
         loads = self._sync._loads
         if value is MISSING:
@@ -263,7 +262,7 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._sync._terms(ttl, tags, stale_ttl, jitter, load)
+        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -277,32 +276,24 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        load: LoadOptions | None = None,
         concurrency: int = 8,
         keep_warm: bool = False,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
         """As `cachekit.IntelligentCache.warm_cache`, with a loader that may be a coroutine function.
 
-        At most `concurrency` keys are loaded at once. `progress` is called on the loop. What is kept warm is
-        loaded on this loop while it runs, and not after it has ended.
+        At most `concurrency` keys are loaded at once. A function as `progress` is called on the loop. What is
+        kept warm is loaded on this loop while it runs, and not after it has ended.
         """
         wanted = checked_keys(keys)
         self._sync._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         sync = self._sync
-        terms, load_key = sync._terms(ttl, tags), awaiting(loader_func)
+        terms, load_key = sync._asking.warming_terms(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = sync._kept_warm
-        if keep_warm and kept_warm is None:
-            raise ValueError(
-                "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
-            )
-
-        async def load(key: str) -> object:
-            loader = partial(load_key, key)
-            return await sync._loads.load_async(key, loader, terms.life, terms.tags, options=terms.options)
-
-        report = await warm(wanted, self.contains, load, concurrency, progress)
+        report = await warm(sync._levels, sync._loads, wanted, load_key, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, from_threads(load_key), terms)

@@ -14,6 +14,7 @@ from cachekit import default
 from cachekit.aio.cache import IntelligentCache
 from cachekit.aio.facade import sync_of
 from cachekit.cache import IntelligentCache as Core
+from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, Tags, WarmReport
 from cachekit.offloop import in_own_thread
 
@@ -65,9 +66,10 @@ async def warm_cache_keys(
     *,
     ttl: TTL = None,
     tags: Tags | None = None,
+    load: LoadOptions | None = None,
     concurrency: int = 8,
     keep_warm: bool = False,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | bool | None = None,
 ) -> WarmReport:
     """`IntelligentCache.warm_cache` of the default cache."""
     cache = await get_default_cache()
@@ -76,6 +78,7 @@ async def warm_cache_keys(
         loader_func,
         ttl=ttl,
         tags=tags,
+        load=load,
         concurrency=concurrency,
         keep_warm=keep_warm,
         progress=progress,

@@ -8,7 +8,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final, ParamSpec
 
 from cachekit.errors import CacheError
-from cachekit.offloop import in_own_thread
+from cachekit.offloop import in_daemon_thread
 
 _GLANCE: Final = 1.0  # seconds between two looks at whether the loop still runs
 
@@ -26,7 +26,7 @@ def awaiting(loader: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
         return loader
 
     async def load(*args: P.args, **kwargs: P.kwargs) -> Any:
-        value = await in_own_thread(loader, *args, **kwargs)
+        value = await in_daemon_thread(loader, *args, **kwargs)
         return await value if isawaitable(value) else value
 
     return load
@@ -57,7 +57,7 @@ def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any
                 return future.result(_GLANCE)
             except TimeoutError:
                 if future.done():
-                    raise  # the loader's own
+                    return future.result()  # just now; or the error is the loader's own
                 if not loop.is_running():
                     future.cancel()
                     raise CacheError(f"{key!r} was being loaded on an event loop, which has ended") from None

@@ -4,53 +4,89 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from cachekit import warming
 from cachekit.errors import CacheError
-from cachekit.model import WarmReport
+from cachekit.levels import Levels
+from cachekit.loads import Loads
+from cachekit.model import MISSING, WarmReport
+from cachekit.progress import ProgressCallback
+from cachekit.terms import Terms
+from cachekit.warming import Agenda, check, is_fresh, report, shown, warming_terms
 
 
 async def warm(
+    levels: Levels,
+    loads: Loads,
     keys: Sequence[str],
-    is_fresh: Callable[[str], Awaitable[bool]],
-    load: Callable[[str], Awaitable[object]],
+    loader: Callable[[str], Awaitable[Any]],
+    terms: Terms,
     concurrency: int,
-    progress: Callable[[int, int], object] | None,
+    progress: ProgressCallback | bool | None,
 ) -> WarmReport:
     """`cachekit.warming.warm`, with as many tasks as that has threads; they end with the call.
 
     Raises:
-        TypeError: `progress` is not callable.
+        TypeError: `progress` is neither True or False, nor callable, nor None.
         ValueError: `concurrency` is not an int of at least 1.
     """
-    warming.check(concurrency, progress)
+    check(concurrency, progress)
+    agenda = Agenda(keys)
     outcomes: dict[str, bool | Exception] = {}
-    waiting = iter(keys)
+
+    async def warm_one(key: str, waits: bool) -> bool | None:
+        """Whether it was loaded here; None if somebody else is doing that."""
+        if levels.look_again(key) is not MISSING:
+            return False
+        if levels.lower and await loads.off_loop(is_fresh, levels, key):
+            return False
+        called = False
+
+        async def load() -> Any:
+            nonlocal called
+            called = True
+            return await loader(key)
+
+        value = await loads.load_on_async(key, load, warming_terms(terms, waits))
+        if value is not MISSING:
+            return called
+        if called:
+            raise CacheError(f"the load of {key!r} was cancelled")
+        return None
 
     async def warm_some() -> None:
-        for key in waiting:
+        while (following := agenda.next()) is not None:
+            key, _ = following
+            outcome: bool | Exception | None
             try:
-                if await is_fresh(key):
-                    outcomes[key] = False
-                else:
-                    await load(key)
-                    outcomes[key] = True
+                outcome = await warm_one(*following)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                outcomes[key] = CacheError(f"the load of {key!r} was cancelled")
+                outcome = CacheError(f"the load of {key!r} was cancelled")
             except Exception as error:  # noqa: BLE001  # the report says which, and why
-                outcomes[key] = error
-            if progress is not None:
-                progress(len(outcomes), len(keys))
+                outcome = error
+            if outcome is None:
+                agenda.put_off(key)
+            else:
+                outcomes[key] = outcome
+                display.update(len(outcomes))
 
-    workers = [asyncio.ensure_future(warm_some()) for _ in range(min(concurrency, len(keys)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        # A failing progress callback, or this task was cancelled: begin no further load.
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return warming.report(keys, outcomes)
+    with shown(progress, len(keys), outcomes) as display:
+        workers = [asyncio.ensure_future(warm_some()) for _ in range(min(concurrency, len(keys)))]
+        try:
+            pending = set(workers)
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=display.patience, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for worker in done:
+                    worker.result()
+                display.draw()
+        finally:
+            # A failing progress callback, or this task was cancelled: begin no further load.
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return report(keys, outcomes)

@@ -168,8 +168,11 @@ _STANDARD: Final[dict[tuple[str, str], Grant]] = {
     },
 }  # fmt: skip
 
-# Modules whose functions reach everything else; getattr and operator.attrgetter are enough.
-_OPEN_DOORS: Final = frozenset({"builtins", "operator", "_operator", "posix", "nt", "io", "_io"})
+# Modules whose functions reach everything else, or run what they are given, as getattr and pickle.loads do.
+_OPEN_DOORS: Final = frozenset({
+    "builtins", "operator", "_operator", "posix", "nt", "io", "_io", "os", "subprocess", "importlib", "runpy",
+    "pickle", "_pickle", "marshal",
+})  # fmt: skip
 
 
 def line_to_add(module: str, name: str) -> str:
@@ -181,7 +184,7 @@ def unfit(module: str, target: object) -> str | None:
     """Why something must not be registered at all; None if it may be."""
     if target in (bytearray, range):
         return "a few stored bytes of it can become gigabytes"
-    if target is type or (isinstance(target, BuiltinFunctionType) and module in _OPEN_DOORS):
+    if target is type or (isinstance(target, (BuiltinFunctionType, FunctionType)) and module in _OPEN_DOORS):
         return "whoever can write where the cache stores could run code with it"
     return None
 

@@ -26,6 +26,7 @@ from cachekit.serialization.allowlist import (
     table,
     unfit,
 )
+from cachekit.serialization.literals import is_literal
 
 PROTOCOL: Final = 5
 
@@ -153,6 +154,8 @@ class PickleCodec:
             ) from error
 
     def _load_allowed(self, payload: bytes) -> Any:
+        if is_literal(payload):
+            return pickle.loads(payload)
         # First look, then load, both on the same immutable bytes: nobody can change them in
         # between.
         opcodes.inspect(payload, self._allowed)
@@ -160,6 +163,8 @@ class PickleCodec:
 
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""
+        if is_literal(payload):
+            return
         try:
             if not opcodes.inspect(payload, self._allowed):
                 return  # no class is named: nothing that loading could refuse

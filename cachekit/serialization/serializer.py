@@ -64,39 +64,29 @@ class Stored:
     Times are seconds since the epoch, infinity for never; `tags` gives the token of each tag.
     """
 
-    __slots__ = ("_codec", "_header", "_payload", "_verified")
+    __slots__ = (
+        "_codec", "_compression", "_payload", "_sum", "created", "expires", "stale_until", "tags",
+    )  # fmt: skip
 
     def __init__(self, header: envelope.Header, payload: memoryview, codec: Codec, verified: bool) -> None:
-        self._header = header
+        _, self._compression, created, expires, stale_until, checksum, tags, _ = header
+        #: When the value was made.
+        self.created = created
+        #: From when on the value is no longer fresh.
+        self.expires = expires
+        #: From when on the value is not even served stale; at least `expires` if it ever was.
+        self.stale_until = stale_until
+        #: The tags, each with the token that it had when the value was stored.
+        self.tags = tags
         self._payload = payload
         self._codec = codec
-        self._verified = verified
-
-    @property
-    def created(self) -> float:
-        """When the value was made."""
-        return self._header.created
-
-    @property
-    def expires(self) -> float:
-        """From when on the value is no longer fresh."""
-        return self._header.expires
-
-    @property
-    def stale_until(self) -> float:
-        """From when on the value is not even served stale; at least `expires` if it ever was."""
-        return self._header.stale_until
+        self._sum = None if verified else checksum
 
     @property
     def stale_ttl(self) -> float:
         """Seconds between `expires` and `stale_until`; 0 for a value that does not expire."""
-        expires = self.expires
-        return 0.0 if expires == math.inf else max(0.0, round(self.stale_until - expires, 6))
-
-    @property
-    def tags(self) -> dict[str, int]:
-        """The tags, each with the token that it had when the value was stored."""
-        return self._header.tags
+        expires, stale_until = self.expires, self.stale_until
+        return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
 
     def value(self) -> Any:
         """The value; every call decodes it anew.
@@ -104,11 +94,11 @@ class Stored:
         Raises:
             UnreadableError: the payload is damaged, or its codec refuses it.
         """
-        header, payload = self._header, self._payload
-        if not self._verified and zlib.crc32(payload) != header.checksum:
+        payload = self._payload
+        if self._sum is not None and zlib.crc32(payload) != self._sum:
             raise UnreadableError("the payload does not match its checksum", "damage")
         try:
-            return self._codec.decode(compressing.unpack(header.compression, payload))
+            return self._codec.decode(compressing.unpack(self._compression, payload))
         except UnreadableError:
             raise
         except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -213,3 +215,28 @@ def test_warming_that_is_off(run: Run) -> None:
 def test_health(clocked: Clocked, run: Run) -> None:
     """It is that of the core."""
     assert run(clocked.cache.health(min_requests=1)) == clocked.cache.sync.health(min_requests=1)
+
+
+HUNG = """
+import asyncio, threading
+from cachekit import LoadTimeoutError
+from cachekit.aio import IntelligentCache, LoadOptions
+
+async def main():
+    cache = IntelligentCache(file_cache=None, load=LoadOptions(hard_timeout=0.01))
+    try:
+        await cache.get_or_set("k", threading.Event().wait)
+    except LoadTimeoutError:
+        await cache.close()
+
+asyncio.run(main())
+print("over")
+"""
+
+
+def test_a_process_does_not_wait_for_a_loader_that_hangs() -> None:
+    """A plain loader's thread ends with the process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HUNG], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert ended.stdout == "over\n", ended.stderr

@@ -24,6 +24,7 @@ from cachekit import (
     MemoryCache,
     SerializationError,
 )
+from cachekit.cache import KnowsCache
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import store
 
@@ -309,6 +310,10 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
         (lambda c: c.warm_cache(["k"], str, concurrency=0), ValueError, ["concurrency", "0"]),
         (lambda c: c.region(5, int), TypeError, ["prefix", "5"]),
         (lambda c: c.region("p", 5), TypeError, ["type", "5"]),
+        (lambda c: c.region("p", KnowsCache), TypeError, ["type", "KnowsCache", "runtime_checkable"]),
+        (lambda c: c.region("p", int).get_or_set("k", 5), TypeError, ["loader", "5"]),
+        (lambda c: c.get_or_set("k", int, jitter=None), TypeError, ["jitter", "None"]),
+        (lambda c: c.warm_cache(["k"], str, ttl=0, keep_warm=True), ValueError, ["keep_warm", "ttl", "0"]),
         (lambda c: IntelligentCache(memory_cache={}, file_cache=None), TypeError, ["memory_cache", "{}"]),  # type: ignore[arg-type]
         (lambda c: IntelligentCache(None, file_cache=None), ValueError, ["memory_cache=None"]),
         (lambda c: IntelligentCache(default_ttl=0, file_cache=None), ValueError, ["default_ttl", "0"]),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from types import ModuleType
+from typing import Any, NoReturn
 
 import pytest
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import CacheClosedError, IntelligentCache, singleflight
+from cachekit import CacheClosedError, IntelligentCache, LoadOptions, background, batches, loads, singleflight
+from cachekit.background import Background
 from cachekit.loads import Loads
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
@@ -53,6 +58,61 @@ def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> N
     loop.close()
 
 
+def test_who_waits_for_a_load_whose_loop_ends_begins_another(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop cancels nothing, so nobody says that the load is over: it is noticed."""
+    monkeypatch.setattr(singleflight, "_GLANCE", 0.01)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def prompt() -> str:
+        return "loaded"
+
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(load_async(cache, "k", never))
+    waiters: list[Callable[[], object]] = []
+
+    async def until_they_wait() -> None:
+        while "k" not in cache._loads.flights._flights:
+            await asyncio.sleep(0)
+        flight = cache._loads.flights._flights["k"]
+        waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
+        waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
+        while flight._event is None or len(flight._watchers) < 2:
+            await asyncio.sleep(0.001)
+
+    loop.run_until_complete(until_they_wait())
+    assert [waiter() for waiter in waiters] == ["loaded", "loaded"]
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
+    loop.close()
+
+
+def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCache) -> None:
+    """Each who waits raises it once more, and adds nothing to what the others see."""
+
+    async def main() -> list[BaseException | object]:
+        begin = asyncio.Event()
+
+        async def fail() -> None:
+            await begin.wait()
+            raise ValueError
+
+        waiters = [asyncio.ensure_future(load_async(cache, "k", fail)) for _ in range(100)]
+        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 100:
+            await asyncio.sleep(0)
+        begin.set()
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    errors = asyncio.run(main())
+    assert len(errors) == 100
+    assert all(isinstance(error, ValueError) for error in errors)
+    assert len(traceback.extract_tb(errors[0].__traceback__)) < 20  # type: ignore[union-attr]
+
+
 def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: IntelligentCache) -> None:
     """A coroutine blocks its loop on a thread's load, which needs a load of that very loop."""
     x_begun, y_begun = threading.Event(), threading.Event()
@@ -80,6 +140,41 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
 
     assert asyncio.run(main()).startswith("x")
     assert thread() == "x with y of its own"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_background_load_that_needs_the_loop_which_waits_for_it(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """A coroutine blocks its loop on a load in a thread, which waits for a load of that loop already."""
+    start = Background.start
+
+    def until_it_waits(background: Background) -> bool:
+        begun = start(background)
+        while cache._loads.flights._flights["y"]._event is None:
+            threading.Event().wait(0.001)
+        return begun
+
+    def load(_: object = None) -> dict[str, str]:
+        return {"x": cache.get_or_set("y", lambda: "y of its own")}
+
+    async def main() -> object:
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(load_async(cache, "y", never))
+        while not cache._loads.flights:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(Background, "start", until_it_waits)
+        options = LoadOptions(hard_timeout=50)
+        if many:
+            found: object = cache.get_or_set_many(["x"], load, load=options)
+        else:
+            found = cache.get_or_set("x", load, load=options)
+        task.cancel()
+        return found
+
+    assert in_thread(lambda: asyncio.run(main()))() == {"x": "y of its own"}
 
 
 @pytest.mark.parametrize("number", range(1, 13))
@@ -115,6 +210,61 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
         pass
     assert waiters[0]() in {"loaded", "loaded again"}
     assert len(cache._loads.flights) == 0
+
+
+def one() -> int:
+    return 1
+
+
+ASK: dict[str, Callable[[IntelligentCache, str, LoadOptions], object]] = {
+    "one": lambda cache, key, load: cache.get_or_set(key, lambda: 1, load=load),
+    "many": lambda cache, key, load: cache.get_or_set_many([key], lambda keys: {key: 1}, load=load),
+    "again": lambda cache, key, load: cache.cached(key_func=lambda: key, load=load, name=key)(one).refresh(),
+}
+
+
+@pytest.mark.parametrize("load", [LoadOptions(), LoadOptions(hard_timeout=50)], ids=["here", "background"])
+@pytest.mark.parametrize("module", [background, batches, loads, singleflight])
+@pytest.mark.parametrize("ask", ["one", "many", "again"])
+def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
+    cache: IntelligentCache, module: ModuleType, ask: str, load: LoadOptions
+) -> None:
+    """Ctrl-C at any line: the key can be loaded, by any thread."""
+
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    struck = 0
+    for number in itertools.count(1):
+        key = f"k{number}"
+        try:
+            if not at_line(number, module, strike, partial(ASK[ask], cache, key, load)):
+                break
+        except KeyboardInterrupt:
+            struck += 1
+        assert in_thread(partial(cache.get_or_set, key, lambda: 2))() in {1, 2}
+    assert struck or module in {background, batches}
+
+
+def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> None:
+    """Its error is the caller's, and the next one loads."""
+
+    async def prompt() -> str:
+        return "loaded"
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def fails(*_: object, **__: object) -> NoReturn:
+            raise RuntimeError("no tasks today")
+
+        loop.set_task_factory(fails)
+        with pytest.raises(RuntimeError, match="no tasks today"):
+            await load_async(cache, "k", prompt)
+        loop.set_task_factory(None)
+        assert await load_async(cache, "k", prompt) == "loaded"
+
+    asyncio.run(main())
 
 
 def test_a_batch_that_ends_halfway_leaves_no_flight(

@@ -15,12 +15,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 import pytest
+from disks import fill
 
 from cachekit import (
     CacheEntry,
@@ -167,35 +168,10 @@ def nothing(me: int) -> None:
     """It mends itself."""
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", path], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this machine allows no mounts")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
-
-
 def test_a_full_disk(disk: Path) -> None:
     """Writes fail, nothing is SIGBUS, and what was to be replaced is gone; with room again all is well."""
     filler = disk / "filler"
-    judge(survive(disk / "cache", only_first(lambda: _fill(filler)), only_first(filler.unlink)))
-
-
-def _fill(filler: Path) -> None:
-    """Use up what is left of a disk."""
-    with open(filler, "wb", buffering=0) as file:
-        for size in (1 << 16, 1 << 10):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                pass
+    judge(survive(disk / "cache", only_first(lambda: fill(filler)), only_first(filler.unlink)))
 
 
 def test_indexes_that_grow_on_a_full_disk(disk: Path) -> None:
@@ -229,7 +205,7 @@ def test_a_disk_smaller_than_the_limit(disk: Path) -> None:
         assert reasons == {"No space left on device"}
         assert cache.get_stats().errors > 0
         assert sum(cache.contains(f"k{number}") for number in range(50)) > 0
-        _fill(disk / "filler")
+        fill(disk / "filler")
         cache.clear()
         cache.set_value("k", 1)
         assert cache.get_value("k") == 1

@@ -11,36 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from coherent_caches import listening
 from forking import in_fork
 from racing import race
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, CacheLevel, IntelligentCache, MemoryCache, RedisCache, aio
-from cachekit.coherence import Listener
 
 MakeCache = Callable[..., RedisCache]
 Over = Callable[..., IntelligentCache]
 
 
 @pytest.fixture
-def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[Over]:
+def over() -> Iterator[Over]:
     """Makes caches over a tier, whose buses have begun to listen; all are closed."""
-    heard = threading.Semaphore(0)
-    distrust = Listener.everything_changed
-
-    def announced(listener: Listener) -> None:
-        distrust(listener)
-        heard.release()
-
     with ExitStack() as stack:
 
         def make(redis: RedisCache, memory: MemoryCache | None = None) -> IntelligentCache:
             own = MemoryCache() if memory is None else memory
-            with monkeypatch.context() as patched:
-                patched.setattr(Listener, "everything_changed", announced)
-                cache = IntelligentCache(own, redis, None, close_tiers=False)
-                for _ in range(2):  # as the thread begins, and when the server has confirmed
-                    assert heard.acquire(timeout=10)
+            cache = listening(lambda: IntelligentCache(own, redis, None, close_tiers=False))
             stack.callback(cache.close)
             return cache
 

@@ -7,17 +7,17 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from coherent_caches import listen, open_cache
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
-from cachekit.fences import PrivateFence, SharedFence
+from cachekit.fences import EPOCH, FLUX, NEWS, PrivateFence, SharedFence
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import in_processes
@@ -184,6 +184,74 @@ def without_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedFence, "stands", lambda self: True)
 
 
+def without_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask only when there is news, and then not about the key."""
+    monkeypatch.setattr(
+        SharedFence, "is_current", lambda self: not self.tags or self.tokens.are_current(self.tags)
+    )
+
+
+def without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask, but not about the tags."""
+    monkeypatch.setattr(SharedFence, "is_current", lambda self: self.words[self.bucket] == self.token)
+
+
+def without_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes change the token of the key, and do not say that there is news."""
+    from cachekit.tiers.file import shard
+
+    monkeypatch.setattr(shard, "NEWS", NOBODYS)
+
+
+def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of invalidations by tag."""
+    from cachekit.tiers.file.tokens import Tokens, fresh
+
+    def invalidate(self: Tokens, tags: Iterable[str]) -> None:
+        self.words[EPOCH] = fresh() | FLUX
+        for tag in tags:
+            self.words[self._tag_start + self._tag_bucket(tag)] = fresh()
+        self.words[EPOCH] = fresh()
+
+    monkeypatch.setattr(Tokens, "invalidate_tags", invalidate)
+
+
+def with_news_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hit remembers of the news was read after it had compared the rest."""
+
+    def stands(self: SharedFence) -> bool:
+        if not self.is_current():
+            return False
+        for _ in range(5):
+            os.sched_yield()  # others get their turn where it matters
+        self.seen = self.tokens.news()
+        return True
+
+    monkeypatch.setattr(SharedFence, "stands", stands)
+
+
+def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is news only when others have been able to see for a while what was written."""
+    from cachekit.tiers.file import shard
+    from cachekit.tiers.file.tokens import fresh
+
+    put = shard.Shard.put
+    monkeypatch.setattr(shard, "NEWS", NOBODYS)
+
+    def put_late(self: shard.Shard, *arguments: Any) -> Any:
+        done = put(self, *arguments)
+        for _ in range(20):
+            os.sched_yield()
+        self.tokens.words[NEWS] = fresh()
+        return done
+
+    monkeypatch.setattr(shard.Shard, "put", put_late)
+
+
+#: A word of the table that nobody reads.
+NOBODYS = 6
+
+
 def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was loaded is kept."""
     from cachekit.tiers.file.shard import Shard
@@ -198,7 +266,13 @@ def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrivateFence, "is_current", lambda self: True)
 
 
-@pytest.mark.parametrize("sabotage", [without_mark, without_fence])
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        without_mark, without_token, without_tags, without_fence, without_news, without_news_of_tags,
+        with_news_read_late,
+    ],
+)  # fmt: skip
 def test_a_broken_cache_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
@@ -208,6 +282,18 @@ def test_a_broken_cache_is_found_out(
         if stale_reads(tmp_path / str(attempt), 300, patterns=False).stale:
             return
     raise AssertionError("nobody saw anything stale")
+
+
+@pytest.mark.parametrize("sabotage", [without_mark, without_token, without_news, with_news_written_late])
+def test_a_broken_cache_is_not_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """The same of histories; here also that nobody may be served the older value after somebody the newer."""
+    sabotage(monkeypatch)
+    for attempt in range(40):
+        if violations(history_of(tmp_path / str(attempt), 4, 400)):
+            return
+    raise AssertionError("the checker saw nothing")
 
 
 # -- kills ----------------------------------------------------------------------------------------------

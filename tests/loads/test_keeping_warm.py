@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from forking import in_fork
+from racing import in_thread
 
-from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
+from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache, forks
 from cachekit.keeping_warm import KeptWarm
 from cachekit.locks.processes import ProcessLeases
 from cachekit.testing import ManualClock
@@ -182,3 +183,37 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
 
     keeps_warm()
     assert in_fork(keeps_warm)() == 0
+
+
+def test_a_fork_while_it_is_noted_what_is_kept(warm: Warm) -> None:
+    """The child can close its cache, whatever another thread was about to note."""
+    warm.cache.warm_cache(["a"], warm.load, keep_warm=True)
+    kept = warm.cache._kept_warm
+    assert kept is not None
+    noting, forked = threading.Event(), threading.Event()
+
+    def note(kept: KeptWarm = kept) -> None:
+        with kept._lock:
+            noting.set()
+            while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+                noting.wait(0)
+
+    end = in_thread(note)
+    assert noting.wait(10)
+    child = in_fork(warm.cache.close)
+    forked.set()
+    end()
+    assert child() == 0
+
+
+def test_what_comes_when_it_is_closed_is_not_kept() -> None:
+    """A cache may be closed while it is warmed, and its memory go on."""
+    memory = MemoryCache()
+    cache = IntelligentCache(memory, file_cache=None, close_tiers=False)
+    report = cache.warm_cache(["a"], lambda _: 1, keep_warm=True, progress=lambda *_: cache.close())
+    assert report.loaded == ["a"]
+    kept = cache._kept_warm
+    assert kept is not None
+    assert not kept._kept
+    assert kept._job is None
+    memory.close()

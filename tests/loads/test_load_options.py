@@ -22,7 +22,7 @@ def test_all_is_off_unless_said() -> None:
     assert some == LoadOptions(soft_timeout=1.0, lease="process") != OFF
     assert hash(some) == hash(LoadOptions(soft_timeout=1, lease="process"))
     assert pickle.loads(pickle.dumps(some)) == some
-    assert some.unshared() == LoadOptions(soft_timeout=1)
+    assert some.shared_by("thread") == LoadOptions(soft_timeout=1)
     with pytest.raises(AttributeError, match="frozen"):
         some.lease = "thread"
     with pytest.raises(AttributeError, match="frozen"):
@@ -35,10 +35,12 @@ def test_all_is_off_unless_said() -> None:
         (
             {"soft_timeout": 0},
             ValueError,
-            "soft_timeout must be more than 0 seconds, and finite, not 0; None",
+            r"soft_timeout must be from 0.001 to 1e\+09 seconds, not 0; None",
         ),
-        ({"hard_timeout": float("nan")}, ValueError, "hard_timeout must be more than 0"),
-        ({"hard_timeout": float("inf")}, ValueError, "hard_timeout must be .* finite"),
+        ({"hard_timeout": float("nan")}, ValueError, "hard_timeout must be from 0.001"),
+        ({"hard_timeout": float("inf")}, ValueError, "hard_timeout must be from 0.001 to 1e"),
+        ({"hard_timeout": 1e10}, ValueError, "hard_timeout must be from 0.001 to 1e.*, not 10000000000.0"),
+        ({"lease_timeout": 0.0005}, ValueError, "lease_timeout must be from 0.001 to 1e.*, not 0.0005"),
         ({"hard_timeout": "1"}, TypeError, "hard_timeout must be a number of seconds, not '1' of type str"),
         ({"lease_timeout": None}, TypeError, "lease_timeout must be a number of seconds, not None"),
         ({"refresh_ahead": 1}, ValueError, "refresh_ahead is the last part of a life, from 0 to less than 1"),

@@ -241,6 +241,20 @@ def test_a_batch_falls_back_if_all_of_it_can(clocked: Clocked) -> None:
     clocked.cache.delete("b")
     with pytest.raises(OSError, match="backend down"):
         ask(["a", "b"], fail)
+    assert clocked.cache.get_stats()["combined"].stale_served == 2
+
+
+def test_a_batch_falls_back_on_values_that_cannot_be_compared(clocked: Clocked) -> None:
+    """Such as arrays, which compare member by member."""
+
+    class Array:
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("ambiguous")
+
+    array = Array()
+    clocked.cache.set("a", array, ttl=10, stale_ttl=60)
+    clocked.clock.advance(10)
+    assert clocked.cache.get_or_set_many(["a"], lambda keys: failing(), stale_ttl=60)["a"] is array
 
 
 def test_it_is_memory_that_is_swept_in_the_end(clocked: Clocked) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,15 @@ from holders import kill, process_with
 from racing import in_thread, race
 from redis_server import RedisServer
 
-from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, TierUnavailableError
+from cachekit import (
+    FileCache,
+    IntelligentCache,
+    LoadOptions,
+    MemoryCache,
+    RedisCache,
+    TierUnavailableError,
+    aio,
+)
 from cachekit.levels import Levels
 from cachekit.locks import processes
 from cachekit.locks.processes import ProcessLeases
@@ -202,6 +212,47 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
                 await asking
 
         asyncio.run(main())
+        assert two.get_or_set("k", place.loaded) == "value"
+        assert two.get_stats()["combined"].lease_waits == 0
+
+
+def test_a_leader_that_is_cancelled_while_it_gets_its_lease_is_followed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that was about to get it gives it back, for nobody else knows of it."""
+    with place.cache() as one, place.cache() as two:
+        settle, release = Turn.settle, Turn.release
+        begun, released, settled = threading.Event(), threading.Event(), threading.Event()
+
+        def held_up(turn: Turn) -> Turn | None:
+            begun.set()
+            assert released.wait(10)
+            try:
+                return settle(turn)
+            finally:
+                settled.set()
+
+        def noted(turn: Turn) -> None:
+            release(turn)
+            released.set()
+
+        async def never() -> str:
+            raise AssertionError("it was cancelled before")
+
+        async def main() -> None:
+            asking = asyncio.create_task(aio.IntelligentCache.of(one).get_or_set("k", never))
+            while not begun.is_set():
+                await asyncio.sleep(0)
+            (leading,) = one._loads.tasks._tasks
+            leading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Turn, "settle", held_up)
+            patched.setattr(Turn, "release", noted)
+            asyncio.run(main())
+            assert settled.wait(10)
         assert two.get_or_set("k", place.loaded) == "value"
         assert two.get_stats()["combined"].lease_waits == 0
 
@@ -449,3 +500,19 @@ def test_without_the_server_of_the_leases_one_loads_anyway(server: RedisServer) 
         server.close()
         assert cache.get_or_set("j", lambda: 2) == 2
         assert cache.get_or_set("j", lambda: 3) == 2
+
+
+ASKED_FOR = """
+import sys
+from cachekit import FileCache, IntelligentCache, LoadOptions
+cache = IntelligentCache(file_cache=FileCache(sys.argv[1], 64), load=LoadOptions(max_concurrent_loads=2))
+before = set(sys.modules)
+cache.get_or_set("k", int)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_what_slots_need_is_loaded_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Not in the middle of a load, where a fork would leave a module locked in the child for ever."""
+    command = [sys.executable, "-c", ASKED_FOR, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

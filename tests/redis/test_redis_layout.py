@@ -80,7 +80,7 @@ def test_every_match_begins_so(pattern: str, data: Any) -> None:
         expression = re.compile(pattern)
     except (re.error, DeprecationWarning):
         return
-    beginning = literal_beginning(expression)
+    beginning = literal_beginning(pattern)
     candidates = ["", "use", "user", "user:", "USER:", "ac", "b", "a", "user:é.1", "user-a b"]
     if data is not None:
         try:
@@ -94,7 +94,7 @@ def test_every_match_begins_so(pattern: str, data: Any) -> None:
 
 def test_the_server_is_asked_for_what_is_plain() -> None:
     """The beginning of the usual patterns is found."""
-    assert literal_beginning(re.compile("user:")) == "user:"
-    assert literal_beginning(re.compile(r"^user:\d+$")) == "user:"
-    assert literal_beginning(re.compile(r"a\.b\*.*")) == "a.b*"
-    assert literal_beginning(re.compile("/shop/item-1?")) == "/shop/item-"
+    assert literal_beginning("user:") == "user:"
+    assert literal_beginning(r"^user:\d+$") == "user:"
+    assert literal_beginning(r"a\.b\*.*") == "a.b*"
+    assert literal_beginning("/shop/item-1?") == "/shop/item-"

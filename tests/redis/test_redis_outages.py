@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,36 @@ def test_a_replica_that_only_reads() -> None:
     finally:
         replica.close()
         server.close()
+
+
+def test_a_name_that_leads_to_another_server() -> None:
+    """After a failover it leads to the new main one, and so do calls that had connections to the old one."""
+    old, new = RedisServer(), RedisServer()
+    name = Path(old.directory, "name")
+    name.symlink_to(Path(old.directory, "socket"))
+    try:
+        with RedisCache(url=f"unix://{name}", timeout=5) as cache:
+            entries = {key: CacheEntry(key, 1) for key in ("a", "b")}
+            writes: list[Callable[[], object]] = [
+                lambda: cache.put_many(entries, {key: cache.successor() for key in entries}),
+                lambda: cache.remove_many(["a", "b"]),
+                lambda: cache.set_value("k", 2),
+                lambda: cache.lease("k", 30),
+            ]
+            for write in writes:
+                write()
+            with old.client() as client:
+                client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+            name.unlink()
+            name.symlink_to(Path(new.directory, "socket"))
+            for write in writes:
+                with suppress(TierUnavailableError):
+                    write()  # finds out
+                write()
+            assert cache.get_value("k") == 2
+    finally:
+        old.close()
+        new.close()
 
 
 def test_a_user_who_may_not(server: RedisServer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from redis.cache import CacheConfig
 from redis_server import RedisServer
 from same import same
 
@@ -25,7 +26,7 @@ from cachekit.fences import Origin
 from cachekit.model import FOREVER
 from cachekit.serialization import Serializer
 from cachekit.testing import ManualClock
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, scripts
 
 MakeCache = Callable[..., RedisCache]
 
@@ -638,6 +639,8 @@ class TestConfiguration:
             ({"client": object()}, TypeError, "client must be a redis.Redis"),
             ({"client": redis.asyncio.Redis()}, TypeError, "not one of redis.asyncio"),
             ({"client": redis.Redis(decode_responses=True)}, ValueError, "decode_responses"),
+            ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
+            ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
             ({"client": redis.Redis(), "host": "h"}, ValueError, "knows its server already"),
         ],
     )
@@ -776,3 +779,9 @@ class TestConfiguration:
             cache.set("k", "value")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="ttl must be"):
             cache.touch("k", "5")  # type: ignore[arg-type]
+
+
+def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while another thread reads one would find the import system locked for ever."""
+    monkeypatch.delattr(scripts, "files")
+    assert all(scripts.script(name).text for name in ("put", "add", "remove", "tokens"))

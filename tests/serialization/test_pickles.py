@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import pickle
+import subprocess
 import threading
 import tracemalloc
 from collections import OrderedDict, defaultdict
@@ -246,7 +247,7 @@ def test_allowances_end() -> None:
         allowance.spend(1)
 
 
-@pytest.mark.parametrize("one", [getattr, eval, bytearray, range, type, open])
+@pytest.mark.parametrize("one", [getattr, eval, bytearray, range, type, open, pickle.loads, subprocess.run])
 def test_what_would_undo_the_list_cannot_be_registered(one: Any) -> None:
     """allow= refuses what would let anybody in."""
     with pytest.raises(ValueError, match="cannot be in allow"):

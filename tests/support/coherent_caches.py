@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit.coherence import Listener
 
 
 def open_cache(directory: Path | None, url: str | None, prefix: str = "cachekit:") -> IntelligentCache:
@@ -49,3 +52,19 @@ def listen(*caches: IntelligentCache) -> None:
             return memory.peek("heard") is None
 
         wait_until(hears, "the bus listens")
+
+
+def listening(make: Callable[[], IntelligentCache]) -> IntelligentCache:
+    """The cache that is made, when its bus has begun: from then on it trusts its memory."""
+    told = threading.Semaphore(0)
+    distrust = Listener.everything_changed
+
+    def announced(listener: Listener) -> None:
+        distrust(listener)
+        told.release()
+
+    with patch.object(Listener, "everything_changed", announced):
+        cache = make()
+        for _ in range(2):  # as the thread begins, and when the server has confirmed
+            assert told.acquire(timeout=20)
+    return cache

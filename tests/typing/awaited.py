@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, assert_type
 
 import cachekit
-from cachekit import Explanation, OptimizationReport, WarmReport, aio
+from cachekit import Explanation, LoadOptions, OptimizationReport, WarmReport, aio
 from cachekit.aio import (
     CacheEntry,
     CacheLevel,
@@ -58,6 +58,8 @@ async def caches(cache: IntelligentCache) -> None:
     assert_type(await cache.get_or_set_many(["k"], load_many), dict[str, User])
     assert_type(await cache.get_or_set_many(["k"], lambda keys: dict.fromkeys(keys, 1)), dict[str, int])
     assert_type(await cache.warm_cache(keys=["k"], loader_func=load_key, concurrency=2), WarmReport)
+    assert_type(await cache.warm_cache(["k"], load_key, progress=True, load=LoadOptions()), WarmReport)
+    assert_type(await cache.warm_cache(["k"], load_key, progress=print), WarmReport)
     assert_type(await cache.delete("k"), bool)
     assert_type(await cache.delete_many(["k"]), int)
     assert_type(await cache.touch("k", 5), bool)
@@ -84,6 +86,9 @@ async def caches(cache: IntelligentCache) -> None:
     await cache.invalidate_by_tags("user")  # type: ignore[arg-type]
     await cache.get_or_set("k", 1)  # type: ignore[call-overload]
     await cache.warm_cache(["k"], load_key, concurrency="2")  # type: ignore[arg-type]
+    await cache.warm_cache(["k"], load_key, progress="yes")  # type: ignore[arg-type]
+    await cache.warm_cache(["k"], load_key, progress=lambda done: None)  # type: ignore[arg-type, misc]
+    await cache.warm_cache(["k"], load_key, load="process")  # type: ignore[arg-type]
     cache.get("k") + 1  # type: ignore[operator]
     print("k" in cache)  # type: ignore[operator]
     cachekit.set_default_cache(cache)  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from cachekit import (
     CacheInfo,
     CacheLevel,
     IntelligentCache,
+    LoadOptions,
+    WarmReport,
     cache_result,
 )
 
@@ -201,7 +203,12 @@ def caches() -> None:
     assert_type(cache.region("n:", int).get("1"), int | None)
     assert_type(cache.region("n:", list[int]).get("1"), list[int] | None)
 
+    assert_type(cache.warm_cache(["k"], str.upper, progress=True, load=LoadOptions()), WarmReport)
+    assert_type(cache.warm_cache(["k"], str.upper, progress=lambda done, total: done / total), WarmReport)
+
     cache.get(1)  # type: ignore[call-overload]
+    cache.warm_cache(["k"], str.upper, progress="yes")  # type: ignore[arg-type]
+    cache.warm_cache(["k"], str.upper, load="process")  # type: ignore[arg-type]
     cache.set("k", 1, tags="user")  # type: ignore[arg-type]
     cache.set("k", 1, ttl="60")  # type: ignore[arg-type]
     users.set("1", "a str")  # type: ignore[arg-type]

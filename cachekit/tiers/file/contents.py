@@ -111,16 +111,9 @@ class Contents:
             raise UnreadableError("the envelope does not go with its record", "damage")
         ttl = None if stored.expires == inf else round(stored.expires - stored.created, _PRECISION)
         # The clock may have been set back since: a life is not longer for that.
-        created = min(stored.created, now)
-        entry = CacheEntry(
-            key,
-            stored.value(),
-            created,
-            None,
-            0,
-            ttl,
-            frozenset(stored.tags),
-            len(record.payload),
-            stored.stale_ttl,
+        created = min(now, stored.created)
+        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
+        entry = CacheEntry._made(
+            key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl
         )
         return entry, Origin(record.rt, stored.tags) if record.rt else None

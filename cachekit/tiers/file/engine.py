@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeAlias, final
 from cachekit import forks
 from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
-from cachekit.fences import FLUX, SharedFence, TagTokens
+from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.model import NO_TAGS
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
@@ -176,15 +176,21 @@ class Engine:
 
     def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
         """The tokens of a key and tags as a fence, to be taken before the record, or the value, is read."""
-        tokens = self._open_shards()[0].tokens
+        _, _, shard, bucket = self._known.get(key) or self._locate(key)
+        tokens = shard.tokens
+        words = tokens.words
         # First: who finds it unchanged later need not compare the tags. All through an invalidation that
         # would not be so, hence 0, which it never is.
-        epoch = tokens.epoch()
+        epoch = words[EPOCH]
         if epoch & FLUX:
-            epoch = 0
-        tags = tokens.of_tags(names)
-        bucket = (self._known.get(key) or self._locate(key))[3]
-        return SharedFence(tokens, key, bucket, self.token(key), epoch, names, tags)
+            epoch = tokens.epoch()
+            if epoch & FLUX:
+                epoch = 0
+        tags = tokens.of_tags(names) if names else ()
+        token = words[bucket]
+        if token & FLUX:
+            token = self.token(key)
+        return SharedFence(tokens, key, bucket, token, epoch, names, tags)
 
     def owns(self, fence: SharedFence) -> bool:
         """Whether the fence was taken here: tokens of another directory mean nothing in this one."""

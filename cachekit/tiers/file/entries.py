@@ -87,21 +87,29 @@ class Entries:
     def look(self, key: str) -> Found | None:
         """The live entry with a fence that was taken before it was read; a lookup that counts."""
         started = time.monotonic()
-        fence = self._lookup(Engine.fence, key)
-        record = self._lookup(Engine.get, key)
+        fence, record = self._lookup(_fenced, key)
         found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         self._count_lookup(found is not None, started)
         if record is None or found is None:
             return None
         entry, origin = found
-        # The record's own tag tokens: an invalidation since its value was made is one of this entry.
-        return Found(entry, _over(fence, fence.token, entry.tags, record.tags), origin)
+        if record.tags:
+            # Its own tokens of them: an invalidation since its value was made is one of this entry.
+            fence = _over(fence, fence.token, entry.tags, record.tags)
+        return Found(entry, fence, origin)
 
     def peek(self, key: str) -> CacheEntry | None:
         """The live entry; no lookup."""
         record = self.do(self.engine().get, key)
         found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
         return None if found is None else found[0]
+
+    def fence(self, key: str, names: frozenset[str]) -> SharedFence:
+        """The fence over a key and tags."""
+        try:
+            return self._attachment.for_reading().fence(key, names)
+        except _FAILURES as error:
+            self._fail(error)
 
     def keys(self, pattern: re.Pattern[str] | None) -> Iterator[str]:
         """The keys of live entries, as they are asked for."""
@@ -324,6 +332,11 @@ class Entries:
         if started > self._sample_due:
             self._sample_due = started + _SAMPLED
             self._latency.record(time.monotonic() - started)
+
+
+def _fenced(engine: Engine, key: str) -> tuple[SharedFence, Record | None]:
+    # The fence first: what changes from here on breaks it.
+    return engine.fence(key), engine.get(key)
 
 
 def _over(fence: SharedFence, token: int, names: frozenset[str], tags: TagTokens) -> SharedFence:

@@ -260,7 +260,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the lock of a write that was abandoned was not to be had.
         """
-        return self._entries.do(self._entries.engine().fence, checked_key(key), checked_tags(tags))
+        return self._entries.fence(checked_key(key), checked_tags(tags))
 
     def renew(self) -> None:
         """Break all fences of keys, in every process.

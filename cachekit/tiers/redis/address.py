@@ -61,11 +61,13 @@ def checked_client(client: Any) -> Any:
     """A client that was handed in.
 
     Raises:
-        TypeError: it is not a client of redis-py, or an asynchronous one.
-        ValueError: it decodes what it reads.
+        TypeError: it is not a client of redis-py, or an asynchronous one, or a pipeline.
+        ValueError: it decodes what it reads, or keeps what it has read.
     """
     import redis
 
+    if isinstance(client, (redis.client.Pipeline, redis.cluster.ClusterPipeline)):
+        raise TypeError("client must be a redis.Redis or redis.RedisCluster itself, not a pipeline of one")
     if not isinstance(client, (redis.Redis, redis.RedisCluster)):
         raise TypeError(
             f"client must be a redis.Redis or redis.RedisCluster (not one of redis.asyncio), not a "
@@ -74,6 +76,11 @@ def checked_client(client: Any) -> Any:
     if client.get_encoder().decode_responses:
         raise ValueError(
             "client must not have decode_responses=True: stored values are bytes; make one without it"
+        )
+    if isinstance(client, redis.Redis) and client.get_cache() is not None:
+        raise ValueError(
+            "client must not have a cache of its own (cache_config): it serves what was invalidated a moment "
+            "ago; make one without it, cachekit's memory tier is nearer anyway"
         )
     return client
 
@@ -208,10 +215,13 @@ def ways_to(address: Address) -> Ways:
         options.update(host=address.host, port=address.port, db=address.db)
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
+    kind = options.pop("connection_class", redis.Connection)
     # It waits when all connections are in use; the plain pool raises.
-    pool = redis.BlockingConnectionPool(**options)  # type: ignore[no-untyped-call]
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+        connection_class=_leaving_replicas(kind), **options
+    )
     client = redis.Redis(connection_pool=pool)
-    kind, arguments = pool.connection_class, pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+    arguments = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
     lines = Lines(lambda: kind(**arguments), pool.max_connections, patience)
 
     def close() -> None:
@@ -220,3 +230,21 @@ def ways_to(address: Address) -> Ways:
         pool.disconnect()
 
     return Ways(client, lines.ask, close)
+
+
+def _leaving_replicas(kind: Any) -> Any:
+    """The class of connections, but one that leads to a server that only reads is taken for a broken one.
+
+    After a failover the name of the server may lead to the new main one, which only who connects anew finds.
+    """
+    from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004
+
+    class Connection(kind):  # type: ignore[misc]  # one of the driver's
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return super().read_response(*args, **options)
+            except ReadOnlyError as error:
+                self.disconnect()
+                raise ConnectionError(str(error)) from error
+
+    return Connection

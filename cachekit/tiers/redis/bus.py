@@ -155,8 +155,7 @@ class Bus:
         self._lock.release()
         if in_child:
             for ear in self._ears:
-                if not ear.is_over:
-                    ear.restart()
+                ear.restart()  # one that is over ends at once
 
 
 @final
@@ -224,6 +223,10 @@ class _Ear:
             # Not all of a fleet at the same moment.
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE)
+        if not self._stopped.is_set():
+            logging.getLogger("cachekit").info(
+                "a listener on %s was dropped, and hears no more", self._server
+            )
 
     def _listen(self, inbox: Inbox) -> None:
         """Hear what is published until the connection is lost, or `stop`."""

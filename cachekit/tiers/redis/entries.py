@@ -14,7 +14,7 @@ from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.fences import Origin
-from cachekit.model import FOREVER, CacheEntry, refuse_unstorable
+from cachekit.model import FOREVER, NO_TAGS, CacheEntry, refuse_unstorable
 from cachekit.ports import Clock
 from cachekit.serialization import Serializer, Stored
 from cachekit.stats import StatsCounter
@@ -84,15 +84,8 @@ class Entries:
         ttl = round(stored.expires - stored.created, 6)
         if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
             raise UnreadableError("the times of the envelope are none")
-        return CacheEntry(
-            key,
-            stored.value(),
-            created,
-            ttl=ttl,
-            tags=frozenset(stored.tags),
-            size_bytes=size,
-            stale_ttl=stored.stale_ttl,
-        )
+        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
+        return CacheEntry._made(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""

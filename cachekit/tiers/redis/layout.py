@@ -100,20 +100,19 @@ class Layout:
         return _GLOB.sub(rb"\\\1", octets)
 
 
-def literal_beginning(expression: re.Pattern[str]) -> str:
-    """What every text begins with that the regular expression matches, as far as that is plain to see.
+def literal_beginning(pattern: str) -> str:
+    """What every text begins with that the regular expression, without flags, matches, as far as is plain.
 
     Letters, digits and a few signs up to the first that means something else, and not the last of them
-    if what follows could make it optional. Alternatives and flags give nothing.
+    if what follows could make it optional. Alternatives give nothing, and nor do flags in the pattern.
     """
-    pattern = expression.pattern
-    if "|" in pattern or expression.flags & ~re.UNICODE:
+    if "|" in pattern:
         return ""
-    plain = re.match(r"(?:[\w:/,;=@%&~<>!\" '-]|\\[^\w\s])*", pattern.removeprefix("^"))
+    pattern = pattern.removeprefix("^")
+    plain = re.match(r"(?:[\w:/,;=@%&~<>!\" '-]|\\[^\w\s])*", pattern)
     assert plain is not None
     beginning = plain[0]
-    rest = pattern.removeprefix("^")[len(beginning) :]
     pieces = re.findall(r"\\.|.", beginning, re.DOTALL)
-    if rest[:1] in ("*", "+", "?", "{"):
+    if pattern[len(beginning) :][:1] in ("*", "+", "?", "{"):
         pieces = pieces[:-1]
     return "".join(piece[-1] for piece in pieces)

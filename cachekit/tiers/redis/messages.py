@@ -16,12 +16,14 @@ import itertools
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
 from cachekit.ports import BusListener
+from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
@@ -147,7 +149,7 @@ class Sending:
 
 
 def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
-    """Tell a listener what a message says. What it raises is logged."""
+    """Tell a listener what a message says. What it raises is logged; then it is told to trust nothing."""
     try:
         if kind == "keys":
             listener.keys_changed(body)
@@ -161,6 +163,8 @@ def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
         pass  # closed meanwhile: it has nothing any more that could be old
     except Exception:
         logging.getLogger("cachekit").exception("a listener of the bus failed")
+        if kind != "all":
+            tell(listener, "all")
 
 
 class _Writer:
@@ -224,6 +228,9 @@ class Inbox:
             if writer.due is None:
                 writer.due = now + PATIENCE
         if _is_told(kind, body):
+            if kind == "pattern":
+                # It is not run: whoever may publish could send one that takes for ever.
+                body = re.escape(literal_beginning(body))
             self._tell(kind, body)
         else:
             self.gap()

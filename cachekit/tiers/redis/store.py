@@ -259,7 +259,8 @@ class Store:
     def scan(self, matches: re.Pattern[str] | None) -> Iterator[list[str]]:
         """The keys of values, in batches; those that match from the start. A key may come twice."""
         # Only what stands literally at its beginning can be left to the server.
-        beginning = "" if matches is None else literal_beginning(matches)
+        plain = matches is not None and not matches.flags & ~re.UNICODE
+        beginning = literal_beginning(matches.pattern) if matches is not None and plain else ""
         for names in self._server.scan(self._layout.values_glob(beginning)):
             keys = [key for key in map(self._layout.key, names) if key is not None]
             if matches is not None:

@@ -1,0 +1,181 @@
+"""A line on stderr that says how far something has come: for a person who waits, and short in a log.
+
+On a terminal it is drawn anew a few times a second; anywhere else there is one line, at the end. It needs
+nothing but the standard library, and never fails: a stream that cannot be written to shows nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Final, Protocol, TextIO, TypeAlias, final
+
+#: Called as `progress(done, total)`.
+ProgressCallback: TypeAlias = Callable[[int, int], object]
+
+_INTERVAL: Final = 0.1  # seconds between two drawings
+_WIDEST: Final = 40  # characters of a bar
+
+
+class Progress(Protocol):
+    """Who is told how far something has come, by one thread."""
+
+    @property
+    def patience(self) -> float | None:
+        """After how many seconds without `update` it wants to be `drawn`; None is never."""
+        ...
+
+    def update(self, done: int) -> None:
+        """So many are done."""
+        ...
+
+    def draw(self) -> None:
+        """Time has passed."""
+        ...
+
+    def end(self, summary: str | None) -> None:
+        """It is over: with this to say of it; None if it was broken off."""
+        ...
+
+
+def progress_for(progress: ProgressCallback | bool | None, label: str, total: int) -> Progress:
+    """What the argument of that name asks for: a display for True, nothing for None and False.
+
+    Raises:
+        TypeError: it is neither of these, nor a function.
+    """
+    check_progress(progress)
+    if progress is True:
+        return Bar(label, total, sys.stderr)
+    return Told(progress or None, total)
+
+
+def check_progress(progress: object) -> None:
+    """Refuse what cannot be a `progress` argument.
+
+    Raises:
+        TypeError: it is neither a bool, nor None, nor a function.
+    """
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(
+            f"progress must be True, for a display on stderr, or a function of done and total, or None, "
+            f"not {progress!r} of type {type(progress).__name__}"
+        )
+
+
+@final
+class Told:
+    """A function of the caller's, or nobody; what it raises is the caller's."""
+
+    patience = None
+
+    def __init__(self, callback: ProgressCallback | None, total: int) -> None:
+        self._callback = callback
+        self._total = total
+
+    def update(self, done: int) -> None:
+        """See `Progress`."""
+        if self._callback is not None:
+            self._callback(done, self._total)
+
+    def draw(self) -> None:
+        """See `Progress`."""
+
+    def end(self, summary: str | None) -> None:
+        """See `Progress`."""
+
+
+@final
+class Bar:
+    """A bar on a terminal, or a last line anywhere else.
+
+    Args:
+        label: what is being done, as a participle.
+        total: how many there are.
+        stream: where it is shown; None shows nothing.
+        now: the clock, in seconds.
+    """
+
+    def __init__(
+        self, label: str, total: int, stream: TextIO | None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._label = label
+        self._total = total
+        self._stream = stream
+        self._now = now
+        self._begun = now()
+        self._due = self._begun
+        self._done = 0
+        self._drawn = 0  # characters of what stands on the line
+        self._moves = _is_terminal(stream)
+        #: See `Progress`.
+        self.patience: float | None = _INTERVAL if self._moves else None
+        self.draw()
+
+    def update(self, done: int) -> None:
+        """See `Progress`. It writes at most ten times a second."""
+        self._done = done
+        if self._moves and self._now() >= self._due:
+            self.draw()
+
+    def draw(self) -> None:
+        """See `Progress`."""
+        if self._stream is None or not self._moves:
+            return
+        now = self._now()
+        self._due = now + _INTERVAL
+        seconds = now - self._begun
+        share = self._done / self._total if self._total else 1.0
+        text = f"{share:4.0%}  {self._done:,} of {self._total:,} keys  {_duration(seconds)}"
+        if 0 < self._done < self._total:
+            text += f", {_duration(seconds / self._done * (self._total - self._done))} left"
+        room = _width(self._stream) - len(self._label) - len(text) - 6
+        if room >= 10:
+            length = min(room, _WIDEST)
+            text = f"[{'#' * int(share * length):.<{length}}] {text}"
+        self._write(f"{self._label}  {text}")
+
+    def end(self, summary: str | None) -> None:
+        """See `Progress`. The line is ended."""
+        took = _duration(self._now() - self._begun)
+        if summary is None:
+            summary = f"broken off after {self._done:,} of {self._total:,} keys"
+        self._write(f"{self._label}  {summary}, {took}", "\n")
+
+    def _write(self, text: str, end: str = "") -> None:
+        if self._stream is None:
+            return
+        if self._moves:
+            text = text[: max(1, _width(self._stream) - 1)]
+            text, self._drawn = "\r" + text.ljust(self._drawn), len(text)
+        try:
+            self._stream.write(text + end)
+            self._stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more, or it was closed
+            self._stream = None
+            self._moves, self.patience = False, None
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    except ValueError:  # it was closed
+        return False
+
+
+def _width(stream: TextIO) -> int:
+    try:
+        # A terminal that does not know says 0.
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):  # it only says that it is one
+        return 80
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
