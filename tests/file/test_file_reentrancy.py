@@ -7,16 +7,23 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from racing import in_thread
+from tracing import at_line
 
 from cachekit import CacheClosedError, FileCache
+from cachekit.clock import SystemClock
 from cachekit.testing.processes import fork
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file import segments as segments_module
+from cachekit.tiers.file import sharing
+from cachekit.tiers.file.effects import EFFECTS, Effects
 from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.sharing import engines
+from cachekit.tiers.file.segments import Segments
+from cachekit.tiers.file.sharing import Engines, engines
 
 
 def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_forks(tmp_path: Path) -> None:
@@ -95,3 +102,56 @@ def test_closed_in_the_middle_of_a_write(tmp_path: Path) -> None:
         found = engine.get("second")
         assert found is not None
         assert found.payload == b"2"
+
+
+class _StruckError(Exception):
+    pass
+
+
+def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Path) -> None:
+    """Wherever it strikes, the lock of the engines is free, and the directory can be opened and closed."""
+
+    def strike() -> None:
+        raise _StruckError
+
+    def is_free(lock: Any) -> bool:
+        if not lock.acquire(blocking=False):
+            return False
+        lock.release()
+        return True
+
+    number, came = 0, True
+    while came:
+        number += 1
+        own, clock = Engines(), SystemClock()
+        engine = own.acquire(str(tmp_path), 1 << 20, clock, 5)
+        try:
+            came = at_line(number, sharing, strike, partial(own.release, engine))
+        except _StruckError:
+            pass
+        assert in_thread(partial(is_free, own.lock))(), number
+        own.release(own.acquire(str(tmp_path), 1 << 20, clock, 5))
+        assert not own._returned, number
+        engine.close()
+    assert number > 3
+
+
+def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:
+    """A reader that makes room among the mapped ones does not mind that another thread was faster."""
+    with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+        for number in range(40):
+            cache.set_value(f"k{number}", bytes(10_000))
+        files = cache._attachment._engine._shards[0].files
+        known = files.index.segments
+        number, came = 0, True
+        while came:
+            number += 1
+            segments = Segments(files._directory, known.incarnation, files.geometry.segment, 1, EFFECTS)
+            for segment, _, _ in files.table.entries()[:3]:
+                assert segments.load(segment)
+            last = files.table.entries()[3][0]
+            came = at_line(
+                number, segments_module, partial(segments.forget_all_but, ()), partial(segments.load, last)
+            )
+            assert len(segments.mapped) <= 1
+        assert number > 3

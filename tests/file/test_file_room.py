@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from file_checks import check, disk_usage
 
-from cachekit import CacheEntry, FileCache, TierUnavailableError
+from cachekit import CacheEntry, FileCache
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.format import Geometry
 
 
 class _FillingUp(Effects):
@@ -152,13 +153,16 @@ def test_a_limit_of_few_descriptors_is_respected(tmp_path: Path) -> None:
 
 
 def _descriptors(path: Path) -> tuple[int, bool]:
+    before = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     failed = 0
-    with FileCache(path, 1000, cleanup_interval=None) as cache:
-        for number in range(1500):
+    # As many shards as a cache of 1,000 MiB has, with smaller segments.
+    shape = Geometry(limit=32 << 20, shards=32, segment=64 << 10, buckets=1 << 12, tag_buckets=1 << 9)
+    with Engine(path, geometry=shape) as engine:
+        for number in range(2000):
             try:
-                cache.set_value(f"k{number}", bytes(200_000))
-                cache.get_value(f"k{number * 7 % 1500}")
-            except TierUnavailableError:
+                engine.put(f"k{number}", bytes(14_000))
+                engine.get(f"k{number * 7 % 2000}")
+            except OSError:
                 failed += 1
-        return failed, len(os.listdir("/proc/self/fd")) < 190
+        return failed, len(os.listdir("/proc/self/fd")) - before < 180

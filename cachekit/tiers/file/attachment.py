@@ -11,6 +11,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Callable
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
@@ -81,10 +82,13 @@ class Attachment:
             )
         try:
             engine = engines.acquire(path, self._limit, self._clock, opening)
+            # At once: whatever comes now, also a signal handler's exception, it is given back.
+            finalizer = weakref.finalize(self, engines.release, engine)
+            finalizer.atexit = False
             try:
                 reason = exposure(path)
             except BaseException:
-                engines.release(engine)
+                finalizer()
                 raise
         except OSError as error:
             raise TierUnavailableError(
@@ -98,12 +102,12 @@ class Attachment:
                 reason,
                 path,
             )
+        identity = engine.identity
+        self._due = time.monotonic() + _LOOK_AGAIN
         self.contents = self._contents[not reason]
         self._engine = engine
-        self._identity = engine.identity
-        self._due = time.monotonic() + _LOOK_AGAIN
-        self._finalizer = weakref.finalize(self, engines.release, engine)
-        self._finalizer.atexit = False
+        self._identity = identity
+        self._finalizer = finalizer
 
     def for_reading(self) -> Engine:
         """The engine of the directory, as it was a moment ago.
@@ -140,25 +144,33 @@ class Attachment:
         return (found.st_dev, found.st_ino) == self._identity
 
     def _attach_anew(self) -> None:
-        with engines.lock:
-            if self._closed is not None or self._is_there():
-                return  # another thread was here
-            old, finalizer = self._engine, self._finalizer
-            # First: what was copied out of it is not to be trusted, whether or not there will be another.
-            old.spoil()
-            stats = old.stats()
-            self._attach(_REOPENING)
-            logging.getLogger("cachekit").warning("%s was removed or replaced; it was opened anew", self.path)
-            self._before = EngineStats(
-                0,
-                0,
-                self._before.evictions + stats.evictions,
-                self._before.expirations + stats.expirations,
-                self._before.damaged + stats.damaged,
-            )
-        finalizer()
+        try:
+            with engines.lock:
+                if self._closed is not None or self._is_there():
+                    return  # another thread was here
+                finalizer = self._exchange_engine()
+            finalizer()
+        finally:
+            engines.settle()
         if self._closed is not None:  # meanwhile, by who knew the old finalizer
             self._finalizer()
+
+    def _exchange_engine(self) -> Callable[[], object]:
+        """Open the directory as it is now; what gives the engine of before back."""
+        old, finalizer = self._engine, self._finalizer
+        # First: what was copied out of it is not to be trusted, whether or not there will be another.
+        old.spoil()
+        stats = old.stats()
+        self._attach(_REOPENING)
+        logging.getLogger("cachekit").warning("%s was removed or replaced; it was opened anew", self.path)
+        self._before = EngineStats(
+            0,
+            0,
+            self._before.evictions + stats.evictions,
+            self._before.expirations + stats.expirations,
+            self._before.damaged + stats.damaged,
+        )
+        return finalizer
 
     def suspect(self) -> None:
         """Something was not there that should be: if a part of the directory was removed, give all of it up.

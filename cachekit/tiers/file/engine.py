@@ -448,7 +448,7 @@ class Engine:
         if record_size(len(key), len(payload), len(tags)) <= largest:
             return None
         return ValueTooLargeError(
-            f"a value of {len(payload)} bytes, under a key of {len(key)}, does not fit: this directory, "
+            f"a value of {len(payload)} bytes under a key of {len(key)} does not fit: this directory, "
             f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
             f"raise the limit, or store less"
         )

@@ -70,10 +70,10 @@ class Segments:
         finally:
             os.close(fd)
         self.mapped[segment] = content
-        while len(self.mapped) > self._most_mapped:
-            # The oldest goes; whoever reads in it has a reference of its own. list() of a dict is one
-            # step, iterating is not.
-            self.mapped.pop(list(self.mapped)[0], None)  # noqa: RUF015
+        # The oldest go; whoever reads in one has a reference of its own. list() of a dict is one step,
+        # iterating is not; and other threads may have let go of any of them by now.
+        for number in list(self.mapped)[: -self._most_mapped]:
+            self.mapped.pop(number, None)
         return content
 
     def head(self, segment: int, size: int) -> bytes:

@@ -84,9 +84,15 @@ class Engines:
                 while self._returned:
                     self._count_off(self._returned.popleft())
             finally:
-                # Asked, not remembered: a signal handler may raise between taking it and noting that.
-                if lock._is_owned():
-                    lock.release()
+                # Asked, not remembered: a signal handler may raise between taking it and noting that; and in
+                # here, once more.
+                try:
+                    if lock._is_owned():
+                        lock.release()
+                except BaseException:
+                    if lock._is_owned():
+                        lock.release()
+                    raise
 
     def _count_off(self, engine: Engine) -> None:
         for identity, (known, count) in list(self._users.items()):
