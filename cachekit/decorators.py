@@ -350,9 +350,9 @@ class _Cached:
 
     # -- the questions a cached function answers ------------------------------------------------------
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `CachedFunction.refresh`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         cache = default.active_cache(self._cache)
         if cache is None:
             self.invalidate(*args, **kwargs)
@@ -362,9 +362,9 @@ class _Cached:
         key = self.key(args, kwargs)
         return self._handed_out(cache._loads.reload(key, loader, *self._terms(cache, args, kwargs)))
 
-    async def refresh_async(self, *args: Any, **kwargs: Any) -> Any:
+    async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         await self._build_default()
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -376,11 +376,11 @@ class _Cached:
         value = await cache._loads.reload_async(key, loader, *self._terms(cache, args, kwargs))
         return self._handed_out(value)
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """See `CachedFunction.invalidate`."""
         return self._store_of_answers().delete(self.key_of(*args, **kwargs))
 
-    async def invalidate_async(self, *args: Any, **kwargs: Any) -> bool:
+    async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """See `AsyncCachedFunction.invalidate`."""
         key = self.key_of(*args, **kwargs)
         await self._build_default()
@@ -405,12 +405,12 @@ class _Cached:
         size = cache._memory._store.tagged(self._implicit)
         return CacheInfo(lookups.hits, lookups.misses, size)
 
-    def key_of(self, *args: Any, **kwargs: Any) -> str:
+    def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """See `CachedFunction.key`."""
-        self._refuse_bound(args)
+        self._refuse_bound(args, kwargs)
         return self.key(args, kwargs)
 
-    def _refuse_bound(self, args: tuple[Any, ...]) -> None:
+    def _refuse_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse `instance.method.invalidate(1)`, which Python passes on without the instance."""
         function = unwrapped(self._function)
         owner, _, name = function.__qualname__.rpartition(".")
@@ -420,7 +420,7 @@ class _Cached:
             or function.__code__.co_varnames[:1] not in {("self",), ("cls",)}
         ):
             return
-        first = args[0] if args else None
+        first = args[0] if args else kwargs.get(function.__code__.co_varnames[0])
         kind = first if isinstance(first, type) else type(first)
         if owner not in {base.__qualname__ for base in kind.__mro__}:
             raise TypeError(

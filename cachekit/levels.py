@@ -16,6 +16,7 @@ trying every interleaving with a model:
     write    P anew; host, T in flux; fleet, with a fresh RT; T settled; memory if nobody wrote meanwhile
     load     T, P, RT; the loader; host if T stands; fleet if RT stands; memory if P stands. Whoever
              finds that another one was first takes what that one stored
+    touch    fleet; host; memory
     tags     fleet; host; memory
     pattern  T; host; fleet; T again; memory
 

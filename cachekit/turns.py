@@ -53,6 +53,12 @@ class Turns:
             raise ValueError(f"lease='process' needs a directory, {_NO_FILE}")
         if options.max_concurrent_loads is not None and not has_directory:
             raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
+        # What they need is loaded here, where they are asked for, and not in the threads of the first loads:
+        # a child that is forked in the middle of an import finds the module locked for ever.
+        if options.lease == "process":
+            import cachekit.locks.processes
+        if options.max_concurrent_loads is not None:
+            import cachekit.locks.slots  # noqa: F401
         if options.lease == "fleet" and not has_server:
             raise ValueError(
                 "lease='fleet' needs a server, and this cache has none: give it redis_cache=RedisCache(...)"

@@ -242,6 +242,11 @@ class Writes:
             return
         stored: CacheEntry | bool | Unavailable = UNAVAILABLE
         if origin is not UNAVAILABLE:
+            # A write that began before, and is still under way, may have reached the server since. Then the
+            # tokens are its, and this value would come back as soon as the server lets go of that one.
+            there = steps.take(partial(fleet.access.call, fleet.tier.peek, key))
+            if isinstance(there, CacheEntry):
+                return
             stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
         # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
         if places & MEMORY and (stored is UNAVAILABLE or stored is True):
@@ -400,7 +405,8 @@ class Writes:
             return self.delete(key, CacheLevel.ALL)
         steps = Steps()
         there = False
-        for lower in (self._host, self._fleet):
+        # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
+        for lower in (self._fleet, self._host):
             if lower is not None:
                 touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
                 if touched is UNAVAILABLE:

@@ -282,6 +282,9 @@ class TestMethods:
         client = Client(2)
         client.price(3)
         assert Client.price.invalidate(client, 3) is True
+        assert Client.price.key(self=client, x=3) == Client.price.key(client, 3)
+        assert Client.price.refresh(self=client, x=3) == [6]
+        assert Client.price.invalidate(self=client, x=3) is True
         method: Any = client.price
         for ask in (method.invalidate, method.refresh, method.key):
             with pytest.raises(

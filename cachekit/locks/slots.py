@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, final
+from typing import final
+
+from portalocker import LockException, NamedBoundedSemaphore
 
 from cachekit import forks
 from cachekit.errors import TierUnavailableError
-
-if TYPE_CHECKING:
-    from portalocker import NamedBoundedSemaphore
 
 
 @final
@@ -79,10 +79,6 @@ class LoadSlots:
         Raises:
             TierUnavailableError: the directory cannot be used.
         """
-        import logging
-
-        from portalocker import LockException, NamedBoundedSemaphore
-
         # It logs while we hold our lock. Whether that is wanted is cached by this, or else it would be
         # found out under the lock of `logging`, which a fork takes together with ours in an order of
         # its own.

@@ -537,8 +537,10 @@ class TestMany:
 class TestWarming:
     def test_report_and_progress(self, cache: IntelligentCache, run: Run) -> None:
         """Each key is loaded, fresh or failed; a key that fails stops no other."""
+        asked: list[str] = []
 
         async def load(key: str) -> str:
+            asked.append(key)
             if key == "bad":
                 raise LookupError(key)
             if key == "cancelled":
@@ -559,6 +561,7 @@ class TestWarming:
                 {"bad", "cancelled"},
             )
             assert progress == [(done, 5) for done in range(1, 6)]
+            assert sorted(asked) == ["a", "bad", "c", "cancelled"], "each once"
             assert await cache.get_many(["a", "c"]) == {"a": "A", "c": "C"}
             assert await cache.warm_cache([], load) == ([], [], {})
 

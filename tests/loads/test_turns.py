@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -498,3 +500,19 @@ def test_without_the_server_of_the_leases_one_loads_anyway(server: RedisServer) 
         server.close()
         assert cache.get_or_set("j", lambda: 2) == 2
         assert cache.get_or_set("j", lambda: 3) == 2
+
+
+ASKED_FOR = """
+import sys
+from cachekit import FileCache, IntelligentCache, LoadOptions
+cache = IntelligentCache(file_cache=FileCache(sys.argv[1], 64), load=LoadOptions(max_concurrent_loads=2))
+before = set(sys.modules)
+cache.get_or_set("k", int)
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_what_slots_need_is_loaded_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Not in the middle of a load, where a fork would leave a module locked in the child for ever."""
+    command = [sys.executable, "-c", ASKED_FOR, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

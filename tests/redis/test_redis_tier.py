@@ -26,7 +26,7 @@ from cachekit.fences import Origin
 from cachekit.model import FOREVER
 from cachekit.serialization import Serializer
 from cachekit.testing import ManualClock
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, scripts
 
 MakeCache = Callable[..., RedisCache]
 
@@ -780,3 +780,9 @@ class TestConfiguration:
             cache.set("k", "value")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="ttl must be"):
             cache.touch("k", "5")  # type: ignore[arg-type]
+
+
+def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while another thread reads one would find the import system locked for ever."""
+    monkeypatch.delattr(scripts, "files")
+    assert all(scripts.script(name).text for name in ("put", "add", "remove", "tokens"))

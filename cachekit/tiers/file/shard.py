@@ -409,6 +409,7 @@ class Shard:
             if index.slots[at + 1]:
                 bucket, token = self.tokens.bucket(index.slots[at]), fresh()
                 words[bucket] = FLUX | token
+                words[NEWS] = token  # as in put()
                 self.files.clear_slot(index, at)
                 words[bucket] = token
                 removed += live

@@ -1,0 +1,116 @@
+"""Schedules that the model of the protocol found, with real tiers: each was wrong once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import pytest
+from coherent_caches import listen
+from file_checks import SMALL
+from racing import in_thread
+from tracing import at_line
+
+import cachekit.writing as steps
+from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit.fences import NEWS
+from cachekit.model import checked_pattern
+from cachekit.ports import FleetTier, HostTier
+from cachekit.testing import FaultyTier
+from cachekit.tiers.file.engine import Engine
+
+
+class Process(NamedTuple):
+    """A cache as a process of its own has it, whose lower tiers can be stopped."""
+
+    cache: IntelligentCache
+    redis: FaultyTier
+    file: FaultyTier
+
+    def get(self) -> object:
+        """What its lower tiers have."""
+        assert self.cache.memory_cache is not None
+        self.cache.memory_cache.delete("k")
+        return self.cache.get("k")
+
+
+@pytest.fixture
+def processes(tmp_path: Path, redis_url: str, prefix: str) -> Iterator[tuple[Process, Process]]:
+    """Two of one host."""
+
+    def make() -> Process:
+        redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=5))
+        file = FaultyTier(FileCache(tmp_path, 16, None))
+        cache = IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", file))
+        return Process(cache, redis, file)
+
+    one, two = make(), make()
+    with one.cache, two.cache:
+        listen(one.cache, two.cache)
+        yield one, two
+
+
+def test_a_value_for_this_host_alone_gives_way(processes: tuple[Process, Process]) -> None:
+    """To a write that had begun before and reached the server in between: it does not come back later."""
+    one, two = processes
+    two.redis.hang("put")
+    finish_two = in_thread(lambda: two.cache.set("k", "everywhere"))
+    two.redis.wait_for_hanging()
+    one.file.hang("settle")
+    finish_one = in_thread(
+        lambda: one.cache.set("k", "here", cache_level=CacheLevel.FILE | CacheLevel.MEMORY)
+    )
+    one.file.wait_for_hanging()
+    two.file.hang("settle")
+    two.redis.mend()
+    two.file.wait_for_hanging()
+    one.file.mend()
+    assert finish_one() is True
+    two.file.mend()
+    assert finish_two() is True
+
+    seen = {one.cache.get("k"), two.cache.get("k"), one.get(), two.get()}
+    store = cast("RedisCache", one.redis.tier)._store
+    store._server.unlink([store._layout.value("k")])  # as a server without room does
+    seen |= {one.get(), two.get()}
+    assert len(seen - {None}) == 1
+
+
+def test_nobody_keeps_the_life_from_before_a_touch(processes: tuple[Process, Process]) -> None:
+    """A neighbour that looks between any two steps, and hears no message: it has the new life, or nothing."""
+    one, two = (process.cache for process in processes)
+    assert two._levels._unsubscribe is not None
+    two._levels._unsubscribe()
+    for number in itertools.count(1):
+        key = f"k{number}"
+        one.set(key, "value", 500)
+
+        def look(key: str = key) -> object:
+            assert two.memory_cache is not None
+            two.memory_cache.delete(key)
+            return two.get(key)
+
+        if not at_line(number, steps, look, lambda key=key: one.touch(key, 5)):  # type: ignore[misc]
+            assert number > 3
+            break
+        assert two.get(key) == "value"
+        remaining = two.explain(key).remaining
+        assert remaining is not None
+        assert remaining <= 5, number
+
+
+def test_a_pattern_is_news_with_every_key(tmp_path: Path) -> None:
+    """A copy that somebody looked at in the middle is compared again, also if whoever removes is killed."""
+    with Engine(tmp_path, geometry=SMALL) as engine:
+        engine.put("k", b"value")
+        engine.renew_tokens()
+        fence = engine.fence("k")
+        assert fence.stands()
+        assert fence.seen == fence.words[NEWS]
+        for shard in engine._shards:
+            shard.delete_matching(checked_pattern("k"), 0.0)
+        assert engine.get("k") is None
+        assert fence.seen != fence.words[NEWS]
+        assert not fence.stands()
