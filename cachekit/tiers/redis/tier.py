@@ -256,7 +256,7 @@ class RedisCache:
             return self._entries.keys(matches)
 
     def size(self) -> int:
-        """How many values there are, those that a tag has ended included; goes through all keys of the server."""
+        """How many values there are, also those that a tag has ended; goes through all keys of the server."""
         with self._guard:
             self._figures.size = self._store.size()
         return self._figures.size
