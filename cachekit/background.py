@@ -33,12 +33,12 @@ class Background:
 
     def start(self) -> bool:
         """Begin; False if no thread is to be had, and then nothing was done."""
-        thread = threading.Thread(
-            target=copy_context().run, args=(self._run,), name="cachekit-load", daemon=True
-        )
         try:
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._run,), name="cachekit-load", daemon=True
+            )
             thread.start()
-        except RuntimeError:  # no more threads, or the interpreter ends
+        except RuntimeError:  # as in upkeep
             return False
         self._thread = thread
         return True

@@ -65,6 +65,7 @@ class Batches:
                     values |= self._lead_or_leave(mine, loader, terms, begun)
                 except Exception as error:  # noqa: BLE001  # it is raised again if nothing stands in for it
                     values |= self._fall_back(mine, terms, error)
+                keys = self._await(others, terms, begun, values)
             except BaseException:
                 for flight in others:
                     flight.leave()
@@ -72,7 +73,6 @@ class Batches:
                     if not flight.begun:
                         flight.abandon()
                 raise
-            keys = self._await(others, terms, begun, values)
         return values
 
     def _join(

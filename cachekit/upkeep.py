@@ -78,10 +78,12 @@ class Upkeep:
                 thread.join(0.01)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="cachekit-upkeep", daemon=True)
         try:
+            thread = threading.Thread(target=self._run, name="cachekit-upkeep", daemon=True)
             thread.start()
-        except RuntimeError:  # no more threads, or the interpreter ends: the next job tries again
+        except RuntimeError:
+            # No more threads, the interpreter ends, or it is one within another that may have no daemons:
+            # the next job tries again.
             return
         self._thread = thread
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Any
 
 import pytest
 from forking import in_fork
 from racing import frequent_switches, in_thread
 
-from cachekit import MemoryCache, forks
+from cachekit import IntelligentCache, LoadOptions, MemoryCache, forks
 from cachekit.upkeep import Upkeep
 
 
@@ -133,3 +134,22 @@ def test_what_is_registered_is_held_weakly() -> None:
     assert len(forks._registered) == before + 1
     del cache
     assert len(forks._registered) == before
+
+
+def test_an_interpreter_that_may_have_no_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one within another, from Python 3.12 on: nothing is swept, and loads run in the caller."""
+    make = threading.Thread.__init__
+
+    def refusing(thread: threading.Thread, *args: Any, daemon: bool | None = None, **more: Any) -> None:
+        if daemon:
+            raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+        make(thread, *args, daemon=daemon, **more)
+
+    upkeep, job = Upkeep(), Task()
+    monkeypatch.setattr(threading.Thread, "__init__", refusing)
+    upkeep.every(0.001, job.run).cancel()
+    with IntelligentCache(MemoryCache(cleanup_interval=None), file_cache=None) as cache:
+        assert (
+            cache.get_or_set("k", threading.get_ident, load=LoadOptions(hard_timeout=9))
+            == threading.get_ident()
+        )

@@ -267,6 +267,42 @@ def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> 
     asyncio.run(main())
 
 
+def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) -> None:
+    """What it would have waited for next may wait for the load that it was a part of."""
+    failed = threading.Event()
+    began = {key: threading.Event() for key in "xy"}
+
+    def load_x() -> NoReturn:
+        began["x"].set()
+        while "x" not in waited_for():
+            threading.Event().wait(0.001)
+        raise ValueError("x")
+
+    def waited_for() -> set[str]:
+        flights = list(cache._loads.flights._flights.values())
+        return {flight.key for flight in flights if flight._event is not None}
+
+    def load_y() -> str:
+        began["y"].set()
+        assert failed.wait(10)
+        return "y after " + cache.get_or_set("a", lambda: "an a of its own")
+
+    y = in_thread(lambda: cache.get_or_set("y", load_y))
+    in_thread(lambda: cache.get_or_set("x", load_x))
+    assert all(event.wait(10) for event in began.values())
+
+    def load_a() -> str:
+        with pytest.raises(ValueError, match="x"):
+            cache.get_or_set_many(["x", "y"], lambda keys: dict.fromkeys(keys, ""))
+        failed.set()
+        while "a" not in waited_for():
+            threading.Event().wait(0.001)
+        return "a"
+
+    assert in_thread(lambda: cache.get_or_set("a", load_a))() == "a"
+    assert y() == "y after a"
+
+
 def test_a_batch_that_ends_halfway_leaves_no_flight(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
