@@ -48,7 +48,7 @@ from cachekit.model import (
     seconds,
     stale_seconds,
 )
-from cachekit.ports import FleetTier, HostTier
+from cachekit.ports import FleetTier, HostTier, Pings
 from cachekit.stats import Lookups
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
@@ -173,7 +173,8 @@ class IntelligentCache:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
         memory = self._memory
         speaker = memory if isinstance(tier, FleetTier) else None  # only there somebody listens
-        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, speaker=speaker)
+        probe = tier.ping if isinstance(tier, Pings) else None
+        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, probe=probe, speaker=speaker)
 
     @property
     def memory_cache(self) -> MemoryCache | None:

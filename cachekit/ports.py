@@ -375,6 +375,19 @@ class Sweeps(Protocol):
         ...
 
 
+@runtime_checkable
+class Pings(Protocol):
+    """A tier that can say at little cost whether it is out; others are asked for their size."""
+
+    def ping(self) -> None:
+        """Return if it answers.
+
+        Raises:
+            TierUnavailableError: it does not.
+        """
+        ...
+
+
 class Returnable(Protocol):
     """Something that was lent."""
 

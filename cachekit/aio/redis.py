@@ -105,6 +105,7 @@ class RedisCache(LowerFacade[Core]):
     keys = in_thread(Core.keys)
     size = in_thread(Core.size)
     memory_usage = in_thread(Core.memory_usage)
+    ping = in_thread(Core.ping)
     get_stats = plain(Core.get_stats)
     origin = in_thread(Core.origin)
     origins = in_thread(Core.origins)

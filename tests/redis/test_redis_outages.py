@@ -16,7 +16,7 @@ from racing import race
 from redis_server import RedisServer, start_cluster, wait_until
 from tracing import at_line
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.errors import TierUnavailableError
 from cachekit.tiers.redis import RedisCache, lines
 
@@ -49,6 +49,7 @@ def every_call(cache: RedisCache) -> list[Callable[[], object]]:
         lambda: cache.keys(),
         lambda: cache.size(),
         lambda: cache.memory_usage(),
+        lambda: cache.ping(),
     ]
 
 
@@ -289,6 +290,20 @@ def test_a_name_that_leads_to_another_server() -> None:
     finally:
         old.close()
         new.close()
+
+
+def test_the_end_of_an_outage_is_found_out_cheaply(server: RedisServer) -> None:
+    """A cache asks whether the server is there, not what is on it: other fleets may have millions of keys."""
+    tier = RedisCache(url=server.url, timeout=5)
+    with IntelligentCache(MemoryCache(), tier, None) as cache:
+        server.kill()
+        wait_until(lambda: not cache.set("other", 1), "the outage is noticed")
+        server.start()
+        wait_until(lambda: cache.set("k", 1), "it is over")
+        with server.client() as client:
+            asked = client.info("commandstats")
+        assert "cmdstat_ping" in asked
+        assert "cmdstat_scan" not in asked
 
 
 def test_a_user_who_may_not(server: RedisServer) -> None:

@@ -634,6 +634,7 @@ class TestConfiguration:
             ({"url": "redis://h?socket_timeout=soon"}, ValueError, "url must be redis://"),
             ({"url": "redis://" + "h" * 70}, ValueError, "url must be redis://"),
             ({"host": "h" * 70}, ValueError, "looked up"),
+            ({"host": "h:6380"}, ValueError, r"write RedisCache\('h', 6380\)"),
             ({"url": 5}, TypeError, "url must be a str"),
             ({"url": "redis://h", "port": 5}, ValueError, "leave out host, port"),
             ({"client": object()}, TypeError, "client must be a redis.Redis"),

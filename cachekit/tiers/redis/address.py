@@ -161,6 +161,9 @@ def _checked_node(host: str, port: int) -> tuple[str, int]:
         raise TypeError(f"host must be a str, not {host!r} of type {type(host).__name__}")
     if "://" in host or "@" in host:
         raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
+    if host.count(":") == 1:  # an IPv6 address has more
+        name, _, number = host.partition(":")
+        raise ValueError(f"host must be without the port; write RedisCache({name!r}, {number or port})")
     if not host:
         raise ValueError("host must not be empty; leave it out for localhost")
     try:

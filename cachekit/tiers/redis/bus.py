@@ -5,8 +5,8 @@ Those who listen to the very tier that was written are told in the thread that w
 returns, and take no notice of the message. A listener has a thread and a connection of its own. Whenever
 it cannot know that it has heard everything, it is told to trust nothing: at the beginning, after the
 connection was lost and when it is back, when a message cannot be read, and when numbers or heartbeats are
-missing (see `messages`). The worst that a stranger can do who publishes on the channel is to make caches
-forget.
+missing (see `messages`). No value comes from here: a stranger who publishes on the channel can
+make caches forget or, in the name of a writer, keep them from noticing a loss.
 """
 
 from __future__ import annotations

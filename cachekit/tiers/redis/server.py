@@ -93,6 +93,22 @@ class Server:
         except self._errors as error:
             raise self._unavailable(error) from error
 
+    def ping(self) -> None:
+        """Return if it answers, or in a Cluster each primary does.
+
+        Raises:
+            TierUnavailableError: not all did.
+        """
+        if not self.is_cluster:
+            self.call("PING")
+            return
+        client = self._ways().client
+        try:
+            for primary in client.get_primaries():
+                client.execute_command("PING", target_nodes=primary)
+        except self._errors as error:
+            raise self._unavailable(error) from error
+
     def read(self, name: bytes) -> bytes | Foreign | None:
         """What is stored there; `FOREIGN` if it is not a string.
 

@@ -256,10 +256,7 @@ class RedisCache:
             return self._entries.keys(matches)
 
     def size(self) -> int:
-        """How many values the server holds for this cache, by going through all of its keys.
-
-        Those are among them whose tags were invalidated, and which wait for the end of their time.
-        """
+        """How many values there are, also those that a tag has ended; goes through all keys of the server."""
         with self._guard:
             self._figures.size = self._store.size()
         return self._figures.size
@@ -272,6 +269,11 @@ class RedisCache:
         with self._guard:
             self._figures.memory_usage = self._store.memory_usage(_MEASURED)
         return self._figures.memory_usage
+
+    def ping(self) -> None:
+        """Return if the server answers, in a Cluster each primary; else a `TierUnavailableError`."""
+        with self._guard:
+            self._server.ping()
 
     def get_stats(self) -> CacheStats:
         """What this process has counted until now; see `CacheStats`. It stays readable after `close`.
