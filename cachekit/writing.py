@@ -202,7 +202,7 @@ class Writes:
             self._delete(key, ALL if expect is None else ALL & ~MEMORY, steps)
             raise
         except BaseException:
-            # A signal handler's, at any point: what memory has may be older than what lies below it now.
+            # A signal handler's, at any point: memory may have what is older than what lies below it now.
             self._memory._store.delete(key)
             raise
 
@@ -351,7 +351,6 @@ class Writes:
     def _delete(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
         """Whether it was there, and the mark that stands if nobody has written since the host removed it."""
         fleet = self._fleet
-        in_memory = False
         try:
             there, mark = self._delete_here(key, places, steps)
             if fleet is not None and places & REDIS:
@@ -360,10 +359,14 @@ class Writes:
                     fleet.access.missed_keys([key])
                 there = there or gone is True
                 mark = self._settle(mark, steps)
-        finally:  # also after a signal handler's exception, or memory would have what nobody else has
             if places & MEMORY:
-                in_memory = self._memory._store.delete(key)
-        return there or in_memory, mark
+                there = self._memory._store.delete(key) or there
+        except BaseException:
+            # A signal handler's, at any point: memory would have what nobody else has.
+            if places & MEMORY:
+                self._memory._store.delete(key)
+            raise
+        return there, mark
 
     def _delete_here(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
         """Remove it from the host's tier, in flux if the server comes next."""
@@ -407,9 +410,13 @@ class Writes:
                 there.update(gone)
             for mark in marks:
                 self._settle(mark, steps)
-        finally:  # as in _delete()
             if places & MEMORY:
                 there.update([key for key in keys if self._memory._store.delete(key)])
+        except BaseException:  # as in _delete()
+            if places & MEMORY:
+                for key in keys:
+                    self._memory._store.delete(key)
+            raise
         return len(there)
 
     def touch(self, key: str, ttl: float) -> bool:
@@ -419,7 +426,7 @@ class Writes:
         steps = Steps()
         there = False
         try:
-            # The server first: what a neighbour copies of it before that, the host's token refuses afterwards.
+            # The server first: what a neighbour copied of it before, the host's token refuses afterwards.
             for lower in (self._fleet, self._host):
                 if lower is not None:
                     touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
@@ -450,9 +457,10 @@ class Writes:
                         lower.access.missed_tags(tags)
                     else:
                         dropped = max(dropped, count)
-        finally:  # as in _delete()
-            here = self._memory.invalidate_by_tags(tags)
-        dropped = max(dropped, here)
+            dropped = max(dropped, self._memory.invalidate_by_tags(tags))
+        except BaseException:  # as in _delete()
+            self._memory.invalidate_by_tags(tags)
+            raise
         steps.done()
         return dropped
 
@@ -470,9 +478,10 @@ class Writes:
                     else:
                         dropped = max(dropped, count)
             self._renew_host()
-        finally:  # as in _delete()
-            here = self._memory.invalidate_by_pattern(pattern)
-        dropped = max(dropped, here)
+            dropped = max(dropped, self._memory.invalidate_by_pattern(pattern))
+        except BaseException:  # as in _delete()
+            self._memory.invalidate_by_pattern(pattern)
+            raise
         steps.done()
         return dropped
 
@@ -488,9 +497,12 @@ class Writes:
                         lower.access.missed_everything()
             if places & REDIS:
                 self._renew_host()
-        finally:  # as in _delete()
             if places & MEMORY:
                 self._memory.clear()
+        except BaseException:  # as in _delete()
+            if places & MEMORY:
+                self._memory.clear()
+            raise
         return steps.done()
 
     def _renew_host(self) -> None:

@@ -1,0 +1,60 @@
+"""A signal handler's exception between two steps of a write leaves nothing in memory that is older."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from coherent_caches import open_cache
+from tracing import at_line
+
+from cachekit import IntelligentCache, writing
+
+WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
+    "set": lambda cache, key: cache.set(key, "new"),
+    "set_many": lambda cache, key: cache.set_many({"before": 1, key: "new", "after": 1}),
+    "delete": lambda cache, key: cache.delete(key),
+    "delete_many": lambda cache, key: cache.delete_many(["before", key, "after"]),
+    "touch": lambda cache, key: cache.touch(key, 60),
+    "refresh": lambda cache, key: cache._loads.reload(key, lambda: "new", lambda _: 60.0, frozenset()),
+    "tags": lambda cache, key: cache.invalidate_by_tags({"t"}),
+    "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
+    "clear": lambda cache, key: cache.clear(),
+}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["file", "redis", "both"])
+def cache(
+    request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[IntelligentCache]:
+    path = tmp_path_factory.mktemp("struck")
+    url = None if request.param == "file" else redis_url
+    with open_cache(None if request.param == "redis" else path, url, f"struck-{path.name}:") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_memory_has_nothing_older(cache: IntelligentCache, name: str) -> None:
+    """What memory answers afterwards is what lies below it."""
+    assert cache.memory_cache is not None
+    for number in itertools.count(1):
+        key = f"k{next(_numbers)}"
+        cache.set(key, "old", tags={"t"})
+
+        def strike() -> None:
+            raise KeyboardInterrupt
+
+        struck = False
+        try:
+            at_line(number, writing, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            struck = True
+        seen = cache.memory_cache.get_value(key)
+        cache.memory_cache.delete(key)
+        assert seen in (None, cache.get(key)), number
+        if not struck:
+            assert number > 2, "the operation has that many steps"
+            break
