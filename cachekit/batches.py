@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
+from cachekit.awaited_loads import AwaitedLoads
 from cachekit.background import Background
 from cachekit.coherence import LoadFence
 from cachekit.errors import LoadTimeoutError
-from cachekit.levels import Levels
 from cachekit.loads import Loads
 from cachekit.locks.waiting import holding, is_holding, wait_for
 from cachekit.model import MISSING
@@ -37,11 +37,12 @@ AsyncBatchLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 class Batches:
     """The batches of one cache, beside its single loads. Safe in any thread."""
 
-    __slots__ = ("_levels", "_loads")
+    __slots__ = ("_awaited", "_levels", "_loads")
 
-    def __init__(self, levels: Levels, loads: Loads) -> None:
-        self._levels = levels
+    def __init__(self, loads: Loads, awaited: AwaitedLoads) -> None:
+        self._levels = loads.levels
         self._loads = loads
+        self._awaited = awaited
 
     def load(
         self, keys: Sequence[str], loader: Callable[[list[str]], Mapping[str, V]], terms: Terms
@@ -225,7 +226,7 @@ class Batches:
                     value = self._loads.instead(flight, terms)
                     try:
                         if value is MISSING:
-                            value = await self._loads.wait_async(flight, terms, begun)
+                            value = await self._awaited.wait(flight, terms, begun)
                     except Abandoned:
                         again.append(flight.key)
                     except Exception as error:  # noqa: BLE001  # as above
@@ -258,7 +259,7 @@ class Batches:
         values = {}
         for flight in flights:
             try:
-                values[flight.key] = await self._loads.wait_async(flight, terms, begun, leading=True)
+                values[flight.key] = await self._awaited.wait(flight, terms, begun, leading=True)
             except Abandoned:  # it is over: a key that the loader left out, unless it was cancelled
                 await asyncio.wait([task])
                 if task.cancelled():
@@ -306,7 +307,7 @@ class Batches:
             return await self._load_now_async(flights, loader, terms)
         turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
         try:
-            await self._loads.settle_async(turn, terms)
+            await self._awaited.settle(turn, terms)
             with holding():
                 return await self._load_now_async(flights, loader, terms)
         finally:
@@ -316,10 +317,10 @@ class Batches:
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
     ) -> dict[str, Any]:
         keys = [flight.key for flight in flights]
-        await self._loads.off_loop(self._levels.before_loads, [flight.fence for flight in flights])
-        loaded = await self._loads.called_async(partial(loader, list(keys)))
+        await self._awaited.off_loop(self._levels.before_loads, [flight.fence for flight in flights])
+        loaded = await self._awaited.called(partial(loader, list(keys)))
         _check_batch(loaded, keys)
-        return await self._loads.off_loop(self._keep, flights, loaded, terms)
+        return await self._awaited.off_loop(self._keep, flights, loaded, terms)
 
 
 def _check_batch(loaded: object, missing: list[str]) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 from cachekit.accessor import Accessor
 from cachekit.asking import Asking
 from cachekit.assembling import tiers_of
+from cachekit.awaited_loads import AwaitedLoads
 from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
@@ -104,7 +105,7 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_batches", "_close_tiers", "_closed", "_default_ttl", "_find",
+        "__weakref__", "_asking", "_awaited", "_batches", "_close_tiers", "_closed", "_default_ttl", "_find",
         "_fronts", "_functions", "_kept_warm", "_levels", "_loads", "_lookups", "_memory", "_now",
         "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
     )  # fmt: skip
@@ -151,7 +152,8 @@ class IntelligentCache:
             None if host is None else Lower(host, self._accessor("file", host)),
         )
         self._loads = Loads(self._levels)
-        self._batches = Batches(self._levels, self._loads)
+        self._awaited = AwaitedLoads(self._loads)
+        self._batches = Batches(self._loads, self._awaited)
         self._asking = Asking(self._loads, ttl, load, given is not None, enable_cache_warming)
         self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).

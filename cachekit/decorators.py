@@ -295,12 +295,12 @@ class _Cached:
             return await self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
-            value = await cache._loads.off_loop(cache._levels.find, key, self._level)
+            value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            value = await cache._loads.load_async(key, loader, *self._terms(cache, args, kwargs))
+            value = await cache._awaited.load(key, loader, *self._terms(cache, args, kwargs))
         elif self._refreshes(cache):
-            cache._loads.refresh_async(key, loader, *self._terms(cache, args, kwargs))
+            cache._awaited.refresh(key, loader, *self._terms(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -373,7 +373,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        value = await cache._loads.reload_async(key, loader, *self._terms(cache, args, kwargs))
+        value = await cache._awaited.reload(key, loader, *self._terms(cache, args, kwargs))
         return self._handed_out(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
@@ -385,7 +385,7 @@ class _Cached:
         key = self.key_of(*args, **kwargs)
         await self._build_default()
         cache = self._store_of_answers()
-        return await cache._loads.off_loop(cache.delete, key)
+        return await cache._awaited.off_loop(cache.delete, key)
 
     def cache_clear(self) -> int:
         """See `CachedFunction.cache_clear`."""
@@ -394,7 +394,7 @@ class _Cached:
     async def cache_clear_async(self) -> int:
         """See `AsyncCachedFunction.cache_clear`."""
         await self._build_default()
-        return await self._store_of_answers()._loads.off_loop(self.cache_clear)
+        return await self._store_of_answers()._awaited.off_loop(self.cache_clear)
 
     def cache_info(self) -> CacheInfo:
         """See `CachedFunction.cache_info`."""

@@ -13,7 +13,7 @@ invalidated meanwhile is not there any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
@@ -22,7 +22,7 @@ from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions
-from cachekit.locks.waiting import holding, is_holding, pauses, wait_for
+from cachekit.locks.waiting import holding, is_holding, wait_for
 from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_unstorable
 from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
@@ -44,15 +44,15 @@ _ALL = CacheLevel.ALL
 class Loads:
     """The loads of one cache into its levels. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_due", "_levels", "complaints", "figures", "flights", "tasks", "turns")
+    __slots__ = ("complaints", "due", "figures", "flights", "levels", "tasks", "turns")
 
     def __init__(self, levels: Levels) -> None:
-        self._levels = levels
+        self.levels = levels
         self.flights: FlightTable[LoadFence] = FlightTable()
         self.figures = LoadFigures()
         self.turns = Turns(levels, self.figures)
         self.tasks = Tasks()
-        self._due = Due(levels)
+        self.due = Due(levels)
         self.complaints = Complaints(levels.monotonic)
 
     # -- in threads ---------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Loads:
         """`load`; MISSING if another process has its turn and the terms say not to wait."""
         begun = time.monotonic()
         while True:
-            fence = self._levels.fence(key, terms.tags)
+            fence = self.levels.fence(key, terms.tags)
             flight, leading = self.flights.join(key, fence, None)
             value: V | Missing
             try:
@@ -122,7 +122,7 @@ class Loads:
         What was there serves until the new value has come, and no longer, even if that is not kept. Such a
         load is not shared with other processes, and knows no soft timeout.
         """
-        fence = self._levels.successor(key, tags)
+        fence = self.levels.successor(key, tags)
         flight = self.flights.lead(key, fence, None)
         try:
             terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
@@ -144,10 +144,10 @@ class Loads:
         options: LoadOptions = OFF,
     ) -> None:
         """After a hit: begin a reload in the background if the value is in the last part of its life."""
-        if not self._due.is_due(key, options.refresh_ahead):
+        if not self.due.is_due(key, options.refresh_ahead):
             return
         terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
-        flight = self._flight_alone(key, terms)
+        flight = self.flight_alone(key, terms)
         if flight is None:
             return
         started = False
@@ -166,7 +166,7 @@ class Loads:
         Raises:
             Exception: whatever the loader raised.
         """
-        flight = self._flight_alone(key, terms)
+        flight = self.flight_alone(key, terms)
         if flight is not None:
             try:
                 self._lead(flight, loader, terms)
@@ -175,11 +175,11 @@ class Loads:
                     flight.abandon()
                 del flight  # as in load()
 
-    def _flight_alone(
+    def flight_alone(
         self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
     ) -> Flight[LoadFence] | None:
         """A flight to lead; None if there is one."""
-        flight, leading = self.flights.join(key, self._levels.fence(key, terms.tags), loop)
+        flight, leading = self.flights.join(key, self.levels.fence(key, terms.tags), loop)
         if leading:
             return flight
         flight.leave()
@@ -214,7 +214,7 @@ class Loads:
             flight.begun = True
             with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
-                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
+                value = MISSING if terms.replaces else self.levels.look_again(flight.key)
                 if value is MISSING:
                     if terms.options.takes_turns and not is_holding():
                         value = self._load_in_turn(flight, loader, terms)
@@ -235,12 +235,12 @@ class Loads:
     # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
 
     def _load(self, fence: LoadFence, loader: Callable[[], Any], terms: Terms) -> Any:
-        self._levels.before_load(fence)
+        self.levels.before_load(fence)
         value = self.called(loader)
         return self.keep(fence, value, terms)
 
     def _load_in_turn(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
-        turn = self._turn(flight.key, terms)
+        turn = self.turn(flight.key, terms)
         try:
             if terms.waits:
                 wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
@@ -248,7 +248,7 @@ class Loads:
                 raise Abandoned
             if turn.value is not MISSING:
                 return turn.value
-            fence = self._renewed(flight, terms)
+            fence = self.renewed(flight, terms)
             del flight
             with holding():
                 return self._load(fence, loader, terms)
@@ -272,206 +272,12 @@ class Loads:
             try:
                 return flight.wait(seconds)
             except StillFlying:
-                value = self._out_of_time(flight, terms, leading and last, last)
+                value = self.out_of_time(flight, terms, leading and last, last)
                 if value is not MISSING:
                     return value
         return flight.wait()
 
-    # -- on event loops -----------------------------------------------------------------------------
-
-    async def load_async(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[V]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
-    ) -> V:
-        """`load` for a coroutine function, which is awaited in a task of its own on this loop.
-
-        Cancelling the caller leaves the load to those who wait for it, and to the cache.
-
-        Raises:
-            SerializationError: the loader returned something that can be used only once.
-            LoadTimeoutError: it took too long.
-            Exception: whatever the loader raised, here or where it was waited for.
-        """
-        terms = Terms(life, tags, level, stale_ttl, options)
-        return await self.load_on_async(key, loader, terms)  # type: ignore[return-value]  # it waits
-
-    async def load_on_async(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
-        """`load_on` for a coroutine function."""
-        import asyncio
-
-        begun = time.monotonic()
-        while True:
-            self.tasks.refuse_if_closed()
-            fence = self._levels.fence(key, terms.tags)
-            flight, leading = self.flights.join(key, fence, asyncio.get_running_loop())
-            value: V | Missing = MISSING
-            try:
-                if leading:
-                    self.tasks.begin([flight], self._lead_async(flight, loader, terms))
-                else:
-                    value = self.instead(flight, terms)
-                if value is MISSING:
-                    value = await self.wait_async(flight, terms, begun, leading=leading)
-            except Abandoned:
-                if leading and terms.waits:
-                    self.tasks.refuse_if_closed()
-                    raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
-                if not terms.waits:
-                    return MISSING
-                continue
-            except Exception as error:
-                value = self.fall_back(key, terms, error)
-                if value is MISSING:
-                    raise
-            return value
-
-    async def reload_async(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[V]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
-    ) -> V:
-        """`reload` for a coroutine function."""
-        import asyncio
-
-        fence = self._levels.successor(key, tags)
-        flight = self.flights.lead(key, fence, asyncio.get_running_loop())
-        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
-        begun = time.monotonic()
-        self.tasks.begin([flight], self._lead_async(flight, loader, terms))
-        try:
-            value: V = await self.wait_async(flight, terms, begun, leading=True)
-        except Abandoned:
-            self.tasks.refuse_if_closed()
-            raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
-        return value
-
-    def refresh_async(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[Any]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
-    ) -> None:
-        """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
-        if not self._due.is_due(key, options.refresh_ahead):
-            return
-        import asyncio
-
-        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
-        flight = self._flight_alone(key, terms, asyncio.get_running_loop())
-        if flight is not None:
-            self.tasks.begin([flight], self._lead_async(flight, loader, terms, self.complaints.add))
-
-    async def _lead_async(
-        self,
-        flight: Flight[LoadFence],
-        loader: Callable[[], Awaitable[Any]],
-        terms: Terms,
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> None:
-        try:
-            with loading(flight):
-                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
-                if value is MISSING:
-                    if terms.options.takes_turns and not is_holding():
-                        value = await self._load_in_turn_async(flight, loader, terms)
-                    else:
-                        value = await self._load_async(flight.fence, loader, terms)
-        except Abandoned:
-            pass  # as in _lead()
-        except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
-            flight.crash(error)
-            if failed is not None:
-                failed(flight.key, error)
-        else:
-            flight.land(value)
-        finally:
-            flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
-
-    async def _load_async(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
-        await self.off_loop(self._levels.before_load, fence)
-        value = await self.called_async(loader)
-        return await self.off_loop(self.keep, fence, value, terms)
-
-    async def called_async(self, loader: Callable[[], Awaitable[V]]) -> V:
-        """`called` for a coroutine function."""
-        clock = self._levels.monotonic
-        started = clock()
-        try:
-            return await loader()
-        except Exception:
-            self.figures.failures += 1
-            raise
-        finally:
-            self._count(clock() - started)
-
-    async def _load_in_turn_async(
-        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
-    ) -> Any:
-
-        turn = self._turn(flight.key, terms)
-        try:
-            await self.settle_async(turn, terms)
-            if turn.value is not MISSING:
-                return turn.value
-            fence = self._renewed(flight, terms)
-            del flight
-            with holding():
-                return await self._load_async(fence, loader, terms)
-        finally:
-            await self.tasks.threads.run(turn.release)
-
-    async def settle_async(self, turn: Turn, terms: Terms) -> None:
-        """Wait until the turn is settled.
-
-        Raises:
-            Abandoned: another one has it, and the terms say not to wait.
-        """
-        import asyncio
-
-        settled = await self.tasks.threads.run(turn.settle)
-        if settled is None and not terms.waits:
-            raise Abandoned
-        # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
-        # have none for those who have theirs.
-        for pause in pauses(time.monotonic() + terms.options.lease_timeout):
-            if settled is not None:
-                break
-            await asyncio.sleep(pause)
-            settled = await self.tasks.threads.run(turn.settle)
-
-    async def wait_async(
-        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
-    ) -> Any:
-        """`wait` on an event loop."""
-        for last, seconds in terms.patience(leading, begun):
-            try:
-                return await flight.wait_async(seconds)
-            except StillFlying:
-                value = self._out_of_time(flight, terms, leading and last, last)
-                if value is not MISSING:
-                    return value
-        return await flight.wait_async()
-
-    async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
-        """Take a step that may touch a disk or a socket, if there is any, off the loop."""
-        if not self._levels.lower:
-            return step(*args, **kwargs)
-        return await self.tasks.threads.run(step, *args, **kwargs)
+    # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Begin no further load as a task; those that are under way may end."""
@@ -482,7 +288,7 @@ class Loads:
 
     def called(self, loader: Callable[[], V]) -> V:
         """What the loader returns; the call is counted."""
-        clock = self._levels.monotonic
+        clock = self.levels.monotonic
         started = clock()
         try:
             return loader()
@@ -490,9 +296,10 @@ class Loads:
             self.figures.failures += 1
             raise
         finally:
-            self._count(clock() - started)
+            self.count(clock() - started)
 
-    def _count(self, took: float) -> None:
+    def count(self, took: float) -> None:
+        """A loader was called, for so many seconds."""
         self.figures.loads += 1
         self.figures.seconds += took
 
@@ -503,9 +310,9 @@ class Loads:
         ttl = terms.life(value)
         try:
             if terms.replaces:
-                self._levels.writes.replace(fence, value, ttl, terms.level, terms.stale_ttl)
+                self.levels.writes.replace(fence, value, ttl, terms.level, terms.stale_ttl)
             elif ttl is not None and ttl > 0:
-                return self._levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
+                return self.levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
         except CacheClosedError:
             pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
         return value
@@ -521,23 +328,25 @@ class Loads:
             if ttl is not None and ttl > 0:
                 lasting.append((fence, value, ttl))
         try:
-            values |= self._levels.keep_many(lasting, terms.level, terms.stale_ttl)
+            values |= self.levels.keep_many(lasting, terms.level, terms.stale_ttl)
         except CacheClosedError:
             pass  # as above
         return values
 
-    def _turn(self, key: str, terms: Terms) -> Turn:
+    def turn(self, key: str, terms: Terms) -> Turn:
+        """The turn of a load that others may share; it looks again when it has that."""
+
         def look() -> Any | Missing:
             if terms.replaces:
                 return MISSING
-            return self._levels.find(key, terms.level) if terms.is_asked else self._levels.bring_up(key)
+            return self.levels.find(key, terms.level) if terms.is_asked else self.levels.bring_up(key)
 
         return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
 
-    def _renewed(self, flight: Flight[LoadFence], terms: Terms) -> LoadFence:
+    def renewed(self, flight: Flight[LoadFence], terms: Terms) -> LoadFence:
         """The flight's fence; what was invalidated while it waited for its turn does not count against it."""
         if not terms.replaces and not flight.fence.is_current():
-            flight.fence = self._levels.fence(flight.key, terms.tags)
+            flight.fence = self.levels.fence(flight.key, terms.tags)
         return flight.fence
 
     def stale(self, key: str, terms: Terms) -> Any | Missing:
@@ -549,7 +358,7 @@ class Loads:
 
     def look_back(self, key: str, terms: Terms) -> Any | Missing:
         """`stale`, for whoever is still to decide whether it is served."""
-        return MISSING if terms.replaces or not terms.stale_ttl else self._levels.look_back(key)
+        return MISSING if terms.replaces or not terms.stale_ttl else self.levels.look_back(key)
 
     def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
         """What to take rather than wait for another one's load; then the flight has been left."""
@@ -565,9 +374,10 @@ class Loads:
             self.complaints.add(key, error)
         return value
 
-    def _out_of_time(
+    def out_of_time(
         self, flight: Flight[LoadFence], terms: Terms, leave_behind: bool, last: bool
     ) -> Any | Missing:
+        """What to take when a limit has passed; MISSING if there is another one to wait for."""
         if leave_behind:
             # It may hang for ever: whoever comes from now on begins anew.
             self.flights.give_up(flight)

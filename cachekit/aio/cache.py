@@ -96,7 +96,7 @@ class IntelligentCache(Facade[Core]):
         return cls._view(sync)
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._sync._loads.off_loop(step, *args, **kwargs)
+        return await self._sync._awaited.off_loop(step, *args, **kwargs)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -193,11 +193,11 @@ class IntelligentCache(Facade[Core]):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
         terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)[:5]
         value = await self.get(key, MISSING)
-        loads = self._sync._loads
+        loads = self._sync._awaited
         if value is MISSING:
-            return await loads.load_async(checked_key(key), awaiting(loader), *terms)
+            return await loads.load(checked_key(key), awaiting(loader), *terms)
         if terms[4].refresh_ahead:
-            loads.refresh_async(checked_key(key), awaiting(loader), *terms)
+            loads.refresh(checked_key(key), awaiting(loader), *terms)
         return value
 
     async def contains(self, key: str) -> bool:
@@ -293,7 +293,7 @@ class IntelligentCache(Facade[Core]):
         sync = self._sync
         terms, load_key = sync._asking.warming_terms(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = sync._kept_warm
-        report = await warm(sync._levels, sync._loads, wanted, load_key, terms, concurrency, progress)
+        report = await warm(sync._levels, sync._awaited, wanted, load_key, terms, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, from_threads(load_key), terms)

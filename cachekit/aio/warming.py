@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from cachekit.awaited_loads import AwaitedLoads
 from cachekit.errors import CacheError
 from cachekit.levels import Levels
-from cachekit.loads import Loads
 from cachekit.model import MISSING, WarmReport
 from cachekit.progress import ProgressCallback
 from cachekit.terms import Terms
@@ -17,7 +17,7 @@ from cachekit.warming import Agenda, check, is_fresh, report, shown, warming_ter
 
 async def warm(
     levels: Levels,
-    loads: Loads,
+    loads: AwaitedLoads,
     keys: Sequence[str],
     loader: Callable[[str], Awaitable[Any]],
     terms: Terms,
@@ -47,7 +47,7 @@ async def warm(
             called = True
             return await loader(key)
 
-        value = await loads.load_on_async(key, load, warming_terms(terms, waits))
+        value = await loads.load_on(key, load, warming_terms(terms, waits))
         if value is not MISSING:
             return called
         if called:

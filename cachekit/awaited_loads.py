@@ -1,0 +1,230 @@
+"""The path of a load whose loader is a coroutine function: as `loads`, in tasks of the loop that asks.
+
+A loader runs in a task of its own, so that who asked first may be cancelled without ending what others wait
+for. What may touch a disk or a socket happens in threads of the cache's; waiting for a turn does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar, final
+
+from cachekit.coherence import LoadFence
+from cachekit.load_options import OFF, LoadOptions
+from cachekit.loads import Loads
+from cachekit.locks.waiting import holding, is_holding, pauses
+from cachekit.model import MISSING, CacheLevel, Missing
+from cachekit.singleflight import Abandoned, Flight, StillFlying, loading
+from cachekit.terms import Life, Terms
+from cachekit.turns import Turn
+
+P = ParamSpec("P")
+V = TypeVar("V")
+
+_ALL = CacheLevel.ALL
+
+
+@final
+class AwaitedLoads:
+    """The loads of one cache that are awaited; they share its flights. Safe on any event loop."""
+
+    __slots__ = ("_levels", "_loads")
+
+    def __init__(self, loads: Loads) -> None:
+        self._loads = loads
+        self._levels = loads.levels
+
+    async def load(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[V]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
+    ) -> V:
+        """`load` for a coroutine function, which is awaited in a task of its own on this loop.
+
+        Cancelling the caller leaves the load to those who wait for it, and to the cache.
+
+        Raises:
+            SerializationError: the loader returned something that can be used only once.
+            LoadTimeoutError: it took too long.
+            Exception: whatever the loader raised, here or where it was waited for.
+        """
+        terms = Terms(life, tags, level, stale_ttl, options)
+        return await self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
+
+    async def load_on(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
+        """`load_on` for a coroutine function."""
+        import asyncio
+
+        begun = time.monotonic()
+        while True:
+            self._loads.tasks.refuse_if_closed()
+            fence = self._levels.fence(key, terms.tags)
+            flight, leading = self._loads.flights.join(key, fence, asyncio.get_running_loop())
+            value: V | Missing = MISSING
+            try:
+                if leading:
+                    self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+                else:
+                    value = self._loads.instead(flight, terms)
+                if value is MISSING:
+                    value = await self.wait(flight, terms, begun, leading=leading)
+            except Abandoned:
+                if leading and terms.waits:
+                    self._loads.tasks.refuse_if_closed()
+                    raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+                if not terms.waits:
+                    return MISSING
+                continue
+            except Exception as error:
+                value = self._loads.fall_back(key, terms, error)
+                if value is MISSING:
+                    raise
+            return value
+
+    async def reload(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[V]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
+    ) -> V:
+        """`reload` for a coroutine function."""
+        import asyncio
+
+        fence = self._levels.successor(key, tags)
+        flight = self._loads.flights.lead(key, fence, asyncio.get_running_loop())
+        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
+        begun = time.monotonic()
+        self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+        try:
+            value: V = await self.wait(flight, terms, begun, leading=True)
+        except Abandoned:
+            self._loads.tasks.refuse_if_closed()
+            raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+        return value
+
+    def refresh(
+        self,
+        key: str,
+        loader: Callable[[], Awaitable[Any]],
+        life: Life,
+        tags: frozenset[str],
+        level: CacheLevel = _ALL,
+        stale_ttl: float = 0.0,
+        options: LoadOptions = OFF,
+    ) -> None:
+        """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
+        if not self._loads.due.is_due(key, options.refresh_ahead):
+            return
+        import asyncio
+
+        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        flight = self._loads.flight_alone(key, terms, asyncio.get_running_loop())
+        if flight is not None:
+            self._loads.tasks.begin([flight], self._lead(flight, loader, terms, self._loads.complaints.add))
+
+    async def _lead(
+        self,
+        flight: Flight[LoadFence],
+        loader: Callable[[], Awaitable[Any]],
+        terms: Terms,
+        failed: Callable[[str, Exception], None] | None = None,
+    ) -> None:
+        try:
+            with loading(flight):
+                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
+                if value is MISSING:
+                    if terms.options.takes_turns and not is_holding():
+                        value = await self._load_in_turn(flight, loader, terms)
+                    else:
+                        value = await self._load(flight.fence, loader, terms)
+        except Abandoned:
+            pass  # as in _lead()
+        except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
+            flight.crash(error)
+            if failed is not None:
+                failed(flight.key, error)
+        else:
+            flight.land(value)
+        finally:
+            flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
+
+    async def _load(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
+        await self.off_loop(self._levels.before_load, fence)
+        value = await self.called(loader)
+        return await self.off_loop(self._loads.keep, fence, value, terms)
+
+    async def called(self, loader: Callable[[], Awaitable[V]]) -> V:
+        """`called` for a coroutine function."""
+        clock = self._levels.monotonic
+        started = clock()
+        try:
+            return await loader()
+        except Exception:
+            self._loads.figures.failures += 1
+            raise
+        finally:
+            self._loads.count(clock() - started)
+
+    async def _load_in_turn(
+        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
+    ) -> Any:
+
+        turn = self._loads.turn(flight.key, terms)
+        try:
+            await self.settle(turn, terms)
+            if turn.value is not MISSING:
+                return turn.value
+            fence = self._loads.renewed(flight, terms)
+            del flight
+            with holding():
+                return await self._load(fence, loader, terms)
+        finally:
+            await self._loads.tasks.threads.run(turn.release)
+
+    async def settle(self, turn: Turn, terms: Terms) -> None:
+        """Wait until the turn is settled.
+
+        Raises:
+            Abandoned: another one has it, and the terms say not to wait.
+        """
+        import asyncio
+
+        settled = await self._loads.tasks.threads.run(turn.settle)
+        if settled is None and not terms.waits:
+            raise Abandoned
+        # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
+        # have none for those who have theirs.
+        for pause in pauses(time.monotonic() + terms.options.lease_timeout):
+            if settled is not None:
+                break
+            await asyncio.sleep(pause)
+            settled = await self._loads.tasks.threads.run(turn.settle)
+
+    async def wait(
+        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
+    ) -> Any:
+        """`wait` on an event loop."""
+        for last, seconds in terms.patience(leading, begun):
+            try:
+                return await flight.wait_async(seconds)
+            except StillFlying:
+                value = self._loads.out_of_time(flight, terms, leading and last, last)
+                if value is not MISSING:
+                    return value
+        return await flight.wait_async()
+
+    async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Take a step that may touch a disk or a socket, if there is any, off the loop."""
+        if not self._levels.lower:
+            return step(*args, **kwargs)
+        return await self._loads.tasks.threads.run(step, *args, **kwargs)
