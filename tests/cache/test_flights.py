@@ -15,7 +15,15 @@ import pytest
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import CacheClosedError, IntelligentCache, LoadOptions, background, batches, loads, singleflight
+from cachekit import (
+    CacheClosedError,
+    IntelligentCache,
+    LoadOptions,
+    background,
+    batches,
+    loads,
+    singleflight,
+)
 from cachekit.background import Background
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
@@ -28,8 +36,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    loads: Loads = cache._loads
-    return await loads.load(key, loader, lambda _: 60.0, NO_TAGS)  # type: ignore[arg-type]
+    return await cache._awaited.load(key, loader, lambda _: 60.0, NO_TAGS)  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:

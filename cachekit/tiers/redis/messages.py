@@ -27,6 +27,7 @@ from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
+_MOST_TOGETHER: Final = 250  # keys; while they are written, the server does nothing else
 _MOST_WRITERS: Final = 10_000
 _MOST_NUMBERS: Final = 100_000
 _FORGET: Final = 600.0  # seconds after which a writer that is silent is nobody any more
@@ -40,12 +41,12 @@ Kind: TypeAlias = Literal["keys", "tags", "pattern", "all", "beat"]
 
 
 def portions(keys: Sequence[str]) -> list[list[str]]:
-    """The keys, so many together as go into one message; a longer key goes alone."""
+    """The keys, so many together as go into one message and one transaction; a longer key goes alone."""
     result: list[list[str]] = []
     room = 0
     for key in keys:
         room -= len(key) + 8
-        if room < 0:
+        if room < 0 or len(result[-1]) >= _MOST_TOGETHER:
             result.append([])
             room = _MOST_IN_ONE - len(key) - 8
         result[-1].append(key)

@@ -154,13 +154,15 @@ class Server:
         """The answers to several commands, each of which names one key.
 
         `after` are commands without a key that come when all of the others are done. On a single server it
-        is all one pipeline. In a Cluster nodes do not wait for each other, so what comes after is sent
-        when they have answered.
+        is all one transaction, so that a process that is killed sends all of it or nothing. In a Cluster
+        nodes do not wait for each other, so what comes after is sent when they have answered.
 
         Raises:
             TierUnavailableError: one of the answers is an error; the others may have been carried out.
         """
-        answers = self._answers(commands if self.is_cluster else [*commands, *after])
+        answers = (
+            self._answers(commands) if self.is_cluster else self._answers([*commands, *after], bool(after))
+        )
         if self.is_cluster:
             for command in after:
                 self.call(*command)
@@ -180,7 +182,7 @@ class Server:
             TierUnavailableError: one of them failed; the others may have been carried out.
         """
         together = [] if self.is_cluster else list(after)
-        answers = self._answers([*(call.command() for call in calls), *together])
+        answers = self._answers([*(call.command() for call in calls), *together], bool(together))
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
         if unknown:
             again = self._answers([calls[at].command("EVAL") for at in unknown])
@@ -226,13 +228,13 @@ class Server:
             raise self._unavailable(error) from error
         return int(following) or None, names
 
-    def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The answers in order, errors of the server among them as exceptions."""
+    def _answers(self, commands: Sequence[Sequence[Any]], at_once: bool = False) -> list[Any]:
+        """The answers in order, errors of the server among them as exceptions; of one transaction, or more."""
         client = self._ways().client
         answers: list[Any] = []
         try:
             for start in range(0, len(commands), _BATCH):
-                pipeline = client.pipeline(transaction=False)
+                pipeline = client.pipeline(transaction=at_once)
                 for command in commands[start : start + _BATCH]:
                     # Not by its own name: those of scripts are barred from pipelines of a Cluster.
                     pipeline.execute_command(*command)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha1
 from typing import Final, NamedTuple, final
 
@@ -147,6 +148,15 @@ class Store:
     def put_many(self, writes: Mapping[str, tuple[Write, int]]) -> None:
         """`put` of several keys, each with its token, in one pipeline."""
         self._prolong([write for write, _ in writes.values()])
+        if self._server.is_cluster:
+            # Each is told by its own script: who is killed in between has told of what was done.
+            with ExitStack() as sent:
+                calls = []
+                for key, (write, token) in writes.items():
+                    message = sent.enter_context(self._sending("keys", [key]))
+                    calls.append(self._put_call(key, write, token, message))
+                self._server.run_many(calls)
+            return
         for keys in portions(list(writes)):
             calls = [self._put_call(key, *writes[key]) for key in keys]
             with self._sending("keys", keys) as message:
@@ -227,6 +237,13 @@ class Store:
 
     def remove_many(self, keys: Sequence[str]) -> list[str]:
         """`remove` of several keys in one pipeline; those that were there."""
+        if self._server.is_cluster:
+            with ExitStack() as sent:  # as in put_many()
+                calls = [
+                    self._remove_call(key, sent.enter_context(self._sending("keys", [key]))) for key in keys
+                ]
+                answers = self._server.run_many(calls)
+            return [key for key, was_there in zip(keys, answers, strict=True) if was_there]
         removed = []
         for some in portions(keys):
             with self._sending("keys", some) as message:
