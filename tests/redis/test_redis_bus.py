@@ -88,9 +88,9 @@ EVENTS: list[tuple[Callable[[RedisCache], object], list[tuple[str, Any]]]] = [
 
 
 def one_by_one(told: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Each key alone: a Cluster's nodes tell of their own, and in no order."""
-    keys = sorted(key for kind, body in told if kind == "keys" for key in body)
-    return [("keys", [key]) for key in keys] + [one for one in told if one[0] != "keys"]
+    """Each key and tag alone: a Cluster's nodes tell of their own, and in no order."""
+    several = sorted((kind, [one]) for kind, body in told if kind in ("keys", "tags") for one in body)
+    return several + [(kind, body) for kind, body in told if kind not in ("keys", "tags")]
 
 
 def hears_everything(cache: RedisCache, other: RedisCache) -> None:

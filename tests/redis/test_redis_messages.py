@@ -261,9 +261,10 @@ def test_writers_who_fall_silent_are_forgotten() -> None:
 def test_portions() -> None:
     """Many keys become several messages of bounded size; a long key goes alone; none is left out."""
     keys = [f"key:{number}" for number in range(20_000)] + ["x" * 100_000, "y"]
-    parts = portions(keys)
+    parts = portions(dict.fromkeys(keys, 0))
     assert [key for part in parts for key in part] == keys
     assert all(len(json.dumps(part)) < 70_000 or len(part) == 1 for part in parts)
     assert max(map(len, parts)) == 250
     assert len(parts) == 82
-    assert portions([]) == []
+    assert portions({"a": 900_000, "b": 900_000, "c": 5, "d": 9_000_000}) == [["a"], ["b", "c"], ["d"]]
+    assert portions({}) == []

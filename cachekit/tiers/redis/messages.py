@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
@@ -27,7 +27,9 @@ from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
-_MOST_TOGETHER: Final = 250  # keys; while they are written, the server does nothing else
+# While they are written, the server does nothing else.
+_MOST_TOGETHER: Final = 250  # keys
+_HEAVIEST: Final = 1 << 20  # bytes of their values
 _MOST_WRITERS: Final = 10_000
 _MOST_NUMBERS: Final = 100_000
 _FORGET: Final = 600.0  # seconds after which a writer that is silent is nobody any more
@@ -40,15 +42,19 @@ PATIENCE: Final = 5.0
 Kind: TypeAlias = Literal["keys", "tags", "pattern", "all", "beat"]
 
 
-def portions(keys: Sequence[str]) -> list[list[str]]:
-    """The keys, so many together as go into one message and one transaction; a longer key goes alone."""
+def portions(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Keys with the sizes of their values: so many together as go into one message, and into one step.
+
+    What is larger goes alone.
+    """
     result: list[list[str]] = []
-    room = 0
-    for key in keys:
+    room = weight = 0
+    for key, size in sizes.items():
         room -= len(key) + 8
-        if room < 0 or len(result[-1]) >= _MOST_TOGETHER:
+        weight -= size
+        if room < 0 or weight < 0 or len(result[-1]) >= _MOST_TOGETHER:
             result.append([])
-            room = _MOST_IN_ONE - len(key) - 8
+            room, weight = _MOST_IN_ONE - len(key) - 8, _HEAVIEST - size
         result[-1].append(key)
     return result
 

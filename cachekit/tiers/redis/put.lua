@@ -1,50 +1,61 @@
--- Stores a value, makes a token the one of its bucket, and tells the fleet.
+-- Stores values, makes tokens those of their buckets, and tells the fleet.
 --
--- KEYS[1]  the value          KEYS[2]  the token of its bucket
--- ARGV[1]  the envelope       ARGV[2]  its life in milliseconds, or "" for no end
--- ARGV[3]  the new token      ARGV[4]  the token's life in milliseconds
--- ARGV[5]  "", or the SHA-1 of the only value that may be replaced
--- ARGV[6]  the channel        ARGV[7]  the message, or "" for none
--- ARGV[8]  "", or the only token that may be replaced
+-- KEYS     of each value: its name, and that of the token of its bucket
+-- ARGV[1]  the channel        ARGV[2]  the message        ARGV[3]  the tokens' life in milliseconds
+-- ARGV     then of each value five: the envelope; its life in milliseconds, or "" for no end; the new
+--          token; "", or the SHA-1 of the only value that may be replaced; "", or the only token that may
+--          be replaced
 --
--- Returns 1; or 0 if another value than that of ARGV[5], or another token than that of ARGV[8], is there,
--- and nothing was changed.
--- Running it twice leaves what running it once does. With ARGV[8] it knows a second time by its own token.
+-- Returns of each value 1; or 0 if another value, or another token, than the one that may be replaced is
+-- there, and nothing of it was changed.
+-- Running it twice leaves what running it once does. With a token that may be replaced it knows a second
+-- time by its own token.
 
-if ARGV[5] ~= '' then
-    local held = redis.pcall('GET', KEYS[1])
-    if type(held) ~= 'string' or redis.sha1hex(held) ~= ARGV[5] then
-        return 0
+local stored, changed, failure = {}, false, nil
+
+local function may_replace(name, token, only, expected, own)
+    if only ~= '' then
+        local held = redis.pcall('GET', name)
+        if type(held) ~= 'string' or redis.sha1hex(held) ~= only then
+            return false
+        end
     end
-end
-if ARGV[8] ~= '' then
-    local token = redis.pcall('GET', KEYS[2])
-    if token == ARGV[3] then
-        return 1
+    if expected ~= '' then
+        local held = redis.pcall('GET', token)
+        return held == expected or held == own
     end
-    if token ~= ARGV[8] then
-        return 0
-    end
+    return true
 end
 
-local done
-if ARGV[2] == '' then
-    done = redis.pcall('SET', KEYS[1], ARGV[1])
-else
-    done = redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+for i = 1, #KEYS, 2 do
+    local name, token = KEYS[i], KEYS[i + 1]
+    local at = 4 + (i - 1) / 2 * 5
+    local envelope, life, own, only, expected = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+    if not may_replace(name, token, only, expected, own) then
+        stored[#stored + 1] = 0
+    elseif expected ~= '' and redis.pcall('GET', token) == own then
+        stored[#stored + 1] = 1
+    else
+        local done
+        if life == '' then
+            done = redis.pcall('SET', name, envelope)
+        else
+            done = redis.pcall('SET', name, envelope, 'PX', life)
+        end
+        if not done.err then
+            done = redis.pcall('SET', token, own, 'PX', ARGV[3])
+        end
+        if done.err then
+            -- A server without room keeps neither: the older value must not outlive a write of its key.
+            -- Removing is allowed where storing is not.
+            redis.pcall('UNLINK', name, token)
+            failure = done
+        end
+        stored[#stored + 1] = 1
+        changed = true
+    end
 end
-if not done.err then
-    done = redis.pcall('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+if changed then
+    redis.call('PUBLISH', ARGV[1], ARGV[2])
 end
-if done.err then
-    -- A server without room keeps neither: the older value must not outlive a write of its key. Removing
-    -- is allowed where storing is not.
-    redis.pcall('UNLINK', KEYS[1], KEYS[2])
-end
-if ARGV[7] ~= '' then
-    redis.call('PUBLISH', ARGV[6], ARGV[7])
-end
-if done.err then
-    return done
-end
-return 1
+return failure or stored

@@ -1,14 +1,14 @@
--- Removes a value and the token of its bucket, and tells the fleet. A token that is missing counts as
--- changed, so this breaks the fences of the bucket, and needs no room.
+-- Removes values and the tokens of their buckets, or tokens of tags, and tells the fleet. A token that is
+-- missing counts as changed, so this breaks fences, and needs no room.
 --
--- KEYS[1]  the value          KEYS[2]  the token of its bucket
--- ARGV[1]  the channel        ARGV[2]  the message, or "" for none
+-- KEYS     the names
+-- ARGV[1]  the channel        ARGV[2]  the message
 --
--- Returns how many values were there, 0 or 1.
+-- Returns of each name whether it was there, 0 or 1.
 
-local removed = redis.call('UNLINK', KEYS[1])
-redis.call('UNLINK', KEYS[2])
-if ARGV[2] ~= '' then
-    redis.call('PUBLISH', ARGV[1], ARGV[2])
+local removed = {}
+for i, name in ipairs(KEYS) do
+    removed[i] = redis.call('UNLINK', name)
 end
+redis.call('PUBLISH', ARGV[1], ARGV[2])
 return removed

@@ -150,23 +150,13 @@ class Server:
         answers = self._answers([("GET", name) for name in names])
         return [None if self._is_foreign(answer) else self._checked(answer) for answer in answers]
 
-    def do_many(self, commands: Sequence[Sequence[Any]], after: Sequence[Sequence[Any]] = ()) -> list[Any]:
+    def do_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to several commands, each of which names one key.
-
-        `after` are commands without a key that come when all of the others are done. On a single server it
-        is all one transaction, so that a process that is killed sends all of it or nothing. In a Cluster
-        nodes do not wait for each other, so what comes after is sent when they have answered.
 
         Raises:
             TierUnavailableError: one of the answers is an error; the others may have been carried out.
         """
-        answers = (
-            self._answers(commands) if self.is_cluster else self._answers([*commands, *after], bool(after))
-        )
-        if self.is_cluster:
-            for command in after:
-                self.call(*command)
-        return [self._checked(answer) for answer in answers][: len(commands)]
+        return [self._checked(answer) for answer in self._answers(commands)]
 
     def try_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """`do_many`, but a command that fails with an answer of the server's own yields None."""
@@ -175,23 +165,19 @@ class Server:
             None if isinstance(answer, self._response_error) else self._checked(answer) for answer in answers
         ]
 
-    def run_many(self, calls: Sequence[Call], after: Sequence[Sequence[Any]] = ()) -> list[Any]:
-        """What scripts return; `after` is as for `do_many`.
+    def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """What scripts return.
 
         Raises:
             TierUnavailableError: one of them failed; the others may have been carried out.
         """
-        together = [] if self.is_cluster else list(after)
-        answers = self._answers([*(call.command() for call in calls), *together], bool(together))
+        answers = self._answers([call.command() for call in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
         if unknown:
             again = self._answers([calls[at].command("EVAL") for at in unknown])
             for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
-        if unknown or self.is_cluster:
-            for command in after:
-                self.call(*command)
-        return [self._checked(answer) for answer in answers][: len(calls)]
+        return [self._checked(answer) for answer in answers]
 
     def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; how many were there."""
@@ -228,13 +214,13 @@ class Server:
             raise self._unavailable(error) from error
         return int(following) or None, names
 
-    def _answers(self, commands: Sequence[Sequence[Any]], at_once: bool = False) -> list[Any]:
-        """The answers in order, errors of the server among them as exceptions; of one transaction, or more."""
+    def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers in order, errors of the server among them as exceptions."""
         client = self._ways().client
         answers: list[Any] = []
         try:
             for start in range(0, len(commands), _BATCH):
-                pipeline = client.pipeline(transaction=at_once)
+                pipeline = client.pipeline(transaction=False)
                 for command in commands[start : start + _BATCH]:
                     # Not by its own name: those of scripts are barred from pipelines of a Cluster.
                     pipeline.execute_command(*command)

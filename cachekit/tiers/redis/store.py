@@ -105,9 +105,7 @@ class Store:
 
     def forget_tags(self, tags: Sequence[str]) -> None:
         """Remove the tags' tokens, and tell the fleet: whatever names one of them is over."""
-        commands = [("UNLINK", self._layout.tag(tag)) for tag in tags]
-        with self._sending("tags", list(tags)) as message:
-            self._server.do_many(commands, after=[self._publish(message)])
+        self._remove({tag: [self._layout.tag(tag)] for tag in tags}, "tags")
 
     def renew(self) -> None:
         """Remove the tokens of all buckets, and tell the fleet to trust nothing."""
@@ -142,41 +140,35 @@ class Store:
         """
         if write.tags:
             self._prolong([write])
+        only = "" if instead_of is None else digest(instead_of)
+        said = write.envelope, _life(write), token, only, "" if expect is None else expect
         with self._sending("keys", [key]) as message:
-            return bool(self._server.run(self._put_call(key, write, token, message, instead_of, expect)))
+            (stored,) = self._server.run(self._put_call([key], said, message))
+        return bool(stored)
 
     def put_many(self, writes: Mapping[str, tuple[Write, int]]) -> None:
-        """`put` of several keys, each with its token, in one pipeline."""
+        """`put` of several keys, each with its token, a few hundred in one step of the server."""
         self._prolong([write for write, _ in writes.values()])
-        if self._server.is_cluster:
-            # Each is told by its own script: who is killed in between has told of what was done.
-            with ExitStack() as sent:
-                calls = []
-                for key, (write, token) in writes.items():
-                    message = sent.enter_context(self._sending("keys", [key]))
-                    calls.append(self._put_call(key, write, token, message))
-                self._server.run_many(calls)
-            return
-        for keys in portions(list(writes)):
-            calls = [self._put_call(key, *writes[key]) for key in keys]
-            with self._sending("keys", keys) as message:
-                self._server.run_many(calls, after=[self._publish(message)])
+        with ExitStack() as sent:
+            calls = []
+            for keys in self._together({key: len(write.envelope) for key, (write, _) in writes.items()}):
+                said: list[bytes | str | int] = []
+                for key in keys:
+                    write, token = writes[key]
+                    said += write.envelope, _life(write), token, "", ""
+                calls.append(self._put_call(keys, said, sent.enter_context(self._sending("keys", keys))))
+            self._server.run_many(calls)
 
-    def _put_call(
-        self,
-        key: str,
-        write: Write,
-        token: int,
-        message: str = "",
-        instead_of: bytes | None = None,
-        expect: int | None = None,
-    ) -> Call:
-        only = "" if instead_of is None else digest(instead_of)
-        expected = "" if expect is None else expect
-        arguments = (
-            write.envelope, _life(write), token, TOKEN_LIFE, only, self._bus.channel, message, expected
-        )  # fmt: skip
-        return Call(script("put"), self._layout.names(key), arguments)
+    def _put_call(self, keys: Sequence[str], said: Iterable[bytes | str | int], message: str) -> Call:
+        names = [name for key in keys for name in self._layout.names(key)]
+        return Call(script("put"), names, (self._bus.channel, message, TOKEN_LIFE, *said))
+
+    def _together(self, sizes: Mapping[str, int]) -> list[list[str]]:
+        """The keys that one script may have: they are told of, or not, with what it does, whoever is killed.
+
+        In a Cluster each goes alone, because they live on different nodes.
+        """
+        return [[key] for key in sizes] if self._server.is_cluster else portions(sizes)
 
     def add(self, key: str, write: Write, origin: Origin, instead_of: bytes | None) -> bytes | bool:
         """Store a value if the tokens are those of the origin, and nothing is there. One round trip, or two.
@@ -232,28 +224,28 @@ class Store:
 
     def remove(self, key: str) -> bool:
         """Remove a value, break its fences, tell the fleet; whether it was there. One round trip."""
-        with self._sending("keys", [key]) as message:
-            return bool(self._server.run(self._remove_call(key, message)))
+        return bool(self.remove_many([key]))
 
     def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`remove` of several keys in one pipeline; those that were there."""
-        if self._server.is_cluster:
-            with ExitStack() as sent:  # as in put_many()
-                calls = [
-                    self._remove_call(key, sent.enter_context(self._sending("keys", [key]))) for key in keys
-                ]
-                answers = self._server.run_many(calls)
-            return [key for key, was_there in zip(keys, answers, strict=True) if was_there]
-        removed = []
-        for some in portions(keys):
-            with self._sending("keys", some) as message:
-                calls = [self._remove_call(key) for key in some]
-                answers = self._server.run_many(calls, after=[self._publish(message)])
-                removed += [key for key, was_there in zip(some, answers, strict=True) if was_there]
-        return removed
+        """`remove` of several keys; those that were there."""
+        return self._remove({key: self._layout.names(key) for key in keys}, "keys")
 
-    def _remove_call(self, key: str, message: str = "") -> Call:
-        return Call(script("remove"), self._layout.names(key), (self._bus.channel, message))
+    def _remove(self, names: Mapping[str, Sequence[bytes]], kind: Kind) -> list[str]:
+        """Remove what each of the keys, or tags, is called on the server; those whose first was there."""
+        parts = self._together(dict.fromkeys(names, 0))
+        with ExitStack() as sent:
+            calls = []
+            for some in parts:
+                message = sent.enter_context(self._sending(kind, some))
+                of_all = [name for one in some for name in names[one]]
+                calls.append(Call(script("remove"), of_all, (self._bus.channel, message)))
+            answers = [self._server.run(calls[0])] if len(calls) == 1 else self._server.run_many(calls)
+        return [
+            one
+            for some, answer in zip(parts, answers, strict=True)
+            for one, was_there in zip(some, answer[:: len(answer) // len(some)], strict=True)
+            if was_there
+        ]
 
     def _prolong(self, writes: Iterable[Write]) -> None:
         """See to it that the tokens of tags live as long as the values; most do without being asked."""
