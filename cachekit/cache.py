@@ -30,6 +30,7 @@ from cachekit.load_options import OFF, LoadOptions, checked_jitter
 from cachekit.loads import Loads
 from cachekit.model import (
     FOREVER,
+    MEMORY,
     MISSING,
     NO_TAGS,
     PLAIN_TYPES,
@@ -246,7 +247,7 @@ class IntelligentCache:
     def _look_up(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
         """The value, from wherever it is: for whom the lock-free steps found nothing."""
         value: Any = MISSING
-        if level & CacheLevel.MEMORY:
+        if level._value_ & MEMORY:
             value = self._store.look_up(key, lookups)
         else:
             self._levels.skipped += 1
@@ -414,7 +415,7 @@ class IntelligentCache:
 
     def _in_memory(self, wanted: list[str], level: CacheLevel) -> dict[str, Any]:
         found = {}
-        if level & CacheLevel.MEMORY:
+        if level._value_ & MEMORY:
             for key in wanted:
                 value = self._memory._hit(key, self._lookups)
                 if value is not MISSING:

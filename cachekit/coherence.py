@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
 from cachekit.errors import TierUnavailableError
 from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
-from cachekit.model import NO_TAGS, CacheEntry, CacheLevel, CacheStats
+from cachekit.model import NO_TAGS, CacheEntry, CacheStats
 from cachekit.ports import FleetTier, HostTier, Tier
 from cachekit.speaking import is_speaking
 from cachekit.tiers.memory import MemoryCache
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Tier)
-
-#: The bits of `CacheLevel`: the operators of an enum cost more than a lookup in memory does.
-MEMORY: Final = CacheLevel.MEMORY.value
-REDIS: Final = CacheLevel.REDIS.value
-FILE: Final = CacheLevel.FILE.value
-ALL: Final = CacheLevel.ALL.value
 
 _FLAGS = (
     ("a", re.ASCII), ("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL), ("x", re.VERBOSE),

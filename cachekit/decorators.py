@@ -30,6 +30,7 @@ from cachekit.keys import (
 )
 from cachekit.load_options import LoadOptions, checked_jitter, checked_options
 from cachekit.model import (
+    MEMORY,
     MISSING,
     NO_TAGS,
     TTL,
@@ -314,7 +315,7 @@ class _Cached:
         cache._check(self._level)
         key = self.key(args, kwargs)
         lookups = cache._reader(self._implicit)
-        if self._level & CacheLevel.MEMORY:
+        if self._level._value_ & MEMORY:
             return key, lookups, cache._memory._hit(key, lookups)
         cache._levels.skipped += 1
         return key, lookups, MISSING

@@ -31,9 +31,6 @@ from typing import Any, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
 from cachekit.coherence import (
-    FILE,
-    MEMORY,
-    REDIS,
     Listener,
     LoadFence,
     Lower,
@@ -44,7 +41,7 @@ from cachekit.coherence import (
 )  # fmt: skip
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
-from cachekit.model import MISSING, CacheEntry, CacheLevel, Missing
+from cachekit.model import FILE, MEMORY, MISSING, REDIS, CacheEntry, CacheLevel, Missing
 from cachekit.ports import FleetTier, Found, HostTier, Sweeps
 from cachekit.tiers.memory import MemoryCache
 from cachekit.writing import Writes

@@ -55,6 +55,13 @@ class CacheLevel(enum.Flag):
     ALL = MEMORY | REDIS | FILE
 
 
+#: The bits of `CacheLevel`: the operators of an enum cost more than a lookup in memory does.
+MEMORY: Final = CacheLevel.MEMORY.value
+REDIS: Final = CacheLevel.REDIS.value
+FILE: Final = CacheLevel.FILE.value
+ALL: Final = CacheLevel.ALL.value
+
+
 class CacheStrategy(enum.Enum):
     """Which entry a full memory tier gives up; docs/eviction.md says which to choose."""
 

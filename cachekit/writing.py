@@ -14,10 +14,6 @@ from typing import Any, Final, final
 
 from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.coherence import (
-    ALL,
-    FILE,
-    MEMORY,
-    REDIS,
     LoadFence,
     Lower,
     Steps,
@@ -29,7 +25,7 @@ from cachekit.coherence import (
 )  # fmt: skip
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
-from cachekit.model import NO_TAGS, CacheEntry, CacheLevel
+from cachekit.model import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheEntry, CacheLevel
 from cachekit.ports import FleetTier, HostTier
 from cachekit.tiers.memory import MemoryCache
 

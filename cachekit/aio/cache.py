@@ -18,6 +18,7 @@ from cachekit.cache import IntelligentCache as Core
 from cachekit.health import Health
 from cachekit.load_options import OFF, LoadOptions
 from cachekit.model import (
+    MEMORY,
     MISSING,
     TTL,
     CacheLevel,
@@ -141,7 +142,7 @@ class IntelligentCache(Facade[Core]):
         if cache_level is not _ALL or sync._closed:
             sync._check(cache_level)
         name = key if type(key) is str else checked_key(key)
-        if cache_level is _ALL or cache_level & CacheLevel.MEMORY:
+        if cache_level._value_ & MEMORY:
             value = sync._memory._hit(name, sync._lookups)
         else:
             value = MISSING
