@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
 from cachekit.tiers.redis import RedisCache
@@ -58,6 +59,13 @@ def server() -> Iterator[RedisServer]:
     started = RedisServer()
     yield started
     started.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    """A plain client of the shared server."""
+    with redis.Redis.from_url(redis_url) as plain:
+        yield plain
 
 
 @pytest.fixture

@@ -1,0 +1,203 @@
+"""How a tier on a server is made, pickled, shown and closed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis.cache import CacheConfig
+from redis_looks import Point
+from redis_server import RedisServer
+
+from cachekit import CacheEntry
+from cachekit.errors import (
+    CacheClosedError,
+    TierUnavailableError,
+)
+from cachekit.tiers.redis import RedisCache, scripts
+
+MakeCache = Callable[..., RedisCache]
+
+SECRET = "a secret of the whole fleet"
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("arguments", "error", "words"),
+        [
+            ({"host": 5}, TypeError, "host must be a str, not 5"),
+            ({"host": "redis://h"}, ValueError, "goes into url="),
+            ({"host": ""}, ValueError, "host must not be empty"),
+            ({"port": "6379"}, TypeError, "port must be an int, not '6379'"),
+            ({"port": 0}, ValueError, "port must be 1 to 65535, not 0"),
+            ({"db": -1}, ValueError, "db must be 0 to"),
+            ({"key_prefix": ""}, ValueError, "key_prefix must not be empty"),
+            ({"key_prefix": "{a}"}, ValueError, "braces"),
+            ({"key_prefix": 5}, TypeError, "key_prefix must be a str"),
+            ({"timeout": 0}, ValueError, "timeout must be more than 0"),
+            ({"timeout": "1"}, TypeError, "timeout must be seconds"),
+            ({"default_ttl": 0}, ValueError, "default_ttl must be more than 0"),
+            ({"secret": "short"}, ValueError, "secret must be at least 16 bytes"),
+            ({"allow": Point}, TypeError, "allow must be a list"),
+            ({"codec": "yaml"}, ValueError, "codec must be"),
+            ({"url": "http://h"}, ValueError, "url must be redis://"),
+            ({"url": "redis://h?no_such_option=1"}, ValueError, "url must be redis://"),
+            ({"url": "redis://h?socket_timeout=soon"}, ValueError, "url must be redis://"),
+            ({"url": "redis://" + "h" * 70}, ValueError, "url must be redis://"),
+            ({"host": "h" * 70}, ValueError, "looked up"),
+            ({"host": "h:6380"}, ValueError, r"write RedisCache\('h', 6380\)"),
+            ({"url": 5}, TypeError, "url must be a str"),
+            ({"url": "redis://h", "port": 5}, ValueError, "leave out host, port"),
+            ({"client": object()}, TypeError, "client must be a redis.Redis"),
+            ({"client": redis.asyncio.Redis()}, TypeError, "not one of redis.asyncio"),
+            ({"client": redis.Redis(decode_responses=True)}, ValueError, "decode_responses"),
+            ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
+            ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
+            ({"client": redis.Redis(), "host": "h"}, ValueError, "knows its server already"),
+        ],
+    )
+    def test_wrong_arguments(self, arguments: Any, error: type[Exception], words: str) -> None:
+        """Each is refused by name, when the cache is made."""
+        with pytest.raises(error, match=words):
+            RedisCache(**arguments)
+
+    @pytest.mark.parametrize("nodes", [[], "host", [("h",)], ["h:1"], [("h", "1")], None])
+    def test_wrong_nodes(self, nodes: Any) -> None:
+        """So is a Cluster that is none."""
+        with pytest.raises(TypeError, match=r"nodes must be|port must be"):
+            RedisCache.cluster(nodes)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://user:hunter2@h:port",
+            "redis://:hun/ter2@h",
+            "http://:hunter2@h",
+            "redis://:hunter2@h:99999",
+        ],
+    )
+    def test_a_wrong_url_is_not_repeated(self, url: str) -> None:
+        """There may be a password in it."""
+        with pytest.raises(ValueError, match="url must be") as caught:
+            RedisCache(url=url)
+        assert "hun" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    def test_passwords_are_not_shown(self) -> None:
+        """Not in repr, str or what is raised."""
+        server = RedisServer("--requirepass", "hunter2-hunter2")
+        try:
+            url = server.url.replace("//", "//:hunter2-hunter2@")
+            for cache in (RedisCache(url=url), RedisCache(url=server.url, password="hunter2-hunter2")):
+                with cache:
+                    cache.set_value("k", 1)
+                    assert cache.get_value("k") == 1
+                    assert "hunter2" not in repr(cache) + repr(cache._address) + str(cache._server)
+            for wrong in (
+                RedisCache(url=url.replace("2@", "3@")),
+                RedisCache(url=server.url, password="wrong-word"),
+            ):
+                with wrong, pytest.raises(TierUnavailableError) as caught:
+                    wrong.get("k")
+                assert "Authentication" in str(caught.value)
+                cause: BaseException | None = caught.value
+                while cause is not None:
+                    assert "hunter2" not in str(cause)
+                    assert "wrong-word" not in str(cause)
+                    cause = cause.__cause__
+        finally:
+            server.close()
+
+    def test_a_unix_socket(self) -> None:
+        """unix:// works too."""
+        server = RedisServer()
+        try:
+            with RedisCache(url=f"unix://{server.directory}/socket") as cache:
+                cache.set_value("k", 1)
+                assert cache.get_value("k") == 1
+        finally:
+            server.close()
+
+    def test_options_in_the_url(self, make_cache: MakeCache, redis_url: str) -> None:
+        """What redis-py takes there, the cache takes; but values stay bytes."""
+        options = "max_connections=2&timeout=3&socket_timeout=4&protocol=2&decode_responses=True"
+        cache = make_cache(url=f"{redis_url}?{options}")
+        cache.put_many({"k": CacheEntry("k", b"\xff")}, {"k": cache.successor()})
+        assert cache.get_value("k") == b"\xff"
+        assert cache.keys() == ["k"]
+        assert cache._server._ways().client.connection_pool.max_connections == 2
+
+    def test_it_pickles_as_its_configuration(self, make_cache: MakeCache) -> None:
+        """A copy speaks to the same keys of the same server."""
+        cache = make_cache(default_ttl=50, allow=[Point])
+        cache.set_value("k", Point(1))
+        with pickle.loads(pickle.dumps(cache)) as copy:
+            assert copy.get_value("k") == Point(1)
+            assert (copy.key_prefix, copy.default_ttl) == (cache.key_prefix, 50)
+
+    def test_what_does_not_pickle(self, make_cache: MakeCache, client: Any) -> None:
+        """A secret stays where it is, and so does a connection."""
+        with pytest.raises(TypeError, match="secret"):
+            pickle.dumps(make_cache(secret=SECRET))
+        with pytest.raises(TypeError, match="client"):
+            pickle.dumps(make_cache(client=client))
+
+    def test_making_one_connects_to_nothing(self) -> None:
+        """Nor does asking for figures, a token, or closing it."""
+        cache = RedisCache("192.0.2.1")
+        assert cache.get_stats().to_dict()["size"] == 0
+        assert cache.successor().token > 0
+        assert "192.0.2.1:6379/0" in repr(cache)
+        cache.close()
+        cache.close()
+
+    def test_a_client_is_left_open(self, make_cache: MakeCache, redis_url: str) -> None:
+        """Who made it closes it; the cache is closed all the same."""
+        client = redis.Redis.from_url(redis_url)
+        cache = make_cache(client=client)
+        cache.set_value("k", 1)
+        cache.close()
+        assert client.ping()
+        closed: list[Callable[[], object]] = [
+            lambda: cache.get("k"),
+            lambda: cache.get_many(["k"]),
+            lambda: cache.get_many([]),
+            lambda: "k" in cache,
+            cache.keys,
+            cache.size,
+            cache.clear,
+            cache.renew,
+            cache.successor,
+            lambda: cache.fence("k"),
+            lambda: cache.touch("k"),
+            lambda: cache.invalidate_by_tags({"t"}),
+            lambda: cache.invalidate_by_pattern("k"),
+            lambda: cache.subscribe(None),  # type: ignore[arg-type]
+        ]
+        for call in closed:
+            with pytest.raises(CacheClosedError):
+                call()
+        client.close()
+
+    def test_arguments_of_methods(self, cache: RedisCache) -> None:
+        """Keys are str, tags a set of them, several keys no single str."""
+        with pytest.raises(TypeError, match="key must be a str"):
+            cache.get(5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="several keys"):
+            cache.get_many("abc")
+        with pytest.raises(TypeError, match="tags must be"):
+            cache.invalidate_by_tags("abc")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="entry must be a CacheEntry"):
+            cache.set("k", "value")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="ttl must be"):
+            cache.touch("k", "5")  # type: ignore[arg-type]
+
+
+def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is forked while another thread reads one would find the import system locked for ever."""
+    monkeypatch.delattr(scripts, "files")
+    assert all(scripts.script(name).text for name in ("put", "add", "remove", "tokens"))
