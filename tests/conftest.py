@@ -9,7 +9,7 @@ import pytest
 
 from cachekit import set_default_cache
 
-pytest_plugins = ["disks", "lease_servers", "loops", "redis_fixtures"]
+pytest_plugins = ["aio_caches", "disks", "lease_servers", "loops", "redis_fixtures"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,159 @@
+"""What the end of a task, a loop, a cache or a process leaves of loads, and threads that are all busy."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from loops import Run, no_threads, settle, until
+from racing import in_thread
+from redis_server import wait_until
+from slow_loads import Slow, all_wait, fails, tasks_of
+
+from cachekit import CacheClosedError
+from cachekit.aio import IntelligentCache
+
+
+@pytest.fixture
+def cache(awaited: IntelligentCache) -> IntelligentCache:
+    """With memory alone, and with files below it."""
+    return awaited
+
+
+class TestEnd:
+    def test_closing_during_loads(self, cache: IntelligentCache, run: Run) -> None:
+        """Loads are cancelled when the cache is closed; who waits is told; nothing is left."""
+
+        async def main() -> None:
+            slow = Slow()
+            tasks = tasks_of(3, lambda: cache.get_or_set("k", slow))
+            batch = asyncio.create_task(cache.get_or_set_many(["l"], lambda keys: slow()))
+            await slow.has_begun(2)
+            await all_wait(cache, 3)
+            await cache.aclose()
+            assert not cache.sync._loads.tasks._tasks
+            errors = await asyncio.gather(*tasks, batch, return_exceptions=True)
+            assert [type(error) for error in errors] == [CacheClosedError] * 4
+            assert slow.ended == 0
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await cache.aclose()
+
+        run(main())
+        no_threads()
+        assert len(cache.sync._loads.flights) == 0
+
+    def test_closing_from_another_loop(self, cache: IntelligentCache, run: Run) -> None:
+        """Loads on other loops are cancelled too."""
+        begun = threading.Event()
+
+        async def load() -> int:
+            begun.set()
+            await asyncio.Event().wait()
+            return 1
+
+        async def main() -> None:
+            with pytest.raises(CacheClosedError):
+                await cache.get_or_set("k", load)
+
+        other = in_thread(lambda: run(main()))
+        assert begun.wait(20)
+        run(cache.close())
+        other()
+
+    def test_a_load_that_closes(self, cache: IntelligentCache, run: Run) -> None:
+        """A load may close the cache: its value is not kept, but goes to who asked."""
+
+        async def load() -> int:
+            await cache.close()
+            return 1
+
+        assert run(cache.get_or_set("k", load)) == 1
+
+    def test_nothing_is_left(self, cache: IntelligentCache, run: Run) -> None:
+        """After loads that end well and badly no flight, task, fence or thread remains."""
+
+        async def main() -> None:
+            loaders = [lambda x=x: 1 / x for x in range(-3, 3)]
+            await asyncio.gather(
+                *[cache.get_or_set(f"k{i}", loader) for i, loader in enumerate(loaders)],
+                return_exceptions=True,
+            )
+            await cache.get_or_set_many(["a", "b"], lambda keys: {})
+            await cache.warm_cache(["c", "d"], lambda key: 1 / 0)
+            await settle()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert not cache.sync._loads.tasks._tasks
+
+        run(main())
+        assert len(cache.sync._loads.flights) == 0
+        # A thread lets go of its step, whose context has the load, a moment after that is over.
+        fences = cache.sync._memory._store._fences
+        wait_until(lambda: gc.collect() >= 0 and len(fences) == 0, "the fences are gone")
+        run(cache.close())
+        no_threads()
+
+    def test_memory_alone_has_no_threads(self, run: Run) -> None:
+        """A cache that has memory alone is never off the loop, whatever it is asked."""
+
+        async def load(key: str) -> str:
+            return key
+
+        async def main() -> None:
+            async with IntelligentCache(file_cache=None) as cache:
+                await cache.set("k", 1, tags={"t"})
+                await cache.get_many(["k", "l"])
+                await cache.warm_cache(["n"], load)
+                await cache.touch("k")
+                await cache.explain("k")
+                await cache.invalidate_by_tags({"t"})
+                await cache.invalidate_by_pattern("n")
+                await cache.get_stats()
+                await cache.optimize_cache()
+                await cache.clear()
+                assert cache.sync._loads.tasks.threads._executor is None
+
+        run(main())
+
+
+class TestFullPools:
+    @pytest.mark.parametrize("kind", ["coroutine", "plain", "decorated"])
+    def test_waiters_fill_the_default_executor(
+        self, make_awaited: Callable[[], IntelligentCache], run: Run, kind: str
+    ) -> None:
+        """Threads of the loop's default executor that all wait for a load do not keep it from ending."""
+        cache = make_awaited()
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+            begun = threading.Event()
+            go = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            async def load() -> str:
+                begun.set()
+                await go.wait()
+                return "loaded"
+
+            def plain() -> str:
+                return asyncio.run_coroutine_threadsafe(load(), loop).result(20)
+
+            decorated = cache.cached(key_func=lambda: "k", name="f")(load)
+            leader = asyncio.create_task(
+                decorated()
+                if kind == "decorated"
+                else cache.get_or_set("k", plain if kind == "plain" else load)
+            )
+            await until(begun.is_set, "the load has begun")
+            waiters = [
+                asyncio.create_task(asyncio.to_thread(cache.sync.get_or_set, "k", fails)) for _ in range(4)
+            ]
+            flight = cache.sync._loads.flights._flights["k"]
+            await until(lambda: flight._event is not None, "a thread waits")
+            go.set()
+            assert await asyncio.gather(leader, *waiters) == ["loaded"] * 5
+
+        run(asyncio.wait_for(main(), 30))

@@ -1,0 +1,57 @@
+"""Loaders that wait to be let go, and who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from loops import until
+
+from cachekit.aio import IntelligentCache
+
+
+def fails() -> Any:
+    """A loader that nobody should call."""
+    pytest.fail("it was loaded")
+
+
+class Slow:
+    """A loader that begins, waits to be let go, and ends."""
+
+    def __init__(self, value: Any = 1) -> None:
+        self.value = value
+        self.begun = 0
+        self.ended = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> Any:
+        self.begun += 1
+        await self.go.wait()
+        self.ended += 1
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+    async def has_begun(self, times: int = 1) -> None:
+        await until(lambda: self.begun >= times, "the loader was called")
+
+
+def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(work()) for _ in range(number)]
+
+
+async def all_wait(cache: IntelligentCache, number: int, key: str = "k") -> None:
+    """Until so many wait for the load of the key."""
+    flights = cache.sync._loads.flights._flights
+    await until(lambda: key in flights and len(flights[key]._watchers) >= number, "all wait for the load")
+
+
+async def one_more(cache: IntelligentCache, key: str, loader: Callable[[], Any]) -> asyncio.Task[Any]:
+    """A task that waits for the load of the key that is under way."""
+    flight = cache.sync._loads.flights._flights[key]
+    waiting = len(flight._watchers)
+    task = asyncio.create_task(cache.get_or_set(key, loader))
+    await until(lambda: len(flight._watchers) == waiting + 1, "the task waits")
+    return task
