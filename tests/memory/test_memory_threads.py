@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from interrupting import InterruptedClock
 from racing import frequent_switches, race
+from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
+from cachekit.stats import Lookups
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import store
+from cachekit.tiers.memory import figures, store
 
 THREADS = 8
 
@@ -165,3 +169,28 @@ def test_a_fence_shared_by_two_threads_is_broken_for_both(cache: MemoryCache) ->
     fences = race(lambda: cache.fence("k", {"a"}), lambda: cache.fence("k", {"b"}))
     cache.invalidate_by_tags({"b"})
     assert [fence.is_current() for fence in fences] == [False, False]
+
+
+def test_figures_never_go_back() -> None:
+    """A cache that leaves a tier takes nothing with it, not for a moment; one that comes then is kept."""
+    for line in itertools.count(1):
+        with MemoryCache() as memory:
+            leaving = memory._reader()
+            leaving.hits, leaving.misses = 3, 2
+            seen: list[tuple[int, int]] = []
+            coming: list[Lookups] = []
+
+            def look(memory: MemoryCache = memory, seen: Any = seen, coming: Any = coming) -> None:
+                stats = memory.get_stats()
+                seen.append((stats.hits, stats.misses))
+                coming.append(memory._reader())
+
+            def leave(memory: MemoryCache = memory, leaving: Any = leaving) -> None:
+                memory._retire([leaving])
+
+            if not at_line(line, figures, look, leave):
+                break
+            assert seen == [(3, 2)]
+            coming[0].hits += 1
+            assert memory.get_stats().hits == 4
+    assert line > 5

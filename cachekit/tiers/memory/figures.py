@@ -14,35 +14,45 @@ _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 
 @final
 class Figures:
-    """The lookups of a tier: the sum over its readers, each of which bumps a counter of its own."""
+    """The lookups of a tier: the sum over its readers, each of which bumps a counter of its own.
 
-    __slots__ = ("_readers", "_retired", "latency")
+    Readers come and go without a lock, which a fork or a signal handler could meet: the tuple of them is
+    exchanged as a whole, and under the GIL nothing comes between a look at it and its exchange (see `stats`).
+    So no snapshot is without the figures of a reader that is just leaving.
+    """
+
+    __slots__ = ("_readers", "latency")
 
     def __init__(self) -> None:
-        self._retired = Lookups()
-        self._readers = [self._retired]
+        #: The first one has what those that left had counted.
+        self._readers: tuple[Lookups, ...] = (Lookups(),)
         #: How long hits took.
         self.latency = Histogram()
 
     def reader(self) -> Lookups:
         """Counters for one more reader."""
         lookups = Lookups()
-        self._readers.append(lookups)
+        self._readers = (*self._readers, lookups)
         return lookups
 
     def retire(self, readers: list[Lookups]) -> None:
         """Keep the figures of readers that will read no more, and not the readers."""
-        retired = self._retired
-        for reader in readers:
-            if reader in self._readers:
-                self._readers.remove(reader)
-                retired.hits += reader.hits
-                retired.misses += reader.misses
+        while True:
+            before = self._readers
+            retired = Lookups()
+            leaving = [before[0], *(one for one in before[1:] if one in readers)]
+            retired.hits = sum([one.hits for one in leaving])
+            retired.misses = sum([one.misses for one in leaving])
+            after = (retired, *(one for one in before[1:] if one not in readers))
+            if self._readers is before:
+                self._readers = after
+                return
 
     def statistics(self, store: Store) -> CacheStats:
         """All that has been counted, here and by the store."""
-        hits = sum(reader.hits for reader in self._readers)
-        misses = sum(reader.misses for reader in self._readers)
+        readers = self._readers
+        hits = sum([reader.hits for reader in readers])
+        misses = sum([reader.misses for reader in readers])
         counter = store.counter
         return CacheStats(
             hits=hits,
