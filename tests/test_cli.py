@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -184,6 +186,28 @@ class TestDemo:
         monkeypatch.setattr(demo, "_STDLIB", tmp_path)
         with pytest.raises(SystemExit, match="no source of the standard library in"):
             main(["demo", *SMALL])
+
+    def test_a_process_that_dies_ends_it(self) -> None:
+        """However early it is killed: with one line, and not in waiting for it."""
+        process = subprocess.Popen(
+            [*_command(None), "demo", "--modules", "3", "--requests", "30000", "--processes", "2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
+        )  # fmt: skip
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        if not children.exists():
+            process.kill()
+            process.communicate()
+            pytest.skip("this system does not tell a process's children")
+        deadline = time.monotonic() + 50
+        spawned: list[int] = []
+        while not spawned and process.poll() is None and time.monotonic() < deadline:
+            for child in map(int, children.read_text().split()):
+                with contextlib.suppress(OSError):
+                    if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        spawned.append(child)
+        os.kill(spawned[0], signal.SIGKILL)
+        _, complaint = process.communicate(timeout=50)
+        assert (process.returncode, complaint) == (1, "cachekit demo: one of its processes died\n")
 
     def test_interrupting_it_is_no_traceback(self) -> None:
         """Ctrl-C ends all threads, with one word and the status that shells expect."""

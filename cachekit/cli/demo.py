@@ -209,6 +209,15 @@ def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Req
     return [Request(chance.choice(list(QUESTIONS)), source) for source in asked]
 
 
+def planned_stream(plan: Plan) -> list[Request]:
+    """The requests of a plan, the same ones in every process.
+
+    Raises:
+        SystemExit: this Python came without sources.
+    """
+    return request_stream(library_sources()[: plan.modules], plan.requests, plan.seed)
+
+
 # -- the demo --------------------------------------------------------------------------------------
 
 
@@ -224,8 +233,7 @@ def run(plan: Plan, display: Display) -> int:
     """
     from cachekit.cli.passes import Place, cold_pass, later_pass
 
-    sources = library_sources()[: plan.modules]
-    stream = request_stream(sources, plan.requests, plan.seed)
+    stream = planned_stream(plan)
     asked = sorted({source for _, source in stream})
     with tempfile.TemporaryDirectory(prefix="cachekit-demo-") as directory:
         here, there = (Place(f"{directory}/{host}", plan.redis, directory) for host in ("here", "there"))
@@ -234,7 +242,7 @@ def run(plan: Plan, display: Display) -> int:
         with here.cache(room) as cache, override(cache):
             if active_cache() is None:
                 raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
-            _introduce(plan, len(sources), display)
+            _introduce(plan, display)
             passes = [cold_pass("cold", stream, plan, display)]
             passes.append(later_pass("restart", stream, plan, here, display))
             if plan.redis is not None:
@@ -248,7 +256,8 @@ def run(plan: Plan, display: Display) -> int:
     return _verdict(passes, len(asked), plan, display)
 
 
-def _introduce(plan: Plan, modules: int, display: Display) -> None:
+def _introduce(plan: Plan, display: Display) -> None:
+    modules = len(library_sources()[: plan.modules])
     display.line(
         f"cachekit {__version__}: {_count(plan.threads, 'thread')} put "
         f"{_count(plan.requests, 'question')} about {_count(modules, 'module')}"

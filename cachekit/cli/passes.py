@@ -136,18 +136,22 @@ def cold_pass(name: str, stream: Sequence[Request], plan: Plan, display: Display
 
 
 def later_pass(name: str, stream: Sequence[Request], plan: Plan, place: Place, display: Display) -> Pass:
-    """A pass by new processes, which have nothing but the tiers of that place."""
+    """A pass by new processes, which have nothing but the tiers of that place.
+
+    Raises:
+        SystemExit: one of them died.
+    """
     started = time.perf_counter()
     with (
         display.progress(name, len(stream), "requests answered") as report,
-        _spawned(stream, plan, place) as connections,
+        _spawned(plan, place) as connections,
     ):
         shares = _gathered(connections, report)
     return _measured(name, stream, shares, time.perf_counter() - started)
 
 
 @contextlib.contextmanager
-def _spawned(stream: Sequence[Request], plan: Plan, place: Place) -> Iterator[list[Connection]]:
+def _spawned(plan: Plan, place: Place) -> Iterator[list[Connection]]:
     spawn = get_context("spawn")
     processes: list[SpawnProcess] = []
     connections: list[Connection] = []
@@ -156,8 +160,9 @@ def _spawned(stream: Sequence[Request], plan: Plan, place: Place) -> Iterator[li
     try:
         for number in range(plan.processes):
             ours, theirs = spawn.Pipe(duplex=False)
-            share = stream[number :: plan.processes]
-            process = spawn.Process(target=_child, args=(theirs, place, share, plan.threads), daemon=True)
+            # Each makes the stream for itself: whoever starts a process waits until that has read all that
+            # it is given, and for ever if it dies before.
+            process = spawn.Process(target=_child, args=(theirs, place, plan, number), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -179,7 +184,10 @@ def _gathered(connections: list[Connection], report: Callable[[int], None]) -> l
     while len(shares) < len(connections):
         for ready in wait([it for it in connections if not it.closed]):
             assert isinstance(ready, Connection)
-            message: Any = ready.recv()
+            try:
+                message: Any = ready.recv()
+            except EOFError:
+                raise SystemExit("cachekit demo: one of its processes died") from None
             if isinstance(message, int):
                 done[ready] = message
             else:
@@ -189,9 +197,10 @@ def _gathered(connections: list[Connection], report: Callable[[int], None]) -> l
     return shares
 
 
-def _child(parent: Connection, place: Place, stream: Sequence[Request], threads: int) -> None:
+def _child(parent: Connection, place: Place, plan: Plan, number: int) -> None:
+    stream = demo.planned_stream(plan)[number :: plan.processes]
     with place.cache(MemoryCache(max_size=1_000_000)) as cache, override(cache):
-        share = _work(stream, threads, parent.send)
+        share = _work(stream, plan.threads, parent.send)
     parent.send(tuple(share))
     parent.close()
 
