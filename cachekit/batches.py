@@ -244,7 +244,8 @@ class Batches:
         stale = {flight.key: self._loads.look_back(flight.key, terms) for flight in flights}
         if any(value is MISSING for value in stale.values()):
             raise error
-        self._loads.figures.stale_served += len(stale)
+        count = len(stale)
+        self._loads.figures.stale_served += count
         self._loads.complaints.add(flights[0].key, error)
         return stale
 

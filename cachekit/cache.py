@@ -421,7 +421,8 @@ class IntelligentCache:
                 if value is not MISSING:
                     found[key] = value
         else:
-            self._levels.skipped += len(wanted)
+            count = len(wanted)
+            self._levels.skipped += count
         return found
 
     def set_many(

@@ -122,7 +122,8 @@ class Levels:
                     host.access.call(host.tier.remove, key)
                 else:
                     entries[key] = one.entry, one.fence
-        self.answers += len(entries)
+        count = len(entries)
+        self.answers += count
         if places & MEMORY:
             for key, (entry, mark) in entries.items():
                 self._promote(entry, fences[key], mark)

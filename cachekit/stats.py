@@ -2,8 +2,9 @@
 
 `cachekit.model.CacheStats` is the frozen half. Counters are plain attributes bumped with `+= 1`, which
 no other thread can cut in two while the GIL is held: between reading and storing an attribute CPython
-(3.11 to 3.13) neither calls Python code nor looks for a switch request. Free-threaded builds take the
-owner's lock around every bump instead (see `tiers.memory`).
+(3.11 to 3.13) neither calls Python code nor looks for a switch request. So what is added is worked out
+before: in `counter += f()` the counter is read first, and what others count during the call is lost.
+Free-threaded builds take the owner's lock around every bump instead (see `tiers.memory`).
 """
 
 from __future__ import annotations

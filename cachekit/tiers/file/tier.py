@@ -454,7 +454,8 @@ class FileCache:
             TierUnavailableError: the disk failed; some of it may be left.
         """
         entries = self._entries
-        entries.counter.invalidations += entries.do(entries.writer().clear)
+        removed = entries.do(entries.writer().clear)
+        entries.counter.invalidations += removed
         return True
 
     def invalidate_by_tags(self, tags: Tags) -> int:

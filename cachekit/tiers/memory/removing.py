@@ -89,7 +89,8 @@ class Removing(Exclusive):
             one.deadline = GONE
         self._entries.clear()
         self._tags.clear()
-        self.counter.invalidations += len(held)
+        removed = len(held)
+        self.counter.invalidations += removed
         gone.extend((one, RemovalCause.INVALIDATED) for one in held)
 
     def invalidate_tags(self, tags: frozenset[str]) -> int:

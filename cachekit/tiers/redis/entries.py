@@ -147,7 +147,8 @@ class Entries:
         """
         write = self._write(entry, origin)
         if write is None:
-            self._counter.deletes += self._store.remove(entry.key)
+            removed = self._store.remove(entry.key)
+            self._counter.deletes += removed
         elif self._store.put(entry.key, write, origin.token, expect=None if expect is None else expect.token):
             self._counter.sets += 1
         else:
@@ -166,9 +167,11 @@ class Entries:
             else:
                 writes[entry.key] = write, origin.token
         if over:
-            self._counter.deletes += len(self._store.remove_many(over))
+            removed = len(self._store.remove_many(over))
+            self._counter.deletes += removed
         self._store.put_many(writes)
-        self._counter.sets += len(writes)
+        stored = len(writes)
+        self._counter.sets += stored
 
     def add(self, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
         """See `ports.FleetTier.add`."""

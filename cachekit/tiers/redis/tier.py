@@ -434,7 +434,8 @@ class RedisCache:
         keys = checked_keys(keys)
         with self._guard:
             removed = self._store.remove_many(keys)
-        self._counter.deletes += len(removed)
+        count = len(removed)
+        self._counter.deletes += count
         return removed
 
     def clear(self) -> bool:
@@ -443,7 +444,8 @@ class RedisCache:
         The server is made to go through all of its keys, in small steps.
         """
         with self._guard:
-            self._counter.invalidations += self._store.clear()
+            removed = self._store.clear()
+        self._counter.invalidations += removed
         return True
 
     def renew(self) -> None:

@@ -1,0 +1,74 @@
+"""The counters of the statistics: what one thread counts while another one does is not lost."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from pathlib import Path
+
+import pytest
+
+import cachekit
+from cachekit import FileCache, RedisCache
+
+SOURCES = sorted(Path(cachekit.__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "source", SOURCES, ids=[str(path.relative_to(SOURCES[0].parent)) for path in SOURCES]
+)
+def test_nothing_is_called_between_reading_and_storing_a_counter(source: Path) -> None:
+    """`counter += f()` reads the counter, calls, and stores: what others have counted meanwhile is lost."""
+    if source.parent.name == "cli":  # which has one thread for each counter
+        return
+    found = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.AugAssign)
+        and isinstance(node.target, ast.Attribute)
+        and not isinstance(node.value, ast.Tuple)
+        and any(isinstance(part, (ast.Call, ast.Await, ast.comprehension)) for part in ast.walk(node.value))
+    ]
+    assert found == []
+
+
+def test_a_file_tier_counts_what_two_invalidations_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends while the first is under way."""
+    with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+        for number in range(10):
+            cache.set_value(f"{number % 2}:{number}", number)
+        engine = type(cache._attachment._engine)
+        clear = engine.clear
+
+        def clear_later(self: object) -> int:
+            thread = threading.Thread(target=cache.invalidate_by_pattern, args=("1:",))
+            thread.start()
+            thread.join()
+            return clear(self)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine, "clear", clear_later)
+        cache.clear()
+        assert cache.get_stats().invalidations == 10
+
+
+def test_a_redis_tier_counts_what_two_invalidations_remove(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same."""
+    with RedisCache(url=redis_url, key_prefix="counted:") as cache:
+        for number in range(10):
+            cache.set_value(f"{number % 2}:{number}", number)
+        store = type(cache._store)
+        clear = store.clear
+
+        def clear_later(self: object) -> int:
+            thread = threading.Thread(target=cache.invalidate_by_pattern, args=("1:",))
+            thread.start()
+            thread.join()
+            return clear(self)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store, "clear", clear_later)
+        cache.clear()
+        assert cache.get_stats().invalidations == 10
