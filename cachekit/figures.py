@@ -21,6 +21,8 @@ def statistics_of(
         readers: who have looked something up in memory first, for this cache.
         loads: what the loads of this cache have counted.
     """
+    # First: a lookup counts as a request before a lower tier answers it, so there are never more of these.
+    answers = levels.answers
     figures = {}
     if memory is not None:
         figures["memory"] = memory.get_stats()
@@ -35,5 +37,5 @@ def statistics_of(
     misses = sum(reader.misses for reader in lookups)
     combined |= loads.as_dict()
     combined["requests"] = hits + misses + levels.skipped
-    combined["request_hits"] = hits + levels.answers
+    combined["request_hits"] = hits + answers
     return figures | {"combined": CacheStats(**combined)}

@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from tracing import at_line
 
 import cachekit
-from cachekit import FileCache, RedisCache
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, figures
 
 SOURCES = sorted(Path(cachekit.__file__).parent.rglob("*.py"))
 
@@ -51,6 +52,28 @@ def test_a_file_tier_counts_what_two_invalidations_remove(
         monkeypatch.setattr(engine, "clear", clear_later)
         cache.clear()
         assert cache.get_stats().invalidations == 10
+
+
+def test_there_are_never_more_hits_than_requests(tmp_path: Path) -> None:
+    """In no snapshot, also of a moment at which lower tiers answer."""
+    with IntelligentCache(MemoryCache(max_size=1), file_cache=FileCache(tmp_path, 1)) as cache:
+        for number in range(10):
+            cache.set(f"k{number}", number)
+        seen = []
+
+        def look_up() -> None:
+            for number in range(10):
+                cache.get(f"k{number}")
+
+        def snapshot() -> None:
+            seen.append(cache.get_stats()["combined"])
+
+        line = 1
+        while at_line(line, figures, look_up, snapshot):
+            line += 1
+        assert line > 5
+        assert all(stats.request_hits <= stats.requests for stats in seen)
+        assert all(stats.request_hit_rate <= 1 for stats in seen)
 
 
 def test_a_redis_tier_counts_what_two_invalidations_remove(
