@@ -58,12 +58,12 @@ class Figures:
 
     def snapshot(self) -> CacheStats:
         """All of it."""
-        hits, misses = self._lookups.hits, self._lookups.misses
+        hits, misses, unavailable = self._lookups.hits, self._lookups.misses, self._unavailable
         counter = self.counter
         return CacheStats(
             hits=hits,
             misses=misses,
-            unavailable=self._unavailable,
+            unavailable=unavailable,
             size=self.size,
             memory_usage_bytes=self.memory_usage,
             sets=counter.sets,
@@ -73,7 +73,7 @@ class Figures:
             errors=counter.errors,
             latency_p50=self._latency.quantile(0.5),
             latency_p99=self._latency.quantile(0.99),
-            requests=hits + misses + self._unavailable,
+            requests=hits + misses + unavailable,
             request_hits=hits,
         )
 
