@@ -407,7 +407,9 @@ class Writes:
             for mark in marks:
                 self._settle(mark, steps)
             if places & MEMORY:
-                there.update([key for key in keys if self._memory._store.delete(key)])
+                for key in keys:
+                    if self._memory._store.delete(key):
+                        there.add(key)
         except BaseException:  # as in _delete()
             if places & MEMORY:
                 for key in keys:
