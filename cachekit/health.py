@@ -74,7 +74,8 @@ class Thresholds(NamedTuple):
 
         Raises:
             TypeError: something that is not a number.
-            ValueError: NaN, something negative, or a warning that comes after its critical.
+            ValueError: NaN, something negative, a share of more than 1, or a warning that comes after its
+                critical.
         """
         for name, value in self._asdict().items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -85,6 +86,10 @@ class Thresholds(NamedTuple):
                 )
         if self.min_hit_rate > 1:
             raise ValueError(f"min_hit_rate is a share, 0 to 1, not {self.min_hit_rate!r}")
+        for name in ("max_unavailable", "max_errors", "max_refusals"):
+            value = getattr(self, name)
+            if 1 < value < inf:
+                raise ValueError(f"{name} is a share, 0 to 1, not {value!r}; math.inf switches it off")
         if self.memory_bytes_warning > self.memory_bytes_critical:
             raise ValueError(
                 f"memory_bytes_warning must not be more than memory_bytes_critical, "
@@ -137,9 +142,13 @@ def assess(
         thresholds: from where on something is a reason; the defaults if left out.
 
     Raises:
-        TypeError: a threshold that is not a number.
+        TypeError: `thresholds` that are no Thresholds, or one that is not a number.
         ValueError: a threshold that makes no sense.
     """
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise TypeError(
+            f"thresholds must be a Thresholds, such as Thresholds(min_hit_rate=0.7), not {thresholds!r}"
+        )
     limits = (Thresholds() if thresholds is None else thresholds).checked()
     reasons = [
         *_of_states(tiers or {}, limits),
@@ -218,7 +227,8 @@ def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterato
     if rate < limits.min_hit_rate:
         yield Reason(
             "warning", "hit_rate", "combined", rate, limits.min_hit_rate,
-            f"{rate:.0%} of {combined.requests} requests were hits, less than {limits.min_hit_rate:.0%}",
+            f"{combined.request_hits} of {combined.requests} requests were hits, "
+            f"less than {_percent(limits.min_hit_rate)}",
             _why_missed(combined),
         )  # fmt: skip
 
@@ -276,6 +286,10 @@ def _share(
     if whole >= max(1, limits.min_requests) and share > limit:
         yield Reason(
             "warning", cause, tier, share, limit,
-            f"{tier} tier: {part} of {whole} {what}, more than {limit:.0%}",
+            f"{tier} tier: {part} of {whole} {what}, more than {_percent(limit)}",
             remedy,
         )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}%"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -302,6 +303,73 @@ class TestDisplay:
             "  apple       5",
             "  fig     1,000",
         ]
+
+    def test_a_narrow_terminal_gets_every_figure(self) -> None:
+        """Lines run over rather than lose their ends; text stands as it is."""
+        console = pytest.importorskip("rich.console")
+        stream = _Terminal()
+        display = RichDisplay(console.Console(file=stream, width=20, force_terminal=True))
+        display.table("Fruit", ("name", "number", "weight"), [("pomegranate", "1,000,000", "12.5 KiB")])
+        display.line("look into /a/directory/named/:cat:/[bold]/ for it")
+        sent = COLOUR.sub("", stream.getvalue())
+        assert "pomegranate  1,000,000  12.5 KiB" in sent
+        assert "look into /a/directory/named/:cat:/[bold]/ for it\n" in sent
+
+
+class TestOutput:
+    """Where the output goes may be closed, full, or know few characters."""
+
+    def test_none_at_all(self, tmp_path: Path) -> None:
+        """A closed stdout, as some supervisors give: the work is done, and the status says how."""
+        (tmp_path / "log").write_text("a\na\n")
+        ended = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *_command(None), "replay", str(tmp_path / "log")],
+            stderr=subprocess.PIPE, text=True, timeout=50,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+    def test_no_room(self, tmp_path: Path) -> None:
+        """It is said, in one line, and is a failure."""
+        with cachekit.FileCache(tmp_path, 1):
+            pass
+        for more in ([], ["--json"]):
+            with open("/dev/full", "w") as full:
+                ended = subprocess.run(
+                    [*_command(None), "inspect", str(tmp_path), *more],
+                    stdout=full, stderr=subprocess.PIPE, text=True, timeout=50,
+                )  # fmt: skip
+            assert ended.returncode == 1
+            assert ended.stderr == "cachekit inspect: [Errno 28] No space left on device\n"
+
+    def test_a_reader_that_leaves(self, tmp_path: Path) -> None:
+        """That is no error of any command, however short its output, and of none while it reads a log."""
+        (tmp_path / "log").write_text("a\na\n")
+        with cachekit.FileCache(tmp_path / "cache", 1):
+            pass
+        for arguments in (["replay", "log"], ["inspect", "cache", "--json"], ["verify", "cache"]):
+            read, write = os.pipe()
+            os.close(read)
+            ended = subprocess.run(
+                [*_command(None), *arguments],
+                cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=50,
+            )  # fmt: skip
+            os.close(write)
+            assert (ended.returncode, ended.stderr) == (0, "")
+
+    def test_characters_that_it_does_not_have(self, tmp_path: Path) -> None:
+        """They are escaped, in keys and in paths."""
+        directory = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
+        with cachekit.FileCache(directory, 1) as cache:
+            cache.set_value("\N{SNOWMAN}", 1)
+        for encoding, key in (("ascii", r"\u2603"), ("utf-8", "\N{SNOWMAN}")):
+            ended = subprocess.run(
+                [*_command(None), "inspect", directory, "--keys", "."],
+                capture_output=True, timeout=50, env=_environment() | {"PYTHONIOENCODING": encoding},
+            )  # fmt: skip
+            assert (ended.returncode, ended.stderr) == (0, b"")
+            assert key in ended.stdout.decode()
+            assert r"/d\udcff" in ended.stdout.decode()
 
 
 class _Terminal(io.StringIO):

@@ -237,6 +237,16 @@ class TestVerify:
 
 
 class TestPurge:
+    @pytest.mark.parametrize("answer", [b"", b"\xff\n", None])
+    def test_no_answer_is_no(self, tmp_path: Path, answer: bytes | None) -> None:
+        """An end of file, an answer that is no text, a closed stdin: nothing is removed."""
+        command = [sys.executable, "-m", "cachekit", "purge", str(fill(tmp_path))]
+        if answer is None:
+            command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+        ended = subprocess.run(command, input=answer, capture_output=True, timeout=50)
+        assert (ended.returncode, ended.stderr) == (1, b"")
+        assert b"Nothing was removed." in ended.stdout
+
     def test_it_asks(self, tmp_path: Path) -> None:
         """And takes anything but yes for no."""
         path = fill(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import pytest
 from forking import in_fork
@@ -127,6 +129,22 @@ def test_a_child_has_it_to_itself() -> None:
     assert tier.hanging == 1
     tier.mend()
     assert finish() == 0
+
+
+def test_what_is_no_tier_is_refused() -> None:
+    """At once, and not when it is asked for something."""
+    nothing: Any = {}
+    with pytest.raises(TypeError, match=r"tier must be a tier, such as a MemoryCache, not \{\}"):
+        FaultyTier(nothing)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+def test_a_manual_clock_goes_forward(seconds: float) -> None:
+    """One that says NaN would let nothing expire any more."""
+    clock = ManualClock()
+    with pytest.raises(ValueError, match="seconds must not be negative"):
+        clock.advance(seconds)
+    assert clock.time() == ManualClock().time()
 
 
 def test_a_name_that_is_no_method_is_refused() -> None:

@@ -50,7 +50,7 @@ def test_a_low_hit_rate_is_a_warning() -> None:
     health = assess(combined(requests=100, request_hits=49))
     assert causes(health) == [("warning", "hit_rate", "combined")]
     assert (health.reasons[0].value, health.reasons[0].threshold) == (0.49, 0.5)
-    assert health.reasons[0].message == "49% of 100 requests were hits, less than 50%"
+    assert health.reasons[0].message == "49 of 100 requests were hits, less than 50%"
     # A tier of its own may well have a low one: it is asked what the faster ones did not have.
     assert causes(assess({"file": CacheStats(hits=1, misses=999)})) == []
 
@@ -160,6 +160,7 @@ def test_thresholds_can_be_switched_off() -> None:
     [
         ({"min_hit_rate": -0.1}, ValueError, "min_hit_rate must be 0 or more, not -0.1"),
         ({"min_hit_rate": 50}, ValueError, "min_hit_rate is a share, 0 to 1, not 50"),
+        ({"max_errors": 5}, ValueError, "max_errors is a share, 0 to 1, not 5; math.inf switches it off"),
         ({"max_errors": nan}, ValueError, "max_errors must be 0 or more, not nan"),
         ({"max_errors": "5 %"}, TypeError, "max_errors must be a number, not '5 %' of type str"),
         ({"min_requests": True}, TypeError, "min_requests must be a number"),
@@ -170,6 +171,24 @@ def test_wrong_thresholds(wrong: Any, error: type[Exception], text: str) -> None
     """Named, with the value."""
     with pytest.raises(error, match=text):
         assess({}, {}, Thresholds(**wrong))
+
+
+def test_thresholds_are_no_dict() -> None:
+    """Named, with the remedy."""
+    thresholds: Any = {"min_hit_rate": 0.7}
+    with pytest.raises(TypeError, match=r"thresholds must be a Thresholds, such as .*not \{'min_hit_rate"):
+        assess({}, {}, thresholds)
+
+
+def test_figures_close_to_their_threshold_are_not_rounded_to_it() -> None:
+    """A message that says "50%, less than 50%", or "more than 0%", explains nothing."""
+    assert (
+        "499 of 1000 requests were hits, less than 50%"
+        in assess(combined(requests=1000, request_hits=499)).message
+    )
+    errors = {"redis": CacheStats(hits=99_999, errors=101)}
+    message = assess(errors, None, Thresholds(max_errors=0.001)).message
+    assert "101 of 99999 operations failed, more than 0.1%" in message
 
 
 def test_an_accessor_is_a_state_of_a_tier() -> None:

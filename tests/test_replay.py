@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
 import re
 import subprocess
 import sys
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,11 @@ from cachekit import CacheStrategy
 from cachekit.cli import main, replay, requests, simulation
 from cachekit.cli.display import PlainDisplay
 from cachekit.cli.replay import NAMES, OPTIMUM, Curves, Plan, advice
+from cachekit.tiers.file.effects import Effects
+
+_FLIPPED = bytearray(gzip.compress(b"".join(b"%d\n" % (number * number) for number in range(5000))))
+for _at in range(100, 140):
+    _FLIPPED[_at] ^= 0x5A
 
 
 def shown(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
@@ -100,6 +108,8 @@ class TestLogs:
             ("log.csv", b"1,a\n", "0", "and no column 0"),
             ("log.gz", b"\x1f\x8b nonsense", None, "compress"),
             ("log.gz", gzip.compress(b"a\n" * 99)[:-9], None, "ended before"),
+            ("log.gz", _FLIPPED, None, "log.gz is damaged: .*decompressing"),
+            ("log.csv", b"k\n" + b"a" * 200_000, "k", "line 2 of .*log.csv is no CSV: field larger than"),
             ("log", b"", None, "there are no requests"),
         ],
     )
@@ -111,6 +121,51 @@ class TestLogs:
         path.write_bytes(content)
         with pytest.raises(SystemExit, match=f"(?i)cachekit replay: .*{words}"):
             main(["replay", str(path), *(["--column", column] if column else [])])
+
+    def test_csv_from_a_spreadsheet(self, tmp_path: Path) -> None:
+        """A byte order mark before the first name is no part of it."""
+        path = tmp_path / "log.csv"
+        path.write_text("key,n\na,1\nb,2\n", "utf-8-sig")
+        assert keys_of(path, "key") == keys_of(path, "1")[1:]
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_a_pipe(self, tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+        """What cannot be read twice is read once."""
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        content = "".join(f"{key}\n" for key in self.KEYS).encode()
+
+        def write() -> None:
+            path.write_bytes(gzip.compress(content) if packed else content)
+
+        with ThreadPoolExecutor(1) as thread:
+            written = thread.submit(write)
+            assert "6 requests for 4 distinct keys" in shown(path, "--sizes", "2", capsys=capsys)
+            written.result()
+
+    def test_a_log_that_grows(self, tmp_path: Path) -> None:
+        """Progress ends at the whole."""
+        path = tmp_path / "log"
+        path.write_text("a\n")
+        seen: list[int] = []
+        report = replay._offset(seen.append, 0, 2)
+        for done in (0, 2, 900):
+            report(done)
+        assert seen == [0, 2, 2]
+
+    def test_a_disk_without_room_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The blocks of the mapped file are asked for before anything is stored in them."""
+
+        def full(fd: int, size: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Effects, "allocate", full)
+        path = tmp_path / "log"
+        path.write_text("a\n")
+        assert main(["replay", str(path)]) == 1
+        assert capsys.readouterr().err == "cachekit replay: [Errno 28] No space left on device\n"
 
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         """Its name is in the message."""
@@ -138,6 +193,13 @@ class TestLogs:
             for stream, size in ((whole, 400), (some, 100))
         ]
         assert abs(ratios[0] - ratios[1]) < 0.06, ratios
+
+    def test_a_sample_with_nothing_in_it(self, tmp_path: Path) -> None:
+        """There were requests, and it says so."""
+        path = tmp_path / "log"
+        path.write_text("a\n")
+        with pytest.raises(SystemExit, match="none of the 1 requests is in a sample of 1e-12 of the keys"):
+            main(["replay", str(path), "--sample", "1e-12"])
 
     def test_a_sample_without_the_favourite_is_made_up_for(self, tmp_path: Path) -> None:
         """A key that is asked for all the time, and is not in the sample, is one that any cache answers."""
@@ -323,6 +385,7 @@ class TestArguments:
             (["--sizes", "many"], "'many' is neither a number of entries nor a percentage"),
             (["--sizes", "0"], "a size must be more than 0, not '0'"),
             (["--sizes", "nan%"], "a size must be more than 0, not 'nan%'"),
+            (["--sizes", "1" + 400 * "0"], "is neither a number of entries nor"),
             (["--sizes", ","], "name at least one size"),
             (["--policies", "lru,best"], "there is no policy 'best' to replay; there are lru, fifo, sieve"),
             (["--policies", ""], "name at least one policy"),

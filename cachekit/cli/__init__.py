@@ -1,12 +1,15 @@
 """The `cachekit` command: reads the arguments and hands over to the command that they name.
 
 A wrong argument ends with status 2 and a message that says what would be right; Ctrl-C ends with 130,
-and a reader that goes away (`cachekit demo | head`) is no error. What a command does is its own file's.
+and a reader that goes away (`cachekit demo | head`) is no error. Output that has nowhere to go is dropped,
+and what its encoding does not have is escaped. What a command does is its own file's.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import re
 import sys
@@ -32,17 +35,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: the arguments were wrong, or only asked for help or the version.
     """
+    _prepare_output()
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more on its way out, and must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
+    except OSError as error:  # such as a full disk, where the output goes
+        print(f"cachekit {options.command}: {error}", file=sys.stderr)
+        _give_up_output()
+        return 1
+
+
+def _prepare_output() -> None:
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process lives
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # any str is a key; so it is on stderr anyway
+
+
+def _give_up_output() -> None:
+    with contextlib.suppress(io.UnsupportedOperation):  # a program that has put something else there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

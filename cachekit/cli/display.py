@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Report = Callable[[int], None]
 
 _QUARTERS: Final = 4
+_WIDEST: Final = 100_000  # columns of a table
 
 
 class Display(Protocol):
@@ -95,7 +96,8 @@ class RichDisplay:
 
     def line(self, text: str = "") -> None:
         """See `Display`."""
-        self._console.print(text, markup=False)
+        # As it is: `:cat:` is no picture of a cat, and what somebody will copy has no line break in it.
+        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:
@@ -118,6 +120,7 @@ class RichDisplay:
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """See `Display`."""
         from rich import box
+        from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
 
@@ -132,4 +135,9 @@ class RichDisplay:
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(row)))
-        self._console.print(table)
+        # On a narrow terminal lines run over; figures with their ends cut off would say something else.
+        options = self._console.options.update(width=_WIDEST)
+        needed = Measurement.get(self._console, options, table).maximum
+        if needed > self._console.width:
+            table.width = needed
+        self._console.print(table, crop=False)

@@ -64,5 +64,7 @@ def _describe(path: str) -> tuple[Geometry | None, str]:
 def _confirmed(ask: Callable[[str], str], question: str) -> bool:
     try:
         return ask(question).strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, UnicodeDecodeError):
+        return False
+    except RuntimeError:  # what `input` raises if stdin is closed
         return False

@@ -90,8 +90,13 @@ def run(plan: Plan, display: Display) -> int:
         check_can_draw(plan.plot)
     with tempfile.TemporaryDirectory(prefix="cachekit-replay-") as scratch:
         requests = _read(plan, Path(scratch), display)
-        if not requests.number:
+        if not requests.unsampled:
             raise SystemExit("cachekit replay: there are no requests in what was read")
+        if not requests.number:
+            raise SystemExit(
+                f"cachekit replay: none of the {requests.unsampled:,} requests is in a sample of "
+                f"{plan.sample:g} of the keys; look at a larger one"
+            )
         distinct = round(requests.distinct / plan.sample)
         display.line(f"{requests.unsampled:,} requests for {distinct:,} distinct keys")
         if plan.sample < 1:
@@ -114,19 +119,22 @@ def run(plan: Plan, display: Display) -> int:
 def _read(plan: Plan, scratch: Path, display: Display) -> Requests:
     requests = Requests(scratch / "requests", plan.sample)
     try:
-        total = sizes_of(plan.files)
-        with display.progress("reading", max(total, 1), "bytes") as report:
+        total = max(1, sizes_of(plan.files))
+        with display.progress("reading", total, "bytes") as report:
             before = 0
             for path in plan.files:
-                requests.append(read_log(path, plan.column, _offset(report, before)))
+                requests.append(read_log(path, plan.column, _offset(report, before, total)))
                 before += path.stat().st_size
-    except (OSError, EOFError, ValueError) as error:
+    except BrokenPipeError:  # of the output
+        raise
+    except (OSError, ValueError) as error:
         raise SystemExit(f"cachekit replay: {error}") from error
     return requests
 
 
-def _offset(report: Report, before: int) -> Report:
-    return lambda done: report(before + done)
+def _offset(report: Report, before: int, total: int) -> Report:
+    # A log that somebody writes to is longer by now.
+    return lambda done: report(min(before + done, total))
 
 
 def _sizes(wanted: Sequence[tuple[float, bool]], distinct: int) -> list[int]:
@@ -280,12 +288,12 @@ def parse_sizes(text: str) -> tuple[tuple[float, bool], ...]:
     for part in filter(None, chain.from_iterable(piece.split() for piece in text.split(","))):
         share = part.endswith("%")
         try:
-            size = float(part[:-1]) if share else int(part.replace("_", ""))
-        except ValueError:
+            size = float(part[:-1] if share else int(part.replace("_", "")))
+        except (ValueError, OverflowError):
             raise ValueError(f"{part!r} is neither a number of entries nor a percentage") from None
         if not 0 < size < math.inf:
             raise ValueError(f"a size must be more than 0, not {part!r}")
-        sizes.append((float(size), share))
+        sizes.append((size, share))
     if not sizes:
         raise ValueError("name at least one size")
     return tuple(sizes)

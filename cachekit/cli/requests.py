@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import sys
+import zlib
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -111,19 +112,19 @@ def read_log(path: Path, column: str | None, seen: Callable[[int], object]) -> I
     """The keys of a log, as numbers, in order.
 
     Args:
-        path: the log; one key a line, or CSV if there is a column, or little-endian 32-bit numbers if the
-            name ends in `.u32`; each of them also compressed with gzip.
+        path: the log, or a pipe; one key a line, or CSV if there is a column, or little-endian 32-bit
+            numbers if the name ends in `.u32`; each of them also compressed with gzip.
         column: of CSV: a name from its first line, or a number from 1 on if it has no such line.
-        seen: told how many bytes of the file have been read.
+        seen: told how many bytes of the file have been read; not of a pipe, which has no size.
 
     Raises:
-        ValueError: there is no such column, or the file ends in the middle of a number; the message
-            names the file.
-        OSError: the file cannot be read, or is no gzip.
+        ValueError: there is no such column, the file ends in the middle of a number, or what it has is no
+            CSV, or no gzip; the message names the file.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as raw:
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
+        compressed = raw.peek(2)[:2] == b"\x1f\x8b"
+        measured = raw.seekable()
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if compressed else raw
         if path.name.removesuffix(".gz").endswith(".u32"):
             keys = _numbers(path, stream)
@@ -131,12 +132,16 @@ def read_log(path: Path, column: str | None, seen: Callable[[int], object]) -> I
             keys = _lines(stream)
         else:
             keys = _column(path, stream, column)
-        with closing(keys):
-            for index, key in enumerate(keys):
-                if not index & 0xFFF:
-                    seen(raw.tell())
-                yield key
-        seen(raw.tell())
+        try:
+            with closing(keys):
+                for index, key in enumerate(keys):
+                    if measured and not index & 0xFFF:
+                        seen(raw.tell())
+                    yield key
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if measured:
+            seen(raw.tell())
 
 
 def _number(key: bytes) -> int:
@@ -167,9 +172,12 @@ def _lines(stream: IO[bytes]) -> Generator[int, None, None]:
 
 
 def _column(path: Path, stream: IO[bytes], column: str) -> Generator[int, None, None]:
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+    rows = csv.reader(text)
     try:
-        yield from _cells(path, csv.reader(text), column)
+        yield from _cells(path, rows, column)
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num} of {path} is no CSV: {error}") from error
     finally:
         text.detach()  # or it would close the stream, which is not its own
 

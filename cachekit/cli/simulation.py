@@ -8,7 +8,6 @@ request from a file that was written before.
 from __future__ import annotations
 
 import mmap
-import os
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, Final, final
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.eviction import POLICIES
 from cachekit.model import CacheStrategy
+from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import SMALLEST_LIMIT, record_size
 
@@ -98,13 +98,18 @@ def write_next_uses(requests: Requests, directory: Path) -> Path:
 
     The keys are taken apart into shares that fit in memory, so a stream with more keys than that is no
     problem.
+
+    Raises:
+        OSError: the disk has no room for it.
     """
     result = directory / "next-uses"
     result.touch()
     if not requests.number:
         return result
-    os.truncate(result, 8 * requests.number)
     shares = -(-requests.number // _PART)
+    with result.open("r+b") as file:
+        # Its blocks, too: a store into a mapped file for which the disk has none is a SIGBUS.
+        Effects.allocate(file.fileno(), 8 * requests.number)
     with (
         result.open("r+b") as file,
         mmap.mmap(file.fileno(), 0) as mapped,

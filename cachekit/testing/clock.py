@@ -38,9 +38,9 @@ class ManualClock:
         """Let time pass.
 
         Raises:
-            ValueError: a negative number; time does not go back, but see `jump`.
+            ValueError: a negative number, or NaN; time does not go back, but see `jump`.
         """
-        if seconds < 0:
+        if not seconds >= 0:  # NaN is not
             raise ValueError(
                 f"seconds must not be negative, not {seconds!r}; jump() sets the wall clock back"
             )

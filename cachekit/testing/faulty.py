@@ -33,9 +33,14 @@ class FaultyTier:
     Each of the three takes the names of the methods that it is about; without names it is about all but
     `close` and `get_stats`, which no fault of a tier makes fail. The last one said of a method holds,
     until `mend`. All is safe in any thread, and takes effect with the next call.
+
+    Raises:
+        TypeError: `tier` has not all methods of a `Tier`.
     """
 
     def __init__(self, tier: Tier) -> None:
+        if not isinstance(tier, Tier):
+            raise TypeError(f"tier must be a tier, such as a MemoryCache, not {tier!r}")
         self.tier = tier  #: the one inside, for a look past the faults
         self._changed = threading.Condition()
         self._faults: dict[str, _Fault] = {}
