@@ -184,7 +184,7 @@ class Writes:
         """
         key = entry.key
         try:
-            origin = self._successor_of(expect) if expect else self._fresh_origin(entry.tags, steps)
+            origin = self._successor_of(expect, steps) if expect else self._fresh_origin(entry.tags, steps)
             stands, mark = self._write_host(entry, mark, origin, expect, places, steps)
             if stands and self._fleet is not None:
                 before = None if expect is None else expect.origin
@@ -267,11 +267,10 @@ class Writes:
         origin = steps.take(lambda: fleet.access.call(fleet.tier.successor, tags))
         return None if origin is UNAVAILABLE else origin
 
-    def _successor_of(self, fence: LoadFence) -> Origin | None:
+    def _successor_of(self, fence: LoadFence, steps: Steps) -> Origin | None:
         """A fresh token, and those that the tags had when the load began."""
-        if self._fleet is None or fence.origin is None:
-            return None
-        return Origin(self._fleet.tier.successor().token, fence.origin.tags)
+        fresh = None if fence.origin is None else self._fresh_origin(NO_TAGS, steps)
+        return None if fresh is None or fence.origin is None else Origin(fresh.token, fence.origin.tags)
 
     def _write_host(
         self,

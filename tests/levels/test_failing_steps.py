@@ -1,4 +1,4 @@
-"""Many keys in one call: whatever fails, each of them is as if it had been written alone."""
+"""Writes of which one step fails: the others are taken all the same, for each key of several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL, REDIS, FILE, MEMORY = CacheLevel.ALL, CacheLevel.REDIS, CacheLevel.FILE, Ca
 KEYS = ["a", "b", "c"]
 
 
-class TestStrict:
+class TestStrictSetMany:
     """An error says that a tier failed, not that the rest of the keys was left as it was."""
 
     @pytest.mark.parametrize("level", [ALL, FILE])
@@ -41,3 +41,15 @@ class TestStrict:
             with pytest.raises(TierUnavailableError):
                 cache.set_many(dict.fromkeys(KEYS, "new"), cache_level=level)
             assert "old" not in cache.get_many(KEYS).values()
+
+
+def test_a_refresh_needs_no_token(tmp_path: Path, redis_url: str, prefix: str) -> None:
+    """A server that fails when it is asked for one costs no exception, and keeps no older value."""
+    redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=5))
+    with IntelligentCache(MemoryCache(), redis, FileCache(tmp_path, 64)) as cache:  # type: ignore[arg-type]
+        values = iter(["old", "new"])
+        load = cache.cached(name="load")(lambda: next(values))
+        assert load() == "old"
+        redis.fail("successor", full=True)  # no outage, so that the server can be told what it missed
+        assert load.refresh() == "new"
+        assert redis.tier.get(load.key()) is None
