@@ -322,11 +322,11 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
-        """`put` of several keys in one pipeline."""
+        """`put` of several keys at once."""
         ...
 
     def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`delete` of several keys in one pipeline; those that were there."""
+        """`delete` of several keys at once; those that were there."""
         ...
 
     def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
@@ -340,7 +340,7 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     def add_many(
         self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
     ) -> dict[str, CacheEntry | bool]:
-        """`add` of several keys in one pipeline; nothing is stored if one cannot be."""
+        """`add` of several keys at once; nothing is stored if one cannot be."""
         ...
 
     def renew(self) -> None:

@@ -2,7 +2,7 @@
 
 It promises that all steps of a write are taken, whichever tier fails; that what a tier missed is noted
 before the call returns; and that a value which a tier cannot hold leaves its key in none. Of several keys
-the fleet's server is told in one pipeline, and each of them in the same order of steps as one alone.
+the fleet's server is told at once, and each of them in the same order of steps as one alone.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def _add_replay(commands: Commands) -> None:
         ),
         epilog=(
             "A log has one key a line; or it is CSV, if there is a --column; or, if its name ends in .u32, "
-            "little-endian 32-bit numbers. Any of them may be compressed with gzip. Logs may be larger than "
-            "memory: eight bytes a request are kept in a temporary directory (see TMPDIR), and "
+            "little-endian 32-bit numbers. Any of them may be compressed with gzip, or a pipe. Logs may be "
+            "larger than memory: eight bytes a request are kept in a temporary directory (see TMPDIR), and "
             "thirty-two while the optimum is prepared."
         ),
     )

@@ -6,6 +6,8 @@ import logging
 import os
 import pickle
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,43 @@ def test_one_engine_per_directory(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         third.get_value("k")
     second.close()
     assert not [name for name in open_files() if str(tmp_path) in name]
+
+
+@dataclass
+class Offset:
+    """A clock that can be compared, and not hashed."""
+
+    ahead: float = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Alike(Offset):
+    """One that can be hashed, too, and is like any other."""
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("kind", [Offset, Alike])
+def test_any_clock_will_do(tmp_path: Path, kind: type[Offset]) -> None:
+    """A clock is known by which object it is: two that are alike now may say other times later."""
+    clock, other = kind(), kind()
+    with (
+        FileCache(tmp_path, 1, clock=clock) as cache,
+        FileCache(tmp_path, 1, clock=clock) as same,
+        FileCache(tmp_path, 1, clock=other) as neighbour,
+    ):
+        assert cache._attachment._engine is same._attachment._engine
+        assert cache._attachment._engine is not neighbour._attachment._engine
+        cache.set_value("k", 1, ttl=100)
+        other.ahead = 200
+        assert (cache.get_value("k"), neighbour.get_value("k")) == (1, None)
+        assert (list(cache.keys()), list(neighbour.keys())) == (["k"], [])
 
 
 def test_what_nobody_holds_is_given_back(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias, final
 
 from cachekit import forks
@@ -22,7 +23,7 @@ from cachekit.ports import Clock
 from cachekit.tiers.file.directory import USERS
 from cachekit.tiers.file.engine import Engine
 
-_Identity: TypeAlias = tuple[int, int, int]
+_Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 
 
 @final
@@ -66,7 +67,7 @@ class Engines:
                 )
             return engine
         engine = Engine(path, limit, clock=clock, opening=opening)
-        self._users[*engine.identity, hash(clock)] = (engine, 1)
+        self._users[*engine.identity, clock.time] = (engine, 1)
         return engine
 
     def release(self, engine: Engine) -> None:
@@ -121,8 +122,9 @@ def _identify(path: str, clock: Clock) -> _Identity | None:
         found = os.stat(f"{path}/{USERS}")
     except OSError:  # the engine will find out why
         return None
-    # An engine takes the time from one clock, so another clock needs another engine.
-    return found.st_dev, found.st_ino, hash(clock)
+    # An engine takes the time from one clock, so another clock needs another engine. A method is equal to
+    # those of the same object, whether or not that can be compared or hashed.
+    return found.st_dev, found.st_ino, clock.time
 
 
 #: The engines of this process.

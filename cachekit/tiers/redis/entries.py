@@ -156,7 +156,7 @@ class Entries:
         return True
 
     def put_many(self, entries: Iterable[tuple[CacheEntry, Origin]]) -> None:
-        """`put` of several, in one pipeline; nothing is stored if one cannot be."""
+        """`put` of several, at once; nothing is stored if one cannot be."""
         writes: dict[str, tuple[Write, int]] = {}
         over = []
         for entry, origin in entries:
@@ -192,7 +192,7 @@ class Entries:
         return False
 
     def add_many(self, pairs: Iterable[tuple[CacheEntry, Origin]]) -> dict[str, CacheEntry | bool]:
-        """`add` of several, in one pipeline; nothing is stored if one cannot be."""
+        """`add` of several, at once; nothing is stored if one cannot be."""
         pairs = list(pairs)
         outcomes: dict[str, CacheEntry | bool] = {}
         writes: dict[str, tuple[Write, Origin]] = {}

@@ -189,7 +189,7 @@ class Store:
         return answer if isinstance(answer, bytes) else bool(answer)
 
     def add_many(self, writes: Mapping[str, tuple[Write, Origin]]) -> dict[str, bytes | bool]:
-        """`add` of several keys in one pipeline."""
+        """`add` of several keys at once."""
         self._prolong([write for write, _ in writes.values()])
         now: Mapping[str, int | None] = {}
         if self._server.is_cluster:

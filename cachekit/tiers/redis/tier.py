@@ -359,7 +359,7 @@ class RedisCache:
             return self._entries.put(entry, checked_origin(origin), expected)
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
-        """`put` of several keys in one pipeline.
+        """`put` of several keys at once.
 
         Raises:
             ValueError: an entry's own key is another one, or there is no origin for a key, or one that has
@@ -400,7 +400,7 @@ class RedisCache:
     def add_many(
         self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
     ) -> dict[str, CacheEntry | bool]:
-        """`add` of several keys in one pipeline; nothing is stored if one cannot be.
+        """`add` of several keys at once; nothing is stored if one cannot be.
 
         Raises:
             ValueError: as for `put_many`.
@@ -430,7 +430,7 @@ class RedisCache:
         return removed
 
     def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`delete` of several keys in one pipeline; those that the server held."""
+        """`delete` of several keys at once; those that the server held."""
         keys = checked_keys(keys)
         with self._guard:
             removed = self._store.remove_many(keys)
