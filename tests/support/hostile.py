@@ -99,7 +99,7 @@ CORPUS: dict[str, bytes] = {
     + struct.pack("<Q", 9)
     + b"C\x28"
     + (b"Nr" + struct.pack("<I", 2**27) + b".").ljust(40, b"N")
-    + b".",
+    + b"N0.",
     "memo by PUT": START + b"Np134217728\n.",
     "memo read that was never written": START + b"j" + struct.pack("<I", 2**31) + b".",
     "list copied 2,000 times": START + _TEN_THOUSAND + b"0(" + call(_LIST, b"h\x00") * 2000 + b"t.",
