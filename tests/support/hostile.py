@@ -96,7 +96,7 @@ CORPUS: dict[str, bytes] = {
     + b"\x95"
     + struct.pack("<Q", 10)
     + b"\x95"
-    + struct.pack("<Q", 9)
+    + struct.pack("<Q", 42)
     + b"C\x28"
     + (b"Nr" + struct.pack("<I", 2**27) + b".").ljust(40, b"N")
     + b"N0.",
