@@ -96,10 +96,10 @@ CORPUS: dict[str, bytes] = {
     + b"\x95"
     + struct.pack("<Q", 10)
     + b"\x95"
-    + struct.pack("<Q", 9)
+    + struct.pack("<Q", 42)
     + b"C\x28"
     + (b"Nr" + struct.pack("<I", 2**27) + b".").ljust(40, b"N")
-    + b".",
+    + b"N0.",
     "memo by PUT": START + b"Np134217728\n.",
     "memo read that was never written": START + b"j" + struct.pack("<I", 2**31) + b".",
     "list copied 2,000 times": START + _TEN_THOUSAND + b"0(" + call(_LIST, b"h\x00") * 2000 + b"t.",
