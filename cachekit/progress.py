@@ -153,7 +153,7 @@ class Bar:
         try:
             self._stream.write(text + end)
             self._stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more, or it was closed
+        except Exception:  # noqa: BLE001  # nobody reads it any more, it was closed, or is a stranger's
             self._stream = None
             self._moves, self.patience = False, None
 
@@ -161,7 +161,7 @@ class Bar:
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    except ValueError:  # it was closed
+    except Exception:  # noqa: BLE001  # it was closed; or it is a stranger's, and can only be written to
         return False
 
 
@@ -169,7 +169,7 @@ def _width(stream: TextIO) -> int:
     try:
         # A terminal that does not know says 0.
         return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):  # it only says that it is one
+    except Exception:  # noqa: BLE001  # it only says that it is one
         return 80
 
 

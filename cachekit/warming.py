@@ -113,6 +113,8 @@ def warm(
                 outcome: bool | BaseException | None = context.copy().run(warm_one, *following)
             except BaseException as error:  # noqa: BLE001  # for the report, or for the caller
                 outcome = error
+                if not isinstance(error, Exception):  # SystemExit and the like: nothing more begins
+                    agenda.drop()
             if outcome is None:
                 agenda.put_off(key)
             else:

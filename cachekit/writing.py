@@ -70,14 +70,9 @@ class Writes:
         steps = Steps()
         if ttl <= 0:
             self._delete(key, ALL, steps)
-            return steps.done()
-        places: int = level._value_
-        entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
-        if self._fleet and self._host and places & FILE and not places & REDIS:
-            self._write_here(self._fleet, self._host, entry, places, steps)
         else:
-            fence = self._memory._successor(key, tags)
-            self._write(entry, fence, marked(self._host, key, tags), None, places, steps)
+            entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+            self._write_alone(entry, level._value_, steps)
         return steps.done()
 
     def write_many(
@@ -90,13 +85,13 @@ class Writes:
         """
         fleet, places = self._fleet, level._value_
         steps = Steps()
-        done = True
         try:
             if ttl <= 0:
                 self._delete_all(list(values), ALL, steps)
             elif fleet is None or (self._host is not None and places & FILE and not places & REDIS):
                 for key, value in values.items():
-                    done = self.write(key, value, ttl, tags, level) and done
+                    entry = CacheEntry._made(key, value, self._now(), ttl, tags)
+                    self._write_alone(entry, places, steps)
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
@@ -109,7 +104,15 @@ class Writes:
             for key in values:
                 self._memory._store.delete(key)
             raise
-        return steps.done() and done
+        return steps.done()
+
+    def _write_alone(self, entry: CacheEntry, places: int, steps: Steps) -> None:
+        """Store one entry, in the way that its levels ask for."""
+        if self._fleet and self._host and places & FILE and not places & REDIS:
+            self._write_here(self._fleet, self._host, entry, places, steps)
+        else:
+            fence = self._memory._successor(entry.key, entry.tags)
+            self._write(entry, fence, marked(self._host, entry.key, entry.tags), None, places, steps)
 
     def _write_some(
         self,
@@ -181,7 +184,7 @@ class Writes:
         """
         key = entry.key
         try:
-            origin = self._successor_of(expect) if expect else self._fresh_origin(entry.tags, steps)
+            origin = self._successor_of(expect, steps) if expect else self._fresh_origin(entry.tags, steps)
             stands, mark = self._write_host(entry, mark, origin, expect, places, steps)
             if stands and self._fleet is not None:
                 before = None if expect is None else expect.origin
@@ -264,11 +267,10 @@ class Writes:
         origin = steps.take(lambda: fleet.access.call(fleet.tier.successor, tags))
         return None if origin is UNAVAILABLE else origin
 
-    def _successor_of(self, fence: LoadFence) -> Origin | None:
+    def _successor_of(self, fence: LoadFence, steps: Steps) -> Origin | None:
         """A fresh token, and those that the tags had when the load began."""
-        if self._fleet is None or fence.origin is None:
-            return None
-        return Origin(self._fleet.tier.successor().token, fence.origin.tags)
+        fresh = None if fence.origin is None else self._fresh_origin(NO_TAGS, steps)
+        return None if fresh is None or fence.origin is None else Origin(fresh.token, fence.origin.tags)
 
     def _write_host(
         self,
@@ -407,7 +409,9 @@ class Writes:
             for mark in marks:
                 self._settle(mark, steps)
             if places & MEMORY:
-                there.update([key for key in keys if self._memory._store.delete(key)])
+                for key in keys:
+                    if self._memory._store.delete(key):
+                        there.add(key)
         except BaseException:  # as in _delete()
             if places & MEMORY:
                 for key in keys:

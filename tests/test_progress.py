@@ -145,6 +145,46 @@ def test_a_stream_that_is_gone_is_no_error(closed: bool, cache: IntelligentCache
     assert broken.writes <= 1
 
 
+class OnlyWritten:
+    """As a logger stands in for stderr: of a stream it has this alone."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+class WithoutNumber(OnlyWritten):
+    """A terminal of a widget's."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Failing(Terminal):
+    """Of a library that has errors of its own."""
+
+    def write(self, text: str) -> int:
+        raise RuntimeError(text)
+
+
+@pytest.mark.parametrize("kind", [OnlyWritten, WithoutNumber, Failing])
+def test_a_stranger_for_a_stream_is_no_error(
+    kind: type, cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in for stderr need not be a file: it gets what it can take."""
+    stranger = kind()
+    monkeypatch.setattr(sys, "stderr", stranger)
+    report = cache.warm_cache(["a", "b"], str.upper, progress=True)
+    assert report.loaded == ["a", "b"]
+    if isinstance(stranger, OnlyWritten):
+        assert "warming  2 keys: 2 loaded, 0 fresh, 0 failed" in stranger.text
+
+
 def warm(cache: IntelligentCache, awaited: bool, **more: object) -> object:
     """Warm four keys, of which one is fresh and one fails."""
     cache.set("a", 1)

@@ -16,7 +16,9 @@ writes and refuses all others, among them:
 - a BYTEARRAY8 longer than the bytes that are left, which would be allocated before it is missed;
 - BUILD, APPEND and the like on a class, which would change the class for the whole process;
 - BUILD on what a guard made, or twice on anything: a state would put into a path or a UUID what its
-  guard keeps out.
+  guard keeps out;
+- frames that end within an opcode or a frame: the unpickler drops what it had read of it, and goes on
+  from another byte than the one that comes next here.
 
 Items are integers. 0 and more is a value: its low bits are its weight, the number of parts that hashing
 it touches; a shared part counts every time, because hashing does not remember tuples. So a tuple that
@@ -131,8 +133,13 @@ class _Machine:
         if pickle[:2] != b"\x80\x05":
             _damaged("it does not begin with protocol 5")
         position = 2
+        limit = size  # where the frame ends, or the pickle
         # The frequent opcodes stand here, inline; the others are methods.
         while True:
+            if position >= limit:
+                if position > limit or limit == size:
+                    _damaged("an opcode is cut")
+                limit = size
             opcode = pickle[position]
             position += 1
             if opcode == 0x94:  # MEMOIZE
@@ -159,7 +166,11 @@ class _Machine:
                 self._get(memo[int.from_bytes(pickle[position : position + 4], "little")])
                 position += 4
             elif opcode == 0x95:  # FRAME
-                position += 8
+                start = position + 8
+                end = start + int.from_bytes(pickle[position:start], "little")
+                if limit != size or end > size:
+                    _damaged("a frame in a frame, or a cut one")
+                position, limit = start, end
             elif opcode == 0x2E:  # STOP
                 break
             else:

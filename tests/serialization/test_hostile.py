@@ -134,6 +134,15 @@ def test_a_registered_class_is_not_changed_by_a_state_meant_for_it() -> None:
     assert not hasattr(uuid.SafeUUID, "owned")
 
 
+def test_a_registered_class_is_not_changed_behind_a_frame() -> None:
+    """The unpickler drops bytes where a frame ends within an opcode: it would not do what was looked at."""
+    owned = hostile.name(uuid.SafeUUID.__module__, "SafeUUID") + b"N}" + hostile.text("owned") + b"Ns\x86b."
+    codec = PickleCodec([uuid.SafeUUID])
+    with pytest.raises(UnreadableError):
+        codec.decode(hostile.START + hostile.behind_a_frame(owned))
+    assert not hasattr(uuid.SafeUUID, "owned")
+
+
 def test_uuids_return_whatever_holds_them() -> None:
     """What keeps hostile ones out lets those in that `uuid` makes, also one that is a key of two dicts."""
     unsafe = uuid.UUID(int=2**128 - 1, is_safe=uuid.SafeUUID.unsafe)

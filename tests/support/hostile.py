@@ -49,6 +49,14 @@ def _doubled(levels: int) -> bytes:
     return ONE + b"".join(b"\x94h" + bytes((level,)) + b"\x86" for level in range(levels))
 
 
+def behind_a_frame(code: bytes) -> bytes:
+    """Code in what looks like bytes, unless the byte of an opcode that its frame had room for is dropped.
+
+    Then the length of the bytes, 40, is read as a MARK, and the code follows.
+    """
+    return b"\x95" + struct.pack("<Q", 2) + b"Mab" + b"C\x28" + code.ljust(40, b"N") + b"0."
+
+
 _LIST = name("builtins", "list")
 _TEN_THOUSAND = b"]\x94(" + ONE * 10000 + b"e"
 
@@ -81,6 +89,17 @@ CORPUS: dict[str, bytes] = {
     "LONG4 of 2 GiB": START + b"\x8b" + struct.pack("<I", 2**31 - 1) + b"x.",
     "FRAME of 2 GiB": START + b"\x95" + struct.pack("<Q", 2**31) + b"N.",
     "memo of 2 GiB by LONG_BINPUT": START + b"Nr" + struct.pack("<I", 2**27) + b".",
+    "memo of 2 GiB behind a frame that ends within an opcode": START
+    + behind_a_frame(b"Nr" + struct.pack("<I", 2**27) + b"."),
+    "frame that ends within an opcode": START + behind_a_frame(b"N."),
+    "memo of 2 GiB behind a frame in a frame": START
+    + b"\x95"
+    + struct.pack("<Q", 10)
+    + b"\x95"
+    + struct.pack("<Q", 42)
+    + b"C\x28"
+    + (b"Nr" + struct.pack("<I", 2**27) + b".").ljust(40, b"N")
+    + b"N0.",
     "memo by PUT": START + b"Np134217728\n.",
     "memo read that was never written": START + b"j" + struct.pack("<I", 2**31) + b".",
     "list copied 2,000 times": START + _TEN_THOUSAND + b"0(" + call(_LIST, b"h\x00") * 2000 + b"t.",

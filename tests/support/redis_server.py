@@ -155,6 +155,9 @@ def start_cluster() -> list[RedisServer]:
             info = client.execute_command("CLUSTER INFO")
             if info["cluster_state"] != "ok" or info["cluster_known_nodes"] != "3":
                 return False
+            # One in each direction with each of the others: what is published does not wait for them.
+            if len(client.execute_command("CLUSTER LINKS")) < 4:
+                return False
         return True
 
     wait_until(is_one, "the Cluster is one", 30)
