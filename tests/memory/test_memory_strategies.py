@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import random
+import re
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -461,6 +462,15 @@ class TestOwnPolicies:
             assert sorted(cache.keys()) == ["a", "b"]
             assert cache.delete("a")
             assert cache.set_value("c", 1)
+
+    @pytest.mark.parametrize("chosen", [None, ["a"], ("a", "b")])
+    def test_a_policy_that_chooses_no_key(self, chosen: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same error, with what it chose; also for what cannot be hashed."""
+        monkeypatch.setattr(Wrong, "evict", lambda self, incoming: chosen)
+        with MemoryCache(1, Wrong) as cache:
+            cache.set_value("a", 1)
+            with pytest.raises(CacheError, match=f"chose {re.escape(repr(chosen))}, which is not held"):
+                cache.set_value("b", 1)
 
     def test_a_policy_that_raises_begins_anew(self) -> None:
         """Its exception reaches the caller; afterwards it knows all that is held."""

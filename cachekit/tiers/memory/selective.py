@@ -267,7 +267,8 @@ class SelectiveStore(Store):
         entries = self._entries
         while True:
             chosen = self._policy.evict(key)
-            victim: Any = entries.get(chosen)
+            # A policy may be anybody's, and choose what cannot even be looked up.
+            victim: Any = entries.get(chosen) if isinstance(chosen, str) else None
             if victim is None:
                 raise CacheError(f"the eviction policy {self._policy!r} chose {chosen!r}, which is not held")
             if victim is old:
