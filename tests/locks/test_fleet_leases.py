@@ -163,5 +163,5 @@ def test_a_cluster_has_them_too(cluster: Any) -> None:
 def test_a_lease_of_no_time_or_for_ever_is_refused() -> None:
     """Named, with the value."""
     for seconds in (0, -1, float("nan"), float("inf"), 1e30):
-        with pytest.raises(ValueError, match="seconds must be 0.001 to"):
+        with pytest.raises(ValueError, match=r"seconds must be 0\.001 to"):
             FleetLeases(None, "app:", seconds)

@@ -57,6 +57,14 @@ def behind_a_frame(code: bytes) -> bytes:
     return b"\x95" + struct.pack("<Q", 2) + b"Mab" + b"C\x28" + code.ljust(40, b"N") + b"0."
 
 
+def _nested(kind: str, levels: int, *, ring: bool = False) -> bytes:
+    """So many of a kind of collection, each directly in the one before; in a ring the first in the last."""
+    first = name("collections", kind) + b"\x94)R\x94"
+    key, fill = (b"", b"a") if kind == "deque" else (b"N", b"s")
+    others = (key + b"h\x00)R") * (levels - 1)
+    return first + others + (key + b"h\x01" + fill if ring else b"") + fill * (levels - 1)
+
+
 _LIST = name("builtins", "list")
 _TEN_THOUSAND = b"]\x94(" + ONE * 10000 + b"e"
 
@@ -123,6 +131,10 @@ CORPUS: dict[str, bytes] = {
     "fraction of a billion digits": START + call(name("fractions", "Fraction"), text("1e999999999")) + b".",
     "fraction by NEWOBJ": START + name("fractions", "Fraction") + text("1e999999999") + b"\x85\x81.",
     "deque of a range": START + call(name("collections", "deque"), _TEN_THOUSAND) + b".",
+    "deques 20,000 deep in each other": START + _nested("deque", 20_000) + b".",
+    "deques in a ring of 20,000": START + _nested("deque", 20_000, ring=True) + b".",
+    "defaultdicts 20,000 deep in each other": START + _nested("defaultdict", 20_000) + b".",
+    "key of half a million digits": START + b"}\x8b" + struct.pack("<I", 200_000) + b"x" * 200_000 + b"Ns.",
     "key nested a million deep": START + b"}" + _deep_tuple(1_000_000) + b"Ns.",
     "key that doubles 60 times": START + b"}" + _doubled(60) + b"Ns.",
     "set element that doubles 60 times": START + b"\x8f(" + _doubled(60) + b"\x90.",
