@@ -101,10 +101,10 @@ def test_empty_sets_are_bounded_by_their_bytes() -> None:
 
 def test_collections_in_collections_return() -> None:
     """What keeps those that are nested too deeply out lets in many, deep ones, and one that has itself."""
-    wide = deque([deque([number]), defaultdict(list, {number: deque()})] for number in range(10_000))
+    wide = deque([deque([number]), defaultdict(None, {number: deque()})] for number in range(10_000))
     deep: deque[object] = deque()
     for _ in range(200):
-        deep = deque([deep, defaultdict(list, {1: deep})])
+        deep = deque([deep, defaultdict(None, {1: deep})])
     itself: deque[object] = deque()
     itself.append(itself)
     codec = PickleCodec()
