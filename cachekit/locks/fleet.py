@@ -7,6 +7,8 @@ from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
 
+_LONGEST: Final = 365 * 24 * 3600  # seconds
+
 # KEYS[1] the lease, ARGV[1] the holder's token; returns 1 if it was the holder's and is gone, else 0.
 # In one step: between a GET and a DEL of ours it might expire, and the DEL would be of the next holder's.
 _RELEASE: Final = """
@@ -52,7 +54,7 @@ class FleetLeases:
         seconds: after how long a lease ends.
 
     Raises:
-        ValueError: `seconds` of less than a millisecond.
+        ValueError: `seconds` of less than a millisecond, or more than a year.
 
     The pattern is that of "Distributed Locks with Redis" for one instance: a random token, set if there is
     none, deleted if it is ours. The server may lose it in a failover; then two load.
@@ -63,8 +65,8 @@ class FleetLeases:
     def __init__(self, client: Any, prefix: str, seconds: float = 30.0) -> None:
         from redis.exceptions import RedisClusterException, RedisError
 
-        if not seconds >= 0.001:
-            raise ValueError(f"seconds must be at least 0.001, not {seconds!r}")
+        if not 0.001 <= seconds <= _LONGEST:
+            raise ValueError(f"seconds must be 0.001 to {_LONGEST} (a year), not {seconds!r}")
         self._client = client
         self._prefix = prefix
         self._milliseconds = int(seconds * 1000)

@@ -38,6 +38,10 @@ from cachekit.serialization.allowlist import Table, Use
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
 HEAVIEST_KEY: Final = 4096
 
+#: How deep a deque or defaultdict may stand in others: the interpreter guards other types by itself.
+DEEPEST_NEST: Final = 4096
+_NESTING: Final = frozenset({("collections", "deque"), ("collections", "defaultdict")})
+
 _WEIGHT_BITS: Final = HEAVIEST_KEY.bit_length()
 _WEIGHT: Final = (1 << _WEIGHT_BITS) - 1
 
@@ -110,6 +114,32 @@ def _weight(items: list[int]) -> int:
     return min(1 + sum([item & _WEIGHT if item > 0 else 1 for item in items]), HEAVIEST_KEY + 1)
 
 
+def _depth(inside: list[tuple[int, int]]) -> int:
+    """How deep things are nested at the most, given pairs of a thing and one that is directly in it.
+
+    What goes round in a circle counts as if all of it were one chain.
+    """
+    within: dict[int, set[int]] = {}
+    holders: dict[int, list[int]] = {}
+    for outer, inner in inside:
+        if inner not in within.setdefault(outer, set()):
+            within[outer].add(inner)
+            holders.setdefault(inner, []).append(outer)
+    deepest = 0
+    ready = dict.fromkeys((inner for inner in holders if inner not in within), 0)
+    while ready:
+        above: dict[int, int] = {}
+        deepest += 1
+        for inner in ready:
+            for outer in holders.pop(inner, ()):
+                within[outer].discard(inner)
+                if not within[outer]:
+                    del within[outer]
+                    above[outer] = deepest
+        ready = above
+    return deepest + len(within)
+
+
 class _Machine:
     """One run over one pickle."""
 
@@ -126,6 +156,8 @@ class _Machine:
         self._unused: list[int] = []
         # Of each numbered instance, how it was made; None once it must be given no other state.
         self._made: list[Use | None] = [None]
+        # Which of the instances that must not be nested deeply were put into which.
+        self._nested: list[tuple[int, int]] = []
 
     def run(self) -> bool:
         pickle, stack, memo = self._pickle, self._stack, self._memo
@@ -161,7 +193,7 @@ class _Machine:
                 position = end + int.from_bytes(pickle[position:end], "little")
                 if position > size:
                     _damaged("it is cut")
-                stack.append(1)
+                stack.append(1 if opcode != 0x8B else min((position - end >> 3) + 1, HEAVIEST_KEY + 1))
             elif opcode == 0x6A:  # LONG_BINGET
                 self._get(memo[int.from_bytes(pickle[position : position + 4], "little")])
                 position += 4
@@ -185,6 +217,8 @@ class _Machine:
                 raise RefusedClassError(*name)
         if Use.NEW in self._made:
             _damaged("an instance without a state")
+        if self._nested and _depth(self._nested) > DEEPEST_NEST:
+            _damaged(f"deques or defaultdicts are nested more than {DEEPEST_NEST} deep")
         return bool(self._globals)
 
     def _get(self, item: int) -> None:
@@ -199,10 +233,13 @@ class _Machine:
         del self._stack[mark:]
         return items
 
-    def _container(self) -> None:
-        """Check that what is about to be filled is not a class."""
+    def _fill(self, items: list[int]) -> None:
+        """Check that what is about to be filled is not a class, and note what is put into what."""
         if not self._stack or self._stack[-1] <= _GLOBAL:
             _damaged("it fills something that is no container")
+        outer = self._stack[-1] >> _WEIGHT_BITS
+        if outer > 0:
+            self._nested += [(outer, item >> _WEIGHT_BITS) for item in items if item > _WEIGHT]
 
     def _keys(self, items: list[int]) -> None:
         if max([item & _WEIGHT for item in items if item > 0], default=0) > HEAVIEST_KEY:
@@ -224,28 +261,27 @@ class _Machine:
         self._cut()
 
     def append(self) -> None:
-        self._stack.pop()
-        self._container()
+        self._fill([self._stack.pop()])
 
     def appends(self) -> None:
-        self._cut()
-        self._container()
+        self._fill(self._cut())
 
     def setitem(self) -> None:
-        self._stack.pop()
+        value = self._stack.pop()
         self._keys([self._stack.pop()])
-        self._container()
+        self._fill([value])
 
     def setitems(self) -> None:
         items = self._cut()
         if len(items) % 2:
             _damaged("a key without a value")
         self._keys(items[::2])
-        self._container()
+        self._fill(items[1::2])
 
     def additems(self) -> None:
-        self._keys(self._cut())
-        self._container()
+        items = self._cut()
+        self._keys(items)
+        self._fill(items)
 
     def frozen(self) -> None:
         items = self._cut()
@@ -302,9 +338,9 @@ class _Machine:
         if use is not wanted and use is not Use.ANY:
             raise RefusedClassError(*self._globals[_GLOBAL - item])
         self._unused[_GLOBAL - item] -= 1
-        if use is not Use.GUARDED:
+        if use is not Use.GUARDED or self._globals[_GLOBAL - item] in _NESTING:
             weight |= len(self._made) << _WEIGHT_BITS
-            self._made.append(use)
+            self._made.append(None if use is Use.GUARDED else use)
         self._stack.append(weight)
 
 

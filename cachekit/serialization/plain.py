@@ -36,6 +36,9 @@ _SMALLEST: Final = -(1 << 63)
 _LARGEST: Final = (1 << 63) - 1
 _INFINITY: Final = float("inf")
 
+#: Product of the bits of the two sides of a fraction: reading reduces it, which takes time by this.
+_HEAVIEST_FRACTION: Final = 1 << 32
+
 
 class Plainer:
     """Lowers values for one format.
@@ -104,6 +107,15 @@ class Plainer:
     def items(self, value: Any, depth: int) -> list[Any]:
         """What a tuple or set contains."""
         return [self.lower(item, depth) for item in value]
+
+    def fraction(self, value: Fraction, _: int) -> list[Any]:
+        """The two sides of a fraction."""
+        if value.numerator.bit_length() * value.denominator.bit_length() > _HEAVIEST_FRACTION:
+            raise SerializationError(
+                f"a Fraction with so many digits is not carried by codec={self._codec!r}, because reading it "
+                f"takes too long; store its numerator and denominator"
+            )
+        return [self.lower(value.numerator), self.lower(value.denominator)]
 
     def zone(self, zone: tzinfo | None) -> list[Any]:
         """A time zone: nothing, a fixed offset with or without a name, or a key of the database."""
@@ -184,10 +196,7 @@ _LOWERINGS: Final[dict[type, Callable[[Plainer, Any, int], list[Any]]]] = {
     bytearray: _hex,
     complex: lambda plainer, value, _: [plainer.lower(value.real), plainer.lower(value.imag)],
     Decimal: _text,
-    Fraction: lambda plainer, value, _: [
-        plainer.lower(value.numerator),
-        plainer.lower(value.denominator),
-    ],
+    Fraction: Plainer.fraction,
     uuid.UUID: lambda _, value, __: [value.hex, value.is_safe.value],
     date: lambda _, value, __: [value.isoformat()],
     time: _moment,
@@ -205,7 +214,16 @@ def _fraction(numerator: int, denominator: int) -> Fraction:
     # Integers only: Fraction("1e999999999") is a number of a billion digits.
     if type(numerator) is not int or type(denominator) is not int:
         raise TypeError("a fraction of something else")
+    if numerator.bit_length() * denominator.bit_length() > _HEAVIEST_FRACTION:
+        raise ValueError("a fraction that takes too long to be reduced")
     return Fraction(numerator, denominator)
+
+
+def _decimal(digits: str) -> Decimal:
+    # Text only: an integer of a megabyte takes minutes to become digits.
+    if type(digits) is not str:
+        raise TypeError("a decimal of something else")
+    return Decimal(digits)
 
 
 def _zone(where: Any, name: tuple[str, ...]) -> tzinfo:
@@ -233,7 +251,7 @@ _RAISINGS: Final[dict[str, Callable[..., Any]]] = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "complex": complex,
-    "Decimal": Decimal,
+    "Decimal": _decimal,
     "Fraction": _fraction,
     "UUID": lambda digits, safe: uuid.UUID(digits, is_safe=uuid.SafeUUID(safe)),
     "date": date.fromisoformat,

@@ -318,23 +318,29 @@ def test_a_user_who_may_not(server: RedisServer) -> None:
 
 
 def test_a_user_who_may_not_publish(server: RedisServer) -> None:
-    """Nobody would be told: so no write reports success."""
+    """Nobody would be told: so no write reports success, and those of keys and tags change nothing."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "mute", "on", ">a-password", "~*", "resetchannels", "+@all")
-    with RedisCache(url=server.url, username="mute", password="a-password") as cache:
+    with (
+        RedisCache(url=server.url, username="mute", password="a-password") as cache,
+        RedisCache(url=server.url) as other,
+    ):
+        other.set_value("k", "known to all", tags=["t"])
         writes: list[Callable[[], object]] = [
             lambda: cache.set_value("k", 1),
             lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
             lambda: cache.delete("k"),
             lambda: cache.remove_many(["k"]),
             lambda: cache.invalidate_by_tags({"t"}),
-            lambda: cache.invalidate_by_pattern("k"),
-            cache.clear,
         ]
         for _ in range(2):  # scripts that the server has not seen, and that it has
             for write in writes:
                 with pytest.raises(TierUnavailableError, match=r"channel|permission"):
                     write()
+                assert other.get_value("k") == "known to all"
+        for write in (lambda: cache.invalidate_by_pattern("k"), cache.clear):
+            with pytest.raises(TierUnavailableError, match=r"channel|permission"):
+                write()
 
 
 def test_a_user_who_may_just_enough(server: RedisServer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_looks import Point, commands_of, names_under, value_name
+from redis_looks import Point, arguments_of, commands_of, names_under, value_name
 from same import same
 
 from cachekit import CacheEntry
@@ -247,6 +247,22 @@ class TestFleetFences:
 
 
 class TestManyKeys:
+    def test_tokens_of_many_keys_take_many_steps(self, cache: RedisCache, client: Any) -> None:
+        """However many keys there are, others get their turn in between; each key has its own token still."""
+        keys = [f"k{number}" for number in range(1000)]
+        origins: dict[str, Origin] = {}
+        sizes = [
+            int(arguments[2])
+            for arguments in arguments_of(
+                client, lambda: origins.update(cache.origins(keys, frozenset({"t"})))
+            )
+            if arguments[0] == "EVALSHA"
+        ]
+        assert max(sizes) <= 250
+        assert list(origins) == keys
+        for key in keys[::100]:
+            assert cache.origin(key, frozenset({"t"})) == origins[key]
+
     def test_many_keys(self, cache: RedisCache) -> None:
         """Reading, writing and removing many is reading, writing and removing each."""
         entries = {f"k{number}": CacheEntry(f"k{number}", number, tags={"t"}) for number in range(1200)}

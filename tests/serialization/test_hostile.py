@@ -5,6 +5,7 @@ from __future__ import annotations
 import fractions
 import pickle
 import uuid
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,6 +97,21 @@ def test_empty_sets_are_bounded_by_their_bytes() -> None:
     payload = hostile.START + b"(" + b"\x8f" * 50_000 + b"t."
     with hostile.bounded_memory():
         assert len(Serializer("ns").decode("key", hostile.forged(payload)).value()) == 50_000
+
+
+def test_collections_in_collections_return() -> None:
+    """What keeps those that are nested too deeply out lets in many, deep ones, and one that has itself."""
+    wide = deque([deque([number]), defaultdict(None, {number: deque()})] for number in range(10_000))
+    deep: deque[object] = deque()
+    for _ in range(200):
+        deep = deque([deep, defaultdict(None, {1: deep})])
+    itself: deque[object] = deque()
+    itself.append(itself)
+    codec = PickleCodec()
+    assert codec.decode(codec.encode(wide)) == wide
+    assert len(codec.encode(deep)) == len(codec.encode(codec.decode(codec.encode(deep))))
+    loaded = codec.decode(codec.encode(itself))
+    assert loaded[0] is loaded
 
 
 class Register:

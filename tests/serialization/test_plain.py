@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import sys
+from fractions import Fraction
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -99,6 +100,15 @@ def test_nesting_is_bounded(codec: Codec) -> None:
         codec.encode(circle)
 
 
+@both
+def test_fractions_that_take_long_to_read_are_refused(codec: Codec) -> None:
+    """What is carried is read in milliseconds; a fraction is reduced, which takes the square of its size."""
+    fraction = Fraction(3**40_000, 2**60_000)
+    assert codec.decode(codec.encode(fraction)) == fraction
+    with pytest.raises(SerializationError, match="store its numerator and denominator"):
+        codec.encode(Fraction(3**50_000, 2**80_000))
+
+
 def test_json_is_standard_json() -> None:
     """Other programs can read it: plain values look as they would anywhere, NaN is not there."""
     value = {"a": [1, 2.5, None, True, "ü"], "b": {}}
@@ -116,9 +126,10 @@ def test_json_is_standard_json() -> None:
         {"$": ["Decimal", "x"]}, {"$": ["float", "00"]}, {"$": ["bytes", "x"]}, {"$": [["set"]]},
         {"$": ["datetime", "x", 0]}, {"$": ["datetime", "2024-01-01", 0, "../../etc/passwd"]},
         {"$": ["datetime", "2024-01-01", 0, 5]}, {"$": None}, {"$": ["dict", [1]]},
-        {"$": ["str", "ff"]}, {"$": ["UUID", "x", 0]}, {"$": ["timedelta", 10**10]},
+        {"$": ["str", "ff"]}, {"$": ["UUID", "x", 0]}, {"$": ["timedelta", 10**10]}, {"$": ["Decimal", 5]},
+        {"$": ["Fraction", {"$": ["int", "f" * 20_000]}, {"$": ["int", "e" * 20_000]}]},
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )  # fmt: skip
 def test_malformed_tags_are_damage(codec: Codec, value: Any) -> None:
     """A tag that encode does not write is unreadable, and builds nothing large."""

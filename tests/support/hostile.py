@@ -40,6 +40,11 @@ def number(value: int) -> bytes:
     return b"\x8a" + bytes((len(raw),)) + raw
 
 
+def long_number(size: int, byte: int) -> bytes:
+    """An integer of so many bytes, all alike."""
+    return b"\x8b" + struct.pack("<I", size) + bytes((byte,)) * size
+
+
 def _deep_tuple(levels: int) -> bytes:
     return ONE + b"\x85" * levels
 
@@ -55,6 +60,14 @@ def behind_a_frame(code: bytes) -> bytes:
     Then the length of the bytes, 40, is read as a MARK, and the code follows.
     """
     return b"\x95" + struct.pack("<Q", 2) + b"Mab" + b"C\x28" + code.ljust(40, b"N") + b"0."
+
+
+def _nested(kind: str, levels: int, *, ring: bool = False) -> bytes:
+    """So many of a kind of collection, each directly in the one before; in a ring the first in the last."""
+    first = name("collections", kind) + b"\x94)R\x94"
+    key, fill = (b"", b"a") if kind == "deque" else (b"N", b"s")
+    others = (key + b"h\x00)R") * (levels - 1)
+    return first + others + (key + b"h\x01" + fill if ring else b"") + fill * (levels - 1)
 
 
 _LIST = name("builtins", "list")
@@ -121,8 +134,15 @@ CORPUS: dict[str, bytes] = {
     + b"h\x00" * 100000
     + b"tR.",
     "fraction of a billion digits": START + call(name("fractions", "Fraction"), text("1e999999999")) + b".",
+    "fraction that takes minutes to be reduced": START
+    + call(name("fractions", "Fraction"), *[long_number(200_000, byte) for byte in b"\x55\x33"])
+    + b".",
     "fraction by NEWOBJ": START + name("fractions", "Fraction") + text("1e999999999") + b"\x85\x81.",
     "deque of a range": START + call(name("collections", "deque"), _TEN_THOUSAND) + b".",
+    "deques 20,000 deep in each other": START + _nested("deque", 20_000) + b".",
+    "deques in a ring of 20,000": START + _nested("deque", 20_000, ring=True) + b".",
+    "defaultdicts 20,000 deep in each other": START + _nested("defaultdict", 20_000) + b".",
+    "key of half a million digits": START + b"}" + long_number(200_000, 1) + b"Ns.",
     "key nested a million deep": START + b"}" + _deep_tuple(1_000_000) + b"Ns.",
     "key that doubles 60 times": START + b"}" + _doubled(60) + b"Ns.",
     "set element that doubles 60 times": START + b"\x8f(" + _doubled(60) + b"\x90.",

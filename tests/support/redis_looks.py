@@ -22,19 +22,24 @@ def value_name(client: Any, prefix: str, key: str) -> bytes:
     return name
 
 
-def commands_of(client: Any, work: Callable[[], object]) -> list[str]:
+def arguments_of(client: Any, work: Callable[[], object]) -> list[list[str]]:
     """What a server is asked by the work, without what scripts do inside it: one round trip each."""
     with client.monitor() as monitor:
         work()
         client.echo("that was it")
-        commands: list[str] = []
+        commands: list[list[str]] = []
         while True:
             seen = monitor.next_command()
             if seen["command"] == "ECHO that was it":
                 return commands
-            command = seen["command"].split()[0]
-            if seen["client_type"] != "lua" and command not in ("HELLO", "CLIENT"):  # a new connection's
+            command = seen["command"].split()
+            if seen["client_type"] != "lua" and command[0] not in ("HELLO", "CLIENT"):  # a new connection's
                 commands.append(command)
+
+
+def commands_of(client: Any, work: Callable[[], object]) -> list[str]:
+    """The names of the commands of `arguments_of`."""
+    return [command[0] for command in arguments_of(client, work)]
 
 
 class Point:

@@ -41,15 +41,17 @@ class Address:
 def _check_url(url: object) -> None:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
+    from redis import RedisError
     from redis.connection import Connection, parse_url
 
     try:
         wanted = parse_url(url)  # type: ignore[no-untyped-call]
         urlsplit(url).port  # noqa: B018  # raises if it is no number
         str(wanted.get("host", "")).encode("idna")
+        _checked_int("max_connections", wanted.get("max_connections", _CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
         kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RedisError):
         raise ValueError(
             "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
             "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; what was "

@@ -27,13 +27,13 @@ from cachekit.tiers.redis.layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, about
-# While they are written, the server does nothing else.
-_MOST_TOGETHER: Final = 250  # keys
-_HEAVIEST: Final = 1 << 20  # bytes of their values
+_HEAVIEST: Final = 1 << 20  # bytes of the values that are written in one step
 _MOST_WRITERS: Final = 10_000
 _MOST_NUMBERS: Final = 100_000
 _FORGET: Final = 600.0  # seconds after which a writer that is silent is nobody any more
 
+#: Keys that one script goes about: while it runs, the server does nothing else.
+MOST_TOGETHER: Final = 250
 #: Seconds between two heartbeats of a writer that has something to confirm.
 HEARTBEAT: Final = 1.0
 #: Seconds that a message may wait for the heartbeat that confirms it.
@@ -52,7 +52,7 @@ def portions(sizes: Mapping[str, int]) -> list[list[str]]:
     for key, size in sizes.items():
         room -= len(key) + 8
         weight -= size
-        if room < 0 or weight < 0 or len(result[-1]) >= _MOST_TOGETHER:
+        if room < 0 or weight < 0 or len(result[-1]) >= MOST_TOGETHER:
             result.append([])
             room, weight = _MOST_IN_ONE - len(key) - 8, _HEAVIEST - size
         result[-1].append(key)

@@ -36,6 +36,11 @@ for i = 1, #KEYS, 2 do
     elseif expected ~= '' and redis.pcall('GET', token) == own then
         stored[#stored + 1] = 1
     else
+        if not changed then
+            -- First of all, so that who may not publish does not write either; nobody reads before the end.
+            redis.call('PUBLISH', ARGV[1], ARGV[2])
+            changed = true
+        end
         local done
         if life == '' then
             done = redis.pcall('SET', name, envelope)
@@ -52,10 +57,6 @@ for i = 1, #KEYS, 2 do
             failure = done
         end
         stored[#stored + 1] = 1
-        changed = true
     end
-end
-if changed then
-    redis.call('PUBLISH', ARGV[1], ARGV[2])
 end
 return failure or stored

@@ -6,9 +6,10 @@
 --
 -- Returns of each name whether it was there, 0 or 1.
 
+-- First, so that who may not publish does not remove either; nobody reads before the end.
+redis.call('PUBLISH', ARGV[1], ARGV[2])
 local removed = {}
 for i, name in ipairs(KEYS) do
     removed[i] = redis.call('UNLINK', name)
 end
-redis.call('PUBLISH', ARGV[1], ARGV[2])
 return removed

@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha1
+from itertools import chain
 from typing import Final, NamedTuple, final
 
 from cachekit.fences import Origin
 from cachekit.ports import BusListener
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.layout import Layout, literal_beginning
-from cachekit.tiers.redis.messages import Kind, Sending, portions
+from cachekit.tiers.redis.messages import MOST_TOGETHER, Kind, Sending, portions
 from cachekit.tiers.redis.scripts import script
 from cachekit.tiers.redis.server import Call, Foreign, Server
 
@@ -83,18 +84,23 @@ class Store:
     # -- tokens -------------------------------------------------------------------------------------
 
     def tokens(self, keys: Sequence[str], tags: Iterable[str]) -> tuple[list[int], dict[str, int]]:
-        """The tokens of the keys' buckets and of the tags; missing ones are made. One round trip."""
+        """The tokens of the keys' buckets and of the tags; missing ones are made. One round trip.
+
+        Of many, a few hundred are read in one step of the server.
+        """
         tags = list(tags)
         names = [self._layout.names(key)[1] for key in keys] + [self._layout.tag(tag) for tag in tags]
         if not names:
             return [], {}
-        if self._server.is_cluster:
-            calls = [Call(script("tokens"), [name], [TOKEN_LIFE, fresh()]) for name in names]
-            found = [answer[0] for answer in self._server.run_many(calls)]
-        else:
-            arguments = [TOKEN_LIFE, *(fresh() for _ in names)]
-            found = self._server.run(Call(script("tokens"), names, arguments))
-        tokens = [int(token) for token in found]
+        distinct = list(dict.fromkeys(names))  # many keys share a bucket
+        most = 1 if self._server.is_cluster else MOST_TOGETHER
+        calls = []
+        for start in range(0, len(distinct), most):
+            some = distinct[start : start + most]
+            calls.append(Call(script("tokens"), some, [TOKEN_LIFE, *(fresh() for _ in some)]))
+        answers = [self._server.run(calls[0])] if len(calls) == 1 else self._server.run_many(calls)
+        found = dict(zip(distinct, chain.from_iterable(answers), strict=True))
+        tokens = [int(found[name]) for name in names]
         return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
 
     def is_current(self, key: str, origin: Origin) -> bool:
