@@ -239,7 +239,7 @@ class _Machine:
             _damaged("it fills something that is no container")
         outer = self._stack[-1] >> _WEIGHT_BITS
         if outer > 0:
-            self._nested += [(outer, item >> _WEIGHT_BITS) for item in items if item > _WEIGHT]
+            self._nested.extend([(outer, item >> _WEIGHT_BITS) for item in items if item > _WEIGHT])
 
     def _keys(self, items: list[int]) -> None:
         if max([item & _WEIGHT for item in items if item > 0], default=0) > HEAVIEST_KEY:
