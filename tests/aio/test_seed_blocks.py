@@ -235,7 +235,7 @@ async def test_comprehensive_statistics() -> None:
 @cache_result(ttl=3600)  # Cache for 1 hour
 async def expensive_computation(x: int, y: int) -> int:
     # Simulate expensive operation (the stand-in for sleep waits for nothing)
-    await asyncio.sleep(1)
+    await asyncio.sleep(1)  # a stand-in that waits for nothing, see above
     return x * y + complex_calculation()
 
 

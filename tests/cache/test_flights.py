@@ -87,7 +87,7 @@ def test_who_waits_for_a_load_whose_loop_ends_begins_another(
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
         waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
         while flight._event is None or len(flight._watchers) < 2:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # between two looks at a condition
 
     loop.run_until_complete(until_they_wait())
     assert [waiter() for waiter in waiters] == ["loaded", "loaded"]

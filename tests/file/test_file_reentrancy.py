@@ -39,7 +39,7 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
         while engines.lock.acquire(blocking=False):  # until the fork has it, and waits for us
             engines.lock.release()
             assert time.monotonic() < deadline
-            time.sleep(0.001)
+            time.sleep(0.001)  # between two looks at a condition
         forgotten.clear()
         return True
 
