@@ -11,18 +11,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence import LoadFence
-from cachekit.load_options import OFF, LoadOptions
 from cachekit.loads import Loads
 from cachekit.locks.waiting import holding, is_holding, pauses
-from cachekit.model import MISSING, CacheLevel, Missing
+from cachekit.model import MISSING, Missing
 from cachekit.singleflight import Abandoned, Flight, StillFlying, loading
-from cachekit.terms import Life, Terms
+from cachekit.terms import Terms
 from cachekit.turns import Turn
 
 P = ParamSpec("P")
 V = TypeVar("V")
-
-_ALL = CacheLevel.ALL
 
 
 @final
@@ -39,11 +36,7 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[V]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> V:
         """`load` for a coroutine function, which is awaited in a task of its own on this loop.
 
@@ -54,7 +47,6 @@ class AwaitedLoads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or where it was waited for.
         """
-        terms = Terms(life, tags, level, stale_ttl, options)
         return await self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
 
     async def load_on(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
@@ -91,18 +83,14 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[V]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> V:
         """`reload` for a coroutine function."""
         import asyncio
 
-        fence = self._levels.successor(key, tags)
+        fence = self._levels.successor(key, terms.tags)
         flight = self._loads.flights.lead(key, fence, asyncio.get_running_loop())
-        terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
+        terms = terms._replace(options=terms.options.shared_by("thread"), replaces=True)
         begun = time.monotonic()
         self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
         try:
@@ -116,18 +104,14 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[Any]],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> None:
         """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
-        if not self._loads.due.is_due(key, options.refresh_ahead):
+        if not self._loads.due.is_due(key, terms.options.refresh_ahead):
             return
         import asyncio
 
-        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        terms = terms._replace(replaces=True, waits=False)
         flight = self._loads.flight_alone(key, terms, asyncio.get_running_loop())
         if flight is not None:
             self._loads.tasks.begin([flight], self._lead(flight, loader, terms, self._loads.complaints.add))

@@ -52,6 +52,7 @@ from cachekit.model import (
 )
 from cachekit.ports import FleetTier, HostTier, Pings
 from cachekit.stats import Lookups
+from cachekit.terms import Terms
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm
@@ -362,12 +363,12 @@ class IntelligentCache:
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                terms = self._asking.spread(lambda _: life, jitter), labels, _ALL, stale, options
-                self._loads.refresh(checked_key(key), loader, *terms)
+                terms = Terms(self._asking.spread(lambda _: life, jitter), labels, _ALL, stale, options)
+                self._loads.refresh(checked_key(key), loader, terms)
             found: V = value
             return found
         spread = self._asking.spread(lambda _: life, jitter)
-        return self._loads.load(checked_key(key), loader, spread, labels, _ALL, stale, options)
+        return self._loads.load(checked_key(key), loader, Terms(spread, labels, _ALL, stale, options))
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""

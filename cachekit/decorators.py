@@ -43,7 +43,7 @@ from cachekit.model import (
 )
 from cachekit.offloop import in_own_thread
 from cachekit.stats import Lookups
-from cachekit.terms import Life
+from cachekit.terms import Life, Terms
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -262,13 +262,11 @@ class _Cached:
 
         return cache._asking.spread(life, self._jitter)
 
-    def _terms(
-        self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Life, frozenset[str], CacheLevel, float, LoadOptions]:
+    def _terms(self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Terms:
         """How an answer is loaded and kept."""
         options = cache._asking.options(self._load)
         stale = cache._asking.stale(self._stale_ttl)
-        return self._life(cache), self._labels(args, kwargs), self._level, stale, options
+        return Terms(self._life(cache), self._labels(args, kwargs), self._level, stale, options)
 
     # -- answering ----------------------------------------------------------------------------------
 
@@ -282,9 +280,9 @@ class _Cached:
             value = cache._levels.find(key, self._level)
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            value = cache._loads.load(key, loader, *self._terms(cache, args, kwargs))
+            value = cache._loads.load(key, loader, self._terms(cache, args, kwargs))
         elif self._refreshes(cache):
-            cache._loads.refresh(key, loader, *self._terms(cache, args, kwargs))
+            cache._loads.refresh(key, loader, self._terms(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -299,9 +297,9 @@ class _Cached:
             value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            value = await cache._awaited.load(key, loader, *self._terms(cache, args, kwargs))
+            value = await cache._awaited.load(key, loader, self._terms(cache, args, kwargs))
         elif self._refreshes(cache):
-            cache._awaited.refresh(key, loader, *self._terms(cache, args, kwargs))
+            cache._awaited.refresh(key, loader, self._terms(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
@@ -361,7 +359,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, *self._terms(cache, args, kwargs)))
+        return self._handed_out(cache._loads.reload(key, loader, self._terms(cache, args, kwargs)))
 
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
@@ -374,7 +372,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        value = await cache._awaited.reload(key, loader, *self._terms(cache, args, kwargs))
+        value = await cache._awaited.reload(key, loader, self._terms(cache, args, kwargs))
         return self._handed_out(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:

@@ -21,14 +21,13 @@ from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
-from cachekit.load_options import OFF, LoadOptions
 from cachekit.locks.waiting import holding, is_holding, wait_for
-from cachekit.model import MISSING, PLAIN_TYPES, CacheLevel, Missing, refuse_unstorable
+from cachekit.model import MISSING, PLAIN_TYPES, Missing, refuse_unstorable
 from cachekit.refreshing import Due
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
 from cachekit.stats import LoadFigures
 from cachekit.tasks import Tasks
-from cachekit.terms import Life, Terms
+from cachekit.terms import Terms
 from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 V = TypeVar("V")
-
-_ALL = CacheLevel.ALL
 
 
 @final
@@ -61,11 +58,7 @@ class Loads:
         self,
         key: str,
         loader: Callable[[], V],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> V:
         """The value of a key that a lookup did not find; waits for a load that is under way.
 
@@ -74,7 +67,6 @@ class Loads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or in the thread that was waited for.
         """
-        terms = Terms(life, tags, level, stale_ttl, options)
         return self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
 
     def load_on(self, key: str, loader: Callable[[], V], terms: Terms) -> V | Missing:
@@ -111,21 +103,17 @@ class Loads:
         self,
         key: str,
         loader: Callable[[], V],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> V:
         """Load a key whether or not it is there; older loads of it are not kept.
 
         What was there serves until the new value has come, and no longer, even if that is not kept. Such a
         load is not shared with other processes, and knows no soft timeout.
         """
-        fence = self.levels.successor(key, tags)
+        fence = self.levels.successor(key, terms.tags)
         flight = self.flights.lead(key, fence, None)
         try:
-            terms = Terms(life, tags, level, stale_ttl, options.shared_by("thread"), replaces=True)
+            terms = terms._replace(options=terms.options.shared_by("thread"), replaces=True)
             value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
             return value
         finally:
@@ -137,16 +125,12 @@ class Loads:
         self,
         key: str,
         loader: Callable[[], Any],
-        life: Life,
-        tags: frozenset[str],
-        level: CacheLevel = _ALL,
-        stale_ttl: float = 0.0,
-        options: LoadOptions = OFF,
+        terms: Terms,
     ) -> None:
         """After a hit: begin a reload in the background if the value is in the last part of its life."""
-        if not self.due.is_due(key, options.refresh_ahead):
+        if not self.due.is_due(key, terms.options.refresh_ahead):
             return
-        terms = Terms(life, tags, level, stale_ttl, options, replaces=True, waits=False)
+        terms = terms._replace(replaces=True, waits=False)
         flight = self.flight_alone(key, terms)
         if flight is None:
             return

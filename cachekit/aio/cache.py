@@ -192,13 +192,13 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise TypeError(f"loader must be a function without arguments, not {loader!r}")
-        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)[:5]
+        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
         value = await self.get(key, MISSING)
         loads = self._sync._awaited
         if value is MISSING:
-            return await loads.load(checked_key(key), awaiting(loader), *terms)
-        if terms[4].refresh_ahead:
-            loads.refresh(checked_key(key), awaiting(loader), *terms)
+            return await loads.load(checked_key(key), awaiting(loader), terms)
+        if terms.options.refresh_ahead:
+            loads.refresh(checked_key(key), awaiting(loader), terms)
         return value
 
     async def contains(self, key: str) -> bool:

@@ -27,6 +27,7 @@ from cachekit import (
 from cachekit.background import Background
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
+from cachekit.terms import Terms
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    return await cache._awaited.load(key, loader, lambda _: 60.0, NO_TAGS)  # type: ignore[arg-type]
+    return await cache._awaited.load(key, loader, Terms(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:

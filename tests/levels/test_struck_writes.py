@@ -11,6 +11,7 @@ from coherent_caches import open_cache
 from tracing import at_line
 
 from cachekit import IntelligentCache, writing
+from cachekit.terms import Terms
 
 WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "set": lambda cache, key: cache.set(key, "new"),
@@ -18,7 +19,7 @@ WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many(["before", key, "after"]),
     "touch": lambda cache, key: cache.touch(key, 60),
-    "refresh": lambda cache, key: cache._loads.reload(key, lambda: "new", lambda _: 60.0, frozenset()),
+    "refresh": lambda cache, key: cache._loads.reload(key, lambda: "new", Terms(lambda _: 60.0, frozenset())),
     "tags": lambda cache, key: cache.invalidate_by_tags({"t"}),
     "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
     "clear": lambda cache, key: cache.clear(),
