@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell has it for what runs in its background: then so would the processes that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["aio_caches", "disks", "lease_servers", "loops", "redis_fixtures"]
+pytest_plugins = ["aio_caches", "disks", "lease_servers", "loops", "redis_fixtures", "three_tiers"]
 
 
 @pytest.fixture(autouse=True)
