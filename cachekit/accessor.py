@@ -158,8 +158,9 @@ class Accessor:
             TierUnavailableError: under `strict` only.
             Exception: any other that the operation raises; those say nothing about the tier's health.
         """
-        if self._breaker.refuses:
-            return self._refuse()
+        return self._refuse() if self._breaker.refuses else self._carry(operation, *args, **kwargs)
+
+    def _carry(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
         self._calls += 1
         timed = not self._calls % _SAMPLE
         begin = time.perf_counter() if timed else 0.0
@@ -181,9 +182,11 @@ class Accessor:
         self, count: int, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R | Unavailable:
         """`call` for something that looks up `count` keys, which are `unavailable` if it is refused."""
-        if self._breaker.refuses:
-            self.unavailable += count
-        return self.call(operation, *args, **kwargs)
+        # Asked once: a breaker that closed in between would have the tier count the lookup too.
+        if not self._breaker.refuses:
+            return self._carry(operation, *args, **kwargs)
+        self.unavailable += count
+        return self._refuse()
 
     def store(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
         """`call` for something that needs room; when it succeeds, the tier has some."""

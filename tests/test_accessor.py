@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pickle
 import threading
+from functools import partial
 
 import pytest
 from forking import in_fork
@@ -13,8 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from racing import frequent_switches, in_thread, race
+from tracing import at_line
 
-from cachekit import CacheEntry, MemoryCache
+from cachekit import CacheEntry, MemoryCache, accessor
 from cachekit.accessor import UNAVAILABLE, Accessor
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.journal import Journal
@@ -52,6 +55,22 @@ class Outage:
     def fill(self, *keys: str, tags: tuple[str, ...] = ()) -> None:
         for key in keys:
             self.memory.set(key, CacheEntry(key, "old", tags=set(tags)))
+
+
+def test_a_lookup_is_counted_once_when_the_outage_ends_meanwhile() -> None:
+    """By the accessor that refused it, or by the tier that was asked; wherever the breaker closes."""
+    for number in itertools.count(1):
+        out = Outage()
+        out.begin()
+        out.tier.mend()
+        before = out.memory.get_stats().requests
+        look = partial(out.accessor.lookup, 1, out.tier.get, "k")
+        reached = at_line(number, accessor, out.probe, look)
+        if not reached:
+            assert number > 1
+            break
+        assert out.accessor.state == "closed"
+        assert out.accessor.unavailable + out.memory.get_stats().requests - before == 1, number
 
 
 def test_a_call_of_a_tier_in_order_is_the_tiers() -> None:

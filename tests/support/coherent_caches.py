@@ -47,11 +47,13 @@ def listen(*caches: IntelligentCache) -> None:
         assert redis is not None
 
         def hears(memory: MemoryCache = memory, say: RedisCache = redis) -> bool:  # type: ignore[assignment]
-            memory.set_value("heard", False)
             say.delete("heard")
             return memory.peek("heard") is None
 
-        wait_until(hears, "the bus listens")
+        # Twice: memory is also emptied as the bus begins, and once more when it listens.
+        for _ in range(2):
+            memory.set_value("heard", False)
+            wait_until(hears, "the bus listens")
 
 
 def listening(make: Callable[[], IntelligentCache]) -> IntelligentCache:
