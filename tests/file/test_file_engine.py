@@ -22,6 +22,7 @@ from zlib import crc32
 
 import pytest
 from file_checks import SMALL, check, disk_usage
+from interrupting import no_collection
 from racing import frequent_switches, race
 
 from cachekit.errors import CacheClosedError, FileFormatError
@@ -381,6 +382,7 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
     random_ = random.Random(5)
     try:
         with (
+            no_collection(),
             Engine(tmp_path, geometry=SMALL) as engine,
             Engine(tmp_path, geometry=SMALL, patience=2) as other,
         ):

@@ -1,8 +1,25 @@
-"""A clock with which a test comes between two steps of an operation."""
+"""Means by which a test comes between two steps of an operation, and of that operation alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Nothing is collected meanwhile.
+
+    A collection runs the finalizers of whatever earlier tests left behind, and a signal's exception
+    that strikes in one of those is nobody's to catch.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class InterruptedClock:
