@@ -19,11 +19,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class CacheInfo(NamedTuple):
-    """What a cached function has seen in the cache that it uses now."""
+    """What a cached function has seen in the cache that it uses now, in this process."""
 
-    hits: int
-    misses: int
-    size: int  #: answers held, expired ones that were not noticed included
+    hits: int  #: calls that were answered by one of the tiers
+    misses: int  #: the other ones: they called the function, waited for a call that was under way, or failed
+    size: int  #: answers held in memory, expired ones that were not noticed included
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -60,7 +60,7 @@ class CachedFunction(Protocol[P, R_co]):
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R_co]: ...
 
     def cache_info(self) -> CacheInfo:
-        """Hits, misses and the number of answers held."""
+        """Hits, misses and the number of answers held in memory."""
         ...
 
     def cache_clear(self) -> int:

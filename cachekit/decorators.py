@@ -278,6 +278,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = cache._levels.find(key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache._loads.load(key, loader, self._terms(cache, args, kwargs))
@@ -295,6 +296,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache._awaited.load(key, loader, self._terms(cache, args, kwargs))
@@ -316,6 +318,7 @@ class _Cached:
         if self._level._value_ & MEMORY:
             return key, lookups, cache._memory._hit(key, lookups)
         cache._levels.skipped += 1
+        lookups.skipped += 1
         return key, lookups, MISSING
 
     def _remember(
@@ -402,7 +405,8 @@ class _Cached:
             return CacheInfo(0, 0, 0)
         lookups = cache._reader(self._implicit)
         size = cache._memory._store.tagged(self._implicit)
-        return CacheInfo(lookups.hits, lookups.misses, size)
+        below = lookups.below
+        return CacheInfo(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
 
     def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """See `CachedFunction.key`."""
