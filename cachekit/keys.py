@@ -242,9 +242,13 @@ class Signature:
         ):
             import inspect
 
-            inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
+            name = self._function.__qualname__
+            try:
+                inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}(): {error}") from None
             # Only a __signature__ that somebody set by hand can disagree with the code.
-            raise TypeError(f"{self._function.__qualname__}() does not take these arguments")
+            raise TypeError(f"{name}() does not take these arguments")
         if self._star:
             bound[self._star] = surplus
         if self._stars:

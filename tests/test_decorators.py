@@ -109,9 +109,9 @@ class TestAnswers:
             cache_result(items)
 
     def test_wrong_calls_are_the_function_s_own_type_errors(self, cache: IntelligentCache) -> None:
-        """A call that the function does not take is a TypeError, and nothing is kept."""
+        """A call that the function does not take is a TypeError that names it, and nothing is kept."""
         for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"x": 1})]:
-            with pytest.raises(TypeError):
+            with pytest.raises(TypeError, match=r"^at_module_level\(\): "):
                 at_module_level(*args, **kwargs)
         assert cache._memory.size() == 0
 

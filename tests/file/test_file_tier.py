@@ -37,6 +37,13 @@ from cachekit.tiers.file.tokens import Tokens
         ({"cache_dir": b"x"}, TypeError, ["cache_dir", "bytes"]),
         ({"cache_dir": ""}, ValueError, ["cache_dir", "leave it out"]),
         ({"cache_dir": "a\0b"}, ValueError, ["cache_dir"]),
+        (
+            {"cache_dir": "~nobody.at.all/x"},
+            ValueError,
+            ["cache_dir", "~nobody.at.all", "./~nobody.at.all/x"],
+        ),
+        ({"allow": 5}, TypeError, ["allow", "5", "allow=[MyType]"]),
+        ({"allow": Path}, TypeError, ["allow", "Path", "allow=[MyType]"]),
         ({"max_size_mb": "1"}, TypeError, ["max_size_mb", "'1'"]),
         ({"max_size_mb": True}, TypeError, ["max_size_mb", "True"]),
         ({"max_size_mb": 0.5}, ValueError, ["max_size_mb", "0.5"]),
