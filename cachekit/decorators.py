@@ -426,6 +426,11 @@ class _Cached:
         first = args[0] if args else kwargs.get(function.__code__.co_varnames[0])
         kind = first if isinstance(first, type) else type(first)
         if owner not in {base.__qualname__ for base in kind.__mro__}:
+            if function.__code__.co_varnames[0] == "cls":
+                raise TypeError(
+                    f"{name} is a class method: ask with the class as the first argument, as in "
+                    f"{owner}.{name}.key({owner}, ...)"
+                )
             raise TypeError(
                 f"{name} is a method: ask through the class, with the instance as the first argument, "
                 f"as in {owner}.{name}.key(instance, ...)"

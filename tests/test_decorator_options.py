@@ -313,6 +313,14 @@ class TestMethods:
             ):
                 ask(3)
 
+    def test_a_class_method_is_asked_with_its_class(self, cache: IntelligentCache) -> None:
+        """Which it does not pass on to its questions; without it the error shows how."""
+        Client.made(1)
+        method: Any = Client.made
+        with pytest.raises(TypeError, match=r"with the class .* Client.made.key\(Client, ...\)"):
+            method.invalidate(1)
+        assert method.invalidate(Client, 1) is True
+
     def test_instances_are_freed(self, cache: IntelligentCache) -> None:
         """A cached method does not keep its instance alive, whatever was asked, or raised."""
         client = Client(2)
