@@ -51,9 +51,11 @@ def namespace() -> str:
 
 def max_size_mb() -> int:
     """CACHEKIT_MAX_SIZE_MB, or 1000."""
+    from cachekit.tiers.file.arguments import LARGEST_MB
+
     text = os.environ.get("CACHEKIT_MAX_SIZE_MB", "1000")
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number of at least 1, not {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
+        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
     return int(text)
 
 
@@ -79,7 +81,9 @@ def file_cache(clock: Clock) -> FileCache | None:
         import logging
 
         logging.getLogger("cachekit").warning(
-            "going on without a file tier, so that nothing outlives this process: %s", error
+            "going on without a file tier, so that nothing outlives this process: %s "
+            "(which here is said by CACHEKIT_DIR)",
+            error,
         )
         return None
 
@@ -98,4 +102,8 @@ def redis_cache() -> RedisCache | None:
 
     # Braces, which a file's name may have, decide where keys live in a Cluster.
     name = namespace().translate({ord("{"): "(", ord("}"): ")"})
-    return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secrets_from_environment())
+    secret = secrets_from_environment()
+    try:
+        return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secret)
+    except ValueError as error:
+        raise ValueError(f"CACHEKIT_REDIS_URL cannot be used: {error}") from None
