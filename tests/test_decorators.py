@@ -12,6 +12,8 @@ import inspect
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -123,6 +125,22 @@ class TestAnswers:
         cache.close()
         with pytest.raises(CacheClosedError):
             function(1)
+
+
+RECURSIVE = """
+from cachekit import IntelligentCache, cache_result
+
+@cache_result(cache=IntelligentCache(file_cache=None))
+def depth(n):
+    return n and 1 + depth(n - 1)
+
+print(depth(100))
+"""
+
+
+def test_a_function_that_calls_itself_goes_a_hundred_levels_deep() -> None:
+    """Below Python's usual limit of frames, as docs/decorator.md says."""
+    assert subprocess.check_output([sys.executable, "-c", RECURSIVE], text=True) == "100\n"
 
 
 class TestQuestions:
