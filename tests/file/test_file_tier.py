@@ -288,6 +288,14 @@ def test_what_cannot_be_stored(tmp_path: Path) -> None:
             cache.set("k", "v")  # type: ignore[arg-type]
 
 
+def test_the_largest_value_at_the_usual_limit(tmp_path: Path) -> None:
+    """About 29 MB at 1,000 MB, as docs/file.md says."""
+    with FileCache(tmp_path, 1000) as cache:
+        cache.set_value("k", bytes(29_000_000))
+        with pytest.raises(ValueTooLargeError):
+            cache.set_value("k", bytes(30_000_000))
+
+
 def test_too_large_a_value_leaves_nothing(tmp_path: Path) -> None:
     """Neither it nor what it was to replace; but a loaded one leaves what is there."""
     with FileCache(tmp_path, 1) as cache:
