@@ -237,6 +237,40 @@ def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     assert notes.gaps == 0
 
 
+def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> None:
+    """Who comes in the middle trusts what it has after a few heartbeats, though the writer never pauses."""
+    other = make_cache()
+
+    def period() -> None:
+        for number in range(10):
+            other.set_value(f"k{number}", 1)
+        other._store._bus._beat()
+
+    for _ in range(3):
+        period()
+    notes = listening(make_cache())
+    for _ in range(5):
+        period()
+    seen = notes.gaps
+    for _ in range(5):
+        period()
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert notes.gaps == min(seen, 2)
+
+
+def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
+    """A refresh that comes second, which is everyday: the others need not forget all that they have."""
+    notes, other = listening(make_cache()), make_cache()
+    other.set_value("k", 1)
+    assert other.put("k", CacheEntry("k", 2), other.successor(), expect=other.successor()) is False
+    for _ in range(2):
+        other._store._bus._beat()
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
     """The worst that a stranger can do is to make caches forget."""
     notes = listening(make_cache())
