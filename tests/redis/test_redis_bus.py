@@ -18,7 +18,7 @@ from forking import in_fork
 from racing import in_thread
 from redis_server import RedisServer, wait_until
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, TierUnavailableError
 from cachekit.tiers.redis import RedisCache, bus
 from cachekit.tiers.redis.messages import Outbox
 from cachekit.upkeep import upkeep
@@ -269,6 +269,43 @@ def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
     other.delete("end")
     wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
     assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_long_scan_does_not_hold_up_the_heartbeats(
+    make_cache: MakeCache, redis_url: str, fails: bool
+) -> None:
+    """What others write meanwhile is confirmed, however many keys the server has to look at."""
+    scanning, go_on = threading.Event(), threading.Event()
+
+    class Slow(redis.Redis):
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            if args[0] == "SCAN":
+                scanning.set()
+                assert go_on.wait(30)
+                if fails:
+                    raise redis.ConnectionError("cut off")
+            return super().execute_command(*args, **options)
+
+    notes = listening(make_cache())
+    with Slow.from_url(redis_url) as client:
+        slow = make_cache(client=client)
+        finish = in_thread(lambda: slow.invalidate_by_pattern("user:.*"))
+        assert scanning.wait(30)
+        slow.set_value("k", 1)
+        for _ in range(2):
+            slow._store._bus._beat()
+        confirmed = slow._store._bus.outbox._confirmed
+        go_on.set()
+        if fails:
+            with pytest.raises(TierUnavailableError):
+                finish()
+            wait_until(lambda: notes.gaps, "what was cut off is noticed")
+        else:
+            finish()
+            wait_until(lambda: ("pattern", "user:") in notes.told, "the pattern is heard")
+            assert notes.gaps == 0
+        assert confirmed > 0
 
 
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
