@@ -18,7 +18,7 @@ from forking import in_fork
 from racing import in_thread
 from redis_server import RedisServer, wait_until
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, TierUnavailableError
 from cachekit.tiers.redis import RedisCache, bus
 from cachekit.tiers.redis.messages import Outbox
 from cachekit.upkeep import upkeep
@@ -235,6 +235,77 @@ def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
     assert len(notes.told) == 401
     assert notes.gaps == 0
+
+
+def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> None:
+    """Who comes in the middle trusts what it has after a few heartbeats, though the writer never pauses."""
+    other = make_cache()
+
+    def period() -> None:
+        for number in range(10):
+            other.set_value(f"k{number}", 1)
+        other._store._bus._beat()
+
+    for _ in range(3):
+        period()
+    notes = listening(make_cache())
+    for _ in range(5):
+        period()
+    seen = notes.gaps
+    for _ in range(5):
+        period()
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert notes.gaps == min(seen, 2)
+
+
+def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
+    """A refresh that comes second, which is everyday: the others need not forget all that they have."""
+    notes, other = listening(make_cache()), make_cache()
+    other.set_value("k", 1)
+    assert other.put("k", CacheEntry("k", 2), other.successor(), expect=other.successor()) is False
+    for _ in range(2):
+        other._store._bus._beat()
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_long_scan_does_not_hold_up_the_heartbeats(
+    make_cache: MakeCache, redis_url: str, fails: bool
+) -> None:
+    """What others write meanwhile is confirmed, however many keys the server has to look at."""
+    scanning, go_on = threading.Event(), threading.Event()
+
+    class Slow(redis.Redis):
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            if args[0] == "SCAN":
+                scanning.set()
+                assert go_on.wait(30)
+                if fails:
+                    raise redis.ConnectionError("cut off")
+            return super().execute_command(*args, **options)
+
+    notes = listening(make_cache())
+    with Slow.from_url(redis_url) as client:
+        slow = make_cache(client=client)
+        finish = in_thread(lambda: slow.invalidate_by_pattern("user:.*"))
+        assert scanning.wait(30)
+        slow.set_value("k", 1)
+        for _ in range(2):
+            slow._store._bus._beat()
+        confirmed = slow._store._bus.outbox._confirmed
+        go_on.set()
+        if fails:
+            with pytest.raises(TierUnavailableError):
+                finish()
+            wait_until(lambda: notes.gaps, "what was cut off is noticed")
+        else:
+            finish()
+            wait_until(lambda: ("pattern", "user:") in notes.told, "the pattern is heard")
+            assert notes.gaps == 0
+        assert confirmed > 0
 
 
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
