@@ -21,10 +21,10 @@ from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
-from cachekit.locks.waiting import holding, is_holding, wait_for
+from cachekit.locks.waiting import wait_for
 from cachekit.model import MISSING, PLAIN_TYPES, Missing, refuse_unstorable
 from cachekit.refreshing import Due
-from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
+from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
 from cachekit.stats import LoadFigures
 from cachekit.tasks import Tasks
 from cachekit.terms import Terms
@@ -200,7 +200,7 @@ class Loads:
                 # Another flight may have landed between the lookup and this one's start.
                 value = MISSING if terms.replaces else self.levels.look_again(flight.key)
                 if value is MISSING:
-                    if terms.options.takes_turns and not is_holding():
+                    if terms.options.takes_turns and not is_in_turn():
                         value = self._load_in_turn(flight, loader, terms)
                     else:
                         value = self._load(flight.fence, loader, terms)
@@ -233,8 +233,8 @@ class Loads:
             if turn.value is not MISSING:
                 return turn.value
             fence = self.renewed(flight, terms)
-            del flight
-            with holding():
+            with in_turn(flight):
+                del flight
                 return self._load(fence, loader, terms)
         finally:
             turn.release()

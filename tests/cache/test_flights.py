@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
@@ -118,6 +121,90 @@ def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCach
     assert len(errors) == 100
     assert all(isinstance(error, ValueError) for error in errors)
     assert len(traceback.extract_tb(errors[0].__traceback__)) < 20  # type: ignore[union-attr]
+
+
+def test_what_a_caller_is_handling_does_not_stick_to_the_error(cache: IntelligentCache) -> None:
+    """It would be shown to all the others as what led to it, and kept alive by them."""
+
+    async def main() -> list[BaseException | object]:
+        begin = asyncio.Event()
+
+        async def fail() -> None:
+            await begin.wait()
+            try:
+                raise KeyError("its own")
+            except KeyError:
+                raise ValueError  # noqa: B904  # that is the question
+
+        async def call() -> object:
+            try:
+                raise RuntimeError("the caller's")
+            except RuntimeError:
+                return await load_async(cache, "k", fail)
+
+        waiters = [asyncio.ensure_future(call()) for _ in range(3)]
+        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 3:
+            await asyncio.sleep(0)
+        begin.set()
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    for error in asyncio.run(main()):
+        assert isinstance(error, ValueError)
+        assert isinstance(error.__context__, KeyError)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_outlives_a_load_does_not_keep_its_value(cache: IntelligentCache, fails: bool) -> None:
+    """A task that a loader has begun has a copy of its context, perhaps until the program ends."""
+
+    class Value:
+        pass
+
+    async def main() -> None:
+        values: list[weakref.ref[Value]] = []
+        tasks = []
+
+        async def load() -> Value:
+            tasks.append(asyncio.create_task(asyncio.Event().wait()))
+            value = Value()
+            values.append(weakref.ref(value))
+            if fails:
+                raise ValueError
+            return value
+
+        with contextlib.suppress(ValueError):
+            await load_async(cache, "k", load)
+        cache.clear()
+        await asyncio.sleep(0)  # the task of the load says that it has ended
+        gc.collect()
+        assert values[0]() is None
+        tasks[0].cancel()
+
+    asyncio.run(main())
+
+
+def test_loads_that_begin_each_other_leave_no_trace(cache: IntelligentCache) -> None:
+    """Each has begun the task of the next one, which inherits what was being loaded."""
+
+    async def main() -> None:
+        last = asyncio.get_running_loop().create_future()
+
+        async def load(number: int) -> int:
+            if number < 20:
+                task = asyncio.create_task(load_async(cache, f"k{number + 1}", partial(load, number + 1)))
+                task.add_done_callback(lambda task: task.result())
+                await asyncio.sleep(0)
+            else:
+                depth, block = 0, singleflight._block.get()
+                while block is not None:
+                    depth, block = depth + 1, block._outer
+                last.set_result(depth)
+            return number
+
+        await load_async(cache, "k0", partial(load, 0))
+        assert await last < 20
+
+    asyncio.run(main())
 
 
 def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: IntelligentCache) -> None:
@@ -372,8 +459,6 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
 
 def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
-    import gc
-    import weakref
 
     class Held:
         pass
