@@ -80,6 +80,8 @@ class AwaitedLoads:
                 value = self._loads.fall_back(key, terms, error)
                 if value is MISSING:
                     raise
+            finally:
+                del flight, task  # as in Loads.load_on(); so below
             return value
 
     async def reload(
@@ -101,6 +103,8 @@ class AwaitedLoads:
         except Abandoned:
             await self.raise_end(task, f"the load of {key!r}")
             raise
+        finally:
+            del flight, task
         return value
 
     def refresh(
@@ -144,6 +148,7 @@ class AwaitedLoads:
             flight.land(value)
         finally:
             flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
+            del flight
 
     async def _load(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
         await self.off_loop(self._levels.before_load, fence)
@@ -200,14 +205,17 @@ class AwaitedLoads:
         self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
     ) -> Any:
         """`wait` on an event loop."""
-        for last, seconds in terms.patience(leading, begun):
-            try:
-                return await flight.wait_async(seconds)
-            except StillFlying:
-                value = self._loads.out_of_time(flight, terms, leading and last, last)
-                if value is not MISSING:
-                    return value
-        return await flight.wait_async()
+        try:
+            for last, seconds in terms.patience(leading, begun):
+                try:
+                    return await flight.wait_async(seconds)
+                except StillFlying:
+                    value = self._loads.out_of_time(flight, terms, leading and last, last)
+                    if value is not MISSING:
+                        return value
+            return await flight.wait_async()
+        finally:
+            del flight
 
     async def raise_end(self, task: asyncio.Task[None], load: str) -> None:
         """Raise what ended a load of the caller's own that brought neither a value nor an error.

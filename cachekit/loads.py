@@ -119,7 +119,7 @@ class Loads:
         finally:
             if not flight.begun:
                 flight.abandon()
-            del flight  # as in load()
+            del flight  # as in load_on()
 
     def refresh(
         self,
@@ -157,7 +157,7 @@ class Loads:
             finally:
                 if not flight.begun:
                     flight.abandon()
-                del flight  # as in load()
+                del flight  # as in load_on()
 
     def flight_alone(
         self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
@@ -176,7 +176,7 @@ class Loads:
             try:
                 return self._lead(flight, loader, terms)
             finally:
-                del flight  # as in load()
+                del flight  # as in load_on()
         key = flight.key
         background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
         if not background.start():
@@ -191,7 +191,7 @@ class Loads:
             raise
         finally:
             background.is_unwatched = not flight.is_over
-            del background, flight  # as in load()
+            del background, flight  # as in load_on()
 
     def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
         try:
@@ -214,7 +214,7 @@ class Loads:
             return value
         finally:
             flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
-            del flight  # as in load()
+            del flight  # as in load_on()
 
     # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
 
@@ -252,14 +252,17 @@ class Loads:
             LoadTimeoutError: it took too long.
             Abandoned, Exception: as `Flight.wait` does.
         """
-        for last, seconds in terms.patience(leading, begun):
-            try:
-                return flight.wait(seconds)
-            except StillFlying:
-                value = self.out_of_time(flight, terms, leading and last, last)
-                if value is not MISSING:
-                    return value
-        return flight.wait()
+        try:
+            for last, seconds in terms.patience(leading, begun):
+                try:
+                    return flight.wait(seconds)
+                except StillFlying:
+                    value = self.out_of_time(flight, terms, leading and last, last)
+                    if value is not MISSING:
+                        return value
+            return flight.wait()
+        finally:
+            del flight  # as in load_on()
 
     # -- life ---------------------------------------------------------------------------------------
 

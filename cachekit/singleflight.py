@@ -245,7 +245,10 @@ class Flight(Generic[F]):
                 if outer is not None:
                     _waiting[thread] = outer
             self.leave()
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            del self  # as in result()
 
     async def wait_async(self, seconds: float | None = None) -> Any:
         """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight.
@@ -271,16 +274,16 @@ class Flight(Generic[F]):
 
         try:
             with _lock:
-                if self._done:
-                    return self.result()
-                self._watchers.append(watcher)
-            for pause in self._pauses(seconds, loop):
-                if pause is None:
-                    await landed
-                else:
-                    await asyncio.wait([landed], timeout=pause)
-                if self._done:
-                    break
+                if not self._done:
+                    self._watchers.append(watcher)
+            if not self._done:
+                for pause in self._pauses(seconds, loop):
+                    if pause is None:
+                        await landed
+                    else:
+                        await asyncio.wait([landed], timeout=pause)
+                    if self._done:
+                        break
             if not self._done:
                 raise StillFlying
         finally:
@@ -288,7 +291,10 @@ class Flight(Generic[F]):
             with _lock:
                 if watcher in self._watchers:
                     self._watchers.remove(watcher)
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            del self  # as in result()
 
     def _pauses(self, seconds: float | None, loop: AbstractEventLoop | None) -> Iterator[float | None]:
         """For how long to wait, one after the other: in parts where its loop may end and say nothing.

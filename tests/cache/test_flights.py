@@ -22,6 +22,7 @@ from cachekit import (
     CacheClosedError,
     IntelligentCache,
     LoadOptions,
+    aio,
     background,
     batches,
     loads,
@@ -457,7 +458,8 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
         assert len(memory._figures._readers) == 3  # of those that left, of the tier, of `last`
 
 
-def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
+@pytest.mark.parametrize("how", ["here", "in the background", "in a task", "in a thread for a task"])
+def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
 
     class Held:
@@ -470,12 +472,27 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
         gone.append(weakref.ref(held))
         raise LookupError("no")
 
+    async def failing_task() -> int:
+        return failing()
+
+    async def ask(loader: Callable[[], Any]) -> None:
+        with contextlib.suppress(LookupError):
+            await aio.IntelligentCache.of(cache).get_or_set("k", loader)
+        await asyncio.sleep(0)  # the task of the load says that it has ended
+
     gc.disable()
     try:
-        try:
-            cache.get_or_set("k", failing)
-        except LookupError:
-            pass
+        if how == "in a task":
+            asyncio.run(ask(failing_task))
+        elif how == "in a thread for a task":
+            asyncio.run(ask(failing))
+        else:
+            load = LoadOptions(hard_timeout=20) if how == "in the background" else LoadOptions()
+            with contextlib.suppress(LookupError):
+                cache.get_or_set("k", failing, load=load)
+        for thread in threading.enumerate():
+            if thread.name in {"cachekit-load", "cachekit-step"}:
+                thread.join(20)
+        assert gone[0]() is None
     finally:
         gc.enable()
-    assert gone[0]() is None
