@@ -101,9 +101,11 @@ class Batches:
     def _await(
         self, flights: list[Flight[LoadFence]], terms: Terms, begun: float, values: dict[str, Any]
     ) -> list[str]:
-        """Add what others are loading; the keys to ask for again."""
+        """Add what others are loading; the keys to ask for again. Flights are taken off as they are left."""
         again: list[str] = []
-        for flight in flights:
+        flights.reverse()
+        while flights:
+            flight = flights.pop()
             try:
                 value = self._loads.instead(flight, terms)
                 if value is MISSING:

@@ -58,7 +58,8 @@ class loading:  # noqa: N801  # it is read as a verb; one by contextlib takes th
 
     def __enter__(self) -> None:
         outer = _block.get()
-        while outer is not None and not outer._flights:  # it has ended, and this context outlived it
+        # Those that this context has outlived, or of which an interrupted thread could not take note.
+        while outer is not None and all(flight._done for flight in outer._flights):
             outer = outer._outer
         self._outer: loading | None = outer
         self._token = _block.set(self)
@@ -95,7 +96,7 @@ def in_turn(flight: Flight[Any]) -> Iterator[None]:
 
 def is_in_turn() -> bool:
     """Whether the current thread or task is loading something that has its turn."""
-    return not _in_turn.isdisjoint(_flying())
+    return any(flight in _in_turn and not flight._done for flight in _flying())
 
 
 def holds_up_a_turn() -> bool:

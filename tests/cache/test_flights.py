@@ -10,6 +10,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from cachekit import (
     CacheClosedError,
     IntelligentCache,
     LoadOptions,
+    MemoryCache,
     aio,
     background,
     batches,
@@ -32,6 +34,7 @@ from cachekit.background import Background
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
 from cachekit.terms import Terms
+from cachekit.testing import ManualClock
 
 
 @pytest.fixture
@@ -396,6 +399,47 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
 
     assert in_thread(lambda: cache.get_or_set("a", load_a))() == "a"
     assert y() == "y after a"
+
+
+@pytest.mark.parametrize("keys", ["xy", "yx"])
+def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
+    """A thread of the same load may wait for one of them too, and that is not to be forgotten."""
+    clock = ManualClock()
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
+        cache.get_or_set("x", lambda: "stale", ttl=1, stale_ttl=10)
+        clock.advance(2)
+        end, begun, go_on = threading.Event(), threading.Barrier(3), threading.Event()
+
+        def load_x() -> str:
+            begun.wait(10)
+            assert end.wait(20)
+            return "x"
+
+        def load_y() -> NoReturn:
+            begun.wait(10)
+            assert go_on.wait(20)
+            raise ValueError("y")
+
+        def load_a() -> list[str]:
+            own = cache._loads.flights._flights["a"]
+            x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
+            while not own._blocked_on:
+                threading.Event().wait(0.001)
+            go_on.set()
+            with pytest.raises(ValueError, match="y"):
+                cache.get_or_set_many(list(keys), lambda keys: {}, stale_ttl=10)
+            waited_for = [flight.key for flight in own._blocked_on]
+            end.set()
+            assert x() == "x"
+            return waited_for
+
+        x = in_thread(lambda: cache.get_or_set("x", load_x))
+        y = in_thread(lambda: cache.get_or_set("y", load_y))
+        begun.wait(10)
+        assert cache.get_or_set("a", load_a) == ["x"]
+        assert x() == "x"
+        with pytest.raises(ValueError, match="y"):
+            y()
 
 
 def test_a_batch_that_ends_halfway_leaves_no_flight(
