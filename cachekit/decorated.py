@@ -7,7 +7,7 @@ Shapes only: at run time a cached function is a plain function with these attrib
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, overload
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -142,6 +142,11 @@ class AsyncCachedFunction(Protocol[P, T_co]):
 class CacheDecorator(Protocol):
     """What `cache_result(...)` with parameters returns."""
 
+    # As of cache_result itself: the first is for functions of Any.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as below
+        self, function: Callable[P, Never], /
+    ) -> CachedFunction[P, Any]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
         self, function: Callable[P, Coroutine[Any, Any, T]], /

@@ -13,7 +13,7 @@ import copy as copying
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, Final, ParamSpec, TypeVar, final, overload
+from typing import Any, Final, Never, ParamSpec, TypeVar, final, overload
 
 from cachekit import default
 from cachekit.cache import IntelligentCache
@@ -54,6 +54,11 @@ _GENERATOR: Final = 0x20
 _ASYNC_GENERATOR: Final = 0x200
 
 
+# Checkers match functions of Any with the first of these, whatever it is; no other function is of Never.
+@overload
+def cache_result(  # type: ignore[overload-overlap]  # as below
+    function: Callable[P, Never], /
+) -> CachedFunction[P, Any]: ...
 @overload
 def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
     function: Callable[P, Coroutine[Any, Any, T]], /

@@ -400,13 +400,30 @@ _PLAIN: Final[dict[type, Callable[[Any], object]]] = {
     str: str.__str__,
     bytes: lambda value: bytes.__getitem__(value, slice(None)),
     bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
-    tuple: lambda value: tuple(tuple.__iter__(value)),
+    tuple: lambda value: _members(value),
     list: lambda value: list(list.__iter__(value)),
     set: lambda value: set(set.__iter__(value)),
     frozenset: lambda value: frozenset(frozenset.__iter__(value)),
     dict: lambda value: dict(dict.items(value)),
     OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
 }
+
+
+def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a tuple of a class of its own holds, with the names of its fields if they have any.
+
+    Two classes of one name may differ in them. `os.stat_result` and the like have more than the tuple shows.
+    """
+    members = tuple(tuple.__iter__(value))
+    kind = type(value)
+    names = getattr(kind, "_fields", None)
+    if isinstance(names, tuple):
+        return names, members
+    counts = vars(kind)
+    if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
+        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the others by name
+        return members, reduced[1][1]
+    return members
 
 
 def _has_slots(kind: type, base: type) -> bool:

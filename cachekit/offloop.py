@@ -120,7 +120,7 @@ def _carry_out(
     except RuntimeError:
         pass  # that loop was closed: nobody waits there any more
     finally:
-        del outcome
+        del outcome, landed  # an error's traceback holds this frame
 
 
 def _land(landed: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
