@@ -66,11 +66,11 @@ class Disk:
         self.ready.set()
 
     def encode(self, value: Any) -> bytes:
-        assert self.ready.wait(20), "it was waited for where it could not come"
+        assert self.ready.wait(60), "it was waited for where it could not come"
         return pickle.dumps(value)
 
     def decode(self, payload: bytes | memoryview) -> Any:
-        assert self.ready.wait(20), "it was waited for where it could not come"
+        assert self.ready.wait(60), "it was waited for where it could not come"
         return pickle.loads(payload)
 
 
@@ -123,7 +123,7 @@ def test_a_frozen_server(server: RedisServer, tmp_path: Path, run: Run) -> None:
     """While a hundred tasks wait for a server that is stopped the loop goes on; then each has its answer."""
 
     async def main() -> None:
-        redis = RedisCache(url=server.url, timeout=30)
+        redis = RedisCache(url=server.url, timeout=60)
         file = FileCache(tmp_path / "files")
         async with IntelligentCache(None, redis, file) as cache, a_heart() as heart:
             assert await cache.set_many({f"k{number}": number for number in range(TASKS)})
@@ -146,7 +146,7 @@ def test_memory_hits_while_a_server_is_frozen(server: RedisServer, run: Run) -> 
     """What is in memory is answered at once, however many tasks wait for the server."""
 
     async def main() -> None:
-        redis = RedisCache(url=server.url, timeout=30)
+        redis = RedisCache(url=server.url, timeout=60)
         async with IntelligentCache(MemoryCache(), redis, None) as cache:
             with server.frozen():
                 waiting = many(lambda number: cache.get(f"k{number}"))

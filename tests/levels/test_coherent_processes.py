@@ -389,7 +389,6 @@ def converge(path: Path, url: str, rounds: int) -> list[float]:
             wait_until(
                 lambda reader=reader, key=key, expected=expected: reader.get(key) == expected,  # type: ignore[misc]
                 "the other host sees it",
-                5,
             )
             took.append(time.monotonic() - begin)
             assert writer.get(key) == expected

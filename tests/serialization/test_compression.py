@@ -145,7 +145,7 @@ def test_threads_share_a_compressor(algorithm: str, code: int) -> None:
 
     def work(seed: int) -> None:
         payload = f"text of thread {seed} ".encode() * 5000
-        start.wait(10)
+        start.wait(60)
         for _ in range(20):
             how, packed = compressor.pack(payload)
             if how != code or unpack(how, memoryview(packed)) != payload:
@@ -155,5 +155,5 @@ def test_threads_share_a_compressor(algorithm: str, code: int) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert failures == []

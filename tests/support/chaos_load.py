@@ -277,7 +277,6 @@ def work(own: Assignment, pipe: Connection, loaded: bool) -> None:
                 wait_until(
                     lambda: not any(state.is_out or state.pending for state in states.values()),
                     "the tiers are back",
-                    40,
                 )
 
             pipe.send("ready")
