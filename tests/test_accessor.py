@@ -511,4 +511,4 @@ class BreakerAndJournal(RuleBasedStateMachine):
 
 
 TestBreakerAndJournal = BreakerAndJournal.TestCase
-TestBreakerAndJournal.settings = settings(max_examples=100, deadline=None)
+TestBreakerAndJournal.settings = settings(max_examples=100)

@@ -252,9 +252,9 @@ def slot_by_slot() -> Iterator[None]:
         yield
 
 
-EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
 TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

@@ -16,6 +16,8 @@ from cachekit import CacheLevel, IntelligentCache, levels, writing
 from cachekit.load_options import OFF
 from cachekit.terms import Terms
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 STEPS = (levels, writing)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()

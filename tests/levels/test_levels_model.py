@@ -19,6 +19,8 @@ from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, Memor
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 KEYS = ["a:1", "a:2", "b:1"]
 TAGS = ["x", "y"]
 _prefixes = itertools.count()
@@ -320,7 +322,6 @@ def run(url: str, examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=examples < 100,
         ),

@@ -26,6 +26,8 @@ from cachekit.upkeep import upkeep
 
 MakeCache = Callable[..., RedisCache]
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 class Notes:
     """A listener that writes down what it is told, by whichever thread."""

@@ -10,6 +10,8 @@ from cachekit.ports import FleetTier
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.redis import RedisCache
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 class TestRedisCache(TierContract):
     @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
@@ -190,7 +190,6 @@ def test_a_heartbeat_that_failed_is_made_up_for() -> None:
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, random: Any) -> None:
     """Whatever is lost, sent twice or swapped within a heartbeat's time: a gap if and only if one is lost."""
     outbox, notes = Outbox(), Notes()

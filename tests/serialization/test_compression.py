@@ -11,7 +11,7 @@ import zlib
 import hostile
 import pytest
 from backports import zstd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
@@ -70,7 +70,6 @@ def test_none_compresses_nothing() -> None:
     assert Compressor(None).pack(payload) == (RAW, payload)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100).map(lambda seed: seed * 100))
 def test_whatever_is_packed_unpacks(payload: bytes) -> None:
     """Packing and unpacking agree for both algorithms."""

@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, layout
 
 _prefixes = itertools.count()
 
@@ -45,6 +45,14 @@ def cluster_nodes() -> Iterator[list[tuple[str, int]]]:
     yield [("127.0.0.1", node.port) for node in nodes]
     for node in nodes:
         node.close()
+
+
+@pytest.fixture(scope="module")
+def few_buckets() -> Iterator[None]:
+    """Fewer tokens of buckets under each prefix, for tests that drop all of them over and over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "BUCKETS", 1 << 8)
+        yield
 
 
 @pytest.fixture
