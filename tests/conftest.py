@@ -21,7 +21,15 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("same")
 
-pytest_plugins = ["aio_caches", "disks", "lease_servers", "loops", "redis_fixtures", "three_tiers"]
+pytest_plugins = [
+    "aio_caches",
+    "disks",
+    "lease_servers",
+    "loops",
+    "patience",
+    "redis_fixtures",
+    "three_tiers",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -381,7 +381,7 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
         with (
             no_collection(),
             Engine(tmp_path, geometry=SMALL) as engine,
-            Engine(tmp_path, geometry=SMALL, patience=2) as other,
+            Engine(tmp_path, geometry=SMALL) as other,
         ):
             for number in range(9):  # files are open, and the index has its size
                 engine.put(f"k{number}", b"0|" * 30)

@@ -56,9 +56,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.effects = StoppingEffects()
-        self.engine = Engine(
-            self.path, geometry=self.geometry, clock=self.clock, effects=self.effects, patience=5
-        )
+        self.engine = Engine(self.path, geometry=self.geometry, clock=self.clock, effects=self.effects)
 
     def expected(self, payload_size: int, life: float, tags: tuple[str, ...]) -> Expected:
         self.number += 1
