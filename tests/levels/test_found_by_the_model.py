@@ -41,7 +41,7 @@ def processes(tmp_path: Path, redis_url: str, prefix: str) -> Iterator[tuple[Pro
     """Two of one host."""
 
     def make() -> Process:
-        redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=5))
+        redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=60))
         file = FaultyTier(FileCache(tmp_path, 16, None))
         cache = IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", file))
         return Process(cache, redis, file)

@@ -53,7 +53,7 @@ class Caches(RuleBasedStateMachine):
         self.files: list[FaultyTier] = []
         self.caches = []
         for home in ("here", "here", "there"):
-            redis = FaultyTier(RedisCache(url=self.url, key_prefix=prefix, clock=self.clock, timeout=5))
+            redis = FaultyTier(RedisCache(url=self.url, key_prefix=prefix, clock=self.clock, timeout=60))
             file = FaultyTier(FileCache(Path(self.directory.name, home), 16, None, clock=self.clock))
             self.redis.append(redis)
             self.files.append(file)

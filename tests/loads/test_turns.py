@@ -56,7 +56,7 @@ class Place:
         if self.scope == "process":
             tiers: tuple[Any, Any] = None, FileCache(self.directory / "shared", 64)
         else:
-            tiers = RedisCache(url=self.url, key_prefix=self.prefix, timeout=5), None
+            tiers = RedisCache(url=self.url, key_prefix=self.prefix, timeout=60), None
         return IntelligentCache(MemoryCache(), *tiers, load=load)
 
     def loaded(self, value: str = "value") -> str:

@@ -41,7 +41,7 @@ class Place:
         """The cache of one of them."""
         tiers: dict[str, Any] = {"file_cache": None}
         if self.kind != "a directory":
-            tiers["redis_cache"] = RedisCache(url=self._url, key_prefix=self._prefix, timeout=5)
+            tiers["redis_cache"] = RedisCache(url=self._url, key_prefix=self._prefix, timeout=60)
         if self.kind != "a server":
             host = number if self.kind == "hosts" else 0
             tiers["file_cache"] = FileCache(self._path / f"host{host}", 64)

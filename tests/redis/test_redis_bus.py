@@ -140,8 +140,8 @@ def test_everything_is_heard(make_cache: MakeCache) -> None:
 def test_everything_is_heard_in_a_cluster(cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
     """Whatever the node that it was written on."""
     with (
-        RedisCache.cluster(cluster_nodes, prefix, timeout=5) as cache,
-        RedisCache.cluster(cluster_nodes, prefix, timeout=5) as other,
+        RedisCache.cluster(cluster_nodes, prefix, timeout=60) as cache,
+        RedisCache.cluster(cluster_nodes, prefix, timeout=60) as other,
     ):
         hears_everything(cache, other)
 
@@ -375,7 +375,7 @@ def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, 
     """Closed or not, its last heartbeat confirms all that it has sent."""
     program = (
         f"from cachekit import RedisCache;"
-        f"cache = RedisCache(url={redis_url!r}, key_prefix={prefix!r}, timeout=5);"
+        f"cache = RedisCache(url={redis_url!r}, key_prefix={prefix!r}, timeout=60);"
         f"[cache.set_value('k', number) for number in range(10)]; {ends}"
     )
     heard: list[Any] = []
@@ -388,7 +388,7 @@ def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, 
                 heard.append(json.loads(message["data"])[2:])
             return bool(heard) and heard[-1][1] == "beat" and heard[-1][2][1] == number
 
-        pubsub.get_message(timeout=5)
+        pubsub.get_message(timeout=60)
         subprocess.run([sys.executable, "-c", program], check=True)
         number = 10
         wait_until(last_is_heard, "the last heartbeat is heard")

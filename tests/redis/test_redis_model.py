@@ -64,7 +64,7 @@ class RedisAgainstModel(RuleBasedStateMachine):
         self.value = 0
 
     def make(self) -> RedisCache:
-        more: dict[str, Any] = {"timeout": 5, "default_ttl": self.DEFAULT_TTL, "clock": self.clock}
+        more: dict[str, Any] = {"timeout": 60, "default_ttl": self.DEFAULT_TTL, "clock": self.clock}
         if self.nodes is not None:
             return RedisCache.cluster(self.nodes, self.prefix, **more)
         return RedisCache(url=self.url, key_prefix=self.prefix, **more)

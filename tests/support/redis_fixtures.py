@@ -85,7 +85,7 @@ def make_cache(redis_url: str, prefix: str) -> Iterator[Callable[..., RedisCache
         if "client" not in options:
             options.setdefault("url", redis_url)
         options.setdefault("key_prefix", prefix)
-        options.setdefault("timeout", 5) if "client" not in options else None
+        options.setdefault("timeout", 60) if "client" not in options else None
         made.append(RedisCache(**options))
         return made[-1]
 
