@@ -6,8 +6,15 @@ import gc
 import linecache
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import FrameType, ModuleType
 from typing import Any
+
+
+@cache
+def _lines_with_calls(file: str) -> frozenset[int]:
+    """CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck."""
+    return frozenset(number for number, line in enumerate(linecache.getlines(file), 1) if "(" in line)
 
 
 def at_line(
@@ -22,12 +29,15 @@ def at_line(
         Whether it came to that.
     """
     left = number
-    files = {module.__file__ for module in ([modules] if isinstance(modules, ModuleType) else modules)}
+    files = {
+        module.__file__: _lines_with_calls(module.__file__)
+        for module in ([modules] if isinstance(modules, ModuleType) else modules)
+        if module.__file__ is not None
+    }
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        # CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck.
-        if event == "line" and "(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+        if event == "line" and frame.f_lineno in files[frame.f_code.co_filename]:
             left -= 1
             if left == 0:
                 sys.settrace(None)
