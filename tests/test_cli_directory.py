@@ -56,7 +56,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
         [sys.executable, "-m", "cachekit", *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
         input="n\n",
     )
     return ended.returncode, ended.stdout, ended.stderr
@@ -244,7 +244,7 @@ class TestPurge:
         command = [sys.executable, "-m", "cachekit", "purge", str(fill(tmp_path))]
         if answer is None:
             command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
-        ended = subprocess.run(command, input=answer, capture_output=True, timeout=50)
+        ended = subprocess.run(command, input=answer, capture_output=True, timeout=200)
         assert (ended.returncode, ended.stderr) == (1, b"")
         assert b"Nothing was removed." in ended.stdout
 

@@ -207,12 +207,12 @@ class TestQuestions:
 
             def slow(x: int, begun: threading.Event = begun, go: threading.Event = go) -> int:
                 begun.set()
-                go.wait(10)
+                go.wait(60)
                 return x
 
             function, calls = counted(slow, tags={"t"})
             answer = in_thread(partial(function, 1))
-            assert begun.wait(10)
+            assert begun.wait(60)
             forget(function)
             go.set()
             assert answer() == 1
@@ -282,12 +282,12 @@ class TestOneLoad:
 
         def slow() -> list[int]:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             return []
 
         function, calls = counted(slow)
         leader = in_thread(function)
-        assert begun.wait(10)
+        assert begun.wait(60)
         others = [in_thread(function) for _ in range(4)]
         go.set()
         answer = leader()
@@ -300,12 +300,12 @@ class TestOneLoad:
 
         def fail() -> None:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             raise LookupError("no")
 
         function, calls = counted(fail)
         leader = in_thread(function)
-        assert begun.wait(10)
+        assert begun.wait(60)
         flight = cache._loads.flights._flights[function.key()]
         others = [in_thread(function) for _ in range(3)]
         waiting = threading.Event()
@@ -351,7 +351,7 @@ class TestOneLoad:
             first = not hasattr(outer, "met")
             outer.met = True
             if first:
-                both.wait(10)
+                both.wait(60)
             return first
 
         @cache_result(name="ping")
@@ -372,7 +372,7 @@ class TestOneLoad:
 
         def slow(x: int) -> int:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             return x
 
         function, calls = counted(slow)
@@ -381,7 +381,7 @@ class TestOneLoad:
         go.clear()
         begun.clear()
         leader = in_thread(lambda: function(2))
-        assert begun.wait(10)
+        assert begun.wait(60)
         child = os.fork()
         if not child:
             go.set()

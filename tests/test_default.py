@@ -134,10 +134,10 @@ class TestOverride:
         def other() -> None:
             with override(two):
                 entered.set()
-                done.wait(10)
+                done.wait(60)
 
         end = in_thread(other)
-        assert entered.wait(10)
+        assert entered.wait(60)
         function()
         assert (one._memory.size(), two._memory.size()) == (0, 1)
         outer.close()  # the older block ends first
@@ -162,12 +162,12 @@ class TestOverride:
 
         def slow(x: int) -> int:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             return len(calls.seen)
 
         function, calls = counted(slow)
         answer = in_thread(partial(function, 1))
-        assert begun.wait(10)
+        assert begun.wait(60)
         with IntelligentCache(file_cache=None) as cache, override(cache):
             go.set()
             assert answer() == 1
@@ -234,10 +234,10 @@ def test_a_fork_during_a_switch() -> None:
                 switching.wait(0)
 
     end = in_thread(switch)
-    assert switching.wait(10)
+    assert switching.wait(60)
     child = os.fork()
     if not child:
-        signal.alarm(5)
+        signal.alarm(120)
         try:
             os._exit(0 if get_default_cache().set("k", 1) else 1)
         finally:
@@ -262,13 +262,13 @@ def hold_up():
     job.cancel()
 
 environment.redis_cache = hold_up
-signal.alarm(20)
+signal.alarm(120)
 thread = threading.Thread(target=get_default_cache)
 thread.start()
-assert building.wait(10)
+assert building.wait(60)
 child = os.fork()
 if not child:
-    signal.alarm(10)
+    signal.alarm(120)
     environment.redis_cache = lambda: None
     os._exit(0 if get_default_cache().set("k", 1) else 1)
 forked.set()

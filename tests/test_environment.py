@@ -30,7 +30,7 @@ def run(program: Path | str, *arguments: str, **variables: str) -> str:
         [sys.executable, str(program), *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
         env=os.environ | variables,
         check=True,
     )

@@ -76,7 +76,7 @@ def run(name: str, directory: Path) -> str:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=200,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

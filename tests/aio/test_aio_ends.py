@@ -61,7 +61,7 @@ class TestEnd:
                 await cache.get_or_set("k", load)
 
         other = in_thread(lambda: run(main()))
-        assert begun.wait(20)
+        assert begun.wait(60)
         run(cache.close())
         other()
 

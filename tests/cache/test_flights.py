@@ -217,7 +217,7 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
 
     def load_x() -> str:
         x_begun.set()
-        assert y_begun.wait(10)
+        assert y_begun.wait(60)
         return "x with " + cache.get_or_set("y", lambda: "y of its own")
 
     thread = in_thread(lambda: cache.get_or_set("x", load_x))
@@ -229,7 +229,7 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
             return "never"
 
         task = asyncio.ensure_future(load_async(cache, "y", load_y))
-        assert x_begun.wait(10)
+        assert x_begun.wait(60)
         while not y_begun.is_set():
             await asyncio.sleep(0)
         found = cache.get_or_set("x", lambda: "x of the loop")  # blocks this loop's thread
@@ -290,7 +290,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
 
     def loader() -> str:
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded again")))
-        assert joined.wait(10)
+        assert joined.wait(60)
         return "loaded"
 
     def strike() -> None:
@@ -382,12 +382,12 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
 
     def load_y() -> str:
         began["y"].set()
-        assert failed.wait(10)
+        assert failed.wait(60)
         return "y after " + cache.get_or_set("a", lambda: "an a of its own")
 
     y = in_thread(lambda: cache.get_or_set("y", load_y))
     in_thread(lambda: cache.get_or_set("x", load_x))
-    assert all(event.wait(10) for event in began.values())
+    assert all(event.wait(60) for event in began.values())
 
     def load_a() -> str:
         with pytest.raises(ValueError, match="x"):

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
+from cachekit.tiers.redis import messages
+from cachekit.tiers.redis.messages import Inbox, Outbox, portions
 
 
 class Notes:
@@ -114,9 +115,9 @@ def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
     notes, outbox = Notes(), Outbox()
     inbox = Inbox("me", lambda: notes)
     inbox.receive(sent(outbox), 100)
-    inbox.tick(100 + PATIENCE)
+    inbox.tick(100 + messages.PATIENCE)
     assert notes.gaps == 0
-    inbox.tick(100.1 + PATIENCE)
+    inbox.tick(100.1 + messages.PATIENCE)
     assert notes.gaps == 1
     inbox.tick(200)
     assert notes.gaps == 1
@@ -223,7 +224,6 @@ def test_a_heartbeat_that_failed_is_made_up_for() -> None:
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, random: Any) -> None:
     """Whatever is lost, sent twice or swapped within a heartbeat's time: a gap if and only if one is lost."""
     outbox, notes = Outbox(), Notes()
