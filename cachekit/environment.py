@@ -6,8 +6,8 @@
     CACHEKIT_SECRET       what stored bytes are signed with
     CACHEKIT_REDIS_URL    a server for the process's default cache; without it there is none
 
-It promises that the "user:123" of two scripts never meet, nor those of two modules that are run with -m, or of
-two namespaces; and that importing cachekit makes no directory. What a server or a test runner starts has
+It promises that the "user:123" of two scripts never meet, nor those of two modules that are run with -m, or
+of two namespaces; and that importing cachekit makes no directory. What a server or a test runner starts has
 that one's name, as far as Python can see, and all shells and notebooks have one.
 """
 

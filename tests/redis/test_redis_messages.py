@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis import messages
-from cachekit.tiers.redis.messages import Inbox, Outbox, portions
+from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
 
 
 class Notes:
@@ -137,7 +137,7 @@ def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
 
 
 def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
-    """Who begins to listen in the middle, or has lost one, is a few heartbeats later as good as the others."""
+    """Who begins to listen in the middle, or lost one, is a few heartbeats later as good as others."""
     notes, outbox = Notes(), Outbox()
     inbox = Inbox("me", lambda: notes)
     gaps = []
