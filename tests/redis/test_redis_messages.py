@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis import messages
-from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
+from cachekit.tiers.redis.messages import Inbox, Outbox, portions
 
 
 class Notes:
@@ -160,11 +160,11 @@ def test_a_late_heartbeat_is_no_second_gap() -> None:
     notes, late, quick = Notes(), Outbox(), Outbox()
     inbox = Inbox("me", lambda: notes)
     inbox.receive(sent(late), 0)
-    inbox.receive(sent(quick), PATIENCE)
-    inbox.tick(PATIENCE + 1)
+    inbox.receive(sent(quick), messages.PATIENCE)
+    inbox.tick(messages.PATIENCE + 1)
     assert notes.gaps == 1
     for outbox in (late, quick):
-        inbox.receive(two_beats(outbox)[0], PATIENCE + 1)
+        inbox.receive(two_beats(outbox)[0], messages.PATIENCE + 1)
     inbox.tick(100)
     assert notes.gaps == 1
 
