@@ -221,7 +221,7 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
             value.close()  # dropped without this, it would warn that it was never awaited
         raise SerializationError(
             f"{source} is a {kind.__name__}, which can be awaited only once; "
-            f"await it, and cache what it returns"
+            f"await it, and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
         )
     # A mock object has __anext__, and is a value like any other.
     if hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType):
