@@ -316,6 +316,14 @@ def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
 
 
+def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> None:
+    """A way that nobody may go, or that leads in a circle, is named as what it is."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert run("inspect", str(tmp_path / "circle"))[2].endswith(
+        "cannot be read: Too many levels of symbolic links\n"
+    )
+
+
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])
 def test_where_programs_have_theirs_they_are_named(tmp_path: Path, command: str) -> None:
     """Whoever names the directory above is told which are below; nothing happens to them."""

@@ -85,6 +85,17 @@ class TestAnswers:
         assert len(calls.seen) == 2
         assert function.cache_info().size == 0
 
+    def test_what_has_to_be_awaited_is_refused(self, cache: IntelligentCache) -> None:
+        """A def that returns a coroutine, and a loader that is one, are told who awaits them."""
+
+        async def later() -> int:
+            return 1
+
+        function, _ = counted(later)
+        for ask in (function, lambda: cache.get_or_set("k", later)):
+            with pytest.raises(SerializationError, match="aio awaits loaders, and cache_result an async def"):
+                ask()
+
     @pytest.mark.parametrize("make", [iter, reversed, enumerate, lambda items: (item for item in items)])
     def test_what_can_be_read_once_is_refused(self, cache: IntelligentCache, make: Any) -> None:
         """An iterator as an answer is an error that says what to do, every time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -28,12 +29,17 @@ def absolute(path: str) -> str:
     """The directory that is meant.
 
     Raises:
-        DirectoryError: there is none.
+        DirectoryError: there is none, or nobody lets us see it.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    if not os.path.isdir(path):
-        raise DirectoryError(f"{path} is not a directory")
-    return path
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return path
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    raise DirectoryError(f"{path} is not a directory")
 
 
 def inspect_directory(path: str) -> Inspection:
