@@ -285,7 +285,7 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
                 assert go_on.wait(30)
                 if fails:
                     raise redis.ConnectionError("cut off")
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     notes = listening(make_cache())
     with Slow.from_url(redis_url) as client:

@@ -136,7 +136,7 @@ def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
 
 
 def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
-    """Who begins to listen in the middle, or has lost one, is a few heartbeats later as good as the others."""
+    """Who begins to listen in the middle, or loses one, is soon as good as the others."""
     notes, outbox = Notes(), Outbox()
     inbox = Inbox("me", lambda: notes)
     gaps = []
