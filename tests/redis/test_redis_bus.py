@@ -283,6 +283,41 @@ def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
     assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
 
 
+def test_long_upkeep_does_not_hold_up_the_heartbeats(make_cache: MakeCache) -> None:
+    """A sweep of many entries, or a slow loader of what is kept warm: no loss, for which all would forget."""
+    go_on = threading.Event()
+
+    class Sweep:
+        def run(self) -> None:
+            assert go_on.wait(60)
+
+    sweep, cache = Sweep(), make_cache()
+    job = upkeep.every(0, sweep.run)
+    try:
+        cache.delete("k")
+        outbox = cache._store._bus.outbox
+        wait_until(lambda: outbox._confirmed == 1, "the heartbeat is sent")
+    finally:
+        go_on.set()
+        job.cancel()
+
+
+def test_a_heartbeat_that_failed_is_sent_in_time(server: RedisServer) -> None:
+    """A server that was frozen for a moment: nothing was lost, so who listens need not forget anything."""
+    with RedisCache(url=server.url, timeout=0.2) as writer, RedisCache(url=server.url) as reader:
+        notes = listening(reader)
+        beats = writer._store._bus
+        writer.set_value("k", 1)
+        with server.frozen():
+            for _ in range(2):
+                beats._beat()
+        writer.set_value("k", 2)
+        wait_until(lambda: beats.outbox._confirmed == 2, "the heartbeat is sent")
+        writer.set_value("end", 1)
+        wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+        assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_long_scan_does_not_hold_up_the_heartbeats(
     make_cache: MakeCache, redis_url: str, fails: bool
@@ -469,13 +504,13 @@ def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
-    every = upkeep.every
+    every = bus.pulse.every
 
     def forks_meanwhile(*arguments: Any) -> Any:
         finish = in_thread(lambda: in_fork(lambda: None)())
         assert finish() == 0
         return every(*arguments)
 
-    monkeypatch.setattr("cachekit.tiers.redis.bus.upkeep.every", forks_meanwhile)
+    monkeypatch.setattr("cachekit.tiers.redis.bus.pulse.every", forks_meanwhile)
     cache.delete("k")
     assert cache._store._bus._job is not None

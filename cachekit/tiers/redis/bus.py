@@ -25,12 +25,16 @@ from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.ports import BusListener
 from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.server import Server
-from cachekit.upkeep import Job, upkeep
+from cachekit.upkeep import Job, Upkeep
 
 _STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
+
+#: Heartbeats have a thread of their own, which waits for nothing but servers. Other upkeep may take longer
+#: than a fleet has patience: a sweep of a million entries in files, a value kept warm, a tier that hangs.
+pulse: Final = Upkeep("cachekit-pulse")
 
 #: Caches that have something to confirm, or may have.
 _confirming: weakref.WeakSet[Bus] = weakref.WeakSet()
@@ -67,8 +71,8 @@ class Bus:
         """See to it that heartbeats follow, from the first message on."""
         if self._job is not None:
             return
-        # Without the lock: a fork takes the locks of upkeep before ours.
-        job = upkeep.every(HEARTBEAT, self._beat)
+        # Without the lock: a fork takes that of the pulse before ours.
+        job = pulse.every(HEARTBEAT, self._beat)
         with self._lock:
             first = self._job is None
             if first:
@@ -97,8 +101,8 @@ class Bus:
             self._server.call("PUBLISH", self.channel, text)
         except (TierUnavailableError, CacheClosedError):
             # The next one will speak of the same messages. This thread belongs to all caches, and shall not
-            # wait for a server that is out every second.
-            self._silent_until = time.monotonic() + PATIENCE
+            # wait for a server that is out all the time; nor the fleet for this writer, when it is back.
+            self._silent_until = time.monotonic() + HEARTBEAT
             return
         self.outbox.confirm(number)
 
