@@ -120,8 +120,12 @@ class AwaitedLoads:
 
         terms = terms._replace(replaces=True, waits=False)
         flight = self._loads.flight_alone(key, terms, asyncio.get_running_loop())
-        if flight is not None:
+        if flight is None:
+            return
+        if self._loads.due.begins(key, terms.options.refresh_ahead):
             self._loads.tasks.begin([flight], self._lead(flight, loader, terms, self._loads.complaints.add))
+        else:
+            flight.abandon()
 
     async def _lead(
         self,

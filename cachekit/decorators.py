@@ -283,6 +283,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = cache._levels.find(key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache._loads.load(key, loader, self._terms(cache, args, kwargs))
@@ -300,6 +301,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache._awaited.load(key, loader, self._terms(cache, args, kwargs))
@@ -321,6 +323,7 @@ class _Cached:
         if self._level._value_ & MEMORY:
             return key, lookups, cache._memory._hit(key, lookups)
         cache._levels.skipped += 1
+        lookups.skipped += 1
         return key, lookups, MISSING
 
     def _remember(
@@ -407,7 +410,8 @@ class _Cached:
             return CacheInfo(0, 0, 0)
         lookups = cache._reader(self._implicit)
         size = cache._memory._store.tagged(self._implicit)
-        return CacheInfo(lookups.hits, lookups.misses, size)
+        below = lookups.below
+        return CacheInfo(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
 
     def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """See `CachedFunction.key`."""
@@ -427,6 +431,11 @@ class _Cached:
         first = args[0] if args else kwargs.get(function.__code__.co_varnames[0])
         kind = first if isinstance(first, type) else type(first)
         if owner not in {base.__qualname__ for base in kind.__mro__}:
+            if function.__code__.co_varnames[0] == "cls":
+                raise TypeError(
+                    f"{name} is a class method: ask with the class as the first argument, as in "
+                    f"{owner}.{name}.key({owner}, ...)"
+                )
             raise TypeError(
                 f"{name} is a method: ask through the class, with the instance as the first argument, "
                 f"as in {owner}.{name}.key(instance, ...)"

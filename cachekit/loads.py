@@ -136,6 +136,8 @@ class Loads:
             return
         started = False
         try:
+            if not self.due.begins(key, terms.options.refresh_ahead):
+                return
             work = partial(self._lead, flight, loader, terms)
             background = Background(work, partial(self.complaints.add, key))
             background.is_unwatched = True

@@ -210,7 +210,7 @@ class Front(RuleBasedStateMachine):
 
 
 TestFront = Front.TestCase
-TestFront.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestFront.settings = settings(max_examples=100, stateful_step_count=50)
 
 
 class TestOne:

@@ -203,7 +203,7 @@ class Rounded(float):
 
 class TestEncoding:
     @given(st.data())
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     def test_equal_keys_exactly_if_equal_with_types(self, data: st.DataObject) -> None:
         """Two argument tuples of one length have one text exactly if they are the same, types included."""
         a = data.draw(_arguments)
@@ -214,7 +214,7 @@ class TestEncoding:
         assert same(a, b) == (text(*a) == text(*b))
 
     @given(_values, _values)
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @example(1, True)
     @example(1, 1.0)
     @example("1", 1)
@@ -230,7 +230,7 @@ class TestEncoding:
         assert same(a, b) == (encode(a) == encode(b))
 
     @given(_values)
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_a_copy_is_the_same_question(self, value: Any) -> None:
         """What is equal and made anew has the same text."""
         assert encode(value) == encode(copy.deepcopy(value))

@@ -17,6 +17,7 @@ from cachekit.tiers.file.inspection import Inspection, Item
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
 _STEP: Final = 1000  # entries between two reports of progress
+_NAMED: Final = 20  # caches below a directory that is none itself
 
 
 class DirectoryError(Exception):
@@ -45,12 +46,22 @@ def inspect_directory(path: str) -> Inspection:
     try:
         return Inspection(path)
     except FileNotFoundError as error:
-        raise DirectoryError(str(error)) from error
+        raise no_cache(path) from error
     except CacheError as error:
         remedy = f"`cachekit purge {path}` makes it anew" if is_cache(path) else "it may be no cache at all"
         raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def no_cache(path: str) -> DirectoryError:
+    """What to say of a directory that is no cache: where programs have theirs, they are below it."""
+    text = f"{path} is not a cache directory: it has no manifest"
+    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and is_cache(one.path))
+    if below:
+        more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
+        text += f"; below it are {', '.join(below[:_NAMED])}{more}"
+    return DirectoryError(text)
 
 
 def refuse(error: Exception) -> int:

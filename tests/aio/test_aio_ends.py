@@ -62,7 +62,7 @@ class TestEnd:
 
         def load() -> Awaitable[int]:
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
             return late
 
         async def main() -> None:
@@ -93,7 +93,7 @@ class TestEnd:
                 await cache.get_or_set("k", load)
 
         other = in_thread(lambda: run(main()))
-        assert begun.wait(20)
+        assert begun.wait(60)
         run(cache.close())
         other()
 

@@ -138,7 +138,7 @@ def test_warming_is_bounded(cache: IntelligentCache) -> None:
         with lock:
             running += 1
             most = max(most, running)
-        together.wait(10)
+        together.wait(60)
         with lock:
             running -= 1
         return 1
@@ -275,12 +275,12 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
 
     def loader() -> str:
         began.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return "parent's"
 
     leader = threading.Thread(target=lambda: cache.get_or_set("k", loader))
     leader.start()
-    assert began.wait(10)
+    assert began.wait(60)
 
     waiter = threading.Thread(target=lambda: cache.get_or_set("k", loader))
     waiter.start()
@@ -293,8 +293,8 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
 
     status = in_fork(child)()
     go_on.set()
-    leader.join(10)
-    waiter.join(10)
+    leader.join(60)
+    waiter.join(60)
     assert status == 0
     assert cache.get("k") == "parent's"
 

@@ -217,7 +217,7 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
 
     def load_x() -> str:
         x_begun.set()
-        assert y_begun.wait(10)
+        assert y_begun.wait(60)
         return "x with " + cache.get_or_set("y", lambda: "y of its own")
 
     thread = in_thread(lambda: cache.get_or_set("x", load_x))
@@ -229,7 +229,7 @@ def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: Intelli
             return "never"
 
         task = asyncio.ensure_future(load_async(cache, "y", load_y))
-        assert x_begun.wait(10)
+        assert x_begun.wait(60)
         while not y_begun.is_set():
             await asyncio.sleep(0)
         found = cache.get_or_set("x", lambda: "x of the loop")  # blocks this loop's thread
@@ -290,7 +290,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
 
     def loader() -> str:
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded again")))
-        assert joined.wait(10)
+        assert joined.wait(60)
         return "loaded"
 
     def strike() -> None:
@@ -382,12 +382,12 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
 
     def load_y() -> str:
         began["y"].set()
-        assert failed.wait(10)
+        assert failed.wait(60)
         return "y after " + cache.get_or_set("a", lambda: "an a of its own")
 
     y = in_thread(lambda: cache.get_or_set("y", load_y))
     in_thread(lambda: cache.get_or_set("x", load_x))
-    assert all(event.wait(10) for event in began.values())
+    assert all(event.wait(60) for event in began.values())
 
     def load_a() -> str:
         with pytest.raises(ValueError, match="x"):
@@ -411,13 +411,13 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
         end, begun, go_on = threading.Event(), threading.Barrier(3), threading.Event()
 
         def load_x() -> str:
-            begun.wait(10)
-            assert end.wait(20)
+            begun.wait(60)
+            assert end.wait(60)
             return "x"
 
         def load_y() -> NoReturn:
-            begun.wait(10)
-            assert go_on.wait(20)
+            begun.wait(60)
+            assert go_on.wait(60)
             raise ValueError("y")
 
         def load_a() -> list[str]:
@@ -435,7 +435,7 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
 
         x = in_thread(lambda: cache.get_or_set("x", load_x))
         y = in_thread(lambda: cache.get_or_set("y", load_y))
-        begun.wait(10)
+        begun.wait(60)
         assert cache.get_or_set("a", load_a) == ["x"]
         assert x() == "x"
         with pytest.raises(ValueError, match="y"):
@@ -536,7 +536,7 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
                 cache.get_or_set("k", failing, load=load)
         for thread in threading.enumerate():
             if thread.name in {"cachekit-load", "cachekit-step"}:
-                thread.join(20)
+                thread.join(60)
         assert gone[0]() is None
     finally:
         gc.enable()

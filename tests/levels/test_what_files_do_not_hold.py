@@ -35,7 +35,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str, prefix:
     file = FaultyTier(FileCache(tmp_path, 16, None))
 
     def make(tier: Any) -> IntelligentCache:
-        redis = None if request.param == "full" else RedisCache(url=redis_url, key_prefix=prefix, timeout=5)
+        redis = None if request.param == "full" else RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
         return IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", tier))
 
     level = CacheLevel.MEMORY | CacheLevel.REDIS if request.param == "not a level" else CacheLevel.ALL

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from cachekit.tiers.redis import messages
 from cachekit.tiers.redis.messages import PATIENCE, Inbox, Outbox, portions
 
 
@@ -114,9 +115,9 @@ def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
     notes, outbox = Notes(), Outbox()
     inbox = Inbox("me", lambda: notes)
     inbox.receive(sent(outbox), 100)
-    inbox.tick(100 + PATIENCE)
+    inbox.tick(100 + messages.PATIENCE)
     assert notes.gaps == 0
-    inbox.tick(100.1 + PATIENCE)
+    inbox.tick(100.1 + messages.PATIENCE)
     assert notes.gaps == 1
     inbox.tick(200)
     assert notes.gaps == 1
@@ -132,6 +133,39 @@ def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
     two_beats(outbox)  # both lost
     inbox.receive(sent(outbox), 2)
     inbox.receive(two_beats(outbox)[0], 3)
+    assert notes.gaps == 1
+
+
+def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
+    """Who begins to listen in the middle, or lost one, is a few heartbeats later as good as others."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", lambda: notes)
+    gaps = []
+    for period in range(20):
+        for number in range(10):
+            message = sent(outbox, f"{period}:{number}")
+            if (period, number) not in ((0, 0), (10, 5)):
+                inbox.receive(message, period)
+        heartbeat = beat(outbox)
+        if heartbeat is not None:
+            inbox.receive(heartbeat, period)
+        inbox.tick(period)
+        gaps.append(notes.gaps)
+    assert gaps[:3] == [0, 1, 1], "the first message of all is missing"
+    assert gaps[3:] == [1] * 8 + [2] * 9, "the later one is noticed, once"
+
+
+def test_a_late_heartbeat_is_no_second_gap() -> None:
+    """Nor does it make anything of what other writers have said."""
+    notes, late, quick = Notes(), Outbox(), Outbox()
+    inbox = Inbox("me", lambda: notes)
+    inbox.receive(sent(late), 0)
+    inbox.receive(sent(quick), PATIENCE)
+    inbox.tick(PATIENCE + 1)
+    assert notes.gaps == 1
+    for outbox in (late, quick):
+        inbox.receive(two_beats(outbox)[0], PATIENCE + 1)
+    inbox.tick(100)
     assert notes.gaps == 1
 
 
@@ -190,7 +224,6 @@ def test_a_heartbeat_that_failed_is_made_up_for() -> None:
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_a_loss_is_always_noticed(steps: list[str], lost: int, loses: bool, random: Any) -> None:
     """Whatever is lost, sent twice or swapped within a heartbeat's time: a gap if and only if one is lost."""
     outbox, notes = Outbox(), Notes()

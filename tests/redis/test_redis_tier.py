@@ -368,7 +368,7 @@ class TestTouch:
             nonlocal calls
             calls += 1
             if calls == 1:
-                other.set_value("k", "new", ttl=5)
+                other.set_value("k", "new", ttl=60)
             return put(*arguments, **more)
 
         store: Any = cache._store

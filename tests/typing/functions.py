@@ -171,6 +171,8 @@ async def methods(client: Client) -> None:
     assert_type(await client.make_later(1), float)
     assert_type(Client.free(1), complex)
     assert_type(await Client.free_later(1), complex)
+    assert_type(client.free(1), complex)
+    assert_type(await client.free_later(1), complex)
     assert_type(Client.get(client, 1), str)
     assert_type(Client.get.invalidate(client, 1), bool)
     assert_type(await Client.fetch.refresh(client, 1), bytes)
@@ -179,6 +181,7 @@ async def methods(client: Client) -> None:
     client.get()  # type: ignore[call-arg]
     await client.fetch("1")  # type: ignore[arg-type]
     Client.free("1")  # type: ignore[arg-type]
+    client.free("1")  # type: ignore[arg-type]
     Client.get.invalidate(1)  # type: ignore[call-arg, arg-type]
     client.get.invalidate(1)  # type: ignore[attr-defined]
 
