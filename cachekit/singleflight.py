@@ -152,7 +152,8 @@ class Flight(Generic[F]):
         self._context: BaseException | None = None
         self._traceback: TracebackType | None = None
         self._event: threading.Event | None = None
-        self._watchers: list[Callable[[], object]] = []
+        # Their order is that in which they came; there may be thousands, and each may be cancelled.
+        self._watchers: dict[Callable[[], object], None] = {}
         self._blocked_on: list[Flight[Any]] = []
 
     @property
@@ -276,7 +277,7 @@ class Flight(Generic[F]):
         try:
             with _lock:
                 if not self._done:
-                    self._watchers.append(watcher)
+                    self._watchers[watcher] = None
             if not self._done:
                 for pause in self._pauses(seconds, loop):
                     if pause is None:
@@ -290,8 +291,7 @@ class Flight(Generic[F]):
         finally:
             self.leave()
             with _lock:
-                if watcher in self._watchers:
-                    self._watchers.remove(watcher)
+                self._watchers.pop(watcher, None)
         try:
             return self.result()
         finally:

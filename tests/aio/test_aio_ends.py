@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,37 @@ class TestEnd:
         run(main())
         no_threads()
         assert len(cache.sync._loads.flights) == 0
+
+    @pytest.mark.parametrize("loop_goes_on", [True, False])
+    def test_what_would_be_awaited_after_the_end(
+        self, cache: IntelligentCache, run: Run, loop_goes_on: bool
+    ) -> None:
+        """A loader that is still to say what to await says it too late; no warning is of our making."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        async def fetch() -> int:
+            return 1
+
+        late = fetch()
+
+        def load() -> Awaitable[int]:
+            begun.set()
+            assert go_on.wait(60)
+            return late
+
+        async def main() -> None:
+            task = asyncio.create_task(cache.get_or_set("k", load))
+            await until(begun.is_set, "the loader was called")
+            if loop_goes_on:
+                await cache.aclose()
+                with pytest.raises(CacheClosedError):
+                    await task
+                go_on.set()
+                await until(lambda: inspect.getcoroutinestate(late) == "CORO_CLOSED", "it is closed")
+
+        run(main())
+        go_on.set()
+        wait_until(lambda: inspect.getcoroutinestate(late) == "CORO_CLOSED", "it is closed")
 
     def test_closing_from_another_loop(self, cache: IntelligentCache, run: Run) -> None:
         """Loads on other loops are cancelled too."""

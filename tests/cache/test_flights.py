@@ -411,13 +411,13 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
         end, begun, go_on = threading.Event(), threading.Barrier(3), threading.Event()
 
         def load_x() -> str:
-            begun.wait(10)
-            assert end.wait(20)
+            begun.wait(60)
+            assert end.wait(60)
             return "x"
 
         def load_y() -> NoReturn:
-            begun.wait(10)
-            assert go_on.wait(20)
+            begun.wait(60)
+            assert go_on.wait(60)
             raise ValueError("y")
 
         def load_a() -> list[str]:
@@ -435,7 +435,7 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
 
         x = in_thread(lambda: cache.get_or_set("x", load_x))
         y = in_thread(lambda: cache.get_or_set("y", load_y))
-        begun.wait(10)
+        begun.wait(60)
         assert cache.get_or_set("a", load_a) == ["x"]
         assert x() == "x"
         with pytest.raises(ValueError, match="y"):
@@ -536,7 +536,7 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
                 cache.get_or_set("k", failing, load=load)
         for thread in threading.enumerate():
             if thread.name in {"cachekit-load", "cachekit-step"}:
-                thread.join(20)
+                thread.join(60)
         assert gone[0]() is None
     finally:
         gc.enable()

@@ -49,11 +49,11 @@ def test_what_has_the_slot_needs_what_waits_for_it(tmp_path: Path, waiting: int)
 
         def page() -> str:
             begun.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             return "page with " + cache.get_or_set("settings", lambda: "settings")
 
         first = in_thread(lambda: cache.get_or_set("page", page))
-        assert begun.wait(10)
+        assert begun.wait(60)
         second = in_thread(lambda: cache.get_or_set("settings", lambda: "settings"))
         assert os.read(waiting, 1) == b"x"
         go_on.set()
@@ -82,7 +82,7 @@ def test_so_on_a_loop(tmp_path: Path, waiting: int, run: Run) -> None:
             second = asyncio.create_task(cache.get_or_set("settings", settings))
             await asyncio.to_thread(os.read, waiting, 1)
             go_on.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert await first == {"page:1": "settings", "page:2": "settings"}
                 assert await second == "settings"
 
@@ -98,12 +98,12 @@ def test_what_has_the_lease_waits_for_a_load_without_one(tmp_path: Path) -> None
         waits = threading.Event()
 
         def plain() -> str:
-            both.wait(10)
-            assert waits.wait(10)
+            both.wait(60)
+            assert waits.wait(60)
             return "plain, " + cache.get_or_set("leased", lambda: "leased", load=leased)
 
         def with_lease() -> str:
-            both.wait(10)
+            both.wait(60)
             blocked = cache._loads.flights._flights["leased"]._blocked_on
             watch = in_thread(lambda: wait_for(blocked))
             value = "leased, " + cache.get_or_set("plain", lambda: "!")
@@ -145,7 +145,7 @@ def test_what_outlives_a_load_takes_turns_again(tmp_path: Path, waiting: int, ru
             lease = others.try_acquire("later")
             assert lease is not None
             go_on.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await asyncio.to_thread(os.read, waiting, 1)
                 assert not begun[0].done()
                 lease.release()
