@@ -22,6 +22,9 @@ MakeCache = Callable[..., RedisCache]
 Over = Callable[..., IntelligentCache]
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 @pytest.fixture
 def over() -> Iterator[Over]:
     """Makes caches over a tier, whose buses have begun to listen; all are closed."""

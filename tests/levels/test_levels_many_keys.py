@@ -16,6 +16,9 @@ from cachekit import (
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class TestManyKeys:
     """The server is called once for all of them, and what comes of it is what single calls do."""
 

@@ -14,6 +14,8 @@ from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, Redis
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 class Host(NamedTuple):
     """Two caches of one host, as two processes have them; the file tier of the first can be made to fail."""

@@ -24,6 +24,9 @@ from cachekit.tiers.redis import RedisCache, lines
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 def every_call(cache: RedisCache) -> list[Callable[[], object]]:
     entry = CacheEntry("k", 1, tags={"t"})
     origin = cache.successor()

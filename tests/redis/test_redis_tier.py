@@ -25,6 +25,9 @@ MakeCache = Callable[..., RedisCache]
 SECRET = "a secret of the whole fleet"
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class TestValues:
     @pytest.mark.parametrize("secret", [None, SECRET])
     def test_what_goes_in_comes_out(self, make_cache: MakeCache, secret: str | None) -> None:

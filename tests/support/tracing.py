@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import linecache
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import FrameType, ModuleType
 from typing import Any
+
+from interrupting import no_collection
 
 
 @cache
@@ -48,15 +49,10 @@ def at_line(
         return local if left > 0 and frame.f_code.co_filename in files else None
 
     before = sys.gettrace()
-    collects = gc.isenabled()
-    # A collection would run the finalizers of what other tests left: lines of these modules, but not this
-    # work's, and what strikes there is nobody's to catch.
-    gc.disable()
-    sys.settrace(tracer)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        if collects:
-            gc.enable()
+    with no_collection():  # its finalizers run lines of these modules too, but not this work's
+        sys.settrace(tracer)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
     return left <= 0
