@@ -313,17 +313,17 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
     """What others write meanwhile is confirmed, however many keys the server has to look at."""
     scanning, go_on = threading.Event(), threading.Event()
 
-    class Slow(redis.Redis):
-        def execute_command(self, *args: Any, **options: Any) -> Any:
+    class Slow(redis.Connection):
+        def send_command(self, *args: Any, **options: Any) -> None:
             if args[0] == "SCAN":
                 scanning.set()
                 assert go_on.wait(30)
                 if fails:
                     raise redis.ConnectionError("cut off")
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            super().send_command(*args, **options)  # type: ignore[no-untyped-call]
 
     notes = listening(make_cache())
-    with Slow.from_url(redis_url) as client:
+    with redis.Redis.from_url(redis_url, connection_class=Slow) as client:
         slow = make_cache(client=client)
         finish = in_thread(lambda: slow.invalidate_by_pattern("user:.*"))
         assert scanning.wait(30)
