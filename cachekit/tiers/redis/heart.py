@@ -100,6 +100,8 @@ class Heart:
     def drop(self) -> None:
         """The cache is gone: one heartbeat follows, and no other. No I/O, for finalizers."""
         self._dropped = True
+        if self._job is not None:
+            self._job.due = 0.0  # with the next one of any cache: this one keeps a connection open
 
     def end(self) -> None:
         """Confirm what was sent; no heartbeat follows."""
