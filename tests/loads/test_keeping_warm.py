@@ -56,7 +56,7 @@ def test_keys_are_loaded_again_before_they_expire(warm: Warm) -> None:
     warm.round(79)
     assert len(warm.loads) == 2
     for generation in (2, 3, 4):
-        warm.round(2)
+        warm.round(3)
         assert sorted(warm.loads) == ["a"] * generation + ["b"] * generation
         assert warm.cache.get_many(["a", "b"]) == {"a": f"a{generation}", "b": f"b{generation}"}
         warm.round(78)
