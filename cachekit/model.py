@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -223,12 +224,17 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
             f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
             f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
         )
-    # A mock object has __anext__, and is a value like any other.
-    if hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType):
+    if (hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType)) and not _is_mock(kind):
         raise SerializationError(
             f"{source} is a {kind.__name__}, which can be read only once; "
             f"cache its contents instead, for example list(...)"
         )
+
+
+def _is_mock(kind: type) -> bool:
+    # It has every method, and is a value like any other to the test that hands it out.
+    mock = sys.modules.get("unittest.mock")
+    return mock is not None and issubclass(kind, mock.NonCallableMock)
 
 
 # What a datetime can show, in seconds since the epoch.

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 from counting import counted
@@ -103,6 +104,15 @@ class TestAnswers:
         for _ in range(2):
             with pytest.raises(SerializationError, match="can be read only once; cache its contents instead"):
                 function()
+
+    @pytest.mark.parametrize("make", [Mock, MagicMock, AsyncMock])
+    def test_a_mock_is_an_answer(self, cache: IntelligentCache, make: Any) -> None:
+        """What a patched client returns has the methods of an iterator, too, and is none."""
+        function, calls = counted(make)
+        assert function() is function()
+        assert len(calls.seen) == 1
+        assert cache.set("k", made := make())
+        assert cache.get("k") is made
 
     def test_a_generator_function_is_refused(self) -> None:
         """A generator is refused where it is decorated."""
