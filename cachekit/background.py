@@ -66,11 +66,14 @@ class Background:
         """Wait until it is over, and raise what ended it if that was no Exception, such as SystemExit."""
         if self._thread is not None:
             self._thread.join()
-        if self._exit is not None:
+        error, self._exit = self._exit, None
+        if error is not None:
+            context = error.__context__
             try:
-                raise self._exit
+                raise error
             finally:
-                self._exit = None
+                error.__context__ = context  # and not what the caller is in the middle of handling
+                del error  # its traceback holds this frame
 
 
 @final

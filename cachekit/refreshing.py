@@ -26,14 +26,18 @@ class Due:
         self._tried: dict[str, float] = {}
 
     def is_due(self, key: str, part: float) -> bool:
-        """Whether a reload is to begin now: memory's entry is in the last part (0 to 1) of its life."""
+        """Whether a reload may be begun: memory's entry is in the last part (0 to 1) of its life."""
         life = self._levels.left_of(key)
         if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
         now = self._levels.monotonic()
-        if now < self._tried.get(key, now):
+        return now >= self._tried.get(key, now)
+
+    def begins(self, key: str, part: float) -> bool:
+        """`is_due` for whoever leads the reload, and alone can say it: another one may have landed since."""
+        if not self.is_due(key, part):
             return False
         if len(self._tried) >= _MOST:
             self._tried.clear()
-        self._tried[key] = now + _PAUSE
+        self._tried[key] = self._levels.monotonic() + _PAUSE
         return True

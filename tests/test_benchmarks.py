@@ -57,7 +57,7 @@ print(json.dumps({row.name: [len(row.per_round), row.trouble] for row in answer}
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {name: text for name, text in os.environ.items() if name != "CACHEKIT_DISABLE"}
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=50, env=environment
+        [sys.executable, *command], capture_output=True, text=True, timeout=200, env=environment
     )
 
 

@@ -97,7 +97,7 @@ def test_upkeep_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
         miss(cache, 200)
-        assert told.told.wait(10)
+        assert told.told.wait(60)
         assert told.threads[0] == "cachekit-upkeep"
     assert told.changes[0] == ("warning", "healthy")
 

@@ -28,7 +28,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with its output in pipes."""
     return subprocess.run(
-        [*_command(code), *arguments], capture_output=True, text=True, timeout=50, env=_environment()
+        [*_command(code), *arguments], capture_output=True, text=True, timeout=200, env=_environment()
     )
 
 
@@ -198,7 +198,7 @@ class TestDemo:
             process.kill()
             process.communicate()
             pytest.skip("this system does not tell a process's children")
-        deadline = time.monotonic() + 50
+        deadline = time.monotonic() + 60
         spawned: list[int] = []
         while not spawned and process.poll() is None and time.monotonic() < deadline:
             for child in map(int, children.read_text().split()):
@@ -206,7 +206,7 @@ class TestDemo:
                     if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                         spawned.append(child)
         os.kill(spawned[0], signal.SIGKILL)
-        _, complaint = process.communicate(timeout=50)
+        _, complaint = process.communicate(timeout=200)
         assert (process.returncode, complaint) == (1, "cachekit demo: one of its processes died\n")
 
     def test_interrupting_it_is_no_traceback(self) -> None:
@@ -218,7 +218,7 @@ class TestDemo:
         assert process.stdout is not None
         assert "questions about" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=50)
+        _, complaint = process.communicate(timeout=200)
         assert (process.returncode, complaint) == (130, "interrupted\n")
 
     def test_a_reader_that_leaves_is_no_error(self) -> None:
@@ -348,7 +348,7 @@ class TestOutput:
         (tmp_path / "log").write_text("a\na\n")
         ended = subprocess.run(
             ["sh", "-c", 'exec "$@" >&-', "sh", *_command(None), "replay", str(tmp_path / "log")],
-            stderr=subprocess.PIPE, text=True, timeout=50,
+            stderr=subprocess.PIPE, text=True, timeout=200,
         )  # fmt: skip
         assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -361,7 +361,7 @@ class TestOutput:
             with open("/dev/full", "w") as full:
                 ended = subprocess.run(
                     [*_command(None), "inspect", str(tmp_path), *more],
-                    stdout=full, stderr=subprocess.PIPE, text=True, timeout=50,
+                    stdout=full, stderr=subprocess.PIPE, text=True, timeout=200,
                 )  # fmt: skip
             assert ended.returncode == 1
             assert ended.stderr == "cachekit inspect: [Errno 28] No space left on device\n"
@@ -376,7 +376,7 @@ class TestOutput:
             os.close(read)
             ended = subprocess.run(
                 [*_command(None), *arguments],
-                cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=50,
+                cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=200,
             )  # fmt: skip
             os.close(write)
             assert (ended.returncode, ended.stderr) == (0, "")
@@ -389,7 +389,7 @@ class TestOutput:
         for encoding, key in (("ascii", r"\u2603"), ("utf-8", "\N{SNOWMAN}")):
             ended = subprocess.run(
                 [*_command(None), "inspect", directory, "--keys", "."],
-                capture_output=True, timeout=50, env=_environment() | {"PYTHONIOENCODING": encoding},
+                capture_output=True, timeout=200, env=_environment() | {"PYTHONIOENCODING": encoding},
             )  # fmt: skip
             assert (ended.returncode, ended.stderr) == (0, b"")
             assert key in ended.stdout.decode()

@@ -272,7 +272,7 @@ class TestOneLoad:
             task.cancel()
 
         loop = in_thread(lambda: asyncio.run(main()))
-        assert begun.wait(10)
+        assert begun.wait(60)
         flight = cache._loads.flights._flights["shared"]
         waiter = in_thread(lambda: cache.get_or_set("shared", lambda: "worked out"))
         while flight._event is None:
@@ -305,12 +305,12 @@ class TestOneLoad:
 
         def load() -> list[int]:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             return [1]
 
         function, calls = counted_async(lambda: [2], key_func=lambda: "shared")
         leader = in_thread(lambda: cache.get_or_set("shared", load))
-        assert begun.wait(10)
+        assert begun.wait(60)
 
         async def main() -> Any:
             task = asyncio.create_task(function())
@@ -339,7 +339,7 @@ class TestOneLoad:
             return await asyncio.gather(*[function() for _ in range(3)])
 
         leader = in_thread(lambda: asyncio.run(several()))
-        assert begun.wait(10)
+        assert begun.wait(60)
         others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
         flight = cache._loads.flights._flights[function.key()]
         while len(flight._watchers) < 12:

@@ -134,10 +134,10 @@ class TestOverride:
         def other() -> None:
             with override(two):
                 entered.set()
-                done.wait(10)
+                done.wait(60)
 
         end = in_thread(other)
-        assert entered.wait(10)
+        assert entered.wait(60)
         function()
         assert (one._memory.size(), two._memory.size()) == (0, 1)
         outer.close()  # the older block ends first
@@ -162,12 +162,12 @@ class TestOverride:
 
         def slow(x: int) -> int:
             begun.set()
-            go.wait(10)
+            go.wait(60)
             return len(calls.seen)
 
         function, calls = counted(slow)
         answer = in_thread(partial(function, 1))
-        assert begun.wait(10)
+        assert begun.wait(60)
         with IntelligentCache(file_cache=None) as cache, override(cache):
             go.set()
             assert answer() == 1
@@ -234,10 +234,10 @@ def test_a_fork_during_a_switch() -> None:
                 switching.wait(0)
 
     end = in_thread(switch)
-    assert switching.wait(10)
+    assert switching.wait(60)
     child = os.fork()
     if not child:
-        signal.alarm(5)
+        signal.alarm(120)
         try:
             os._exit(0 if get_default_cache().set("k", 1) else 1)
         finally:
@@ -262,13 +262,13 @@ def hold_up():
     job.cancel()
 
 environment.redis_cache = hold_up
-signal.alarm(20)
+signal.alarm(120)
 thread = threading.Thread(target=get_default_cache)
 thread.start()
-assert building.wait(10)
+assert building.wait(60)
 child = os.fork()
 if not child:
-    signal.alarm(10)
+    signal.alarm(120)
     environment.redis_cache = lambda: None
     os._exit(0 if get_default_cache().set("k", 1) else 1)
 forked.set()
@@ -320,6 +320,41 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={key: value for key, value in os.environ.items() if key != "CACHEKIT_DISABLE"} | environment,
     )
+
+
+AT_EXIT = """
+import atexit
+from cachekit import cache_result
+
+@cache_result
+def f(x):
+    return x + 1
+
+atexit.register(lambda: print(f(1), f(1), flush=True))
+"""
+
+
+def test_a_first_use_at_exit_leaves_no_traceback() -> None:
+    """A handler of atexit may be the first to ask; what it opened goes with the process, without a word."""
+    done = run(AT_EXIT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 2\n", "")
+
+
+BARE = """
+from cachekit import cache_result, get_cache_stats, get_default_cache
+
+@cache_result(name="f", version="1")
+def f(x):
+    return x + 1
+
+f(1)
+print(f.cache_info().hits, get_default_cache().explain(f.key(1)).remaining > 2 * 24 * 3600)
+"""
+
+
+def test_answers_are_there_tomorrow() -> None:
+    """What says no ttl is kept for days, and the next process finds it."""
+    assert [run(BARE).stdout for _ in range(2)] == ["0 True\n", "1 True\n"]
 
 
 class TestEnvironment:

@@ -7,7 +7,7 @@ from math import inf, nan
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import CacheStats, IntelligentCache
@@ -216,7 +216,6 @@ def test_what_lies_between_two_snapshots() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(CacheStats._STORED), st.integers(0, 2**40)))
-@settings(deadline=None)
 def test_any_statistics_have_a_health(numbers: dict[str, int]) -> None:
     """Which is the worst of its reasons, and the same for the same numbers."""
     stats = dict.fromkeys(("memory", "redis", "combined"), CacheStats(**numbers))

@@ -80,7 +80,7 @@ class TestCalls:
         st.lists(st.integers(0, 2), max_size=4),
         st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2), max_size=3),
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_binding_is_python_s_own(self, function: Any, args: list[int], kwargs: dict[str, int]) -> None:
         """Each parameter gets what a call would give it, and what cannot be called is a TypeError."""
         try:

@@ -204,7 +204,7 @@ class TestWarming:
         monkeypatch.setattr(sys, "stderr", terminal)
         warm(cache, awaited, progress=True)
         assert "[....." in terminal.getvalue()
-        assert terminal.lines[0].startswith("warming  4 keys: 2 loaded, 1 fresh, 1 failed, 0.")
+        assert re.match(r"warming  4 keys: 2 loaded, 1 fresh, 1 failed, \d", terminal.lines[0])
         assert terminal.lines[1:] == [""]
 
     def test_in_a_log(
@@ -217,7 +217,7 @@ class TestWarming:
         cache.clear()
         warm(cache, awaited, progress=True)
         said = capsys.readouterr().err
-        assert said.startswith("warming  4 keys: 2 loaded, 1 fresh, 1 failed, 0.")
+        assert re.match(r"warming  4 keys: 2 loaded, 1 fresh, 1 failed, \d", said)
         assert said.count("\n") == 1
 
     def test_what_it_cannot_be(self, cache: IntelligentCache, awaited: bool) -> None:
@@ -259,7 +259,7 @@ released = threading.Event()
 def load(key):
     if key == "k2":
         os.kill(os.getpid(), signal.SIGINT)
-        released.wait(20)
+        released.wait(60)
     return key
 
 keys = [f"k{number}" for number in range(100)]
@@ -298,7 +298,7 @@ def test_ctrl_c_ends_the_line(way: str) -> None:
             program.stdin.flush()
         while not re.search(rb"interrupted \w+\r?\n", received):
             received += os.read(ours, 65536)
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
     finally:
         program.kill()
         program.wait()

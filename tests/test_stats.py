@@ -80,7 +80,7 @@ def test_a_redis_tier_counts_what_two_invalidations_remove(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same."""
-    with RedisCache(url=redis_url, key_prefix="counted:") as cache:
+    with RedisCache(url=redis_url, key_prefix="counted:", timeout=60) as cache:
         for number in range(10):
             cache.set_value(f"{number % 2}:{number}", number)
         store = type(cache._store)

@@ -200,7 +200,7 @@ class TestWarming:
             together = threading.Barrier(3)
 
             def load(key: str) -> int:
-                together.wait(20)
+                together.wait(60)
                 return threading.get_ident()
 
             assert len((await cache.warm_cache(["a", "b", "c"], load, concurrency=3)).loaded) == 3

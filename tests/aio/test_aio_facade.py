@@ -47,7 +47,7 @@ class TestSharing:
     @on_a_loop
     async def test_tiers_of_either_kind(self, file: FileCache, redis_url: str, prefix: str) -> None:
         """A cache takes tiers of `aio` and of the core, and hands out views of both."""
-        redis = cachekit.RedisCache(url=redis_url, key_prefix=prefix, timeout=5)
+        redis = cachekit.RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
         memory = cachekit.MemoryCache(5)
         async with IntelligentCache(memory, redis, file) as cache:
             assert cache.sync.memory_cache is memory

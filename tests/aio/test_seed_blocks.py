@@ -55,7 +55,7 @@ def Path(text: str) -> pathlib.Path:  # noqa: N802  # it stands for pathlib's
 def RedisCache(host: str, port: int, db: int, key_prefix: str) -> aio.RedisCache:  # noqa: N802
     """The program's server, on the port of the test's."""
     assert (host, port) == ("localhost", 6379)
-    return aio.RedisCache("127.0.0.1", _Stand.port, db, f"{key_prefix}{next(_numbers)}:", timeout=5)
+    return aio.RedisCache("127.0.0.1", _Stand.port, db, f"{key_prefix}{next(_numbers)}:", timeout=60)
 
 
 _numbers = itertools.count()

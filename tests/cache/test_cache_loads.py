@@ -40,7 +40,7 @@ def test_one_load_for_many_callers(cache: IntelligentCache, joined: threading.Se
 
     def loader() -> list[str]:
         for _ in range(9):
-            assert joined.acquire(timeout=10)  # all the others wait for this one
+            assert joined.acquire(timeout=60)  # all the others wait for this one
         loads.append(1)
         return ["value"]
 
@@ -58,7 +58,7 @@ def test_an_error_reaches_everyone_and_is_not_kept(
 
     def failing() -> int:
         for _ in range(4):
-            assert joined.acquire(timeout=10)
+            assert joined.acquire(timeout=60)
         raise LookupError("not today")
 
     def ask() -> str:
@@ -75,7 +75,7 @@ def test_an_interrupted_leader_hands_over(cache: IntelligentCache, joined: threa
     """KeyboardInterrupt is the leader's own; a waiter takes the load over."""
 
     def interrupted() -> int:
-        assert joined.acquire(timeout=10)
+        assert joined.acquire(timeout=60)
         raise KeyboardInterrupt
 
     leading = threading.Event()
@@ -92,7 +92,7 @@ def test_an_interrupted_leader_hands_over(cache: IntelligentCache, joined: threa
         return "loaded"
 
     leader = in_thread(lead)
-    assert leading.wait(10)
+    assert leading.wait(60)
     assert cache.get_or_set("k", lambda: 2) == 2
     assert leader() == "interrupted"
     assert cache.get("k") == 2
@@ -120,11 +120,11 @@ def test_an_invalidation_during_a_load_wins(
 
     def loader() -> str:
         began.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return "old"
 
     load = in_thread(lambda: cache.get_or_set("user:1", loader, tags={"users"}))
-    assert began.wait(10)
+    assert began.wait(60)
     invalidate(cache)
     # A caller that comes now does not join the old load.
     assert cache.get_or_set("user:1", lambda: "new") == "new"
@@ -160,7 +160,7 @@ def test_crossing_loads_do_not_deadlock(cache: IntelligentCache) -> None:
 
     def load(mine: str, other: str) -> str:
         def loader() -> str:
-            both.wait(10)
+            both.wait(60)
             return mine + cache.get_or_set(other, lambda: other)
 
         return cache.get_or_set(mine, loader)
@@ -177,7 +177,7 @@ def test_a_ring_of_loads_does_not_deadlock(cache: IntelligentCache) -> None:
 
     def load(number: int) -> int:
         def loader() -> int:
-            all_begun.wait(10)
+            all_begun.wait(60)
             return number + cache.get_or_set(f"k{(number + 1) % size}", lambda: 100)
 
         return cache.get_or_set(f"k{number}", loader)
@@ -192,7 +192,7 @@ def test_crossing_loads_in_two_caches_do_not_deadlock(cache: IntelligentCache) -
 
         def load(first: IntelligentCache, second: IntelligentCache) -> int:
             def loader() -> int:
-                both.wait(10)
+                both.wait(60)
                 return second.get_or_set("k", lambda: 1)
 
             return first.get_or_set("k", loader)
@@ -207,11 +207,11 @@ def test_many_keys_one_call(cache: IntelligentCache, joined: threading.Semaphore
 
     def slow() -> str:
         began.set()
-        assert joined.acquire(timeout=10)
+        assert joined.acquire(timeout=60)
         return "loaded elsewhere"
 
     elsewhere = in_thread(lambda: cache.get_or_set("loading", slow))
-    assert began.wait(10)
+    assert began.wait(60)
     calls: list[list[str]] = []
 
     def loader(keys: list[str]) -> dict[str, str]:
@@ -272,11 +272,11 @@ def test_a_key_that_a_batch_leaves_out_sends_its_waiters_on(
 
     def loader(keys: list[str]) -> dict[str, int]:
         began.set()
-        assert joined.acquire(timeout=10)
+        assert joined.acquire(timeout=60)
         return {}
 
     batch = in_thread(lambda: cache.get_or_set_many(["k"], loader))
-    assert began.wait(10)
+    assert began.wait(60)
     assert cache.get_or_set("k", lambda: 7) == 7
     assert batch() == {}
 

@@ -214,5 +214,5 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.cache.close()
 
 
-CacheAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+CacheAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestCacheAgainstModel = CacheAgainstModel.TestCase

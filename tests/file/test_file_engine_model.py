@@ -56,9 +56,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         self.effects = StoppingEffects()
-        self.engine = Engine(
-            self.path, geometry=self.geometry, clock=self.clock, effects=self.effects, patience=5
-        )
+        self.engine = Engine(self.path, geometry=self.geometry, clock=self.clock, effects=self.effects)
 
     def expected(self, payload_size: int, life: float, tags: tuple[str, ...]) -> Expected:
         self.number += 1
@@ -252,9 +250,9 @@ def slot_by_slot() -> Iterator[None]:
         yield
 
 
-EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
 TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

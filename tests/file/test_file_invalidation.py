@@ -135,7 +135,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
 
         def wait() -> None:
             reached.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
         scan = threading.Thread(
             target=lambda: cache._attachment.for_writing().delete_matching(
@@ -144,7 +144,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
         )
         scan.start()
         try:
-            assert reached.wait(20)
+            assert reached.wait(60)
             with FileCache(tmp_path, 4) as other:
                 assert other.get_value("other", "miss") == "miss"
                 other.set_value("other", 1)

@@ -184,7 +184,7 @@ class EngineStore:
 def kill_loop(path: Path, kills: int, workers: int, geometry: Geometry, evicts: bool) -> KillReport:
     @contextmanager
     def open_store() -> Iterator[Store]:
-        with Engine(path, geometry=geometry, patience=5) as engine:
+        with Engine(path, geometry=geometry) as engine:
             yield EngineStore(engine)
 
     report = KillLoop(open_store, workers, evicts).run(kills)

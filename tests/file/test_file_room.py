@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_checks import check, disk_usage
+from file_checks import check, disk_usage, open_files
 
 from cachekit import CacheEntry, FileCache
 from cachekit.testing import ManualClock
@@ -61,12 +61,7 @@ def test_a_large_value_that_was_removed_is_not_kept_open(tmp_path: Path) -> None
     with FileCache(tmp_path, 8, cleanup_interval=None) as cache:
         cache.set_value("large", os.urandom(1 << 20))
         assert cache.delete("large")
-        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
-        assert not [path for path in held if path.startswith(str(tmp_path)) and path.endswith("(deleted)")]
-
-
-def _is_open(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+        assert not [path for path in open_files(tmp_path) if path.endswith("(deleted)")]
 
 
 def test_touching_what_is_not_there_stores_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import threading
 import time
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from file_checks import open_files
 from forking import in_fork
+from redis_server import wait_until
 
 from cachekit import (
     CacheClosedError,
@@ -27,15 +28,11 @@ from cachekit.tiers.file.engine import Engine
 from cachekit.upkeep import upkeep
 
 
-def open_files() -> list[str]:
-    """What this process has open or mapped."""
-    found = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
+def held_files(directory: Path) -> list[str]:
+    """What this process has open or mapped there."""
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    return found + [line.split(maxsplit=5)[5] for line in maps if len(line.split()) > 5]
-
-
-def _is_open(fd: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+    mapped = [line.split(maxsplit=5)[5] for line in maps if len(line.split()) > 5]
+    return open_files(directory) + [name for name in mapped if name.startswith(f"{directory}/")]
 
 
 # -- figures --------------------------------------------------------------------------------------------
@@ -68,19 +65,15 @@ def test_figures(tmp_path: Path) -> None:
 def test_the_sweep_comes_by_itself(tmp_path: Path) -> None:
     """Upkeep removes what is over; it ends with the cache."""
     clock = ManualClock()
-    before = len(upkeep._jobs)
+    others = set(upkeep._jobs)
     cache = FileCache(tmp_path, 1, 0.01, clock=clock)
+    own = set(upkeep._jobs) - others
+    assert own
     cache.set_value("k", 1, ttl=1)
     clock.advance(1)
-    swept = threading.Event()
-    deadline = threading.Timer(10, swept.set)
-    deadline.start()
-    while cache.size() and not swept.wait(0.005):
-        pass
-    deadline.cancel()
-    assert cache.size() == 0
+    wait_until(lambda: cache.size() == 0, "it is swept")
     cache.close()
-    assert len(upkeep._jobs) == before
+    assert not own & set(upkeep._jobs)
 
 
 # -- one directory, several caches ----------------------------------------------------------------------
@@ -108,7 +101,7 @@ def test_one_engine_per_directory(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with pytest.raises(CacheClosedError):
         third.get_value("k")
     second.close()
-    assert not [name for name in open_files() if str(tmp_path) in name]
+    assert held_files(tmp_path) == []
 
 
 @dataclass
@@ -153,9 +146,9 @@ def test_what_nobody_holds_is_given_back(tmp_path: Path) -> None:
     cache = FileCache(tmp_path, 1)
     cache.set_value("k", "v" * 50_000)
     cache.get_value("k")
-    assert [name for name in open_files() if str(tmp_path) in name]
+    assert held_files(tmp_path)
     del cache
-    assert not [name for name in open_files() if str(tmp_path) in name]
+    assert held_files(tmp_path) == []
 
 
 def test_threads_open_and_close(tmp_path: Path) -> None:
@@ -177,7 +170,7 @@ def test_threads_open_and_close(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
-    assert not [name for name in open_files() if str(tmp_path) in name]
+    assert held_files(tmp_path) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -193,7 +186,7 @@ def test_fork(tmp_path: Path) -> None:
         with FileCache(tmp_path, 1) as other:
             assert engine_of(other) is engine_of(cache)
         cache.close()
-        left = {name for name in open_files() if str(tmp_path) in name}
+        left = set(held_files(tmp_path))
         assert left == {str(tmp_path / "tokens")}, "the fence still stands in what it compares"
 
     assert in_fork(child)() == 0

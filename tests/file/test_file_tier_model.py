@@ -261,5 +261,5 @@ class CachesAgainstDict(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-CachesAgainstDict.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+CachesAgainstDict.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestCachesAgainstDict = CachesAgainstDict.TestCase

@@ -48,7 +48,7 @@ def peer(path: Path) -> Iterator[Callable[[str], Any]]:
     finally:
         stdin.close()
         stdout.close()
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
 
 
 def test_two_programs(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def explained(history: list[Operation]) -> bool:
 SPANS = st.permutations(range(12))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(SPANS, st.lists(st.sampled_from(["Wa", "Wb", "Wc", "D", "a", "b", "c"]), min_size=2, max_size=6))
 def test_against_all_orders(times: list[int], what: list[str]) -> None:
     """On small histories it says what trying every order says."""

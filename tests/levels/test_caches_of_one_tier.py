@@ -14,12 +14,15 @@ import pytest
 from coherent_caches import listening
 from forking import in_fork
 from racing import race
-from redis_server import RedisServer, wait_until
+from redis_server import RedisServer
 
 from cachekit import CacheEntry, CacheLevel, IntelligentCache, MemoryCache, RedisCache, aio
 
 MakeCache = Callable[..., RedisCache]
 Over = Callable[..., IntelligentCache]
+
+
+pytestmark = pytest.mark.usefixtures("few_buckets")
 
 
 @pytest.fixture
@@ -261,18 +264,19 @@ def test_a_cache_that_is_dropped_ends(make_cache: MakeCache) -> None:
     """Without `close`, and although its tier lives on: its thread ends, its memory is free."""
     redis = make_cache()
 
-    def threads() -> int:
-        return sum(thread.name == "cachekit-bus" for thread in threading.enumerate())
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "cachekit-bus"]
 
-    before = threads()
+    others = threads()
     for _ in range(3):
         cache = IntelligentCache(MemoryCache(), redis, None)
         cache.set("k", 1)
         memory = weakref.ref(cache.memory_cache)
-        assert threads() == before + 1
+        (own,) = [thread for thread in threads() if thread not in others]
         del cache
         gc.collect()
-        wait_until(lambda: threads() == before, "the thread has ended")
+        own.join(60)
+        assert not own.is_alive()
         assert memory() is None
     assert len(redis._store._bus._ears) == 1, "what is over is forgotten when the next one comes"
     redis.delete("k")
@@ -280,7 +284,7 @@ def test_a_cache_that_is_dropped_ends(make_cache: MakeCache) -> None:
 
 def test_a_tier_that_is_dropped_with_its_cache_ends(redis_url: str, prefix: str) -> None:
     """Nothing of either is left: no thread, no connection."""
-    cache = IntelligentCache(MemoryCache(), RedisCache(url=redis_url, key_prefix=prefix), None)
+    cache = IntelligentCache(MemoryCache(), RedisCache(url=redis_url, key_prefix=prefix, timeout=60), None)
     redis = cache.redis_cache
     assert isinstance(redis, RedisCache)
     cache.set("k", 1)
@@ -290,7 +294,7 @@ def test_a_tier_that_is_dropped_with_its_cache_ends(redis_url: str, prefix: str)
     assert thread.is_alive()
     del cache, redis, ear
     gc.collect()
-    thread.join(15)
+    thread.join(60)
     assert not thread.is_alive()
     gc.collect()
     assert server() is None

@@ -34,7 +34,7 @@ class TestStrictSetMany:
     ) -> None:
         """Neither on the server nor in the files."""
         file = FaultyTier(FileCache(tmp_path, 64))
-        redis = RedisCache(url=redis_url, key_prefix=prefix, timeout=5)
+        redis = RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
         with IntelligentCache(MemoryCache(), redis, file, strict=True) as cache:  # type: ignore[arg-type]
             cache.set_many(dict.fromkeys(KEYS, "old"))
             file.fail("add", full=True)
@@ -45,7 +45,7 @@ class TestStrictSetMany:
 
 def test_a_refresh_needs_no_token(tmp_path: Path, redis_url: str, prefix: str) -> None:
     """A server that fails when it is asked for one costs no exception, and keeps no older value."""
-    redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=5))
+    redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=60))
     with IntelligentCache(MemoryCache(), redis, FileCache(tmp_path, 64)) as cache:  # type: ignore[arg-type]
         values = iter(["old", "new"])
         load = cache.cached(name="load")(lambda: next(values))

@@ -161,7 +161,7 @@ class HardRun:
             return before != last
 
         while self._done() < goal:
-            wait_until(gets_on, "somebody gets on", 30)
+            wait_until(gets_on, "somebody gets on")
 
     def _done(self) -> int:
         return sum(self._board[: 2 * self._processes : 2].tolist())

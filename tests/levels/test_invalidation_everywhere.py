@@ -16,6 +16,8 @@ from cachekit import CacheLevel, IntelligentCache, levels, writing
 from cachekit.load_options import OFF
 from cachekit.terms import Terms
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 STEPS = (levels, writing)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()
@@ -131,7 +133,7 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
         for reader in readers:
             if who == "other host" or reader is setting.caches[2] or setting.caches[0].file_cache is None:
                 # By message: within the bus's delay.
-                wait_until(lambda r=reader, k=key: r.get(k) != "old", f"{name} at {number} is refused", 5)  # type: ignore[misc]
+                wait_until(lambda r=reader, k=key: r.get(k) != "old", f"{name} at {number} is refused")  # type: ignore[misc]
             assert reader.get(key) != "old", (name, number)
         for reader in readers:
             assert reader.memory_cache is not None
@@ -181,7 +183,7 @@ def test_two_writes_leave_one_value(
         def seen(key: str = key) -> set[object]:
             return {one.get(key), two.get(key)} - {None}
 
-        wait_until(lambda: len(seen()) <= 1, f"the caches agree, at {number}", 5)
+        wait_until(lambda: len(seen()) <= 1, f"the caches agree, at {number}")
         before = seen()
         for cache in (one, two):
             assert cache.memory_cache is not None

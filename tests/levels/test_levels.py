@@ -24,6 +24,9 @@ from cachekit import (
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class TestWriting:
     def test_a_set_is_everywhere_it_shall_be_and_nowhere_else(self, tiers: Tiers) -> None:
         """Every combination of levels, over every combination before it."""

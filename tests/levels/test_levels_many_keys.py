@@ -16,6 +16,9 @@ from cachekit import (
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class TestManyKeys:
     """The server is called once for all of them, and what comes of it is what single calls do."""
 
@@ -156,7 +159,7 @@ class Unlisted:
 def recover(tiers: Tiers) -> None:
     """Have what is out probed, until it is trusted again."""
     for state in tiers.cache._levels.states().values():
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while state.is_out:
             assert time.monotonic() < deadline
             state.probe()

@@ -19,6 +19,8 @@ from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, Memor
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 KEYS = ["a:1", "a:2", "b:1"]
 TAGS = ["x", "y"]
 _prefixes = itertools.count()
@@ -51,7 +53,7 @@ class Caches(RuleBasedStateMachine):
         self.files: list[FaultyTier] = []
         self.caches = []
         for home in ("here", "here", "there"):
-            redis = FaultyTier(RedisCache(url=self.url, key_prefix=prefix, clock=self.clock, timeout=5))
+            redis = FaultyTier(RedisCache(url=self.url, key_prefix=prefix, clock=self.clock, timeout=60))
             file = FaultyTier(FileCache(Path(self.directory.name, home), 16, None, clock=self.clock))
             self.redis.append(redis)
             self.files.append(file)
@@ -320,7 +322,6 @@ def run(url: str, examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=examples < 100,
         ),

@@ -13,6 +13,8 @@ from tracing import at_line
 from cachekit import IntelligentCache, writing
 from cachekit.terms import Terms
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "set": lambda cache, key: cache.set(key, "new"),
     "set_many": lambda cache, key: cache.set_many({"before": 1, key: "new", "after": 1}),

@@ -14,6 +14,8 @@ from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, Redis
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 class Host(NamedTuple):
     """Two caches of one host, as two processes have them; the file tier of the first can be made to fail."""
@@ -35,7 +37,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str, prefix:
     file = FaultyTier(FileCache(tmp_path, 16, None))
 
     def make(tier: Any) -> IntelligentCache:
-        redis = None if request.param == "full" else RedisCache(url=redis_url, key_prefix=prefix, timeout=5)
+        redis = None if request.param == "full" else RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
         return IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", tier))
 
     level = CacheLevel.MEMORY | CacheLevel.REDIS if request.param == "not a level" else CacheLevel.ALL

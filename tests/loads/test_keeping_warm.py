@@ -39,7 +39,7 @@ class Warm:
         kept.look()
         for thread in threading.enumerate():
             if thread.name == "cachekit-load":
-                thread.join(10)
+                thread.join(60)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
 
             cache.warm_cache(["a"], load, ttl=0.05, keep_warm=True)
             for _ in range(3):
-                assert again.acquire(timeout=10)
+                assert again.acquire(timeout=60)
             kept = cache._kept_warm
         assert isinstance(kept, KeptWarm)
         assert not kept._kept
@@ -199,7 +199,7 @@ def test_a_fork_while_it_is_noted_what_is_kept(warm: Warm) -> None:
                 noting.wait(0)
 
     end = in_thread(note)
-    assert noting.wait(10)
+    assert noting.wait(60)
     child = in_fork(warm.cache.close)
     forked.set()
     end()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from racing import race
+from racing import in_thread, race
+from tracing import at_line
 
-from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
+from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache, loads, refreshing
 from cachekit.testing import ManualClock
 
 AHEAD = LoadOptions(refresh_ahead=0.2)
@@ -32,7 +34,7 @@ def finish() -> None:
     """Wait for the reloads that have begun."""
     for thread in threading.enumerate():
         if thread.name == "cachekit-load":
-            thread.join(10)
+            thread.join(60)
 
 
 class Counting:
@@ -114,6 +116,30 @@ def test_many_hits_are_one_reload(cache: IntelligentCache, clock: ManualClock) -
     assert len(loader.threads) == 1
 
 
+def test_a_hit_that_is_overtaken_by_another_ones_reload_begins_none(
+    cache: IntelligentCache, clock: ManualClock
+) -> None:
+    """Wherever it is on its way to a reload of its own when the other one's is begun, and over."""
+    for number in itertools.count(1):
+        key, loader = f"k{number}", Counting()
+        cache.set(key, 0, ttl=100)
+        clock.advance(90)
+
+        def ask(key: str = key, loader: Counting = loader) -> object:
+            return cache.get_or_set(key, loader, ttl=100)
+
+        def overtake(ask: Callable[[], object] = ask) -> None:
+            in_thread(ask)()
+            finish()
+
+        reached = at_line(number, (loads, refreshing), overtake, ask)
+        finish()
+        assert len(loader.threads) == 1, number
+        if not reached:
+            assert number > 3
+            break
+
+
 def test_one_that_fails_is_tried_again_a_second_later(
     cache: IntelligentCache, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,11 +186,11 @@ def test_an_invalidation_during_it_wins(
 
             def loader(began: threading.Event = began, go_on: threading.Event = go_on) -> str:
                 began.set()
-                assert go_on.wait(10)
+                assert go_on.wait(60)
                 return "reloaded"
 
             assert cache.get_or_set("k", loader, ttl=100, tags={"t"}) == "old"
-            assert began.wait(10)
+            assert began.wait(60)
             invalidate(cache)
             before = cache.get("k")
             go_on.set()

@@ -40,7 +40,7 @@ class Slow:
 
     def __call__(self) -> str:
         self.began.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(60)
         return self.value
 
 
@@ -76,7 +76,7 @@ def test_an_invalidation_after_the_timeout_wins(cache: IntelligentCache) -> None
     threads = [thread for thread in threading.enumerate() if thread.name == "cachekit-load"]
     slow.go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert cache.get("k") == "new"
     assert cache.get_stats()["memory"].refusals == 1
 
@@ -103,7 +103,7 @@ def test_waiters_have_their_own_time(cache: IntelligentCache) -> None:
     """One who joins a load without a timeout is let go by its own."""
     slow = Slow()
     leader = in_thread(lambda: cache.get_or_set("k", slow))
-    assert slow.began.wait(10)
+    assert slow.began.wait(60)
     with pytest.raises(LoadTimeoutError):
         cache.get_or_set("k", slow, load=SHORT)
     slow.go_on.set()
@@ -220,7 +220,7 @@ def test_a_batch_that_hangs_is_left_behind_with_all_of_its_keys() -> None:
     go = threading.Event()
 
     def hangs(keys: list[str]) -> dict[str, int]:
-        assert go.wait(20)
+        assert go.wait(60)
         return {}
 
     with IntelligentCache(file_cache=None) as cache:

@@ -41,7 +41,7 @@ class Place:
         """The cache of one of them."""
         tiers: dict[str, Any] = {"file_cache": None}
         if self.kind != "a directory":
-            tiers["redis_cache"] = RedisCache(url=self._url, key_prefix=self._prefix, timeout=5)
+            tiers["redis_cache"] = RedisCache(url=self._url, key_prefix=self._prefix, timeout=60)
         if self.kind != "a server":
             host = number if self.kind == "hosts" else 0
             tiers["file_cache"] = FileCache(self._path / f"host{host}", 64)
@@ -81,7 +81,7 @@ def warmed_by_two(place: Place, warm: Callable[[IntelligentCache, Callable[[str]
         def load(key: str) -> str:
             nonlocal met
             if not met:
-                both.wait(20)
+                both.wait(60)
             met = True
             return place.load(key)
 
@@ -147,7 +147,7 @@ def test_a_killed_warmer_holds_up_nobody(place: Place, awaited: bool) -> None:
         )
         warm.start()
         for _ in range(3):
-            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=60)
         return cache
 
     with process_with(warm_and_hang) as child, place.cache(1) as cache:
@@ -322,7 +322,7 @@ def test_two_who_keep_warm_load_once(tmp_path: Path) -> None:
         cache._kept_warm.look()
         for thread in threading.enumerate():
             if thread.name == "cachekit-load":
-                thread.join(10)
+                thread.join(60)
 
     caches = [
         IntelligentCache(MemoryCache(clock=clock), None, FileCache(tmp_path / "d", 64, clock=clock))

@@ -76,7 +76,7 @@ def test_processes_share_them(tmp_path: Path) -> None:
         these = LoadSlots("loads", 2, tmp_path)
         most = 0
         for _ in range(40):
-            slot = wait_for(these.try_acquire, time.monotonic() + 50)
+            slot = wait_for(these.try_acquire, time.monotonic() + 60)
             assert slot is not None
             board[process] = 1
             for _ in range(20):

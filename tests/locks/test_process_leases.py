@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from file_checks import open_files
 from forking import in_fork
 from holders import kill, orphan_of, process_with
 from racing import frequent_switches, in_thread, race
@@ -68,7 +69,7 @@ def test_one_at_a_time_among_processes_and_threads(tmp_path: Path) -> None:
         def one() -> None:
             for _ in range(rounds):
                 lease = wait_for(
-                    lambda: leases.try_acquire("counter"), time.monotonic() + 50, wait=leases.wait
+                    lambda: leases.try_acquire("counter"), time.monotonic() + 60, wait=leases.wait
                 )
                 assert lease is not None
                 (before,) = struct.unpack_from("q", board, 0)
@@ -190,7 +191,7 @@ def test_release_wakes_who_waits(tmp_path: Path) -> None:
     lease = leases.try_acquire("k")
     assert lease is not None
     woken = in_thread(lambda: leases.wait(1000))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not leases._free._waiters:  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
         os.sched_yield()
@@ -201,7 +202,6 @@ def test_release_wakes_who_waits(tmp_path: Path) -> None:
 
 def test_close_releases_and_gives_back_descriptors(tmp_path: Path) -> None:
     """A second close does nothing; a lease after it is an error."""
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     leases = ProcessLeases(tmp_path)
     held = [leases.try_acquire(str(number)) for number in range(20)]
     leases.close()
@@ -213,8 +213,8 @@ def test_close_releases_and_gives_back_descriptors(tmp_path: Path) -> None:
     assert free_elsewhere(tmp_path, "3")
     with pytest.raises(CacheClosedError):
         leases.try_acquire("k")
-    if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+    if os.path.isdir("/proc/self/fd"):
+        assert open_files(tmp_path) == []
 
 
 def test_a_directory_that_fails_is_an_error_of_the_tier(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_released_lease_that_is_collected_waits_for_nobody(tmp_path: Path) -> 
     collector = threading.Thread(target=kept.clear)
     leases.before_fork()
     collector.start()
-    collector.join(10)
+    collector.join(60)
     waits = collector.is_alive()
     leases.after_fork(in_child=False)
     collector.join()

@@ -156,7 +156,7 @@ def test_a_value_that_dies_at_close_finds_it_closed() -> None:
                 seen.append("closed")
             other = threading.Thread(target=lambda: seen.append(repr(cache)), daemon=True)
             other.start()
-            other.join(10)
+            other.join(60)
 
     cache.set_value("k", Value())
     cache.close()

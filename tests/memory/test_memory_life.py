@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from forking import in_fork
+from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
 from cachekit.testing import ManualClock
@@ -29,8 +29,12 @@ def upkeep_threads() -> list[threading.Thread]:
 def nobody_left() -> None:
     """What earlier tests did not close has been collected, and the thread has seen it."""
     gc.collect()
-    for thread in upkeep_threads():
-        thread.join(10)
+    it_ends()
+
+
+def it_ends() -> None:
+    """Nothing is left to do, so the thread ends."""
+    wait_until(lambda: not upkeep_threads(), "the thread of upkeep has ended")
 
 
 def test_expired_entries_are_swept_without_being_asked_for() -> None:
@@ -39,11 +43,11 @@ def test_expired_entries_are_swept_without_being_asked_for() -> None:
     swept = threading.Event()
     cache.on_removal(lambda key, value, cause: swept.set() if cause is RemovalCause.EXPIRED else None)
     cache.set_value("k", 1, ttl=0.001)
-    assert swept.wait(10)
+    assert swept.wait(60)
     assert cache.size() == 0
     assert cache.get_stats().expirations == 1
     cache.close()
-    assert upkeep_threads() == []
+    it_ends()
 
 
 def test_no_thread_without_need() -> None:
@@ -53,7 +57,7 @@ def test_no_thread_without_need() -> None:
         assert upkeep_threads() == []
         cache.set_value("k", 1, ttl=60)
         assert len(upkeep_threads()) == 1
-    assert upkeep_threads() == []
+    it_ends()
 
 
 def test_one_thread_for_all_caches() -> None:
@@ -65,22 +69,24 @@ def test_one_thread_for_all_caches() -> None:
     first.close()
     assert len(upkeep_threads()) == 1
     second.close()
-    assert upkeep_threads() == []
+    it_ends()
 
 
 def test_a_forgotten_cache_is_collected() -> None:
     """Neither upkeep nor the registry of forks keeps a cache alive that nobody closed."""
     cache = MemoryCache(cleanup_interval=1000)
     cache.set_value("k", 1, ttl=60)
-    while not upkeep._wake._waiters:  # type: ignore[attr-defined]
-        time.sleep(0.001)  # until the thread has nothing to do
+
+    def has_nothing_to_do() -> bool:
+        with upkeep._wake:  # or it might have noted that it waits, and still hold the lock
+            return bool(upkeep._wake._waiters)  # type: ignore[attr-defined]
+
+    wait_until(has_nothing_to_do, "the thread waits")
     gone = weakref.ref(cache._store)
     del cache
     gc.collect()
     assert gone() is None
-    for thread in upkeep_threads():
-        thread.join(10)
-    assert upkeep_threads() == []
+    it_ends()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -103,7 +109,7 @@ def test_a_forked_child_goes_on() -> None:
         cache._store.check()
         assert cache.get_value("inherited") == 1
         cache.set_value("short", 1, ttl=0.001)
-        assert swept.wait(10)
+        assert swept.wait(60)
 
     writer = threading.Thread(target=keep_writing)
     writer.start()

@@ -220,5 +220,5 @@ class MemoryAgainstModel(RuleBasedStateMachine):
         self.cache.close()
 
 
-MemoryAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+MemoryAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestMemoryAgainstModel = MemoryAgainstModel.TestCase

@@ -132,7 +132,7 @@ def test_signal_handlers_that_raise_leave_no_lock_behind() -> None:
     done: list[bool] = []
     other = threading.Thread(target=lambda: done.append(cache.set_value("other", 1, tags={"t"})))
     other.start()
-    other.join(10)
+    other.join(60)
     assert done == [True]
     cache.set_value("last", 1, tags={"t"})
     assert cache.size() <= 20

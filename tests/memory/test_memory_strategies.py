@@ -195,7 +195,7 @@ class StrategyMachine(RuleBasedStateMachine):
             self.cache.close()
 
 
-StrategyMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+StrategyMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
 TestStrategies = StrategyMachine.TestCase
 
 

@@ -87,7 +87,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> Any:
         text=True,
         check=False,
         env=os.environ | environment,
-        timeout=25,
+        timeout=200,
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)

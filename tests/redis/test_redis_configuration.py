@@ -29,7 +29,11 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("arguments", "error", "words"),
         [
-            ({"host": 5}, TypeError, "host must be a str, not 5"),
+            (
+                {"host": 5},
+                TypeError,
+                "host must be a str, not 5 of type int; a client of your own goes into client=",
+            ),
             ({"host": "redis://h"}, ValueError, "goes into url="),
             ({"host": ""}, ValueError, "host must not be empty"),
             ({"port": "6379"}, TypeError, "port must be an int, not '6379'"),
@@ -87,7 +91,7 @@ class TestConfiguration:
     def test_a_wrong_url_is_not_repeated(self, url: str) -> None:
         """There may be a password in it."""
         with pytest.raises(ValueError, match="url must be") as caught:
-            RedisCache(url=url)
+            RedisCache(url=url, timeout=60)
         assert "hun" not in str(caught.value)
         assert caught.value.__cause__ is None
 
@@ -96,14 +100,17 @@ class TestConfiguration:
         server = RedisServer("--requirepass", "hunter2-hunter2")
         try:
             url = server.url.replace("//", "//:hunter2-hunter2@")
-            for cache in (RedisCache(url=url), RedisCache(url=server.url, password="hunter2-hunter2")):
+            for cache in (
+                RedisCache(url=url, timeout=60),
+                RedisCache(url=server.url, password="hunter2-hunter2", timeout=60),
+            ):
                 with cache:
                     cache.set_value("k", 1)
                     assert cache.get_value("k") == 1
                     assert "hunter2" not in repr(cache) + repr(cache._address) + str(cache._server)
             for wrong in (
-                RedisCache(url=url.replace("2@", "3@")),
-                RedisCache(url=server.url, password="wrong-word"),
+                RedisCache(url=url.replace("2@", "3@"), timeout=60),
+                RedisCache(url=server.url, password="wrong-word", timeout=60),
             ):
                 with wrong, pytest.raises(TierUnavailableError) as caught:
                     wrong.get("k")
@@ -120,7 +127,7 @@ class TestConfiguration:
         """unix:// works too."""
         server = RedisServer()
         try:
-            with RedisCache(url=f"unix://{server.directory}/socket") as cache:
+            with RedisCache(url=f"unix://{server.directory}/socket", timeout=60) as cache:
                 cache.set_value("k", 1)
                 assert cache.get_value("k") == 1
         finally:

@@ -10,6 +10,8 @@ from cachekit.ports import FleetTier
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.redis import RedisCache
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 class TestRedisCache(TierContract):
     @pytest.fixture(autouse=True)
@@ -17,7 +19,7 @@ class TestRedisCache(TierContract):
         self.url, self.prefix = redis_url, prefix
 
     def make_tier(self, clock: ManualClock) -> RedisCache:
-        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=5, clock=clock)
+        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=60, clock=clock)
 
     def test_it_is_a_fleet_tier(self) -> None:
         """It has every method of the port."""
@@ -28,7 +30,7 @@ class TestRedisCache(TierContract):
 class TestSignedRedisCache(TestRedisCache):
     def make_tier(self, clock: ManualClock) -> RedisCache:
         return RedisCache(
-            url=self.url, key_prefix=self.prefix, timeout=5, clock=clock, secret="a secret of the fleet"
+            url=self.url, key_prefix=self.prefix, timeout=60, clock=clock, secret="a secret of the fleet"
         )
 
 
@@ -45,7 +47,7 @@ class TestRedisCacheOnValkey(TierContract):
         self.url, self.prefix = valkey_server.url, prefix
 
     def make_tier(self, clock: ManualClock) -> RedisCache:
-        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=5, clock=clock)
+        return RedisCache(url=self.url, key_prefix=self.prefix, timeout=60, clock=clock)
 
 
 class TestRedisCacheOnACluster(TierContract):
@@ -54,4 +56,4 @@ class TestRedisCacheOnACluster(TierContract):
         self.nodes, self.prefix = cluster_nodes, prefix
 
     def make_tier(self, clock: ManualClock) -> RedisCache:
-        return RedisCache.cluster(self.nodes, self.prefix, timeout=5, clock=clock)
+        return RedisCache.cluster(self.nodes, self.prefix, timeout=60, clock=clock)

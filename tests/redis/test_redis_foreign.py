@@ -19,6 +19,9 @@ MakeCache = Callable[..., RedisCache]
 SECRET = "a secret of the whole fleet"
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return print, ("this must not be printed",)

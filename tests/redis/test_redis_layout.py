@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
@@ -39,7 +39,6 @@ def test_names_are_told_apart(prefix: str, key: str, other: str, tag: str) -> No
 
 
 @given(KEYS)
-@settings(deadline=None)
 def test_every_token_is_one_of_the_bounded_number(key: str) -> None:
     """So that they can all be changed."""
     assert Layout("p:").names(key)[1] in TOKENS

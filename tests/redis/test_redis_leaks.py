@@ -18,7 +18,7 @@ MakeCache = Callable[..., RedisCache]
 
 def tagged_writes(server: RedisServer, writes: int, keys: int, tags: int, invalidations: int) -> None:
     """So many writes of so many keys with two of so many tags: what is left, at each step."""
-    with RedisCache(url=server.url, timeout=5) as cache, server.client() as client:
+    with RedisCache(url=server.url, timeout=60) as cache, server.client() as client:
         entries: dict[str, CacheEntry] = {}
         for number in range(writes):
             key = f"k{number % keys}"
@@ -64,7 +64,7 @@ def test_a_hundred_thousand_tagged_writes(server: RedisServer) -> None:
 
 def test_the_number_of_bucket_tokens_is_bounded(server: RedisServer) -> None:
     """More keys do not make more tokens."""
-    with RedisCache(url=server.url, timeout=5) as cache, server.client() as client:
+    with RedisCache(url=server.url, timeout=60) as cache, server.client() as client:
         for start in range(0, 60_000, 5_000):
             cache.origins([f"k{number}" for number in range(start, start + 5_000)])
         assert 0.9 * BUCKETS < client.dbsize() <= BUCKETS

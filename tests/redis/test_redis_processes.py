@@ -61,7 +61,7 @@ def test_each_hears_the_other(make_cache: MakeCache) -> None:
 
     def work(number: int) -> str:
         copies = Copies(redis_cache)
-        assert copies.listening.wait(15)
+        assert copies.listening.wait(60)
         mine, theirs = f"process {number}", f"process {1 - number}"
 
         def meet(step: str) -> None:

@@ -25,6 +25,9 @@ MakeCache = Callable[..., RedisCache]
 SECRET = "a secret of the whole fleet"
 
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
+
 class TestValues:
     @pytest.mark.parametrize("secret", [None, SECRET])
     def test_what_goes_in_comes_out(self, make_cache: MakeCache, secret: str | None) -> None:
@@ -368,7 +371,7 @@ class TestTouch:
             nonlocal calls
             calls += 1
             if calls == 1:
-                other.set_value("k", "new", ttl=5)
+                other.set_value("k", "new", ttl=60)
             return put(*arguments, **more)
 
         store: Any = cache._store

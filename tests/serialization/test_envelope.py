@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
@@ -27,7 +27,6 @@ def test_the_layout_is_the_one_described() -> None:
 
 
 @given(tags=st.dictionaries(st.text(st.characters(codec=None)), st.integers(0, 2**64 - 1)))
-@settings(deadline=None)
 def test_tags_return(tags: dict[str, int]) -> None:
     """Tags and tokens are parsed as they were packed, whatever their names."""
     packed = envelope.pack_tags(tags)
@@ -38,7 +37,6 @@ def test_tags_return(tags: dict[str, int]) -> None:
 
 
 @given(st.binary(max_size=120))
-@settings(deadline=None)
 def test_parsing_raises_only_its_own_error(buffer: bytes) -> None:
     """Whatever is between the seal and the payload, parsing ends in a header or UnreadableError."""
     try:

@@ -39,7 +39,6 @@ rows: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(lists | rows)
-@settings(deadline=None)
 @example({"long": "x" * 70_000, "bytes": b"y" * 70_000, "number": 2**300})
 def test_plain_values_are_literals(value: object) -> None:
     """Those without tuples, and those without anything that hashes, are recognised."""
@@ -101,7 +100,7 @@ def tampered(draw: st.DrawFn) -> bytes:
     return text
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(tampered())
 def test_a_literal_names_no_class(text: bytes) -> None:
     """The standard library's own reader of opcodes finds harmless ones alone, and inspection no class."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored_values import REGISTERED
 
@@ -155,7 +155,6 @@ def test_lengths_that_lie_are_damage() -> None:
             MSGPACK.decode(start + b"\x7f\xff\xff\xff" + b"x")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_random_bytes_raise_only_their_own_error(payload: bytes) -> None:
     """Behind a serializer, whatever a decoder stumbles over is UnreadableError."""

@@ -184,7 +184,7 @@ def test_every_cut_and_every_padding_is_noticed(serializer: Serializer) -> None:
         assert outcome(serializer, buffer + buffer) in {"damage", "signature"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     buffer=st.binary(max_size=200)
     | st.binary(max_size=200).map(lambda rest: b"CK\x01\x00" + rest)
@@ -212,7 +212,7 @@ class _Raw:
         raise ZeroDivisionError(bytes(payload))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(payload=st.binary(max_size=100), codec=st.sampled_from([1, 2, 3]))
 def test_random_payloads_behind_a_right_checksum_are_a_miss_or_a_value(payload: bytes, codec: int) -> None:
     """No codec raises anything but UnreadableError, even if the checksum holds."""
@@ -221,7 +221,7 @@ def test_random_payloads_behind_a_right_checksum_are_a_miss_or_a_value(payload: 
     outcome(reader, buffer)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=nested(), data=st.data())
 def test_damaged_payloads_behind_a_right_checksum_raise_only_their_own_error(
     value: Any, data: st.DataObject

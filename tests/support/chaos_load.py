@@ -39,12 +39,12 @@ ROWS: Final = THREADS + 1  # one for each thread of a worker, one for itself
 
 #: Seconds: some values end soon, the others outlive every run and every jump.
 TTLS: Final = (0.5, 3.0, 7200.0)
-#: Seconds that may pass from the moment that a value names until the cache dates it: of one, and of several
-#: that are stored one after the other while tiers fail.
-DATING: Final = (0.5, 5.0)
+#: Seconds from the moment that a value names until the cache has dated it: so long a call takes that is
+#: noted nowhere. Those that take longer are noted with their ends, as `late`.
+DATING: Final = 0.5
 
 # Words of a row.
-CALLS, LONGEST, EXCEPTIONS, WRONG, EXPIRED, OUTAGES, FAULTS, SLEEPS = range(8)
+CALLS, LONGEST, EXCEPTIONS, WRONG, STEP, OUTAGES, FAULTS, SLEEPS = range(8)
 _WIDTH: Final = 8
 
 
@@ -55,8 +55,7 @@ class Value(NamedTuple):
     host: int
     made: float  #: monotonic
     ttl: float
-    dating: float  #: one of `DATING`
-    number: tuple[int, int, int]  #: distinct
+    number: tuple[int, int, int]  #: which life, thread and step of it made the value
 
 
 class Assignment(NamedTuple):
@@ -115,14 +114,30 @@ def open_parts(path: Path, host: int, url: str) -> Iterator[Parts]:
         yield Parts(cache, redis, file)
 
 
-def is_expired(value: Value, clocks: list[JumpingClock], host: int, begin: float, end: float) -> bool:
-    """Whether no cache of this host may have answered with the value between two moments.
+class Answer(NamedTuple):
+    """What a cache of a host was asked and answered between two moments, monotonic."""
+
+    value: Value
+    host: int
+    begin: float
+    end: float
+
+
+def is_expired(answer: Answer, clocks: list[JumpingClock], kept: float | None = None) -> bool:
+    """Whether no cache of the host may have answered that.
 
     From whatever moment on it was copied into memory, there it has what was left of its life by the wall
     clock of that moment, and its TTL at the most. Below memory the wall clock alone counts.
+
+    Args:
+        answer: what was answered.
+        clocks: of the hosts.
+        kept: monotonic: when the call that kept the value was over, if it took longer than `DATING`.
     """
+    value, host, begin, end = answer
     made = value.made
-    dated = max(span.end + span.ahead for span in clocks[value.host].spans(made, made + value.dating))
+    spans = clocks[value.host].spans(made, made + DATING if kept is None else kept)
+    dated = max(span.end + span.ahead for span in spans)
     return not any(
         begin < value.ttl + min(span.end, dated - span.ahead) for span in clocks[host].spans(made, end)
     )
@@ -160,13 +175,11 @@ class Load:
             ttl = random_.choice(TTLS[:2] if calm else TTLS)
             begin, sleeps = time.monotonic(), sleeping[SLEEPS]
 
-            def value(
-                key: str,
-                several: bool = False,
-                ttl: float = ttl,
-                number: tuple[int, int, int] = (own.life, thread, step),
-            ) -> Value:
-                return Value(key, own.host, time.monotonic(), ttl, DATING[several], number)
+            number = (own.life, thread, step)
+            row[STEP] = step
+
+            def value(key: str, ttl: float = ttl, number: tuple[int, int, int] = number) -> Value:
+                return Value(key, own.host, time.monotonic(), ttl, number)
 
             try:
                 asked, found = self._step(step, random_.randrange(22 if calm else 40), keys, ttl, value)
@@ -175,14 +188,16 @@ class Load:
                 complain(own.path, traceback.format_exc())
                 asked, found = 0, {}  # the figures will not add up either
             end = time.monotonic()
+            if end - begin > DATING:
+                note_late(own.path, number, end)
             requests += asked
             for key, one in found.items():
                 if type(one) is not Value or one.key != key:
                     row[WRONG] += 1
                     complain(own.path, f"{key} held {one!r}")
-                elif is_expired(one, self._clocks, own.host, begin, end):
-                    row[EXPIRED] += 1
-                    complain(own.path, f"{one} was served by host {own.host} from {begin} to {end}")
+                elif is_expired(answer := Answer(one, own.host, begin, end), self._clocks):
+                    # Unless it was kept late: that is known when whoever kept it is done.
+                    _add(own.path / "suspicious", answer)
             if sleeping[SLEEPS] == sleeps and not sleeps % 2:
                 row[LONGEST] = max(row[LONGEST], int((end - begin) * 1e9))
             row[CALLS] += 1
@@ -204,14 +219,14 @@ class Load:
             found = {key: cache.get_or_set(key, lambda: value(key), ttl=ttl, tags={key})}
         elif kind < 22:
             found = cache.get_or_set_many(
-                keys, lambda missing: {one: value(one, True) for one in missing}, ttl=ttl, tags={"loaded"}
+                keys, lambda missing: {one: value(one) for one in missing}, ttl=ttl, tags={"loaded"}
             )
             return len(keys), found
         else:
             if kind < 30:
                 cache.set(key, value(key), ttl, tags={key, "set"} if kind % 2 else None)
             elif kind < 32:
-                cache.set_many({one: value(one, True) for one in keys}, ttl)
+                cache.set_many({one: value(one) for one in keys}, ttl)
             elif kind < 35:
                 cache.delete(key)
             elif kind < 36:
@@ -225,10 +240,38 @@ class Load:
         return 1, {key: one for key, one in found.items() if one is not None}
 
 
+def _add(path: Path, what: object) -> None:
+    """Write a line at once and in one piece: no kill loses it, and no other process writes into it."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(json.dumps(what).encode() + b"\n")
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def complain(path: Path, text: str) -> None:
-    """Add to what went wrong, so that no kill loses it."""
-    with open(path / "complaints", "ab", buffering=0) as file:
-        file.write(json.dumps(text).encode() + b"\n")
+    """Add to what went wrong."""
+    _add(path / "complaints", text)
+
+
+def complaints(path: Path) -> list[str]:
+    """What went wrong."""
+    return _lines(path / "complaints")
+
+
+def note_late(path: Path, number: tuple[int, int, int], end: float) -> None:
+    """This step of a worker was over at that moment, and not sooner."""
+    _add(path / "late", (number, end))
+
+
+def expired(path: Path, clocks: list[JumpingClock]) -> list[Answer]:
+    """The answers of all workers that no cache may have given."""
+    late = {tuple(number): end for number, end in _lines(path / "late")}
+    suspicious = []
+    for (key, host, made, ttl, number), *asked in _lines(path / "suspicious"):
+        suspicious.append(Answer(Value(key, host, made, ttl, tuple(number)), *asked))
+    return [answer for answer in suspicious if is_expired(answer, clocks, late.get(answer.value.number))]
 
 
 class Complaining(logging.Handler):
@@ -277,7 +320,6 @@ def work(own: Assignment, pipe: Connection, loaded: bool) -> None:
                 wait_until(
                     lambda: not any(state.is_out or state.pending for state in states.values()),
                     "the tiers are back",
-                    40,
                 )
 
             pipe.send("ready")

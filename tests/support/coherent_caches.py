@@ -18,7 +18,7 @@ def open_cache(directory: Path | None, url: str | None, prefix: str = "cachekit:
     """A cache with memory, the tier in the directory, and the one on the server."""
     return IntelligentCache(
         MemoryCache(10_000, cleanup_interval=None),
-        None if url is None else RedisCache(url=url, key_prefix=prefix, timeout=5),
+        None if url is None else RedisCache(url=url, key_prefix=prefix, timeout=20),
         None if directory is None else FileCache(directory, 64, cleanup_interval=None),
     )
 
@@ -68,5 +68,5 @@ def listening(make: Callable[[], IntelligentCache]) -> IntelligentCache:
     with patch.object(Listener, "everything_changed", announced):
         cache = make()
         for _ in range(2):  # as the thread begins, and when the server has confirmed
-            assert told.acquire(timeout=20)
+            assert told.acquire(timeout=60)
     return cache

@@ -28,6 +28,17 @@ def disk_usage(path: str | os.PathLike[str]) -> int:
     return total
 
 
+def open_files(directory: str | os.PathLike[str]) -> list[str]:
+    """What the descriptors of this process lead to in a directory, whatever else others open and close."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except FileNotFoundError:  # closed by another thread
+            pass
+    return [name for name in found if name.startswith(os.fspath(directory) + os.sep)]
+
+
 def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) -> None:
     """The invariants of `format`. Counts may be too high after a crash: then they are not `exact`.
 

@@ -19,7 +19,7 @@ def in_fork(work: Callable[[], object]) -> Callable[[], int]:
         try:
             # The parent's alarm, if any, is not inherited; a child that hangs ends by its own.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
+            signal.alarm(120)
             work()
             code = 0
         except BaseException:

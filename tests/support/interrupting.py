@@ -14,12 +14,13 @@ def no_collection() -> Iterator[None]:
     A collection runs the finalizers of whatever earlier tests left behind, and a signal's exception
     that strikes in one of those is nobody's to catch.
     """
-    gc.collect()
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 class InterruptedClock:

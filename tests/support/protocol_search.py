@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
+from interrupting import no_collection
 from protocol_state import Copy, Host, Local, State, Step, in_flux
 from protocol_steps import World
 
@@ -61,6 +62,10 @@ class Search:
 
     def run(self) -> str | None:
         """What is wrong in some schedule, and the schedule; None if nothing ever is."""
+        with no_collection():  # it would walk over all nodes, again and again, and find nothing
+            return self._run()
+
+    def _run(self) -> str | None:
         count = len(self.names)
         first: _Node = (self.start, (0,) * count, (Local(),) * count)
         came_from: dict[_Node, tuple[_Node | None, str]] = {first: (None, "")}

@@ -30,7 +30,7 @@ def race(*work: Callable[[], T]) -> list[T]:
 
     def run(index: int) -> None:
         try:
-            begin.wait(10)
+            begin.wait(60)
             results[index] = work[index]()
         except BaseException as error:
             errors.append(error)
@@ -39,7 +39,7 @@ def race(*work: Callable[[], T]) -> list[T]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(50)
+        thread.join(120)
         assert not thread.is_alive(), "a thread did not end"
     if errors:
         raise errors[0]
@@ -61,7 +61,7 @@ def in_thread(work: Callable[[], T]) -> Callable[[], T]:
     thread.start()
 
     def finish() -> T:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive(), "the thread did not end"
         if errors:
             raise errors[0]

@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis import RedisCache, layout
 
 _prefixes = itertools.count()
 
@@ -47,6 +47,14 @@ def cluster_nodes() -> Iterator[list[tuple[str, int]]]:
         node.close()
 
 
+@pytest.fixture(scope="module")
+def few_buckets() -> Iterator[None]:
+    """Fewer tokens of buckets under each prefix, for tests that drop all of them over and over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "BUCKETS", 1 << 8)
+        yield
+
+
 @pytest.fixture
 def prefix() -> str:
     """Nobody else's."""
@@ -77,7 +85,7 @@ def make_cache(redis_url: str, prefix: str) -> Iterator[Callable[..., RedisCache
         if "client" not in options:
             options.setdefault("url", redis_url)
         options.setdefault("key_prefix", prefix)
-        options.setdefault("timeout", 5) if "client" not in options else None
+        options.setdefault("timeout", 60) if "client" not in options else None
         made.append(RedisCache(**options))
         return made[-1]
 

@@ -8,6 +8,7 @@ the program.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from redis.retry import Retry
 EXTERNAL = os.environ.get("CACHEKIT_TEST_REDIS_URL")
 
 
-def wait_until(condition: Callable[[], object], what: str, patience: float = 15) -> None:
+def wait_until(condition: Callable[[], object], what: str, patience: float = 60) -> None:
     """Ask until the condition holds; fail after so many seconds."""
     deadline = time.monotonic() + patience
     while not condition():
@@ -53,12 +54,23 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    # A node of a Cluster also listens 10,000 above.
-    return port if port < 55_000 else free_port()
+    """A port that nobody listens on, now, and that no outgoing connection is given.
+
+    Those get theirs from 32,768 on, or above. A server that comes back would find such a port taken; and a
+    client that looks for it meanwhile may be given that very port, and be connected to itself.
+    """
+    while True:
+        port = _chance.randrange(10_000, 22_000)  # a node of a Cluster also listens 10,000 above
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+#: Not that of the tests, which begins anew with each: then each would ask for the same ports.
+_chance = random.SystemRandom()
 
 
 class RedisServer:
@@ -93,16 +105,18 @@ class RedisServer:
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with self.client() as client:
-                    client.ping()
-                return True
+                    # It may be somebody else's that was faster, while ours is about to end.
+                    if client.info("server")["process_id"] == self._process.pid:
+                        return True
             except redis.AuthenticationError:
                 return True
             except redis.RedisError:
-                time.sleep(0.005)
+                pass
+            time.sleep(0.005)  # between two looks at a condition
         return False
 
     def _log(self) -> str:
@@ -160,7 +174,7 @@ def start_cluster() -> list[RedisServer]:
                 return False
         return True
 
-    wait_until(is_one, "the Cluster is one", 30)
+    wait_until(is_one, "the Cluster is one")
     for client in clients:
         client.close()
     return nodes

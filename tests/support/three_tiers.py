@@ -60,12 +60,12 @@ def make(redis_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.Monkey
     def tiers(directory: str = "host", clock: ManualClock | None = None, **more: Any) -> Tiers:
         clock = clock or ManualClock()
         memory = MemoryCache(clock=clock)
-        redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, clock=clock))
+        redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=20, clock=clock))
         file = FaultyTier(FileCache(tmp_path / directory, 64, clock=clock))
         cache = IntelligentCache(memory, cast("FleetTier", redis), cast("HostTier", file), **more)
         made.append(cache)
         for _ in range(2):  # as the listener's thread begins, and when the server has confirmed
-            assert heard.acquire(timeout=10)
+            assert heard.acquire(timeout=60)
         return Tiers(cache, clock, memory, redis, file)
 
     yield tiers

@@ -5,8 +5,17 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import FrameType, ModuleType
 from typing import Any
+
+from interrupting import no_collection
+
+
+@cache
+def _lines_with_calls(file: str) -> frozenset[int]:
+    """CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck."""
+    return frozenset(number for number, line in enumerate(linecache.getlines(file), 1) if "(" in line)
 
 
 def at_line(
@@ -21,12 +30,15 @@ def at_line(
         Whether it came to that.
     """
     left = number
-    files = {module.__file__ for module in ([modules] if isinstance(modules, ModuleType) else modules)}
+    files = {
+        module.__file__: _lines_with_calls(module.__file__)
+        for module in ([modules] if isinstance(modules, ModuleType) else modules)
+        if module.__file__ is not None
+    }
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        # CPython looks for signals at calls and backward jumps; a plain assignment cannot be struck.
-        if event == "line" and "(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+        if event == "line" and frame.f_lineno in files[frame.f_code.co_filename]:
             left -= 1
             if left == 0:
                 sys.settrace(None)
@@ -37,9 +49,10 @@ def at_line(
         return local if left > 0 and frame.f_code.co_filename in files else None
 
     before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
+    with no_collection():  # its finalizers run lines of these modules too, but not this work's
+        sys.settrace(tracer)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
     return left <= 0

@@ -28,7 +28,7 @@ def mypy(tmp_path: Path, *files: Path) -> str:
             *(file.name for file in files),
         ],
         cwd=files[0].parent, env=os.environ | {"MYPYPATH": os.pathsep.join(_EXTRA)},
-        capture_output=True, text=True, timeout=55, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     return ran.stdout + ran.stderr
 
@@ -44,7 +44,7 @@ def pyright(tmp_path: Path, *files: Path) -> list[tuple[str, int, str]]:
         (tmp_path / file.name).write_text(file.read_text())
     ran = subprocess.run(
         [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", tmp_path],
-        capture_output=True, text=True, timeout=55, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     try:
         report: dict[str, Any] = json.loads(ran.stdout)

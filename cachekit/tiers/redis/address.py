@@ -162,7 +162,10 @@ def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> 
 
 def _checked_node(host: str, port: int) -> tuple[str, int]:
     if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {host!r} of type {type(host).__name__}")
+        raise TypeError(
+            f"host must be a str, not {host!r} of type {type(host).__name__}; a client of your own goes into "
+            f"client=, a URL into url="
+        )
     if "://" in host or "@" in host:
         raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
     if host.count(":") == 1:  # an IPv6 address has more
