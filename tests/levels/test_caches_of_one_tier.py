@@ -14,7 +14,7 @@ import pytest
 from coherent_caches import listening
 from forking import in_fork
 from racing import race
-from redis_server import RedisServer
+from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, CacheLevel, IntelligentCache, MemoryCache, RedisCache, aio
 
