@@ -22,14 +22,9 @@ settings.register_profile("same", settings.get_profile("explore"), derandomize=T
 settings.load_profile("same")
 
 pytest_plugins = [
-    "aio_caches",
-    "disks",
-    "lease_servers",
-    "loops",
-    "patience",
-    "redis_fixtures",
+    "aio_caches", "disks", "interrupting", "lease_servers", "loops", "patience", "redis_fixtures",
     "three_tiers",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,9 @@ from cachekit.cli import main, purge
 from cachekit.cli.directory import remaining, size
 from cachekit.cli.display import PlainDisplay
 from cachekit.testing import ManualClock
+from cachekit.tiers.file import inspection
+from cachekit.tiers.file.control import Table
+from cachekit.tiers.file.index import map_file
 from cachekit.tiers.file.inspection import Inspection
 from cachekit.tiers.file.segments import Segments
 
@@ -155,6 +159,45 @@ class TestInspect:
             assert writer.stdout is not None
             writer.stdout.close()
 
+    @pytest.mark.parametrize("step", ["map_file", "entries"])
+    def test_what_is_replaced_between_two_looks_is_no_damage(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """An index after its name was read, segments after the table was: however often in a row."""
+        with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+            left, inside = 0, False
+
+            def replace() -> None:
+                nonlocal left, inside
+                if left and not inside:
+                    left, inside = left - 1, True
+                    cache.clear()  # another index
+                    for number in range(100):  # and other segments, two times over
+                        cache.set_value(f"k{left}:{number}", bytes(20_000))
+                    inside = False
+
+            real_map, real_entries = map_file, Table.entries
+
+            def map_late(*arguments: Any, **more: Any) -> Any:
+                replace()
+                return real_map(*arguments, **more)
+
+            def read_early(table: Table) -> Any:
+                entries = real_entries(table)
+                replace()
+                return entries
+
+            cache.set_value("k", bytes(20_000))
+            if step == "map_file":
+                monkeypatch.setattr(inspection, "map_file", map_late)
+            else:
+                monkeypatch.setattr(Table, "entries", read_early)
+            found = Inspection(str(tmp_path))
+            left = 5
+            assert [part.problems for part in found.parts()] == [()]
+            assert left < 5
+            left = 0
+
     def test_what_moved_is_looked_at_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slot that was read before its record went is no damage."""
         with FileCache(fill(tmp_path), 1) as cache:
@@ -165,9 +208,9 @@ class TestInspect:
                 cache.clear()
                 return load(segments, number)
 
-            inspection = Inspection(str(tmp_path))
+            found = Inspection(str(tmp_path))
             monkeypatch.setattr(Segments, "load", clearing)
-            assert list(inspection.items(verify=True)) == []
+            assert list(found.items(verify=True)) == []
 
     def test_who_may_write_is_told(self, tmp_path: Path) -> None:
         """A directory that others can write is named as such."""

@@ -268,7 +268,7 @@ class TestOneLoad:
 
         async def main() -> None:
             task = asyncio.create_task(never())
-            await asyncio.to_thread(waits.wait, 10)
+            await asyncio.to_thread(waits.wait, 60)
             task.cancel()
 
         loop = in_thread(lambda: asyncio.run(main()))

@@ -12,7 +12,7 @@ from typecheckers import mypy, pyright
 
 HERE = Path(__file__).parents[1] / "examples"
 
-#: A line that each program must print.
+#: A line that each program must print; # stands for a number that depends on how fast it runs.
 EXPECTED = {
     "agent.py": "3 answers, 3 calls of the model for 120 questions",
     "async_agent.py": "10 answers, calls of the model: 1; large says: stressed",
@@ -22,7 +22,7 @@ EXPECTED = {
     "health.py": "health: warning, because of ['hit_rate']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
-    "readme.py": "'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, tags: none, served 0 times",
+    "readme.py": "'user:1' is in MEMORY: # s old, expires in # s, tags: none, served 0 times",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
     "warm_start.py": "101 calls of the backend",
@@ -59,7 +59,8 @@ def test_the_readmes_code_is_among_them() -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_it_runs(name: str, tmp_path: Path) -> None:
     """It ends well, without a warning, and prints its line; the tests among them pass."""
-    assert EXPECTED[name] in run(name, tmp_path)
+    printed = run(name, tmp_path)
+    assert re.search(re.escape(EXPECTED[name]).replace(r"\#", r"\d+\.\d"), printed), printed
 
 
 @pytest.mark.parametrize("name", sorted(AGAIN))

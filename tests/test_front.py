@@ -303,7 +303,7 @@ class TestOne:
             cache.set("k", 1)
             held = memory._store.find("k")
             assert held is not None
-            fronts = [fronts_module.Front() for _ in range(10_000)]
+            fronts = [fronts_module.Front() for _ in range(2_000)]
 
             def fill(
                 some: list[fronts_module.Front], cache: IntelligentCache = cache, held: Held = held
@@ -311,7 +311,7 @@ class TestOne:
                 for front in some:
                     front.add(("x",), held, cache, cache._lookups)
 
-            fill(fronts[:5000])
+            fill(fronts[:1000])
             with frequent_switches():
-                race(partial(fill, fronts[5000:]), cache.close)
+                race(partial(fill, fronts[1000:]), cache.close)
             assert not any(front.find(("x",)) for front in fronts)

@@ -176,7 +176,7 @@ def stale_reads(
 
 def test_no_stale_read_between_processes(tmp_path: Path) -> None:
     """After a delete, a set, a tag or a pattern has returned, nobody is served anything older."""
-    counted = stale_reads(tmp_path, 400, least=1000)
+    counted = stale_reads(tmp_path, 250, least=1000)
     assert counted.stale == 0
     assert counted.reads > 1000
 

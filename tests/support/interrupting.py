@@ -6,6 +6,8 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 @contextmanager
 def no_collection() -> Iterator[None]:
@@ -21,6 +23,16 @@ def no_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """A collection walks over what the test has made, and not over all that there is."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class InterruptedClock:

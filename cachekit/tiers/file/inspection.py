@@ -36,7 +36,6 @@ from cachekit.tiers.file.index import map_file, slots_of
 from cachekit.tiers.file.segments import Segments
 from cachekit.tiers.file.tokens import Tokens
 
-_LOOKS: Final = 3
 _SLICE: Final = 1000  # slots that are looked at between two looks at the control block
 
 
@@ -136,11 +135,7 @@ class Inspection:
         return [self._part(number, words) for number, words in enumerate(self._blocks)]
 
     def _part(self, number: int, words: memoryview) -> Part:
-        problems: tuple[str, ...] = ()
-        for _ in range(_LOOKS):
-            problems = self._problems(number, words)
-            if not problems:
-                break
+        problems = self._problems(number, words)
         entries = Table(words, self.geometry).entries()
         slots = self._slots(number)
         return Part(
@@ -161,24 +156,38 @@ class Inspection:
             return ("its control block is damaged",)
         if self._slots(number) is None:
             return ("its index is damaged, or gone",)
+        while True:
+            segments = self._segments(number)
+            gone = self._gone(number, segments, Table(words, self.geometry))
+            if words[GENERATION] >> 32 == segments.incarnation:  # or numbers began anew meanwhile
+                return tuple([f"its segment {segments.name(segment)} is gone" for segment in gone])
+
+    def _gone(self, number: int, segments: Segments, table: Table) -> list[int]:
+        """The segments of which something is live, and whose files are not there."""
         folder = f"{self.path}/{number:02x}"
-        segments = self._segments(number)
-        return tuple(
-            [
-                f"its segment {segments.name(segment)} is gone"
-                for segment, _, live in Table(words, self.geometry).entries()
-                if live and not os.path.exists(f"{folder}/{segments.name(segment)}")
-            ]
-        )
+        missing = {
+            segment
+            for segment, _, live in table.entries()
+            if live and not os.path.exists(f"{folder}/{segments.name(segment)}")
+        }
+        if not missing:
+            return []
+        # One that was removed since has no live bytes any more.
+        return [segment for segment, _, live in table.entries() if live and segment in missing]
 
     def _slots(self, number: int) -> _Slots | None:
-        generation = self._blocks[number][GENERATION]
-        name = f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
-        try:
-            capacity, view = map_file(f"{self.path}/{number:02x}/{name}", generation, read_only=True)
-        except (FileNotFoundError, ValueError):
-            return None
-        return _Slots(generation, capacity, slots_of(view, capacity))
+        """The index of the shard; None if it is damaged, or gone."""
+        words = self._blocks[number]
+        while True:
+            generation = words[GENERATION]
+            name = f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
+            try:
+                capacity, view = map_file(f"{self.path}/{number:02x}/{name}", generation, read_only=True)
+                return _Slots(generation, capacity, slots_of(view, capacity))
+            except (FileNotFoundError, ValueError):
+                # Another one may have taken its place since its name was read.
+                if words[GENERATION] == generation:
+                    return None
 
     def _segments(self, number: int) -> Segments:
         return Segments(
