@@ -164,13 +164,14 @@ class Accessor:
         self._calls += 1
         timed = not self._calls % _SAMPLE
         begin = time.perf_counter() if timed else 0.0
+        begun = self._clock.monotonic()
         try:
             if self._speaker is None:
                 result = operation(*args, **kwargs)
             else:
                 result = speak(self._speaker, operation, *args, **kwargs)
         except TierUnavailableError as error:
-            self._failed(error)
+            self._failed(error, begun)
             if self.strict:
                 raise
             return UNAVAILABLE
@@ -207,11 +208,11 @@ class Accessor:
             )
         return UNAVAILABLE
 
-    def _failed(self, error: TierUnavailableError) -> None:
+    def _failed(self, error: TierUnavailableError, begun: float) -> None:
         self.errors += 1
         if error.full:
             self._no_room(error)
-        elif self._breaker.trip():
+        elif self._breaker.trip(begun):
             self._began(error)
 
     def _no_room(self, error: TierUnavailableError) -> None:

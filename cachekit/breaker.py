@@ -73,15 +73,20 @@ class CircuitBreaker:
         with self.lock:
             return max(0.0, self._due - self._monotonic()) if self.refuses else 0.0
 
-    def trip(self) -> bool:
-        """The tier has failed; True if this began an outage, False if there was one already."""
+    def trip(self, begun: float | None = None) -> bool:
+        """The tier has failed; True if this began an outage, False if there was one already.
+
+        Args:
+            begun: when the call that failed began, by the clock; None is now.
+        """
         with self.lock:
             if self._state == "closed":
                 self.outages += 1
                 self._since = self._monotonic()
                 # One that works for no longer than it was waited for does not work: a probe may well succeed
                 # where callers are refused, as on a server that only reads.
-                again = self.outages > 1 and self._since - self._closed_at <= self._pause
+                worked = (self._since if begun is None else begun) - self._closed_at
+                again = self.outages > 1 and worked <= self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE) if again else FIRST_PAUSE
                 self._open()
                 self.refuses = True

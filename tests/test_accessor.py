@@ -57,6 +57,25 @@ class Outage:
             self.memory.set(key, CacheEntry(key, "old", tags=set(tags)))
 
 
+def test_a_tier_whose_failures_take_long_waits_longer_each_time() -> None:
+    """A stopped process holds its locks, say: probes succeed, and the next call is slow in vain."""
+    out = Outage()
+    pauses = []
+
+    def fail_late(_: str) -> None:
+        out.clock.advance(2)
+        raise LockTimeoutError("a stopped process holds it")
+
+    for _ in range(8):
+        out.accessor.call(fail_late, "k")
+        pauses.append(out.accessor._breaker.next_probe_in)
+        out.clock.advance(5)
+        out.accessor.probe()
+        assert not out.accessor.is_out
+    for number, pause in enumerate(pauses):  # up to a half of each is left to chance
+        assert min(0.1 * 2**number, 5) / 2 <= pause <= min(0.1 * 2**number, 5)
+
+
 def test_a_lookup_is_counted_once_when_the_outage_ends_meanwhile() -> None:
     """By the accessor that refused it, or by the tier that was asked; wherever the breaker closes."""
     for number in itertools.count(1):
