@@ -23,21 +23,21 @@ class Asking:
         loads: of the cache.
         default_ttl: seconds, where no TTL is said.
         load: how to load, where that is not said.
-        keeps_stale: whether the cache has a memory tier, where stale values are.
+        has_memory: whether the cache has a memory tier, where stale values are.
         keeps_warm: whether it may keep keys warm.
 
     Raises:
         TypeError, ValueError: `load` is no LoadOptions, or needs a tier that the cache does not have.
     """
 
-    __slots__ = ("_default_ttl", "_keeps_stale", "_keeps_warm", "_loads", "chance", "load")
+    __slots__ = ("_default_ttl", "_has_memory", "_keeps_warm", "_loads", "chance", "load")
 
     def __init__(
-        self, loads: Loads, default_ttl: float, load: LoadOptions, keeps_stale: bool, keeps_warm: bool
+        self, loads: Loads, default_ttl: float, load: LoadOptions, has_memory: bool, keeps_warm: bool
     ) -> None:
         self._loads = loads
         self._default_ttl = default_ttl
-        self._keeps_stale = keeps_stale
+        self._has_memory = has_memory
         self._keeps_warm = keeps_warm
         #: From 0 to 1, for jitter; tests replace it.
         self.chance: Callable[[], float] = chance
@@ -52,6 +52,10 @@ class Asking:
         if load is None:
             return self.load
         self._loads.turns.check(checked_options(load))
+        if load.refresh_ahead and not self._has_memory:
+            raise ValueError(
+                "refresh_ahead needs a memory tier, at whose copies it looks, and this cache has none"
+            )
         return load
 
     def stale(self, stale_ttl: TTL) -> float:
@@ -62,7 +66,7 @@ class Asking:
             ValueError: it is NaN or negative, or there is no memory tier.
         """
         stale = stale_seconds(stale_ttl)
-        if stale and not self._keeps_stale:
+        if stale and not self._has_memory:
             raise ValueError(
                 "stale_ttl needs a memory tier, where stale values are kept, and this cache has none"
             )

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence import LoadFence
 from cachekit.loads import Loads
-from cachekit.locks.waiting import holding, is_holding, pauses
+from cachekit.locks.waiting import pauses
 from cachekit.model import MISSING, Missing
-from cachekit.singleflight import Abandoned, Flight, StillFlying, loading
+from cachekit.singleflight import Abandoned, Flight, StillFlying, in_turn, is_in_turn, loading
 from cachekit.terms import Terms
 from cachekit.turns import Turn
+
+if TYPE_CHECKING:
+    import asyncio
 
 P = ParamSpec("P")
 V = TypeVar("V")
@@ -59,17 +62,17 @@ class AwaitedLoads:
             fence = self._levels.fence(key, terms.tags)
             flight, leading = self._loads.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
+            task = None
             try:
                 if leading:
-                    self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+                    task = self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
                 else:
                     value = self._loads.instead(flight, terms)
                 if value is MISSING:
                     value = await self.wait(flight, terms, begun, leading=leading)
             except Abandoned:
-                if leading and terms.waits:
-                    self._loads.tasks.refuse_if_closed()
-                    raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+                if task is not None:
+                    await self.raise_end(task, f"the load of {key!r}")
                 if not terms.waits:
                     return MISSING
                 continue
@@ -77,6 +80,8 @@ class AwaitedLoads:
                 value = self._loads.fall_back(key, terms, error)
                 if value is MISSING:
                     raise
+            finally:
+                del flight, task  # as in Loads.load_on(); so below
             return value
 
     async def reload(
@@ -92,12 +97,14 @@ class AwaitedLoads:
         flight = self._loads.flights.lead(key, fence, asyncio.get_running_loop())
         terms = terms._replace(options=terms.options.shared_by("thread"), replaces=True)
         begun = time.monotonic()
-        self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+        task = self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
         try:
             value: V = await self.wait(flight, terms, begun, leading=True)
         except Abandoned:
-            self._loads.tasks.refuse_if_closed()
-            raise asyncio.CancelledError(f"the load of {key!r} was cancelled") from None
+            await self.raise_end(task, f"the load of {key!r}")
+            raise
+        finally:
+            del flight, task
         return value
 
     def refresh(
@@ -131,7 +138,7 @@ class AwaitedLoads:
             with loading(flight):
                 value = MISSING if terms.replaces else self._levels.look_again(flight.key)
                 if value is MISSING:
-                    if terms.options.takes_turns and not is_holding():
+                    if terms.options.takes_turns and not is_in_turn():
                         value = await self._load_in_turn(flight, loader, terms)
                     else:
                         value = await self._load(flight.fence, loader, terms)
@@ -145,6 +152,7 @@ class AwaitedLoads:
             flight.land(value)
         finally:
             flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
+            del flight
 
     async def _load(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
         await self.off_loop(self._levels.before_load, fence)
@@ -166,15 +174,14 @@ class AwaitedLoads:
     async def _load_in_turn(
         self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
     ) -> Any:
-
         turn = self._loads.turn(flight.key, terms)
         try:
             await self.settle(turn, terms)
             if turn.value is not MISSING:
                 return turn.value
             fence = self._loads.renewed(flight, terms)
-            del flight
-            with holding():
+            with in_turn(flight):
+                del flight
                 return await self._load(fence, loader, terms)
         finally:
             await self._loads.tasks.threads.run(turn.release)
@@ -202,14 +209,44 @@ class AwaitedLoads:
         self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
     ) -> Any:
         """`wait` on an event loop."""
-        for last, seconds in terms.patience(leading, begun):
+        try:
+            for last, seconds in terms.patience(leading, begun):
+                try:
+                    return await flight.wait_async(seconds)
+                except StillFlying:
+                    value = self._loads.out_of_time(flight, terms, leading and last, last)
+                    if value is not MISSING:
+                        return value
+            return await flight.wait_async()
+        finally:
+            del flight
+
+    async def raise_end(self, task: asyncio.Task[None], load: str) -> None:
+        """Raise what ended a load of the caller's own that brought neither a value nor an error.
+
+        Args:
+            task: of the load.
+            load: what it is, for the message.
+
+        Raises:
+            CacheClosedError: the cache was closed.
+            CancelledError: the load was cancelled.
+            BaseException: what the loader raised and is no Exception; those who waited try again.
+        """
+        import asyncio
+
+        await asyncio.wait([task])
+        if task.cancelled():
+            self._loads.tasks.refuse_if_closed()
+            raise asyncio.CancelledError(f"{load} was cancelled") from None
+        error = task.exception()
+        if error is not None:
+            context = error.__context__
             try:
-                return await flight.wait_async(seconds)
-            except StillFlying:
-                value = self._loads.out_of_time(flight, terms, leading and last, last)
-                if value is not MISSING:
-                    return value
-        return await flight.wait_async()
+                raise error
+            finally:
+                error.__context__ = context  # and not what the caller is in the middle of handling
+                del error, task  # its traceback holds this frame
 
     async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Take a step that may touch a disk or a socket, if there is any, off the loop."""

@@ -23,7 +23,7 @@ class Background:
 
     __slots__ = ("_exit", "_failed", "_thread", "_work", "is_unwatched")
 
-    def __init__(self, work: Callable[[], Any], failed: Callable[[Exception], None]) -> None:
+    def __init__(self, work: Callable[[], Any], failed: Callable[[BaseException], None]) -> None:
         self._work = work
         self._failed = failed
         self._thread: threading.Thread | None = None
@@ -49,11 +49,11 @@ class Background:
         del self._work
         try:
             work()
-        except Exception as error:  # noqa: BLE001  # whoever waits has it; and see `failed`
+        except BaseException as error:  # noqa: BLE001  # for whoever waits, or else see `failed`
             if self.is_unwatched:
                 self._failed(error)
-        except BaseException as error:  # noqa: BLE001  # SystemExit: for whoever waits
-            self._exit = error
+            elif not isinstance(error, Exception):  # SystemExit, of which the work has told nobody
+                self._exit = error
         finally:
             del work
 
@@ -66,11 +66,14 @@ class Background:
         """Wait until it is over, and raise what ended it if that was no Exception, such as SystemExit."""
         if self._thread is not None:
             self._thread.join()
-        if self._exit is not None:
+        error, self._exit = self._exit, None
+        if error is not None:
+            context = error.__context__
             try:
-                raise self._exit
+                raise error
             finally:
-                self._exit = None
+                error.__context__ = context  # and not what the caller is in the middle of handling
+                del error  # its traceback holds this frame
 
 
 @final
@@ -87,7 +90,7 @@ class Complaints:
         self._monotonic = monotonic
         self._last: float | None = None
 
-    def add(self, key: str, error: Exception) -> None:
+    def add(self, key: str, error: BaseException) -> None:
         """A load of the key failed, and nobody gets the error."""
         now = self._monotonic()
         if self._last is not None and now < self._last + _PAUSE:

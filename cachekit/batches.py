@@ -18,9 +18,9 @@ from cachekit.background import Background
 from cachekit.coherence import LoadFence
 from cachekit.errors import LoadTimeoutError
 from cachekit.loads import Loads
-from cachekit.locks.waiting import holding, is_holding, wait_for
+from cachekit.locks.waiting import wait_for
 from cachekit.model import MISSING
-from cachekit.singleflight import Abandoned, Flight, loading
+from cachekit.singleflight import Abandoned, Flight, in_turn, is_in_turn, loading
 from cachekit.terms import Terms
 
 if TYPE_CHECKING:
@@ -101,9 +101,11 @@ class Batches:
     def _await(
         self, flights: list[Flight[LoadFence]], terms: Terms, begun: float, values: dict[str, Any]
     ) -> list[str]:
-        """Add what others are loading; the keys to ask for again."""
+        """Add what others are loading; the keys to ask for again. Flights are taken off as they are left."""
         again: list[str] = []
-        for flight in flights:
+        flights.reverse()
+        while flights:
+            flight = flights.pop()
             try:
                 value = self._loads.instead(flight, terms)
                 if value is MISSING:
@@ -175,12 +177,12 @@ class Batches:
 
     def _load(self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms) -> dict[str, Any]:
         keys = [flight.key for flight in flights]
-        if terms.options.max_concurrent_loads is None or is_holding():
+        if terms.options.max_concurrent_loads is None or is_in_turn():
             return self._load_now(flights, keys, loader, terms)
         turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
         try:
             wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
-            with holding():
+            with in_turn(flights[0]):
                 return self._load_now(flights, keys, loader, terms)
         finally:
             turn.release()
@@ -252,8 +254,6 @@ class Batches:
     async def _lead_async(
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms, begun: float
     ) -> dict[str, Any]:
-        import asyncio
-
         if not flights:
             return {}
         task = self._loads.tasks.begin(flights, self._fly_async(flights, loader, terms))
@@ -261,11 +261,8 @@ class Batches:
         for flight in flights:
             try:
                 values[flight.key] = await self._awaited.wait(flight, terms, begun, leading=True)
-            except Abandoned:  # it is over: a key that the loader left out, unless it was cancelled
-                await asyncio.wait([task])
-                if task.cancelled():
-                    self._loads.tasks.refuse_if_closed()
-                    raise asyncio.CancelledError("the load of several keys was cancelled") from None
+            except Abandoned:  # it is over: a key that the loader left out, unless something ended it
+                await self._awaited.raise_end(task, "the load of several keys")
             except LoadTimeoutError:
                 self._give_up(flights)
                 raise
@@ -304,12 +301,12 @@ class Batches:
     async def _load_async(
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
     ) -> dict[str, Any]:
-        if terms.options.max_concurrent_loads is None or is_holding():
+        if terms.options.max_concurrent_loads is None or is_in_turn():
             return await self._load_now_async(flights, loader, terms)
         turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
         try:
             await self._awaited.settle(turn, terms)
-            with holding():
+            with in_turn(flights[0]):
                 return await self._load_now_async(flights, loader, terms)
         finally:
             await self._loads.tasks.threads.run(turn.release)

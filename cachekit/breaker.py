@@ -2,8 +2,9 @@
 
 The first failure opens it, and from then on every call is refused at once, without a look at the tier.
 Whether the tier is back is found out in the background, never by a caller, after pauses that double with
-jitter ("Release It!", Nygard 2007, chapter 5; "Exponential Backoff And Jitter", Brooker 2015). It only
-keeps the state; who calls the tier, and what is made good before it is trusted again, is `accessor`'s.
+jitter ("Release It!", Nygard 2007, chapter 5; "Exponential Backoff And Jitter", Brooker 2015), from one
+outage to the next, too, if that comes as soon. It only keeps the state; who calls the tier, and what is
+made good before it is trusted again, is `accessor`'s.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "__weakref__", "_due", "_jitter", "_monotonic", "_pause", "_since", "_state", "lock", "outages",
-        "refuses",
+        "__weakref__", "_closed_at", "_due", "_jitter", "_monotonic", "_pause", "_since", "_state", "lock",
+        "outages", "refuses",
     )  # fmt: skip
 
     def __init__(self, monotonic: Callable[[], float], *, jitter: Callable[[], float] = chance) -> None:
@@ -46,6 +47,7 @@ class CircuitBreaker:
         self.lock = threading.RLock()
         self._state: BreakerState = "closed"
         self._since = 0.0
+        self._closed_at = 0.0
         self._pause = FIRST_PAUSE
         self._due = 0.0
         #: How often it has opened.
@@ -77,7 +79,10 @@ class CircuitBreaker:
             if self._state == "closed":
                 self.outages += 1
                 self._since = self._monotonic()
-                self._pause = FIRST_PAUSE
+                # One that works for no longer than it was waited for does not work: a probe may well succeed
+                # where callers are refused, as on a server that only reads.
+                again = self.outages > 1 and self._since - self._closed_at <= self._pause
+                self._pause = min(2 * self._pause, LONGEST_PAUSE) if again else FIRST_PAUSE
                 self._open()
                 self.refuses = True
                 return True
@@ -119,7 +124,8 @@ class CircuitBreaker:
                 return None
             self._state = "closed"
             self.refuses = False
-            return self._monotonic() - self._since
+            self._closed_at = self._monotonic()
+            return self._closed_at - self._since
 
     def _open(self) -> None:
         self._state = "open"

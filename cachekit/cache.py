@@ -353,7 +353,9 @@ class IntelligentCache:
             Exception: whatever the loader raised.
         """
         if not callable(loader):
-            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+            raise TypeError(
+                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
+            )
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._asking.stale(stale_ttl)

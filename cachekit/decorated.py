@@ -7,23 +7,30 @@ Shapes only: at run time a cached function is a plain function with these attrib
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, overload
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class CacheInfo(NamedTuple):
-    """What a cached function has seen in the cache that it uses now."""
+    """What a cached function has seen in the cache that it uses now, in this process."""
 
-    hits: int
-    misses: int
-    size: int  #: answers held, expired ones that were not noticed included
+    hits: int  #: calls that were answered by one of the tiers
+    misses: int  #: the other ones: they called the function, waited for a call that was under way, or failed
+    size: int  #: answers held in memory, expired ones that were not noticed included
+
+
+class _Takes(Protocol[S_contra, Q, R_co]):
+    """Whatever can be called with an instance first; mypy would bind a method to any with Concatenate."""
+
+    def __call__(self, first: S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
 
 
 class CachedFunction(Protocol[P, R_co]):
@@ -53,14 +60,12 @@ class CachedFunction(Protocol[P, R_co]):
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> CachedFunction[P, R_co]: ...
     @overload
-    def __get__(
-        self: CachedFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None
-    ) -> Callable[Q, R_co]: ...
+    def __get__(self: _Takes[S, Q, R_co], instance: S, owner: type | None = None) -> Callable[Q, R_co]: ...
     @overload  # below @staticmethod, asked through an instance
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R_co]: ...
 
     def cache_info(self) -> CacheInfo:
-        """Hits, misses and the number of answers held."""
+        """Hits, misses and the number of answers held in memory."""
         ...
 
     def cache_clear(self) -> int:
@@ -108,7 +113,7 @@ class AsyncCachedFunction(Protocol[P, T_co]):
     def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
     @overload
     def __get__(
-        self: AsyncCachedFunction[Concatenate[S, Q], T_co], instance: S, owner: type | None = None
+        self: _Takes[S, Q, Coroutine[Any, Any, T_co]], instance: S, owner: type | None = None
     ) -> Callable[Q, Coroutine[Any, Any, T_co]]: ...
     @overload
     def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
@@ -137,6 +142,11 @@ class AsyncCachedFunction(Protocol[P, T_co]):
 class CacheDecorator(Protocol):
     """What `cache_result(...)` with parameters returns."""
 
+    # As of cache_result itself: the first is for functions of Any.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # as below
+        self, function: Callable[P, Never], /
+    ) -> CachedFunction[P, Any]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
         self, function: Callable[P, Coroutine[Any, Any, T]], /

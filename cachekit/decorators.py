@@ -13,7 +13,7 @@ import copy as copying
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, Final, ParamSpec, TypeVar, final, overload
+from typing import Any, Final, Never, ParamSpec, TypeVar, final, overload
 
 from cachekit import default
 from cachekit.cache import IntelligentCache
@@ -54,6 +54,11 @@ _GENERATOR: Final = 0x20
 _ASYNC_GENERATOR: Final = 0x200
 
 
+# Checkers match functions of Any with the first of these, whatever it is; no other function is of Never.
+@overload
+def cache_result(  # type: ignore[overload-overlap]  # as below
+    function: Callable[P, Never], /
+) -> CachedFunction[P, Any]: ...
 @overload
 def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
     function: Callable[P, Coroutine[Any, Any, T]], /
@@ -278,6 +283,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = cache._levels.find(key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache._loads.load(key, loader, self._terms(cache, args, kwargs))
@@ -295,6 +301,7 @@ class _Cached:
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
             value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
+            lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache._awaited.load(key, loader, self._terms(cache, args, kwargs))
@@ -316,6 +323,7 @@ class _Cached:
         if self._level._value_ & MEMORY:
             return key, lookups, cache._memory._hit(key, lookups)
         cache._levels.skipped += 1
+        lookups.skipped += 1
         return key, lookups, MISSING
 
     def _remember(
@@ -402,7 +410,8 @@ class _Cached:
             return CacheInfo(0, 0, 0)
         lookups = cache._reader(self._implicit)
         size = cache._memory._store.tagged(self._implicit)
-        return CacheInfo(lookups.hits, lookups.misses, size)
+        below = lookups.below
+        return CacheInfo(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
 
     def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """See `CachedFunction.key`."""
@@ -422,6 +431,11 @@ class _Cached:
         first = args[0] if args else kwargs.get(function.__code__.co_varnames[0])
         kind = first if isinstance(first, type) else type(first)
         if owner not in {base.__qualname__ for base in kind.__mro__}:
+            if function.__code__.co_varnames[0] == "cls":
+                raise TypeError(
+                    f"{name} is a class method: ask with the class as the first argument, as in "
+                    f"{owner}.{name}.key({owner}, ...)"
+                )
             raise TypeError(
                 f"{name} is a method: ask through the class, with the instance as the first argument, "
                 f"as in {owner}.{name}.key(instance, ...)"

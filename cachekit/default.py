@@ -21,6 +21,10 @@ from cachekit.cache import IntelligentCache, KnowsCache
 from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
 
+#: How long the default cache keeps what says no ttl: over a weekend, and with Redis below the time from which
+#: tagged values need another round trip.
+_KEPT: Final = 7 * 24 * 3600.0
+
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 
@@ -99,7 +103,7 @@ def _build() -> None:
     global _default
     from cachekit import environment
 
-    built = IntelligentCache(redis_cache=environment.redis_cache())
+    built = IntelligentCache(redis_cache=environment.redis_cache(), default_ttl=_KEPT)
     with _lock:
         if _default is None:
             _default = built

@@ -6,7 +6,9 @@
     CACHEKIT_SECRET       what stored bytes are signed with
     CACHEKIT_REDIS_URL    a server for the process's default cache; without it there is none
 
-It promises that two programs' "user:123" never meet, and that importing cachekit makes no directory.
+It promises that the "user:123" of two scripts never meet, nor those of two modules that are run with -m, or
+of two namespaces; and that importing cachekit makes no directory. What a server or a test runner starts has
+that one's name, as far as Python can see, and all shells and notebooks have one.
 """
 
 from __future__ import annotations
@@ -51,9 +53,11 @@ def namespace() -> str:
 
 def max_size_mb() -> int:
     """CACHEKIT_MAX_SIZE_MB, or 1000."""
+    from cachekit.tiers.file.arguments import LARGEST_MB
+
     text = os.environ.get("CACHEKIT_MAX_SIZE_MB", "1000")
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number of at least 1, not {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
+        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
     return int(text)
 
 
@@ -79,7 +83,9 @@ def file_cache(clock: Clock) -> FileCache | None:
         import logging
 
         logging.getLogger("cachekit").warning(
-            "going on without a file tier, so that nothing outlives this process: %s", error
+            "going on without a file tier, so that nothing outlives this process: %s "
+            "(which here is said by CACHEKIT_DIR)",
+            error,
         )
         return None
 
@@ -98,4 +104,8 @@ def redis_cache() -> RedisCache | None:
 
     # Braces, which a file's name may have, decide where keys live in a Cluster.
     name = namespace().translate({ord("{"): "(", ord("}"): ")"})
-    return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secrets_from_environment())
+    secret = secrets_from_environment()
+    try:
+        return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secret)
+    except ValueError as error:
+        raise ValueError(f"CACHEKIT_REDIS_URL cannot be used: {error}") from None

@@ -163,7 +163,7 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
             asked = (*asked, _KEYWORDS, *kwargs, *kwargs.values())
         try:
             spot = front.find(asked)
-        except TypeError:  # unhashable
+        except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
             spot = None
         if spot is not None and (
             not asked
@@ -212,7 +212,7 @@ def async_wrapper_of(
             asked = (*asked, _KEYWORDS, *kwargs, *kwargs.values())
         try:
             spot = front.find(asked)
-        except TypeError:  # unhashable
+        except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
             spot = None
         if spot is not None and (
             not asked

@@ -89,7 +89,7 @@ class KeptWarm:
                     self._loads.renew(key, kept.loader, kept.terms)
             except CacheClosedError:
                 return
-            except Exception as error:  # noqa: BLE001  # the others are loaded all the same
+            except BaseException as error:  # noqa: BLE001  # the others are loaded all the same
                 failed = True
                 self._loads.complaints.add(key, error)
             again = kept._replace(look_at=self._next_look(key, kept.terms, failed))

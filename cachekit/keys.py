@@ -22,6 +22,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any, Final, final
 
 from cachekit.errors import KeyEncodingError
+from cachekit.foreign import NoIdentity, parts_of
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
 _HEAD: Final = 60  # how many of them stay in a longer key, before the digest
@@ -67,7 +68,7 @@ def _why_unclear(function: FunctionType) -> str | None:
     try:
         for setting in _settings(function):
             encode(setting)
-    except _NoIdentity as error:
+    except NoIdentity as error:
         return f"has a decorator around it that uses what cannot be part of a name ({error})"
     return None
 
@@ -242,9 +243,13 @@ class Signature:
         ):
             import inspect
 
-            inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
+            name = self._function.__qualname__
+            try:
+                inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}(): {error}") from None
             # Only a __signature__ that somebody set by hand can disagree with the code.
-            raise TypeError(f"{self._function.__qualname__}() does not take these arguments")
+            raise TypeError(f"{name}() does not take these arguments")
         if self._star:
             bound[self._star] = surplus
         if self._stars:
@@ -262,7 +267,7 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     for name, value in bound:
         try:
             parts.append(encode(value))
-        except _NoIdentity as error:
+        except NoIdentity as error:
             raise KeyEncodingError(
                 f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
                 f"ignore=({name!r},), give its class a __cache_key__() method that returns what tells "
@@ -274,17 +279,13 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     return f"{text[:_HEAD]}~{_digest(_bytes(text), 16)}"
 
 
-class _NoIdentity(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
-    pass
-
-
 def encode(value: object, depth: int = _DEEPEST) -> str:
     """One value with its type, such that two values have one text only if they are equal and of one type.
 
     Equal means: builtins and the standard library's plain values by content (0.0 and -0.0 are two, NaN
     is one; Decimals by their digits), enum members by name and value, classes by name, functions by
     name, code and defaults, dataclasses and named tuples by class and fields, other objects by what
-    their `__cache_key__()` returns.
+    their `__cache_key__()` returns, or by what `foreign` takes them apart into.
     """
     kind = type(value)
     encoder = _ENCODERS.get(kind)
@@ -323,7 +324,7 @@ def _each(values: Iterable[object], depth: int) -> list[str]:
 
 def _check(depth: int) -> None:
     if depth <= 0:
-        raise _NoIdentity(f"it is nested more than {_DEEPEST} deep, or contains itself")
+        raise NoIdentity(f"it is nested more than {_DEEPEST} deep, or contains itself")
 
 
 _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
@@ -375,10 +376,13 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
     if text is not None:
         return f"<{_name(kind)}:{_encode_str(text, depth)}>"
     if base is None:
+        parts = parts_of(value, kind)
+        if parts is not None:
+            return f"<{_class_name(kind)}:{encode(parts, _deeper(depth))}>"
         what = _name(kind).removeprefix("builtins.")
-        raise _NoIdentity(f"a value of type {what} has no identity but its place in memory")
+        raise NoIdentity(f"a value of type {what} has no identity but its place in memory")
     if getattr(value, "__dict__", None) or _has_slots(kind, base):
-        raise _NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
+        raise NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
     # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
     return f"<{_class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
 
@@ -396,13 +400,30 @@ _PLAIN: Final[dict[type, Callable[[Any], object]]] = {
     str: str.__str__,
     bytes: lambda value: bytes.__getitem__(value, slice(None)),
     bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
-    tuple: lambda value: tuple(tuple.__iter__(value)),
+    tuple: lambda value: _members(value),
     list: lambda value: list(list.__iter__(value)),
     set: lambda value: set(set.__iter__(value)),
     frozenset: lambda value: frozenset(frozenset.__iter__(value)),
     dict: lambda value: dict(dict.items(value)),
     OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
 }
+
+
+def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a tuple of a class of its own holds, with the names of its fields if they have any.
+
+    Two classes of one name may differ in them. `os.stat_result` and the like have more than the tuple shows.
+    """
+    members = tuple(tuple.__iter__(value))
+    kind = type(value)
+    names = getattr(kind, "_fields", None)
+    if isinstance(names, tuple):
+        return names, members
+    counts = vars(kind)
+    if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
+        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the others by name
+        return members, reduced[1][1]
+    return members
 
 
 def _has_slots(kind: type, base: type) -> bool:
@@ -422,12 +443,12 @@ def _encode_fields(value: Any, kind: type, depth: int) -> str:
     if decorated is not kind and (
         getattr(value, "__dict__", {}).keys() - set(names) or _has_slots(kind, decorated)
     ):
-        raise _NoIdentity(
+        raise NoIdentity(
             f"a {_name(kind)} is no dataclass itself, and has more attributes than the fields of one"
         )
     unset = [name for name in names if not hasattr(value, name)]
     if unset:
-        raise _NoIdentity(f"the field {unset[0]} of a {_name(kind)} has no value yet")
+        raise NoIdentity(f"the field {unset[0]} of a {_name(kind)} has no value yet")
     return ",".join(f"{name}={encode(getattr(value, name), _deeper(depth))}" for name in names)
 
 
@@ -438,7 +459,7 @@ def _encode_function(value: Any, depth: int) -> str:
     if isinstance(value, FunctionType):
         unclear = _why_unclear(value)
         if unclear is not None:
-            raise _NoIdentity(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
+            raise NoIdentity(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
         described = described_by(value)
         defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
         return f"<function {identity_of(value)}@{version_of(value)}{defaults}>"
@@ -483,12 +504,12 @@ def _class_name(kind: type, *, to_be_found: bool = False) -> str:
     """
     module, name = kind.__module__, kind.__qualname__
     if "<locals>" in name:
-        raise _NoIdentity(f"the class {name} is defined inside a function, which may make several")
+        raise NoIdentity(f"the class {name} is defined inside a function, which may make several")
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     if found is not kind and (to_be_found or found is not None) and module != "builtins":
-        raise _NoIdentity(f"the class {module}.{name} is not the one to be found under that name")
+        raise NoIdentity(f"the class {module}.{name} is not the one to be found under that name")
     return _name(kind)
 
 

@@ -41,7 +41,7 @@ from cachekit.coherence import (
 )  # fmt: skip
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
-from cachekit.model import FILE, MEMORY, MISSING, REDIS, CacheEntry, CacheLevel, Missing
+from cachekit.model import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheEntry, CacheLevel, Missing
 from cachekit.ports import FleetTier, Found, HostTier, Sweeps
 from cachekit.tiers.memory import MemoryCache
 from cachekit.writing import Writes
@@ -205,16 +205,25 @@ class Levels:
         self, fleet: Lower[FleetTier], found: Mapping[str, Found], places: int
     ) -> Mapping[str, CacheEntry | bool | Unavailable]:
         """`_confirm` for several, in one round trip."""
+        verdicts: dict[str, CacheEntry | bool | Unavailable] = {
+            key: self._confirm(fleet, one, places) for key, one in found.items() if one.origin is None
+        }  # which asks nobody
         origins = {key: one.origin for key, one in found.items() if one.origin is not None}
-        if len(origins) == len(found) and places & REDIS:
-            entries = {key: one.entry for key, one in found.items()}
-            try:
-                answers = fleet.access.call(fleet.tier.add_many, entries, origins)
-            except (SerializationError, ValueTooLargeError):
-                pass  # one of them, which only this host can hold
-            else:
-                return dict.fromkeys(found, UNAVAILABLE) if answers is UNAVAILABLE else answers
-        return {key: self._confirm(fleet, one, places) for key, one in found.items()}
+        if not origins:
+            return verdicts
+        if not places & REDIS:
+            tags = NO_TAGS.union(*(origin.tags for origin in origins.values()))
+            now = fleet.access.call(fleet.tier.origins, list(origins), tags)
+            for key, origin in origins.items():
+                verdicts[key] = now if now is UNAVAILABLE else agree(origin, now[key])
+            return verdicts
+        entries = {key: found[key].entry for key in origins}
+        try:
+            answers = fleet.access.call(fleet.tier.add_many, entries, origins)
+        except (SerializationError, ValueTooLargeError):  # one of them, which only this host can hold
+            return verdicts | {key: self._confirm(fleet, found[key], places) for key in origins}
+        verdicts.update(dict.fromkeys(origins, UNAVAILABLE) if answers is UNAVAILABLE else answers)
+        return verdicts
 
     def _look_many(self, host: Lower[HostTier], keys: Sequence[str]) -> dict[str, Found]:
         found = {}

@@ -21,10 +21,10 @@ from cachekit.background import Background, Complaints
 from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
-from cachekit.locks.waiting import holding, is_holding, wait_for
+from cachekit.locks.waiting import wait_for
 from cachekit.model import MISSING, PLAIN_TYPES, Missing, refuse_unstorable
 from cachekit.refreshing import Due
-from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, loading
+from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
 from cachekit.stats import LoadFigures
 from cachekit.tasks import Tasks
 from cachekit.terms import Terms
@@ -119,7 +119,7 @@ class Loads:
         finally:
             if not flight.begun:
                 flight.abandon()
-            del flight  # as in load()
+            del flight  # as in load_on()
 
     def refresh(
         self,
@@ -159,7 +159,7 @@ class Loads:
             finally:
                 if not flight.begun:
                     flight.abandon()
-                del flight  # as in load()
+                del flight  # as in load_on()
 
     def flight_alone(
         self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
@@ -178,7 +178,7 @@ class Loads:
             try:
                 return self._lead(flight, loader, terms)
             finally:
-                del flight  # as in load()
+                del flight  # as in load_on()
         key = flight.key
         background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
         if not background.start():
@@ -193,7 +193,7 @@ class Loads:
             raise
         finally:
             background.is_unwatched = not flight.is_over
-            del background, flight  # as in load()
+            del background, flight  # as in load_on()
 
     def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
         try:
@@ -202,7 +202,7 @@ class Loads:
                 # Another flight may have landed between the lookup and this one's start.
                 value = MISSING if terms.replaces else self.levels.look_again(flight.key)
                 if value is MISSING:
-                    if terms.options.takes_turns and not is_holding():
+                    if terms.options.takes_turns and not is_in_turn():
                         value = self._load_in_turn(flight, loader, terms)
                     else:
                         value = self._load(flight.fence, loader, terms)
@@ -216,7 +216,7 @@ class Loads:
             return value
         finally:
             flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
-            del flight  # as in load()
+            del flight  # as in load_on()
 
     # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
 
@@ -235,8 +235,8 @@ class Loads:
             if turn.value is not MISSING:
                 return turn.value
             fence = self.renewed(flight, terms)
-            del flight
-            with holding():
+            with in_turn(flight):
+                del flight
                 return self._load(fence, loader, terms)
         finally:
             turn.release()
@@ -254,14 +254,17 @@ class Loads:
             LoadTimeoutError: it took too long.
             Abandoned, Exception: as `Flight.wait` does.
         """
-        for last, seconds in terms.patience(leading, begun):
-            try:
-                return flight.wait(seconds)
-            except StillFlying:
-                value = self.out_of_time(flight, terms, leading and last, last)
-                if value is not MISSING:
-                    return value
-        return flight.wait()
+        try:
+            for last, seconds in terms.patience(leading, begun):
+                try:
+                    return flight.wait(seconds)
+                except StillFlying:
+                    value = self.out_of_time(flight, terms, leading and last, last)
+                    if value is not MISSING:
+                        return value
+            return flight.wait()
+        finally:
+            del flight  # as in load_on()
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -220,8 +220,8 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
         if isinstance(value, CoroutineType):
             value.close()  # dropped without this, it would warn that it was never awaited
         raise SerializationError(
-            f"{source} is a {kind.__name__}, which can be awaited only once; "
-            f"await it, and cache what it returns"
+            f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
+            f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
         )
     # A mock object has __anext__, and is a value like any other.
     if hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit import forks
@@ -117,12 +118,19 @@ def _carry_out(
         outcome = None, error
     try:
         loop.call_soon_threadsafe(_land, landed, outcome)
-    except RuntimeError:
-        pass  # that loop was closed: nobody waits there any more
+    except RuntimeError:  # that loop was closed: nobody waits there any more
+        _drop(outcome)
     finally:
-        del outcome
+        del outcome, landed  # an error's traceback holds this frame
 
 
 def _land(landed: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
-    if not landed.done():  # else whoever waited was cancelled
+    if landed.done():  # whoever waited was cancelled
+        _drop(outcome)
+    else:
         landed.set_result(outcome)
+
+
+def _drop(outcome: _Outcome) -> None:
+    if isinstance(outcome[0], CoroutineType):  # a warning would say that it was never awaited
+        outcome[0].close()

@@ -97,7 +97,9 @@ class Region(Generic[V]):
             TypeError: what was found or loaded is not of the region's type; it is not stored.
         """
         if not callable(loader):
-            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+            raise TypeError(
+                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
+            )
         value = self._cache.get_or_set(
             self._full(key),
             lambda: self._checked(loader(), key),

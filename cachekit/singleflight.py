@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
@@ -36,24 +37,73 @@ F = TypeVar("F", bound=Fence)
 #: What a thread blocks on. If it runs an event loop, no flight of that loop lands before this one.
 _waiting: dict[int, Flight[Any]] = {}
 
-#: The flights that the current thread or task is in the middle of, outermost first.
-_flying: ContextVar[tuple[Flight[Any], ...]] = ContextVar("cachekit_flying", default=())
+#: The flights that have their turn (see `turns`).
+_in_turn: set[Flight[Any]] = set()
+
+#: The innermost block of `loading` that the current thread or task is in.
+_block: ContextVar[loading | None] = ContextVar("cachekit_loading", default=None)
 
 
 @final
 class loading:  # noqa: N801  # it is read as a verb; one by contextlib takes three times as long
-    """Mark the current thread or task as loading these flights, inside a `with` block."""
+    """Mark the current thread or task as loading these flights, inside a `with` block.
 
-    __slots__ = ("_flights", "_token")
+    What it begins there inherits that, with a copy of its context, until the block ends and no longer.
+    """
+
+    __slots__ = ("_flights", "_outer", "_token")
 
     def __init__(self, *flights: Flight[Any]) -> None:
         self._flights = flights
 
     def __enter__(self) -> None:
-        self._token = _flying.set((*_flying.get(), *self._flights))
+        outer = _block.get()
+        # Those that this context has outlived, or of which an interrupted thread could not take note.
+        while outer is not None and all(flight._done for flight in outer._flights):
+            outer = outer._outer
+        self._outer: loading | None = outer
+        self._token = _block.set(self)
 
     def __exit__(self, *_: object) -> None:
-        _flying.reset(self._token)
+        # Contexts may live as long as the program, and have this block: what was loaded shall not.
+        self._flights = ()
+        token = self._token
+        del self._token
+        _block.reset(token)
+
+
+def _flying() -> list[Flight[Any]]:
+    """The flights that the current thread or task is in the middle of."""
+    flights: list[Flight[Any]] = []
+    block = _block.get()
+    while block is not None:
+        flights += block._flights
+        block = block._outer
+    return flights
+
+
+@contextmanager
+def in_turn(flight: Flight[Any]) -> Iterator[None]:
+    """Mark a flight that is being loaded as one that has its turn, inside a `with` block."""
+    try:
+        with _lock:
+            _in_turn.add(flight)
+        yield
+    finally:
+        with _lock:
+            _in_turn.discard(flight)
+
+
+def is_in_turn() -> bool:
+    """Whether the current thread or task is loading something that has its turn."""
+    return any(flight in _in_turn and not flight._done for flight in _flying())
+
+
+def holds_up_a_turn() -> bool:
+    """Whether a load that has its turn waits for what the current thread or task is loading."""
+    mine = _flying()
+    with _lock:
+        return any(flight in mine for one in list(_in_turn) for flight in one._ahead())
 
 
 class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no user ever sees
@@ -70,6 +120,7 @@ class Flight(Generic[F]):
 
     __slots__ = (
         "_blocked_on",
+        "_context",
         "_done",
         "_ended",
         "_error",
@@ -98,9 +149,11 @@ class Flight(Generic[F]):
         self._ended = False
         self._value: Any = None
         self._error: BaseException | None = None
+        self._context: BaseException | None = None
         self._traceback: TracebackType | None = None
         self._event: threading.Event | None = None
-        self._watchers: list[Callable[[], object]] = []
+        # Their order is that in which they came; there may be thousands, and each may be cancelled.
+        self._watchers: dict[Callable[[], object], None] = {}
         self._blocked_on: list[Flight[Any]] = []
 
     @property
@@ -127,7 +180,8 @@ class Flight(Generic[F]):
             self._table._remove(self)
             if not self._done:
                 self._value, self._error = value, error
-                self._traceback = None if error is None else error.__traceback__
+                if error is not None:
+                    self._traceback, self._context = error.__traceback__, error.__context__
                 self._done = True
         if self._event is not None:
             self._event.set()
@@ -145,15 +199,18 @@ class Flight(Generic[F]):
             Abandoned: there is none; try again.
             Exception: what the loader raised.
         """
-        if self._error is None:
+        error = self._error
+        if error is None:
             return self._value
         try:
             # As it was: each raise adds to the traceback, and there may be thousands who wait.
-            raise self._error.with_traceback(self._traceback)
+            raise error.with_traceback(self._traceback)
         finally:
+            # To raise it has put what this caller is in the middle of handling in place of its own context.
+            error.__context__ = self._context
             # The error's traceback holds this frame: without this, the loader's locals would stay
             # until the garbage collector comes.
-            del self
+            del error, self
 
     def wait(self, seconds: float | None = None) -> Any:
         """Wait in a thread until it is over, then as `result`.
@@ -174,7 +231,7 @@ class Flight(Generic[F]):
                     self._event = threading.Event()
             # Once more, now that others see what this thread waits for: whoever of two comes second
             # to this point turns back.
-            blocked = self._needs(_flying.get(), None)
+            blocked = self._needs(_flying(), None)
         try:
             if blocked:
                 raise Abandoned
@@ -190,7 +247,10 @@ class Flight(Generic[F]):
                 if outer is not None:
                     _waiting[thread] = outer
             self.leave()
-        return self.result()
+        try:
+            return self.result()
+        finally:
+            del self  # as in result()
 
     async def wait_async(self, seconds: float | None = None) -> Any:
         """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight.
@@ -216,24 +276,26 @@ class Flight(Generic[F]):
 
         try:
             with _lock:
-                if self._done:
-                    return self.result()
-                self._watchers.append(watcher)
-            for pause in self._pauses(seconds, loop):
-                if pause is None:
-                    await landed
-                else:
-                    await asyncio.wait([landed], timeout=pause)
-                if self._done:
-                    break
+                if not self._done:
+                    self._watchers[watcher] = None
+            if not self._done:
+                for pause in self._pauses(seconds, loop):
+                    if pause is None:
+                        await landed
+                    else:
+                        await asyncio.wait([landed], timeout=pause)
+                    if self._done:
+                        break
             if not self._done:
                 raise StillFlying
         finally:
             self.leave()
             with _lock:
-                if watcher in self._watchers:
-                    self._watchers.remove(watcher)
-        return self.result()
+                self._watchers.pop(watcher, None)
+        try:
+            return self.result()
+        finally:
+            del self  # as in result()
 
     def _pauses(self, seconds: float | None, loop: AbstractEventLoop | None) -> Iterator[float | None]:
         """For how long to wait, one after the other: in parts where its loop may end and say nothing.
@@ -253,30 +315,32 @@ class Flight(Generic[F]):
     def leave(self) -> None:
         """Wait for it no more, or not at all; done by `wait` and `wait_async` too."""
         with _lock:
-            for flight in _flying.get():
+            for flight in _flying():
                 if self in flight._blocked_on:
                     flight._blocked_on.remove(self)
 
-    def _needs(self, others: tuple[Flight[Any], ...], loop: AbstractEventLoop | None) -> bool:
+    def _needs(self, others: Sequence[Flight[Any]], loop: AbstractEventLoop | None) -> bool:
         """Whether it can land only after one of the others, or not while the caller waits.
 
         Args:
             others: what the caller is loading.
             loop: the loop that goes on while the caller waits; None if the caller blocks its thread.
         """
-        seen: set[int] = set()
+        return any(flight in others or flight._stands_still(loop) for flight in self._ahead())
+
+    def _ahead(self) -> Iterator[Flight[Any]]:
+        """Itself, and all that must be over before it can be."""
+        seen: set[Flight[Any]] = set()
         reached = [self]
         while reached:
             flight = reached.pop()
-            if id(flight) in seen or flight._done:
+            if flight in seen or flight._done:
                 continue
-            seen.add(id(flight))
-            if flight in others or flight._stands_still(loop):
-                return True
+            seen.add(flight)
+            yield flight
             reached.extend(flight._blocked_on)
             if flight._loop_thread in _waiting:
                 reached.append(_waiting[flight._loop_thread])
-        return False
 
     def _stands_still(self, loop: AbstractEventLoop | None) -> bool:
         """Whether its task takes no further step: its loop has ended, or is of the caller's thread."""
@@ -308,7 +372,7 @@ class FlightTable(Generic[F]):
             fence: taken by the caller just now; a new flight flies behind it.
             loop: the running loop, of a coroutine; None for a caller that will block its thread.
         """
-        mine = _flying.get()
+        mine = _flying()
         led: Flight[F] | None = None
         try:
             with _lock:
@@ -354,4 +418,5 @@ class FlightTable(Generic[F]):
         """Give the lock back; in the child the leaders are gone, so forget their flights."""
         if in_child:
             self._flights.clear()
+            _waiting.clear()  # by threads that are gone; others may get their numbers
         _lock.release()

@@ -18,14 +18,17 @@ class Lookups:
     """What one reader of a tier saw: a tier read directly, a cache over it, a cached function.
 
     Each reader bumps a counter of its own, once; the tier's figures are the sum over its readers. So a
-    hit costs one increment, however many views there are on it.
+    hit costs one increment, however many views there are on it. A cached function, of which one wants to
+    know what it did not have to work out, also counts what it asked of lower tiers.
     """
 
-    __slots__ = ("hits", "misses")
+    __slots__ = ("below", "hits", "misses", "skipped")
 
     def __init__(self) -> None:
         self.hits = 0
         self.misses = 0
+        self.skipped = 0  #: times that this tier was not to be asked
+        self.below = 0  #: misses, or times that it was skipped, which a lower tier answered
 
 
 @final

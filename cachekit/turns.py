@@ -2,9 +2,11 @@
 
 It promises that one of those who share a tier loads a key while the others look for what it brings, and
 that nobody waits longer than `lease_timeout`: then, or if the tier that lends leases is out, one goes on
-without. What may be kept is decided by fences, so a lease that is lost costs a second load and no more.
-A process that is killed gives its leases and slots of the host back at once; one that hangs, and a host
-that is gone, hold others up until that time is over.
+without. So does a load inside one that has its turn, and a load that such a one waits for: two that wait
+for each other, one for a value and one for a turn, would both wait to the end. What may be kept is decided
+by fences, so a lease that is lost costs a second load and no more. A process that is killed gives its
+leases and slots of the host back at once; one that hangs, and a host that is gone, hold others up until
+that time is over.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from cachekit.levels import Levels
 from cachekit.load_options import LeaseScope, LoadOptions
 from cachekit.model import MISSING, Missing
 from cachekit.ports import HasDirectory, LendsLeases, Returnable
+from cachekit.singleflight import holds_up_a_turn
 from cachekit.stats import LoadFigures
 
 if TYPE_CHECKING:
@@ -185,6 +188,8 @@ class Turn:
         return self
 
     def _later(self) -> Turn | None:
+        if holds_up_a_turn():
+            return self  # whoever has what this one waits for may be waiting for this one
         if not self._waited:
             self._waited = True
             self._figures.lease_waits += 1

@@ -1,4 +1,4 @@
-"""One background thread per process for whatever must happen by itself, such as expiry.
+"""One background thread per process for whatever must happen by itself, such as expiry; see `upkeep`.
 
 It is started by the first job, ends with the last, is a daemon, and is started again in a forked
 child whose jobs came along. Jobs are bound methods held weakly: a cache that nobody closed, and nobody
@@ -35,9 +35,14 @@ class Job:
 
 @final
 class Upkeep:
-    """The thread and its jobs. Safe to call from any thread, a job of its own included."""
+    """A thread and its jobs. Safe to call from any thread, a job of its own included.
 
-    def __init__(self) -> None:
+    Args:
+        name: the thread's.
+    """
+
+    def __init__(self, name: str = "cachekit-upkeep") -> None:
+        self._name = name
         self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers close caches
         self._jobs: list[Job] = []
         self._thread: threading.Thread | None = None
@@ -79,7 +84,7 @@ class Upkeep:
 
     def _start(self) -> None:
         try:
-            thread = threading.Thread(target=self._run, name="cachekit-upkeep", daemon=True)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
         except RuntimeError:
             # No more threads, the interpreter ends, or it is one within another that may have no daemons:

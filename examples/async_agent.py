@@ -1,4 +1,4 @@
-"""An agent on asyncio that pays for each answer once, however many of its tasks ask."""
+"""An agent on asyncio that pays for each answer once, however many tasks ask, and however often it is run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def fetch(url: str) -> str | None:
 async def main() -> None:
     # Ten tasks ask at once: one asks the model, nine wait for it.
     answers = await asyncio.gather(*(generate("desserts") for _ in range(10)))
-    print(f"{len(answers)} answers, {calls} call: {answers[0]}")
+    print(f"{len(answers)} answers, calls of the model: {calls}; {answers[0]}")
 
     print(await fetch("https://example.org"), await fetch("https://example.org/missing"))
 
     # Work it out anew, and let that be the answer from now on.
     await generate.refresh("desserts")
-    print(f"{calls} calls after a refresh")
+    print(f"after a refresh: {calls}")
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Two lines make a function remember its answers."""
+"""Two lines make a function remember its answers; run it again, and nothing is worked out."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ print("asked again:       ", count_primes(20_000))
 print("in other words:    ", count_primes(limit=20_000))
 
 info = count_primes.cache_info()
-print(f"{info.hits} answers came from the cache, {info.misses} was worked out")
+print(f"answers from the cache: {info.hits}, worked out: {info.misses}")

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from cachekit import cache_result, get_default_cache, invalidate_cache_tags
+from cachekit import (
+    IntelligentCache,
+    cache_result,
+    get_default_cache,
+    invalidate_cache_tags,
+    set_default_cache,
+)
+
+# Every run begins with the same prices, so nothing shall outlive one.
+set_default_cache(IntelligentCache(file_cache=None))
 
 PRICES = {"apple": 3, "pear": 4}
 

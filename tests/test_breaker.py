@@ -65,7 +65,7 @@ def test_one_probes_at_a_time() -> None:
 
 
 def test_it_closes_if_the_condition_holds() -> None:
-    """And begins anew with the shortest pause."""
+    """And begins anew with the shortest pause, when it was in order for a while."""
     clock = ManualClock()
     breaker = breaker_at(clock)
     breaker.trip()
@@ -80,9 +80,29 @@ def test_it_closes_if_the_condition_holds() -> None:
     assert breaker.refuses
     assert breaker.close_if(lambda: True) == pytest.approx(3)
     assert (breaker.state, breaker.refuses, breaker.open_for) == ("closed", False, 0.0)
+    clock.advance(1)
     breaker.trip()
     assert breaker.next_probe_in == pytest.approx(FIRST_PAUSE)
     assert breaker.outages == 2
+
+
+def test_what_fails_as_soon_as_it_is_trusted_waits_longer_each_time() -> None:
+    """A server that answers a probe and refuses what callers need costs no outage every tenth of a second."""
+    clock = ManualClock()
+    breaker = breaker_at(clock)
+    pauses = []
+    for _ in range(8):
+        breaker.trip()
+        pauses.append(round(breaker.next_probe_in, 6))
+        clock.advance(breaker.next_probe_in)
+        assert breaker.begin_probe()
+        assert breaker.begin_closing()
+        assert breaker.close_if(lambda: True) is not None
+        clock.advance(0.05)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    clock.advance(LONGEST_PAUSE)
+    breaker.trip()
+    assert breaker.next_probe_in == pytest.approx(FIRST_PAUSE)
 
 
 def test_a_failure_while_it_closes_keeps_it_open() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -356,6 +357,37 @@ def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:
     assert (status, out) == (1, "")
     assert "is not a cache directory" in err
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
+
+
+def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> None:
+    """A way that nobody may go, or that leads in a circle, is named as what it is."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert run("inspect", str(tmp_path / "circle"))[2].endswith(
+        "cannot be read: Too many levels of symbolic links\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "purge"])
+def test_where_programs_have_theirs_they_are_named(tmp_path: Path, command: str) -> None:
+    """Whoever names the directory above is told which are below; nothing happens to them."""
+    for name in ("shop", "bank"):
+        with FileCache(tmp_path, 1, namespace=name) as cache:
+            cache.set_value("k", name)
+    (tmp_path / "other").mkdir()
+    status, _, err = run(command, str(tmp_path), *(["--yes"] if command == "purge" else []))
+    assert status == 1
+    assert err.endswith(f"; below it are {tmp_path / 'bank'}, {tmp_path / 'shop'}\n")
+    with FileCache(tmp_path, 1, namespace="shop") as cache:
+        assert cache.get_value("k") == "shop"
+
+
+@pytest.mark.parametrize(("caches", "said"), [(20, "/c19"), (22, "/c19, and 2 more")])
+def test_not_all_of_many_are_named(tmp_path: Path, caches: int, said: str) -> None:
+    """Twenty are enough to see what is meant."""
+    FileCache(tmp_path, 1, namespace="c00").close()
+    for number in range(1, caches):
+        shutil.copytree(tmp_path / "c00", tmp_path / f"c{number:02}")
+    assert run("inspect", str(tmp_path))[2].rstrip().endswith(said)
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

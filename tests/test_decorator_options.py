@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import weakref
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from counting import Calls, counted
+from counting import Calls, counted, counted_async
 
-from cachekit import CacheLevel, IntelligentCache, MemoryCache, cache_result, override
+from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
 from cachekit.testing import ManualClock
 
 
@@ -53,6 +55,25 @@ class TestOptions:
         function, calls = counted(lambda: 1, ttl=0)
         function(), function()
         assert len(calls.seen) == 2
+
+    @pytest.mark.parametrize("level", [CacheLevel.ALL, CacheLevel.FILE])
+    @pytest.mark.parametrize("make", [counted, counted_async])
+    def test_an_answer_of_a_lower_tier_is_a_hit(self, tmp_path: Path, make: Any, level: CacheLevel) -> None:
+        """`cache_info` counts as misses what the tiers did not have, whether or not memory was asked."""
+
+        def asked() -> CacheInfo:
+            with (
+                IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)) as fresh,
+                override(fresh),
+            ):
+                function, _ = make(lambda x: x, cache_level=level)
+                for x in (1, 1, 2):
+                    answer = function(x)
+                    assert (asyncio.run(answer) if make is counted_async else answer) == x
+                info: CacheInfo = function.cache_info()
+                return info
+
+        assert [asked()[:2], asked()[:2]] == [(1, 2), (3, 0)]
 
     def test_ttl_function(self, cache: IntelligentCache, clock: ManualClock) -> None:
         """The TTL may depend on the answer; None is the cache's default."""
@@ -291,6 +312,14 @@ class TestMethods:
                 TypeError, match=r"ask through the class, .* Client.price.key\(instance, ...\)"
             ):
                 ask(3)
+
+    def test_a_class_method_is_asked_with_its_class(self, cache: IntelligentCache) -> None:
+        """Which it does not pass on to its questions; without it the error shows how."""
+        Client.made(1)
+        method: Any = Client.made
+        with pytest.raises(TypeError, match=r"with the class .* Client.made.key\(Client, ...\)"):
+            method.invalidate(1)
+        assert method.invalidate(Client, 1) is True
 
     def test_instances_are_freed(self, cache: IntelligentCache) -> None:
         """A cached method does not keep its instance alive, whatever was asked, or raised."""

@@ -12,6 +12,8 @@ import inspect
 import os
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -83,6 +85,17 @@ class TestAnswers:
         assert len(calls.seen) == 2
         assert function.cache_info().size == 0
 
+    def test_what_has_to_be_awaited_is_refused(self, cache: IntelligentCache) -> None:
+        """A def that returns a coroutine, and a loader that is one, are told who awaits them."""
+
+        async def later() -> int:
+            return 1
+
+        function, _ = counted(later)
+        for ask in (function, lambda: cache.get_or_set("k", later)):
+            with pytest.raises(SerializationError, match="aio awaits loaders, and cache_result an async def"):
+                ask()
+
     @pytest.mark.parametrize("make", [iter, reversed, enumerate, lambda items: (item for item in items)])
     def test_what_can_be_read_once_is_refused(self, cache: IntelligentCache, make: Any) -> None:
         """An iterator as an answer is an error that says what to do, every time."""
@@ -109,9 +122,9 @@ class TestAnswers:
             cache_result(items)
 
     def test_wrong_calls_are_the_function_s_own_type_errors(self, cache: IntelligentCache) -> None:
-        """A call that the function does not take is a TypeError, and nothing is kept."""
+        """A call that the function does not take is a TypeError that names it, and nothing is kept."""
         for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"x": 1})]:
-            with pytest.raises(TypeError):
+            with pytest.raises(TypeError, match=r"^at_module_level\(\): "):
                 at_module_level(*args, **kwargs)
         assert cache._memory.size() == 0
 
@@ -123,6 +136,22 @@ class TestAnswers:
         cache.close()
         with pytest.raises(CacheClosedError):
             function(1)
+
+
+RECURSIVE = """
+from cachekit import IntelligentCache, cache_result
+
+@cache_result(cache=IntelligentCache(file_cache=None))
+def depth(n):
+    return n and 1 + depth(n - 1)
+
+print(depth(100))
+"""
+
+
+def test_a_function_that_calls_itself_goes_a_hundred_levels_deep() -> None:
+    """Below Python's usual limit of frames, as docs/decorator.md says."""
+    assert subprocess.check_output([sys.executable, "-c", RECURSIVE], text=True) == "100\n"
 
 
 class TestQuestions:

@@ -322,6 +322,41 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+AT_EXIT = """
+import atexit
+from cachekit import cache_result
+
+@cache_result
+def f(x):
+    return x + 1
+
+atexit.register(lambda: print(f(1), f(1), flush=True))
+"""
+
+
+def test_a_first_use_at_exit_leaves_no_traceback() -> None:
+    """A handler of atexit may be the first to ask; what it opened goes with the process, without a word."""
+    done = run(AT_EXIT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 2\n", "")
+
+
+BARE = """
+from cachekit import cache_result, get_cache_stats, get_default_cache
+
+@cache_result(name="f", version="1")
+def f(x):
+    return x + 1
+
+f(1)
+print(f.cache_info().hits, get_default_cache().explain(f.key(1)).remaining > 2 * 24 * 3600)
+"""
+
+
+def test_answers_are_there_tomorrow() -> None:
+    """What says no ttl is kept for days, and the next process finds it."""
+    assert [run(BARE).stdout for _ in range(2)] == ["0 True\n", "1 True\n"]
+
+
 class TestEnvironment:
     @pytest.mark.parametrize(
         ("value", "calls"), [("1", 2), ("true", 2), ("YES", 2), (" on ", 2), ("0", 1), ("False", 1), ("", 1)]

@@ -99,6 +99,7 @@ class TestVariables:
             ("CACHEKIT_MAX_SIZE_MB", "0"),
             ("CACHEKIT_MAX_SIZE_MB", "many"),
             ("CACHEKIT_MAX_SIZE_MB", "-5"),
+            ("CACHEKIT_MAX_SIZE_MB", "99999999"),
             ("CACHEKIT_SECRET", "short"),
         ],
     )
@@ -107,6 +108,13 @@ class TestVariables:
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=name):
             environment.file_cache(SystemClock())
+
+    @pytest.mark.parametrize("url", ["", "localhost:6379", "http://h", "redis://h?no_such_option=1"])
+    def test_a_server_that_is_none(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        """The variable is named there, too, and what an address looks like."""
+        monkeypatch.setenv("CACHEKIT_REDIS_URL", url)
+        with pytest.raises(ValueError, match=r"CACHEKIT_REDIS_URL .* redis://"):
+            environment.redis_cache()
 
     def test_they_are_obeyed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Directory, namespace, limit and secret reach the file tier."""
@@ -144,6 +152,7 @@ class TestVariables:
             assert cache.get_or_set("k", lambda: 1) == 1
         assert len(caplog.records) == 1
         assert "going on without a file tier" in caplog.text
+        assert "said by CACHEKIT_DIR" in caplog.text
 
     def test_without_a_directory_and_without_memory_there_is_no_cache(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

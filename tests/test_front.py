@@ -6,6 +6,7 @@ in LRU order, with deadlines, and says of each call whether the function must be
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import pytest
 from counting import counted
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -220,6 +222,28 @@ class TestOne:
             assert calls.seen == [(1,), (2,), (3,)]
             assert function.cache_info()[:2] == (2, 3)
             assert cache.get_stats()["combined"].hits == 2
+
+    @pytest.mark.parametrize("error", [TypeError, RuntimeError])
+    def test_what_cannot_be_hashed_is_left_to_the_key(self, error: type[Exception]) -> None:
+        """It may be no part of the question, as a proxy of a connection that there is not."""
+
+        class Proxy:
+            def __hash__(self) -> int:
+                raise error
+
+        with IntelligentCache(MemoryCache(), file_cache=None) as cache:
+
+            @cache.cached(name="plain", ignore=("db",))
+            def plain(x: int, db: Proxy) -> int:
+                return x
+
+            @cache.cached(name="awaited", ignore=("db",))
+            async def awaited(x: int, db: Proxy) -> int:
+                return x
+
+            assert plain(1, Proxy()) == plain(1, db=Proxy()) == 1
+            assert asyncio.run(awaited(2, Proxy())) == 2
+            assert plain.cache_info() == (1, 1, 1)
 
     def test_it_stays_small(self) -> None:
         """Answers that have left are forgotten, however many questions were asked."""

@@ -11,8 +11,10 @@ import ipaddress
 import logging
 import math
 import operator
+import os
 import re
 import threading
+import time
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
@@ -78,6 +80,18 @@ class Keyed:
 
     def __cache_key__(self) -> Any:
         return self.identity
+
+
+_make_tuple: Any = namedtuple  # noqa: PYI024
+
+
+def _named(fields: str) -> Any:
+    return _make_tuple("Made", fields)
+
+
+def _stat(modified: int) -> os.stat_result:
+    """Of a file that was modified in so many nanoseconds, of which the tuple has the seconds."""
+    return os.stat_result(range(10), {"st_mtime_ns": modified})
 
 
 class Unkeyed:
@@ -256,6 +270,9 @@ class TestEncoding:
             (Shouting(["a"]), Shouting(["b"])),
             (Folded(a=1), Folded(a=2)),
             (Rounded(1.1), Rounded(1.2)),
+            (_named("x y")(1, 2), _named("y x")(1, 2)),
+            (_stat(10**18), _stat(10**18 + 1)),
+            (time.localtime(0), time.struct_time([*time.localtime(0), "elsewhere", 1])),
         ],
         ids=repr,
     )
@@ -364,9 +381,6 @@ def _local_class() -> type:
         x: int = 1
 
     return Local
-
-
-_make_tuple: Any = namedtuple  # noqa: PYI024
 
 
 def _labelled() -> Labelled:

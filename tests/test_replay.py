@@ -143,6 +143,13 @@ class TestLogs:
             assert "6 requests for 4 distinct keys" in shown(path, "--sizes", "2", capsys=capsys)
             written.result()
 
+    def test_standard_input(self) -> None:
+        """Goes by its usual name."""
+        command = [sys.executable, "-m", "cachekit", "replay", "-", "--sizes", "2"]
+        lines = "".join(f"{key}\n" for key in self.KEYS)
+        ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+        assert "6 requests for 4 distinct keys" in ran.stdout
+
     def test_a_log_that_grows(self, tmp_path: Path) -> None:
         """Progress ends at the whole."""
         path = tmp_path / "log"

@@ -191,7 +191,9 @@ class IntelligentCache(Facade[Core]):
         Cancelling a caller, be it the first, leaves the load to those who wait for it, and to the cache.
         """
         if not callable(loader):
-            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+            raise TypeError(
+                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
+            )
         terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
         value = await self.get(key, MISSING)
         loads = self._sync._awaited

@@ -65,7 +65,9 @@ class Region(Facade[Core[V]], Generic[V]):
         """As `cachekit.Region.get_or_set`, with a loader that may be a coroutine function."""
         sync = self._sync
         if not callable(loader):
-            raise TypeError(f"loader must be a function without arguments, not {loader!r}")
+            raise TypeError(
+                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
+            )
         loaded = awaiting(loader)
 
         async def checked() -> V:

@@ -48,11 +48,7 @@ async def warm(
             return await loader(key)
 
         value = await loads.load_on(key, load, warming_terms(terms, waits))
-        if value is not MISSING:
-            return called
-        if called:
-            raise CacheError(f"the load of {key!r} was cancelled")
-        return None
+        return None if value is MISSING else called
 
     async def warm_some() -> None:
         while (following := agenda.next()) is not None:

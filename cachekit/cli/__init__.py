@@ -144,7 +144,9 @@ def _add_replay(commands: Commands) -> None:
             "thirty-two while the optimum is prepared."
         ),
     )
-    replay.add_argument("files", nargs="+", type=Path, metavar="FILE", help="logs, in order of time")
+    replay.add_argument(
+        "files", nargs="+", type=_log, metavar="FILE", help="logs, in order of time; - is standard input"
+    )
     replay.add_argument(
         "--column",
         metavar="NAME",
@@ -190,6 +192,10 @@ def _parsed_by(name: str) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def _log(text: str) -> Path:
+    return Path("/dev/stdin" if text == "-" else text)
 
 
 def _share(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from cachekit.tiers.file.inspection import Inspection, Item
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
 _STEP: Final = 1000  # entries between two reports of progress
+_NAMED: Final = 20  # caches below a directory that is none itself
 
 
 class DirectoryError(Exception):
@@ -27,12 +29,17 @@ def absolute(path: str) -> str:
     """The directory that is meant.
 
     Raises:
-        DirectoryError: there is none.
+        DirectoryError: there is none, or nobody lets us see it.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    if not os.path.isdir(path):
-        raise DirectoryError(f"{path} is not a directory")
-    return path
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return path
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+    raise DirectoryError(f"{path} is not a directory")
 
 
 def inspect_directory(path: str) -> Inspection:
@@ -45,12 +52,22 @@ def inspect_directory(path: str) -> Inspection:
     try:
         return Inspection(path)
     except FileNotFoundError as error:
-        raise DirectoryError(str(error)) from error
+        raise no_cache(path) from error
     except CacheError as error:
         remedy = f"`cachekit purge {path}` makes it anew" if is_cache(path) else "it may be no cache at all"
         raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def no_cache(path: str) -> DirectoryError:
+    """What to say of a directory that is no cache: where programs have theirs, they are below it."""
+    text = f"{path} is not a cache directory: it has no manifest"
+    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and is_cache(one.path))
+    if below:
+        more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
+        text += f"; below it are {', '.join(below[:_NAMED])}{more}"
+    return DirectoryError(text)
 
 
 def refuse(error: Exception) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cachekit.cli.directory import DirectoryError, absolute, refuse, size
+from cachekit.cli.directory import DirectoryError, absolute, no_cache, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
 from cachekit.tiers.file.directory import is_cache
@@ -30,7 +30,7 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
     try:
         path = absolute(plan.directory)
         if not is_cache(path):
-            raise DirectoryError(f"{path} is not a cache directory")
+            raise no_cache(path)
         geometry, what = _describe(path)
     except DirectoryError as error:
         return refuse(error)

@@ -5,6 +5,5 @@ never an error of correctness, only a second load; what a value may overwrite is
 holder that dies, stops or hangs holds up others no longer than they are willing to wait (`wait_for`),
 and a child of a fork holds nothing of its parent's.
 
-Two holders that wait for each other would both wait to the end. Whoever loads does so inside `holding`,
-and who `is_holding` already loads without a lease rather than wait for another one.
+Two holders that wait for each other would both wait to the end; `turns` sees to it that none does.
 """

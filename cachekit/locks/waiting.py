@@ -1,11 +1,9 @@
-"""What a lease is, how to wait for one, and how not to wait for one while having another."""
+"""What a lease is, and how to wait for one."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Final, Protocol, TypeVar
 
 from cachekit.chance import chance
@@ -25,28 +23,8 @@ class Lease(Protocol):
 
 L = TypeVar("L")
 
-_holding: ContextVar[bool] = ContextVar("cachekit_holding", default=False)
-
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
-
-
-def is_holding() -> bool:
-    """Whether this context, of a thread or of a task, is inside `holding`."""
-    return _holding.get()
-
-
-@contextlib.contextmanager
-def holding() -> Iterator[None]:
-    """Mark this context as one that has a lease; a loader runs inside it.
-
-    Tasks that the loader starts inherit it, and threads that it starts do not.
-    """
-    before = _holding.set(True)
-    try:
-        yield
-    finally:
-        _holding.reset(before)
 
 
 def pauses(

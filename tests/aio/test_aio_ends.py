@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
 
 import pytest
 from loops import Run, no_threads, settle, until
 from racing import in_thread
 from redis_server import wait_until
-from slow_loads import Slow, all_wait, fails, tasks_of
+from slow_loads import Slow, all_wait, fails, one_more, tasks_of
 
 from cachekit import CacheClosedError
 from cachekit.aio import IntelligentCache
@@ -46,6 +48,37 @@ class TestEnd:
         no_threads()
         assert len(cache.sync._loads.flights) == 0
 
+    @pytest.mark.parametrize("loop_goes_on", [True, False])
+    def test_what_would_be_awaited_after_the_end(
+        self, cache: IntelligentCache, run: Run, loop_goes_on: bool
+    ) -> None:
+        """A loader that is still to say what to await says it too late; no warning is of our making."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        async def fetch() -> int:
+            return 1
+
+        late = fetch()
+
+        def load() -> Awaitable[int]:
+            begun.set()
+            assert go_on.wait(60)
+            return late
+
+        async def main() -> None:
+            task = asyncio.create_task(cache.get_or_set("k", load))
+            await until(begun.is_set, "the loader was called")
+            if loop_goes_on:
+                await cache.aclose()
+                with pytest.raises(CacheClosedError):
+                    await task
+                go_on.set()
+                await until(lambda: inspect.getcoroutinestate(late) == "CORO_CLOSED", "it is closed")
+
+        run(main())
+        go_on.set()
+        wait_until(lambda: inspect.getcoroutinestate(late) == "CORO_CLOSED", "it is closed")
+
     def test_closing_from_another_loop(self, cache: IntelligentCache, run: Run) -> None:
         """Loads on other loops are cancelled too."""
         begun = threading.Event()
@@ -63,6 +96,71 @@ class TestEnd:
         assert begun.wait(60)
         run(cache.close())
         other()
+
+    def test_what_is_no_exception_reaches_who_began(self, cache: IntelligentCache, run: Run) -> None:
+        """As it is, as in threads: it is no cancellation, nor a batch that brought nothing."""
+
+        class Stopped(BaseException):  # as those of test runners and other loops
+            pass
+
+        async def stops(*_: object) -> NoReturn:
+            try:
+                raise KeyError
+            except KeyError:
+                raise Stopped  # noqa: B904  # what it was handling is to be seen
+
+        def stops_in_a_thread() -> NoReturn:
+            raise Stopped
+
+        answer: Any = cache.cached(name="answer")(stops)
+
+        async def ends(call: Callable[[], Awaitable[object]]) -> BaseException | None:
+            with pytest.raises(Stopped) as caught:
+                await call()
+            return caught.value.__context__
+
+        async def main() -> None:
+            calls: list[Callable[[], Awaitable[object]]] = [
+                lambda: cache.get_or_set("k", stops),
+                lambda: cache.get_or_set_many(["k", "l"], stops),
+                lambda: cache.warm_cache(["k"], stops),
+                answer,
+                answer.refresh,
+            ]
+            for call in calls:
+                assert isinstance(await ends(call), KeyError)
+            assert await ends(lambda: cache.get_or_set("k", stops_in_a_thread)) is None
+            await settle()
+            assert not cache.sync._loads.tasks._tasks
+
+        run(main())
+        assert len(cache.sync._loads.flights) == 0
+
+    def test_who_waits_for_a_load_that_was_stopped_tries_again(
+        self, cache: IntelligentCache, run: Run
+    ) -> None:
+        class Stopped(BaseException):
+            pass
+
+        async def main() -> None:
+            go_on = asyncio.Event()
+
+            async def stops() -> NoReturn:
+                await go_on.wait()
+                raise Stopped
+
+            async def load() -> str:
+                return "loaded"
+
+            first = asyncio.create_task(cache.get_or_set("k", stops))
+            await all_wait(cache, 1)
+            second = await one_more(cache, "k", load)
+            go_on.set()
+            assert await second == "loaded"
+            with pytest.raises(Stopped):
+                await first
+
+        run(main())
 
     def test_a_load_that_closes(self, cache: IntelligentCache, run: Run) -> None:
         """A load may close the cache: its value is not kept, but goes to who asked."""

@@ -23,6 +23,7 @@ from cachekit import (
     IntelligentCache,
     MemoryCache,
     SerializationError,
+    singleflight,
 )
 from cachekit.cache import KnowsCache
 from cachekit.testing import ManualClock
@@ -269,7 +270,7 @@ def test_pickling_carries_the_configuration() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCache) -> None:
-    """The leader stayed in the parent; the child loads by itself."""
+    """The leader stayed in the parent, and so did who waits for it; the child loads by itself."""
     began, go_on = threading.Event(), threading.Event()
 
     def loader() -> str:
@@ -281,12 +282,19 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
     leader.start()
     assert began.wait(60)
 
+    waiter = threading.Thread(target=lambda: cache.get_or_set("k", loader))
+    waiter.start()
+    while not singleflight._waiting:
+        threading.Event().wait(0.001)
+
     def child() -> None:
+        assert not singleflight._waiting  # by numbers that new threads may get
         assert cache.get_or_set("k", lambda: "child's") == "child's"
 
     status = in_fork(child)()
     go_on.set()
     leader.join(60)
+    waiter.join(60)
     assert status == 0
     assert cache.get("k") == "parent's"
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
@@ -19,6 +23,8 @@ from cachekit import (
     CacheClosedError,
     IntelligentCache,
     LoadOptions,
+    MemoryCache,
+    aio,
     background,
     batches,
     loads,
@@ -28,6 +34,7 @@ from cachekit.background import Background
 from cachekit.model import NO_TAGS
 from cachekit.singleflight import Flight
 from cachekit.terms import Terms
+from cachekit.testing import ManualClock
 
 
 @pytest.fixture
@@ -118,6 +125,90 @@ def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCach
     assert len(errors) == 100
     assert all(isinstance(error, ValueError) for error in errors)
     assert len(traceback.extract_tb(errors[0].__traceback__)) < 20  # type: ignore[union-attr]
+
+
+def test_what_a_caller_is_handling_does_not_stick_to_the_error(cache: IntelligentCache) -> None:
+    """It would be shown to all the others as what led to it, and kept alive by them."""
+
+    async def main() -> list[BaseException | object]:
+        begin = asyncio.Event()
+
+        async def fail() -> None:
+            await begin.wait()
+            try:
+                raise KeyError("its own")
+            except KeyError:
+                raise ValueError  # noqa: B904  # that is the question
+
+        async def call() -> object:
+            try:
+                raise RuntimeError("the caller's")
+            except RuntimeError:
+                return await load_async(cache, "k", fail)
+
+        waiters = [asyncio.ensure_future(call()) for _ in range(3)]
+        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 3:
+            await asyncio.sleep(0)
+        begin.set()
+        return await asyncio.gather(*waiters, return_exceptions=True)
+
+    for error in asyncio.run(main()):
+        assert isinstance(error, ValueError)
+        assert isinstance(error.__context__, KeyError)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_outlives_a_load_does_not_keep_its_value(cache: IntelligentCache, fails: bool) -> None:
+    """A task that a loader has begun has a copy of its context, perhaps until the program ends."""
+
+    class Value:
+        pass
+
+    async def main() -> None:
+        values: list[weakref.ref[Value]] = []
+        tasks = []
+
+        async def load() -> Value:
+            tasks.append(asyncio.create_task(asyncio.Event().wait()))
+            value = Value()
+            values.append(weakref.ref(value))
+            if fails:
+                raise ValueError
+            return value
+
+        with contextlib.suppress(ValueError):
+            await load_async(cache, "k", load)
+        cache.clear()
+        await asyncio.sleep(0)  # the task of the load says that it has ended
+        gc.collect()
+        assert values[0]() is None
+        tasks[0].cancel()
+
+    asyncio.run(main())
+
+
+def test_loads_that_begin_each_other_leave_no_trace(cache: IntelligentCache) -> None:
+    """Each has begun the task of the next one, which inherits what was being loaded."""
+
+    async def main() -> None:
+        last = asyncio.get_running_loop().create_future()
+
+        async def load(number: int) -> int:
+            if number < 20:
+                task = asyncio.create_task(load_async(cache, f"k{number + 1}", partial(load, number + 1)))
+                task.add_done_callback(lambda task: task.result())
+                await asyncio.sleep(0)
+            else:
+                depth, block = 0, singleflight._block.get()
+                while block is not None:
+                    depth, block = depth + 1, block._outer
+                last.set_result(depth)
+            return number
+
+        await load_async(cache, "k0", partial(load, 0))
+        assert await last < 20
+
+    asyncio.run(main())
 
 
 def test_a_blocked_loops_load_is_not_waited_for_by_what_blocks_it(cache: IntelligentCache) -> None:
@@ -310,6 +401,47 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
     assert y() == "y after a"
 
 
+@pytest.mark.parametrize("keys", ["xy", "yx"])
+def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
+    """A thread of the same load may wait for one of them too, and that is not to be forgotten."""
+    clock = ManualClock()
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
+        cache.get_or_set("x", lambda: "stale", ttl=1, stale_ttl=10)
+        clock.advance(2)
+        end, begun, go_on = threading.Event(), threading.Barrier(3), threading.Event()
+
+        def load_x() -> str:
+            begun.wait(60)
+            assert end.wait(60)
+            return "x"
+
+        def load_y() -> NoReturn:
+            begun.wait(60)
+            assert go_on.wait(60)
+            raise ValueError("y")
+
+        def load_a() -> list[str]:
+            own = cache._loads.flights._flights["a"]
+            x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
+            while not own._blocked_on:
+                threading.Event().wait(0.001)
+            go_on.set()
+            with pytest.raises(ValueError, match="y"):
+                cache.get_or_set_many(list(keys), lambda keys: {}, stale_ttl=10)
+            waited_for = [flight.key for flight in own._blocked_on]
+            end.set()
+            assert x() == "x"
+            return waited_for
+
+        x = in_thread(lambda: cache.get_or_set("x", load_x))
+        y = in_thread(lambda: cache.get_or_set("y", load_y))
+        begun.wait(60)
+        assert cache.get_or_set("a", load_a) == ["x"]
+        assert x() == "x"
+        with pytest.raises(ValueError, match="y"):
+            y()
+
+
 def test_a_batch_that_ends_halfway_leaves_no_flight(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,10 +502,9 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
         assert len(memory._figures._readers) == 3  # of those that left, of the tier, of `last`
 
 
-def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
+@pytest.mark.parametrize("how", ["here", "in the background", "in a task", "in a thread for a task"])
+def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
-    import gc
-    import weakref
 
     class Held:
         pass
@@ -385,12 +516,27 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache) -> None:
         gone.append(weakref.ref(held))
         raise LookupError("no")
 
+    async def failing_task() -> int:
+        return failing()
+
+    async def ask(loader: Callable[[], Any]) -> None:
+        with contextlib.suppress(LookupError):
+            await aio.IntelligentCache.of(cache).get_or_set("k", loader)
+        await asyncio.sleep(0)  # the task of the load says that it has ended
+
     gc.disable()
     try:
-        try:
-            cache.get_or_set("k", failing)
-        except LookupError:
-            pass
+        if how == "in a task":
+            asyncio.run(ask(failing_task))
+        elif how == "in a thread for a task":
+            asyncio.run(ask(failing))
+        else:
+            load = LoadOptions(hard_timeout=20) if how == "in the background" else LoadOptions()
+            with contextlib.suppress(LookupError):
+                cache.get_or_set("k", failing, load=load)
+        for thread in threading.enumerate():
+            if thread.name in {"cachekit-load", "cachekit-step"}:
+                thread.join(60)
+        assert gone[0]() is None
     finally:
         gc.enable()
-    assert gone[0]() is None

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cachekit import FileCache, FileFormatError, TierUnavailableError
+from cachekit.tiers.file import engine
+from cachekit.tiers.file.directory import Directory, open_directory
 from cachekit.tiers.file.location import directory_of
 
 
@@ -110,3 +116,63 @@ def test_no_two_namespaces_share_a_directory() -> None:
     found = {directory_of("/x", name).lower() for name in names}
     assert len(found) == len(names)
     assert directory_of("/x", "my.program-2_x") == "/x/my.program-2_x"
+
+
+@pytest.mark.parametrize("part", ["manifest", "tokens", "control"])
+def test_a_part_that_is_removed_while_a_process_is_in(tmp_path: Path, part: str) -> None:
+    """Others open it all the same, and the one that is in it sees what they write, from then on."""
+    path = tmp_path / "c"
+    with FileCache(path, 1, cleanup_interval=None) as cache:
+        cache.set_value("k", "old")
+        (path / part).unlink()
+        code = f"from cachekit import FileCache; FileCache({str(path)!r}, 1).set_value('k', 'new')"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+        assert cache.set_value("other", 2)
+        assert cache.get_value("k") in (None, "new")
+        code = f"from cachekit import FileCache; print(FileCache({str(path)!r}, 1).get_value('other'))"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
+        assert ended.stdout == b"2\n"
+
+
+def test_a_lock_that_is_removed_keeps_nobody_out(tmp_path: Path) -> None:
+    """So who has it does not write: whoever came since has another one. Then all have the same again."""
+    with FileCache(tmp_path / "c", 1, cleanup_interval=None) as cache:
+        cache.set_value("k", "old")
+        (tmp_path / "c" / "00" / "lock").unlink()
+        with pytest.raises(TierUnavailableError, match="removed"):
+            cache.set_value("k", "new")
+        assert cache.set_value("k", "new")
+        assert cache.get_value("k") == "new"
+
+
+def test_a_shard_that_is_removed_fails_one_call(tmp_path: Path) -> None:
+    """Whoever meets that has the directory opened anew, and so have readers at once."""
+    with FileCache(tmp_path / "c", 1, cleanup_interval=None) as cache:
+        keys = [f"k{number}" for number in range(100)]
+        for key in keys:
+            cache.set_value(key, b"x" * 1000)
+        shutil.rmtree(tmp_path / "c" / "00")
+        with pytest.raises(TierUnavailableError):
+            cache.set_value("k0", 1)
+        assert [key for key in keys if cache.get_value(key) is not None] == []
+        assert cache.set_value("k0", 1)
+
+
+def test_a_directory_that_is_replaced_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody is making the new one, whose files have not got their size: that is an outage."""
+    path = tmp_path / "c"
+    for part in ("tokens", "control"):
+
+        def replaced(*arguments: Any, part: str = part) -> Directory:
+            opened = open_directory(*arguments)
+            (path / part).write_bytes(b"")
+            return opened
+
+        monkeypatch.setattr(engine, "open_directory", replaced)
+        with pytest.raises(TierUnavailableError):
+            FileCache(path, 1)
+        monkeypatch.undo()
+        with FileCache(path, 1, cleanup_interval=None) as cache:
+            assert cache.set_value("k", 1)

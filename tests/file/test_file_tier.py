@@ -37,6 +37,13 @@ from cachekit.tiers.file.tokens import Tokens
         ({"cache_dir": b"x"}, TypeError, ["cache_dir", "bytes"]),
         ({"cache_dir": ""}, ValueError, ["cache_dir", "leave it out"]),
         ({"cache_dir": "a\0b"}, ValueError, ["cache_dir"]),
+        (
+            {"cache_dir": "~nobody.at.all/x"},
+            ValueError,
+            ["cache_dir", "~nobody.at.all", "./~nobody.at.all/x"],
+        ),
+        ({"allow": 5}, TypeError, ["allow", "5", "allow=[MyType]"]),
+        ({"allow": Path}, TypeError, ["allow", "Path", "allow=[MyType]"]),
         ({"max_size_mb": "1"}, TypeError, ["max_size_mb", "'1'"]),
         ({"max_size_mb": True}, TypeError, ["max_size_mb", "True"]),
         ({"max_size_mb": 0.5}, ValueError, ["max_size_mb", "0.5"]),
@@ -279,6 +286,14 @@ def test_what_cannot_be_stored(tmp_path: Path) -> None:
         assert cache.get_value("k") == 1
         with pytest.raises(TypeError, match="set_value"):
             cache.set("k", "v")  # type: ignore[arg-type]
+
+
+def test_the_largest_value_at_the_usual_limit(tmp_path: Path) -> None:
+    """About 29 MB at 1,000 MB, as docs/file.md says."""
+    with FileCache(tmp_path, 1000) as cache:
+        cache.set_value("k", bytes(29_000_000))
+        with pytest.raises(ValueTooLargeError):
+            cache.set_value("k", bytes(30_000_000))
 
 
 def test_too_large_a_value_leaves_nothing(tmp_path: Path) -> None:

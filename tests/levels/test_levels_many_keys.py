@@ -121,7 +121,8 @@ class TestManyKeys:
         # Without its level the server is only asked whether the copies are good still.
         found = tiers.cache.get_many(self.KEYS, cache_level=FILE | MEMORY)
         assert found == {"a": "old"}
-        assert (tiers.redis.calls - before)["add_many"] == 0
+        calls = tiers.redis.calls - before
+        assert (calls["origins"], calls["origin"], calls["add_many"]) == (1, 0, 0)
         assert tiers.cache.get_many(self.KEYS) == {"a": "old", "c": "new"}
 
     def test_found_in_files_alone(self, make: Make) -> None:
@@ -134,6 +135,21 @@ class TestManyKeys:
         assert tiers.cache.get_many(self.KEYS) == dict.fromkeys(self.KEYS, 1)
         assert tiers.redis.calls["add_many"] == 1
         assert {tiers.where(key) for key in self.KEYS} == {ALL}
+
+    def test_found_in_files_since_an_outage(self, make: Make) -> None:
+        """What was stored while the server was out is given up; the rest is still asked about at once."""
+        tiers = make()
+        tiers.cache.set_many({"a": 1, "b": 2}, tags={"t"})
+        tiers.redis.fail()
+        assert not tiers.cache.set("c", 3)
+        tiers.redis.mend()
+        tiers.redis.tier.delete("a")
+        recover(tiers)
+        for level in (FILE, ALL):
+            before = tiers.redis.calls
+            assert tiers.cache.get_many(self.KEYS, cache_level=level) == {"b": 2}
+            calls = tiers.redis.calls - before
+            assert (calls["origin"], calls["add"]) == (0, 0)
 
 
 class Unlisted:

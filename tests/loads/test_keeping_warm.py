@@ -56,7 +56,7 @@ def test_keys_are_loaded_again_before_they_expire(warm: Warm) -> None:
     warm.round(79)
     assert len(warm.loads) == 2
     for generation in (2, 3, 4):
-        warm.round(2)
+        warm.round(3)
         assert sorted(warm.loads) == ["a"] * generation + ["b"] * generation
         assert warm.cache.get_many(["a", "b"]) == {"a": f"a{generation}", "b": f"b{generation}"}
         warm.round(78)
@@ -93,6 +93,20 @@ def test_a_loader_that_fails_is_tried_again(warm: Warm, caplog: pytest.LogCaptur
     warm.round(3)
     assert warm.cache.get_many(["a", "b"]) == {"a": "a3", "b": "b3"}
     assert "OSError: backend down" in caplog.text
+
+
+def test_one_that_would_end_the_thread_stops_no_other(warm: Warm, caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit, or a cancellation inside of a loader: it counts as a failure of its key."""
+
+    def loader(key: str) -> str:
+        if key == "a" and "a" in warm.loads:
+            raise SystemExit("no more")
+        return warm.load(key)
+
+    warm.cache.warm_cache(["a", "b"], loader, ttl=100, keep_warm=True)
+    warm.round(81)
+    assert warm.cache.get("b") == "b2"
+    assert "SystemExit: no more" in caplog.text
 
 
 def test_what_was_invalidated_is_loaded_when_its_time_comes(warm: Warm) -> None:

@@ -55,6 +55,17 @@ def test_options_are_checked(said: dict[str, Any], error: type[Exception], messa
         LoadOptions(**said)
 
 
+def test_refreshing_ahead_needs_memory(tmp_path: Path) -> None:
+    """Whose copies it looks at; without it, it would be said and do nothing."""
+    file = FileCache(tmp_path, 1)
+    with pytest.raises(ValueError, match="refresh_ahead needs a memory tier"):
+        IntelligentCache(None, file_cache=file, load=LoadOptions(refresh_ahead=0.1))
+    with IntelligentCache(None, file_cache=file) as cache:
+        for ask in ASK[:2]:
+            with pytest.raises(ValueError, match="refresh_ahead needs a memory tier"):
+                ask(cache, {"load": LoadOptions(refresh_ahead=0.1)})
+
+
 ASK: list[Callable[[IntelligentCache, dict[str, Any]], object]] = [
     lambda cache, said: cache.get_or_set("k", int, **said),
     lambda cache, said: cache.get_or_set_many(["k"], lambda keys: dict.fromkeys(keys, 0), **said),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 
-from racing import in_thread
-
-from cachekit.locks.waiting import Lease, holding, is_holding, wait_for
+from cachekit.locks.waiting import Lease, wait_for
 from cachekit.testing import ManualClock
 
 
@@ -69,22 +66,6 @@ def test_it_ends_as_soon_as_there_is_a_lease() -> None:
     attempts = Attempts(4)
     assert attempts.run(10, jitter=0.5) is GRANTED
     assert attempts.pauses == [0.00075, 0.0015, 0.003]
-
-
-def test_a_context_knows_that_it_holds_a_lease() -> None:
-    """Nested, in a task that it starts, and not in other threads or after it."""
-
-    async def in_task() -> bool:
-        return await asyncio.create_task(asyncio.sleep(0, is_holding()))
-
-    assert not is_holding()
-    with holding():
-        with holding():
-            assert is_holding()
-        assert is_holding()
-        assert asyncio.run(in_task())
-        assert not in_thread(is_holding)()
-    assert not is_holding()
 
 
 def test_importing_loads_no_lock_library() -> None:

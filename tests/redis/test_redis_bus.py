@@ -19,8 +19,8 @@ from forking import in_fork
 from racing import in_thread
 from redis_server import RedisServer, wait_until
 
-from cachekit import CacheEntry
-from cachekit.tiers.redis import RedisCache, bus
+from cachekit import CacheEntry, TierUnavailableError
+from cachekit.tiers.redis import RedisCache, bus, heart
 from cachekit.tiers.redis.messages import Outbox
 from cachekit.upkeep import upkeep
 
@@ -249,6 +249,112 @@ def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     assert notes.gaps == 0
 
 
+def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> None:
+    """Who comes in the middle trusts what it has after a few heartbeats, though the writer never pauses."""
+    other = make_cache()
+
+    def period() -> None:
+        for number in range(10):
+            other.set_value(f"k{number}", 1)
+        other._store._bus._heart.beat()
+
+    for _ in range(3):
+        period()
+    notes = listening(make_cache())
+    gaps = []
+    for half in ("first", "second"):
+        for _ in range(5):
+            period()
+        other.delete(half)
+        wait_until(lambda: ("keys", [half]) in notes.told, "all is heard")  # noqa: B023
+        gaps.append(notes.gaps)
+    assert gaps[0] == gaps[1] <= 2
+
+
+def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
+    """A refresh that comes second, which is everyday: the others need not forget all that they have."""
+    notes, other = listening(make_cache()), make_cache()
+    other.set_value("k", 1)
+    assert other.put("k", CacheEntry("k", 2), other.successor(), expect=other.successor()) is False
+    for _ in range(2):
+        other._store._bus._heart.beat()
+    other.delete("end")
+    wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+    assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
+def test_long_upkeep_does_not_hold_up_the_heartbeats(make_cache: MakeCache) -> None:
+    """A sweep of many entries, or a slow loader of what is kept warm: no loss, for which all would forget."""
+    go_on = threading.Event()
+
+    class Sweep:
+        def run(self) -> None:
+            assert go_on.wait(60)
+
+    sweep, cache = Sweep(), make_cache()
+    job = upkeep.every(0, sweep.run)
+    try:
+        cache.delete("k")
+        outbox = cache._store._bus.outbox
+        wait_until(lambda: outbox._confirmed == 1, "the heartbeat is sent")
+    finally:
+        go_on.set()
+        job.cancel()
+
+
+def test_a_heartbeat_that_failed_is_sent_in_time(server: RedisServer) -> None:
+    """A server that was frozen for a moment: nothing was lost, so who listens need not forget anything."""
+    with RedisCache(url=server.url, timeout=0.2) as writer, RedisCache(url=server.url) as reader:
+        notes = listening(reader)
+        beats = writer._store._bus._heart
+        writer.set_value("k", 1)
+        with server.frozen():
+            for _ in range(2):
+                beats.beat()
+        writer.set_value("k", 2)
+        wait_until(lambda: beats._outbox._confirmed == 2, "the heartbeat is sent")
+        writer.set_value("end", 1)
+        wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
+        assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_long_scan_does_not_hold_up_the_heartbeats(
+    make_cache: MakeCache, redis_url: str, fails: bool
+) -> None:
+    """What others write meanwhile is confirmed, however many keys the server has to look at."""
+    scanning, go_on = threading.Event(), threading.Event()
+
+    class Slow(redis.Connection):
+        def send_command(self, *args: Any, **options: Any) -> None:
+            if args[0] == "SCAN":
+                scanning.set()
+                assert go_on.wait(30)
+                if fails:
+                    raise redis.ConnectionError("cut off")
+            super().send_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    notes = listening(make_cache())
+    with redis.Redis.from_url(redis_url, connection_class=Slow) as client:
+        slow = make_cache(client=client)
+        finish = in_thread(lambda: slow.invalidate_by_pattern("user:.*"))
+        assert scanning.wait(30)
+        slow.set_value("k", 1)
+        for _ in range(2):
+            slow._store._bus._heart.beat()
+        confirmed = slow._store._bus.outbox._confirmed
+        go_on.set()
+        if fails:
+            with pytest.raises(TierUnavailableError):
+                finish()
+            wait_until(lambda: notes.gaps, "what was cut off is noticed")
+        else:
+            finish()
+            wait_until(lambda: ("pattern", "user:") in notes.told, "the pattern is heard")
+            assert notes.gaps == 0
+        assert confirmed > 0
+
+
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
     """The worst that a stranger can do is to make caches forget."""
     notes = listening(make_cache())
@@ -370,14 +476,43 @@ def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
     os.close(go)
 
 
-@pytest.mark.parametrize("ends", ["", "cache.close()"])
-def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, ends: str) -> None:
+#: A worker of `multiprocessing`, which ends without what other programs do at their end: it opens its own
+#: cache, or goes on with the one that it was forked with, which has written already.
+WORKER = """
+import multiprocessing
+worker = multiprocessing.get_context("fork").Process(target=work, args={given})
+worker.start()
+worker.join()
+assert worker.exitcode == 0
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "runs",
+    [
+        "work()",
+        "work().close()",
+        WORKER.format(given="()"),
+        "cache = opened(); cache.get('k'); cache.delete('k')" + WORKER.format(given="(cache,)"),
+    ],
+)
+def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, runs: str) -> None:
     """Closed or not, its last heartbeat confirms all that it has sent."""
-    program = (
-        f"from cachekit import RedisCache;"
-        f"cache = RedisCache(url={redis_url!r}, key_prefix={prefix!r}, timeout=60);"
-        f"[cache.set_value('k', number) for number in range(10)]; {ends}"
-    )
+    program = f"""
+from cachekit import RedisCache
+
+def opened():
+    return RedisCache(url={redis_url!r}, key_prefix={prefix!r}, timeout=60)
+
+def work(cache=None):
+    cache = cache or opened()
+    for number in range(10):
+        cache.set_value('k', number)
+    return cache
+
+{runs}
+"""
     heard: list[Any] = []
     with redis.Redis.from_url(redis_url) as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(prefix + "!")
@@ -386,25 +521,24 @@ def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, 
             message = pubsub.get_message(timeout=0.1)
             if message is not None:
                 heard.append(json.loads(message["data"])[2:])
-            return bool(heard) and heard[-1][1] == "beat" and heard[-1][2][1] == number
+            return any(kind == "beat" and body[1] == 10 for _, kind, body in heard)
 
         pubsub.get_message(timeout=60)
         subprocess.run([sys.executable, "-c", program], check=True)
-        number = 10
         wait_until(last_is_heard, "the last heartbeat is heard")
-    assert {one[0] for one in heard if one[1] != "beat"} == set(range(1, 11))
+    assert {one[0] for one in heard if one[1] == "keys" and one[2] == ["k"]} >= set(range(1, 11))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
-    every = upkeep.every
+    every = heart.pulse.every
 
     def forks_meanwhile(*arguments: Any) -> Any:
         finish = in_thread(lambda: in_fork(lambda: None)())
         assert finish() == 0
         return every(*arguments)
 
-    monkeypatch.setattr("cachekit.tiers.redis.bus.upkeep.every", forks_meanwhile)
+    monkeypatch.setattr("cachekit.tiers.redis.heart.pulse.every", forks_meanwhile)
     cache.delete("k")
-    assert cache._store._bus._job is not None
+    assert cache._store._bus._heart._job is not None

@@ -29,7 +29,11 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("arguments", "error", "words"),
         [
-            ({"host": 5}, TypeError, "host must be a str, not 5"),
+            (
+                {"host": 5},
+                TypeError,
+                "host must be a str, not 5 of type int; a client of your own goes into client=",
+            ),
             ({"host": "redis://h"}, ValueError, "goes into url="),
             ({"host": ""}, ValueError, "host must not be empty"),
             ({"port": "6379"}, TypeError, "port must be an int, not '6379'"),

@@ -136,6 +136,39 @@ def test_a_lost_heartbeat_is_noticed_by_the_next() -> None:
     assert notes.gaps == 1
 
 
+def test_a_writer_that_never_pauses_is_caught_up_with() -> None:
+    """Who begins to listen in the middle, or lost one, is a few heartbeats later as good as others."""
+    notes, outbox = Notes(), Outbox()
+    inbox = Inbox("me", lambda: notes)
+    gaps = []
+    for period in range(20):
+        for number in range(10):
+            message = sent(outbox, f"{period}:{number}")
+            if (period, number) not in ((0, 0), (10, 5)):
+                inbox.receive(message, period)
+        heartbeat = beat(outbox)
+        if heartbeat is not None:
+            inbox.receive(heartbeat, period)
+        inbox.tick(period)
+        gaps.append(notes.gaps)
+    assert gaps[:3] == [0, 1, 1], "the first message of all is missing"
+    assert gaps[3:] == [1] * 8 + [2] * 9, "the later one is noticed, once"
+
+
+def test_a_late_heartbeat_is_no_second_gap() -> None:
+    """Nor does it make anything of what other writers have said."""
+    notes, late, quick = Notes(), Outbox(), Outbox()
+    inbox = Inbox("me", lambda: notes)
+    inbox.receive(sent(late), 0)
+    inbox.receive(sent(quick), messages.PATIENCE)
+    inbox.tick(messages.PATIENCE + 1)
+    assert notes.gaps == 1
+    for outbox in (late, quick):
+        inbox.receive(two_beats(outbox)[0], messages.PATIENCE + 1)
+    inbox.tick(100)
+    assert notes.gaps == 1
+
+
 def test_a_heartbeat_does_not_speak_of_what_is_in_hand() -> None:
     """A slow thread's message may still come."""
     outbox = Outbox()

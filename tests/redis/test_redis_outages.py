@@ -292,6 +292,36 @@ def test_a_name_that_leads_to_another_server() -> None:
         new.close()
 
 
+def test_a_scan_that_another_server_goes_on_with() -> None:
+    """A cursor of the old one says something else to it: the scan begins again, and leaves out nothing."""
+    old, new = RedisServer(), RedisServer()
+    name = Path(old.directory, "name")
+    name.symlink_to(Path(old.directory, "socket"))
+    keys = [f"k{number}" for number in range(5000)]
+    try:
+        for server in (old, new):
+            with RedisCache(url=server.url, timeout=5) as cache:
+                cache.put_many(
+                    {key: CacheEntry(key, 1) for key in keys}, {key: cache.successor() for key in keys}
+                )
+        with RedisCache(url=f"unix://{name}", timeout=5) as cache:
+            scan = cache._store.scan(None)
+            found = set(next(scan))
+            name.unlink()
+            name.symlink_to(Path(new.directory, "socket"))
+            old.kill()
+            found.update(*scan)
+            assert found == set(keys)
+            scan = cache._store.scan(None)
+            next(scan)
+            new.kill()
+            with pytest.raises(TierUnavailableError):
+                list(scan)
+    finally:
+        old.close()
+        new.close()
+
+
 def test_the_end_of_an_outage_is_found_out_cheaply(server: RedisServer) -> None:
     """A cache asks whether the server is there, not what is on it: other fleets may have millions of keys."""
     tier = RedisCache(url=server.url, timeout=60)

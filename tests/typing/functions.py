@@ -41,6 +41,24 @@ def of_a_cache(x: int) -> float:
 
 
 @cache_result
+def of_any(x: str) -> Any:
+    """What has no type is not taken for a coroutine."""
+    return x
+
+
+@cache_result(ttl=60)
+def of_any_with_parameters(x: str) -> Any:
+    """Nor with parameters."""
+    return x
+
+
+@cache_result
+async def awaited_any(x: str) -> Any:
+    """And a coroutine of it still is one."""
+    return x
+
+
+@cache_result
 async def awaited(x: int) -> bytes:
     """A coroutine function stays one."""
     return bytes(x)
@@ -64,6 +82,8 @@ def functions() -> None:
     assert_type(bare(x=1, y="a"), list[str])
     assert_type(with_parameters(1, y="a"), str)
     assert_type(of_a_cache(1), float)
+    assert_type(of_any(""), Any)
+    assert_type(of_any_with_parameters(""), Any)
     assert_type(bare.cache_info(), CacheInfo)
     assert_type(bare.cache_info().hits, int)
     assert_type(bare.cache_clear(), int)
@@ -88,6 +108,8 @@ def functions() -> None:
 async def coroutines() -> None:
     assert_type(await awaited(1), bytes)
     assert_type(await awaited_with_parameters(1), str | None)
+    assert_type(await awaited_any(""), Any)
+    assert_type(await awaited_any.invalidate(""), bool)
     assert_type(await awaited_of_a_cache(1), dict[str, int])
     assert_type(await awaited.cache_clear(), int)
     assert_type(await awaited.invalidate(1), bool)
@@ -149,6 +171,8 @@ async def methods(client: Client) -> None:
     assert_type(await client.make_later(1), float)
     assert_type(Client.free(1), complex)
     assert_type(await Client.free_later(1), complex)
+    assert_type(client.free(1), complex)
+    assert_type(await client.free_later(1), complex)
     assert_type(Client.get(client, 1), str)
     assert_type(Client.get.invalidate(client, 1), bool)
     assert_type(await Client.fetch.refresh(client, 1), bytes)
@@ -157,6 +181,7 @@ async def methods(client: Client) -> None:
     client.get()  # type: ignore[call-arg]
     await client.fetch("1")  # type: ignore[arg-type]
     Client.free("1")  # type: ignore[arg-type]
+    client.free("1")  # type: ignore[arg-type]
     Client.get.invalidate(1)  # type: ignore[call-arg, arg-type]
     client.get.invalidate(1)  # type: ignore[attr-defined]
 

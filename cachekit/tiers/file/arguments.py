@@ -9,7 +9,7 @@ from cachekit.fences import SharedFence
 from cachekit.model import CacheEntry
 from cachekit.ports import Fence
 
-_LARGEST_MB: Final = 1 << 20
+LARGEST_MB: Final = 1 << 20
 
 
 def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
@@ -41,6 +41,6 @@ def checked_limit(max_size_mb: float) -> int:
         raise TypeError(
             f"max_size_mb must be a number of MiB, not {max_size_mb!r} of type {type(max_size_mb).__name__}"
         )
-    if not (isfinite(max_size_mb) and 1 <= max_size_mb <= _LARGEST_MB):
-        raise ValueError(f"max_size_mb must be 1 to {_LARGEST_MB} (1 TiB), not {max_size_mb!r}")
+    if not (isfinite(max_size_mb) and 1 <= max_size_mb <= LARGEST_MB):
+        raise ValueError(f"max_size_mb must be 1 to {LARGEST_MB} (1 TiB), not {max_size_mb!r}")
     return int(max_size_mb * (1 << 20))

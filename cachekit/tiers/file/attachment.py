@@ -184,6 +184,7 @@ class Attachment:
                     os.unlink(f"{self.path}/{USERS}")
                 except OSError:
                     pass  # somebody was faster, or it cannot be mended
+                self._due = 0.0  # or our readers would fail until they look again
         engines.settle()
 
     def is_closed(self) -> bool:

@@ -17,12 +17,11 @@ Counts may be too high after a crash, never too low.
 
 from __future__ import annotations
 
-import mmap
 import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import Effects, open_ours
+from cachekit.tiers.file.effects import Effects, mapped, open_ours
 from cachekit.tiers.file.format import FORMAT, PAGE, Geometry
 
 MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
@@ -73,9 +72,7 @@ def map_blocks(
     path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False
 ) -> list[memoryview]:
     """The words of each shard's block."""
-    with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
-        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
-        view = memoryview(mmap.mmap(file.fileno(), geometry.control_size, access=access))
+    view = mapped(path, geometry.control_size, read_only=read_only)
     starts = range(PAGE, geometry.control_size, geometry.block)
     return [effects.words(view[start : start + geometry.block].cast("Q")) for start in starts]
 

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final, final
 from zlib import crc32
@@ -99,6 +100,11 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     except Timeout as error:
         raise LockTimeoutError(f"{path} was being opened by another process for {patience} s") from error
     try:
+        if _lacks_a_part(path):
+            # Whoever has it open goes on without, and so could nobody come in until all of them have ended.
+            # Without the file that stands for the whole they open it anew, as it is made now.
+            with suppress(FileNotFoundError):
+                effects.unlink(f"{path}/{USERS}")
         users = open_or_make(f"{path}/{USERS}")
         try:
             found, salt = _enter(path, geometry, users, effects)
@@ -108,6 +114,13 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
     finally:
         lock.release()
     return Directory(path, found, salt, users)
+
+
+def _lacks_a_part(path: str) -> bool:
+    """Whether a file that a cache of this format must have is not there."""
+    version = read_manifest(path)[0]
+    parts = ("tokens", "control") if version == FORMAT else ()
+    return version is None or not all(os.path.lexists(f"{path}/{part}") for part in parts)
 
 
 def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[Geometry, bytes]:

@@ -9,6 +9,7 @@ an object in its place that counts, and stops after the Nth effect as `kill -9` 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 
 
@@ -41,6 +42,20 @@ def open_ours(path: str, flags: int) -> int:
         if error.errno == errno.ELOOP:
             raise FileNotFoundError(errno.ENOENT, "a symbolic link is not followed", path) from error
         raise
+
+
+def mapped(path: str, size: int, *, read_only: bool = False) -> memoryview:
+    """So much of a file of ours, in memory.
+
+    Raises:
+        OSError: as the system calls do; also if it is shorter, because the directory was just replaced.
+    """
+    with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
+        try:
+            return memoryview(mmap.mmap(file.fileno(), size, access=access))
+        except ValueError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path) from None
 
 
 def open_or_make(path: str) -> int:

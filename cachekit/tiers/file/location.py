@@ -27,7 +27,7 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
 
     Raises:
         TypeError: `cache_dir` is no path of str.
-        ValueError: it is empty, or has a NUL in it.
+        ValueError: it is empty, has a NUL in it, or begins with `~` and the name of nobody.
     """
     if cache_dir is None:
         # Loaded here: whoever names a directory needs none of it.
@@ -39,7 +39,13 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
         raise ValueError(
             f"cache_dir must be the path of a directory, not {cache_dir!r}; leave it out for the user's own"
         )
-    return os.path.join(os.path.abspath(os.path.expanduser(path)), _name(namespace)).rstrip(os.sep) or os.sep
+    home = os.path.expanduser(path)
+    if home.startswith("~"):
+        user = home.split(os.sep)[0]
+        raise ValueError(
+            f"cache_dir is {path!r}, but {user} has no home directory here; write ./{path} if it is no user's"
+        )
+    return os.path.join(os.path.abspath(home), _name(namespace)).rstrip(os.sep) or os.sep
 
 
 def _fspath(cache_dir: object) -> str:

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from errno import ENOENT
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
@@ -83,6 +84,7 @@ class ShardLock:
 
         Raises:
             LockTimeoutError: the lock was not to be had within `patience`.
+            FileNotFoundError: somebody has removed it.
         """
         me = threading.get_ident()
         if self._owner == me:
@@ -100,6 +102,9 @@ class ShardLock:
                         self._owner = me
                         if not self._lock(self._fd, blocking=False):
                             self._wait(entered + self.patience)
+                        if not os.fstat(self._fd).st_nlink:
+                            # Who comes now makes another one, and would not be kept out by this.
+                            raise FileNotFoundError(ENOENT, "the lock was removed", self.path)
                         result = operation(*arguments)
                     finally:
                         self._owner = 0

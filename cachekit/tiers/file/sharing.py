@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,9 @@ _Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 @final
 class Engines:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
+
+    #: Kept here: when an interpreter ends, the names of modules go before the objects that use them.
+    _interpreter_ends = staticmethod(sys.is_finalizing)
 
     def __init__(self) -> None:
         #: Held while engines come and go; whoever had it calls `settle`. Re-entrant: a finalizer may come in
@@ -72,6 +76,9 @@ class Engines:
 
     def release(self, engine: Engine) -> None:
         """Give an engine back, once for each `acquire`; the last one closes it."""
+        # The finalizer of a cache that was made at exit comes so late that what closing needs is gone.
+        if self._interpreter_ends():
+            return  # the process's end gives back what there is
         self._returned.append(engine)
         self.settle()
 

@@ -33,6 +33,7 @@ from cachekit.model import (
 )
 from cachekit.ports import Clock, Codec, Fence, Found
 from cachekit.serialization import Serializer
+from cachekit.serialization.allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
 from cachekit.tiers.file.arguments import checked_fence, checked_limit
 from cachekit.tiers.file.attachment import Attachment
@@ -122,7 +123,7 @@ class FileCache:
         if not isinstance(allow_network_fs, bool):
             raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
         path = directory_of(cache_dir, namespace)
-        allow = tuple(allow)
+        allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
         serializer = Serializer(namespace, secret=secret, **arguments)
         trusting = serializer if secret is not None else Serializer(namespace, trusted=True, **arguments)

@@ -10,7 +10,6 @@ because records carry the tokens that were read before their value was loaded.
 
 from __future__ import annotations
 
-import mmap
 import os
 import time
 from array import array
@@ -19,7 +18,7 @@ from hashlib import blake2b
 from typing import Final, final
 
 from cachekit.fences import EPOCH, FLUX, NEWS, TagTokens
-from cachekit.tiers.file.effects import Effects, open_ours
+from cachekit.tiers.file.effects import Effects, mapped, open_ours
 from cachekit.tiers.file.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
@@ -102,11 +101,8 @@ class Tokens:
     __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
 
     def __init__(self, path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False) -> None:
-        with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
-            access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
-            mapped = mmap.mmap(file.fileno(), geometry.tokens_size, access=access)
         #: Everything, as 8-byte words; `bucket` tells which is a key's.
-        self.words = effects.words(memoryview(mapped).cast("Q"))
+        self.words = effects.words(mapped(path, geometry.tokens_size, read_only=read_only).cast("Q"))
         self._news = -1
         self._shift = geometry.bucket_shift
         self._buckets = geometry.buckets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -160,7 +162,10 @@ def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> 
 
 def _checked_node(host: str, port: int) -> tuple[str, int]:
     if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {host!r} of type {type(host).__name__}")
+        raise TypeError(
+            f"host must be a str, not {host!r} of type {type(host).__name__}; a client of your own goes into "
+            f"client=, a URL into url="
+        )
     if "://" in host or "@" in host:
         raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
     if host.count(":") == 1:  # an IPv6 address has more
@@ -207,6 +212,7 @@ def ways_to(address: Address) -> Ways:
         "password": address.password,
     }
     if address.nodes is not None:
+        options["redis_connect_func"] = _never_later  # which is called when it is connected
         nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
         cluster = redis.RedisCluster(
             startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
@@ -221,6 +227,7 @@ def ways_to(address: Address) -> Ways:
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
     kind = options.pop("connection_class", redis.Connection)
+    options["redis_connect_func"] = _connected  # which is called instead of what connects
     # It waits when all connections are in use; the plain pool raises.
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
         connection_class=_leaving_replicas(kind), **options
@@ -235,6 +242,20 @@ def ways_to(address: Address) -> Ways:
         pool.disconnect()
 
     return Ways(client, lines.ask, close)
+
+
+def _never_later(connection: Any) -> None:
+    """Have the system forget, when the connection is closed, what the server has not acknowledged.
+
+    It would go on sending it: when the network is back, seconds later, a write that we have given up would
+    come after newer ones.
+    """
+    connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _connected(connection: Any) -> None:
+    _never_later(connection)
+    connection.on_connect()
 
 
 def _leaving_replicas(kind: Any) -> Any:

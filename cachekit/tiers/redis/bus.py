@@ -11,7 +11,6 @@ make caches forget or, in the name of a writer, keep them from noticing a loss.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import random
 import threading
@@ -21,27 +20,15 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from cachekit import forks
-from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.errors import TierUnavailableError
 from cachekit.ports import BusListener
+from cachekit.tiers.redis.heart import Heart
 from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.server import Server
-from cachekit.upkeep import Job, upkeep
 
 _STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
-
-
-#: Caches that have something to confirm, or may have.
-_confirming: weakref.WeakSet[Bus] = weakref.WeakSet()
-
-
-@atexit.register
-def _confirm_before_exit() -> None:
-    # A program that ends without closing its caches would leave the fleet waiting for heartbeats, and then
-    # without its copies in memory.
-    for bus in list(_confirming):
-        bus.confirm(final=True)
 
 
 @final
@@ -59,48 +46,14 @@ class Bus:
         self.outbox = Outbox()
         self._lock = threading.Lock()
         self._ears: tuple[_Ear, ...] = ()  # replaced as a whole: it is read without the lock
-        self._job: Job | None = None
-        self._silent_until = 0.0
+        self._heart = Heart(server, channel, self.outbox)
+        # When nobody holds this any more what it has sent must still be confirmed.
+        weakref.finalize(self, self._heart.drop).atexit = False
         forks.register(self)
 
     def keep_confirming(self) -> None:
         """See to it that heartbeats follow, from the first message on."""
-        if self._job is not None:
-            return
-        # Without the lock: a fork takes the locks of upkeep before ours.
-        job = upkeep.every(HEARTBEAT, self._beat)
-        with self._lock:
-            first = self._job is None
-            if first:
-                self._job = job
-        if first:
-            _confirming.add(self)
-        else:
-            job.cancel()
-
-    def _beat(self) -> None:
-        self.confirm(final=False)
-
-    def confirm(self, *, final: bool) -> None:
-        """Publish a heartbeat, if there is anything to confirm.
-
-        Args:
-            final: there will be no other, so confirm everything.
-        """
-        if time.monotonic() < self._silent_until and not final:
-            return
-        due = self.outbox.heartbeat(final=final)
-        if due is None:
-            return
-        number, text = due
-        try:
-            self._server.call("PUBLISH", self.channel, text)
-        except (TierUnavailableError, CacheClosedError):
-            # The next one will speak of the same messages. This thread belongs to all caches, and shall not
-            # wait for a server that is out every second.
-            self._silent_until = time.monotonic() + PATIENCE
-            return
-        self.outbox.confirm(number)
+        self._heart.keep_beating()
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
         """Begin to listen; the function returned ends it, and may be called twice.
@@ -136,22 +89,19 @@ class Bus:
     def close(self) -> None:
         """Confirm what was sent, and end all listening."""
         with self._lock:
-            job, self._job = self._job, None
             ears, self._ears = self._ears, ()
-        if job is not None:
-            job.cancel()
-            self.confirm(final=True)
+        self._heart.end()
         for ear in ears:
             ear.stop()
 
     def before_fork(self) -> None:
         """Take the locks (see `forks`)."""
         self._lock.acquire()
-        self.outbox.before_fork()
+        self._heart.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
         """Give the locks back; the child is another writer, and listens with threads of its own."""
-        self.outbox.after_fork(in_child)
+        self._heart.after_fork(in_child)
         self._lock.release()
         if in_child:
             for ear in self._ears:

@@ -203,7 +203,7 @@ class Inbox:
         self._writers: dict[str, _Writer] = {}
 
     def gap(self) -> None:
-        """Something may have been lost: whoever spoke before is unknown from here on."""
+        """The connection was lost: whoever spoke before is unknown from here on."""
         self._writers.clear()
         self._tell("all")
 
@@ -215,7 +215,7 @@ class Inbox:
         except (ValueError, TypeError, RecursionError):
             known = False
         if not known:
-            self.gap()
+            self._tell("all")
         elif name != self._own:
             self._receive(name, number, kind, body, now)
 
@@ -227,8 +227,10 @@ class Inbox:
             writer = self._writers[name] = _Writer(now)
         writer.heard = now
         if kind == "beat":
+            # What is missing is made good with that. The later numbers that are here stay: a writer that
+            # never pauses would be found incomplete by each of its heartbeats else.
             if not self._is_complete(writer, body, now):
-                self.gap()
+                self._tell("all")
             return
         if number > writer.confirmed:  # else it was sent twice, or its heartbeat overtook it
             writer.numbers.add(number)
@@ -240,31 +242,32 @@ class Inbox:
                 body = re.escape(literal_beginning(body))
             self._tell(kind, body)
         else:
-            self.gap()
+            self._tell("all")
         if len(writer.numbers) > _MOST_NUMBERS:
             self.gap()
 
     @staticmethod
     def _is_complete(writer: _Writer, body: Any, now: float) -> bool:
+        """Whether all has come that a heartbeat speaks of; the next one is compared with what came since."""
         if type(body) is not list or [type(part) for part in body] != [int, int]:
             return False
         begin, end = body
-        if writer.confirmed:
-            if begin > writer.confirmed:  # a heartbeat is missing
-                return False
-            begin = writer.confirmed  # or one came twice, the second time with more
+        in_order = not writer.confirmed or begin <= writer.confirmed  # else a heartbeat is missing
+        begin = writer.confirmed or begin  # or one came twice, the second time with more
         confirmed = {number for number in writer.numbers if number <= end}
-        if len(confirmed) != max(end - begin, 0) or (confirmed and min(confirmed) <= begin):
-            return False
+        complete = len(confirmed) == max(end - begin, 0) and (not confirmed or min(confirmed) > begin)
         writer.numbers -= confirmed
         writer.confirmed = max(end, begin)
         writer.due = now + PATIENCE if writer.numbers else None
-        return True
+        return in_order and complete
 
     def tick(self, now: float) -> None:
         """Time has passed: see whether a heartbeat should have come."""
-        if any(writer.due is not None and writer.due < now for writer in self._writers.values()):
-            self.gap()
+        overdue = [one for one in self._writers.values() if one.due is not None and one.due < now]
+        for writer in overdue:
+            writer.due = None  # once; it may still come
+        if overdue:
+            self._tell("all")
         silent = [name for name, writer in self._writers.items() if writer.heard < now - _FORGET]
         for name in silent:
             del self._writers[name]

@@ -7,11 +7,12 @@
 --          be replaced
 --
 -- Returns of each value 1; or 0 if another value, or another token, than the one that may be replaced is
--- there, and nothing of it was changed.
+-- there, and nothing of it was changed. That is told as well: a number of the writer's that nobody hears
+-- of counts as a loss, for which the fleet would drop all that it has in memory.
 -- Running it twice leaves what running it once does. With a token that may be replaced it knows a second
 -- time by its own token.
 
-local stored, changed, failure = {}, false, nil
+local stored, failure = {}, nil
 
 local function may_replace(name, token, only, expected, own)
     if only ~= '' then
@@ -27,6 +28,8 @@ local function may_replace(name, token, only, expected, own)
     return true
 end
 
+-- First of all, so that who may not publish does not write either; nobody reads before the end.
+redis.call('PUBLISH', ARGV[1], ARGV[2])
 for i = 1, #KEYS, 2 do
     local name, token = KEYS[i], KEYS[i + 1]
     local at = 4 + (i - 1) / 2 * 5
@@ -36,11 +39,6 @@ for i = 1, #KEYS, 2 do
     elseif expected ~= '' and redis.pcall('GET', token) == own then
         stored[#stored + 1] = 1
     else
-        if not changed then
-            -- First of all, so that who may not publish does not write either; nobody reads before the end.
-            redis.call('PUBLISH', ARGV[1], ARGV[2])
-            changed = true
-        end
         local done
         if life == '' then
             done = redis.pcall('SET', name, envelope)

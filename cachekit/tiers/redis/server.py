@@ -193,26 +193,44 @@ class Server:
 
         A name may come twice; one that comes or goes meanwhile may be among them or not.
         """
-        primaries = self._ways().client.get_primaries() if self.is_cluster else [None]
-        for primary in primaries:
-            cursor: int | None = 0
-            while cursor is not None:
-                cursor, names = self._scan_step(primary, cursor, glob)
-                if names:
-                    yield names
+        client = self._ways().client
+        clients = [client]
+        if self.is_cluster:
+            clients = [client.get_redis_connection(primary) for primary in client.get_primaries()]
+        for one in clients:
+            try:
+                yield from self._scan(one.connection_pool, glob)
+            except TierUnavailableError:
+                yield from self._scan(one.connection_pool, glob)
 
-    def _scan_step(self, primary: Any, cursor: int, glob: bytes) -> tuple[int | None, list[bytes]]:
-        command = "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED
+    def _scan(self, pool: Any, glob: bytes) -> Iterator[list[bytes]]:
+        """The names on one server, all over one connection.
+
+        Another connection may lead to another server, restarted or promoted, to which a cursor says something
+        else: that would leave out names without a word. So whoever tries again begins anew.
+        """
         try:
-            if primary is None:
-                following, names = self._ways().ask(*command)
-            else:
-                # The driver sorts a Cluster's cursors by node; there is one.
-                cursors, names = self._ways().client.execute_command(*command, target_nodes=primary)
-                (following,) = cursors.values()
+            connection = pool.get_connection()
         except self._errors as error:
             raise self._unavailable(error) from error
-        return int(following) or None, names
+        try:
+            cursor, begun = 0, False
+            while cursor or not begun:
+                try:
+                    connection.send_command(
+                        "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED, check_health=False
+                    )
+                    following, names = connection.read_response()
+                except self._errors as error:
+                    raise self._unavailable(error) from error
+                cursor, begun = int(following), True
+                if names:
+                    yield names
+        except BaseException:
+            connection.disconnect()  # an answer may be on its way
+            raise
+        finally:
+            pool.release(connection)
 
     def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers in order, errors of the server among them as exceptions."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from hashlib import sha1
 from itertools import chain
 from typing import Final, NamedTuple, final
@@ -285,29 +285,40 @@ class Store:
 
     def remove_matching(self, pattern: re.Pattern[str]) -> int:
         """Remove the values whose keys match, and tell the fleet; how many there were."""
-        with self._sending(*_told(pattern)) as message:
-            # First, so that what is being loaded now is not added behind the scan's back; and once more,
-            # for what was read from a value that the scan had not come to yet.
-            self._forget_buckets()
-            removed = 0
+        removed = 0
+        with self._going_through(*_told(pattern)):
             for keys in self.scan(pattern):
                 removed += self._server.unlink([self._layout.value(key) for key in keys])
-            self._server.call(*self._publish(message))
-            self._forget_buckets()
         return removed
 
     def clear(self) -> int:
         """Remove everything under the prefix, and tell the fleet; how many values there were."""
         removed = 0
-        with self._sending("all") as message:
-            self._forget_buckets()
+        with self._going_through("all"):
             for names in self._server.scan(self._layout.everything_glob()):
                 values = [name for name in names if self._layout.key(name) is not None]
                 removed += self._server.unlink(values)
                 self._server.unlink([name for name in names if self._layout.is_tag(name)])
+        return removed
+
+    @contextmanager
+    def _going_through(self, kind: Kind, body: object = None) -> Iterator[None]:
+        """Around a scan that removes: break the fences of all keys, and tell the fleet when it is done.
+
+        The message gets its number only then: heartbeats confirm nothing that comes after a number in hand,
+        so those who listen would take a scan that is long for a loss. One that fails is a number lost.
+        """
+        try:
+            # First, so that what is being loaded now is not added behind the scan's back; and once more,
+            # for what was read from a value that the scan had not come to yet.
+            self._forget_buckets()
+            yield
+        except BaseException:
+            with self._sending(kind, body):
+                raise
+        with self._sending(kind, body) as message:
             self._server.call(*self._publish(message))
             self._forget_buckets()
-        return removed
 
     def size(self) -> int:
         """How many values there are, by a scan."""
