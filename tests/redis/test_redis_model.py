@@ -213,13 +213,13 @@ class RedisAgainstModel(RuleBasedStateMachine):
 def test_against_a_dict(redis_url: str) -> None:
     """A few hundred histories on one server."""
     RedisAgainstModel.url, RedisAgainstModel.nodes = redis_url, None
-    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=40, stateful_step_count=25))
+    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=100, stateful_step_count=25))
 
 
 def test_against_a_dict_on_a_cluster(cluster_nodes: list[tuple[str, int]]) -> None:
     """The same on three."""
     RedisAgainstModel.nodes = cluster_nodes
-    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=4, stateful_step_count=15))
+    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=12, stateful_step_count=20))
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from same import same
 from stored_values import BUILTIN, PLAIN, REGISTERED, nested
@@ -56,7 +56,7 @@ def test_large_values_return_as_they_were(serializer: Serializer) -> None:
     assert same(value, there_and_back(serializer, value))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(value=nested(), serializer=st.sampled_from(SERIALIZERS))
 def test_nested_values_return_as_they_were(value: Any, serializer: Serializer) -> None:
     """Nested builtin values return with the same types all the way down."""
