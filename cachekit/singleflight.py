@@ -372,9 +372,15 @@ class FlightTable(Generic[F]):
             fence: taken by the caller just now; a new flight flies behind it.
             loop: the running loop, of a coroutine; None for a caller that will block its thread.
         """
-        mine = _flying()
         led: Flight[F] | None = None
         try:
+            if key not in self._flights:
+                # Most loads meet nobody, and take no lock: threads that load one key each after the other
+                # would wait for each other nearly as often as they load.
+                led = Flight(self, key, fence, loop)
+                if self._flights.setdefault(key, led) is led:
+                    return led, True
+            mine = _flying()
             with _lock:
                 flight = self._flights.get(key)
                 if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):

@@ -162,8 +162,10 @@ class Store(Removing):
         return found
 
     def peek(self, key: str, read: Callable[[Held], T], *, even_stale: bool = False) -> T | Missing:
-        """Like `look_up_locked`, but nothing is counted or moved; with `even_stale` as loads may see it."""
+        """Like `look_up`, but nothing is counted or moved; with `even_stale` as loads may see it."""
         found: T | Missing = MISSING
+        if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
+            return found
         try:
             with self._lock:
                 self.refuse_if_closed()
