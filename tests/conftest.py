@@ -23,7 +23,7 @@ settings.load_profile("same")
 
 pytest_plugins = [
     "aio_caches", "disks", "interrupting", "lease_servers", "loops", "patience", "redis_fixtures",
-    "three_tiers",
+    "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 

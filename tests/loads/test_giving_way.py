@@ -5,34 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from loops import Run, until
 from racing import in_thread
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, aio
 from cachekit.locks.processes import ProcessLeases
-from cachekit.turns import Turn
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A pipe with a byte for each time that a turn was asked for in vain."""
-    read, write = os.pipe()
-    later = Turn._later
-
-    def announced(turn: Turn) -> Turn | None:
-        os.write(write, b"x")
-        return later(turn)
-
-    monkeypatch.setattr(Turn, "_later", announced)
-    yield read
-    os.close(read)
-    os.close(write)
 
 
 def made(directory: Path, load: LoadOptions) -> IntelligentCache:

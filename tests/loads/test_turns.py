@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,23 +80,6 @@ class Place:
 @pytest.fixture(params=SCOPES)
 def place(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str, prefix: str) -> Place:
     return Place(request.param, tmp_path, redis_url, prefix)
-
-
-@pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A pipe with a byte for each turn, in this process or one forked from it, that had to wait."""
-    read, write = os.pipe()
-    later = Turn._later
-
-    def announced(turn: Turn) -> Turn | None:
-        if not turn._waited:
-            os.write(write, b"x")
-        return later(turn)
-
-    monkeypatch.setattr(Turn, "_later", announced)
-    yield read
-    os.close(read)
-    os.close(write)
 
 
 # -- the stampede ---------------------------------------------------------------------------------------
