@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.breaker import BreakerState, CircuitBreaker
-from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.journal import Journal, Missed
-from cachekit.ports import Clock, FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.ports import FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.scheduler import Job, upkeep
 from cachekit.speaking import speak
 from cachekit.stats import Histogram
-from cachekit.upkeep import Job, upkeep
 
 if TYPE_CHECKING:
     import logging

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-from cachekit.chance import chance
 from cachekit.load_options import LoadOptions, checked_jitter, checked_options
 from cachekit.loads import Loads
 from cachekit.model import TTL, Tags, checked_tags, seconds, stale_seconds
+from cachekit.runtime.backoff import chance
 from cachekit.terms import Life, Terms
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cachekit.clock import SystemClock
 from cachekit.errors import TierUnavailableError
 from cachekit.model import MISSING, Missing
 from cachekit.ports import FleetTier, HostTier
+from cachekit.runtime.clock import SystemClock
 from cachekit.tiers.memory import MemoryCache
 
 

@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from cachekit.awaited_loads import AwaitedLoads
-from cachekit.background import Background
 from cachekit.coherence import LoadFence
 from cachekit.errors import LoadTimeoutError
 from cachekit.loads import Loads
-from cachekit.locks.waiting import wait_for
 from cachekit.model import MISSING
+from cachekit.runtime.background import Background
+from cachekit.runtime.backoff import wait_for
 from cachekit.singleflight import Abandoned, Flight, in_turn, is_in_turn, loading
 from cachekit.terms import Terms
 

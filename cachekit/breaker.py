@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, final
 
-from cachekit import forks
-from cachekit.chance import chance
+from cachekit.runtime import fork
+from cachekit.runtime.backoff import chance
 
 #: `closed`: calls go through. `open`: they are refused. `probing`: refused, and the tier is being tried.
 #: `closing`: refused for the last time, while what the tier missed is made good.
@@ -54,7 +54,7 @@ class CircuitBreaker:
         self.outages = 0
         #: Whether calls are refused: the state as one attribute, for a caller that has no time.
         self.refuses = False
-        forks.register(self)
+        fork.register(self)
 
     @property
     def state(self) -> BreakerState:

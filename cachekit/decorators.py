@@ -19,15 +19,7 @@ from cachekit import default
 from cachekit.cache import IntelligentCache
 from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
 from cachekit.fronts import Front, asked_of, async_wrapper_of, wrapper_of
-from cachekit.keys import (
-    Signature,
-    arguments_text,
-    described_by,
-    identity_of,
-    name_of,
-    unwrapped,
-    version_of,
-)
+from cachekit.keys import Signature, arguments_text, described_by, identity_of, name_of, unwrapped, version_of
 from cachekit.load_options import LoadOptions, checked_jitter, checked_options
 from cachekit.model import (
     MEMORY,
@@ -41,7 +33,7 @@ from cachekit.model import (
     seconds,
     stale_seconds,
 )
-from cachekit.offloop import in_own_thread
+from cachekit.runtime.threads import in_own_thread
 from cachekit.stats import Lookups
 from cachekit.terms import Life, Terms
 

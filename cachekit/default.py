@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from cachekit import forks
 from cachekit.cache import IntelligentCache, KnowsCache
 from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
+from cachekit.runtime import fork
 
 #: How long the default cache keeps what says no ttl: over a weekend, and with Redis below the time from which
 #: tagged values need another round trip.
@@ -52,7 +52,7 @@ class _ForkGuard:
 
 
 _fork_guard = _ForkGuard()
-forks.register(_fork_guard)
+fork.register(_fork_guard)
 
 
 def follow(follower: KnowsCache) -> None:

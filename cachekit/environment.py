@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachekit.errors import CacheError
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.tier import FileCache

@@ -14,14 +14,14 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
-from cachekit import forks
-from cachekit.background import Background
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
 from cachekit.loads import Loads
 from cachekit.model import MISSING
+from cachekit.runtime import fork
+from cachekit.runtime.background import Background
+from cachekit.runtime.scheduler import Job, upkeep
 from cachekit.terms import Terms
-from cachekit.upkeep import Job, upkeep
 
 _INTERVAL: Final = 1.0  # seconds between two rounds
 _MARGIN: Final = 0.2  # the part of its life in which a key is loaded again
@@ -49,7 +49,7 @@ class KeptWarm:
         self._closed = False
         self._job: Job | None = None
         self._round: Background | None = None
-        forks.register(self)
+        fork.register(self)
 
     def keep(self, keys: Sequence[str], loader: Callable[[str], Any], terms: Terms) -> None:
         """Keep them warm from now on."""

@@ -30,15 +30,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
-from cachekit.coherence import (
-    Listener,
-    LoadFence,
-    Lower,
-    agree,
-    marked,
-    may_keep,
-    named,
-)  # fmt: skip
+from cachekit.coherence import Listener, LoadFence, Lower, agree, marked, may_keep, named
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
 from cachekit.model import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheEntry, CacheLevel, Missing

@@ -14,18 +14,6 @@ from cachekit.fences import Origin, SharedFence
 from cachekit.model import TTL, CacheEntry, CacheStats, Tags
 
 
-class Clock(Protocol):
-    """Where the time comes from: a parameter, so that tests move it and never sleep."""
-
-    def time(self) -> float:
-        """Seconds since the epoch: for whatever is compared between processes or after a restart."""
-        ...
-
-    def monotonic(self) -> float:
-        """Seconds on a clock that never jumps: for whatever stays in this process."""
-        ...
-
-
 class Codec(Protocol):
     """How a value becomes bytes and a value again. Both methods may be called from any thread.
 

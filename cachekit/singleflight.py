@@ -19,8 +19,8 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from cachekit import forks
 from cachekit.ports import Fence
+from cachekit.runtime import fork
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -357,7 +357,7 @@ class FlightTable(Generic[F]):
 
     def __init__(self) -> None:
         self._flights: dict[str, Flight[F]] = {}
-        forks.register(self)
+        fork.register(self)
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -8,7 +8,7 @@ from typing import Final, final
 
 from cachekit.health import Health, since
 from cachekit.model import CacheStats
-from cachekit.upkeep import Job, upkeep
+from cachekit.runtime.scheduler import Job, upkeep
 
 _INTERVAL: Final = 10.0  # seconds between two looks
 _LOOKS: Final = 6  # how many of them a judgement spans: a minute, so that an alert ends with its cause

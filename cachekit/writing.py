@@ -13,16 +13,7 @@ from functools import partial
 from typing import Any, Final, final
 
 from cachekit.accessor import UNAVAILABLE, Unavailable
-from cachekit.coherence import (
-    LoadFence,
-    Lower,
-    Steps,
-    as_text,
-    marked,
-    may_keep,
-    named,
-    removed,
-)  # fmt: skip
+from cachekit.coherence import LoadFence, Lower, Steps, as_text, marked, may_keep, named, removed
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
 from cachekit.model import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheEntry, CacheLevel

@@ -23,11 +23,11 @@ from cachekit import (
     default,
     disabled,
     environment,
-    forks,
     get_default_cache,
     override,
     set_default_cache,
 )
+from cachekit.runtime import fork
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def test_a_fork_during_a_switch() -> None:
     def switch() -> None:
         with default._lock:
             switching.set()
-            while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+            while not fork._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
                 switching.wait(0)
 
     end = in_thread(switch)
@@ -250,7 +250,7 @@ def test_a_fork_during_a_switch() -> None:
 BUILDING = """
 import os, signal, threading
 from cachekit import environment, forks, get_default_cache
-from cachekit.upkeep import upkeep
+from cachekit.runtime.scheduler import upkeep
 
 building, forked = threading.Event(), threading.Event()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cachekit import IntelligentCache, TierUnavailableError, environment, get_default_cache
-from cachekit.clock import SystemClock
+from cachekit.runtime.clock import SystemClock
 
 PROGRAM = """
 from cachekit import cache_result

@@ -13,8 +13,9 @@ from interrupting import no_collection
 from racing import frequent_switches, in_thread
 from redis_server import wait_until
 
-from cachekit import IntelligentCache, LoadOptions, MemoryCache, forks
-from cachekit.upkeep import Upkeep
+from cachekit import IntelligentCache, LoadOptions, MemoryCache
+from cachekit.runtime import fork
+from cachekit.runtime.scheduler import Upkeep
 
 
 class Task:
@@ -88,20 +89,20 @@ def test_forks_while_caches_come_and_go() -> None:
     """Every fork takes every lock, whatever other threads make at that moment."""
     stop = threading.Event()
     witness = Witness()
-    forks.register(witness)
+    fork.register(witness)
 
     def churn() -> None:
         while not stop.is_set():
             some = [Witness() for _ in range(50)]
             for one in some:
-                forks.register(one)
+                fork.register(one)
 
     with frequent_switches():
         finish = [in_thread(churn) for _ in range(2)]
         try:
             for _ in range(1000):
-                forks._before()
-                forks._after_in_parent()
+                fork._before()
+                fork._after_in_parent()
         finally:
             stop.set()
             for finished in finish:
@@ -122,7 +123,7 @@ def test_one_that_fails_after_a_fork_strands_no_other(caplog: pytest.LogCaptureF
             raise MemoryError
 
     failing = Failing()
-    forks.register(failing)
+    fork.register(failing)
     with MemoryCache() as cache:
         assert [in_fork(lambda: cache.set_value("k", 1))() for _ in range(2)] == [0, 0]
         assert in_thread(lambda: cache.set_value("k", 2))() is True
@@ -132,11 +133,11 @@ def test_one_that_fails_after_a_fork_strands_no_other(caplog: pytest.LogCaptureF
 def test_what_is_registered_is_held_weakly() -> None:
     """A cache that is gone takes part in no fork."""
     with no_collection():  # of what others left, which is registered too
-        before = len(forks._registered)
+        before = len(fork._registered)
         cache = MemoryCache()
-        assert len(forks._registered) == before + 1
+        assert len(fork._registered) == before + 1
         del cache
-        assert len(forks._registered) == before
+        assert len(fork._registered) == before
 
 
 def test_an_interpreter_that_may_have_no_daemons(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from cachekit.model import (
     checked_key,
     checked_keys,
 )
-from cachekit.offloop import in_own_thread
 from cachekit.ports import FleetTier, HostTier
+from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.memory import MemoryCache as CoreMemory
 
 if TYPE_CHECKING:

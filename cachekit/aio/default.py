@@ -16,7 +16,7 @@ from cachekit.aio.facade import sync_of
 from cachekit.cache import IntelligentCache as Core
 from cachekit.load_options import LoadOptions
 from cachekit.model import TTL, Tags, WarmReport
-from cachekit.offloop import in_own_thread
+from cachekit.runtime.threads import in_own_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")

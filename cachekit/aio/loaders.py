@@ -8,7 +8,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final, ParamSpec
 
 from cachekit.errors import CacheError
-from cachekit.offloop import in_daemon_thread
+from cachekit.runtime.threads import in_daemon_thread
 
 _GLANCE: Final = 1.0  # seconds between two looks at whether the loop still runs
 

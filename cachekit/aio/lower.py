@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, Self, TypeVar
 
 from cachekit.aio.facade import Facade
-from cachekit.offloop import Threads, in_own_thread
+from cachekit.runtime.threads import Threads, in_own_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import final
 
 from cachekit.aio.facade import Facade, check_sync, inline, plain
-from cachekit.clock import SystemClock
 from cachekit.model import TTL, CacheStrategy
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.memory import MemoryCache as Core
 from cachekit.tiers.memory.strategies import Strategy
 from cachekit.tiers.memory.weights import Weigher

@@ -7,9 +7,9 @@ from typing import Any, final
 
 from cachekit.aio.facade import check_sync, in_thread, plain
 from cachekit.aio.lower import LowerFacade
-from cachekit.clock import SystemClock
 from cachekit.model import TTL
-from cachekit.ports import Clock, Codec, FleetTier
+from cachekit.ports import Codec, FleetTier
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret

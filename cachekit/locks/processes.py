@@ -9,8 +9,8 @@ import threading
 from hashlib import blake2b
 from typing import Final, Protocol, final
 
-from cachekit import forks
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.runtime import fork
 
 if sys.platform != "win32":
     import fcntl
@@ -182,7 +182,7 @@ class ProcessLeases:
         self._held: dict[int, object] = {}
         self._free = threading.Condition(threading.RLock())
         self._closed = False
-        forks.register(self)
+        fork.register(self)
 
     def try_acquire(self, key: str) -> ProcessLease | None:
         """The lease of a key, or None if somebody, in this process or another, has it. Does not wait.

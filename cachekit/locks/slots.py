@@ -10,8 +10,8 @@ from typing import final
 
 from portalocker import LockException, NamedBoundedSemaphore
 
-from cachekit import forks
 from cachekit.errors import TierUnavailableError
+from cachekit.runtime import fork
 
 
 @final
@@ -71,7 +71,7 @@ class LoadSlots:
         self._directory = os.fspath(directory)
         self._held: set[NamedBoundedSemaphore] = set()
         self._lock = threading.RLock()
-        forks.register(self)
+        fork.register(self)
 
     def try_acquire(self) -> LoadSlot | None:
         """A slot, or None if all are taken. Does not wait.

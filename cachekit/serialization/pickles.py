@@ -17,15 +17,7 @@ from typing import Any, Final, Never, final
 
 from cachekit.errors import SerializationError, UnreadableError
 from cachekit.serialization import opcodes
-from cachekit.serialization.allowlist import (
-    Allowance,
-    Table,
-    Use,
-    line_to_add,
-    resolve,
-    table,
-    unfit,
-)
+from cachekit.serialization.allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
 from cachekit.serialization.literals import is_literal
 
 PROTOCOL: Final = 5

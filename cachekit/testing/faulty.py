@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple, final
 
-from cachekit import forks
 from cachekit.errors import TierUnavailableError
 from cachekit.model import CacheEntry, CacheStats, Tags
 from cachekit.ports import Fence, Tier
+from cachekit.runtime import fork
 
 #: What a tier promises to do whatever has happened to it; they fail only if they are named.
 _DEPENDABLE: Final = frozenset({"close", "get_stats"})
@@ -54,7 +54,7 @@ class FaultyTier:
             if not hasattr(FaultyTier, name):
                 # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))
-        forks.register(self)
+        fork.register(self)
 
     def _forwarding(self, name: str) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:

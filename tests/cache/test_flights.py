@@ -25,13 +25,13 @@ from cachekit import (
     LoadOptions,
     MemoryCache,
     aio,
-    background,
     batches,
     loads,
     singleflight,
 )
-from cachekit.background import Background
 from cachekit.model import NO_TAGS
+from cachekit.runtime import background
+from cachekit.runtime.background import Background
 from cachekit.singleflight import Flight
 from cachekit.terms import Terms
 from cachekit.testing import ManualClock

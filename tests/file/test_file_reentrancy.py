@@ -17,7 +17,7 @@ from racing import in_thread
 from tracing import at_line
 
 from cachekit import CacheClosedError, FileCache
-from cachekit.clock import SystemClock
+from cachekit.runtime.clock import SystemClock
 from cachekit.testing.processes import fork
 from cachekit.tiers.file import segments as segments_module
 from cachekit.tiers.file import sharing

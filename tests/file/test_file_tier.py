@@ -13,13 +13,7 @@ from typing import Any
 import pytest
 
 import cachekit
-from cachekit import (
-    CacheEntry,
-    FileCache,
-    SerializationError,
-    TierUnavailableError,
-    ValueTooLargeError,
-)
+from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
 from cachekit.testing import ManualClock
 from cachekit.tiers.file.engine import Engine

@@ -14,18 +14,12 @@ from file_checks import open_files
 from forking import in_fork
 from redis_server import wait_until
 
-from cachekit import (
-    CacheClosedError,
-    CacheEntry,
-    FileCache,
-    FileFormatError,
-    TierUnavailableError,
-)
+from cachekit import CacheClosedError, CacheEntry, FileCache, FileFormatError, TierUnavailableError
 from cachekit.errors import LockTimeoutError
+from cachekit.runtime.scheduler import upkeep
 from cachekit.testing import ManualClock
 from cachekit.testing.damage import Fuzzer
 from cachekit.tiers.file.engine import Engine
-from cachekit.upkeep import upkeep
 
 
 def held_files(directory: Path) -> list[str]:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cachekit import CacheEntry, FileCache
 from cachekit.fences import Origin, SharedFence
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock
 from cachekit.testing import ManualClock
 
 KEYS = st.sampled_from(["a:1", "a:2", "b:1", "b:2", "", "ключ", "\ud800", "long" * 60])

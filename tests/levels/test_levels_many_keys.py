@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 from three_tiers import Make, Tiers
 
-from cachekit import (
-    CacheLevel,
-    SerializationError,
-)
+from cachekit import CacheLevel, SerializationError
 
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 

@@ -10,9 +10,10 @@ import pytest
 from forking import in_fork
 from racing import in_thread
 
-from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache, forks
+from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.keeping_warm import KeptWarm
 from cachekit.locks.processes import ProcessLeases
+from cachekit.runtime import fork
 from cachekit.testing import ManualClock
 
 
@@ -209,7 +210,7 @@ def test_a_fork_while_it_is_noted_what_is_kept(warm: Warm) -> None:
     def note(kept: KeptWarm = kept) -> None:
         with kept._lock:
             noting.set()
-            while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+            while not fork._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
                 noting.wait(0)
 
     end = in_thread(note)

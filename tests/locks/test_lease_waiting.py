@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from cachekit.locks.waiting import Lease, wait_for
+from cachekit.runtime.backoff import Lease, wait_for
 from cachekit.testing import ManualClock
 
 

@@ -19,7 +19,7 @@ from tracing import at_line
 from cachekit.errors import TierUnavailableError
 from cachekit.locks import slots
 from cachekit.locks.slots import LoadSlots
-from cachekit.locks.waiting import wait_for
+from cachekit.runtime.backoff import wait_for
 from cachekit.testing.processes import in_processes
 
 pytestmark = [

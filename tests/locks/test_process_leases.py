@@ -22,7 +22,7 @@ from tracing import at_line
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.locks import processes
 from cachekit.locks.processes import ProcessLeases
-from cachekit.locks.waiting import wait_for
+from cachekit.runtime.backoff import wait_for
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 

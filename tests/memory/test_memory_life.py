@@ -17,8 +17,8 @@ from forking import in_fork
 from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
+from cachekit.runtime.scheduler import upkeep
 from cachekit.testing import ManualClock
-from cachekit.upkeep import upkeep
 
 
 def upkeep_threads() -> list[threading.Thread]:

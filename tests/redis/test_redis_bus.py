@@ -20,9 +20,9 @@ from racing import in_thread
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, TierUnavailableError
+from cachekit.runtime.scheduler import upkeep
 from cachekit.tiers.redis import RedisCache, bus, heart
 from cachekit.tiers.redis.messages import Outbox
-from cachekit.upkeep import upkeep
 
 MakeCache = Callable[..., RedisCache]
 

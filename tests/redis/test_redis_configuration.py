@@ -14,10 +14,7 @@ from redis_looks import Point
 from redis_server import RedisServer
 
 from cachekit import CacheEntry
-from cachekit.errors import (
-    CacheClosedError,
-    TierUnavailableError,
-)
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.tiers.redis import RedisCache, scripts
 
 MakeCache = Callable[..., RedisCache]

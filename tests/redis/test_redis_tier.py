@@ -11,10 +11,7 @@ from redis_looks import Point, arguments_of, commands_of, names_under, value_nam
 from same import same
 
 from cachekit import CacheEntry
-from cachekit.errors import (
-    SerializationError,
-    ValueTooLargeError,
-)
+from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin
 from cachekit.model import FOREVER
 from cachekit.testing import ManualClock

@@ -9,13 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from cachekit import (
-    CacheLevel,
-    FileCache,
-    IntelligentCache,
-    MemoryCache,
-    RedisCache,
-)
+from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.coherence import Listener
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock

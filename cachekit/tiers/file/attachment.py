@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.directory import USERS
 from cachekit.tiers.file.engine import Engine, EngineStats

@@ -16,12 +16,11 @@ from math import inf
 from types import TracebackType
 from typing import Final, NamedTuple, TypeAlias, final
 
-from cachekit import forks
-from cachekit.clock import SystemClock
 from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.model import NO_TAGS
-from cachekit.ports import Clock
+from cachekit.runtime import fork
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
 from cachekit.tiers.file.directory import open_directory
@@ -128,7 +127,7 @@ class Engine:
         except BaseException:
             self.close()
             raise
-        forks.register(self)
+        fork.register(self)
 
     # -- looking ----------------------------------------------------------------------------------------
 
@@ -395,7 +394,7 @@ class Engine:
         os.close(self._users)
 
     def before_fork(self) -> None:
-        """Take the locks (see `cachekit.forks`)."""
+        """Take the locks (see `cachekit.runtime.fork`)."""
         for shard in self._shards:
             shard.before_fork()
 

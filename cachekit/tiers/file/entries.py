@@ -22,7 +22,8 @@ from cachekit.errors import (
 )
 from cachekit.fences import Origin, SharedFence, TagTokens
 from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheStats, Missing
-from cachekit.ports import Clock, Found
+from cachekit.ports import Found
+from cachekit.runtime.clock import Clock
 from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.engine import Engine

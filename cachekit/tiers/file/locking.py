@@ -175,7 +175,7 @@ class ShardLock:
             also()
 
     def before_fork(self) -> None:
-        """Take the front lock (see `cachekit.forks`): no thread is in the middle of a write."""
+        """Take the front lock (see `cachekit.runtime.fork`): no thread is in the middle of a write."""
         self._front.acquire()
 
     def after_fork(self, in_child: bool) -> None:

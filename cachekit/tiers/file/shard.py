@@ -86,7 +86,7 @@ class Shard:
         self.files.remove_strays()
 
     def before_fork(self) -> None:
-        """Take the locks (see `cachekit.forks`)."""
+        """Take the locks (see `cachekit.runtime.fork`)."""
         self.lock.before_fork()
         self.files.opening.acquire()
 

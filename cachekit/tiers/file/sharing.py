@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, final
 
-from cachekit import forks
-from cachekit.ports import Clock
+from cachekit.runtime import fork
+from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.directory import USERS
 from cachekit.tiers.file.engine import Engine
 
@@ -40,7 +40,7 @@ class Engines:
         self.lock = threading.RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
         self._returned: deque[Engine] = deque()
-        forks.register(self)
+        fork.register(self)
 
     def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
         """The engine on the directory, opened now if there is none yet; to be given back by `release`.
@@ -111,7 +111,7 @@ class Engines:
                 engine.close()
 
     def before_fork(self) -> None:
-        """Take the lock (see `cachekit.forks`)."""
+        """Take the lock (see `cachekit.runtime.fork`)."""
         self.lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:

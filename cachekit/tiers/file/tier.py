@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, final
 
-from cachekit.clock import SystemClock
 from cachekit.fences import Origin, SharedFence
 from cachekit.model import (
     FOREVER,
@@ -31,7 +30,9 @@ from cachekit.model import (
     refuse_unstorable,
     seconds,
 )
-from cachekit.ports import Clock, Codec, Fence, Found
+from cachekit.ports import Codec, Fence, Found
+from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.scheduler import upkeep
 from cachekit.serialization import Serializer
 from cachekit.serialization.allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
@@ -40,7 +41,6 @@ from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.contents import Contents
 from cachekit.tiers.file.entries import Entries
 from cachekit.tiers.file.location import directory_of
-from cachekit.upkeep import upkeep
 
 if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression

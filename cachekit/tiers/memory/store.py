@@ -41,16 +41,16 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, TypeVar
 
-from cachekit import forks
 from cachekit.fences import PrivateFence, SharedFence
 from cachekit.model import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
+from cachekit.runtime import fork
+from cachekit.runtime.scheduler import Job, upkeep
 from cachekit.stats import Lookups
 from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Gone
 from cachekit.tiers.memory.held import GONE, Held
 from cachekit.tiers.memory.listeners import RemovalListener, tell
 from cachekit.tiers.memory.removing import Removing
-from cachekit.upkeep import Job, upkeep
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Store(Removing):
         self.touch: Callable[[str], object] = self._entries.move_to_end
         self._job: Job | None = None
         self._unswept = cleanup_interval is not None
-        forks.register(self)
+        fork.register(self)
 
     def __len__(self) -> int:
         return len(self._entries)

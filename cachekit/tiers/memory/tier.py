@@ -12,7 +12,6 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.clock import SystemClock
 from cachekit.fences import NEWS, PrivateFence, SharedFence
 from cachekit.model import (
     FOREVER,
@@ -31,7 +30,8 @@ from cachekit.model import (
     refuse_unstorable,
     seconds,
 )
-from cachekit.ports import Clock, Fence
+from cachekit.ports import Fence
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.stats import Lookups
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.memory.figures import Figures, usage

@@ -19,9 +19,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from cachekit import forks
 from cachekit.errors import TierUnavailableError
 from cachekit.ports import BusListener
+from cachekit.runtime import fork
 from cachekit.tiers.redis.heart import Heart
 from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.server import Server
@@ -49,7 +49,7 @@ class Bus:
         self._heart = Heart(server, channel, self.outbox)
         # When nobody holds this any more what it has sent must still be confirmed.
         weakref.finalize(self, self._heart.drop).atexit = False
-        forks.register(self)
+        fork.register(self)
 
     def keep_confirming(self) -> None:
         """See to it that heartbeats follow, from the first message on."""

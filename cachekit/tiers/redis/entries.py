@@ -15,7 +15,7 @@ from typing import Final, final
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.fences import Origin
 from cachekit.model import FOREVER, NO_TAGS, CacheEntry, refuse_unstorable
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer, Stored
 from cachekit.stats import StatsCounter
 from cachekit.tiers.redis.store import Store, Write, fresh

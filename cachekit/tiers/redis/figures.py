@@ -6,7 +6,7 @@ from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model import CacheStats
-from cachekit.ports import Clock
+from cachekit.runtime.clock import Clock
 from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.redis.server import Server
 

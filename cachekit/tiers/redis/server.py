@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, final
 
-from cachekit import forks
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.runtime import fork
 from cachekit.tiers.redis.address import Address, Ways, ways_to
 from cachekit.tiers.redis.scripts import Script
 
@@ -73,7 +73,7 @@ class Server:
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
-        forks.register(self)
+        fork.register(self)
 
     def __str__(self) -> str:
         if self._address is not None:

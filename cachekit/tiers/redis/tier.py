@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
-from cachekit.clock import SystemClock
 from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
 from cachekit.locks.fleet import FleetLease, FleetLeases
@@ -28,7 +27,8 @@ from cachekit.model import (
     checked_tags,
     seconds,
 )
-from cachekit.ports import BusListener, Clock, Codec, Fence
+from cachekit.ports import BusListener, Codec, Fence
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization import Serializer
 from cachekit.serialization.allowlist import classes
 from cachekit.serialization.compression import Compression

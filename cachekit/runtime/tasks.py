@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from cachekit.errors import CacheClosedError
-from cachekit.offloop import Threads
+from cachekit.runtime.threads import Threads
 
 if TYPE_CHECKING:
     import asyncio

@@ -6,7 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
-from cachekit.chance import chance
+
+def chance() -> float:
+    """A number from 0 up to, but not including, 1."""
+    import random
+
+    return random.random()
 
 
 class Lease(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as _time
-from typing import Any, final
+from typing import Any, Protocol, final
 
 
 @final
@@ -26,3 +26,15 @@ class SystemClock:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SystemClock, ()
+
+
+class Clock(Protocol):
+    """Where the time comes from: a parameter, so that tests move it and never sleep."""
+
+    def time(self) -> float:
+        """Seconds since the epoch: for whatever is compared between processes or after a restart."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never jumps: for whatever stays in this process."""
+        ...

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, final
 
-from cachekit import forks
+from cachekit.runtime import fork
 
 
 @final
@@ -46,7 +46,7 @@ class Upkeep:
         self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers close caches
         self._jobs: list[Job] = []
         self._thread: threading.Thread | None = None
-        forks.register(self)
+        fork.register(self)
 
     def every(self, interval: float, task: Callable[[], Any]) -> Job:
         """Call the bound method `task` every `interval` seconds until it is cancelled or collected.

@@ -14,7 +14,7 @@ from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, final
 
-from cachekit import forks
+from cachekit.runtime import fork
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,7 +39,7 @@ class Threads:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
-        forks.register(self)
+        fork.register(self)
 
     async def run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Take the step in a thread, without holding up the loop; what it returns or raises."""

@@ -1,0 +1,1 @@
+"""Threads, clocks, fork safety, the scheduler and backoff. Knows nothing of caching."""
