@@ -34,18 +34,10 @@ from cachekit.errors import (
     ValueTooLargeError,
 )
 from cachekit.load_options import LoadOptions
-from cachekit.model import (
-    FOREVER,
-    MISSING,
-    CacheEntry,
-    CacheLevel,
-    CacheStats,
-    CacheStrategy,
-    Explanation,
-    OptimizationReport,
-    RemovalCause,
-    WarmReport,
-)
+from cachekit.model.entry import CacheEntry
+from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
 from cachekit.regions import Region
 from cachekit.tiers.memory import MemoryCache
 

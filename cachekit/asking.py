@@ -10,7 +10,8 @@ from typing import Any, final
 
 from cachekit.load_options import LoadOptions, checked_jitter, checked_options
 from cachekit.loads import Loads
-from cachekit.model import TTL, Tags, checked_tags, seconds, stale_seconds
+from cachekit.model.types import TTL, Tags
+from cachekit.model.validation import checked_tags, seconds, stale_seconds
 from cachekit.runtime.backoff import chance
 from cachekit.terms import Life, Terms
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cachekit.errors import TierUnavailableError
-from cachekit.model import MISSING, Missing
+from cachekit.model.types import MISSING, Missing
 from cachekit.ports import FleetTier, HostTier
 from cachekit.runtime.clock import SystemClock
 from cachekit.tiers.memory import MemoryCache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence import LoadFence
 from cachekit.loads import Loads
-from cachekit.model import MISSING, Missing
+from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.backoff import pauses
 from cachekit.singleflight import Abandoned, Flight, StillFlying, in_turn, is_in_turn, loading
 from cachekit.terms import Terms

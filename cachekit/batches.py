@@ -17,7 +17,7 @@ from cachekit.awaited_loads import AwaitedLoads
 from cachekit.coherence import LoadFence
 from cachekit.errors import LoadTimeoutError
 from cachekit.loads import Loads
-from cachekit.model import MISSING
+from cachekit.model.types import MISSING
 from cachekit.runtime.background import Background
 from cachekit.runtime.backoff import wait_for
 from cachekit.singleflight import Abandoned, Flight, in_turn, is_in_turn, loading

@@ -28,20 +28,12 @@ from cachekit.keeping_warm import KeptWarm
 from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions, checked_jitter
 from cachekit.loads import Loads
-from cachekit.model import (
-    FOREVER,
-    MEMORY,
-    MISSING,
-    NO_TAGS,
+from cachekit.model.counters import Lookups
+from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, MEMORY, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
+from cachekit.model.validation import (
     PLAIN_TYPES,
-    TTL,
-    CacheLevel,
-    CacheStats,
-    Explanation,
-    Missing,
-    OptimizationReport,
-    Tags,
-    WarmReport,
     checked_key,
     checked_keys,
     checked_pattern,
@@ -51,7 +43,6 @@ from cachekit.model import (
     stale_seconds,
 )
 from cachekit.ports import FleetTier, HostTier, Pings
-from cachekit.stats import Lookups
 from cachekit.terms import Terms
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing

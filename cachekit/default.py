@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from cachekit.cache import IntelligentCache, KnowsCache
 from cachekit.load_options import LoadOptions
-from cachekit.model import TTL, CacheStats, OptimizationReport, Tags, WarmReport
+from cachekit.model.reports import OptimizationReport, WarmReport
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import TTL, Tags
 from cachekit.runtime import fork
 
 #: How long the default cache keeps what says no ttl: over a weekend, and with Redis below the time from which

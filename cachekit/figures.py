@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cachekit.levels import Levels
-from cachekit.model import CacheStats
-from cachekit.stats import LoadFigures, Lookups
+from cachekit.model.counters import LoadFigures, Lookups
+from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory import MemoryCache
 
 

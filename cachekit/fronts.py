@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
 from cachekit.fences import NEWS
-from cachekit.stats import Lookups
+from cachekit.model.counters import Lookups
 from cachekit.tiers.memory.held import Held
 
 

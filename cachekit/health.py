@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from cachekit.model import CacheStats
+from cachekit.model.stats import CacheStats
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
 

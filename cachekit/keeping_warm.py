@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.errors import CacheClosedError
 from cachekit.levels import Levels
 from cachekit.loads import Loads
-from cachekit.model import MISSING
+from cachekit.model.types import MISSING
 from cachekit.runtime import fork
 from cachekit.runtime.background import Background
 from cachekit.runtime.scheduler import Job, upkeep

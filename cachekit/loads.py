@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 from cachekit.coherence import LoadFence
 from cachekit.errors import CacheClosedError, LoadTimeoutError
 from cachekit.levels import Levels
-from cachekit.model import MISSING, PLAIN_TYPES, Missing, refuse_unstorable
+from cachekit.model.counters import LoadFigures
+from cachekit.model.types import MISSING, Missing
+from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.refreshing import Due
 from cachekit.runtime.background import Background, Complaints
 from cachekit.runtime.backoff import wait_for
 from cachekit.runtime.tasks import Tasks
 from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
-from cachekit.stats import LoadFigures
 from cachekit.terms import Terms
 from cachekit.turns import Turn, Turns
 

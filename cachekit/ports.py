@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cachekit.fences import Origin, SharedFence
-from cachekit.model import TTL, CacheEntry, CacheStats, Tags
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import TTL, Tags
 
 
 class Codec(Protocol):

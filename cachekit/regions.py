@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar, final, get_origin, overload
 
 from cachekit.cache import IntelligentCache
 from cachekit.load_options import LoadOptions
-from cachekit.model import MISSING, TTL, Tags, checked_key, checked_tags, seconds
+from cachekit.model.types import MISSING, TTL, Tags
+from cachekit.model.validation import checked_key, checked_tags, seconds
 
 V = TypeVar("V")
 D = TypeVar("D")

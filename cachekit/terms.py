@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cachekit.load_options import OFF, LoadOptions
-from cachekit.model import CacheLevel
+from cachekit.model.types import CacheLevel
 
 #: From a loaded value to the seconds to keep it; None keeps it not at all.
 Life = Callable[[Any], float | None]

@@ -18,10 +18,10 @@ from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.errors import TierUnavailableError
 from cachekit.levels import Levels
 from cachekit.load_options import LeaseScope, LoadOptions
-from cachekit.model import MISSING, Missing
+from cachekit.model.counters import LoadFigures
+from cachekit.model.types import MISSING, Missing
 from cachekit.ports import HasDirectory, LendsLeases, Returnable
 from cachekit.singleflight import holds_up_a_turn
-from cachekit.stats import LoadFigures
 
 if TYPE_CHECKING:
     from cachekit.locks.processes import ProcessLeases

@@ -14,7 +14,8 @@ from typing import Any, final
 
 from cachekit.levels import Levels
 from cachekit.loads import Loads
-from cachekit.model import MISSING, WarmReport
+from cachekit.model.reports import WarmReport
+from cachekit.model.types import MISSING
 from cachekit.progress import Progress, ProgressCallback, check_progress, progress_for
 from cachekit.terms import Terms
 

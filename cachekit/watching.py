@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, final
 
 from cachekit.health import Health, since
-from cachekit.model import CacheStats
+from cachekit.model.stats import CacheStats
 from cachekit.runtime.scheduler import Job, upkeep
 
 _INTERVAL: Final = 10.0  # seconds between two looks

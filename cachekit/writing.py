@@ -16,7 +16,8 @@ from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.coherence import LoadFence, Lower, Steps, as_text, marked, may_keep, named, removed
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin, PrivateFence, SharedFence
-from cachekit.model import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheEntry, CacheLevel
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
 from cachekit.ports import FleetTier, HostTier
 from cachekit.tiers.memory import MemoryCache
 

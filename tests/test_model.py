@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cachekit import FOREVER, MISSING, CacheClosedError, CacheEntry, CacheError, CacheLevel, errors
-from cachekit.model import seconds
+from cachekit.model.counters import Histogram
+from cachekit.model.validation import seconds
 from cachekit.sizing import size_of
-from cachekit.stats import Histogram
 
 
 def test_an_entry_takes_datetimes_and_gives_them_back() -> None:

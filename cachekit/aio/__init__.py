@@ -26,7 +26,9 @@ from cachekit.aio.regions import Region
 from cachekit.decorators import cache_result
 from cachekit.default import disabled
 from cachekit.load_options import LoadOptions
-from cachekit.model import FOREVER, MISSING, CacheEntry, CacheLevel, CacheStats, CacheStrategy
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy
 
 if TYPE_CHECKING:
     from cachekit.aio.file import FileCache

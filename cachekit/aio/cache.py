@@ -17,17 +17,9 @@ from cachekit.aio.warming import warm
 from cachekit.cache import IntelligentCache as Core
 from cachekit.health import Health
 from cachekit.load_options import OFF, LoadOptions
-from cachekit.model import (
-    MEMORY,
-    MISSING,
-    TTL,
-    CacheLevel,
-    Missing,
-    Tags,
-    WarmReport,
-    checked_key,
-    checked_keys,
-)
+from cachekit.model.reports import WarmReport
+from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
+from cachekit.model.validation import checked_key, checked_keys
 from cachekit.ports import FleetTier, HostTier
 from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.memory import MemoryCache as CoreMemory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 from cachekit.aio.facade import Facade, check_sync, inline, plain
-from cachekit.model import TTL, CacheStrategy
+from cachekit.model.types import TTL, CacheStrategy
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.memory import MemoryCache as Core
 from cachekit.tiers.memory.strategies import Strategy

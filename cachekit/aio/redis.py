@@ -7,7 +7,7 @@ from typing import Any, final
 
 from cachekit.aio.facade import check_sync, in_thread, plain
 from cachekit.aio.lower import LowerFacade
-from cachekit.model import TTL
+from cachekit.model.types import TTL
 from cachekit.ports import Codec, FleetTier
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.compression import Compression

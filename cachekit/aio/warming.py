@@ -9,7 +9,8 @@ from typing import Any
 from cachekit.awaited_loads import AwaitedLoads
 from cachekit.errors import CacheError
 from cachekit.levels import Levels
-from cachekit.model import MISSING, WarmReport
+from cachekit.model.reports import WarmReport
+from cachekit.model.types import MISSING
 from cachekit.progress import ProgressCallback
 from cachekit.terms import Terms
 from cachekit.warming import Agenda, check, is_fresh, report, shown, warming_terms

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from cachekit.cli.display import Display, Report
 from cachekit.cli.requests import Requests, read_log, sizes_of
 from cachekit.cli.simulation import simulate, simulate_directory, simulate_optimum, write_next_uses
-from cachekit.model import CacheStrategy
+from cachekit.model.types import CacheStrategy
 
 #: What is tried if nobody says otherwise. TTL is missing because logs do not tell when an entry expires.
 #: What a hit costs rises from the left to the right.

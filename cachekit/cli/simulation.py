@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final, final
 
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.eviction import POLICIES
-from cachekit.model import CacheStrategy
+from cachekit.model.types import CacheStrategy
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import SMALLEST_LIMIT, record_size

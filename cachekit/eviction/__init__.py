@@ -16,7 +16,7 @@ from cachekit.eviction.s3fifo import S3Fifo
 from cachekit.eviction.sieve import Sieve
 from cachekit.eviction.tinylfu import WTinyLfu
 from cachekit.eviction.ttl import SoonestToExpire
-from cachekit.model import CacheStrategy
+from cachekit.model.types import CacheStrategy
 from cachekit.ports import EvictionPolicy
 
 __all__ = ["POLICIES", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]

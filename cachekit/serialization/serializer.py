@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias, final
 
 from cachekit.errors import UnreadableError
-from cachekit.model import checked_key
+from cachekit.model.validation import checked_key
 from cachekit.ports import Codec
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope

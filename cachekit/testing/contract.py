@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cachekit.errors import CacheClosedError
-from cachekit.model import FOREVER, CacheEntry
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FOREVER
 from cachekit.ports import InvalidatesPatterns, InvalidatesTags, Tier
 from cachekit.testing.clock import ManualClock
 

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple, final
 
 from cachekit.errors import TierUnavailableError
-from cachekit.model import CacheEntry, CacheStats, Tags
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import Tags
 from cachekit.ports import Fence, Tier
 from cachekit.runtime import fork
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from cachekit.model import FOREVER, TTL, CacheEntry, checked_key, seconds
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FOREVER, TTL
+from cachekit.model.validation import checked_key, seconds
 
 
 def checked_cap(default_ttl: TTL) -> float:

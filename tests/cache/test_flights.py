@@ -29,7 +29,7 @@ from cachekit import (
     loads,
     singleflight,
 )
-from cachekit.model import NO_TAGS
+from cachekit.model.types import NO_TAGS
 from cachekit.runtime import background
 from cachekit.runtime.background import Background
 from cachekit.singleflight import Flight

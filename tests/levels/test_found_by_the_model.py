@@ -16,7 +16,7 @@ from tracing import at_line
 import cachekit.writing as steps
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.fences import NEWS
-from cachekit.model import checked_pattern
+from cachekit.model.validation import checked_pattern
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
 from cachekit.tiers.file.engine import Engine

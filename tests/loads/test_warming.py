@@ -16,7 +16,8 @@ from holders import kill, process_with
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, aio
 from cachekit.load_options import LeaseScope
-from cachekit.model import CacheStats, WarmReport
+from cachekit.model.reports import WarmReport
+from cachekit.model.stats import CacheStats
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 

@@ -14,7 +14,7 @@ from racing import frequent_switches, race
 from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
-from cachekit.stats import Lookups
+from cachekit.model.counters import Lookups
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import figures, store
 

@@ -13,7 +13,7 @@ from same import same
 from cachekit import CacheEntry
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.fences import Origin
-from cachekit.model import FOREVER
+from cachekit.model.types import FOREVER
 from cachekit.testing import ManualClock
 from cachekit.tiers.redis import RedisCache
 

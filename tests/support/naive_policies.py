@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cachekit.eviction.sketch import FrequencySketch
-from cachekit.model import CacheStrategy
+from cachekit.model.types import CacheStrategy
 
 
 class Naive:

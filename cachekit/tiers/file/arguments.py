@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Final
 
 from cachekit.fences import SharedFence
-from cachekit.model import CacheEntry
+from cachekit.model.entry import CacheEntry
 from cachekit.ports import Fence
 
 LARGEST_MB: Final = 1 << 20

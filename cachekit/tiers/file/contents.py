@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, final
 
 from cachekit.errors import UnreadableError
 from cachekit.fences import Origin
-from cachekit.model import MISSING, NO_TAGS, CacheEntry, Missing
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer
 from cachekit.tiers.file.format import Record

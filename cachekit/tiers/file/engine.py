@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeAlias, final
 
 from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
-from cachekit.model import NO_TAGS
+from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.file import control

@@ -21,10 +21,12 @@ from cachekit.errors import (
     UnreadableError,
 )
 from cachekit.fences import Origin, SharedFence, TagTokens
-from cachekit.model import MISSING, NO_TAGS, CacheEntry, CacheStats, Missing
+from cachekit.model.counters import Histogram, Lookups, StatsCounter
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.ports import Found
 from cachekit.runtime.clock import Clock
-from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.file.attachment import Attachment
 from cachekit.tiers.file.engine import Engine
 from cachekit.tiers.file.format import Record

@@ -14,15 +14,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any, final
 
 from cachekit.fences import Origin, SharedFence
-from cachekit.model import (
-    FOREVER,
-    MISSING,
-    NO_TAGS,
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
+from cachekit.model.validation import (
     PLAIN_TYPES,
-    TTL,
-    CacheEntry,
-    CacheStats,
-    Tags,
     checked_key,
     checked_keys,
     checked_pattern,

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from cachekit.errors import CacheClosedError
-from cachekit.model import RemovalCause
-from cachekit.stats import StatsCounter
+from cachekit.model.counters import StatsCounter
+from cachekit.model.types import RemovalCause
 from cachekit.tiers.memory.held import Held
 from cachekit.tiers.memory.listeners import RemovalListener, tell
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from cachekit.model import CacheStats
-from cachekit.stats import Histogram, Lookups
+from cachekit.model.counters import Histogram, Lookups
+from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.weights import entry_size
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cachekit.model import RemovalCause
-from cachekit.stats import StatsCounter
+from cachekit.model.counters import StatsCounter
+from cachekit.model.types import RemovalCause
 
 #: What a removal listener is called with: key, value, cause.
 RemovalListener = Callable[[str, Any, RemovalCause], object]

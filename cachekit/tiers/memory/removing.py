@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from cachekit.fences import FenceTable
-from cachekit.model import RemovalCause
+from cachekit.model.types import RemovalCause
 from cachekit.ports import Fence
 from cachekit.tiers.memory.exclusive import Exclusive, Gone
 from cachekit.tiers.memory.held import GONE, Held, TagIndex

@@ -28,7 +28,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
 from cachekit.fences import SharedFence
-from cachekit.model import RemovalCause
+from cachekit.model.types import RemovalCause
 from cachekit.ports import EvictionPolicy, Fence, LockFreeHits
 from cachekit.tiers.memory.exclusive import Gone
 from cachekit.tiers.memory.held import GONE, Held

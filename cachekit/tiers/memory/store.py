@@ -42,11 +42,11 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from cachekit.fences import PrivateFence, SharedFence
-from cachekit.model import MISSING, Missing, RemovalCause
+from cachekit.model.counters import Lookups
+from cachekit.model.types import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.runtime import fork
 from cachekit.runtime.scheduler import Job, upkeep
-from cachekit.stats import Lookups
 from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Gone
 from cachekit.tiers.memory.held import GONE, Held
 from cachekit.tiers.memory.listeners import RemovalListener, tell

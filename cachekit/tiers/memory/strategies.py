@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from cachekit.model import TTL, CacheStrategy
+from cachekit.model.types import TTL, CacheStrategy
 from cachekit.ports import EvictionPolicy
 from cachekit.tiers.arguments import checked_cap, checked_interval
 from cachekit.tiers.memory.store import Store

@@ -13,17 +13,12 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.fences import NEWS, PrivateFence, SharedFence
-from cachekit.model import (
-    FOREVER,
-    MISSING,
-    NO_TAGS,
+from cachekit.model.counters import Lookups
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Missing, Tags
+from cachekit.model.validation import (
     PLAIN_TYPES,
-    TTL,
-    CacheEntry,
-    CacheStats,
-    CacheStrategy,
-    Missing,
-    Tags,
     checked_key,
     checked_pattern,
     checked_tags,
@@ -32,7 +27,6 @@ from cachekit.model import (
 )
 from cachekit.ports import Fence
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.stats import Lookups
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.memory.figures import Figures, usage
 from cachekit.tiers.memory.held import Held

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from cachekit.model import seconds
+from cachekit.model.validation import seconds
 from cachekit.tiers.redis.lines import Lines
 
 _CONNECTIONS: Final = 32

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, final
 
 from cachekit.fences import Origin
-from cachekit.model import CacheEntry
+from cachekit.model.entry import CacheEntry
 from cachekit.ports import Fence
 from cachekit.tiers.arguments import check_entry
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.model import CacheStats
+from cachekit.model.counters import Histogram, Lookups, StatsCounter
+from cachekit.model.stats import CacheStats
 from cachekit.runtime.clock import Clock
-from cachekit.stats import Histogram, Lookups, StatsCounter
 from cachekit.tiers.redis.server import Server
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed

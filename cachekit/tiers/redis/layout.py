@@ -18,7 +18,7 @@ import re
 from typing import Final, final
 from zlib import crc32
 
-from cachekit.model import checked_key
+from cachekit.model.validation import checked_key
 
 #: So many tokens of buckets there are at the most, under each prefix. As many as a Cluster has slots.
 BUCKETS: Final = 1 << 14

@@ -15,18 +15,10 @@ from typing import Any, Final, final
 from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
 from cachekit.locks.fleet import FleetLease, FleetLeases
-from cachekit.model import (
-    FOREVER,
-    TTL,
-    CacheEntry,
-    CacheStats,
-    Tags,
-    checked_key,
-    checked_keys,
-    checked_pattern,
-    checked_tags,
-    seconds,
-)
+from cachekit.model.entry import CacheEntry
+from cachekit.model.stats import CacheStats
+from cachekit.model.types import FOREVER, TTL, Tags
+from cachekit.model.validation import checked_key, checked_keys, checked_pattern, checked_tags, seconds
 from cachekit.ports import BusListener, Codec, Fence
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization import Serializer

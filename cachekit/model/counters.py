@@ -1,6 +1,6 @@
 """The mutable half of the statistics: counters that hot paths bump, and a latency histogram.
 
-`cachekit.model.CacheStats` is the frozen half. Counters are plain attributes bumped with `+= 1`, which
+`cachekit.model.stats.CacheStats` is the frozen half. Counters are plain attributes bumped with `+= 1`, which
 no other thread can cut in two while the GIL is held: between reading and storing an attribute CPython
 (3.11 to 3.13) neither calls Python code nor looks for a switch request. So what is added is worked out
 before: in `counter += f()` the counter is read first, and what others count during the call is lost.

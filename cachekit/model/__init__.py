@@ -1,0 +1,1 @@
+"""Nouns: levels, entries, statistics, reports, and the checks of arguments."""

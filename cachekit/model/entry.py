@@ -1,0 +1,164 @@
+"""CacheEntry: a value with its key, times and tags."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any, Final, final
+
+from cachekit.model.types import TTL, Tags
+from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
+
+# What a datetime can show, in seconds since the epoch.
+_FIRST_MOMENT: Final = -62135596800.0
+_LAST_MOMENT: Final = 253402300799.0
+
+
+def _timestamp(moment: datetime | float | None, argument: str) -> float:
+    if moment is None:
+        return time.time()
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            raise ValueError(
+                f"{argument} must be an aware datetime, not the naive {moment!r}; "
+                f"use datetime.now(timezone.utc)"
+            )
+        return moment.timestamp()
+    if isinstance(moment, bool) or not isinstance(moment, (int, float)):
+        raise TypeError(
+            f"{argument} must be an aware datetime, or seconds since the epoch, "
+            f"not {moment!r} of type {type(moment).__name__}; leave it out for now"
+        )
+    if not _FIRST_MOMENT <= moment <= _LAST_MOMENT:  # NaN, too
+        raise ValueError(
+            f"{argument} must be a moment of the years 1 to 9999, not {moment!r} seconds since the epoch; "
+            f"leave it out for now"
+        )
+    return float(moment)
+
+
+@final
+class CacheEntry:
+    """A value with what a tier knows about it.
+
+    Args:
+        key: the key that it is stored under; storing it under another is a ValueError.
+        value: anything, `None` included.
+        created_at: an aware datetime, or seconds since the epoch; None is now.
+        last_accessed: the same; None is `created_at`.
+        access_count: how often the tier that it came from has served it.
+        ttl: life in seconds from `created_at`, or a timedelta; `FOREVER` never ends; None leaves it to
+            the default of the tier.
+        tags: labels by which it can be invalidated together with others.
+        size_bytes: its size in the tier that it came from; 0 where that tier does not measure.
+        stale_ttl: seconds, or a timedelta, after its life in which loads may still fall back on it.
+
+    Raises:
+        TypeError: a key, TTL or tag of the wrong type.
+        ValueError: a naive datetime, a TTL of NaN, or a negative `stale_ttl`.
+
+    An entry that a tier hands out is a snapshot: changing it changes nothing in the tier.
+    """
+
+    __slots__ = (
+        "_created",
+        "_last",
+        "access_count",
+        "key",
+        "size_bytes",
+        "stale_ttl",
+        "tags",
+        "ttl",
+        "value",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        value: Any,
+        created_at: datetime | float | None = None,
+        last_accessed: datetime | float | None = None,
+        access_count: int = 0,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        size_bytes: int = 0,
+        stale_ttl: TTL = None,
+    ) -> None:
+        self.key = checked_key(key)
+        self.value = value
+        self._created = _timestamp(created_at, "created_at")
+        self._last = self._created if last_accessed is None else _timestamp(last_accessed, "last_accessed")
+        self.access_count = access_count
+        self.ttl = None if ttl is None else seconds(ttl)
+        self.tags = checked_tags(tags)
+        self.size_bytes = size_bytes
+        self.stale_ttl = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
+
+    @classmethod
+    def _made(
+        cls,
+        key: str,
+        value: Any,
+        created: float,
+        ttl: float | None,
+        tags: frozenset[str],
+        size_bytes: int = 0,
+        stale_ttl: float = 0.0,
+    ) -> CacheEntry:
+        """An entry of arguments that were checked before, by a tier: a third of the constructor's time."""
+        self = cls.__new__(cls)
+        self.key = key
+        self.value = value
+        self._created = self._last = created
+        self.access_count = 0
+        self.ttl = ttl
+        self.tags = tags
+        self.size_bytes = size_bytes
+        self.stale_ttl = stale_ttl
+        return self
+
+    @property
+    def created_at(self) -> datetime:
+        """When the value was made, as an aware datetime."""
+        return datetime.fromtimestamp(self._created, UTC)
+
+    @property
+    def last_accessed(self) -> datetime:
+        """When the tier last served it, as an aware datetime."""
+        return datetime.fromtimestamp(self._last, UTC)
+
+    @property
+    def created_timestamp(self) -> float:
+        """When the value was made, in seconds since the epoch."""
+        return self._created
+
+    @property
+    def expires_timestamp(self) -> float:
+        """When its own TTL ends, in seconds since the epoch; infinity without one."""
+        return math.inf if self.ttl is None else self._created + self.ttl
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its own TTL is over by this machine's wall clock."""
+        return time.time() >= self.expires_timestamp
+
+    def touch(self) -> None:
+        """Note an access: one more of them, now."""
+        self.access_count += 1
+        self._last = time.time()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CacheEntry):
+            return NotImplemented
+        return all(getattr(self, slot) == getattr(other, slot) for slot in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # entries are mutable
+
+    def __repr__(self) -> str:
+        # The value is left out: it may be large, or nobody's business in a log.
+        return (
+            f"CacheEntry(key={self.key!r}, value=<{type(self.value).__name__}>, "
+            f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, tags={set(self.tags) or '{}'}, "
+            f"access_count={self.access_count})"
+        )

@@ -1,0 +1,168 @@
+"""Checks of arguments that every public method makes, with errors that name the argument."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+from types import AsyncGeneratorType, CoroutineType
+from typing import Final
+
+from cachekit.errors import SerializationError
+from cachekit.model.types import MISSING, NO_TAGS, Tags
+
+
+def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
+    """A TTL in seconds, as a float.
+
+    Raises:
+        TypeError: it is neither a number nor a timedelta.
+        ValueError: it is NaN.
+    """
+    kind = type(ttl)
+    if type(ttl) is float:
+        value = ttl
+    elif isinstance(ttl, timedelta):
+        value = ttl.total_seconds()
+    elif kind is int or (isinstance(ttl, (int, float)) and kind is not bool):
+        try:
+            value = float(ttl)
+        except OverflowError:  # an int beyond all floats
+            value = math.inf if ttl > 0 else -math.inf
+    else:
+        raise TypeError(
+            f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
+            f"not {ttl!r} of type {type(ttl).__name__}"
+        )
+    if value != value:
+        raise ValueError(f"{argument} must not be NaN; use FOREVER for no expiry, or None")
+    return value
+
+
+_LONGEST_STALE: Final = 1e15  # seconds; finite, so that sums with it stay numbers
+
+
+def stale_seconds(stale_ttl: float | timedelta | None) -> float:
+    """For how long after its life a value may still serve loads, in seconds; None is not at all.
+
+    Raises:
+        TypeError: it is neither a number nor a timedelta.
+        ValueError: it is NaN, or negative.
+    """
+    if stale_ttl is None:
+        return 0.0
+    value = seconds(stale_ttl, "stale_ttl")
+    if value < 0:
+        raise ValueError(f"stale_ttl must be 0 or more, not {stale_ttl!r}; None is not at all")
+    return min(value, _LONGEST_STALE)
+
+
+def checked_key(key: object, argument: str = "key") -> str:
+    """The key as an exact `str`; a subclass of str becomes a plain one.
+
+    Raises:
+        TypeError: it is not a str.
+    """
+    if type(key) is str:
+        return key
+    if isinstance(key, str):
+        return str.__str__(key)
+    raise TypeError(
+        f"{argument} must be a str, not {key!r} of type {type(key).__name__}; "
+        f"convert it first, for example with str() or an f-string"
+    )
+
+
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """The keys, each once and in order.
+
+    Raises:
+        TypeError: a bare str (its letters would become keys), no iterable, or a key that is no str.
+    """
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
+    if not isinstance(keys, Iterable):
+        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
+    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
+
+
+def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
+    """The tags as a frozenset of plain str.
+
+    Raises:
+        TypeError: a bare str (its letters would become tags), another container, or a tag that is
+            not a str.
+    """
+    if tags is None or tags is NO_TAGS:
+        return NO_TAGS
+    if isinstance(tags, str):
+        raise TypeError(
+            f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
+        )
+    if not isinstance(tags, (AbstractSet, list, tuple)):
+        raise TypeError(
+            f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
+        )
+    if not tags:
+        return NO_TAGS
+    if type(tags) is frozenset and all(type(tag) is str for tag in tags):
+        return tags
+    return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+
+
+def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """The regular expression, compiled.
+
+    Raises:
+        TypeError: it is neither a str nor a compiled pattern of str.
+        ValueError: it is not a valid regular expression.
+    """
+    if not isinstance(getattr(pattern, "pattern", pattern), str):
+        raise TypeError(
+            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
+        )
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"pattern {pattern!r} is not a valid regular expression: {error}; "
+            f"use re.escape() for text that is meant literally"
+        ) from None
+
+
+# Types whose values can be handed out again and again; one look here spares the closer one.
+PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
+
+
+def refuse_unstorable(value: object, source: str = "the value") -> None:
+    """Refuse what can be used only once: whoever came second would find it empty.
+
+    Raises:
+        SerializationError: the value is an iterator, such as a generator or an open file, or something
+            to be awaited.
+        ValueError: it is MISSING.
+    """
+    kind = type(value)
+    if value is MISSING:
+        raise ValueError(f"{source} is MISSING, which stands for no value; store None, or delete the key")
+    if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
+        if isinstance(value, CoroutineType):
+            value.close()  # dropped without this, it would warn that it was never awaited
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
+            f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
+        )
+    if (hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType)) and not _is_mock(kind):
+        raise SerializationError(
+            f"{source} is a {kind.__name__}, which can be read only once; "
+            f"cache its contents instead, for example list(...)"
+        )
+
+
+def _is_mock(kind: type) -> bool:
+    # It has every method, and is a value like any other to the test that hands it out.
+    mock = sys.modules.get("unittest.mock")
+    return mock is not None and issubclass(kind, mock.NonCallableMock)
