@@ -8,8 +8,9 @@ from typing import Any, final
 from cachekit.aio.facade import check_sync, in_thread, plain
 from cachekit.aio.lower import LowerFacade
 from cachekit.model.types import TTL
-from cachekit.ports import Codec, FleetTier
+from cachekit.ports import FleetTier
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret

@@ -16,19 +16,19 @@ from typing import Any, Final, Literal, TypeAlias, final
 
 from cachekit.errors import UnreadableError
 from cachekit.model.validation import checked_key
-from cachekit.ports import Codec
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
-from cachekit.serialization.allowlist import classes
-from cachekit.serialization.pickles import PickleCodec
+from cachekit.serialization.codec import Codec
+from cachekit.serialization.pickle_allowlist import classes
+from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
 
 CodecName: TypeAlias = Literal["pickle", "json", "msgpack"]
 
 # Loaded on first use: most caches need neither.
 _CODECS: Final = {
-    "json": ("cachekit.serialization.jsons", "JsonCodec"),
-    "msgpack": ("cachekit.serialization.msgpacks", "MsgpackCodec"),
+    "json": ("cachekit.serialization.json_codec", "JsonCodec"),
+    "msgpack": ("cachekit.serialization.msgpack_codec", "MsgpackCodec"),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cachekit.errors import UnreadableError
 from cachekit.serialization import Serializer
-from cachekit.serialization.pickles import PickleCodec
+from cachekit.serialization.pickle_codec import PickleCodec
 
 SECRET = "the secret of this very test"
 ANOTHER = "a secret that the reader has not"

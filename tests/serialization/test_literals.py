@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import opcodes
-from cachekit.serialization.allowlist import table
-from cachekit.serialization.literals import is_literal
+from cachekit.serialization import pickle_inspector
+from cachekit.serialization.pickle_allowlist import table
+from cachekit.serialization.pickle_literals import is_literal
 
 #: Opcodes that can do nothing but make plain values.
 HARMLESS = frozenset(
@@ -115,8 +115,8 @@ def test_a_literal_names_no_class(text: bytes) -> None:
     assert names <= HARMLESS
     assert not (names & HASHES and names & TUPLES)
     try:
-        assert opcodes.inspect(text, table(())) is False
-    except opcodes.RefusedClassError:
+        assert pickle_inspector.inspect(text, table(())) is False
+    except pickle_inspector.RefusedClassError:
         raise
     except UnreadableError:
         pass  # the unpickler notices that as well

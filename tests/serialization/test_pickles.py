@@ -21,9 +21,9 @@ import pytest
 from stored_values import Account, Point
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.serialization import opcodes, pickles
-from cachekit.serialization.allowlist import Allowance, table
-from cachekit.serialization.pickles import PickleCodec
+from cachekit.serialization import pickle_codec, pickle_inspector
+from cachekit.serialization.pickle_allowlist import Allowance, table
+from cachekit.serialization.pickle_codec import PickleCodec
 
 TRUSTED = PickleCodec(trusted=True)
 UNTRUSTED = PickleCodec()
@@ -224,7 +224,7 @@ def test_types_looked_at_are_not_kept_for_ever() -> None:
     for n in range(1000):
         kind = type(f"Kind{n}", (), {"__reduce__": lambda self: (int, ())})
         TRUSTED.encode(kind())
-    assert len(pickles._unremarkable) <= 256
+    assert len(pickle_codec._unremarkable) <= 256
 
 
 def test_walking_a_pickle_allocates_little() -> None:
@@ -232,7 +232,7 @@ def test_walking_a_pickle_allocates_little() -> None:
     payload = pickle.dumps([b"x" * 1_000_000] * 2 + [b"y" * 1_000_000], 5)
     tracemalloc.start()
     try:
-        opcodes.inspect(payload, table(()))
+        pickle_inspector.inspect(payload, table(()))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -26,11 +26,12 @@ from cachekit.model.validation import (
     refuse_unstorable,
     seconds,
 )
-from cachekit.ports import Codec, Fence, Found
+from cachekit.ports import Fence, Found
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import upkeep
 from cachekit.serialization import Serializer
-from cachekit.serialization.allowlist import classes
+from cachekit.serialization.codec import Codec
+from cachekit.serialization.pickle_allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
 from cachekit.tiers.file.arguments import checked_fence, checked_limit
 from cachekit.tiers.file.attachment import Attachment

@@ -24,7 +24,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.serialization.pickles import once_only
+from cachekit.serialization.pickle_codec import once_only
 
 TAG: Final = "$"
 

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, final
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.plain import Plainer, raise_up
+from cachekit.serialization.plain_values import Plainer, raise_up
 
 
 @final

@@ -33,7 +33,7 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.allowlist import Table, Use
+from cachekit.serialization.pickle_allowlist import Table, Use
 
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
 HEAVIEST_KEY: Final = 4096

@@ -16,9 +16,9 @@ from types import CoroutineType
 from typing import Any, Final, Never, final
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.serialization import opcodes
-from cachekit.serialization.allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
-from cachekit.serialization.literals import is_literal
+from cachekit.serialization import pickle_inspector
+from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
+from cachekit.serialization.pickle_literals import is_literal
 
 PROTOCOL: Final = 5
 
@@ -81,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         grant = self._allowed.get((module, name))
         if grant is None:
-            raise opcodes.RefusedClassError(module, name)
+            raise pickle_inspector.RefusedClassError(module, name)
         found = resolve(grant, module, name)
         if grant.guard is None:
             return found
@@ -150,7 +150,7 @@ class PickleCodec:
             return pickle.loads(payload)
         # First look, then load, both on the same immutable bytes: nobody can change them in
         # between.
-        opcodes.inspect(payload, self._allowed)
+        pickle_inspector.inspect(payload, self._allowed)
         return _Unpickler(payload, self._allowed).load()
 
     def _verify(self, value: Any, payload: bytes) -> None:
@@ -158,10 +158,10 @@ class PickleCodec:
         if is_literal(payload):
             return
         try:
-            if not opcodes.inspect(payload, self._allowed):
+            if not pickle_inspector.inspect(payload, self._allowed):
                 return  # no class is named: nothing that loading could refuse
             loaded = _Unpickler(payload, self._allowed).load()
-        except opcodes.RefusedClassError as refused:
+        except pickle_inspector.RefusedClassError as refused:
             raise SerializationError(_refusal(value, refused.module, refused.name)) from refused
         except Exception as error:
             raise SerializationError(

@@ -1,0 +1,40 @@
+"""Codec: the interface that turns values into bytes and back."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Codec(Protocol):
+    """How a value becomes bytes and a value again. Both methods may be called from any thread.
+
+    For every value, `decode(encode(value))` is of the same type and equal, or `encode` raises
+    `SerializationError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """What people call it, as in an error."""
+        ...
+
+    @property
+    def code(self) -> int:
+        """Its number in stored bytes: 1 to 127 are cachekit's, 128 to 255 are yours."""
+        ...
+
+    def encode(self, value: Any) -> bytes:
+        """The value as bytes.
+
+        Raises:
+            SerializationError: the value would not come back as it is; the message names its type.
+        """
+        ...
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        """The value that `encode` was given.
+
+        Raises:
+            UnreadableError: these are not bytes that `encode` returns; any other exception is taken
+                for damage.
+        """
+        ...
