@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, final
 from cachekit.cache import IntelligentCache
 from cachekit.fences import NEWS
 from cachekit.model.counters import Lookups
-from cachekit.tiers.memory.held import Held
+from cachekit.tiers.memory.entry import Held
 
 
 @final

@@ -24,7 +24,7 @@ from racing import frequent_switches, race
 from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
 from cachekit import fronts as fronts_module
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory.held import Held
+from cachekit.tiers.memory.entry import Held
 
 ONES = [1, 1.0, True, "1", b"1", 0, 0.0, -0.0, False, None, "", 2, (1,), (True,)]
 CALLS: list[tuple[Any, ...]] = [(), *[(one,) for one in ONES], (1, 1), (1, True), (1.0, 0.0), (1, -0.0)]

@@ -12,7 +12,7 @@ import pytest
 from cachekit import FOREVER, MISSING, CacheClosedError, CacheEntry, CacheError, CacheLevel, errors
 from cachekit.model.counters import Histogram
 from cachekit.model.validation import seconds
-from cachekit.sizing import size_of
+from cachekit.tiers.memory.sizing import size_of
 
 
 def test_an_entry_takes_datetimes_and_gives_them_back() -> None:

@@ -11,8 +11,8 @@ from racing import in_thread
 from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
-from cachekit.tiers.memory import exclusive, removing, store
-from cachekit.tiers.memory.held import Held
+from cachekit.tiers.memory import removal, store, write_lock
+from cachekit.tiers.memory.entry import Held
 
 Operation = Callable[[MemoryCache], object]
 
@@ -29,7 +29,7 @@ def refused_set_if(cache: MemoryCache) -> object:
 
 
 #: Where a write may be struck.
-STEPS = (store, removing, exclusive)
+STEPS = (store, removal, write_lock)
 
 OPERATIONS: dict[str, Operation] = {
     "overwrite": lambda cache: cache.set_value("a", "new", tags={"y", "z"}),

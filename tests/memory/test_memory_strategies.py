@@ -22,10 +22,10 @@ from racing import frequent_switches, race
 from tracing import at_line
 
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
-from cachekit.eviction import Fifo, S3Fifo, Sieve, lfu, s3fifo, sieve, tinylfu, ttl
-from cachekit.ports import EvictionPolicy
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import removing, selective, store
+from cachekit.tiers.memory import policy_store, removal, store
+from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve, lfu, s3fifo, sieve, tinylfu, ttl
+from cachekit.tiers.memory.eviction.base import EvictionPolicy
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
 
@@ -277,9 +277,9 @@ OPERATIONS: dict[str, Callable[[MemoryCache], object]] = {
 }
 
 INSIDE: list[tuple[CacheStrategy, ModuleType]] = [
-    (CacheStrategy.LRU, selective),
-    (CacheStrategy.W_TINYLFU, selective),
-    (CacheStrategy.W_TINYLFU, removing),
+    (CacheStrategy.LRU, policy_store),
+    (CacheStrategy.W_TINYLFU, policy_store),
+    (CacheStrategy.W_TINYLFU, removal),
     (CacheStrategy.W_TINYLFU, tinylfu),
     (CacheStrategy.S3_FIFO, s3fifo),
     (CacheStrategy.SIEVE, sieve),
@@ -337,7 +337,7 @@ class TestHits:
                 cache.set_value(key, key)
             for _ in range(1000):
                 cache.get_value("a")
-            assert isinstance(cache._store, selective.SelectiveStore)
+            assert isinstance(cache._store, policy_store.SelectiveStore)
             assert len(cache._store._hits) < 128
             for _ in range(998):
                 cache.get_value("b")

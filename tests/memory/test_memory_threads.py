@@ -16,7 +16,7 @@ from tracing import at_line
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.model.counters import Lookups
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import figures, store
+from cachekit.tiers.memory import stats, store
 
 THREADS = 8
 
@@ -188,7 +188,7 @@ def test_figures_never_go_back() -> None:
             def leave(memory: MemoryCache = memory, leaving: Any = leaving) -> None:
                 memory._retire([leaving])
 
-            if not at_line(line, figures, look, leave):
+            if not at_line(line, stats, look, leave):
                 break
             assert seen == [(3, 2)]
             coming[0].hits += 1

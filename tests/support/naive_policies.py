@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cachekit.eviction.sketch import FrequencySketch
 from cachekit.model.types import CacheStrategy
+from cachekit.tiers.memory.eviction.sketch import FrequencySketch
 
 
 class Naive:

@@ -47,10 +47,9 @@ from cachekit.model.types import MISSING, Missing, RemovalCause
 from cachekit.ports import Fence
 from cachekit.runtime import fork
 from cachekit.runtime.scheduler import Job, upkeep
-from cachekit.tiers.memory.exclusive import BUSY, CLOSED, IDLE, Gone
-from cachekit.tiers.memory.held import GONE, Held
-from cachekit.tiers.memory.listeners import RemovalListener, tell
-from cachekit.tiers.memory.removing import Removing
+from cachekit.tiers.memory.entry import GONE, Held
+from cachekit.tiers.memory.removal import Removing
+from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, Gone, RemovalListener, tell
 
 T = TypeVar("T")
 

@@ -28,11 +28,11 @@ from cachekit.model.validation import (
 from cachekit.ports import Fence
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.arguments import check_entry
-from cachekit.tiers.memory.figures import Figures, usage
-from cachekit.tiers.memory.held import Held
-from cachekit.tiers.memory.listeners import RemovalListener
-from cachekit.tiers.memory.strategies import Strategy, checked_limits, refuse_to_copy, store_for
-from cachekit.tiers.memory.weights import Weigher
+from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.memory.sizing import Weigher
+from cachekit.tiers.memory.stats import Figures, usage
+from cachekit.tiers.memory.strategy import Strategy, checked_limits, refuse_to_copy, store_for
+from cachekit.tiers.memory.write_lock import RemovalListener
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 

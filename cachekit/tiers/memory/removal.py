@@ -15,8 +15,8 @@ from typing import Final
 from cachekit.fences import FenceTable
 from cachekit.model.types import RemovalCause
 from cachekit.ports import Fence
-from cachekit.tiers.memory.exclusive import Exclusive, Gone
-from cachekit.tiers.memory.held import GONE, Held, TagIndex
+from cachekit.tiers.memory.entry import GONE, Held, TagIndex
+from cachekit.tiers.memory.write_lock import Exclusive, Gone
 
 _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
 

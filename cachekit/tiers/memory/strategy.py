@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from cachekit.model.types import TTL, CacheStrategy
-from cachekit.ports import EvictionPolicy
 from cachekit.tiers.arguments import checked_cap, checked_interval
+from cachekit.tiers.memory.eviction.base import EvictionPolicy
+from cachekit.tiers.memory.sizing import ByteBound, Weigher
 from cachekit.tiers.memory.store import Store
-from cachekit.tiers.memory.weights import ByteBound, Weigher
 
 #: A member of CacheStrategy, what makes a policy, or one that no other cache has.
 Strategy: TypeAlias = CacheStrategy | EvictionPolicy | Callable[[], EvictionPolicy]
@@ -48,7 +48,7 @@ def store_for(
         return Store(*limits)
     policy = None if strategy is CacheStrategy.LRU else _policy(strategy)
 
-    from cachekit.tiers.memory.selective import SelectiveStore
+    from cachekit.tiers.memory.policy_store import SelectiveStore
 
     return SelectiveStore(*limits, policy=policy, bound=bound)
 
@@ -56,7 +56,7 @@ def store_for(
 def _policy(strategy: Strategy) -> EvictionPolicy:
     make: Any = strategy
     if isinstance(strategy, CacheStrategy):
-        from cachekit.eviction import POLICIES
+        from cachekit.tiers.memory.eviction import POLICIES
 
         make = POLICIES[strategy]
     elif not _makes_policies(strategy):

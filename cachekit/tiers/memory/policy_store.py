@@ -29,11 +29,12 @@ from typing import Any, Final, final
 from cachekit.errors import CacheClosedError, CacheError
 from cachekit.fences import SharedFence
 from cachekit.model.types import RemovalCause
-from cachekit.ports import EvictionPolicy, Fence, LockFreeHits
-from cachekit.tiers.memory.exclusive import Gone
-from cachekit.tiers.memory.held import GONE, Held
+from cachekit.ports import Fence
+from cachekit.tiers.memory.entry import GONE, Held
+from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
+from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
-from cachekit.tiers.memory.weights import ByteBound
+from cachekit.tiers.memory.write_lock import Gone
 
 # An Enum's members are looked up by code of Python's own, which shows.
 _REPLACED: Final = RemovalCause.REPLACED

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar, final
 
-from cachekit.eviction.sketch import FrequencySketch
+from cachekit.tiers.memory.eviction.sketch import FrequencySketch
 
 K = TypeVar("K", bound=Hashable)
 

@@ -10,14 +10,13 @@ queued is carried out also if the write is refused or interrupted.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from cachekit.errors import CacheClosedError
 from cachekit.model.counters import StatsCounter
 from cachekit.model.types import RemovalCause
-from cachekit.tiers.memory.held import Held
-from cachekit.tiers.memory.listeners import RemovalListener, tell
+from cachekit.tiers.memory.entry import Held
 
 T = TypeVar("T")
 
@@ -101,3 +100,24 @@ class Exclusive:
     def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
         """Give the lock back; entries, and the sweep, go on in the child."""
         self._lock.release()
+
+
+#: What a removal listener is called with: key, value, cause.
+RemovalListener = Callable[[str, Any, RemovalCause], object]
+
+
+def tell(
+    listeners: Iterable[RemovalListener],
+    counter: StatsCounter,
+    removals: list[tuple[str, Any, RemovalCause]],
+) -> None:
+    """Call each with each removal; what one raises is logged and counted, and stops no other."""
+    for listener in listeners:
+        for removal in removals:
+            try:
+                listener(*removal)
+            except Exception:
+                import logging
+
+                counter.errors += 1
+                logging.getLogger("cachekit").exception("removal listener %r failed", listener)

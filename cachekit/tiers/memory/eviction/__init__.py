@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cachekit.eviction.fifo import Fifo
-from cachekit.eviction.lfu import Lfu
-from cachekit.eviction.s3fifo import S3Fifo
-from cachekit.eviction.sieve import Sieve
-from cachekit.eviction.tinylfu import WTinyLfu
-from cachekit.eviction.ttl import SoonestToExpire
 from cachekit.model.types import CacheStrategy
-from cachekit.ports import EvictionPolicy
+from cachekit.tiers.memory.eviction.base import EvictionPolicy
+from cachekit.tiers.memory.eviction.fifo import Fifo
+from cachekit.tiers.memory.eviction.lfu import Lfu
+from cachekit.tiers.memory.eviction.s3fifo import S3Fifo
+from cachekit.tiers.memory.eviction.sieve import Sieve
+from cachekit.tiers.memory.eviction.tinylfu import WTinyLfu
+from cachekit.tiers.memory.eviction.ttl import SoonestToExpire
 
 __all__ = ["POLICIES", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]
 

@@ -6,8 +6,8 @@ from typing import Final, final
 
 from cachekit.model.counters import Histogram, Lookups
 from cachekit.model.stats import CacheStats
+from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
-from cachekit.tiers.memory.weights import entry_size
 
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 
