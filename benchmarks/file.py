@@ -25,7 +25,7 @@ from typing import Any
 from harness import NotOfferedError, Question, Report, Round, Row, Target, options, seconds
 
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine.engine import Engine
 
 LIBRARIES = ("cachekit-tiered", "diskcache", "lmdb", "filelock")
 LIMIT = 1000 << 20

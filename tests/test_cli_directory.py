@@ -20,11 +20,11 @@ from cachekit.cli import main, purge
 from cachekit.cli.directory import remaining, size
 from cachekit.cli.display import PlainDisplay
 from cachekit.testing import ManualClock
-from cachekit.tiers.file import inspection
-from cachekit.tiers.file.control import Table
-from cachekit.tiers.file.index import map_file
-from cachekit.tiers.file.inspection import Inspection
-from cachekit.tiers.file.segments import Segments
+from cachekit.tiers.file.engine import check
+from cachekit.tiers.file.engine.check import Inspection
+from cachekit.tiers.file.engine.control_block import Table
+from cachekit.tiers.file.engine.index import map_file
+from cachekit.tiers.file.engine.segments import Segments
 
 
 def fill(path: Path) -> Path:
@@ -189,7 +189,7 @@ class TestInspect:
 
             cache.set_value("k", bytes(20_000))
             if step == "map_file":
-                monkeypatch.setattr(inspection, "map_file", map_late)
+                monkeypatch.setattr(check, "map_file", map_late)
             else:
                 monkeypatch.setattr(Table, "entries", read_early)
             found = Inspection(str(tmp_path))

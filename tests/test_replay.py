@@ -22,7 +22,7 @@ from cachekit import CacheStrategy
 from cachekit.cli import main, replay, requests, simulation
 from cachekit.cli.display import PlainDisplay
 from cachekit.cli.replay import NAMES, OPTIMUM, Curves, Plan, advice
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.engine.file_ops import Effects
 
 _FLIPPED = bytearray(gzip.compress(b"".join(b"%d\n" % (number * number) for number in range(5000))))
 for _at in range(100, 140):

@@ -12,8 +12,8 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.tiers.file.directory import is_cache
-from cachekit.tiers.file.inspection import Inspection, Item
+from cachekit.tiers.file.engine.check import Inspection, Item
+from cachekit.tiers.file.engine.directory import is_cache
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))

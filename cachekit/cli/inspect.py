@@ -22,8 +22,8 @@ from cachekit.cli.directory import (
     watched,
 )
 from cachekit.cli.display import Display
-from cachekit.tiers.file.inspection import STATES, Inspection
-from cachekit.tiers.file.trust import exposure, network_file_system
+from cachekit.tiers.file.engine.check import STATES, Inspection
+from cachekit.tiers.file.permissions import exposure, network_file_system
 
 _SHOWN: Final = 20  # problems
 _TIMES: Final = (("within an hour", 3600.0), ("within a day", 86_400.0), ("within a week", 604_800.0))

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from cachekit.cli.directory import DirectoryError, absolute, no_cache, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
-from cachekit.tiers.file.directory import is_cache
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.inspection import Inspection
+from cachekit.tiers.file.engine.check import Inspection
+from cachekit.tiers.file.engine.directory import is_cache
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import Geometry
 
 
 class Plan(NamedTuple):

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, Final, final
 
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.model.types import CacheStrategy
-from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import SMALLEST_LIMIT, record_size
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
 from cachekit.tiers.memory.eviction import POLICIES
 
 #: Of a request after which its key is not asked for again.

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from cachekit.cli.directory import DirectoryError, inspect_directory, refuse, size, watched
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.inspection import STATES, Inspection, Item
+from cachekit.tiers.file.engine.check import STATES, Inspection, Item
+from cachekit.tiers.file.engine.engine import Engine
 
 _SHOWN: Final = 20  # problems
 

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any, cast, final
 
-from cachekit.tiers.file.effects import Effects
+from cachekit.tiers.file.engine.file_ops import Effects
 
 
 class CrashError(BaseException):

@@ -15,11 +15,11 @@ from file_checks import SMALL, check
 
 from cachekit.fences import FLUX
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
-from cachekit.tiers.file import growth, reclaim
-from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.files import ShardFiles
-from cachekit.tiers.file.format import Geometry
+from cachekit.tiers.file.engine import compaction, index_growth
+from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 ROOMY = replace(SMALL, limit=1 << 20)
 Step = tuple[str, bytes | None]
@@ -150,14 +150,14 @@ def rebuild(files: ShardFiles) -> None:
     """Have another index, with the same entries."""
     before = files.locked_index()
     if not files.words[NEW]:
-        growth.begin(files, before, max(64, before.capacity))
+        index_growth.begin(files, before, max(64, before.capacity))
     while files.locked_index() is before:
         pass
 
 
 def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stopped in the middle of the copy, and between a store in the old index and in the new one."""
-    monkeypatch.setattr(growth, "_SLICE", 1)
+    monkeypatch.setattr(index_growth, "_SLICE", 1)
     geometry = replace(ROOMY, capacity=64)
     first, then = COPYING[:35], COPYING[35:]
     with Engine(tmp_path / "first", geometry=geometry) as engine:
@@ -219,7 +219,7 @@ def test_a_write_that_was_cut_off_hides_nothing_behind_it(tmp_path: Path, torn: 
             files.words[COPIED] = 1 << 63  # copy whatever is live
             files.words[CURSOR] = segment << 32
             while files.words[CURSOR]:
-                assert engine._shards[0].lock.run(reclaim.step, files, 1, 1 << 20)
+                assert engine._shards[0].lock.run(compaction.step, files, 1, 1 << 20)
             assert not files.table.find(segment)
             for key in ("before", "after0", "after1", "after2"):
                 assert engine.get(key) is not None, f"{key} after {allowed} effects"
@@ -228,14 +228,14 @@ def test_a_write_that_was_cut_off_hides_nothing_behind_it(tmp_path: Path, torn: 
 
 def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that a dead writer left in flux keeps nobody from keeping values for ever."""
-    from cachekit.tiers.file import tokens
+    from cachekit.tiers.file.engine import fence_tokens
 
     with Engine(tmp_path, geometry=SMALL) as engine:
         token = engine.put("k", b"v", in_flux=True)
         assert token is not None
         assert engine.token("k") == token | FLUX
         assert engine.add("k", b"v", engine.token("k")) is False
-        monkeypatch.setattr(tokens, "_STALE_FLUX", -1.0)
+        monkeypatch.setattr(fence_tokens, "_STALE_FLUX", -1.0)
         settled = engine.token("k")
         assert not settled & FLUX
         assert settled != token
@@ -308,12 +308,12 @@ def test_a_value_that_can_never_fit(tmp_path: Path) -> None:
 
 def test_segment_numbers_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the shard begins anew, in another incarnation, and goes on."""
-    from cachekit.tiers.file import files
+    from cachekit.tiers.file.engine import shard_files
 
     with Engine(tmp_path, geometry=SMALL) as engine, Engine(tmp_path, geometry=SMALL) as other:
         engine.put("first", b"v")
         assert other.get("first") is not None
-        monkeypatch.setattr(files, "SEGMENT_LIMIT", 9)
+        monkeypatch.setattr(shard_files, "SEGMENT_LIMIT", 9)
         for number in range(200):
             engine.put(f"k{number % 20}", value(number, 800))
             found = other.get(f"k{number % 20}")

@@ -11,10 +11,10 @@ from file_checks import SMALL, check
 
 from cachekit.testing.damage import Damage, Fuzzer
 from cachekit.testing.faults import StoppingEffects
-from cachekit.tiers.file import growth
-from cachekit.tiers.file import shard as shard_module
-from cachekit.tiers.file.control import NEW, NEW_CURSOR
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine import index_growth
+from cachekit.tiers.file.engine import shard as shard_module
+from cachekit.tiers.file.engine.control_block import NEW, NEW_CURSOR
+from cachekit.tiers.file.engine.engine import Engine
 
 
 def fill(path: Path) -> dict[str, bytes | None]:
@@ -98,7 +98,7 @@ def test_damage_is_a_miss(tmp_path: Path) -> None:
 
 def test_damage_to_a_half_copied_index_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flipped byte of either index, or of what the control block says of them."""
-    monkeypatch.setattr(growth, "_SLICE", 1)
+    monkeypatch.setattr(index_growth, "_SLICE", 1)
     path, geometry = tmp_path / "cache", replace(SMALL, limit=1 << 20, capacity=64)
     expected = {f"k{number}": b"%d" % number * 20 for number in range(36)}
     with Engine(path, geometry=geometry) as engine:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cachekit import FileCache, FileFormatError, TierUnavailableError
-from cachekit.tiers.file import engine
-from cachekit.tiers.file.directory import Directory, open_directory
-from cachekit.tiers.file.location import directory_of
+from cachekit.tiers.file.engine import engine
+from cachekit.tiers.file.engine.directory import Directory, open_directory
+from cachekit.tiers.file.paths import directory_of
 
 
 def everything_in(path: Path) -> dict[str, bytes | None]:

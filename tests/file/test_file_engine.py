@@ -30,12 +30,12 @@ from cachekit.testing import ManualClock
 from cachekit.testing.faults import StoppingEffects
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.file import format as file_format
-from cachekit.tiers.file import tokens
-from cachekit.tiers.file.effects import EFFECTS
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.tokens import fresh
+from cachekit.tiers.file.engine import fence_tokens
+from cachekit.tiers.file.engine import format as file_format
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.fence_tokens import fresh
+from cachekit.tiers.file.engine.file_ops import EFFECTS
+from cachekit.tiers.file.engine.format import Geometry
 
 ROOMY = replace(SMALL, limit=8 << 20)
 
@@ -148,7 +148,7 @@ def test_closing(tmp_path: Path) -> None:
 
 def test_importing_loads_no_lock_library() -> None:
     """Neither `import cachekit` nor the engine's module loads filelock; an engine does."""
-    code = "import sys, cachekit, cachekit.tiers.file.engine; sys.exit('filelock' in sys.modules)"
+    code = "import sys, cachekit, cachekit.tiers.file.engine.engine; sys.exit('filelock' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -272,7 +272,7 @@ def test_tokens_do_not_outlive_their_file(tmp_path: Path) -> None:
         tags = engine.tag_tokens(["x"])
         engine.put("k", b"v", tags=tags)
     (tmp_path / "tokens").unlink()
-    tokens.create(str(tmp_path / "tokens"), SMALL, StoppingEffects())
+    fence_tokens.create(str(tmp_path / "tokens"), SMALL, StoppingEffects())
     with Engine(tmp_path, geometry=SMALL) as engine:
         assert engine.get("k") is None
         assert not engine.tags_are_current(tags)
@@ -280,7 +280,7 @@ def test_tokens_do_not_outlive_their_file(tmp_path: Path) -> None:
 
 def test_two_keys_of_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take the slot from each other; neither is ever served for the other."""
-    from cachekit.tiers.file import engine as engine_module
+    from cachekit.tiers.file.engine import engine as engine_module
 
     def few(salt: bytes) -> Callable[[bytes], int]:
         hash_of = file_format.hasher(salt)

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
-from cachekit.tiers.file import growth
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Record
+from cachekit.tiers.file.engine import index_growth
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import Record
 
 KEYS = st.sampled_from([f"k{n}" for n in range(12)] + ["", "ключ", "\ud800", "long" * 60])
 SIZES = st.sampled_from([0, 1, 31, 200, 900, 1200, 3000])
@@ -246,7 +246,7 @@ class GrowingEngineAgainstDict(EngineAgainstDict):
 def slot_by_slot() -> Iterator[None]:
     """Each turn with the lock copies one slot of an index that grows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(growth, "_SLICE", 1)
+        patch.setattr(index_growth, "_SLICE", 1)
         yield
 
 

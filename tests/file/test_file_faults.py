@@ -36,7 +36,7 @@ from cachekit import (
 from cachekit.errors import LockTimeoutError
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.file.directory import USERS
+from cachekit.tiers.file.engine.directory import USERS
 
 PROCESSES = 4
 OTHER = 12_345  # a user that is not this one

@@ -17,9 +17,9 @@ from file_checks import SMALL, check
 
 from cachekit import CacheEntry, FileCache
 from cachekit.fences import FLUX
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.files import ShardFiles
-from cachekit.tiers.file.index import Index
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 ROOMY = replace(SMALL, limit=4 << 20)
 

@@ -20,11 +20,11 @@ from cachekit.testing import processes
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import fork, in_processes
-from cachekit.tiers.file.control import GENERATION
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.locking import ShardLock
-from cachekit.tiers.file.shard import Shard
+from cachekit.tiers.file.engine.control_block import GENERATION
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.file.engine.shard_lock import ShardLock
 
 ROOMY = replace(SMALL, limit=8 << 20)
 
@@ -114,7 +114,7 @@ def without_retry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither crc nor key: what is there is believed."""
-    from cachekit.tiers.file.format import HEADER, TAG, Record
+    from cachekit.tiers.file.engine.format import HEADER, TAG, Record
 
     def believe(self: Shard, segments: Any, b: int, key: bytes) -> Any:
         content = segments.load(b >> 37)

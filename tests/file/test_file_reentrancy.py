@@ -19,12 +19,12 @@ from tracing import at_line
 from cachekit import CacheClosedError, FileCache
 from cachekit.runtime.clock import SystemClock
 from cachekit.testing.processes import fork
-from cachekit.tiers.file import segments as segments_module
-from cachekit.tiers.file import sharing
-from cachekit.tiers.file.effects import EFFECTS, Effects
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.segments import Segments
-from cachekit.tiers.file.sharing import Engines, engines
+from cachekit.tiers.file import engine_registry
+from cachekit.tiers.file.engine import segments as segments_module
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects
+from cachekit.tiers.file.engine.segments import Segments
+from cachekit.tiers.file.engine_registry import Engines, engines
 
 
 def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_forks(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Pa
         own, clock = Engines(), SystemClock()
         engine = own.acquire(str(tmp_path), 1 << 20, clock, 5)
         try:
-            came = at_line(number, sharing, strike, partial(own.release, engine))
+            came = at_line(number, engine_registry, strike, partial(own.release, engine))
         except _StruckError:
             pass
         assert in_thread(partial(is_free, own.lock))(), number

@@ -15,9 +15,9 @@ from file_checks import check, disk_usage, open_files
 from cachekit import CacheEntry, FileCache
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Geometry
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.format import Geometry
 
 
 class _FillingUp(Effects):

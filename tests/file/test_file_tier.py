@@ -16,10 +16,10 @@ import cachekit
 from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
 from cachekit.testing import ManualClock
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Record
-from cachekit.tiers.file.location import directory_of
-from cachekit.tiers.file.tokens import Tokens
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.fence_tokens import Tokens
+from cachekit.tiers.file.engine.format import Record
+from cachekit.tiers.file.paths import directory_of
 
 # -- arguments ------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from cachekit.errors import LockTimeoutError
 from cachekit.runtime.scheduler import upkeep
 from cachekit.testing import ManualClock
 from cachekit.testing.damage import Fuzzer
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine.engine import Engine
 
 
 def held_files(directory: Path) -> list[str]:
@@ -249,7 +249,7 @@ def test_a_lock_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monkey
     """Is an error of the tier too, and as itself."""
     with FileCache(tmp_path, 1) as cache:
         monkeypatch.setattr(
-            "cachekit.tiers.file.engine.Engine.put",
+            "cachekit.tiers.file.engine.engine.Engine.put",
             lambda *_, **__: (_ for _ in ()).throw(LockTimeoutError("x")),
         )
         with pytest.raises(LockTimeoutError):

@@ -12,8 +12,8 @@ from forking import in_fork
 
 from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError
 from cachekit.serialization import Serializer
-from cachekit.tiers.file import trust
-from cachekit.tiers.file.trust import exposure, network_file_system
+from cachekit.tiers.file import permissions
+from cachekit.tiers.file.permissions import exposure, network_file_system
 
 OTHER = 12_345  # a user that is not this one
 
@@ -242,7 +242,7 @@ def test_network_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """By the mount that the path is on, whatever is above and below it."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
-    monkeypatch.setattr(trust, "_MOUNTS", str(mounts))
+    monkeypatch.setattr(permissions, "_MOUNTS", str(mounts))
     kinds = {path: network_file_system(path) for path in (
         "/net", "/net/a/b", "/network", "/net/local/a", "/with space/x", "/twice/x", "/", str(tmp_path)
     )}  # fmt: skip
@@ -250,7 +250,7 @@ def test_network_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "/net": "nfs4", "/net/a/b": "nfs4", "/network": "", "/net/local/a": "", "/with space/x": "fuse.sshfs",
         "/twice/x": "cifs", "/": "", str(tmp_path): "",
     }  # fmt: skip
-    monkeypatch.setattr(trust, "_MOUNTS", str(tmp_path / "none"))
+    monkeypatch.setattr(permissions, "_MOUNTS", str(tmp_path / "none"))
     assert network_file_system("/net") == ""
 
 
@@ -258,7 +258,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     """Before anything is made there, and unless told otherwise."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"21 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:4 / {tmp_path} rw - nfs s:/ rw\n")
-    monkeypatch.setattr(trust, "_MOUNTS", str(mounts))
+    monkeypatch.setattr(permissions, "_MOUNTS", str(mounts))
     with pytest.raises(TierUnavailableError, match="allow_network_fs=True") as caught:
         FileCache(tmp_path / "cache", 1)
     assert "nfs" in str(caught.value)

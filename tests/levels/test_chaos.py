@@ -44,7 +44,7 @@ from file_checks import check
 from redis_server import RedisServer, wait_until
 
 from cachekit.testing.clock import JumpingClock
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine.engine import Engine
 
 #: Seconds; the clock of a host is never further from the truth.
 _FURTHEST = 900.0

@@ -213,14 +213,14 @@ def without_tags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_news(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes change the token of the key, and do not say that there is news."""
-    from cachekit.tiers.file import shard
+    from cachekit.tiers.file.engine import shard
 
     monkeypatch.setattr(shard, "NEWS", NOBODYS)
 
 
 def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same of invalidations by tag."""
-    from cachekit.tiers.file.tokens import Tokens, fresh
+    from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 
     def invalidate(self: Tokens, tags: Iterable[str]) -> None:
         self.words[EPOCH] = fresh() | FLUX
@@ -247,8 +247,8 @@ def with_news_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is news only when others have been able to see for a while what was written."""
-    from cachekit.tiers.file import shard
-    from cachekit.tiers.file.tokens import fresh
+    from cachekit.tiers.file.engine import shard
+    from cachekit.tiers.file.engine.fence_tokens import fresh
 
     put = shard.Shard.put
     monkeypatch.setattr(shard, "NEWS", NOBODYS)
@@ -269,7 +269,7 @@ NOBODYS = 6
 
 def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was loaded is kept."""
-    from cachekit.tiers.file.shard import Shard
+    from cachekit.tiers.file.engine.shard import Shard
 
     add = Shard._add
 

@@ -19,7 +19,7 @@ from cachekit.fences import NEWS
 from cachekit.model.validation import checked_pattern
 from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine.engine import Engine
 
 
 class Process(NamedTuple):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 
-from cachekit.tiers.file.control import BUSY, ENTRIES, NEW, NEW_CURSOR, NEW_ENTRIES, NEW_USED, USED
-from cachekit.tiers.file.effects import EFFECTS
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.files import ShardFiles
-from cachekit.tiers.file.format import Geometry
-from cachekit.tiers.file.index import Index
-from cachekit.tiers.file.segments import length_at
+from cachekit.tiers.file.engine.control_block import (
+    BUSY,
+    ENTRIES,
+    NEW,
+    NEW_CURSOR,
+    NEW_ENTRIES,
+    NEW_USED,
+    USED,
+)
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.file_ops import EFFECTS
+from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.segments import length_at
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 #: One shard, a few segments of a page each: growth, rolls and reclaim come within a few dozen writes.
 SMALL = Geometry(limit=96 << 10, shards=1, segment=4096, buckets=64, tag_buckets=64, capacity=8)

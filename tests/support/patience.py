@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from cachekit import FileCache
-from cachekit.tiers.file import entries
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file import store
+from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.redis import bus, messages
 
 _LONG = 60.0
@@ -25,7 +25,7 @@ def long_patience() -> Iterator[None]:
     assert defaults is not None
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "patience", _LONG)
-        patch.setattr(entries, "_PATIENCE", _LONG)
+        patch.setattr(store, "_PATIENCE", _LONG)
         patch.setattr(messages, "PATIENCE", _LONG)
         patch.setattr(bus, "PATIENCE", _LONG)
         yield

@@ -34,10 +34,10 @@ from cachekit.serialization.codec import Codec
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
 from cachekit.tiers.file.arguments import checked_fence, checked_limit
-from cachekit.tiers.file.attachment import Attachment
-from cachekit.tiers.file.contents import Contents
-from cachekit.tiers.file.entries import Entries
-from cachekit.tiers.file.location import directory_of
+from cachekit.tiers.file.engine_handle import Attachment
+from cachekit.tiers.file.entry_codec import Contents
+from cachekit.tiers.file.paths import directory_of
+from cachekit.tiers.file.store import Entries
 
 if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression

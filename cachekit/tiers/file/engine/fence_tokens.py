@@ -18,8 +18,8 @@ from hashlib import blake2b
 from typing import Final, final
 
 from cachekit.fences import EPOCH, FLUX, NEWS, TagTokens
-from cachekit.tiers.file.effects import Effects, mapped, open_ours
-from cachekit.tiers.file.format import FORMAT, Geometry
+from cachekit.tiers.file.engine.file_ops import Effects, mapped, open_ours
+from cachekit.tiers.file.engine.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket

@@ -21,8 +21,8 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import Effects, mapped, open_ours
-from cachekit.tiers.file.format import FORMAT, PAGE, Geometry
+from cachekit.tiers.file.engine.file_ops import Effects, mapped, open_ours
+from cachekit.tiers.file.engine.format import FORMAT, PAGE, Geometry
 
 MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
 

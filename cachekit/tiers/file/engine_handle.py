@@ -16,11 +16,11 @@ from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.file.contents import Contents
-from cachekit.tiers.file.directory import USERS
-from cachekit.tiers.file.engine import Engine, EngineStats
-from cachekit.tiers.file.sharing import engines
-from cachekit.tiers.file.trust import exposure, network_file_system
+from cachekit.tiers.file.engine.directory import USERS
+from cachekit.tiers.file.engine.engine import Engine, EngineStats
+from cachekit.tiers.file.engine_registry import engines
+from cachekit.tiers.file.entry_codec import Contents
+from cachekit.tiers.file.permissions import exposure, network_file_system
 
 _OPENING: Final = 30.0  # seconds that the constructor waits for others who are opening the directory
 _REOPENING: Final = 2.0  # the same, for an operation

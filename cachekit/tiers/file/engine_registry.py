@@ -21,8 +21,8 @@ from typing import Any, Final, TypeAlias, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.file.directory import USERS
-from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.engine.directory import USERS
+from cachekit.tiers.file.engine.engine import Engine
 
 _Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 

@@ -21,13 +21,13 @@ from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.tiers.file import control
-from cachekit.tiers.file.control import ENTRIES
-from cachekit.tiers.file.directory import open_directory
-from cachekit.tiers.file.effects import EFFECTS, Effects
-from cachekit.tiers.file.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
-from cachekit.tiers.file.shard import Shard
-from cachekit.tiers.file.tokens import Tokens, fresh
+from cachekit.tiers.file.engine import control_block
+from cachekit.tiers.file.engine.control_block import ENTRIES
+from cachekit.tiers.file.engine.directory import open_directory
+from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
+from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects
+from cachekit.tiers.file.engine.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
+from cachekit.tiers.file.engine.shard import Shard
 
 _PATIENCE: Final = 2.0
 _OPENING: Final = 30.0
@@ -106,7 +106,7 @@ class Engine:
         self._shards: tuple[Shard, ...] = ()
         try:
             tokens = Tokens(f"{self.path}/tokens", geometry, effects)
-            blocks = control.map_blocks(f"{self.path}/control", geometry, effects)
+            blocks = control_block.map_blocks(f"{self.path}/control", geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
             # By 64 if there is one shard: then every hash names number 0.
             self._shard_shift = 64 - geometry.shard_bits

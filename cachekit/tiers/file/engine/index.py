@@ -17,9 +17,9 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.effects import EFFECTS, Effects, open_ours
-from cachekit.tiers.file.format import FORMAT
-from cachekit.tiers.file.segments import Segments
+from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects, open_ours
+from cachekit.tiers.file.engine.format import FORMAT
+from cachekit.tiers.file.engine.segments import Segments
 
 _MAGIC: Final = int.from_bytes(b"ckINDEX\0", "little") + FORMAT
 _HEAD: Final = 64

@@ -15,10 +15,10 @@ from typing import Final, cast, final
 from zlib import crc32
 
 from cachekit.fences import FLUX, NEWS
-from cachekit.tiers.file.control import ENTRIES, GENERATION
-from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.files import ShardFiles
-from cachekit.tiers.file.format import (
+from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION
+from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
+from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.format import (
     CRC_MASK,
     HEADER,
     LENGTH_MASK,
@@ -33,10 +33,10 @@ from cachekit.tiers.file.format import (
     Record,
     decode_tags,
 )
-from cachekit.tiers.file.index import Index
-from cachekit.tiers.file.locking import AGAIN, Again, ShardLock
-from cachekit.tiers.file.segments import Segments, length_at
-from cachekit.tiers.file.tokens import Tokens, fresh
+from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.segments import Segments, length_at
+from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through

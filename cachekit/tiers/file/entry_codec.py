@@ -17,7 +17,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer
-from cachekit.tiers.file.format import Record
+from cachekit.tiers.file.engine.format import Record
 
 _NO_TOKENS: Mapping[str, int] = {}
 _PRECISION = 6  # digits of a TTL: those that a difference of two moments still has

@@ -23,9 +23,9 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
-from cachekit.tiers.file import control, tokens
-from cachekit.tiers.file.effects import Effects, make_directories, open_or_make, open_ours
-from cachekit.tiers.file.format import FORMAT, Geometry
+from cachekit.tiers.file.engine import control_block, fence_tokens
+from cachekit.tiers.file.engine.file_ops import Effects, make_directories, open_or_make, open_ours
+from cachekit.tiers.file.engine.format import FORMAT, Geometry
 
 #: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
 USERS: Final = "users"
@@ -129,8 +129,8 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
     sound = (
         version == FORMAT
         and found is not None
-        and tokens.is_sound(f"{path}/tokens", found)
-        and control.is_sound(f"{path}/control", found)
+        and fence_tokens.is_sound(f"{path}/tokens", found)
+        and control_block.is_sound(f"{path}/control", found)
         and not any(entry.is_symlink() for entry in list(os.scandir(path)) if _is_ours(entry.name))
     )
     alone = False
@@ -179,8 +179,8 @@ def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
             _remove_shard(entry.path, effects)
         else:  # a link, of which nothing is followed
             effects.unlink(entry.path)
-    tokens.create(f"{path}/tokens", geometry, effects)
-    control.create(f"{path}/control", geometry, effects)
+    fence_tokens.create(f"{path}/tokens", geometry, effects)
+    control_block.create(f"{path}/control", geometry, effects)
     salt = os.urandom(16)
     shape = {"format": FORMAT, "salt": salt.hex(), "made": int(time.time()), "geometry": asdict(geometry)}
     body = json.dumps(shape, sort_keys=True).encode()

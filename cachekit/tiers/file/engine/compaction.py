@@ -16,12 +16,12 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
-from cachekit.tiers.file.control import ALONE, COPIED, CURSOR, TAIL
-from cachekit.tiers.file.format import HEADER, UNIT, place, record_size
+from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, TAIL
+from cachekit.tiers.file.engine.format import HEADER, UNIT, place, record_size
 
 if TYPE_CHECKING:
-    from cachekit.tiers.file.files import ShardFiles
-    from cachekit.tiers.file.segments import Content
+    from cachekit.tiers.file.engine.segments import Content
+    from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 _LOW32: Final = (1 << 32) - 1
 _ALL: Final = 1 << 63  # in COPIED: copy every live record, not only those with a second chance

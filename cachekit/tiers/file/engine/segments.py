@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable, Collection
 from typing import Final, TypeAlias, final
 
-from cachekit.tiers.file.effects import Effects, open_ours
-from cachekit.tiers.file.format import HEADER, record_size
+from cachekit.tiers.file.engine.file_ops import Effects, open_ours
+from cachekit.tiers.file.engine.format import HEADER, record_size
 
 #: Slicing either yields a private copy.
 Content: TypeAlias = "mmap.mmap | bytes"

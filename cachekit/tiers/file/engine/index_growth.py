@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cachekit.tiers.file import index as index_file
-from cachekit.tiers.file.control import (
+from cachekit.tiers.file.engine import index as index_file
+from cachekit.tiers.file.engine.control_block import (
     BUSY,
     CAPACITY,
     ENTRIES,
@@ -27,11 +27,11 @@ from cachekit.tiers.file.control import (
     NEW_USED,
     USED,
 )
-from cachekit.tiers.file.format import SEGMENT_SHIFT
-from cachekit.tiers.file.index import Index, file_size
+from cachekit.tiers.file.engine.format import SEGMENT_SHIFT
+from cachekit.tiers.file.engine.index import Index, file_size
 
 if TYPE_CHECKING:
-    from cachekit.tiers.file.files import ShardFiles
+    from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 #: Slots that one turn with the lock copies: about 30 us of work. An index that begins to grow has room
 #: for a twentieth of its slots, so with this it is done long before that is used up.

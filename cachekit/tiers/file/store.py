@@ -27,9 +27,9 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.ports import Found
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.file.attachment import Attachment
-from cachekit.tiers.file.engine import Engine
-from cachekit.tiers.file.format import Record
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import Record
+from cachekit.tiers.file.engine_handle import Attachment
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -13,9 +13,9 @@ import threading
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, final
 
-from cachekit.tiers.file import control, growth, reclaim
-from cachekit.tiers.file import index as index_file
-from cachekit.tiers.file.control import (
+from cachekit.tiers.file.engine import compaction, control_block, index_growth
+from cachekit.tiers.file.engine import index as index_file
+from cachekit.tiers.file.engine.control_block import (
     ALONE,
     BUSY,
     CAPACITY,
@@ -29,8 +29,8 @@ from cachekit.tiers.file.control import (
     USED,
     Table,
 )
-from cachekit.tiers.file.effects import Effects
-from cachekit.tiers.file.format import (
+from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.format import (
     HEADER,
     LENGTH_MASK,
     LENGTH_SHIFT,
@@ -44,9 +44,9 @@ from cachekit.tiers.file.format import (
     Geometry,
     place,
 )
-from cachekit.tiers.file.index import NO_INDEX, Index, file_size
-from cachekit.tiers.file.locking import AGAIN, Again
-from cachekit.tiers.file.segments import Content, Segments, length_at, write_all
+from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
+from cachekit.tiers.file.engine.segments import Content, Segments, length_at, write_all
+from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # records, or slots, that one lock hold or one look of a scan goes through
@@ -140,7 +140,7 @@ class ShardFiles:
         words = self.words
         numbers = [number for number, _, _ in entries]
         if (
-            words[0] != control.MAGIC
+            words[0] != control_block.MAGIC
             or len(set(numbers)) != len(numbers)
             or max(numbers, default=0) >= words[NEXT]
             or words[NEXT] > SEGMENT_LIMIT
@@ -169,7 +169,7 @@ class ShardFiles:
         index_file.create(self.index_path(generation), generation, self.geometry.capacity, self.effects)
         words[CAPACITY] = self.geometry.capacity
         words[GENERATION] = generation
-        words[0] = control.MAGIC
+        words[0] = control_block.MAGIC
         self.open_index(generation)
 
     def remove_strays(self) -> None:
@@ -254,7 +254,7 @@ class ShardFiles:
         if index.generation != words[GENERATION]:
             index = self._take_up()
         if words[NEW]:
-            index = self._writing = growth.step(self, index)
+            index = self._writing = index_growth.step(self, index)
         return index
 
     def _take_up(self) -> Index:
@@ -284,7 +284,7 @@ class ShardFiles:
         if a and a != hashed:
             at = index.place(hashed)
             a = slots[at] if at >= 0 else 0
-        if at < 0 or (not a and not growth.has_room(self, index)):
+        if at < 0 or (not a and not index_growth.has_room(self, index)):
             return AGAIN
         size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
         offset = tail & _LOW32
@@ -313,7 +313,7 @@ class ShardFiles:
             OSError: there is nothing left that could.
         """
         # While an index grows, there are two; each turn with the lock brings that nearer to its end.
-        if not reclaim.step(self, _SLICE, self.geometry.limit) and not self.words[NEW]:
+        if not compaction.step(self, _SLICE, self.geometry.limit) and not self.words[NEW]:
             raise OSError(errno.ENOSPC, f"{self._directory} has no room for {size} bytes more")
 
     def append(self, record: bytes, spare: int) -> int:
@@ -376,7 +376,7 @@ class ShardFiles:
             slots[at] = hashed
         index.visited[at >> 1] = 0
         if growing:
-            growth.follow(self, index, at)
+            index_growth.follow(self, index, at)
         if before:
             self._lose(index, before)
 
@@ -401,7 +401,7 @@ class ShardFiles:
         index.slots[at + 1] = b
         index.visited[at >> 1] = 0
         if growing:
-            growth.follow(self, index, at)
+            index_growth.follow(self, index, at)
 
     def _lose(self, index: Index, b: int) -> None:
         """Count the record that a slot named before off its segment, and remove a segment that is dead."""
@@ -457,7 +457,7 @@ class ShardFiles:
             self.index.segments.create(segment)
             self.words[TAIL] = segment << 32
             if not self.words[CURSOR] and self.room() < 2 * size:
-                reclaim.begin(self)
+                compaction.begin(self)
         return segment
 
     def _new_number(self, on_disk: int, spare: int) -> int:
@@ -478,4 +478,4 @@ class ShardFiles:
         if self._owed >= _PACE:
             owed, self._owed = self._owed, 0
             if self.words[CURSOR]:
-                reclaim.step(self, _SLICE, owed)
+                compaction.step(self, _SLICE, owed)

@@ -18,7 +18,7 @@ from errno import ENOENT
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
-from cachekit.tiers.file.effects import make_directories, open_or_make
+from cachekit.tiers.file.engine.file_ops import make_directories, open_or_make
 
 
 class _Again(enum.Enum):

@@ -15,11 +15,12 @@ from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError
-from cachekit.tiers.file import control, tokens
-from cachekit.tiers.file.control import ENTRIES, GENERATION, Table
-from cachekit.tiers.file.directory import USERS, read_manifest
-from cachekit.tiers.file.effects import EFFECTS
-from cachekit.tiers.file.format import (
+from cachekit.tiers.file.engine import control_block, fence_tokens
+from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, Table
+from cachekit.tiers.file.engine.directory import USERS, read_manifest
+from cachekit.tiers.file.engine.fence_tokens import Tokens
+from cachekit.tiers.file.engine.file_ops import EFFECTS
+from cachekit.tiers.file.engine.format import (
     CRC_MASK,
     FORMAT,
     HEADER,
@@ -32,9 +33,8 @@ from cachekit.tiers.file.format import (
     hasher,
     record_size,
 )
-from cachekit.tiers.file.index import map_file, slots_of
-from cachekit.tiers.file.segments import Segments
-from cachekit.tiers.file.tokens import Tokens
+from cachekit.tiers.file.engine.index import map_file, slots_of
+from cachekit.tiers.file.engine.segments import Segments
 
 _SLICE: Final = 1000  # slots that are looked at between two looks at the control block
 
@@ -102,11 +102,11 @@ class Inspection:
         self.geometry: Geometry = geometry
         self.made = made
         self._hash_of = hasher(salt)
-        for name, room in (("tokens", tokens), ("control", control)):
+        for name, room in (("tokens", fence_tokens), ("control", control_block)):
             if not room.is_sound(f"{path}/{name}", geometry):
                 raise FileFormatError(f"{path} cannot be read: its file {name!r} is damaged, or gone")
         self._tokens = Tokens(f"{path}/tokens", geometry, EFFECTS, read_only=True)
-        self._blocks = control.map_blocks(f"{path}/control", geometry, EFFECTS, read_only=True)
+        self._blocks = control_block.map_blocks(f"{path}/control", geometry, EFFECTS, read_only=True)
 
     def users(self) -> list[int] | None:
         """The processes that have it open; None where the system does not tell."""
@@ -152,7 +152,7 @@ class Inspection:
     def _problems(self, number: int, words: memoryview) -> tuple[str, ...]:
         if not words[0] and not words[GENERATION]:
             return ()  # nothing was ever stored in it
-        if words[0] != control.MAGIC:
+        if words[0] != control_block.MAGIC:
             return ("its control block is damaged",)
         if self._slots(number) is None:
             return ("its index is damaged, or gone",)

@@ -1,0 +1,1 @@
+"""The file engine: segments, a shared hash index, and locks that survive a crash."""
