@@ -12,8 +12,8 @@ from forking import in_fork
 from racing import race
 
 from cachekit.errors import TierUnavailableError
-from cachekit.locks.fleet import FleetLeases
 from cachekit.testing.processes import in_processes
+from cachekit.tiers.redis.lease import FleetLeases
 
 NAME = "app:{lease:k}"
 

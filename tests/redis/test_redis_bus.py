@@ -21,8 +21,8 @@ from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, TierUnavailableError
 from cachekit.runtime.scheduler import upkeep
-from cachekit.tiers.redis import RedisCache, bus, heart
-from cachekit.tiers.redis.messages import Outbox
+from cachekit.tiers.redis import RedisCache, bus, heartbeat
+from cachekit.tiers.redis.bus_protocol import Outbox
 
 MakeCache = Callable[..., RedisCache]
 
@@ -532,13 +532,13 @@ def work(cache=None):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
-    every = heart.pulse.every
+    every = heartbeat.pulse.every
 
     def forks_meanwhile(*arguments: Any) -> Any:
         finish = in_thread(lambda: in_fork(lambda: None)())
         assert finish() == 0
         return every(*arguments)
 
-    monkeypatch.setattr("cachekit.tiers.redis.heart.pulse.every", forks_meanwhile)
+    monkeypatch.setattr("cachekit.tiers.redis.heartbeat.pulse.every", forks_meanwhile)
     cache.delete("k")
     assert cache._store._bus._heart._job is not None

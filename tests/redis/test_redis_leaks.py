@@ -10,7 +10,7 @@ from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
 from cachekit.tiers.redis import RedisCache
-from cachekit.tiers.redis.layout import BUCKETS
+from cachekit.tiers.redis.key_layout import BUCKETS
 from cachekit.tiers.redis.store import TOKEN_LIFE
 
 MakeCache = Callable[..., RedisCache]

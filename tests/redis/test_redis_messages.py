@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit.tiers.redis import messages
-from cachekit.tiers.redis.messages import Inbox, Outbox, portions
+from cachekit.tiers.redis import bus_protocol
+from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
 
 
 class Notes:
@@ -115,9 +115,9 @@ def test_a_heartbeat_that_does_not_come_is_noticed() -> None:
     notes, outbox = Notes(), Outbox()
     inbox = Inbox("me", lambda: notes)
     inbox.receive(sent(outbox), 100)
-    inbox.tick(100 + messages.PATIENCE)
+    inbox.tick(100 + bus_protocol.PATIENCE)
     assert notes.gaps == 0
-    inbox.tick(100.1 + messages.PATIENCE)
+    inbox.tick(100.1 + bus_protocol.PATIENCE)
     assert notes.gaps == 1
     inbox.tick(200)
     assert notes.gaps == 1
@@ -160,11 +160,11 @@ def test_a_late_heartbeat_is_no_second_gap() -> None:
     notes, late, quick = Notes(), Outbox(), Outbox()
     inbox = Inbox("me", lambda: notes)
     inbox.receive(sent(late), 0)
-    inbox.receive(sent(quick), messages.PATIENCE)
-    inbox.tick(messages.PATIENCE + 1)
+    inbox.receive(sent(quick), bus_protocol.PATIENCE)
+    inbox.tick(bus_protocol.PATIENCE + 1)
     assert notes.gaps == 1
     for outbox in (late, quick):
-        inbox.receive(two_beats(outbox)[0], messages.PATIENCE + 1)
+        inbox.receive(two_beats(outbox)[0], bus_protocol.PATIENCE + 1)
     inbox.tick(100)
     assert notes.gaps == 1
 

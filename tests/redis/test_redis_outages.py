@@ -19,7 +19,7 @@ from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.errors import TierUnavailableError
-from cachekit.tiers.redis import RedisCache, lines
+from cachekit.tiers.redis import RedisCache, connection_pool
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
@@ -489,7 +489,7 @@ def test_interrupted_at_any_line(server: RedisServer) -> None:
 
             def interrupted(number: int = number) -> bool:
                 try:
-                    return at_line(number, lines, strike, lambda: cache.get("a"))
+                    return at_line(number, connection_pool, strike, lambda: cache.get("a"))
                 except Alarm:
                     return True
 

@@ -13,7 +13,7 @@ import pytest
 from redis_server import RedisServer
 
 from cachekit.tiers.redis import RedisCache
-from cachekit.tiers.redis.address import ways_to
+from cachekit.tiers.redis.connection import ways_to
 
 _SUPPORT = Path(__file__).parents[1] / "support"
 

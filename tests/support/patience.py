@@ -13,7 +13,7 @@ import pytest
 from cachekit import FileCache
 from cachekit.tiers.file import store
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.redis import bus, messages
+from cachekit.tiers.redis import bus, bus_protocol
 
 _LONG = 60.0
 
@@ -26,7 +26,7 @@ def long_patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "patience", _LONG)
         patch.setattr(store, "_PATIENCE", _LONG)
-        patch.setattr(messages, "PATIENCE", _LONG)
+        patch.setattr(bus_protocol, "PATIENCE", _LONG)
         patch.setattr(bus, "PATIENCE", _LONG)
         yield
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
-from cachekit.tiers.redis import RedisCache, layout
+from cachekit.tiers.redis import RedisCache, key_layout
 
 _prefixes = itertools.count()
 
@@ -51,7 +51,7 @@ def cluster_nodes() -> Iterator[list[tuple[str, int]]]:
 def few_buckets() -> Iterator[None]:
     """Fewer tokens of buckets under each prefix, for tests that drop all of them over and over."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "BUCKETS", 1 << 8)
+        patch.setattr(key_layout, "BUCKETS", 1 << 8)
         yield
 
 

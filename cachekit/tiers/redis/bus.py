@@ -22,9 +22,9 @@ from typing import Any, Final, final
 from cachekit.errors import TierUnavailableError
 from cachekit.ports import BusListener
 from cachekit.runtime import fork
-from cachekit.tiers.redis.heart import Heart
-from cachekit.tiers.redis.messages import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
-from cachekit.tiers.redis.server import Server
+from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
+from cachekit.tiers.redis.client import Server
+from cachekit.tiers.redis.heartbeat import Heart
 
 _STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05

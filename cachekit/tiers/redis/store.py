@@ -19,10 +19,10 @@ from typing import Final, NamedTuple, final
 from cachekit.fences import Origin
 from cachekit.ports import BusListener
 from cachekit.tiers.redis.bus import Bus
-from cachekit.tiers.redis.layout import Layout, literal_beginning
-from cachekit.tiers.redis.messages import MOST_TOGETHER, Kind, Sending, portions
+from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, Sending, portions
+from cachekit.tiers.redis.client import Call, Foreign, Server
+from cachekit.tiers.redis.key_layout import Layout, literal_beginning
 from cachekit.tiers.redis.scripts import script
-from cachekit.tiers.redis.server import Call, Foreign, Server
 
 #: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000

@@ -14,7 +14,6 @@ from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.fences import Origin
-from cachekit.locks.fleet import FleetLease, FleetLeases
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
@@ -28,12 +27,13 @@ from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
-from cachekit.tiers.redis.address import Address, checked_client, no_server, one_server, some_nodes
+from cachekit.tiers.redis.client import Server
+from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_fence, checked_origin, checked_pairs
-from cachekit.tiers.redis.figures import Figures, Guard
-from cachekit.tiers.redis.layout import Layout
-from cachekit.tiers.redis.server import Server
+from cachekit.tiers.redis.key_layout import Layout
+from cachekit.tiers.redis.lease import FleetLease, FleetLeases
+from cachekit.tiers.redis.stats import Figures, Guard
 from cachekit.tiers.redis.store import Store, fresh
 
 _MEASURED: Final = 1000  # values whose memory the server is asked for, at the most

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cachekit.model.validation import seconds
-from cachekit.tiers.redis.lines import Lines
+from cachekit.tiers.redis.connection_pool import Lines
 
 _CONNECTIONS: Final = 32
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.tiers.redis.address import Address, Ways, ways_to
+from cachekit.tiers.redis.connection import Address, Ways, ways_to
 from cachekit.tiers.redis.scripts import Script
 
 _BATCH: Final = 500  # commands in one pipeline, so that neither side piles up much

@@ -8,7 +8,7 @@ from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.counters import Histogram, Lookups, StatsCounter
 from cachekit.model.stats import CacheStats
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.redis.server import Server
+from cachekit.tiers.redis.client import Server
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 

@@ -16,8 +16,8 @@ from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.scheduler import Job, Upkeep
-from cachekit.tiers.redis.messages import HEARTBEAT, Outbox
-from cachekit.tiers.redis.server import Server
+from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
+from cachekit.tiers.redis.client import Server
 
 #: Heartbeats have a thread of their own, which waits for nothing but servers. Other upkeep may take longer
 #: than a fleet has patience: a sweep of a million entries in files, a value kept warm, a tier that hangs.
