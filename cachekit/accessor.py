@@ -17,10 +17,10 @@ from cachekit.breaker import BreakerState, CircuitBreaker
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.journal import Journal, Missed
 from cachekit.model.counters import Histogram
-from cachekit.ports import FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import Job, upkeep
 from cachekit.speaking import speak
+from cachekit.tiers.base import FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
 
 if TYPE_CHECKING:
     import logging

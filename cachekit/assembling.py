@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cachekit.errors import TierUnavailableError
 from cachekit.model.types import MISSING, Missing
-from cachekit.ports import FleetTier, HostTier
 from cachekit.runtime.clock import SystemClock
+from cachekit.tiers.base import FleetTier, HostTier
 from cachekit.tiers.memory import MemoryCache
 
 

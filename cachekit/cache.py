@@ -21,7 +21,6 @@ from cachekit.awaited_loads import AwaitedLoads
 from cachekit.batches import Batches
 from cachekit.coherence import Lower
 from cachekit.errors import CacheClosedError
-from cachekit.fences import NEWS
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
 from cachekit.keeping_warm import KeptWarm
@@ -42,8 +41,9 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
-from cachekit.ports import FleetTier, HostTier, Pings
 from cachekit.terms import Terms
+from cachekit.tiers.base import FleetTier, HostTier, Pings
+from cachekit.tiers.fences import NEWS
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 from cachekit.warming import warm

@@ -12,12 +12,12 @@ from typing import Generic, TypeVar, final
 
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
 from cachekit.errors import TierUnavailableError
-from cachekit.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import NO_TAGS
-from cachekit.ports import FleetTier, HostTier, Tier
 from cachekit.speaking import is_speaking
+from cachekit.tiers.base import FleetTier, HostTier, Tier
+from cachekit.tiers.fences import FLUX, Origin, PrivateFence, SharedFence
 from cachekit.tiers.memory import MemoryCache
 
 R = TypeVar("R")

@@ -53,7 +53,7 @@ def namespace() -> str:
 
 def max_size_mb() -> int:
     """CACHEKIT_MAX_SIZE_MB, or 1000."""
-    from cachekit.tiers.file.arguments import LARGEST_MB
+    from cachekit.tiers.arguments import LARGEST_MB
 
     text = os.environ.get("CACHEKIT_MAX_SIZE_MB", "1000")
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:

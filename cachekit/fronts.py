@@ -19,8 +19,8 @@ from math import inf
 from typing import Any, Final, Protocol, final
 
 from cachekit.cache import IntelligentCache
-from cachekit.fences import NEWS
 from cachekit.model.counters import Lookups
+from cachekit.tiers.fences import NEWS
 from cachekit.tiers.memory.entry import Held
 
 

@@ -32,10 +32,10 @@ from typing import Any, final
 from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
 from cachekit.coherence import Listener, LoadFence, Lower, agree, marked, may_keep, named
 from cachekit.errors import SerializationError, ValueTooLargeError
-from cachekit.fences import Origin, PrivateFence, SharedFence
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
-from cachekit.ports import FleetTier, Found, HostTier, Sweeps
+from cachekit.tiers.base import FleetTier, Found, HostTier, Sweeps
+from cachekit.tiers.fences import Origin, PrivateFence, SharedFence
 from cachekit.tiers.memory import MemoryCache
 from cachekit.writing import Writes
 

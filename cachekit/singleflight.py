@@ -19,8 +19,8 @@ from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from cachekit.ports import Fence
 from cachekit.runtime import fork
+from cachekit.tiers.base import Fence
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -20,8 +20,8 @@ from cachekit.levels import Levels
 from cachekit.load_options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadFigures
 from cachekit.model.types import MISSING, Missing
-from cachekit.ports import HasDirectory, LendsLeases, Returnable
 from cachekit.singleflight import holds_up_a_turn
+from cachekit.tiers.base import HasDirectory, LendsLeases, Returnable
 
 if TYPE_CHECKING:
     from cachekit.locks.processes import ProcessLeases

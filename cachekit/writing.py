@@ -15,10 +15,10 @@ from typing import Any, Final, final
 from cachekit.accessor import UNAVAILABLE, Unavailable
 from cachekit.coherence import LoadFence, Lower, Steps, as_text, marked, may_keep, named, removed
 from cachekit.errors import SerializationError, ValueTooLargeError
-from cachekit.fences import Origin, PrivateFence, SharedFence
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
-from cachekit.ports import FleetTier, HostTier
+from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.fences import Origin, PrivateFence, SharedFence
 from cachekit.tiers.memory import MemoryCache
 
 #: Keys that are in flux at a time. A second later their neighbours would take the writer for dead.

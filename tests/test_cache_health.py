@@ -11,8 +11,8 @@ import pytest
 
 from cachekit import CacheError, FileCache, IntelligentCache, MemoryCache
 from cachekit.health import Health
-from cachekit.ports import HostTier
 from cachekit.testing import FaultyTier, ManualClock
+from cachekit.tiers.base import HostTier
 from cachekit.watching import Watch
 
 

@@ -12,8 +12,8 @@ from racing import in_thread
 
 from cachekit import CacheEntry, MemoryCache
 from cachekit.errors import TierUnavailableError
-from cachekit.ports import FleetTier, HostTier, InvalidatesPatterns, InvalidatesTags, Tier
 from cachekit.testing import FaultyTier, ManualClock, TierContract
+from cachekit.tiers.base import FleetTier, HostTier, InvalidatesPatterns, InvalidatesTags, Tier
 
 
 class TestFaultyTierInOrder(TierContract):

@@ -20,8 +20,8 @@ from cachekit.load_options import OFF, LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys
-from cachekit.ports import FleetTier, HostTier
 from cachekit.runtime.threads import in_own_thread
+from cachekit.tiers.base import FleetTier, HostTier
 from cachekit.tiers.memory import MemoryCache as CoreMemory
 
 if TYPE_CHECKING:

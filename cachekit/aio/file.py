@@ -10,12 +10,12 @@ from typing import Any, final
 from cachekit.aio.facade import check_sync, in_thread, plain
 from cachekit.aio.lower import LowerFacade
 from cachekit.model.types import TTL
-from cachekit.ports import HostTier
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
+from cachekit.tiers.base import HostTier
 from cachekit.tiers.file.tier import FileCache as Core
 
 
@@ -55,7 +55,7 @@ class FileCache(LowerFacade[Core]):
         """A view of a tier that there is: a `cachekit.FileCache`, or another that can take its place.
 
         Raises:
-            TypeError: it is not a `cachekit.ports.HostTier`.
+            TypeError: it is not a `cachekit.tiers.base.HostTier`.
         """
         check_sync(sync, HostTier, "a FileCache")
         return cls._view(sync)  # type: ignore[arg-type]

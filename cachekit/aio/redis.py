@@ -8,12 +8,12 @@ from typing import Any, final
 from cachekit.aio.facade import check_sync, in_thread, plain
 from cachekit.aio.lower import LowerFacade
 from cachekit.model.types import TTL
-from cachekit.ports import FleetTier
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
+from cachekit.tiers.base import FleetTier
 from cachekit.tiers.redis import RedisCache as Core
 
 
@@ -83,7 +83,7 @@ class RedisCache(LowerFacade[Core]):
         """A view of a tier that there is: a `cachekit.RedisCache`, or another that can take its place.
 
         Raises:
-            TypeError: it is not a `cachekit.ports.FleetTier`.
+            TypeError: it is not a `cachekit.tiers.base.FleetTier`.
         """
         check_sync(sync, FleetTier, "a RedisCache")
         return cls._view(sync)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from cachekit.errors import CacheClosedError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER
-from cachekit.ports import InvalidatesPatterns, InvalidatesTags, Tier
 from cachekit.testing.clock import ManualClock
+from cachekit.tiers.base import InvalidatesPatterns, InvalidatesTags, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,8 +11,8 @@ from cachekit.errors import TierUnavailableError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import Tags
-from cachekit.ports import Fence, Tier
 from cachekit.runtime import fork
+from cachekit.tiers.base import Fence, Tier
 
 #: What a tier promises to do whatever has happened to it; they fail only if they are named.
 _DEPENDABLE: Final = frozenset({"close", "get_stats"})

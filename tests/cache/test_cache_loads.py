@@ -10,8 +10,8 @@ import pytest
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
-from cachekit.ports import Fence
 from cachekit.singleflight import Flight, FlightTable
+from cachekit.tiers.base import Fence
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from file_checks import SMALL, check
 
-from cachekit.fences import FLUX
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
+from cachekit.tiers.fences import FLUX
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
 from cachekit.tiers.file.engine.engine import Engine

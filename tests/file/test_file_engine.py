@@ -25,11 +25,11 @@ from interrupting import no_collection
 from racing import frequent_switches, race
 
 from cachekit.errors import CacheClosedError, FileFormatError
-from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import StoppingEffects
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.processes import in_processes
+from cachekit.tiers.fences import FLUX
 from cachekit.tiers.file.engine import fence_tokens
 from cachekit.tiers.file.engine import format as file_format
 from cachekit.tiers.file.engine.engine import Engine

@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cachekit.fences import FLUX
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
+from cachekit.tiers.fences import FLUX
 from cachekit.tiers.file.engine import index_growth
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Record

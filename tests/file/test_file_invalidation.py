@@ -16,7 +16,7 @@ import pytest
 from file_checks import SMALL, check
 
 from cachekit import CacheEntry, FileCache
-from cachekit.fences import FLUX
+from cachekit.tiers.fences import FLUX
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.shard_files import ShardFiles

@@ -14,8 +14,8 @@ import pytest
 
 import cachekit
 from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError, ValueTooLargeError
-from cachekit.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
 from cachekit.testing import ManualClock
+from cachekit.tiers.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.format import Record

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cachekit import FileCache
-from cachekit.ports import HostTier
 from cachekit.testing import ManualClock, TierContract
+from cachekit.tiers.base import HostTier
 
 
 class Places(TierContract):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cachekit import CacheEntry, FileCache
-from cachekit.fences import Origin, SharedFence
 from cachekit.runtime.clock import Clock
 from cachekit.testing import ManualClock
+from cachekit.tiers.fences import Origin, SharedFence
 
 KEYS = st.sampled_from(["a:1", "a:2", "b:1", "b:2", "", "ключ", "\ud800", "long" * 60])
 VALUES = st.sampled_from([None, 0, "text", b"b" * 3000, (1, [2]), {"k": {1}}, "z" * 300_000])

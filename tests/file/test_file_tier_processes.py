@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cachekit import CacheEntry, FileCache
-from cachekit.fences import SharedFence
 from cachekit.testing.processes import in_processes
+from cachekit.tiers.fences import SharedFence
 
 #: Evaluates a line at a time, and answers with a line.
 PEER = """

@@ -18,10 +18,10 @@ from coherent_caches import listen, open_cache
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
-from cachekit.fences import EPOCH, FLUX, NEWS, PrivateFence, SharedFence
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import in_processes
+from cachekit.tiers.fences import EPOCH, FLUX, NEWS, PrivateFence, SharedFence
 
 KEYS = 4
 

@@ -15,10 +15,10 @@ from tracing import at_line
 
 import cachekit.writing as steps
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.fences import NEWS
 from cachekit.model.validation import checked_pattern
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
+from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.fences import NEWS
 from cachekit.tiers.file.engine.engine import Engine
 
 

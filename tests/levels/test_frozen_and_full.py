@@ -13,8 +13,8 @@ from coherent_caches import listen
 from redis_server import RedisServer, wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
+from cachekit.tiers.base import FleetTier, HostTier
 
 KEYS = [f"k{number}" for number in range(8)]
 

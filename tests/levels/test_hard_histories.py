@@ -22,9 +22,9 @@ from history_log import DONE, GONE, OPEN, HistoryLog, logged
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
-from cachekit.fences import SharedFence
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.processes import fork
+from cachekit.tiers.fences import SharedFence
 
 KEYS = 4
 SIZES = (10, 10, 300, 3000, 60_000)

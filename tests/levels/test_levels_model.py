@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from redis_server import wait_until
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock
+from cachekit.tiers.base import FleetTier, HostTier
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 

@@ -11,8 +11,8 @@ from coherent_caches import listen
 from racing import in_thread
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
+from cachekit.tiers.base import FleetTier, HostTier
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 

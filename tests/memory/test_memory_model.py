@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cachekit import CacheEntry, MemoryCache, RemovalCause
-from cachekit.fences import PrivateFence
 from cachekit.testing import ManualClock
+from cachekit.tiers.fences import PrivateFence
 
 KEYS = st.sampled_from(["a", "b", "c", "user:1", "user:2", "user:30"])
 TAGS = st.frozensets(st.sampled_from(["x", "y", "z"]), max_size=2)

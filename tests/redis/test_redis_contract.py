@@ -6,8 +6,8 @@ import pytest
 import redis
 from redis_server import RedisServer
 
-from cachekit.ports import FleetTier
 from cachekit.testing import ManualClock, TierContract
+from cachekit.tiers.base import FleetTier
 from cachekit.tiers.redis import RedisCache
 
 pytestmark = pytest.mark.usefixtures("few_buckets")

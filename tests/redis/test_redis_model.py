@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from cachekit import CacheEntry
-from cachekit.fences import Origin
 from cachekit.testing import ManualClock
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.redis import RedisCache
 
 KEYS = st.sampled_from(["a", "b", "", "user:1", "user:2", "user:30", "{x}"])

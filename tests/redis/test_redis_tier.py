@@ -12,9 +12,9 @@ from same import same
 
 from cachekit import CacheEntry
 from cachekit.errors import SerializationError, ValueTooLargeError
-from cachekit.fences import Origin
 from cachekit.model.types import FOREVER
 from cachekit.testing import ManualClock
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.redis import RedisCache
 
 MakeCache = Callable[..., RedisCache]

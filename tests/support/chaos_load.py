@@ -25,9 +25,9 @@ from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.accessor import Accessor
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier
 from cachekit.testing.clock import JumpingClock
+from cachekit.tiers.base import FleetTier, HostTier
 
 #: Keys that are written and invalidated all the time, and keys that are only looked up and loaded, so that
 #: their values live until they are over.

@@ -11,8 +11,8 @@ import pytest
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.coherence import Listener
-from cachekit.ports import FleetTier, HostTier
 from cachekit.testing import FaultyTier, ManualClock
+from cachekit.tiers.base import FleetTier, HostTier
 
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 

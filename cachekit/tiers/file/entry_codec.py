@@ -12,11 +12,11 @@ from math import inf
 from typing import Any, NamedTuple, final
 
 from cachekit.errors import UnreadableError
-from cachekit.fences import Origin
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.file.engine.format import Record
 
 _NO_TOKENS: Mapping[str, int] = {}

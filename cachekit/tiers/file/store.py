@@ -20,13 +20,13 @@ from cachekit.errors import (
     TierUnavailableError,
     UnreadableError,
 )
-from cachekit.fences import Origin, SharedFence, TagTokens
 from cachekit.model.counters import Histogram, Lookups, StatsCounter
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
-from cachekit.ports import Found
 from cachekit.runtime.clock import Clock
+from cachekit.tiers.base import Found
+from cachekit.tiers.fences import Origin, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Record
 from cachekit.tiers.file.engine_handle import Attachment

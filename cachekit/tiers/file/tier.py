@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, final
 
-from cachekit.fences import Origin, SharedFence
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
@@ -26,14 +25,14 @@ from cachekit.model.validation import (
     refuse_unstorable,
     seconds,
 )
-from cachekit.ports import Fence, Found
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import upkeep
 from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.pickle_allowlist import classes
-from cachekit.tiers.arguments import check_entry, checked_cap, checked_interval
-from cachekit.tiers.file.arguments import checked_fence, checked_limit
+from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, checked_interval, checked_limit
+from cachekit.tiers.base import Fence, Found
+from cachekit.tiers.fences import Origin, SharedFence
 from cachekit.tiers.file.engine_handle import Attachment
 from cachekit.tiers.file.entry_codec import Contents
 from cachekit.tiers.file.paths import directory_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.fences import SharedFence
+from cachekit.tiers.fences import SharedFence
 
 #: The deadline of an entry that has left.
 GONE: Final = -inf

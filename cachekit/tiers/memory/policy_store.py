@@ -27,9 +27,9 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
-from cachekit.fences import SharedFence
 from cachekit.model.types import RemovalCause
-from cachekit.ports import Fence
+from cachekit.tiers.base import Fence
+from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, Held
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
 from cachekit.tiers.memory.sizing import ByteBound

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from cachekit.fences import FenceTable
 from cachekit.model.types import RemovalCause
-from cachekit.ports import Fence
+from cachekit.tiers.base import Fence
+from cachekit.tiers.fences import FenceTable
 from cachekit.tiers.memory.entry import GONE, Held, TagIndex
 from cachekit.tiers.memory.write_lock import Exclusive, Gone
 

@@ -41,12 +41,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, TypeVar
 
-from cachekit.fences import PrivateFence, SharedFence
 from cachekit.model.counters import Lookups
 from cachekit.model.types import MISSING, Missing, RemovalCause
-from cachekit.ports import Fence
 from cachekit.runtime import fork
 from cachekit.runtime.scheduler import Job, upkeep
+from cachekit.tiers.base import Fence
+from cachekit.tiers.fences import PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, Held
 from cachekit.tiers.memory.removal import Removing
 from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, Gone, RemovalListener, tell

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.fences import NEWS, PrivateFence, SharedFence
 from cachekit.model.counters import Lookups
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
@@ -25,9 +24,10 @@ from cachekit.model.validation import (
     refuse_unstorable,
     seconds,
 )
-from cachekit.ports import Fence
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.arguments import check_entry
+from cachekit.tiers.base import Fence
+from cachekit.tiers.fences import NEWS, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import Held
 from cachekit.tiers.memory.sizing import Weigher
 from cachekit.tiers.memory.stats import Figures, usage

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
-from cachekit.ports import BusListener
 from cachekit.runtime import fork
+from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Server
 from cachekit.tiers.redis.heartbeat import Heart

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
-from cachekit.ports import BusListener
+from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.key_layout import literal_beginning
 
 _VERSION: Final = 1

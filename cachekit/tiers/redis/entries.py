@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
-from cachekit.fences import Origin
 from cachekit.model.counters import StatsCounter
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer, Stored
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.redis.store import Store, Write, fresh
 
 #: Bytes of the largest envelope: a larger one would keep the server from everybody else for too long.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, final
 
-from cachekit.fences import Origin
 from cachekit.model.entry import CacheEntry
-from cachekit.ports import Fence
 from cachekit.tiers.arguments import check_entry
+from cachekit.tiers.base import Fence
+from cachekit.tiers.fences import Origin
 
 
 class _Judge(Protocol):

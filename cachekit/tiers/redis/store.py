@@ -16,8 +16,8 @@ from hashlib import sha1
 from itertools import chain
 from typing import Final, NamedTuple, final
 
-from cachekit.fences import Origin
-from cachekit.ports import BusListener
+from cachekit.tiers.base import BusListener
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, Sending, portions
 from cachekit.tiers.redis.client import Call, Foreign, Server

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
-from cachekit.fences import Origin
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
 from cachekit.model.validation import checked_key, checked_keys, checked_pattern, checked_tags, seconds
-from cachekit.ports import BusListener, Fence
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
@@ -27,6 +25,8 @@ from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
+from cachekit.tiers.base import BusListener, Fence
+from cachekit.tiers.fences import Origin
 from cachekit.tiers.redis.client import Server
 from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries

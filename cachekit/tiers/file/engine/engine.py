@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Final, NamedTuple, TypeAlias, final
 
 from cachekit.errors import CacheClosedError, ValueTooLargeError
-from cachekit.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.tiers.fences import EPOCH, FLUX, SharedFence, TagTokens
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine.control_block import ENTRIES
 from cachekit.tiers.file.engine.directory import open_directory

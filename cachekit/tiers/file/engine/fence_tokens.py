@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.fences import EPOCH, FLUX, NEWS, TagTokens
+from cachekit.tiers.fences import EPOCH, FLUX, NEWS, TagTokens
 from cachekit.tiers.file.engine.file_ops import Effects, mapped, open_ours
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 

@@ -89,7 +89,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from cachekit.fences import TagTokens
+from cachekit.tiers.fences import TagTokens
 
 #: The version of everything in this module; a directory with another one is not read.
 FORMAT: Final = 1

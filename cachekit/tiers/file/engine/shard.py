@@ -14,7 +14,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, cast, final
 from zlib import crc32
 
-from cachekit.fences import FLUX, NEWS
+from cachekit.tiers.fences import FLUX, NEWS
 from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 from cachekit.tiers.file.engine.file_ops import Effects

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from cachekit.fences import Origin, SharedFence
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import TTL, Tags
+from cachekit.tiers.fences import Origin, SharedFence
 
 
 class Fence(Protocol):
