@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
-from cachekit.coherence import LoadFence
+from cachekit.coherence.load_fence import LoadFence
 from cachekit.loads import Loads
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.backoff import pauses

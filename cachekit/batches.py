@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from cachekit.awaited_loads import AwaitedLoads
-from cachekit.coherence import LoadFence
+from cachekit.coherence.load_fence import LoadFence
 from cachekit.errors import LoadTimeoutError
 from cachekit.loads import Loads
 from cachekit.model.types import MISSING

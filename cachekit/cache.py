@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
-from cachekit.accessor import Accessor
 from cachekit.asking import Asking
 from cachekit.assembling import tiers_of
 from cachekit.awaited_loads import AwaitedLoads
 from cachekit.batches import Batches
-from cachekit.coherence import Lower
+from cachekit.coherence.accessor import Accessor, Lower
+from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
 from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
 from cachekit.keeping_warm import KeptWarm
-from cachekit.levels import Levels
 from cachekit.load_options import OFF, LoadOptions, checked_jitter
 from cachekit.loads import Loads
 from cachekit.model.counters import Lookups

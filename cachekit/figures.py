@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cachekit.levels import Levels
+from cachekit.coherence.tier_stack import Levels
 from cachekit.model.counters import LoadFigures, Lookups
 from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory import MemoryCache

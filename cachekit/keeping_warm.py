@@ -14,8 +14,8 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
+from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
-from cachekit.levels import Levels
 from cachekit.loads import Loads
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
-from cachekit.coherence import LoadFence
+from cachekit.coherence.load_fence import LoadFence
+from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError, LoadTimeoutError
-from cachekit.levels import Levels
 from cachekit.model.counters import LoadFigures
 from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final, final
 
-from cachekit.levels import Levels
+from cachekit.coherence.tier_stack import Levels
 
 _PAUSE: Final = 1.0  # seconds before the same key is tried again
 _MOST: Final = 10_000  # keys whose pauses are remembered

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, final
 
-from cachekit.accessor import UNAVAILABLE, Unavailable
+from cachekit.coherence.accessor import UNAVAILABLE, Unavailable
+from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import TierUnavailableError
-from cachekit.levels import Levels
 from cachekit.load_options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadFigures
 from cachekit.model.types import MISSING, Missing

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-from cachekit.levels import Levels
+from cachekit.coherence.tier_stack import Levels
 from cachekit.loads import Loads
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING

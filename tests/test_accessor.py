@@ -17,10 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
-from cachekit import CacheEntry, MemoryCache, accessor
-from cachekit.accessor import UNAVAILABLE, Accessor
+from cachekit import CacheEntry, MemoryCache
+from cachekit.coherence import accessor
+from cachekit.coherence.accessor import UNAVAILABLE, Accessor
+from cachekit.coherence.pending_invalidations import Journal
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
-from cachekit.journal import Journal
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.tiers.redis import RedisCache
 

@@ -8,7 +8,7 @@ import pytest
 from forking import in_fork
 from racing import race
 
-from cachekit.breaker import FIRST_PAUSE, LONGEST_PAUSE, CircuitBreaker
+from cachekit.coherence.breaker import FIRST_PAUSE, LONGEST_PAUSE, CircuitBreaker
 from cachekit.testing import ManualClock
 
 

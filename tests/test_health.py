@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import CacheStats, IntelligentCache
-from cachekit.accessor import Accessor
+from cachekit.coherence.accessor import Accessor
 from cachekit.health import Health, Thresholds, assess, since
 from cachekit.testing import FaultyTier
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cachekit.awaited_loads import AwaitedLoads
+from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheError
-from cachekit.levels import Levels
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 from cachekit.progress import ProgressCallback

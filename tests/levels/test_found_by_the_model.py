@@ -13,7 +13,7 @@ from file_checks import SMALL
 from racing import in_thread
 from tracing import at_line
 
-import cachekit.writing as steps
+import cachekit.coherence.writes as steps
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.model.validation import checked_pattern
 from cachekit.testing import FaultyTier

@@ -12,13 +12,14 @@ from coherent_caches import three_caches
 from redis_server import wait_until
 from tracing import at_line
 
-from cachekit import CacheLevel, IntelligentCache, levels, writing
+from cachekit import CacheLevel, IntelligentCache
+from cachekit.coherence import tier_stack, writes
 from cachekit.load_options import OFF
 from cachekit.terms import Terms
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
-STEPS = (levels, writing)
+STEPS = (tier_stack, writes)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()
 

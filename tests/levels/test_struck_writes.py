@@ -10,7 +10,8 @@ import pytest
 from coherent_caches import open_cache
 from tracing import at_line
 
-from cachekit import IntelligentCache, writing
+from cachekit import IntelligentCache
+from cachekit.coherence import writes
 from cachekit.terms import Terms
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
@@ -52,7 +53,7 @@ def test_memory_has_nothing_older(cache: IntelligentCache, name: str) -> None:
 
         struck = False
         try:
-            at_line(number, writing, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
+            at_line(number, writes, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
         except KeyboardInterrupt:
             struck = True
         seen = cache.memory_cache.get_value(key)

@@ -13,7 +13,7 @@ import pytest
 from racing import in_thread, race
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
-from cachekit.levels import Levels
+from cachekit.coherence.tier_stack import Levels
 from cachekit.testing import ManualClock
 
 

@@ -29,7 +29,7 @@ from cachekit import (
     TierUnavailableError,
     aio,
 )
-from cachekit.levels import Levels
+from cachekit.coherence.tier_stack import Levels
 from cachekit.locks import processes
 from cachekit.locks.processes import ProcessLeases
 from cachekit.testing import ManualClock

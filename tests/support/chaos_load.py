@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, cast
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.accessor import Accessor
+from cachekit.coherence.accessor import Accessor
 from cachekit.testing import FaultyTier
 from cachekit.testing.clock import JumpingClock
 from cachekit.tiers.base import FleetTier, HostTier

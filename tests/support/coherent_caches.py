@@ -11,7 +11,7 @@ from unittest.mock import patch
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.coherence import Listener
+from cachekit.coherence.notifications import Listener
 
 
 def open_cache(directory: Path | None, url: str | None, prefix: str = "cachekit:") -> IntelligentCache:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.coherence import Listener
+from cachekit.coherence.notifications import Listener
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.tiers.base import FleetTier, HostTier
 

@@ -8,13 +8,13 @@ the fleet's server is told at once, and each of them in the same order of steps 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
-from cachekit.accessor import UNAVAILABLE, Unavailable
-from cachekit.coherence import LoadFence, Lower, Steps, as_text, marked, may_keep, named, removed
-from cachekit.errors import SerializationError, ValueTooLargeError
+from cachekit.coherence.accessor import UNAVAILABLE, Lower, Unavailable
+from cachekit.coherence.load_fence import LoadFence, marked, may_keep, named
+from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
 from cachekit.tiers.base import FleetTier, HostTier
@@ -508,3 +508,54 @@ class Writes:
 
 def _portions(keys: Sequence[str]) -> Iterable[Sequence[str]]:
     return (keys[start : start + _TOGETHER] for start in range(0, len(keys), _TOGETHER))
+
+
+R = TypeVar("R")
+
+_FLAGS = (
+    ("a", re.ASCII), ("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL), ("x", re.VERBOSE),
+)  # fmt: skip
+
+
+@final
+class Steps:
+    """The steps of one write: all are taken, whichever fails."""
+
+    __slots__ = ("_error", "_failed")
+
+    def __init__(self) -> None:
+        self._error: TierUnavailableError | None = None
+        self._failed = False
+
+    def take(self, step: Callable[[], R | Unavailable]) -> R | Unavailable:
+        """Its result; UNAVAILABLE also if a strict accessor raised."""
+        try:
+            result = step()
+        except TierUnavailableError as error:
+            self._error = error
+            result = UNAVAILABLE
+        if result is UNAVAILABLE:
+            self._failed = True
+        return result
+
+    def done(self) -> bool:
+        """Whether none failed.
+
+        Raises:
+            TierUnavailableError: one did, and its accessor is strict.
+        """
+        if self._error is not None:
+            raise self._error
+        return not self._failed
+
+
+def removed(tier: FleetTier, key: str) -> bool:
+    """Delete a key; True, for it is gone."""
+    tier.delete(key)
+    return True
+
+
+def as_text(pattern: re.Pattern[str]) -> str:
+    """The pattern with its flags written into it, so that it can travel."""
+    flags = "".join(letter for letter, flag in _FLAGS if pattern.flags & flag)
+    return f"(?{flags}){pattern.pattern}" if flags else pattern.pattern

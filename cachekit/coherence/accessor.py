@@ -13,17 +13,22 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar, final
 
-from cachekit.breaker import BreakerState, CircuitBreaker
+from cachekit.coherence.breaker import BreakerState, CircuitBreaker
+from cachekit.coherence.notifications import speak
+from cachekit.coherence.pending_invalidations import Journal, Missed
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.journal import Journal, Missed
 from cachekit.model.counters import Histogram
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import Job, upkeep
-from cachekit.speaking import speak
 from cachekit.tiers.base import FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
 
 if TYPE_CHECKING:
     import logging
+
+
+from typing import Generic
+
+from cachekit.model.stats import CacheStats
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -379,3 +384,26 @@ def _logger() -> logging.Logger:
     import logging
 
     return logging.getLogger("cachekit")
+
+
+T = TypeVar("T", bound=Tier)
+
+
+@final
+class Lower(Generic[T]):
+    """A tier below memory, and the accessor through which every call to it goes."""
+
+    __slots__ = ("access", "tier")
+
+    def __init__(self, tier: T, access: Accessor) -> None:
+        self.tier = tier
+        self.access = access
+
+    def get_stats(self) -> CacheStats:
+        """The tier's own figures, with the lookups that never came to it."""
+        figures = self.tier.get_stats().to_dict()
+        numbers = {name: figures[name] for name in CacheStats._STORED}
+        never = self.access.unavailable  # once: it moves
+        numbers["unavailable"] += never
+        numbers["requests"] += never
+        return CacheStats(**numbers)

@@ -29,15 +29,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
-from cachekit.accessor import UNAVAILABLE, Accessor, Unavailable
-from cachekit.coherence import Listener, LoadFence, Lower, agree, marked, may_keep, named
+from cachekit.coherence.accessor import UNAVAILABLE, Accessor, Lower, Unavailable
+from cachekit.coherence.load_fence import LoadFence, agree, marked, may_keep, named
+from cachekit.coherence.notifications import Listener
+from cachekit.coherence.writes import Writes
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import FleetTier, Found, HostTier, Sweeps
 from cachekit.tiers.fences import Origin, PrivateFence, SharedFence
 from cachekit.tiers.memory import MemoryCache
-from cachekit.writing import Writes
 
 
 @final

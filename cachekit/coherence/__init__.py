@@ -1,0 +1,1 @@
+"""The tiers as one: lookup, promotion, writes, invalidation, outage and recovery."""
