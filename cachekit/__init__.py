@@ -33,7 +33,7 @@ from cachekit.errors import (
     TierUnavailableError,
     ValueTooLargeError,
 )
-from cachekit.load_options import LoadOptions
+from cachekit.loading.options import LoadOptions
 from cachekit.model.entry import CacheEntry
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats

@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
-from cachekit.asking import Asking
 from cachekit.assembling import tiers_of
-from cachekit.awaited_loads import AwaitedLoads
-from cachekit.batches import Batches
 from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
-from cachekit.figures import statistics_of
 from cachekit.health import Health, Thresholds, assess
-from cachekit.keeping_warm import KeptWarm
-from cachekit.load_options import OFF, LoadOptions, checked_jitter
-from cachekit.loads import Loads
+from cachekit.loading.batches import Batches
+from cachekit.loading.core import statistics_of
+from cachekit.loading.defaults import Asking
+from cachekit.loading.keep_warm import KeptWarm
+from cachekit.loading.options import OFF, LoadOptions, checked_jitter
+from cachekit.loading.path import Loads
+from cachekit.loading.request import Terms
+from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.warming import warm
 from cachekit.model.counters import Lookups
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
@@ -40,12 +42,10 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
-from cachekit.terms import Terms
 from cachekit.tiers.base import FleetTier, HostTier, Pings
 from cachekit.tiers.fences import NEWS
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
-from cachekit.warming import warm
 from cachekit.watching import Watch
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from cachekit.cache import IntelligentCache
 from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
 from cachekit.fronts import Front, asked_of, async_wrapper_of, wrapper_of
 from cachekit.keys import Signature, arguments_text, described_by, identity_of, name_of, unwrapped, version_of
-from cachekit.load_options import LoadOptions, checked_jitter, checked_options
+from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
+from cachekit.loading.request import Life, Terms
 from cachekit.model.counters import Lookups
 from cachekit.model.types import MEMORY, MISSING, NO_TAGS, TTL, CacheLevel, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
 from cachekit.runtime.threads import in_own_thread
-from cachekit.terms import Life, Terms
 
 P = ParamSpec("P")
 R = TypeVar("R")

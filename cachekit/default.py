@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Final
 
 from cachekit.cache import IntelligentCache, KnowsCache
-from cachekit.load_options import LoadOptions
+from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import TTL, Tags

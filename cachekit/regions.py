@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final, get_origin, overload
 
 from cachekit.cache import IntelligentCache
-from cachekit.load_options import LoadOptions
+from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds
 

@@ -16,7 +16,7 @@ from typing import TextIO
 import pytest
 
 from cachekit import IntelligentCache, MemoryCache, aio
-from cachekit.progress import Bar, progress_for
+from cachekit.loading.progress import Bar, progress_for
 from cachekit.testing import ManualClock
 
 

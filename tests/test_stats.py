@@ -10,7 +10,8 @@ import pytest
 from tracing import at_line
 
 import cachekit
-from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, figures
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit.loading import core
 
 SOURCES = sorted(Path(cachekit.__file__).parent.rglob("*.py"))
 
@@ -69,7 +70,7 @@ def test_there_are_never_more_hits_than_requests(tmp_path: Path) -> None:
             seen.append(cache.get_stats()["combined"])
 
         line = 1
-        while at_line(line, figures, look_up, snapshot):
+        while at_line(line, core, look_up, snapshot):
             line += 1
         assert line > 5
         assert all(stats.request_hits <= stats.requests for stats in seen)

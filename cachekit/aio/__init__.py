@@ -25,7 +25,7 @@ from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
 from cachekit.decorators import cache_result
 from cachekit.default import disabled
-from cachekit.load_options import LoadOptions
+from cachekit.loading.options import LoadOptions
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy

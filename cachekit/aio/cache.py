@@ -16,7 +16,7 @@ from cachekit.aio.memory import MemoryCache
 from cachekit.aio.warming import warm
 from cachekit.cache import IntelligentCache as Core
 from cachekit.health import Health
-from cachekit.load_options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys

@@ -14,7 +14,7 @@ from cachekit import default
 from cachekit.aio.cache import IntelligentCache
 from cachekit.aio.facade import sync_of
 from cachekit.cache import IntelligentCache as Core
-from cachekit.load_options import LoadOptions
+from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import TTL, Tags
 from cachekit.runtime.threads import in_own_thread

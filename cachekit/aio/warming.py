@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from cachekit.awaited_loads import AwaitedLoads
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheError
+from cachekit.loading.progress import ProgressCallback
+from cachekit.loading.request import Terms
+from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.warming import Agenda, check, is_fresh, report, shown, warming_terms
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
-from cachekit.progress import ProgressCallback
-from cachekit.terms import Terms
-from cachekit.warming import Agenda, check, is_fresh, report, shown, warming_terms
 
 
 async def warm(
@@ -25,7 +25,7 @@ async def warm(
     concurrency: int,
     progress: ProgressCallback | bool | None,
 ) -> WarmReport:
-    """`cachekit.warming.warm`, with as many tasks as that has threads; they end with the call.
+    """`cachekit.loading.warming.warm`, with as many tasks as that has threads; they end with the call.
 
     Raises:
         TypeError: `progress` is neither True or False, nor callable, nor None.

@@ -23,9 +23,9 @@ from cachekit import (
     IntelligentCache,
     MemoryCache,
     SerializationError,
-    singleflight,
 )
 from cachekit.cache import KnowsCache
+from cachekit.loading import flights
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import store
 
@@ -284,11 +284,11 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
 
     waiter = threading.Thread(target=lambda: cache.get_or_set("k", loader))
     waiter.start()
-    while not singleflight._waiting:
+    while not flights._waiting:
         threading.Event().wait(0.001)
 
     def child() -> None:
-        assert not singleflight._waiting  # by numbers that new threads may get
+        assert not flights._waiting  # by numbers that new threads may get
         assert cache.get_or_set("k", lambda: "child's") == "child's"
 
     status = in_fork(child)()

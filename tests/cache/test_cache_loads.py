@@ -10,7 +10,7 @@ import pytest
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
-from cachekit.singleflight import Flight, FlightTable
+from cachekit.loading.flights import Flight, FlightTable
 from cachekit.tiers.base import Fence
 
 

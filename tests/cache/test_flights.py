@@ -19,21 +19,13 @@ import pytest
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import (
-    CacheClosedError,
-    IntelligentCache,
-    LoadOptions,
-    MemoryCache,
-    aio,
-    batches,
-    loads,
-    singleflight,
-)
+from cachekit import CacheClosedError, IntelligentCache, LoadOptions, MemoryCache, aio
+from cachekit.loading import batches, flights, path
+from cachekit.loading.flights import Flight
+from cachekit.loading.request import Terms
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import background
 from cachekit.runtime.background import Background
-from cachekit.singleflight import Flight
-from cachekit.terms import Terms
 from cachekit.testing import ManualClock
 
 
@@ -76,7 +68,7 @@ def test_who_waits_for_a_load_whose_loop_ends_begins_another(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop cancels nothing, so nobody says that the load is over: it is noticed."""
-    monkeypatch.setattr(singleflight, "_GLANCE", 0.01)
+    monkeypatch.setattr(flights, "_GLANCE", 0.01)
 
     async def never() -> None:
         await asyncio.Event().wait()
@@ -199,7 +191,7 @@ def test_loads_that_begin_each_other_leave_no_trace(cache: IntelligentCache) -> 
                 task.add_done_callback(lambda task: task.result())
                 await asyncio.sleep(0)
             else:
-                depth, block = 0, singleflight._block.get()
+                depth, block = 0, flights._block.get()
                 while block is not None:
                     depth, block = depth + 1, block._outer
                 last.set_result(depth)
@@ -298,7 +290,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
 
     def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
-        at_line(number, singleflight, strike, lambda: finish(flight, value, error))
+        at_line(number, flights, strike, lambda: finish(flight, value, error))
 
     monkeypatch.setattr(Flight, "wait", announced)
     monkeypatch.setattr(Flight, "_finish", struck)
@@ -322,7 +314,7 @@ ASK: dict[str, Callable[[IntelligentCache, str, LoadOptions], object]] = {
 
 
 @pytest.mark.parametrize("load", [LoadOptions(), LoadOptions(hard_timeout=50)], ids=["here", "background"])
-@pytest.mark.parametrize("module", [background, batches, loads, singleflight])
+@pytest.mark.parametrize("module", [background, batches, path, flights])
 @pytest.mark.parametrize("ask", ["one", "many", "again"])
 def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
     cache: IntelligentCache, module: ModuleType, ask: str, load: LoadOptions

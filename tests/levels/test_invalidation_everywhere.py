@@ -14,8 +14,8 @@ from tracing import at_line
 
 from cachekit import CacheLevel, IntelligentCache
 from cachekit.coherence import tier_stack, writes
-from cachekit.load_options import OFF
-from cachekit.terms import Terms
+from cachekit.loading.options import OFF
+from cachekit.loading.request import Terms
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 

@@ -12,7 +12,7 @@ from tracing import at_line
 
 from cachekit import IntelligentCache
 from cachekit.coherence import writes
-from cachekit.terms import Terms
+from cachekit.loading.request import Terms
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 

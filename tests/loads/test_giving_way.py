@@ -12,7 +12,7 @@ from loops import Run, until
 from racing import in_thread
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, aio
-from cachekit.locks.processes import ProcessLeases
+from cachekit.loading.process_lease import ProcessLeases
 
 HOUR = 3600.0
 

@@ -11,8 +11,8 @@ from forking import in_fork
 from racing import in_thread
 
 from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
-from cachekit.keeping_warm import KeptWarm
-from cachekit.locks.processes import ProcessLeases
+from cachekit.loading.keep_warm import KeptWarm
+from cachekit.loading.process_lease import ProcessLeases
 from cachekit.runtime import fork
 from cachekit.testing import ManualClock
 
@@ -179,7 +179,7 @@ def test_a_cache_may_refuse_it() -> None:
 
 def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nobody asking; in a forked child too."""
-    monkeypatch.setattr("cachekit.keeping_warm._INTERVAL", 0.001)
+    monkeypatch.setattr("cachekit.loading.keep_warm._INTERVAL", 0.001)
 
     def keeps_warm() -> None:
         again = threading.Semaphore(0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, cache_result
-from cachekit.load_options import OFF
+from cachekit.loading.options import OFF
 
 
 def test_all_is_off_unless_said() -> None:

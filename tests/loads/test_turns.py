@@ -30,10 +30,10 @@ from cachekit import (
     aio,
 )
 from cachekit.coherence.tier_stack import Levels
-from cachekit.locks import processes
-from cachekit.locks.processes import ProcessLeases
+from cachekit.loading import process_lease
+from cachekit.loading.permits import Turn
+from cachekit.loading.process_lease import ProcessLeases
 from cachekit.testing import ManualClock
-from cachekit.turns import Turn
 
 PROCESS = LoadOptions(lease="process")
 SCOPES = ["process", "fleet"]
@@ -343,8 +343,8 @@ def test_loads_that_need_each_others_keys_do_not_wait(place: Place) -> None:
 
 def test_two_keys_in_one_stripe_do_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file is locked for many keys, a load may need another key of its own file."""
-    monkeypatch.setattr(processes, "_HAS_BYTE_LOCKS", False)
-    monkeypatch.setattr(processes._Stripes, "_COUNT", 1)
+    monkeypatch.setattr(process_lease, "_HAS_BYTE_LOCKS", False)
+    monkeypatch.setattr(process_lease._Stripes, "_COUNT", 1)
     with IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path / "d", 64), load=PROCESS) as cache:
         assert cache.get_or_set("a", lambda: cache.get_or_set("b", lambda: 1) + 1) == 2
         assert cache.get_stats()["combined"].lease_waits == 0

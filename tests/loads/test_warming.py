@@ -15,7 +15,7 @@ from coherent_caches import listening
 from holders import kill, process_with
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, aio
-from cachekit.load_options import LeaseScope
+from cachekit.loading.options import LeaseScope
 from cachekit.model.reports import WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.testing import ManualClock

@@ -17,8 +17,8 @@ from racing import race
 from tracing import at_line
 
 from cachekit.errors import TierUnavailableError
-from cachekit.locks import slots
-from cachekit.locks.slots import LoadSlots
+from cachekit.loading import slots
+from cachekit.loading.slots import LoadSlots
 from cachekit.runtime.backoff import wait_for
 from cachekit.testing.processes import in_processes
 

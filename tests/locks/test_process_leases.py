@@ -20,8 +20,8 @@ from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.locks import processes
-from cachekit.locks.processes import ProcessLeases
+from cachekit.loading import process_lease
+from cachekit.loading.process_lease import ProcessLeases
 from cachekit.runtime.backoff import wait_for
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
@@ -36,8 +36,8 @@ pytestmark = [
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Byte-range locks, and what is used where there are none."""
     if request.param == "stripes":
-        monkeypatch.setattr(processes, "_HAS_BYTE_LOCKS", False)
-    elif not processes._HAS_BYTE_LOCKS:
+        monkeypatch.setattr(process_lease, "_HAS_BYTE_LOCKS", False)
+    elif not process_lease._HAS_BYTE_LOCKS:
         pytest.skip("this system has no byte-range locks of open files")
     return str(request.param)
 
@@ -257,7 +257,7 @@ def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
     kept: list[object] = []  # a finalizer is not to be struck: what it raises is nobody's
     for number in itertools.count(1):
         try:
-            struck = at_line(number, processes, interrupt, lambda: kept.append(leases.try_acquire("k")))
+            struck = at_line(number, process_lease, interrupt, lambda: kept.append(leases.try_acquire("k")))
         except KeyboardInterrupt:
             struck = True
         kept.clear()
@@ -279,7 +279,7 @@ def test_an_interrupted_release_can_be_made_again(tmp_path: Path) -> None:
         lease = leases.try_acquire("k")
         assert lease is not None
         try:
-            struck = at_line(number, processes, interrupt, lease.release)
+            struck = at_line(number, process_lease, interrupt, lease.release)
         except KeyboardInterrupt:
             struck = True
         lease.release()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachekit.turns import Turn
+from cachekit.loading.permits import Turn
 
 
 @pytest.fixture

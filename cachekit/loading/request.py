@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cachekit.load_options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions
 from cachekit.model.types import CacheLevel
 
 #: From a loaded value to the seconds to keep it; None keeps it not at all.

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError, LoadTimeoutError
+from cachekit.loading.flights import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
+from cachekit.loading.permits import Turn, Turns
+from cachekit.loading.refresh_ahead import Due
+from cachekit.loading.request import Terms
 from cachekit.model.counters import LoadFigures
 from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
-from cachekit.refreshing import Due
 from cachekit.runtime.background import Background, Complaints
 from cachekit.runtime.backoff import wait_for
 from cachekit.runtime.tasks import Tasks
-from cachekit.singleflight import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
-from cachekit.terms import Terms
-from cachekit.turns import Turn, Turns
 
 if TYPE_CHECKING:
     import asyncio

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, final
 
 from cachekit.coherence.tier_stack import Levels
-from cachekit.loads import Loads
+from cachekit.loading.path import Loads
+from cachekit.loading.progress import Progress, ProgressCallback, check_progress, progress_for
+from cachekit.loading.request import Terms
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
-from cachekit.progress import Progress, ProgressCallback, check_progress, progress_for
-from cachekit.terms import Terms
 
 
 @final

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, final
 from cachekit.coherence.accessor import UNAVAILABLE, Unavailable
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import TierUnavailableError
-from cachekit.load_options import LeaseScope, LoadOptions
+from cachekit.loading.flights import holds_up_a_turn
+from cachekit.loading.options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadFigures
 from cachekit.model.types import MISSING, Missing
-from cachekit.singleflight import holds_up_a_turn
 from cachekit.tiers.base import HasDirectory, LendsLeases, Returnable
 
 if TYPE_CHECKING:
-    from cachekit.locks.processes import ProcessLeases
-    from cachekit.locks.slots import LoadSlots
+    from cachekit.loading.process_lease import ProcessLeases
+    from cachekit.loading.slots import LoadSlots
 
 #: One attempt, which does not wait: None is "somebody else has it", UNAVAILABLE "nobody can have it".
 Attempt = Callable[[], Returnable | Unavailable | None]
@@ -59,9 +59,9 @@ class Turns:
         # What they need is loaded here, where they are asked for, and not in the threads of the first loads:
         # a child that is forked in the middle of an import finds the module locked for ever.
         if options.lease == "process":
-            import cachekit.locks.processes
+            import cachekit.loading.process_lease
         if options.max_concurrent_loads is not None:
-            import cachekit.locks.slots  # noqa: F401
+            import cachekit.loading.slots  # noqa: F401
         if options.lease == "fleet" and not has_server:
             raise ValueError(
                 "lease='fleet' needs a server, and this cache has none: give it redis_cache=RedisCache(...)"
@@ -111,7 +111,7 @@ class Turns:
         host = self._levels.host
         assert host is not None
         if self._leases is None:
-            from cachekit.locks.processes import ProcessLeases
+            from cachekit.loading.process_lease import ProcessLeases
 
             self._leases = ProcessLeases(host.tier.path)  # type: ignore[attr-defined]  # `check` has looked
         leases = self._leases
@@ -123,7 +123,7 @@ class Turns:
         slots = self._slots.get(limit)
         if slots is None:
             directory = host.tier.path  # type: ignore[attr-defined]  # as above
-            from cachekit.locks.slots import LoadSlots
+            from cachekit.loading.slots import LoadSlots
 
             slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, directory))
         return lambda: host.access.call(slots.try_acquire)

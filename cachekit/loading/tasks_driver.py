@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
-from cachekit.loads import Loads
+from cachekit.loading.flights import Abandoned, Flight, StillFlying, in_turn, is_in_turn, loading
+from cachekit.loading.path import Loads
+from cachekit.loading.permits import Turn
+from cachekit.loading.request import Terms
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.backoff import pauses
-from cachekit.singleflight import Abandoned, Flight, StillFlying, in_turn, is_in_turn, loading
-from cachekit.terms import Terms
-from cachekit.turns import Turn
 
 if TYPE_CHECKING:
     import asyncio

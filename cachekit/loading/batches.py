@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from cachekit.awaited_loads import AwaitedLoads
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.errors import LoadTimeoutError
-from cachekit.loads import Loads
+from cachekit.loading.flights import Abandoned, Flight, in_turn, is_in_turn, loading
+from cachekit.loading.path import Loads
+from cachekit.loading.request import Terms
+from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.model.types import MISSING
 from cachekit.runtime.background import Background
 from cachekit.runtime.backoff import wait_for
-from cachekit.singleflight import Abandoned, Flight, in_turn, is_in_turn, loading
-from cachekit.terms import Terms
 
 if TYPE_CHECKING:
     import asyncio

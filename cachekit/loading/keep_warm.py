@@ -16,12 +16,12 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
-from cachekit.loads import Loads
+from cachekit.loading.path import Loads
+from cachekit.loading.request import Terms
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork
 from cachekit.runtime.background import Background
 from cachekit.runtime.scheduler import Job, upkeep
-from cachekit.terms import Terms
 
 _INTERVAL: Final = 1.0  # seconds between two rounds
 _MARGIN: Final = 0.2  # the part of its life in which a key is loaded again

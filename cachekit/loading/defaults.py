@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-from cachekit.load_options import LoadOptions, checked_jitter, checked_options
-from cachekit.loads import Loads
+from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
+from cachekit.loading.path import Loads
+from cachekit.loading.request import Life, Terms
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_tags, seconds, stale_seconds
 from cachekit.runtime.backoff import chance
-from cachekit.terms import Life, Terms
 
 
 @final

@@ -1,0 +1,1 @@
+"""One load per key: flights, permits, the load path, refresh-ahead and warming."""
