@@ -9,8 +9,8 @@ def answer(question): ...
 from typing import TYPE_CHECKING
 
 from cachekit.cache import IntelligentCache
-from cachekit.decorated import AsyncCachedFunction, CachedFunction, CacheInfo
-from cachekit.decorators import cache_result
+from cachekit.decorator.function import cache_result
+from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
 from cachekit.default import (
     clear_all_caches,
     disabled,

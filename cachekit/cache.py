@@ -49,7 +49,7 @@ from cachekit.tiers.memory.store import find_nothing
 from cachekit.watching import Watch
 
 if TYPE_CHECKING:
-    from cachekit.decorated import CacheDecorator
+    from cachekit.decorator.types import CacheDecorator
     from cachekit.regions import Region
 
 V = TypeVar("V")
@@ -671,7 +671,7 @@ class IntelligentCache:
         copy: bool = False,
     ) -> CacheDecorator:
         """`cachekit.cache_result` with this cache."""
-        from cachekit.decorators import cache_result
+        from cachekit.decorator.function import cache_result
 
         return cache_result(
             cache=self, ttl=ttl, cache_level=cache_level, key_func=key_func, tags=tags, name=name,

@@ -12,8 +12,8 @@ import pytest
 from pydantic import AnyUrl, BaseModel, ConfigDict, HttpUrl, PrivateAttr, RootModel
 
 from cachekit import IntelligentCache, KeyEncodingError, cache_result
-from cachekit.foreign import NoIdentity
-from cachekit.keys import encode
+from cachekit.decorator.key_encoding import encode
+from cachekit.decorator.third_party import NoIdentity
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ def test_an_own_key_comes_first() -> None:
 def test_neither_is_imported() -> None:
     """Keys are made without them where nobody has them loaded."""
     program = (
-        "import sys\nfrom cachekit.keys import encode\n"
+        "import sys\nfrom cachekit.decorator.key_encoding import encode\n"
         "try:\n    encode(object())\nexcept Exception as error:\n    print(type(error).__name__)\n"
         "print(sorted({'numpy', 'pydantic'} & sys.modules.keys()))"
     )

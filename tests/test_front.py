@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from racing import frequent_switches, race
 
 from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
-from cachekit import fronts as fronts_module
+from cachekit.decorator import fast_path as fronts_module
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory.entry import Held
 

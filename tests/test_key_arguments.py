@@ -31,7 +31,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cachekit import KeyEncodingError, cache_result
-from cachekit.keys import arguments_text, encode
+from cachekit.decorator.key_encoding import arguments_text, encode
 
 
 class Colour(enum.Enum):

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachekit import IntelligentCache, cache_result, override
-from cachekit.keys import Signature, arguments_text, described_by, identity_of, version_of
+from cachekit.decorator.code_version import described_by, version_of
+from cachekit.decorator.key_encoding import arguments_text, identity_of
+from cachekit.decorator.signature import Signature
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,11 @@ from typing import Any, Final, Never, ParamSpec, TypeVar, final, overload
 
 from cachekit import default
 from cachekit.cache import IntelligentCache
-from cachekit.decorated import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
-from cachekit.fronts import Front, asked_of, async_wrapper_of, wrapper_of
-from cachekit.keys import Signature, arguments_text, described_by, identity_of, name_of, unwrapped, version_of
+from cachekit.decorator.code_version import described_by, unwrapped, version_of
+from cachekit.decorator.fast_path import Front, asked_of, async_wrapper_of, wrapper_of
+from cachekit.decorator.key_encoding import arguments_text, identity_of, name_of
+from cachekit.decorator.signature import Signature
+from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
 from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
 from cachekit.loading.request import Life, Terms
 from cachekit.model.counters import Lookups

@@ -18,18 +18,24 @@ import os
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Final, final
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, Final
 
+from cachekit.decorator.code_version import (
+    _bytes,
+    _chain,
+    _digest,
+    _int_text,
+    described_by,
+    unwrapped,
+    version_of,
+)
+from cachekit.decorator.third_party import NoIdentity, parts_of
 from cachekit.errors import KeyEncodingError
-from cachekit.foreign import NoIdentity, parts_of
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
 _HEAD: Final = 60  # how many of them stay in a longer key, before the digest
 _DEEPEST: Final = 50  # nested containers; beyond it is a cycle, or data that is no argument
-
-_VARARGS: Final = 0x04
-_VARKEYWORDS: Final = 0x08
 
 
 def identity_of(function: FunctionType) -> str:
@@ -88,173 +94,6 @@ def _settings(function: FunctionType) -> Iterator[object]:
                     yield variable, value
         if one is not bound and (one.__defaults__ or one.__kwdefaults__):
             yield one.__defaults__, one.__kwdefaults__
-
-
-def unwrapped(function: FunctionType) -> FunctionType:
-    """The function that other decorators were put around."""
-    return list(_chain(function))[-1]
-
-
-def described_by(function: FunctionType) -> FunctionType:
-    """The function whose parameters say what a call means: wrappers that only pass on are looked through.
-
-    One with parameters that have defaults may pass on something else than the wrapped function's own
-    defaults, so its own count.
-    """
-    chain = list(_chain(function))
-    for one in chain:
-        stars = one.__code__.co_flags & (_VARARGS | _VARKEYWORDS)
-        if stars != _VARARGS | _VARKEYWORDS or one.__defaults__ or one.__kwdefaults__:
-            return one
-    return chain[-1]
-
-
-def _chain(function: FunctionType) -> Iterator[FunctionType]:
-    """The function and those that it wraps, the innermost last."""
-    seen: set[int] = set()
-    inner: object = function
-    while isinstance(inner, FunctionType) and id(inner) not in seen:
-        seen.add(id(inner))
-        yield inner
-        inner = getattr(inner, "__wrapped__", None)
-
-
-def version_of(function: FunctionType) -> str:
-    """A digest of the function's code, and of each one that it wraps; comments are not in it."""
-    parts = (part for one in _chain(function) for part in _code_parts(one.__code__))
-    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts), 6)
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # half a surrogate pair is a character like any other
-
-
-def _digest(content: bytes, size: int) -> str:
-    import hashlib
-
-    return hashlib.blake2b(content, digest_size=size).hexdigest()
-
-
-def _code_parts(code: CodeType) -> Iterator[bytes]:
-    # Bytecode means something only to the interpreter that it was compiled for.
-    yield repr(sys.version_info[:2]).encode()
-    yield code.co_code
-    yield getattr(code, "co_exceptiontable", b"")
-    yield repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)).encode()
-    for names in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars):
-        yield "\0".join(names).encode()
-    yield b"%d" % len(code.co_consts)
-    for constant in code.co_consts:
-        yield from _constant_parts(constant)
-
-
-def _constant_parts(constant: object) -> Iterator[bytes]:
-    kind = type(constant).__name__.encode()
-    if isinstance(constant, CodeType):
-        yield b"code " + constant.co_name.encode("utf-8", "surrogatepass")
-        yield from _code_parts(constant)
-    elif isinstance(constant, tuple):
-        yield b"tuple%d" % len(constant)
-        for member in constant:
-            yield from _constant_parts(member)
-    elif isinstance(constant, frozenset):
-        # `x in {"a", "b"}` is compiled to one, and its order hangs on the hash seed.
-        yield b"frozenset%d" % len(constant)
-        yield from sorted(b"".join(_constant_parts(member)) for member in constant)
-    elif type(constant) is int:
-        yield kind + b":" + _int_text(constant).encode()
-    else:
-        yield kind + b":" + repr(constant).encode("utf-8", "surrogatepass")
-
-
-@final
-class Signature:
-    """The parameters of a function, to bind calls to: one tuple of values for equal questions.
-
-    Args:
-        function: its own code says what the parameters are.
-        ignore: names of parameters that are no part of the question.
-
-    Raises:
-        TypeError: `ignore` is a str.
-        ValueError: `ignore` names something that is no parameter.
-    """
-
-    __slots__ = (
-        "_by_keyword", "_defaults", "_function", "_names", "_positional", "_shown", "_star", "_stars",
-        "ignores", "ignores_first",
-    )  # fmt: skip
-
-    def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
-        if isinstance(ignore, str):
-            raise TypeError(f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)")
-        if not isinstance(ignore, Iterable):
-            raise TypeError(
-                f"ignore must be a tuple of names, not {ignore!r} of type {type(ignore).__name__}"
-            )
-        code = function.__code__
-        fixed = code.co_argcount + code.co_kwonlyargcount
-        self._function = function
-        self._names = code.co_varnames[:fixed]
-        self._positional = self._names[: code.co_argcount]
-        self._by_keyword = frozenset(self._names[code.co_posonlyargcount :])
-        starred = list(code.co_varnames[fixed:])
-        self._star = starred.pop(0) if code.co_flags & _VARARGS else ""
-        self._stars = starred.pop(0) if code.co_flags & _VARKEYWORDS else ""
-        defaults = function.__defaults__ or ()
-        self._defaults: dict[str, Any] = dict(
-            zip(self._positional[code.co_argcount - len(defaults) :], defaults, strict=True)
-        )
-        self._defaults |= function.__kwdefaults__ or {}
-        ignored = frozenset(ignore)
-        every = [*self._names, *filter(None, (self._star, self._stars))]
-        if ignored - set(every):
-            raise ValueError(
-                f"ignore names {sorted(map(str, ignored - set(every)))}, but {function.__qualname__} has the "
-                f"parameters {every}"
-            )
-        self._shown = tuple(name for name in every if name not in ignored)
-        #: Whether any parameter is no part of the question, and whether the first, such as `self`, is not.
-        self.ignores = bool(ignored)
-        self.ignores_first = bool(self._positional) and self._positional[0] in ignored
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        """Name and value of each parameter that is part of the question, in order.
-
-        Raises:
-            TypeError: the function cannot be called like this.
-        """
-        bound = self._defaults | dict(zip(self._positional, args, strict=False))
-        surplus = args[len(self._positional) :]
-        unknown = {}
-        for name, value in kwargs.items():
-            if name in self._by_keyword:
-                bound[name] = value
-            else:
-                unknown[name] = value
-        given_twice = kwargs and not kwargs.keys().isdisjoint(
-            self._by_keyword.intersection(self._positional[: len(args)])
-        )
-        if (
-            given_twice
-            or len(bound) < len(self._names)
-            or (surplus and not self._star)
-            or (unknown and not self._stars)
-        ):
-            import inspect
-
-            name = self._function.__qualname__
-            try:
-                inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{name}(): {error}") from None
-            # Only a __signature__ that somebody set by hand can disagree with the code.
-            raise TypeError(f"{name}() does not take these arguments")
-        if self._star:
-            bound[self._star] = surplus
-        if self._stars:
-            bound[self._stars] = unknown
-        return [(name, bound[name]) for name in self._shown]
 
 
 def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
@@ -350,11 +189,6 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     range: lambda value, _: f"range({value.start},{value.stop},{value.step})",
     slice: lambda value, depth: f"slice({_encode_sequence((value.start, value.stop, value.step), depth)})",
 }
-
-
-def _int_text(value: int) -> str:
-    # Past a few thousand digits Python refuses the decimal text, and hex is faster anyway.
-    return str(value) if -(10**18) < value < 10**18 else hex(value)
 
 
 def _encode_other(value: Any, kind: type, depth: int) -> str:

@@ -1,0 +1,1 @@
+"""What a cached function is: keys from calls, the fast path, and its methods."""
