@@ -8,10 +8,7 @@ def answer(question): ...
 
 from typing import TYPE_CHECKING
 
-from cachekit.cache import IntelligentCache
-from cachekit.decorator.function import cache_result
-from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
-from cachekit.default import (
+from cachekit.cache.default import (
     clear_all_caches,
     disabled,
     get_cache_stats,
@@ -23,6 +20,10 @@ from cachekit.default import (
     set_default_cache,
     warm_cache_keys,
 )
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.cache.region import Region
+from cachekit.decorator.function import cache_result
+from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
 from cachekit.errors import (
     CacheClosedError,
     CacheError,
@@ -38,7 +39,6 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
-from cachekit.regions import Region
 from cachekit.tiers.memory import MemoryCache
 
 if TYPE_CHECKING:

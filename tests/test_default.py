@@ -17,16 +17,8 @@ from counting import counted, counted_async
 from racing import in_thread, race
 
 import cachekit
-from cachekit import (
-    CacheInfo,
-    IntelligentCache,
-    default,
-    disabled,
-    environment,
-    get_default_cache,
-    override,
-    set_default_cache,
-)
+from cachekit import CacheInfo, IntelligentCache, disabled, get_default_cache, override, set_default_cache
+from cachekit.cache import config, default
 from cachekit.runtime import fork
 
 
@@ -289,7 +281,7 @@ def test_one_that_is_set_while_another_is_built_stays(monkeypatch: pytest.Monkey
     mine = IntelligentCache(file_cache=None)
     closed: list[IntelligentCache] = []
     close = IntelligentCache.close
-    monkeypatch.setattr(environment, "redis_cache", lambda: set_default_cache(mine))
+    monkeypatch.setattr(config, "redis_cache", lambda: set_default_cache(mine))
 
     def noted(cache: IntelligentCache) -> None:
         closed.append(cache)
@@ -399,7 +391,7 @@ def test_three(cachekit_disabled):
 def test_four():
     assert price("a") == price("a")
 
-    assert not cachekit.default._overriding
+    assert not cachekit.cache.default._overriding
 """
 
 

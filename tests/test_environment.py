@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cachekit import IntelligentCache, TierUnavailableError, environment, get_default_cache
+from cachekit import IntelligentCache, TierUnavailableError, get_default_cache
+from cachekit.cache import config
 from cachekit.runtime.clock import SystemClock
 
 PROGRAM = """
@@ -107,14 +108,14 @@ class TestVariables:
         """With what would be right; nothing is guessed."""
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=name):
-            environment.file_cache(SystemClock())
+            config.file_cache(SystemClock())
 
     @pytest.mark.parametrize("url", ["", "localhost:6379", "http://h", "redis://h?no_such_option=1"])
     def test_a_server_that_is_none(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         """The variable is named there, too, and what an address looks like."""
         monkeypatch.setenv("CACHEKIT_REDIS_URL", url)
         with pytest.raises(ValueError, match=r"CACHEKIT_REDIS_URL .* redis://"):
-            environment.redis_cache()
+            config.redis_cache()
 
     def test_they_are_obeyed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Directory, namespace, limit and secret reach the file tier."""
@@ -122,7 +123,7 @@ class TestVariables:
         monkeypatch.setenv("CACHEKIT_NAMESPACE", "shop")
         monkeypatch.setenv("CACHEKIT_MAX_SIZE_MB", "7")
         monkeypatch.setenv("CACHEKIT_SECRET", "a secret of some length")
-        cache = environment.file_cache(SystemClock())
+        cache = config.file_cache(SystemClock())
         assert cache is not None
         with cache:
             assert (cache.path, cache.max_size_mb) == (str(tmp_path / "caches" / "shop"), 7)

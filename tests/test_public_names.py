@@ -84,7 +84,9 @@ def test_importing_loads_nothing_heavy() -> None:
 
 def test_importing_touches_nothing() -> None:
     """No thread, no file, no connection, no default cache."""
-    code = "import threading, cachekit, cachekit.default as d; print(threading.active_count(), d._default)"
+    code = (
+        "import threading, cachekit, cachekit.cache.default as d; print(threading.active_count(), d._default)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "1 None"
 

@@ -14,7 +14,7 @@ from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.warming import warm
-from cachekit.cache import IntelligentCache as Core
+from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
 from cachekit.model.reports import WarmReport

@@ -1,4 +1,4 @@
-"""The process's default cache, awaited: the one of `cachekit.default`, which code without await uses too.
+"""The process's default cache, awaited: the one of `cachekit.cache.default`, which code without await uses too.
 
 Switching it (`set_default_cache`, `override`, `disabled`) is not awaited: it touches nothing.
 """
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from cachekit import default
 from cachekit.aio.cache import IntelligentCache
 from cachekit.aio.facade import sync_of
-from cachekit.cache import IntelligentCache as Core
+from cachekit.cache import default
+from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import TTL, Tags

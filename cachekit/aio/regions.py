@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, final, overl
 
 from cachekit.aio.facade import Facade, in_thread
 from cachekit.aio.loaders import awaiting
+from cachekit.cache.region import Region as Core
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
-from cachekit.regions import Region as Core
 
 if TYPE_CHECKING:
     from cachekit.aio.cache import IntelligentCache

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cachekit import MemoryCache, __version__, cache_result, override
+from cachekit.cache.default import active_cache
 from cachekit.cli.display import Display
-from cachekit.default import active_cache
 
 if TYPE_CHECKING:
     from cachekit.cli.passes import Pass

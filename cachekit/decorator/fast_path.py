@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from math import inf
 from typing import Any, Final, Protocol, final
 
-from cachekit.cache import IntelligentCache
+from cachekit.cache.intelligent import IntelligentCache
 from cachekit.model.counters import Lookups
 from cachekit.tiers.fences import NEWS
 from cachekit.tiers.memory.entry import Held

@@ -15,8 +15,8 @@ from functools import partial, wraps
 from types import FunctionType
 from typing import Any, Final, Never, ParamSpec, TypeVar, final, overload
 
-from cachekit import default
-from cachekit.cache import IntelligentCache
+from cachekit.cache import default
+from cachekit.cache.intelligent import IntelligentCache
 from cachekit.decorator.code_version import described_by, unwrapped, version_of
 from cachekit.decorator.fast_path import Front, asked_of, async_wrapper_of, wrapper_of
 from cachekit.decorator.key_encoding import arguments_text, identity_of, name_of

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachekit.cache import IntelligentCache
-from cachekit.default import disabled, override
+from cachekit.cache.default import disabled, override
+from cachekit.cache.intelligent import IntelligentCache
 
 
 @pytest.fixture

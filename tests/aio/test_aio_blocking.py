@@ -186,16 +186,17 @@ def test_a_frozen_server_costs_a_bounded_wait(server: RedisServer, tmp_path: Pat
 
 def test_a_default_cache_is_built_off_the_loop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call of a cached function, which opens a directory, does so in a thread."""
-    from cachekit import cache_result, environment
+    from cachekit import cache_result
+    from cachekit.cache import config
 
     threads = []
-    real = environment.redis_cache
+    real = config.redis_cache
 
     def watched() -> Any:
         threads.append(threading.get_ident())
         return real()
 
-    monkeypatch.setattr(environment, "redis_cache", watched)
+    monkeypatch.setattr(config, "redis_cache", watched)
 
     @cache_result(name="first")
     async def first() -> int:

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 import cachekit
-from cachekit import aio, regions
+from cachekit import aio
 from cachekit.aio.facade import Facade
+from cachekit.cache import region
 
 PAIRS: list[tuple[Any, Any]] = [
     (cachekit.IntelligentCache, aio.IntelligentCache),
     (cachekit.MemoryCache, aio.MemoryCache),
     (cachekit.FileCache, aio.FileCache),
     (cachekit.RedisCache, aio.RedisCache),
-    (regions.Region, aio.Region),
+    (region.Region, aio.Region),
 ]
 
 #: What is not awaited: views, and figures that are there without asking anybody.
@@ -70,7 +71,7 @@ def test_classes(core: type, facade: type) -> None:
     properties = {name for name, member in theirs.items() if isinstance(member, property)}
     assert properties == {name for name, member in ours.items() if isinstance(member, property)} - {"sync"}
     assert all(inspect.getdoc(ours[name]) for name in properties)
-    if core is not regions.Region:  # which caches make
+    if core is not region.Region:  # which caches make
         assert parameters(facade.__init__)[1:] == parameters(core.__init__)[1:]  # type: ignore[misc]
 
 

@@ -24,7 +24,7 @@ from cachekit import (
     MemoryCache,
     SerializationError,
 )
-from cachekit.cache import KnowsCache
+from cachekit.cache.intelligent import KnowsCache
 from cachekit.loading import flights
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import store

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
-from cachekit.assembling import tiers_of
+from cachekit.cache.config import tiers_of
 from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
@@ -49,8 +49,8 @@ from cachekit.tiers.memory.store import find_nothing
 from cachekit.watching import Watch
 
 if TYPE_CHECKING:
+    from cachekit.cache.region import Region
     from cachekit.decorator.types import CacheDecorator
-    from cachekit.regions import Region
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -75,7 +75,7 @@ class IntelligentCache:
         memory_cache: the memory tier; left out, a `MemoryCache()` of its own; None for none.
         redis_cache: the tier that hosts share; left out or None, there is none.
         file_cache: the tier that the processes of this host share; left out, the program's own (see
-            `cachekit.environment`), or none, with a warning, if that cannot be opened; None for none.
+            `cachekit.cache.config`), or none, with a warning, if that cannot be opened; None for none.
         default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
             `FOREVER` for no expiry.
         enable_cache_warming: whether `warm_cache` may keep keys warm.
@@ -595,7 +595,7 @@ class IntelligentCache:
             ttl: the region's own default; None is the cache's.
             tags: what every entry stored through the region carries.
         """
-        from cachekit.regions import Region
+        from cachekit.cache.region import Region
 
         return Region(self, prefix, type, ttl=ttl, tags=tags)
 

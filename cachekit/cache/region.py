@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final, get_origin, overload
 
-from cachekit.cache import IntelligentCache
+from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds

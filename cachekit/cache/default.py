@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from cachekit.cache import IntelligentCache, KnowsCache
+from cachekit.cache.intelligent import IntelligentCache, KnowsCache
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
@@ -103,9 +103,9 @@ def get_default_cache() -> IntelligentCache:
 
 def _build() -> None:
     global _default
-    from cachekit import environment
+    from cachekit.cache import config
 
-    built = IntelligentCache(redis_cache=environment.redis_cache(), default_ttl=_KEPT)
+    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_KEPT)
     with _lock:
         if _default is None:
             _default = built
