@@ -10,10 +10,9 @@ from typing import Any, cast
 import pytest
 
 from cachekit import CacheError, FileCache, IntelligentCache, MemoryCache
-from cachekit.health import Health
+from cachekit.health import Health, Watch
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.tiers.base import HostTier
-from cachekit.watching import Watch
 
 
 def miss(cache: IntelligentCache, times: int) -> None:
@@ -93,7 +92,7 @@ def test_changes_are_told_once_and_end_with_their_cause() -> None:
 
 def test_upkeep_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, in its own thread, until the cache is closed; what the callback raises is no end of it."""
-    monkeypatch.setattr("cachekit.watching._INTERVAL", 0.001)
+    monkeypatch.setattr("cachekit.health._INTERVAL", 0.001)
     told = Told()
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
         miss(cache, 200)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import cachekit
-from cachekit.cli import demo, main
+from cachekit.cli import demo, demo_work, main
 from cachekit.cli.display import PlainDisplay, RichDisplay, display_for
 
 SMALL = ("--modules", "3", "--requests", "60", "--threads", "3", "--processes", "2")
@@ -118,13 +118,13 @@ class TestDemo:
     def test_the_same_seed_asks_the_same(self) -> None:
         """The stream of requests depends on nothing but the arguments."""
         sources = ["a.py", "b.py", "c.py"]
-        assert demo.request_stream(sources, 50, 7) == demo.request_stream(sources, 50, 7)
-        assert demo.request_stream(sources, 50, 7) != demo.request_stream(sources, 50, 8)
+        assert demo_work.request_stream(sources, 50, 7) == demo_work.request_stream(sources, 50, 7)
+        assert demo_work.request_stream(sources, 50, 7) != demo_work.request_stream(sources, 50, 8)
 
     def test_requests_are_skewed(self) -> None:
         """A few modules get most of the requests."""
         sources = [f"{number}.py" for number in range(100)]
-        asked = [source for _, source in demo.request_stream(sources, 10_000, 1)]
+        asked = [source for _, source in demo_work.request_stream(sources, 10_000, 1)]
         counts = sorted((asked.count(source) for source in sources), reverse=True)
         assert sum(counts[:10]) > 5_000
 
@@ -163,13 +163,13 @@ class TestDemo:
 
     def test_more_modules_than_there_are_is_all_of_them(self) -> None:
         """The number of modules is a limit, as Pythons differ in what they bring."""
-        assert len(demo.library_sources()[:1_000_000]) == len(demo.library_sources()) > 50
+        assert len(demo_work.library_sources()[:1_000_000]) == len(demo_work.library_sources()) > 50
 
     def test_a_second_load_of_a_module_is_reported(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The demo does not claim one load per key when that did not happen."""
-        forgetful = cachekit.cache_result(store_if=lambda _: False)(demo.analyse.__wrapped__)
+        forgetful = cachekit.cache_result(store_if=lambda _: False)(demo_work.analyse.__wrapped__)
         monkeypatch.setattr(demo, "analyse", forgetful)
         assert main(["demo", "--modules", "2", "--requests", "40"]) == 1
         assert re.search(r"2 modules asked for, but \d+ loads made!", capsys.readouterr().out)
@@ -247,7 +247,7 @@ class TestDemo:
     )
     def test_durations_have_a_unit_that_suits_them(self, seconds: float, text: str) -> None:
         """From parts of a microsecond to minutes."""
-        assert demo.duration(seconds) == text
+        assert demo_work.duration(seconds) == text
 
 
 class TestArguments:

@@ -21,7 +21,8 @@ from traces import made_up
 from cachekit import CacheStrategy
 from cachekit.cli import main, replay, requests, simulation
 from cachekit.cli.display import PlainDisplay
-from cachekit.cli.replay import NAMES, OPTIMUM, Curves, Plan, advice
+from cachekit.cli.replay import NAMES, Plan, advice
+from cachekit.cli.simulation import OPTIMUM, Curves
 from cachekit.tiers.file.engine.file_ops import Effects
 
 _FLIPPED = bytearray(gzip.compress(b"".join(b"%d\n" % (number * number) for number in range(5000))))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, final
 
 from cachekit.aio.facade import check_sync, in_thread, plain
-from cachekit.aio.lower import LowerFacade
+from cachekit.aio.threaded import LowerFacade
 from cachekit.model.types import TTL
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec

@@ -18,7 +18,7 @@ from cachekit.cache.config import tiers_of
 from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import Levels
 from cachekit.errors import CacheClosedError
-from cachekit.health import Health, Thresholds, assess
+from cachekit.health import Health, Thresholds, Watch, assess
 from cachekit.loading.batches import Batches
 from cachekit.loading.core import statistics_of
 from cachekit.loading.defaults import Asking
@@ -46,7 +46,6 @@ from cachekit.tiers.base import FleetTier, HostTier, Pings
 from cachekit.tiers.fences import NEWS
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
-from cachekit.watching import Watch
 
 if TYPE_CHECKING:
     from cachekit.cache.region import Region

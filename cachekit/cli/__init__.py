@@ -274,7 +274,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from cachekit.cli.demo import Plan, run
+    from cachekit.cli.demo import run
+    from cachekit.cli.demo_work import Plan
     from cachekit.cli.display import display_for
 
     plan = Plan(

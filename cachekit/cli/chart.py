@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from cachekit.cli.replay import Curves
+    from cachekit.cli.simulation import Curves
 
 _MARKERS: Final = "osDv^Xph"
 
@@ -38,7 +38,7 @@ def draw(curves: Curves, path: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen
     from matplotlib.ticker import FuncFormatter
 
-    from cachekit.cli.replay import OPTIMUM
+    from cachekit.cli.simulation import OPTIMUM
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()

@@ -21,8 +21,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Final, NamedTuple
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError, override
-from cachekit.cli import demo
-from cachekit.cli.demo import Analysis, Function, Plan, Request
+from cachekit.cli import demo_work
+from cachekit.cli.demo_work import Analysis, Function, Plan, Request
 from cachekit.cli.display import Display
 
 _LOOK_AGAIN: Final = 0.1  # seconds between two looks at the progress
@@ -105,7 +105,7 @@ class _Stopwatch:
     def _ask(self, share: Sequence[Request], taken: array[float]) -> None:
         for question, source in share:
             started = time.perf_counter()
-            demo.answer(question, source)
+            demo_work.answer(question, source)
             taken.append(time.perf_counter() - started)
             if self._stop.is_set():
                 return
@@ -113,9 +113,9 @@ class _Stopwatch:
 
 def _work(stream: Sequence[Request], threads: int, watch: Callable[[int], object]) -> _Share:
     """This process's share of a pass, through the cache in use."""
-    before, analysed = _answered(), len(demo.analysed)
+    before, analysed = _answered(), len(demo_work.analysed)
     taken = _Stopwatch(stream, threads).run(watch)
-    return _Share(taken, demo.analysed[analysed:], _answered() - before)
+    return _Share(taken, demo_work.analysed[analysed:], _answered() - before)
 
 
 def _answered() -> Counter[str]:
@@ -126,12 +126,12 @@ def _answered() -> Counter[str]:
 
 def cold_pass(name: str, stream: Sequence[Request], plan: Plan, display: Display) -> Pass:
     """The first pass, by threads of this process, through the cache in use."""
-    demo.analysed.clear()
+    demo_work.analysed.clear()
     new = {source for _, source in stream}
     started = time.perf_counter()
     # There is something to analyse: that is what takes the time.
     with display.progress(name, len(new), "modules analysed") as report:
-        share = _work(stream, plan.threads, lambda _: report(len(demo.analysed)))
+        share = _work(stream, plan.threads, lambda _: report(len(demo_work.analysed)))
     return _measured(name, stream, [share], time.perf_counter() - started)
 
 
@@ -198,7 +198,7 @@ def _gathered(connections: list[Connection], report: Callable[[int], None]) -> l
 
 
 def _child(parent: Connection, place: Place, plan: Plan, number: int) -> None:
-    stream = demo.planned_stream(plan)[number :: plan.processes]
+    stream = demo_work.planned_stream(plan)[number :: plan.processes]
     with place.cache(MemoryCache(max_size=1_000_000)) as cache, override(cache):
         share = _work(stream, plan.threads, parent.send)
     parent.send(tuple(share))
@@ -208,7 +208,7 @@ def _child(parent: Connection, place: Place, plan: Plan, number: int) -> None:
 def _measured(name: str, stream: Sequence[Request], shares: Sequence[_Share], seconds: float) -> Pass:
     analysed = [source for share in shares for source in share.analysed]
     taken = sorted(second for share in shares for second in share.taken)
-    cost = {source: demo.analyse(source).seconds for source in {source for _, source in stream}}
+    cost = {source: demo_work.analyse(source).seconds for source in {source for _, source in stream}}
     saved = sum(cost[source] for _, source in stream) - sum(cost[source] for source in analysed)
     return Pass(
         name,

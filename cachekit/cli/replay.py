@@ -17,7 +17,15 @@ from typing import Final, NamedTuple
 
 from cachekit.cli.display import Display, Report
 from cachekit.cli.requests import Requests, read_log, sizes_of
-from cachekit.cli.simulation import simulate, simulate_directory, simulate_optimum, write_next_uses
+from cachekit.cli.simulation import (
+    FILE_TIER,
+    OPTIMUM,
+    Curves,
+    simulate,
+    simulate_directory,
+    simulate_optimum,
+    write_next_uses,
+)
 from cachekit.model.types import CacheStrategy
 
 #: What is tried if nobody says otherwise. TTL is missing because logs do not tell when an entry expires.
@@ -47,8 +55,6 @@ NAMES: Final = {
     CacheStrategy.LFU: "LFU",
     CacheStrategy.W_TINYLFU: "W-TinyLFU",
 }
-OPTIMUM: Final = "optimum"
-FILE_TIER: Final = "file tier"
 
 
 class Plan(NamedTuple):
@@ -61,17 +67,6 @@ class Plan(NamedTuple):
     sample: float  #: the share of the keys that is looked at, 0 to 1
     plot: Path | None
     file_tier: bool = False  #: measure that, too
-
-
-class Curves(NamedTuple):
-    """Hit ratios, 0 to 1, by policy, one for each size; NaN where there is none."""
-
-    sizes: Sequence[int]
-    ratios: Mapping[str, Sequence[float]]
-
-    def of_policies(self) -> dict[str, Sequence[float]]:
-        """Those that one can choose between."""
-        return {name: it for name, it in self.ratios.items() if name not in {OPTIMUM, FILE_TIER}}
 
 
 def run(plan: Plan, display: Display) -> int:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from pathlib import Path
-from typing import Any, BinaryIO, Final, final
+from typing import Any, BinaryIO, Final, NamedTuple, final
 
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.model.types import CacheStrategy
@@ -176,3 +176,18 @@ def simulate_optimum(capacity: int, requests: Requests, next_uses: Path, progres
                 heapify(heap)
         progress(len(chunk))
     return hits
+
+
+OPTIMUM: Final = "optimum"
+FILE_TIER: Final = "file tier"
+
+
+class Curves(NamedTuple):
+    """Hit ratios, 0 to 1, by policy, one for each size; NaN where there is none."""
+
+    sizes: Sequence[int]
+    ratios: Mapping[str, Sequence[float]]
+
+    def of_policies(self) -> dict[str, Sequence[float]]:
+        """Those that one can choose between."""
+        return {name: it for name, it in self.ratios.items() if name not in {OPTIMUM, FILE_TIER}}
