@@ -262,7 +262,7 @@ def listen(url: str, prefix: str, messages: int, go: int, told: int) -> None:
     changes = 0
     done = threading.Event()
 
-    class Listener:
+    class MemoryInvalidator:
         def keys_changed(self, keys: Sequence[str]) -> None:
             now = time.monotonic()
             for key in keys:
@@ -281,7 +281,7 @@ def listen(url: str, prefix: str, messages: int, go: int, told: int) -> None:
                 os.write(go, b"x")
 
     cache = RedisCache(url=url, timeout=5, key_prefix=prefix)
-    end = cache.subscribe(Listener())
+    end = cache.subscribe(MemoryInvalidator())
     done.wait(60)
     end()
     with open(told, "wb") as answers:

@@ -14,7 +14,7 @@ from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
 from cachekit.model.stats import CacheStats
-from cachekit.runtime.scheduler import Job, upkeep
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
 
@@ -304,7 +304,7 @@ Statistics = Mapping[str, CacheStats]
 
 
 @final
-class Watch:
+class HealthMonitor:
     """Looks at a cache every ten seconds, in upkeep's thread, and judges its last minute.
 
     Args:
@@ -326,7 +326,7 @@ class Watch:
         self._judge = judge
         self._last = Health("healthy", ())
         self._earlier: deque[Statistics] = deque([statistics()], _LOOKS)
-        self._job: Job = upkeep.every(_INTERVAL, self.look)
+        self._job: ScheduledTask = scheduler.every(_INTERVAL, self.look)
 
     def look(self) -> None:
         """Look once."""

@@ -20,7 +20,7 @@ from tracing import at_line
 from cachekit import CacheEntry, MemoryCache
 from cachekit.coherence import accessor
 from cachekit.coherence.accessor import UNAVAILABLE, Accessor
-from cachekit.coherence.pending_invalidations import Journal
+from cachekit.coherence.pending_invalidations import PendingInvalidations
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.tiers.redis import RedisCache
@@ -361,18 +361,18 @@ def test_what_is_missed_while_nothing_is_out_is_carried_out_at_once() -> None:
 
 def test_a_key_missed_during_its_own_replay_stays() -> None:
     """The replay may have passed it already."""
-    journal = Journal()
+    journal = PendingInvalidations()
     journal.add_keys(["a", "b"])
-    part = journal.first(10)
+    part = journal.next_batch(10)
     journal.add_keys(["a"])
-    journal.settle(part)
-    assert list(journal.first(10).keys) == ["a"]
+    journal.acknowledge(part)
+    assert list(journal.next_batch(10).keys) == ["a"]
     journal.add_everything()
-    part = journal.first(10)
+    part = journal.next_batch(10)
     journal.add_keys(["c"])
     journal.add_everything()
-    journal.settle(part)
-    assert journal.first(10).everything
+    journal.acknowledge(part)
+    assert journal.next_batch(10).everything
 
 
 def test_writers_that_journal_during_the_replay_lose_nothing() -> None:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from cachekit import CacheError, FileCache, IntelligentCache, MemoryCache
-from cachekit.health import Health, Watch
+from cachekit.health import Health, HealthMonitor
 from cachekit.testing import FaultyTier, ManualClock
-from cachekit.tiers.base import HostTier
+from cachekit.tiers.base import DirectoryTier
 
 
 def miss(cache: IntelligentCache, times: int) -> None:
@@ -48,7 +48,7 @@ def test_thresholds_are_arguments() -> None:
 def test_a_tier_that_is_out_is_said(tmp_path: Path) -> None:
     """With what states and figures tell together."""
     file = FaultyTier(FileCache(tmp_path / "d", 64))
-    with IntelligentCache(MemoryCache(), file_cache=cast("HostTier", file)) as cache:
+    with IntelligentCache(MemoryCache(), file_cache=cast("DirectoryTier", file)) as cache:
         file.fail()
         cache.set("k", 1)
         (reason,) = cache.health().reasons
@@ -58,7 +58,7 @@ def test_a_tier_that_is_out_is_said(tmp_path: Path) -> None:
         assert cache.health(outage_seconds_critical=0).status == "critical"
 
 
-class Told:
+class CallbackProgress:
     """Who is told of changes, and when."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Told:
 
 def test_changes_are_told_once_and_end_with_their_cause() -> None:
     """A bad minute is a warning; a minute later all is well again, whatever came before it."""
-    told = Told()
+    told = CallbackProgress()
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
         watch = cache._watch
         assert watch is not None
@@ -93,7 +93,7 @@ def test_changes_are_told_once_and_end_with_their_cause() -> None:
 def test_upkeep_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, in its own thread, until the cache is closed; what the callback raises is no end of it."""
     monkeypatch.setattr("cachekit.health._INTERVAL", 0.001)
-    told = Told()
+    told = CallbackProgress()
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
         miss(cache, 200)
         assert told.told.wait(60)
@@ -105,14 +105,14 @@ def test_the_callback_is_checked_and_stays_here() -> None:
     wrong: Any = "mail me"
     with pytest.raises(TypeError, match="on_health_change must be a function of two healths, not 'mail me'"):
         IntelligentCache(MemoryCache(), file_cache=None, on_health_change=wrong)
-    told = Told()
+    told = CallbackProgress()
     with IntelligentCache(
         MemoryCache(), file_cache=None, enable_cache_warming=False, on_health_change=told
     ) as cache:
         copy = pickle.loads(pickle.dumps(cache))
-        assert isinstance(cache._watch, Watch)
+        assert isinstance(cache._watch, HealthMonitor)
         assert copy._watch is None
-        assert copy._kept_warm is None
+        assert copy._keep_warm is None
         copy.close()
 
 

@@ -170,7 +170,7 @@ class TestDemo:
     ) -> None:
         """The demo does not claim one load per key when that did not happen."""
         forgetful = cachekit.cache_result(store_if=lambda _: False)(demo_work.analyse.__wrapped__)
-        monkeypatch.setattr(demo, "analyse", forgetful)
+        monkeypatch.setattr(demo_work, "analyse", forgetful)
         assert main(["demo", "--modules", "2", "--requests", "40"]) == 1
         assert re.search(r"2 modules asked for, but \d+ loads made!", capsys.readouterr().out)
 
@@ -183,7 +183,7 @@ class TestDemo:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
     ) -> None:
         """A Python that came without the library's source is told so, with the place."""
-        monkeypatch.setattr(demo, "_STDLIB", tmp_path)
+        monkeypatch.setattr(demo_work, "_STDLIB", tmp_path)
         with pytest.raises(SystemExit, match="no source of the standard library in"):
             main(["demo", *SMALL])
 

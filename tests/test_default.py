@@ -241,19 +241,21 @@ def test_a_fork_during_a_switch() -> None:
 
 BUILDING = """
 import os, signal, threading
-from cachekit import environment, forks, get_default_cache
-from cachekit.runtime.scheduler import upkeep
+from cachekit import get_default_cache
+from cachekit.cache import config
+from cachekit.runtime import fork
+from cachekit.runtime.scheduler import scheduler
 
 building, forked = threading.Event(), threading.Event()
 
 def hold_up():
     building.set()
-    while not forks._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
+    while not fork._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
         building.wait(0)
-    job = upkeep.every(1000, upkeep._start)  # as a file tier has one
+    job = scheduler.every(1000, scheduler._start)  # as a file tier has one
     job.cancel()
 
-environment.redis_cache = hold_up
+config.redis_cache = hold_up
 signal.alarm(120)
 thread = threading.Thread(target=get_default_cache)
 thread.start()
@@ -261,7 +263,7 @@ assert building.wait(60)
 child = os.fork()
 if not child:
     signal.alarm(120)
-    environment.redis_cache = lambda: None
+    config.redis_cache = lambda: None
     os._exit(0 if get_default_cache().set("k", 1) else 1)
 forked.set()
 thread.join()

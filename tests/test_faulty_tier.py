@@ -13,7 +13,7 @@ from racing import in_thread
 from cachekit import CacheEntry, MemoryCache
 from cachekit.errors import TierUnavailableError
 from cachekit.testing import FaultyTier, ManualClock, TierContract
-from cachekit.tiers.base import FleetTier, HostTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.tiers.base import DirectoryTier, InvalidatesPatterns, InvalidatesTags, ServerTier, Tier
 
 
 class TestFaultyTierInOrder(TierContract):
@@ -24,7 +24,7 @@ class TestFaultyTierInOrder(TierContract):
 def test_it_can_do_what_the_tier_inside_can() -> None:
     """Asked by isinstance, as caches ask, and no more than that."""
     tier = FaultyTier(MemoryCache())
-    able = [port for port in (Tier, InvalidatesTags, InvalidatesPatterns, HostTier, FleetTier)
+    able = [port for port in (Tier, InvalidatesTags, InvalidatesPatterns, DirectoryTier, ServerTier)
             if isinstance(tier, port)]  # fmt: skip
     assert able == [Tier, InvalidatesTags, InvalidatesPatterns]
 

@@ -13,7 +13,7 @@ from pydantic import AnyUrl, BaseModel, ConfigDict, HttpUrl, PrivateAttr, RootMo
 
 from cachekit import IntelligentCache, KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import encode
-from cachekit.decorator.third_party import NoIdentity
+from cachekit.decorator.third_party import Unkeyable
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Counted(BaseModel):
     _count: int = PrivateAttr(default=0)
 
 
-class Held(BaseModel):
+class MemoryEntry(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     thing: object
 
@@ -152,7 +152,7 @@ def test_others_are_others(values: list[Any]) -> None:
         (np.ma.masked_array([1, 2], [True, False]), "numpy.ma.*MaskedArray has no identity"),
         (np.zeros(1).view(np.memmap), "memmap has no identity"),
         (np.random.default_rng(), "Generator has no identity"),
-        (Held(thing=object()), "object has no identity"),
+        (MemoryEntry(thing=object()), "object has no identity"),
         (Message.model_construct(text="x"), "the field role of a Message has no value yet"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_class_of_a_function_is_refused() -> None:
     class Local(BaseModel):
         x: int
 
-    with pytest.raises(NoIdentity, match="defined inside a function"):
+    with pytest.raises(Unkeyable, match="defined inside a function"):
         encode(Local(x=1))
 
 
@@ -197,4 +197,4 @@ def test_neither_is_imported() -> None:
         "try:\n    encode(object())\nexcept Exception as error:\n    print(type(error).__name__)\n"
         "print(sorted({'numpy', 'pydantic'} & sys.modules.keys()))"
     )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "NoIdentity\n[]\n"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "Unkeyable\n[]\n"

@@ -24,7 +24,7 @@ from racing import frequent_switches, race
 from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
 from cachekit.decorator import fast_path as fronts_module
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.memory.entry import MemoryEntry
 
 ONES = [1, 1.0, True, "1", b"1", 0, 0.0, -0.0, False, None, "", 2, (1,), (True,)]
 CALLS: list[tuple[Any, ...]] = [(), *[(one,) for one in ONES], (1, 1), (1, True), (1.0, 0.0), (1, -0.0)]
@@ -59,7 +59,7 @@ class Model:
             self.held.popitem(last=False)
 
 
-class Front(RuleBasedStateMachine):
+class FastPath(RuleBasedStateMachine):
     """Everything that can come between two calls, on two caches."""
 
     @initialize(kind=st.sampled_from(["function", "method"]))
@@ -209,7 +209,7 @@ class Front(RuleBasedStateMachine):
                 cache.close()
 
 
-TestFront = Front.TestCase
+TestFront = FastPath.TestCase
 TestFront.settings = settings(max_examples=100, stateful_step_count=50)
 
 
@@ -303,10 +303,10 @@ class TestOne:
             cache.set("k", 1)
             held = memory._store.find("k")
             assert held is not None
-            fronts = [fronts_module.Front() for _ in range(2_000)]
+            fronts = [fronts_module.FastPath() for _ in range(2_000)]
 
             def fill(
-                some: list[fronts_module.Front], cache: IntelligentCache = cache, held: Held = held
+                some: list[fronts_module.FastPath], cache: IntelligentCache = cache, held: MemoryEntry = held
             ) -> None:
                 for front in some:
                     front.add(("x",), held, cache, cache._lookups)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachekit import IntelligentCache, cache_result, override
-from cachekit.decorator.code_version import described_by, version_of
+from cachekit.decorator.code_version import signature_source, version_of
 from cachekit.decorator.key_encoding import arguments_text, identity_of
 from cachekit.decorator.signature import Signature
 
@@ -183,7 +183,7 @@ class TestIdentity:
         def other_default(x: int, y: int = 5) -> int:
             return base(x, y)
 
-        assert described_by(scaled(2)(base)) is base  # type: ignore[arg-type]
+        assert signature_source(scaled(2)(base)) is base  # type: ignore[arg-type]
         cached = cache_result(other_default)
         assert (cached(1), cached(1, 1)) == (6, 2)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cachekit import FOREVER, MISSING, CacheClosedError, CacheEntry, CacheError, CacheLevel, errors
-from cachekit.model.counters import Histogram
+from cachekit.model.counters import LatencyHistogram
 from cachekit.model.validation import seconds
 from cachekit.tiers.memory.sizing import size_of
 
@@ -100,7 +100,7 @@ def test_errors_have_one_root_and_travel() -> None:
 
 def test_quantiles_are_right_to_a_fifth() -> None:
     """The histogram's answer is the next bucket's bound."""
-    histogram = Histogram()
+    histogram = LatencyHistogram()
     assert histogram.quantile(0.5) == 0
     for microseconds in range(1, 1001):
         histogram.record(microseconds * 1e-6)

@@ -16,7 +16,7 @@ from typing import TextIO
 import pytest
 
 from cachekit import IntelligentCache, MemoryCache, aio
-from cachekit.loading.progress import Bar, progress_for
+from cachekit.loading.progress import ProgressBar, progress_for
 from cachekit.testing import ManualClock
 
 
@@ -52,7 +52,7 @@ def cache() -> Iterator[IntelligentCache]:
 def test_a_bar_moves() -> None:
     """Share, figures, time taken, and time left at the pace of until now; at last what came of it."""
     terminal, clock = Terminal(), ManualClock()
-    bar = Bar("warming", 2_000, terminal, clock.monotonic)
+    bar = ProgressBar("warming", 2_000, terminal, clock.monotonic)
     assert terminal.lines == [f"warming  [{'.' * 39}]   0%  0 of 2,000 keys  0.0 s"]
     clock.advance(2)
     bar.update(500)
@@ -68,7 +68,7 @@ def test_a_bar_moves() -> None:
 def test_nothing_of_a_longer_line_stays() -> None:
     """What is drawn over it covers it."""
     terminal, clock = Terminal(), ManualClock()
-    bar = Bar("warming", 2, terminal, clock.monotonic)
+    bar = ProgressBar("warming", 2, terminal, clock.monotonic)
     before = len(terminal.lines[0])
     bar.end("short")
     assert len(terminal.getvalue().rpartition("\r")[2].rstrip("\n")) == before
@@ -77,7 +77,7 @@ def test_nothing_of_a_longer_line_stays() -> None:
 def test_it_is_drawn_ten_times_a_second() -> None:
     """However many are done meanwhile; and it asks to be drawn while nothing is."""
     terminal, clock = Terminal(), ManualClock()
-    bar = Bar("warming", 1_000_000, terminal, clock.monotonic)
+    bar = ProgressBar("warming", 1_000_000, terminal, clock.monotonic)
     for done in range(10_000):
         bar.update(done)
         clock.advance(0.000_05)
@@ -94,7 +94,7 @@ def test_it_stays_on_one_line(narrow: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((narrow, 24)))
     monkeypatch.setattr(Terminal, "fileno", lambda _: 2)
     terminal = Terminal()
-    bar = Bar("warming", 1_000, terminal)
+    bar = ProgressBar("warming", 1_000, terminal)
     bar.update(10)
     bar.draw()
     bar.end("a" * 100)
@@ -109,7 +109,7 @@ def test_a_log_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     dumb = Terminal()
     for shown in (stream, dumb):
-        bar = Bar("warming", 3, shown, clock.monotonic)
+        bar = ProgressBar("warming", 3, shown, clock.monotonic)
         for done in (1, 2, 3):
             clock.advance(1)
             bar.update(done)
@@ -138,7 +138,7 @@ def test_a_stream_that_is_gone_is_no_error(closed: bool, cache: IntelligentCache
         gone.close()
         streams = [gone]
     for stream in streams:
-        bar = Bar("warming", 2, stream)
+        bar = ProgressBar("warming", 2, stream)
         bar.update(1)
         bar.draw()
         bar.end("done")

@@ -23,7 +23,7 @@ from cachekit.cli import main, replay, requests, simulation
 from cachekit.cli.display import PlainDisplay
 from cachekit.cli.replay import NAMES, Plan, advice
 from cachekit.cli.simulation import OPTIMUM, Curves
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 
 _FLIPPED = bytearray(gzip.compress(b"".join(b"%d\n" % (number * number) for number in range(5000))))
 for _at in range(100, 140):
@@ -169,7 +169,7 @@ class TestLogs:
         def full(fd: int, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(Effects, "allocate", full)
+        monkeypatch.setattr(FileOps, "allocate", full)
         path = tmp_path / "log"
         path.write_text("a\n")
         assert main(["replay", str(path)]) == 1

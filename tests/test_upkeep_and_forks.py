@@ -15,7 +15,7 @@ from redis_server import wait_until
 
 from cachekit import IntelligentCache, LoadOptions, MemoryCache
 from cachekit.runtime import fork
-from cachekit.runtime.scheduler import Upkeep
+from cachekit.runtime.scheduler import Scheduler
 
 
 class Task:
@@ -32,14 +32,14 @@ class Task:
 
 def test_a_job_that_exits_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """SystemExit in one cache's listener is logged; every other cache is still swept."""
-    upkeep, bad, good = Upkeep(), Task(), Task()
-    first = upkeep.every(0.001, bad.leave)
+    scheduler, bad, good = Scheduler(), Task(), Task()
+    first = scheduler.every(0.001, bad.leave)
     assert bad.ran.wait(60)
-    second = upkeep.every(0.001, good.run)
+    second = scheduler.every(0.001, good.run)
     assert good.ran.wait(60)
     first.cancel()
     second.cancel()
-    wait_until(lambda: upkeep._thread is None, "the thread has ended")
+    wait_until(lambda: scheduler._thread is None, "the thread has ended")
     assert "background upkeep failed" in caplog.text
 
 
@@ -49,11 +49,11 @@ def test_a_thread_that_cannot_start_fails_no_write(monkeypatch: pytest.MonkeyPat
     def refused(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    upkeep, task = Upkeep(), Task()
+    scheduler, task = Scheduler(), Task()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refused)
-        first = upkeep.every(0.001, task.run)
-    second = upkeep.every(0.001, task.run)
+        first = scheduler.every(0.001, task.run)
+    second = scheduler.every(0.001, task.run)
     assert task.ran.wait(60)
     first.cancel()
     second.cancel()
@@ -61,15 +61,15 @@ def test_a_thread_that_cannot_start_fails_no_write(monkeypatch: pytest.MonkeyPat
 
 def test_a_handler_may_end_a_job_while_one_begins() -> None:
     """Its lock may be taken twice by one thread."""
-    upkeep, task = Upkeep(), Task()
-    job = upkeep.every(1000, task.run)
+    scheduler, task = Scheduler(), Task()
+    job = scheduler.every(1000, task.run)
 
     def inside() -> None:
-        with upkeep._wake:
+        with scheduler._wake:
             job.cancel()
 
     in_thread(inside)()
-    assert upkeep._jobs == []
+    assert scheduler._jobs == []
 
 
 class Witness:
@@ -149,9 +149,9 @@ def test_an_interpreter_that_may_have_no_daemons(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
         make(thread, *args, daemon=daemon, **more)
 
-    upkeep, job = Upkeep(), Task()
+    scheduler, job = Scheduler(), Task()
     monkeypatch.setattr(threading.Thread, "__init__", refusing)
-    upkeep.every(0.001, job.run).cancel()
+    scheduler.every(0.001, job.run).cancel()
     with IntelligentCache(MemoryCache(cleanup_interval=None), file_cache=None) as cache:
         assert (
             cache.get_or_set("k", threading.get_ident, load=LoadOptions(hard_timeout=9))

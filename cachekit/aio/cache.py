@@ -21,7 +21,7 @@ from cachekit.model.reports import WarmReport
 from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys
 from cachekit.runtime.threads import in_own_thread
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache as CoreMemory
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class IntelligentCache(Facade[Core]):
     def __init__(
         self,
         memory_cache: MemoryCache | CoreMemory | Missing | None = MISSING,
-        redis_cache: RedisCache | FleetTier | None = None,
-        file_cache: FileCache | HostTier | Missing | None = MISSING,
+        redis_cache: RedisCache | ServerTier | None = None,
+        file_cache: FileCache | DirectoryTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
         enable_cache_warming: bool = True,
         *,
@@ -89,7 +89,7 @@ class IntelligentCache(Facade[Core]):
         return cls._view(sync)
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._sync._awaited.off_loop(step, *args, **kwargs)
+        return await self._sync._awaited.in_io_thread(step, *args, **kwargs)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -186,13 +186,13 @@ class IntelligentCache(Facade[Core]):
             raise TypeError(
                 f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
             )
-        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
+        request = self._sync._defaults.request(ttl, tags, stale_ttl, jitter, load)
         value = await self.get(key, MISSING)
         loads = self._sync._awaited
         if value is MISSING:
-            return await loads.load(checked_key(key), awaiting(loader), terms)
-        if terms.options.refresh_ahead:
-            loads.refresh(checked_key(key), awaiting(loader), terms)
+            return await loads.load(checked_key(key), awaiting(loader), request)
+        if request.options.refresh_ahead:
+            loads.refresh(checked_key(key), awaiting(loader), request)
         return value
 
     async def contains(self, key: str) -> bool:
@@ -257,11 +257,11 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._sync._asking.terms(ttl, tags, stale_ttl, jitter, load)
+        request = self._sync._defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._sync._batches.load_async(missing, awaiting(loader), terms)
+            found |= await self._sync._batches.load_async(missing, awaiting(loader), request)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -286,12 +286,12 @@ class IntelligentCache(Facade[Core]):
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         sync = self._sync
-        terms, load_key = sync._asking.warming_terms(ttl, tags, load, keep_warm), awaiting(loader_func)
-        kept_warm = sync._kept_warm
-        report = await warm(sync._levels, sync._awaited, wanted, load_key, terms, concurrency, progress)
+        request, load_key = sync._defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
+        kept_warm = sync._keep_warm
+        report = await warm(sync._levels, sync._awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
-                kept_warm.keep(wanted, from_threads(load_key), terms)
+                kept_warm.keep(wanted, from_threads(load_key), request)
             else:
                 kept_warm.drop(wanted)
         return report

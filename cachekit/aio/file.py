@@ -15,7 +15,7 @@ from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
-from cachekit.tiers.base import HostTier
+from cachekit.tiers.base import DirectoryTier
 from cachekit.tiers.file.tier import FileCache as Core
 
 
@@ -51,13 +51,13 @@ class FileCache(LowerFacade[Core]):
         self._set_up(core)
 
     @classmethod
-    def of(cls, sync: HostTier) -> FileCache:
+    def of(cls, sync: DirectoryTier) -> FileCache:
         """A view of a tier that there is: a `cachekit.FileCache`, or another that can take its place.
 
         Raises:
-            TypeError: it is not a `cachekit.tiers.base.HostTier`.
+            TypeError: it is not a `cachekit.tiers.base.DirectoryTier`.
         """
-        check_sync(sync, HostTier, "a FileCache")
+        check_sync(sync, DirectoryTier, "a FileCache")
         return cls._view(sync)  # type: ignore[arg-type]
 
     @property

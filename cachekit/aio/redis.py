@@ -13,7 +13,7 @@ from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
-from cachekit.tiers.base import FleetTier
+from cachekit.tiers.base import ServerTier
 from cachekit.tiers.redis import RedisCache as Core
 
 
@@ -79,13 +79,13 @@ class RedisCache(LowerFacade[Core]):
         return cls._view(core)
 
     @classmethod
-    def of(cls, sync: FleetTier) -> RedisCache:
+    def of(cls, sync: ServerTier) -> RedisCache:
         """A view of a tier that there is: a `cachekit.RedisCache`, or another that can take its place.
 
         Raises:
-            TypeError: it is not a `cachekit.tiers.base.FleetTier`.
+            TypeError: it is not a `cachekit.tiers.base.ServerTier`.
         """
-        check_sync(sync, FleetTier, "a RedisCache")
+        check_sync(sync, ServerTier, "a RedisCache")
         return cls._view(sync)  # type: ignore[arg-type]
 
     @property

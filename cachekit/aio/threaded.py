@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, Self, TypeVar
 
 from cachekit.aio.facade import Facade
-from cachekit.runtime.threads import Threads, in_own_thread
+from cachekit.runtime.threads import IoThreadPool, in_own_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ class LowerFacade(Facade[C]):
 
     def _set_up(self, sync: C) -> None:
         super()._set_up(sync)
-        self._threads = Threads()
+        self._threads = IoThreadPool()
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._threads.run(step, *args, **kwargs)

@@ -6,22 +6,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheError
 from cachekit.loading.progress import ProgressCallback
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
-from cachekit.loading.warming import Agenda, check, is_fresh, report, shown, warming_terms
+from cachekit.loading.warming import Agenda, check, is_fresh, report, shown, warming_request
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 
 
 async def warm(
-    levels: Levels,
+    levels: TierStack,
     loads: AwaitedLoads,
     keys: Sequence[str],
     loader: Callable[[str], Awaitable[Any]],
-    terms: Terms,
+    request: LoadRequest,
     concurrency: int,
     progress: ProgressCallback | bool | None,
 ) -> WarmReport:
@@ -37,9 +37,9 @@ async def warm(
 
     async def warm_one(key: str, waits: bool) -> bool | None:
         """Whether it was loaded here; None if somebody else is doing that."""
-        if levels.look_again(key) is not MISSING:
+        if levels.peek_memory(key) is not MISSING:
             return False
-        if levels.lower and await loads.off_loop(is_fresh, levels, key):
+        if levels.lower and await loads.in_io_thread(is_fresh, levels, key):
             return False
         called = False
 
@@ -48,7 +48,7 @@ async def warm(
             called = True
             return await loader(key)
 
-        value = await loads.load_on(key, load, warming_terms(terms, waits))
+        value = await loads.load_on(key, load, warming_request(request, waits))
         return None if value is MISSING else called
 
     async def warm_some() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 from cachekit.errors import TierUnavailableError
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import SystemClock
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache
 
 
@@ -120,9 +120,9 @@ def redis_cache() -> RedisCache | None:
 
 def tiers_of(
     memory: MemoryCache | Missing | None,
-    fleet: FleetTier | None,
-    host: HostTier | Missing | None,
-) -> tuple[MemoryCache | None, FleetTier | None, HostTier | None]:
+    fleet: ServerTier | None,
+    host: DirectoryTier | Missing | None,
+) -> tuple[MemoryCache | None, ServerTier | None, DirectoryTier | None]:
     """The three tiers of a cache; None for one that it shall not have, MISSING for a default one.
 
     Raises:
@@ -131,8 +131,8 @@ def tiers_of(
         TierUnavailableError: the only one that there would be cannot be opened.
     """
     _check_tier("memory_cache", memory, MemoryCache, "a MemoryCache")
-    _check_tier("redis_cache", fleet, FleetTier, "a RedisCache")
-    _check_tier("file_cache", host, HostTier, "a FileCache")
+    _check_tier("redis_cache", fleet, ServerTier, "a RedisCache")
+    _check_tier("file_cache", host, DirectoryTier, "a FileCache")
     if memory is None and fleet is None and host is None:
         raise ValueError(
             "memory_cache=None leaves a cache without any tier; leave it out to have a default one"

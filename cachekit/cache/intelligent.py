@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
 from cachekit.coherence.accessor import Accessor, Lower
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
-from cachekit.health import Health, Thresholds, Watch, assess
+from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.batches import Batches
 from cachekit.loading.core import statistics_of
-from cachekit.loading.defaults import Asking
-from cachekit.loading.keep_warm import KeptWarm
+from cachekit.loading.defaults import LoadDefaults
+from cachekit.loading.keep_warm import KeepWarm
 from cachekit.loading.options import OFF, LoadOptions, checked_jitter
 from cachekit.loading.path import Loads
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.warming import warm
 from cachekit.model.counters import Lookups
@@ -42,8 +42,8 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
-from cachekit.tiers.base import FleetTier, HostTier, Pings
-from cachekit.tiers.fences import NEWS
+from cachekit.tiers.base import DirectoryTier, Pings, ServerTier
+from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
 
@@ -96,16 +96,35 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_awaited", "_batches", "_close_tiers", "_closed", "_default_ttl", "_find",
-        "_fronts", "_functions", "_kept_warm", "_levels", "_loads", "_lookups", "_memory", "_now",
-        "_readers", "_store", "_strict", "_tiers", "_touch", "_watch",
+        "__weakref__",
+        "_awaited",
+        "_batches",
+        "_close_tiers",
+        "_closed",
+        "_default_ttl",
+        "_defaults",
+        "_find",
+        "_fronts",
+        "_functions",
+        "_keep_warm",
+        "_levels",
+        "_loads",
+        "_lookups",
+        "_memory",
+        "_now",
+        "_readers",
+        "_store",
+        "_strict",
+        "_tiers",
+        "_touch",
+        "_watch",
     )  # fmt: skip
 
     def __init__(
         self,
         memory_cache: MemoryCache | Missing | None = MISSING,
-        redis_cache: FleetTier | None = None,
-        file_cache: HostTier | Missing | None = MISSING,
+        redis_cache: ServerTier | None = None,
+        file_cache: DirectoryTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
         enable_cache_warming: bool = True,
         *,
@@ -137,7 +156,7 @@ class IntelligentCache:
         self._strict = strict
         self._close_tiers = close_tiers
         self._closed = False
-        self._levels = Levels(
+        self._levels = TierStack(
             memory,
             None if fleet is None else Lower(fleet, self._accessor("redis", fleet)),
             None if host is None else Lower(host, self._accessor("file", host)),
@@ -145,8 +164,8 @@ class IntelligentCache:
         self._loads = Loads(self._levels)
         self._awaited = AwaitedLoads(self._loads)
         self._batches = Batches(self._loads, self._awaited)
-        self._asking = Asking(self._loads, ttl, load, given is not None, enable_cache_warming)
-        self._kept_warm = KeptWarm(self._levels, self._loads) if enable_cache_warming else None
+        self._defaults = LoadDefaults(self._loads, ttl, load, given is not None, enable_cache_warming)
+        self._keep_warm = KeepWarm(self._levels, self._loads) if enable_cache_warming else None
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
         self._readers = [self._lookups]
@@ -160,14 +179,14 @@ class IntelligentCache:
         self._store = memory._store
         self._watch = None
         if on_health_change is not None:
-            self._watch = Watch(on_health_change, self.get_stats, self._judge)
+            self._watch = HealthMonitor(on_health_change, self.get_stats, self._judge)
 
-    def _accessor(self, name: str, tier: FleetTier | HostTier) -> Accessor:
+    def _accessor(self, name: str, tier: ServerTier | DirectoryTier) -> Accessor:
         # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
         memory = self._memory
-        speaker = memory if isinstance(tier, FleetTier) else None  # only there somebody listens
+        actor = memory if isinstance(tier, ServerTier) else None  # only there somebody listens
         probe = tier.ping if isinstance(tier, Pings) else None
-        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, probe=probe, speaker=speaker)
+        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, probe=probe, actor=actor)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -175,12 +194,12 @@ class IntelligentCache:
         return self._tiers[0]
 
     @property
-    def redis_cache(self) -> FleetTier | None:
+    def redis_cache(self) -> ServerTier | None:
         """The tier that hosts share, if there is one."""
         return self._tiers[1]
 
     @property
-    def file_cache(self) -> HostTier | None:
+    def file_cache(self) -> DirectoryTier | None:
         """The tier that the processes of this host share, if there is one."""
         return self._tiers[2]
 
@@ -212,12 +231,16 @@ class IntelligentCache:
                 held = None
             if held is not None:
                 value = held.value
-                mark = held.mark
+                shared_fence = held.shared_fence
                 now = self._now()
                 if (
                     now < held.deadline
                     and held.value is value
-                    and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                    and (
+                        shared_fence is None
+                        or shared_fence.words[CHANGES] == shared_fence.seen
+                        or shared_fence.stands()
+                    )
                 ):
                     try:
                         self._touch(held.key)
@@ -347,19 +370,21 @@ class IntelligentCache:
             )
         life = self._default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        stale = 0.0 if stale_ttl is None else self._asking.stale(stale_ttl)
-        options = self._asking.load if load is None else self._asking.options(load)
+        stale = 0.0 if stale_ttl is None else self._defaults.stale(stale_ttl)
+        options = self._defaults.load if load is None else self._defaults.options(load)
         if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                terms = Terms(self._asking.spread(lambda _: life, jitter), labels, _ALL, stale, options)
-                self._loads.refresh(checked_key(key), loader, terms)
+                request = LoadRequest(
+                    self._defaults.spread(lambda _: life, jitter), labels, _ALL, stale, options
+                )
+                self._loads.refresh(checked_key(key), loader, request)
             found: V = value
             return found
-        spread = self._asking.spread(lambda _: life, jitter)
-        return self._loads.load(checked_key(key), loader, Terms(spread, labels, _ALL, stale, options))
+        spread = self._defaults.spread(lambda _: life, jitter)
+        return self._loads.load(checked_key(key), loader, LoadRequest(spread, labels, _ALL, stale, options))
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -485,11 +510,11 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        terms = self._asking.terms(ttl, tags, stale_ttl, jitter, load)
+        request = self._defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._batches.load(missing, loader, terms)
+            found |= self._batches.load(missing, loader, request)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -532,12 +557,12 @@ class IntelligentCache:
         self._check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        terms = self._asking.warming_terms(ttl, tags, load, keep_warm)
-        kept_warm = self._kept_warm
-        report = warm(self._levels, self._loads, wanted, loader_func, terms, concurrency, progress)
+        request = self._defaults.warming_request(ttl, tags, load, keep_warm)
+        kept_warm = self._keep_warm
+        report = warm(self._levels, self._loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
-                kept_warm.keep(wanted, loader_func, terms)
+                kept_warm.keep(wanted, loader_func, request)
             else:
                 kept_warm.drop(wanted)
         return report
@@ -688,7 +713,7 @@ class IntelligentCache:
             front = reference()
             if front is not None:
                 front.forget_cache()
-        for background in (self._watch, self._kept_warm, self._levels, self._loads):
+        for background in (self._watch, self._keep_warm, self._levels, self._loads):
             if background is not None:
                 background.close()
         self._memory._retire(self._readers)
@@ -703,8 +728,8 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        warming = self._kept_warm is not None
-        options = self._default_ttl, warming, self._asking.load, self._strict, self._close_tiers
+        warming = self._keep_warm is not None
+        options = self._default_ttl, warming, self._defaults.load, self._strict, self._close_tiers
         return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
@@ -714,8 +739,8 @@ class IntelligentCache:
 
 def _configured(
     memory: MemoryCache | None,
-    redis: FleetTier | None,
-    file: HostTier | None,
+    redis: ServerTier | None,
+    file: DirectoryTier | None,
     default_ttl: float,
     enable_cache_warming: bool,
     load: LoadOptions,

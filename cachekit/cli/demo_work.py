@@ -190,11 +190,11 @@ class Request(NamedTuple):
 
 def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Request]:
     """Requests of which the n-th most popular module gets 1/n as many as the first (Zipf's law)."""
-    chance = random.Random(seed)
-    popular_first = chance.sample(sources, len(sources))
+    random_fraction = random.Random(seed)
+    popular_first = random_fraction.sample(sources, len(sources))
     weights = list(accumulate(1 / rank for rank in range(1, len(sources) + 1)))
-    asked = chance.choices(popular_first, cum_weights=weights, k=requests)
-    return [Request(chance.choice(list(QUESTIONS)), source) for source in asked]
+    asked = random_fraction.choices(popular_first, cum_weights=weights, k=requests)
+    return [Request(random_fraction.choice(list(QUESTIONS)), source) for source in asked]
 
 
 def planned_stream(plan: Plan) -> list[Request]:

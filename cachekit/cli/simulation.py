@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, final
 from cachekit.cli.requests import Requests, read_numbers
 from cachekit.model.types import CacheStrategy
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
 from cachekit.tiers.memory.eviction import POLICIES
 
@@ -109,7 +109,7 @@ def write_next_uses(requests: Requests, directory: Path) -> Path:
     shares = -(-requests.number // _PART)
     with result.open("r+b") as file:
         # Its blocks, too: a store into a mapped file for which the disk has none is a SIGBUS.
-        Effects.allocate(file.fileno(), 8 * requests.number)
+        FileOps.allocate(file.fileno(), 8 * requests.number)
     with (
         result.open("r+b") as file,
         mmap.mmap(file.fileno(), 0) as mapped,

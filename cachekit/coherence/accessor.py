@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.coherence.breaker import BreakerState, CircuitBreaker
-from cachekit.coherence.notifications import speak
-from cachekit.coherence.pending_invalidations import Journal, Missed
+from cachekit.coherence.notifications import acting_for
+from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.model.counters import Histogram
+from cachekit.model.counters import LatencyHistogram
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.runtime.scheduler import Job, upkeep
-from cachekit.tiers.base import FleetTier, InvalidatesPatterns, InvalidatesTags, Tier
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
+from cachekit.tiers.base import InvalidatesPatterns, InvalidatesTags, ServerTier, Tier
 
 if TYPE_CHECKING:
     import logging
@@ -74,7 +74,7 @@ class Accessor:
             when calls do; by a background thread. If it raises the first time, the outage goes on and it
             is called again.
         probe: something cheap that fails while the tier is out, else asking for its size.
-        speaker: in whose name the tier is called (see `speaking`); None for nobody's.
+        actor: in whose name the tier is called (see `speaking`); None for nobody's.
         clock: where the time comes from.
 
     `call` is for operations that need no room, `store` for those that do. Whoever is told `UNAVAILABLE`
@@ -84,7 +84,7 @@ class Accessor:
 
     __slots__ = (
         "__weakref__", "_breaker", "_calls", "_clock", "_closed", "_full_since", "_full_warned", "_job",
-        "_journal", "_probe", "_recovered", "_refused_before", "_speaker", "_tier", "errors", "latency",
+        "_pending", "_probe", "_recovered", "_refused_before", "_speaker", "_tier", "errors", "latency",
         "name", "refused", "strict", "unavailable",
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ class Accessor:
         strict: bool = False,
         recovered: Callable[[], object] = _do_nothing,
         probe: Callable[[], object] | None = None,
-        speaker: object = None,
+        actor: object = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -104,11 +104,11 @@ class Accessor:
         self._tier = tier
         self._recovered = recovered
         self._probe = tier.size if probe is None else probe
-        self._speaker = speaker
+        self._speaker = actor
         self._clock: Clock = SystemClock() if clock is None else clock
         self._breaker = CircuitBreaker(self._clock.monotonic)
-        self._journal = Journal()
-        self._job: Job | None = None
+        self._pending = PendingInvalidations()
+        self._job: ScheduledTask | None = None
         self._closed = False
         self._full_since: float | None = None
         self._full_warned: float | None = None
@@ -121,7 +121,7 @@ class Accessor:
         #: Lookups that the breaker refused; those that the tier failed it counts itself.
         self.unavailable = 0
         #: Durations of successful calls, one in 64.
-        self.latency = Histogram()
+        self.latency = LatencyHistogram()
 
     @property
     def state(self) -> BreakerState:
@@ -152,7 +152,7 @@ class Accessor:
     def pending(self) -> int:
         """How many invalidations the tier still has to be told, "everything" being one."""
         with self._breaker.lock:
-            return len(self._journal)
+            return len(self._pending)
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Accessor:
             if self._speaker is None:
                 result = operation(*args, **kwargs)
             else:
-                result = speak(self._speaker, operation, *args, **kwargs)
+                result = acting_for(self._speaker, operation, *args, **kwargs)
         except TierUnavailableError as error:
             self._failed(error, begun)
             if self.strict:
@@ -205,7 +205,7 @@ class Accessor:
         self.refused += 1
         if self._job is None and not self._closed:
             # Whoever began the outage was cut off, by a fork or a signal, before it could see to this.
-            self._probe_with(upkeep.every(_TICK, self.probe))
+            self._probe_with(scheduler.every(_TICK, self.probe))
         if self.strict:
             raise TierUnavailableError(
                 f"the {self.name} tier has been out for {self._breaker.open_for:.1f} s; "
@@ -236,7 +236,7 @@ class Accessor:
         self._refused_before = self.refused
         _logger().warning("the %s tier is out; going on without it: %s", self.name, error)
         # Outside the lock: upkeep has a lock of its own.
-        self._probe_with(upkeep.every(_TICK, self.probe))
+        self._probe_with(scheduler.every(_TICK, self.probe))
 
     # -- what it missed -----------------------------------------------------------------------------
 
@@ -247,21 +247,21 @@ class Accessor:
         never out: the keys are removed from it now, and noted only if that fails.
         """
         names = dict.fromkeys(keys, 0)
-        self._missed(Missed(0, names, {}, {}))
+        self._missed(Invalidations(0, names, {}, {}))
 
     def missed_tags(self, tags: Iterable[str]) -> None:
         """The same of tags that were invalidated."""
-        self._missed(Missed(0, {}, dict.fromkeys(tags, 0), {}))
+        self._missed(Invalidations(0, {}, dict.fromkeys(tags, 0), {}))
 
     def missed_pattern(self, pattern: str) -> None:
         """The same of the keys that a regular expression matches."""
-        self._missed(Missed(0, {}, {}, {pattern: 0}))
+        self._missed(Invalidations(0, {}, {}, {pattern: 0}))
 
     def missed_everything(self) -> None:
         """The same of all keys."""
-        self._missed(Missed(1, {}, {}, {}))
+        self._missed(Invalidations(1, {}, {}, {}))
 
-    def _missed(self, missed: Missed) -> None:
+    def _missed(self, missed: Invalidations) -> None:
         with self._breaker.lock:
             # While it closes nobody adds to the journal, or a busy cache would keep it from ever being
             # empty: the tier works by then, so each carries out its own.
@@ -269,7 +269,7 @@ class Accessor:
                 self._note(missed)
                 return
         try:
-            speak(self._speaker, self._carry_out, missed)
+            acting_for(self._speaker, self._carry_out, missed)
         except CacheClosedError:
             raise
         except BaseException as error:
@@ -285,21 +285,21 @@ class Accessor:
             if began:
                 self._began(error)
 
-    def _note(self, missed: Missed) -> None:
-        self._journal.add_keys(missed.keys)
-        self._journal.add_tags(missed.tags)
+    def _note(self, missed: Invalidations) -> None:
+        self._pending.add_keys(missed.keys)
+        self._pending.add_tags(missed.tags)
         for pattern in missed.patterns:
-            self._journal.add_pattern(pattern)
+            self._pending.add_pattern(pattern)
         if missed.everything:
-            self._journal.add_everything()
+            self._pending.add_everything()
 
-    def _carry_out(self, missed: Missed) -> None:
+    def _carry_out(self, missed: Invalidations) -> None:
         tier = self._tier
         if missed.everything:
             tier.clear()  # which breaks every fence, too
             return
         if missed.keys:
-            if isinstance(tier, FleetTier):
+            if isinstance(tier, ServerTier):
                 tier.remove_many(list(missed.keys))
             else:
                 for key in missed.keys:
@@ -343,7 +343,7 @@ class Accessor:
             self._recovered()
             if breaker.begin_closing():
                 self._replay()
-                took = breaker.close_if(lambda: not self._journal)
+                took = breaker.close_if(lambda: not self._pending)
             if took is not None:
                 self._recovered()
         except (TierUnavailableError, CacheClosedError):
@@ -360,15 +360,15 @@ class Accessor:
 
     def _replay(self) -> None:
         with self._breaker.lock:
-            batches = len(self._journal) // _BATCH + 1
+            batches = len(self._pending) // _BATCH + 1
         for _ in range(batches):
             with self._breaker.lock:
-                missed = self._journal.first(_BATCH)
-            speak(self._speaker, self._carry_out, missed)
+                missed = self._pending.next_batch(_BATCH)
+            acting_for(self._speaker, self._carry_out, missed)
             with self._breaker.lock:
-                self._journal.settle(missed)
+                self._pending.acknowledge(missed)
 
-    def _probe_with(self, job: Job | None) -> None:
+    def _probe_with(self, job: ScheduledTask | None) -> None:
         with self._breaker.lock:
             before, self._job = self._job, job
         if before is not None:

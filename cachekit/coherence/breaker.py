@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, final
 
 from cachekit.runtime import fork
-from cachekit.runtime.backoff import chance
+from cachekit.runtime.backoff import random_fraction
 
 #: `closed`: calls go through. `open`: they are refused. `probing`: refused, and the tier is being tried.
 #: `closing`: refused for the last time, while what the tier missed is made good.
@@ -39,7 +39,9 @@ class CircuitBreaker:
         "outages", "refuses",
     )  # fmt: skip
 
-    def __init__(self, monotonic: Callable[[], float], *, jitter: Callable[[], float] = chance) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], *, jitter: Callable[[], float] = random_fraction
+    ) -> None:
         self._monotonic = monotonic
         self._jitter = jitter
         #: Held for a few instructions at a time, never across a call to anything else: what is decided

@@ -12,8 +12,8 @@ from cachekit.coherence.accessor import Lower
 from cachekit.errors import TierUnavailableError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import NO_TAGS
-from cachekit.tiers.base import HostTier
-from cachekit.tiers.fences import FLUX, Origin, PrivateFence, SharedFence
+from cachekit.tiers.base import DirectoryTier
+from cachekit.tiers.fences import WRITING, PrivateFence, ServerTokens, SharedFence
 
 
 @final
@@ -24,47 +24,49 @@ class LoadFence:
         key: what is loaded.
         tags: what its value will carry.
         memory: P.
-        host: T; None without a host tier, or while its tokens cannot be read.
+        file: T; None without a host tier, or while its tokens cannot be read.
         origin: RT, which the leader of the load alone asks for, because it costs a round trip.
     """
 
-    __slots__ = ("host", "key", "memory", "origin", "tags")
+    __slots__ = ("file", "key", "memory", "origin", "tags")
 
     def __init__(
-        self, key: str, tags: frozenset[str], memory: PrivateFence, host: SharedFence | None
+        self, key: str, tags: frozenset[str], memory: PrivateFence, file: SharedFence | None
     ) -> None:
         self.key = key
         self.tags = tags
         self.memory = memory
-        self.host = host
-        self.origin: Origin | None = None
+        self.file = file
+        self.origin: ServerTokens | None = None
 
     def is_current(self) -> bool:
         """Whether nothing on this host has written or invalidated the key, or one of the tags, since."""
-        return self.memory.is_current() and (self.host is None or self.host.is_current())
+        return self.memory.is_current() and (self.file is None or self.file.is_current())
 
 
-def marked(host: Lower[HostTier] | None, key: str, tags: frozenset[str] = NO_TAGS) -> SharedFence | None:
+def shared_fence_of(
+    file: Lower[DirectoryTier] | None, key: str, tags: frozenset[str] = NO_TAGS
+) -> SharedFence | None:
     """T as it is now: what a copy in memory is compared with later."""
-    if host is None:
+    if file is None:
         return None
     try:
-        return host.tier.fence(key, tags)
+        return file.tier.fence(key, tags)
     except TierUnavailableError:  # its directory is gone: nothing may be kept until there is a new one
         return None
 
 
-def may_keep(host: Lower[HostTier] | None, mark: SharedFence | None) -> bool:
+def may_store(file: Lower[DirectoryTier] | None, shared_fence: SharedFence | None) -> bool:
     """Whether memory may keep what this mark was taken for: not without one, nor while it is in flux."""
-    return host is None or (mark is not None and not mark.token & FLUX)
+    return file is None or (shared_fence is not None and not shared_fence.token & WRITING)
 
 
-def named(mark: SharedFence | None, entry: CacheEntry) -> SharedFence | None:
+def with_tags(shared_fence: SharedFence | None, entry: CacheEntry) -> SharedFence | None:
     """The mark, over the tags that the entry turned out to have."""
-    return None if mark is None else mark.naming(entry.tags)
+    return None if shared_fence is None else shared_fence.naming(entry.tags)
 
 
-def agree(stored: Origin | None, now: Origin) -> bool:
+def same_version(stored: ServerTokens | None, now: ServerTokens) -> bool:
     """Whether the server has the tokens still that it had when an entry was stored."""
     return (
         stored is not None

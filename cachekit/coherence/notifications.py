@@ -1,7 +1,7 @@
 """Who speaks to a tier in this thread, so that a cache does not listen to what it says itself.
 
 A tier that hosts share tells everyone in the process of a write before the call returns, in the thread that
-made it (see `ports.FleetTier.subscribe`). Who wrote knows already, and would drop the value that it is
+made it (see `ports.ServerTier.subscribe`). Who wrote knows already, and would drop the value that it is
 about to keep.
 """
 
@@ -18,32 +18,32 @@ R = TypeVar("R")
 
 
 class _Thread(threading.local):
-    speaker: object = None
+    actor: object = None
 
 
 _thread = _Thread()
 
 
-def speak(speaker: object, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+def acting_for(actor: object, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """What the operation returns, called in the speaker's name.
 
     Calls may be nested: what a listener does when it is told is said in the name of whoever does that.
     """
-    before = _thread.speaker
-    _thread.speaker = speaker
+    before = _thread.actor
+    _thread.actor = actor
     try:
         return operation(*args, **kwargs)
     finally:
-        _thread.speaker = before
+        _thread.actor = before
 
 
-def is_speaking(speaker: object) -> bool:
+def is_acting_for(actor: object) -> bool:
     """Whether this thread is in a call that was made in this name, and in none within that."""
-    return _thread.speaker is speaker
+    return _thread.actor is actor
 
 
 @final
-class Listener:
+class MemoryInvalidator:
     """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`).
 
     What a cache over this memory does itself is left to that cache.
@@ -56,20 +56,20 @@ class Listener:
 
     def keys_changed(self, keys: Sequence[str]) -> None:
         """Drop them."""
-        if not is_speaking(self._memory):
+        if not is_acting_for(self._memory):
             self._memory._store.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
         """Drop what has one of them."""
-        if not is_speaking(self._memory):
+        if not is_acting_for(self._memory):
             self._memory.invalidate_by_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
         """Drop what matches."""
-        if not is_speaking(self._memory):
+        if not is_acting_for(self._memory):
             self._memory.invalidate_by_pattern(pattern)
 
     def everything_changed(self) -> None:
         """Drop all."""
-        if not is_speaking(self._memory):
+        if not is_acting_for(self._memory):
             self._memory.clear()

@@ -17,7 +17,7 @@ TAGS: Final = 1_000
 PATTERNS: Final = 100
 
 
-class Missed(NamedTuple):
+class Invalidations(NamedTuple):
     """A part of a journal: names, each with the number of the entry that it was read from."""
 
     everything: int  #: 0 if it is not asked for
@@ -27,7 +27,7 @@ class Missed(NamedTuple):
 
 
 @final
-class Journal:
+class PendingInvalidations:
     """Invalidations that are still to be carried out, each once.
 
     Not locked: the owner calls every method under its own lock.
@@ -81,17 +81,17 @@ class Journal:
         if any(count > bound for count, bound in zip(held, self._bounds, strict=True)):
             self.add_everything()
 
-    def first(self, count: int) -> Missed:
+    def next_batch(self, count: int) -> Invalidations:
         """A part to carry out: "everything" with all that it covers, or else up to `count` of each."""
         limit = None if self._everything else count
-        return Missed(
+        return Invalidations(
             self._everything,
             dict(islice(self._keys.items(), limit)),
             dict(islice(self._tags.items(), limit)),
             dict(islice(self._patterns.items(), limit)),
         )
 
-    def settle(self, done: Missed) -> None:
+    def acknowledge(self, done: Invalidations) -> None:
         """Take out what has been carried out, but for what was missed once more since it was read."""
         for held, carried_out in (
             (self._keys, done.keys),

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any, Final, TypeVar, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, Lower, Unavailable
-from cachekit.coherence.load_fence import LoadFence, marked, may_keep, named
+from cachekit.coherence.load_fence import LoadFence, may_store, shared_fence_of, with_tags
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
-from cachekit.tiers.base import FleetTier, HostTier
-from cachekit.tiers.fences import Origin, PrivateFence, SharedFence
+from cachekit.tiers.base import DirectoryTier, ServerTier
+from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.memory import MemoryCache
 
 #: Keys that are in flux at a time. A second later their neighbours would take the writer for dead.
@@ -26,21 +26,21 @@ _TOGETHER: Final = 500
 
 
 @final
-class Writes:
-    """The writes of one cache, over the tiers of its `Levels`. Safe in any thread, before and after a fork.
+class TierWrites:
+    """The writes of one cache, over the tiers of its `TierStack`. Safe in any thread, before and after a fork.
 
     Methods check no arguments; `cache` has done that. If an accessor is strict they raise
     TierUnavailableError after their last step.
     """
 
-    __slots__ = ("_fleet", "_host", "_memory", "_now")
+    __slots__ = ("_file", "_memory", "_now", "_redis")
 
     def __init__(
-        self, memory: MemoryCache, fleet: Lower[FleetTier] | None, host: Lower[HostTier] | None
+        self, memory: MemoryCache, redis: Lower[ServerTier] | None, file: Lower[DirectoryTier] | None
     ) -> None:
         self._memory = memory
-        self._fleet = fleet
-        self._host = host
+        self._redis = redis
+        self._file = file
         self._now = memory._clock.time
 
     # -- storing ------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class Writes:
         Raises:
             SerializationError, ValueTooLargeError: a tier cannot hold the value. The key is gone.
         """
-        steps = Steps()
+        steps = WriteSteps()
         if ttl <= 0:
             self._delete(key, ALL, steps)
         else:
@@ -75,20 +75,20 @@ class Writes:
         Raises:
             SerializationError, ValueTooLargeError: a tier cannot hold a value. All of the keys are gone.
         """
-        fleet, places = self._fleet, level._value_
-        steps = Steps()
+        redis, levels = self._redis, level._value_
+        steps = WriteSteps()
         try:
             if ttl <= 0:
                 self._delete_all(list(values), ALL, steps)
-            elif fleet is None or (self._host is not None and places & FILE and not places & REDIS):
+            elif redis is None or (self._file is not None and levels & FILE and not levels & REDIS):
                 for key, value in values.items():
                     entry = CacheEntry._made(key, value, self._now(), ttl, tags)
-                    self._write_alone(entry, places, steps)
+                    self._write_alone(entry, levels, steps)
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
                     entries = {key: CacheEntry._made(key, values[key], now, ttl, tags) for key in keys}
-                    self._write_some(fleet, entries, tags, places, steps)
+                    self._write_some(redis, entries, tags, levels, steps)
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
             raise
@@ -98,44 +98,44 @@ class Writes:
             raise
         return steps.done()
 
-    def _write_alone(self, entry: CacheEntry, places: int, steps: Steps) -> None:
+    def _write_alone(self, entry: CacheEntry, levels: int, steps: WriteSteps) -> None:
         """Store one entry, in the way that its levels ask for."""
-        if self._fleet and self._host and places & FILE and not places & REDIS:
-            self._write_here(self._fleet, self._host, entry, places, steps)
+        if self._redis and self._file and levels & FILE and not levels & REDIS:
+            self._write_here(self._redis, self._file, entry, levels, steps)
         else:
             fence = self._memory._successor(entry.key, entry.tags)
-            self._write(entry, fence, marked(self._host, entry.key, entry.tags), None, places, steps)
+            self._write(entry, fence, shared_fence_of(self._file, entry.key, entry.tags), None, levels, steps)
 
     def _write_some(
         self,
-        fleet: Lower[FleetTier],
+        redis: Lower[ServerTier],
         entries: Mapping[str, CacheEntry],
         tags: frozenset[str],
-        places: int,
-        steps: Steps,
+        levels: int,
+        steps: WriteSteps,
     ) -> None:
         """`_write` for several, with one call to the server; all of them have these tags."""
         fences: dict[str, PrivateFence] = {}
         marks: dict[str, SharedFence | None] = {}
-        origins: dict[str, Origin] = {}
+        origins: dict[str, ServerTokens] = {}
         of_tags = self._fresh_origin(tags, steps)
         for key, entry in entries.items():
             fences[key] = self._memory._successor(key, tags)
-            mark = marked(self._host, key, tags)
+            shared_fence = shared_fence_of(self._file, key, tags)
             origin = None if of_tags is None else self._fresh_origin(NO_TAGS, steps)
             if origin is not None and of_tags is not None:
-                origin = origins[key] = Origin(origin.token, of_tags.tags)
-            marks[key] = self._write_host(entry, mark, origin, None, places, steps)[1]
-        tier, access = fleet.tier, fleet.access
+                origin = origins[key] = ServerTokens(origin.token, of_tags.tags)
+            marks[key] = self._write_host(entry, shared_fence, origin, None, levels, steps)[1]
+        tier, access = redis.tier, redis.access
         put: object
-        if places & REDIS and len(origins) == len(entries):
+        if levels & REDIS and len(origins) == len(entries):
             put = steps.take(lambda: access.store(tier.put_many, entries, origins))
         else:
             put = steps.take(lambda: access.call(tier.remove_many, list(entries)))
         if put is UNAVAILABLE:
             access.missed_keys(entries)
         for key, entry in entries.items():
-            self._to_memory(entry, fences[key], self._settle(marks[key], steps), places)
+            self._to_memory(entry, fences[key], self._settle(marks[key], steps), levels)
 
     def replace(
         self, fence: LoadFence, value: Any, ttl: float | None, level: CacheLevel, stale_ttl: float = 0.0
@@ -149,7 +149,7 @@ class Writes:
         entry = CacheEntry._made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
-            self._write(entry, fence.memory, fence.host, fence, level._value_, Steps())
+            self._write(entry, fence.memory, fence.file, fence, level._value_, WriteSteps())
         except (SerializationError, ValueTooLargeError):
             # Paid for, and nobody but this process can hold it.
             if not stood or not self._memory._put_entry(entry, fence.memory, news=True):
@@ -159,32 +159,34 @@ class Writes:
         self,
         entry: CacheEntry,
         fence: PrivateFence,
-        mark: SharedFence | None,
+        shared_fence: SharedFence | None,
         expect: LoadFence | None,
-        places: int,
-        steps: Steps,
+        levels: int,
+        steps: WriteSteps,
     ) -> None:
         """Put an entry where it shall be; with `expect`, only behind that fence.
 
         Args:
             entry: what.
             fence: P, as it must be when memory gets the entry.
-            mark: T before anything was done.
-            expect: of a load whose value takes the place of what is there; `fence` and `mark` are its own.
-            places: the bits of the levels.
+            shared_fence: T before anything was done.
+            expect: of a load whose value takes the place of what is there; `fence` and `shared_fence` are its own.
+            levels: the bits of the levels.
             steps: where failures go.
         """
         key = entry.key
         try:
             origin = self._successor_of(expect, steps) if expect else self._fresh_origin(entry.tags, steps)
-            stands, mark = self._write_host(entry, mark, origin, expect, places, steps)
-            if stands and self._fleet is not None:
+            stands, shared_fence = self._write_host(entry, shared_fence, origin, expect, levels, steps)
+            if stands and self._redis is not None:
                 before = None if expect is None else expect.origin
-                stands, mark = self._write_fleet(self._fleet, entry, mark, origin, before, places, steps)
+                stands, shared_fence = self._write_fleet(
+                    self._redis, entry, shared_fence, origin, before, levels, steps
+                )
             if stands:
                 # If there is nothing below it, and the fence says that somebody was first, memory has that.
-                lowest = expect is not None and self._fleet is None and self._host is None
-                self._to_memory(entry, fence, mark, places, fence if lowest else None)
+                lowest = expect is not None and self._redis is None and self._file is None
+                self._to_memory(entry, fence, shared_fence, levels, fence if lowest else None)
             elif expect is None:
                 self._memory._store.delete(key)
         except Exception:
@@ -201,30 +203,30 @@ class Writes:
         self,
         entry: CacheEntry,
         fence: PrivateFence,
-        mark: SharedFence | None,
-        places: int,
+        shared_fence: SharedFence | None,
+        levels: int,
         unless: PrivateFence | None = None,
     ) -> None:
         """The last step of a write: what is not kept must not leave the older value behind."""
-        if places == MEMORY:
+        if levels == MEMORY:
             # It belongs to this process: no other one could bring it back.
             kept = self._memory._put_entry(entry, fence, None, news=True)
         else:
             kept = (
-                bool(places & MEMORY)
-                and may_keep(self._host, mark)
-                and self._memory._put_entry(entry, fence, mark, news=True)
+                bool(levels & MEMORY)
+                and may_store(self._file, shared_fence)
+                and self._memory._put_entry(entry, fence, shared_fence, news=True)
             )
         if not kept:
             self._memory._store.delete(entry.key, unless)
 
     def _write_here(
         self,
-        fleet: Lower[FleetTier],
-        host: Lower[HostTier],
+        redis: Lower[ServerTier],
+        file: Lower[DirectoryTier],
         entry: CacheEntry,
-        places: int,
-        steps: Steps,
+        levels: int,
+        steps: WriteSteps,
     ) -> None:
         """Store what this host alone shall hold.
 
@@ -235,53 +237,53 @@ class Writes:
         key = entry.key
         _, gone = self._delete(key, ALL, steps)
         fence = self._memory.fence(key, entry.tags)
-        mark = marked(host, key, entry.tags)
-        origin = steps.take(lambda: fleet.access.call(fleet.tier.origin, key, entry.tags))
-        if gone is None or mark is None or mark.token != gone.token:
+        shared_fence = shared_fence_of(file, key, entry.tags)
+        origin = steps.take(lambda: redis.access.call(redis.tier.origin, key, entry.tags))
+        if gone is None or shared_fence is None or shared_fence.token != gone.token:
             return
         stored: CacheEntry | bool | Unavailable = UNAVAILABLE
         if origin is not UNAVAILABLE:
             # A write that began before, and is still under way, may have reached the server since. Then the
             # tokens are its, and this value would come back as soon as the server lets go of that one.
-            there = steps.take(partial(fleet.access.call, fleet.tier.peek, key))
+            there = steps.take(partial(redis.access.call, redis.tier.peek, key))
             if isinstance(there, CacheEntry):
                 return
-            stored = steps.take(lambda: host.access.store(host.tier.add, key, entry, mark, origin))
+            stored = steps.take(lambda: file.access.store(file.tier.add, key, entry, shared_fence, origin))
         # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
-        if places & MEMORY and (stored is UNAVAILABLE or stored is True):
-            self._memory._put_entry(entry, fence, mark)
+        if levels & MEMORY and (stored is UNAVAILABLE or stored is True):
+            self._memory._put_entry(entry, fence, shared_fence)
 
-    def _fresh_origin(self, tags: frozenset[str], steps: Steps) -> Origin | None:
+    def _fresh_origin(self, tags: frozenset[str], steps: WriteSteps) -> ServerTokens | None:
         """A fresh token, and those of the tags; None if there is no server to give them."""
-        fleet = self._fleet
-        if fleet is None:
+        redis = self._redis
+        if redis is None:
             return None
-        origin = steps.take(lambda: fleet.access.call(fleet.tier.successor, tags))
+        origin = steps.take(lambda: redis.access.call(redis.tier.successor, tags))
         return None if origin is UNAVAILABLE else origin
 
-    def _successor_of(self, fence: LoadFence, steps: Steps) -> Origin | None:
+    def _successor_of(self, fence: LoadFence, steps: WriteSteps) -> ServerTokens | None:
         """A fresh token, and those that the tags had when the load began."""
         fresh = None if fence.origin is None else self._fresh_origin(NO_TAGS, steps)
-        return None if fresh is None or fence.origin is None else Origin(fresh.token, fence.origin.tags)
+        return None if fresh is None or fence.origin is None else ServerTokens(fresh.token, fence.origin.tags)
 
     def _write_host(
         self,
         entry: CacheEntry,
-        mark: SharedFence | None,
-        origin: Origin | None,
+        shared_fence: SharedFence | None,
+        origin: ServerTokens | None,
         expect: LoadFence | None,
-        places: int,
-        steps: Steps,
+        levels: int,
+        steps: WriteSteps,
     ) -> tuple[bool, SharedFence | None]:
         """Whether the expected fence stood, and the mark that holds from this write on."""
-        if self._host is None:
+        if self._file is None:
             return True, None
-        tier, access, key = self._host.tier, self._host.access, entry.key
-        in_flux = self._fleet is not None
-        if expect is not None and (mark is None or not mark.is_current()):
+        tier, access, key = self._file.tier, self._file.access, entry.key
+        in_flux = self._redis is not None
+        if expect is not None and (shared_fence is None or not shared_fence.is_current()):
             return False, None
-        if places & FILE:
-            before = None if expect is None else mark
+        if levels & FILE:
+            before = None if expect is None else shared_fence
             put = steps.take(
                 lambda: access.store(tier.put, key, entry, origin, expect=before, in_flux=in_flux)
             )
@@ -291,121 +293,123 @@ class Writes:
         gone = steps.take(lambda: access.call(tier.remove, key, in_flux=in_flux))
         if gone is UNAVAILABLE:
             access.missed_keys([key])
-            return True, mark
-        if expect is not None and places != MEMORY:
+            return True, shared_fence
+        if expect is not None and levels != MEMORY:
             # Somebody may have written since the fence was looked at, and what was removed may be theirs:
             # what was loaded before that shall not come after it in this memory.
             self._memory._successor(key, entry.tags)
-        return True, named(gone[1], entry)
+        return True, with_tags(gone[1], entry)
 
     def _write_fleet(
         self,
-        fleet: Lower[FleetTier],
+        redis: Lower[ServerTier],
         entry: CacheEntry,
-        mark: SharedFence | None,
-        origin: Origin | None,
-        expect: Origin | None,
-        places: int,
-        steps: Steps,
+        shared_fence: SharedFence | None,
+        origin: ServerTokens | None,
+        expect: ServerTokens | None,
+        levels: int,
+        steps: WriteSteps,
     ) -> tuple[bool, SharedFence | None]:
         """The same of the server, and the mark, settled."""
-        tier, access, key = fleet.tier, fleet.access, entry.key
-        if places & REDIS and origin is not None:
+        tier, access, key = redis.tier, redis.access, entry.key
+        if levels & REDIS and origin is not None:
             put = steps.take(lambda: access.store(tier.put, key, entry, origin, expect=expect))
         else:
             put = steps.take(lambda: access.call(removed, tier, key))
         if put is UNAVAILABLE:
             access.missed_keys([key])
-        mark = self._settle(mark, steps)
+        shared_fence = self._settle(shared_fence, steps)
         if put is False:  # another host was first: what this one has stored goes
             self.delete(key, CacheLevel.FILE | CacheLevel.MEMORY)
-        return put is not False, mark
+        return put is not False, shared_fence
 
-    def _settle(self, mark: SharedFence | None, steps: Steps) -> SharedFence | None:
+    def _settle(self, shared_fence: SharedFence | None, steps: WriteSteps) -> SharedFence | None:
         """End a write in flux; the mark, unless another write came in between."""
-        host = self._host
-        if host is None or mark is None:
+        file = self._file
+        if file is None or shared_fence is None:
             return None
-        mine = steps.take(lambda: host.access.call(host.tier.settle, mark))
-        return mark if mine is True else None
+        mine = steps.take(lambda: file.access.call(file.tier.settle, shared_fence))
+        return shared_fence if mine is True else None
 
     # -- removing -----------------------------------------------------------------------------------
 
     def delete(self, key: str, level: CacheLevel) -> bool:
         """Remove a key from the levels, and refuse what is under way; True if one of them had it."""
-        steps = Steps()
+        steps = WriteSteps()
         there, _ = self._delete(key, level._value_, steps)
         steps.done()
         return there
 
-    def _delete(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
+    def _delete(self, key: str, levels: int, steps: WriteSteps) -> tuple[bool, SharedFence | None]:
         """Whether it was there, and the mark that stands if nobody has written since the host removed it."""
-        fleet = self._fleet
+        redis = self._redis
         try:
-            there, mark = self._delete_here(key, places, steps)
-            if fleet is not None and places & REDIS:
-                gone = steps.take(lambda: fleet.access.call(fleet.tier.delete, key))
+            there, shared_fence = self._delete_here(key, levels, steps)
+            if redis is not None and levels & REDIS:
+                gone = steps.take(lambda: redis.access.call(redis.tier.delete, key))
                 if gone is UNAVAILABLE:
-                    fleet.access.missed_keys([key])
+                    redis.access.missed_keys([key])
                 there = there or gone is True
-                mark = self._settle(mark, steps)
-            if places & MEMORY:
+                shared_fence = self._settle(shared_fence, steps)
+            if levels & MEMORY:
                 there = self._memory._store.delete(key) or there
         except BaseException:
             # A signal handler's, at any point: memory would have what nobody else has.
-            if places & MEMORY:
+            if levels & MEMORY:
                 self._memory._store.delete(key)
             raise
-        return there, mark
+        return there, shared_fence
 
-    def _delete_here(self, key: str, places: int, steps: Steps) -> tuple[bool, SharedFence | None]:
+    def _delete_here(self, key: str, levels: int, steps: WriteSteps) -> tuple[bool, SharedFence | None]:
         """Remove it from the host's tier, in flux if the server comes next."""
-        host = self._host
-        if host is None or not places & FILE:
+        file = self._file
+        if file is None or not levels & FILE:
             return False, None
-        in_flux = self._fleet is not None and bool(places & REDIS)
-        gone = steps.take(lambda: host.access.call(host.tier.remove, key, in_flux=in_flux))
+        in_flux = self._redis is not None and bool(levels & REDIS)
+        gone = steps.take(lambda: file.access.call(file.tier.remove, key, in_flux=in_flux))
         if gone is UNAVAILABLE:
-            host.access.missed_keys([key])
+            file.access.missed_keys([key])
             return False, None
         return gone
 
     def delete_many(self, keys: Sequence[str], level: CacheLevel) -> int:
         """`delete` for distinct keys; how many were there."""
-        steps = Steps()
+        steps = WriteSteps()
         there = self._delete_all(keys, level._value_, steps)
         steps.done()
         return there
 
-    def _delete_all(self, keys: Sequence[str], places: int, steps: Steps) -> int:
-        fleet = self._fleet
-        if fleet is None or not places & REDIS:
-            return sum([self._delete(key, places, steps)[0] for key in keys])
-        return sum([self._delete_some(fleet, some, places, steps) for some in _portions(keys)])
+    def _delete_all(self, keys: Sequence[str], levels: int, steps: WriteSteps) -> int:
+        redis = self._redis
+        if redis is None or not levels & REDIS:
+            return sum([self._delete(key, levels, steps)[0] for key in keys])
+        return sum([self._delete_some(redis, some, levels, steps) for some in _portions(keys)])
 
-    def _delete_some(self, fleet: Lower[FleetTier], keys: Sequence[str], places: int, steps: Steps) -> int:
+    def _delete_some(
+        self, redis: Lower[ServerTier], keys: Sequence[str], levels: int, steps: WriteSteps
+    ) -> int:
         """`_delete` for several, with one call to the server; how many were there."""
         there = set()
         marks = []
         try:
             for key in keys:
-                was_there, mark = self._delete_here(key, places, steps)
-                marks.append(mark)
+                was_there, shared_fence = self._delete_here(key, levels, steps)
+                marks.append(shared_fence)
                 if was_there:
                     there.add(key)
-            gone = steps.take(lambda: fleet.access.call(fleet.tier.remove_many, keys))
+            gone = steps.take(lambda: redis.access.call(redis.tier.remove_many, keys))
             if gone is UNAVAILABLE:
-                fleet.access.missed_keys(keys)
+                redis.access.missed_keys(keys)
             else:
                 there.update(gone)
-            for mark in marks:
-                self._settle(mark, steps)
-            if places & MEMORY:
+            for shared_fence in marks:
+                self._settle(shared_fence, steps)
+            if levels & MEMORY:
                 for key in keys:
                     if self._memory._store.delete(key):
                         there.add(key)
         except BaseException:  # as in _delete()
-            if places & MEMORY:
+            if levels & MEMORY:
                 for key in keys:
                     self._memory._store.delete(key)
             raise
@@ -415,11 +419,11 @@ class Writes:
         """Give a live entry a new life at every level that has it; True if one has."""
         if ttl <= 0:
             return self.delete(key, CacheLevel.ALL)
-        steps = Steps()
+        steps = WriteSteps()
         there = False
         try:
             # The server first: what a neighbour copied of it before, the host's token refuses afterwards.
-            for lower in (self._fleet, self._host):
+            for lower in (self._redis, self._file):
                 if lower is not None:
                     touched = steps.take(partial(lower.access.call, lower.tier.touch, key, ttl))
                     if touched is UNAVAILABLE:
@@ -439,10 +443,10 @@ class Writes:
 
     def invalidate_tags(self, tags: frozenset[str]) -> int:
         """Drop what has any of the tags, and refuse what is under way; how many, as far as is known."""
-        steps = Steps()
+        steps = WriteSteps()
         dropped = 0
         try:
-            for lower in (self._fleet, self._host):
+            for lower in (self._redis, self._file):
                 if lower is not None:
                     count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_tags, tags))
                     if count is UNAVAILABLE:
@@ -458,11 +462,11 @@ class Writes:
 
     def invalidate_matching(self, pattern: re.Pattern[str]) -> int:
         """Drop the keys that match from the start, and refuse what is under way; how many."""
-        steps = Steps()
+        steps = WriteSteps()
         dropped = 0
         text = as_text(pattern)
         try:
-            for lower in (self._host, self._fleet):
+            for lower in (self._file, self._redis):
                 if lower is not None:
                     count = steps.take(partial(lower.access.call, lower.tier.invalidate_by_pattern, text))
                     if count is UNAVAILABLE:
@@ -479,31 +483,31 @@ class Writes:
 
     def clear(self, level: CacheLevel) -> bool:
         """Remove everything from the levels, and refuse what is under way; whether that was done."""
-        steps = Steps()
-        places: int = level._value_
+        steps = WriteSteps()
+        levels: int = level._value_
         try:
-            for lower, its in ((self._host, FILE), (self._fleet, REDIS)):
-                if lower is not None and places & its:
+            for lower, its in ((self._file, FILE), (self._redis, REDIS)):
+                if lower is not None and levels & its:
                     done = steps.take(partial(lower.access.call, lower.tier.clear))
                     if done is UNAVAILABLE:
                         lower.access.missed_everything()
-            if places & REDIS:
+            if levels & REDIS:
                 self._renew_host()
-            if places & MEMORY:
+            if levels & MEMORY:
                 self._memory.clear()
         except BaseException:  # as in _delete()
-            if places & MEMORY:
+            if levels & MEMORY:
                 self._memory.clear()
             raise
         return steps.done()
 
     def _renew_host(self) -> None:
         """Refuse what any process of the host read of the fleet's server before that had dropped it."""
-        host = self._host
-        if host is not None and self._fleet is not None:
-            steps = Steps()
-            if steps.take(lambda: host.access.call(host.tier.renew)) is UNAVAILABLE:
-                host.access.missed_everything()
+        file = self._file
+        if file is not None and self._redis is not None:
+            steps = WriteSteps()
+            if steps.take(lambda: file.access.call(file.tier.renew)) is UNAVAILABLE:
+                file.access.missed_everything()
 
 
 def _portions(keys: Sequence[str]) -> Iterable[Sequence[str]]:
@@ -518,7 +522,7 @@ _FLAGS = (
 
 
 @final
-class Steps:
+class WriteSteps:
     """The steps of one write: all are taken, whichever fails."""
 
     __slots__ = ("_error", "_failed")
@@ -549,7 +553,7 @@ class Steps:
         return not self._failed
 
 
-def removed(tier: FleetTier, key: str) -> bool:
+def removed(tier: ServerTier, key: str) -> bool:
     """Delete a key; True, for it is gone."""
     tier.delete(key)
     return True

@@ -16,7 +16,7 @@ def unwrapped(function: FunctionType) -> FunctionType:
     return list(_chain(function))[-1]
 
 
-def described_by(function: FunctionType) -> FunctionType:
+def signature_source(function: FunctionType) -> FunctionType:
     """The function whose parameters say what a call means: wrappers that only pass on are looked through.
 
     One with parameters that have defaults may pass on something else than the wrapped function's own

@@ -20,33 +20,33 @@ from typing import Any, Final, Protocol, final
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.model.counters import Lookups
-from cachekit.tiers.fences import NEWS
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.fences import CHANGES
+from cachekit.tiers.memory.entry import MemoryEntry
 
 
 @final
-class _Keywords:
+class _KeywordMark:
     """Stands between the positional arguments of a call and its keywords."""
 
     __slots__ = ()
 
 
-_KEYWORDS: Final = _Keywords()
+_KEYWORD_MARK: Final = _KeywordMark()
 
 # What a method was asked when it was called without an instance: nothing that has an answer.
 _NO_CALL: Final = (object(),)
 
 # Equal values of one of these types are one question; see the module for what is left out.
-_PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _Keywords})
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
 
 
 @final
-class Spot:
+class FastPathSlot:
     """Where the front points: an entry of the store, and the exact types of the arguments."""
 
     __slots__ = ("double", "first", "held", "kinds", "second", "single")
 
-    def __init__(self, held: Held, kinds: tuple[type, ...]) -> None:
+    def __init__(self, held: MemoryEntry, kinds: tuple[type, ...]) -> None:
         self.held = held
         self.kinds = kinds
         # One argument, or two, is the usual case, and compared without making a tuple.
@@ -56,7 +56,7 @@ class Spot:
 
 
 @final
-class Front:
+class FastPath:
     """The front of one function, for the cache that it uses now.
 
     It is empty, and bound to no cache, when it takes its place; whoever fills it has taken hold of it
@@ -66,20 +66,20 @@ class Front:
 
     __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
 
-    find: Callable[[tuple[Any, ...]], Spot | None]
+    find: Callable[[tuple[Any, ...]], FastPathSlot | None]
     lookups: Lookups
     now: Callable[[], float]
     touch: Callable[[str], object]
 
     def __init__(self) -> None:
         self._cache: IntelligentCache | None = None
-        self._spots: dict[tuple[Hashable, ...], Spot] = {}
+        self._spots: dict[tuple[Hashable, ...], FastPathSlot] = {}
         self.find = self._spots.get
 
     def add(
         self,
         asked: tuple[Any, ...],
-        held: Held,
+        held: MemoryEntry,
         cache: IntelligentCache,
         lookups: Lookups,
         ahead: float = 0.0,
@@ -105,11 +105,11 @@ class Front:
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
-        self._spots[asked] = Spot(held, kinds)
+        self._spots[asked] = FastPathSlot(held, kinds)
         if cache._closed:  # in between, so that it may not know of this front
             self._spots.clear()
 
-    def _find_ahead(self, asked: tuple[Any, ...]) -> Spot | None:
+    def _find_ahead(self, asked: tuple[Any, ...]) -> FastPathSlot | None:
         """A spot whose entry is not in the last part of its life."""
         spot = self._spots.get(asked)
         if spot is not None:
@@ -123,22 +123,22 @@ class Front:
         self._spots.clear()
 
 
-def asked_of(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -> tuple[Any, ...]:
-    """What a call asked, as one tuple: for `Front.add`, and written out in the wrappers below."""
+def call_key(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -> tuple[Any, ...]:
+    """What a call asked, as one tuple: for `FastPath.add`, and written out in the wrappers below."""
     asked = (args[1:] if args else _NO_CALL) if skips_first else args
-    return (*asked, _KEYWORDS, *kwargs, *kwargs.values()) if kwargs else asked
+    return (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values()) if kwargs else asked
 
 
-class Answers(Protocol):
+class SlowPath(Protocol):
     """What a wrapper turns to when the front does not know."""
 
-    front: Front
+    front: FastPath
 
-    def answer(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def slow_path(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer to a call."""
         ...
 
-    async def answer_async(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def slow_path_async(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer to a call of a coroutine function."""
         ...
 
@@ -147,7 +147,7 @@ class Answers(Protocol):
 # hit; they are those of MemoryCache.get_value, after a comparison of types. Change one, change all.
 
 
-def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[..., Any]:
+def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable[..., Any]:
     """A function that answers from the front, or else asks `cached`.
 
     Args:
@@ -160,7 +160,7 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
         front = cached.front
         asked = (args[1:] if args else _NO_CALL) if skips_first else args
         if kwargs:
-            asked = (*asked, _KEYWORDS, *kwargs, *kwargs.values())
+            asked = (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
             spot = front.find(asked)
         except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
@@ -180,12 +180,16 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
         ):
             held = spot.held
             value = held.value
-            mark = held.mark
+            shared_fence = held.shared_fence
             now = front.now()
             if (
                 now < held.deadline
                 and held.value is value
-                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                and (
+                    shared_fence is None
+                    or shared_fence.words[CHANGES] == shared_fence.seen
+                    or shared_fence.stands()
+                )
             ):
                 try:
                     front.touch(held.key)
@@ -195,13 +199,13 @@ def wrapper_of(cached: Answers, *, skips_first: bool, copies: bool) -> Callable[
                 held.last = now
                 front.lookups.hits += 1
                 return copy.deepcopy(value) if copies else value
-        return cached.answer(front, args, kwargs)
+        return cached.slow_path(front, args, kwargs)
 
     return wrapper
 
 
 def async_wrapper_of(
-    cached: Answers, *, skips_first: bool, copies: bool
+    cached: SlowPath, *, skips_first: bool, copies: bool
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     """`wrapper_of`, for a coroutine function."""
 
@@ -209,7 +213,7 @@ def async_wrapper_of(
         front = cached.front
         asked = (args[1:] if args else _NO_CALL) if skips_first else args
         if kwargs:
-            asked = (*asked, _KEYWORDS, *kwargs, *kwargs.values())
+            asked = (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
             spot = front.find(asked)
         except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
@@ -229,12 +233,16 @@ def async_wrapper_of(
         ):
             held = spot.held
             value = held.value
-            mark = held.mark
+            shared_fence = held.shared_fence
             now = front.now()
             if (
                 now < held.deadline
                 and held.value is value
-                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                and (
+                    shared_fence is None
+                    or shared_fence.words[CHANGES] == shared_fence.seen
+                    or shared_fence.stands()
+                )
             ):
                 try:
                     front.touch(held.key)
@@ -244,6 +252,6 @@ def async_wrapper_of(
                 held.last = now
                 front.lookups.hits += 1
                 return copy.deepcopy(value) if copies else value
-        return await cached.answer_async(front, args, kwargs)
+        return await cached.slow_path_async(front, args, kwargs)
 
     return wrapper

@@ -17,13 +17,13 @@ from typing import Any, Final, Never, ParamSpec, TypeVar, final, overload
 
 from cachekit.cache import default
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.decorator.code_version import described_by, unwrapped, version_of
-from cachekit.decorator.fast_path import Front, asked_of, async_wrapper_of, wrapper_of
+from cachekit.decorator.code_version import signature_source, unwrapped, version_of
+from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
 from cachekit.decorator.key_encoding import arguments_text, identity_of, name_of
 from cachekit.decorator.signature import Signature
 from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction, CacheInfo
 from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
-from cachekit.loading.request import Life, Terms
+from cachekit.loading.request import Life, LoadRequest
 from cachekit.model.counters import Lookups
 from cachekit.model.types import MEMORY, MISSING, NO_TAGS, TTL, CacheLevel, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
@@ -119,7 +119,7 @@ def cache_result(
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        cached = _Cached(
+        cached = CachedCall(
             _checked_function(function), ttl, cache_level, key_func, tags, cache, name, version,
             ignore, store_if, stale_ttl, jitter, load, copy,
         )  # fmt: skip
@@ -147,7 +147,7 @@ def _checked_function(function: object) -> FunctionType:
 
 
 @final
-class _Cached:
+class CachedCall:
     """A cached function: its options, checked, and what its wrapper does off the fast path."""
 
     __slots__ = (
@@ -199,7 +199,7 @@ class _Cached:
         self._jitter = checked_jitter(jitter)
         self._load = None if load is None else checked_options(load)
         self._copies = copy
-        self._signature = Signature(described_by(function), ignore)
+        self._signature = Signature(signature_source(function), ignore)
         if name is not None:
             identity = checked_key(name, "name")
         elif key_func is not None:
@@ -208,7 +208,7 @@ class _Cached:
             identity = identity_of(function)
         self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
         self._implicit = f"cachekit.function:{identity}"
-        self.front = Front()
+        self.front = FastPath()
         default.follow(self)
 
     def __cache_key__(self) -> str:
@@ -217,7 +217,7 @@ class _Cached:
 
     def forget_cache(self) -> None:
         """The cache in use may be another one from now on (see `default.follow`)."""
-        self.front = Front()
+        self.front = FastPath()
 
     # -- what a call means --------------------------------------------------------------------------
 
@@ -249,17 +249,17 @@ class _Cached:
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
-        return cache._asking.spread(life, self._jitter)
+        return cache._defaults.spread(life, self._jitter)
 
-    def _terms(self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Terms:
+    def _request(self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
         """How an answer is loaded and kept."""
-        options = cache._asking.options(self._load)
-        stale = cache._asking.stale(self._stale_ttl)
-        return Terms(self._life(cache), self._labels(args, kwargs), self._level, stale, options)
+        options = cache._defaults.options(self._load)
+        stale = cache._defaults.stale(self._stale_ttl)
+        return LoadRequest(self._life(cache), self._labels(args, kwargs), self._level, stale, options)
 
     # -- answering ----------------------------------------------------------------------------------
 
-    def answer(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def slow_path(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The answer to a call that the front did not know."""
         cache = default.active_cache(self._cache)
         if cache is None:
@@ -270,33 +270,33 @@ class _Cached:
             lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            value = cache._loads.load(key, loader, self._terms(cache, args, kwargs))
+            value = cache._loads.load(key, loader, self._request(cache, args, kwargs))
         elif self._refreshes(cache):
-            cache._loads.refresh(key, loader, self._terms(cache, args, kwargs))
+            cache._loads.refresh(key, loader, self._request(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
-    async def answer_async(self, front: Front, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`answer` for a coroutine function."""
+    async def slow_path_async(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`slow_path` for a coroutine function."""
         await self._build_default()
         cache = default.active_cache(self._cache)
         if cache is None:
             return await self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache._levels.lower:
-            value = await cache._awaited.off_loop(cache._levels.find, key, self._level)
+            value = await cache._awaited.in_io_thread(cache._levels.find, key, self._level)
             lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
-            value = await cache._awaited.load(key, loader, self._terms(cache, args, kwargs))
+            value = await cache._awaited.load(key, loader, self._request(cache, args, kwargs))
         elif self._refreshes(cache):
-            cache._awaited.refresh(key, loader, self._terms(cache, args, kwargs))
+            cache._awaited.refresh(key, loader, self._request(cache, args, kwargs))
         self._remember(front, args, kwargs, key, cache, lookups)
         return self._handed_out(value)
 
     def _refreshes(self, cache: IntelligentCache) -> float:
         """From which part of its life on a hit has an answer reloaded; 0 if that is off."""
-        return (cache._asking.load if self._load is None else self._load).refresh_ahead
+        return (cache._defaults.load if self._load is None else self._load).refresh_ahead
 
     def _look_up(
         self, cache: IntelligentCache, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -312,7 +312,7 @@ class _Cached:
 
     def _remember(
         self,
-        front: Front,
+        front: FastPath,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: str,
@@ -324,7 +324,7 @@ class _Cached:
         # On a free-threaded build this finds nothing, and the front stays empty.
         held = cache._find(key)
         if held is not None:
-            asked = asked_of(args, kwargs, self._signature.ignores_first)
+            asked = call_key(args, kwargs, self._signature.ignores_first)
             front.add(asked, held, cache, lookups, self._refreshes(cache))
 
     def _handed_out(self, value: Any) -> Any:
@@ -351,7 +351,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        return self._handed_out(cache._loads.reload(key, loader, self._terms(cache, args, kwargs)))
+        return self._handed_out(cache._loads.reload(key, loader, self._request(cache, args, kwargs)))
 
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `AsyncCachedFunction.refresh`."""
@@ -364,7 +364,7 @@ class _Cached:
         cache._check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        value = await cache._awaited.reload(key, loader, self._terms(cache, args, kwargs))
+        value = await cache._awaited.reload(key, loader, self._request(cache, args, kwargs))
         return self._handed_out(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
@@ -376,7 +376,7 @@ class _Cached:
         key = self.key_of(*args, **kwargs)
         await self._build_default()
         cache = self._store_of_answers()
-        return await cache._awaited.off_loop(cache.delete, key)
+        return await cache._awaited.in_io_thread(cache.delete, key)
 
     def cache_clear(self) -> int:
         """See `CachedFunction.cache_clear`."""
@@ -385,7 +385,7 @@ class _Cached:
     async def cache_clear_async(self) -> int:
         """See `AsyncCachedFunction.cache_clear`."""
         await self._build_default()
-        return await self._store_of_answers()._awaited.off_loop(self.cache_clear)
+        return await self._store_of_answers()._awaited.in_io_thread(self.cache_clear)
 
     def cache_info(self) -> CacheInfo:
         """See `CachedFunction.cache_info`."""

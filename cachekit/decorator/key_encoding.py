@@ -26,11 +26,11 @@ from cachekit.decorator.code_version import (
     _chain,
     _digest,
     _int_text,
-    described_by,
+    signature_source,
     unwrapped,
     version_of,
 )
-from cachekit.decorator.third_party import NoIdentity, parts_of
+from cachekit.decorator.third_party import Unkeyable, decompose
 from cachekit.errors import KeyEncodingError
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
@@ -49,13 +49,13 @@ def identity_of(function: FunctionType) -> str:
         ValueError: a closure or a lambda, of which there may be several with one name, or one that a
             decorator was put around with something that cannot be told from another of its kind.
     """
-    unclear = _why_unclear(function)
+    unclear = _ambiguity(function)
     if unclear is not None:
         raise ValueError(
             f"{function.__qualname__} {unclear}, so its name does not say which one it is; give it a "
             f"name of its own with name=..., or a key_func"
         )
-    settings = ",".join(encode(setting) for setting in _settings(function))
+    settings = ",".join(encode(setting) for setting in _captured_values(function))
     return name_of(function) + (f"~{_digest(_bytes(settings), 4)}" if settings else "")
 
 
@@ -64,7 +64,7 @@ def name_of(function: FunctionType) -> str:
     return _name(unwrapped(function))
 
 
-def _why_unclear(function: FunctionType) -> str | None:
+def _ambiguity(function: FunctionType) -> str | None:
     innermost = unwrapped(function)
     captured = sorted(set(innermost.__code__.co_freevars) - {"__class__"})
     if captured:
@@ -72,17 +72,17 @@ def _why_unclear(function: FunctionType) -> str | None:
     if innermost.__name__ == "<lambda>":
         return "is a lambda"
     try:
-        for setting in _settings(function):
+        for setting in _captured_values(function):
             encode(setting)
-    except NoIdentity as error:
+    except Unkeyable as error:
         return f"has a decorator around it that uses what cannot be part of a name ({error})"
     return None
 
 
-def _settings(function: FunctionType) -> Iterator[object]:
+def _captured_values(function: FunctionType) -> Iterator[object]:
     """What the code of wrappers and wrapped does not show: captured values and unbound defaults."""
     chain = list(_chain(function))
-    bound = described_by(function)
+    bound = signature_source(function)
     for one in chain:
         if one is not chain[-1]:
             for variable, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
@@ -106,7 +106,7 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     for name, value in bound:
         try:
             parts.append(encode(value))
-        except NoIdentity as error:
+        except Unkeyable as error:
             raise KeyEncodingError(
                 f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
                 f"ignore=({name!r},), give its class a __cache_key__() method that returns what tells "
@@ -163,7 +163,7 @@ def _each(values: Iterable[object], depth: int) -> list[str]:
 
 def _check(depth: int) -> None:
     if depth <= 0:
-        raise NoIdentity(f"it is nested more than {_DEEPEST} deep, or contains itself")
+        raise Unkeyable(f"it is nested more than {_DEEPEST} deep, or contains itself")
 
 
 _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
@@ -210,13 +210,13 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
     if text is not None:
         return f"<{_name(kind)}:{_encode_str(text, depth)}>"
     if base is None:
-        parts = parts_of(value, kind)
+        parts = decompose(value, kind)
         if parts is not None:
             return f"<{_class_name(kind)}:{encode(parts, _deeper(depth))}>"
         what = _name(kind).removeprefix("builtins.")
-        raise NoIdentity(f"a value of type {what} has no identity but its place in memory")
+        raise Unkeyable(f"a value of type {what} has no identity but its place in memory")
     if getattr(value, "__dict__", None) or _has_slots(kind, base):
-        raise NoIdentity(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
+        raise Unkeyable(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
     # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
     return f"<{_class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
 
@@ -277,12 +277,12 @@ def _encode_fields(value: Any, kind: type, depth: int) -> str:
     if decorated is not kind and (
         getattr(value, "__dict__", {}).keys() - set(names) or _has_slots(kind, decorated)
     ):
-        raise NoIdentity(
+        raise Unkeyable(
             f"a {_name(kind)} is no dataclass itself, and has more attributes than the fields of one"
         )
     unset = [name for name in names if not hasattr(value, name)]
     if unset:
-        raise NoIdentity(f"the field {unset[0]} of a {_name(kind)} has no value yet")
+        raise Unkeyable(f"the field {unset[0]} of a {_name(kind)} has no value yet")
     return ",".join(f"{name}={encode(getattr(value, name), _deeper(depth))}" for name in names)
 
 
@@ -291,10 +291,10 @@ def _encode_function(value: Any, depth: int) -> str:
         of = encode(value.__self__, _deeper(depth))
         return f"<method {encode(value.__func__, _deeper(depth))} of {of}>"
     if isinstance(value, FunctionType):
-        unclear = _why_unclear(value)
+        unclear = _ambiguity(value)
         if unclear is not None:
-            raise NoIdentity(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
-        described = described_by(value)
+            raise Unkeyable(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
+        described = signature_source(value)
         defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
         return f"<function {identity_of(value)}@{version_of(value)}{defaults}>"
     if value.__self__ is None or isinstance(value.__self__, ModuleType):
@@ -338,12 +338,12 @@ def _class_name(kind: type, *, to_be_found: bool = False) -> str:
     """
     module, name = kind.__module__, kind.__qualname__
     if "<locals>" in name:
-        raise NoIdentity(f"the class {name} is defined inside a function, which may make several")
+        raise Unkeyable(f"the class {name} is defined inside a function, which may make several")
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     if found is not kind and (to_be_found or found is not None) and module != "builtins":
-        raise NoIdentity(f"the class {module}.{name} is not the one to be found under that name")
+        raise Unkeyable(f"the class {module}.{name} is not the one to be found under that name")
     return _name(kind)
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any, Final
 
 
-class NoIdentity(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
+class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
     """A value has nothing that could stand in a key for it; the message says why."""
 
 
@@ -20,7 +20,7 @@ _PLAIN_ITEMS: Final = frozenset("biufcmMSUV")
 _SHOWN: Final = 64  # bytes of an array that go into a key as they are
 
 
-def parts_of(value: Any, kind: type) -> object:
+def decompose(value: Any, kind: type) -> object:
     """Plain values that two values of the class share exactly if they are equal; None for other classes.
 
     An array is its type of items, its shape, and its items, NaN by its bits. A model is its fields, and
@@ -32,7 +32,7 @@ def parts_of(value: Any, kind: type) -> object:
         kind: its class, whatever it says of itself.
 
     Raises:
-        NoIdentity: an array of objects, or a model without a value for one of its fields.
+        Unkeyable: an array of objects, or a model without a value for one of its fields.
     """
     numpy = sys.modules.get("numpy")
     if kind.__module__ == "numpy" and numpy is not None:
@@ -53,7 +53,7 @@ def parts_of(value: Any, kind: type) -> object:
 
 def _items(value: Any) -> object:
     if value.dtype.kind not in _PLAIN_ITEMS or value.dtype.hasobject:
-        raise NoIdentity(f"an array of {value.dtype} holds more than the bytes of its items")
+        raise Unkeyable(f"an array of {value.dtype} holds more than the bytes of its items")
     items = value.tobytes()
     if len(items) > _SHOWN:
         import hashlib
@@ -67,5 +67,5 @@ def _fields(value: Any, kind: Any) -> object:
     held = value.__dict__
     unset = [name for name in names if name not in held]
     if unset:
-        raise NoIdentity(f"the field {unset[0]} of a {kind.__qualname__} has no value yet")
+        raise Unkeyable(f"the field {unset[0]} of a {kind.__qualname__} has no value yet")
     return {name: held[name] for name in names}, value.__pydantic_extra__, value.__pydantic_private__

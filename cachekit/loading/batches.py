@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.errors import LoadTimeoutError
-from cachekit.loading.flights import Abandoned, Flight, in_turn, is_in_turn, loading
+from cachekit.loading.flights import Flight, FlightCancelled, holding_permit, holds_permit, loading
 from cachekit.loading.path import Loads
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.model.types import MISSING
-from cachekit.runtime.background import Background
+from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.backoff import wait_for
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Batches:
         self._awaited = awaited
 
     def load(
-        self, keys: Sequence[str], loader: Callable[[list[str]], Mapping[str, V]], terms: Terms
+        self, keys: Sequence[str], loader: Callable[[list[str]], Mapping[str, V]], request: LoadRequest
     ) -> dict[str, V]:
         """`Loads.load` for several distinct keys, with one call of the loader for those nobody is loading.
 
@@ -60,24 +60,24 @@ class Batches:
         begun = time.monotonic()
         values: dict[str, Any] = {}
         while keys:
-            mine, others = self._join(keys, terms, None)
+            mine, others = self._join(keys, request, None)
             try:
                 try:
-                    values |= self._lead_or_leave(mine, loader, terms, begun)
+                    values |= self._lead_or_leave(mine, loader, request, begun)
                 except Exception as error:  # noqa: BLE001  # it is raised again if nothing stands in for it
-                    values |= self._fall_back(mine, terms, error)
-                keys = self._await(others, terms, begun, values)
+                    values |= self._fall_back(mine, request, error)
+                keys = self._await(others, request, begun, values)
             except BaseException:
                 for flight in others:
-                    flight.leave()
+                    flight.stop_waiting()
                 for flight in mine:
                     if not flight.begun:
-                        flight.abandon()
+                        flight.cancel()
                 raise
         return values
 
     def _join(
-        self, keys: Sequence[str], terms: Terms, loop: asyncio.AbstractEventLoop | None
+        self, keys: Sequence[str], request: LoadRequest, loop: asyncio.AbstractEventLoop | None
     ) -> tuple[list[Flight[LoadFence]], list[Flight[LoadFence]]]:
         """The flights of the keys: those to lead, and those to wait for."""
         mine: list[Flight[LoadFence]] = []
@@ -86,20 +86,20 @@ class Batches:
         leading = False
         try:
             for key in keys:
-                flight, leading = self._loads.flights.join(key, self._levels.fence(key, terms.tags), loop)
+                flight, leading = self._loads.flights.join(key, self._levels.fence(key, request.tags), loop)
                 (mine if leading else others).append(flight)
         except BaseException:  # closed, or interrupted halfway
             if flight is not None:
                 (mine if leading else others).append(flight)  # perhaps once more, which does no harm
             for flight in mine:
-                flight.abandon()
+                flight.cancel()
             for flight in others:
-                flight.leave()
+                flight.stop_waiting()
             raise
         return mine, others
 
     def _await(
-        self, flights: list[Flight[LoadFence]], terms: Terms, begun: float, values: dict[str, Any]
+        self, flights: list[Flight[LoadFence]], request: LoadRequest, begun: float, values: dict[str, Any]
     ) -> list[str]:
         """Add what others are loading; the keys to ask for again. Flights are taken off as they are left."""
         again: list[str] = []
@@ -107,41 +107,41 @@ class Batches:
         while flights:
             flight = flights.pop()
             try:
-                value = self._loads.instead(flight, terms)
+                value = self._loads.instead(flight, request)
                 if value is MISSING:
-                    value = self._loads.wait(flight, terms, begun)
+                    value = self._loads.wait(flight, request, begun)
                 values[flight.key] = value
-            except Abandoned:
+            except FlightCancelled:
                 again.append(flight.key)
             except Exception as error:
-                value = self._loads.fall_back(flight.key, terms, error)
+                value = self._loads.fall_back(flight.key, request, error)
                 if value is MISSING:
                     raise
                 values[flight.key] = value
         return again
 
     def _lead_or_leave(
-        self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms, begun: float
+        self, flights: list[Flight[LoadFence]], loader: BatchLoader, request: LoadRequest, begun: float
     ) -> dict[str, Any]:
-        if not flights or not terms.in_background:
-            return self._lead(flights, loader, terms)
+        if not flights or not request.in_background:
+            return self._lead(flights, loader, request)
         key = flights[0].key
-        background = Background(
-            partial(self._lead, flights, loader, terms), partial(self._loads.complaints.add, key)
+        background = BackgroundCall(
+            partial(self._lead, flights, loader, request), partial(self._loads.complaints.add, key)
         )
         if not background.start():
-            return self._lead(flights, loader, terms)
+            return self._lead(flights, loader, request)
         values = {}
         try:
             for flight in flights:
                 try:
-                    values[flight.key] = self._loads.wait(flight, terms, begun, leading=True)
-                except Abandoned:
+                    values[flight.key] = self._loads.wait(flight, request, begun, leading=True)
+                except FlightCancelled:
                     if not flight.is_over:
                         # As in `Loads`: it needs what this thread has to go on with first.
                         left = [flight for flight in flights if flight.key not in values]
                         mine = [self._loads.flights.lead(one.key, one.fence, None) for one in left]
-                        return values | self._lead(mine, loader, terms)
+                        return values | self._lead(mine, loader, request)
                     background.raise_exit()  # otherwise it is a key that the loader left out
         except LoadTimeoutError:
             self._give_up(flights)
@@ -150,61 +150,68 @@ class Batches:
             background.is_unwatched = not all(flight.is_over for flight in flights)
         return values
 
-    def _lead(self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms) -> dict[str, Any]:
+    def _lead(
+        self, flights: list[Flight[LoadFence]], loader: BatchLoader, request: LoadRequest
+    ) -> dict[str, Any]:
         found: dict[str, Any] = {}
         try:
             for flight in flights:
                 flight.begun = True
-                value = self._levels.look_again(flight.key)
+                value = self._levels.peek_memory(flight.key)
                 if value is not MISSING:
                     found[flight.key] = value
             missing = [flight for flight in flights if flight.key not in found]
             if missing:
                 with loading(*flights):
-                    found |= self._load(missing, loader, terms)
+                    found |= self._load(missing, loader, request)
         except Exception as error:
             for flight in flights:
-                flight.crash(error)
+                flight.set_exception(error)
             raise
         else:
             for flight in flights:
                 if flight.key in found:
-                    flight.land(found[flight.key])
+                    flight.set_result(found[flight.key])
         finally:
             for flight in flights:
-                flight.abandon()  # the keys that the loader left out: whoever waits asks by itself
+                flight.cancel()  # the keys that the loader left out: whoever waits asks by itself
         return found
 
-    def _load(self, flights: list[Flight[LoadFence]], loader: BatchLoader, terms: Terms) -> dict[str, Any]:
+    def _load(
+        self, flights: list[Flight[LoadFence]], loader: BatchLoader, request: LoadRequest
+    ) -> dict[str, Any]:
         keys = [flight.key for flight in flights]
-        if terms.options.max_concurrent_loads is None or is_in_turn():
-            return self._load_now(flights, keys, loader, terms)
-        turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
+        if request.options.max_concurrent_loads is None or holds_permit():
+            return self._load_now(flights, keys, loader, request)
+        turn = self._loads.turns.slot(request.options.max_concurrent_loads)
         try:
-            wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
-            with in_turn(flights[0]):
-                return self._load_now(flights, keys, loader, terms)
+            wait_for(turn.try_acquire, time.monotonic() + request.options.lease_timeout)
+            with holding_permit(flights[0]):
+                return self._load_now(flights, keys, loader, request)
         finally:
             turn.release()
 
     def _load_now(
-        self, flights: list[Flight[LoadFence]], keys: list[str], loader: BatchLoader, terms: Terms
+        self, flights: list[Flight[LoadFence]], keys: list[str], loader: BatchLoader, request: LoadRequest
     ) -> dict[str, Any]:
         self._levels.before_loads([flight.fence for flight in flights])
         loaded = self._loads.called(partial(loader, list(keys)))
         _check_batch(loaded, keys)
-        return self._keep(flights, loaded, terms)
+        return self._keep(flights, loaded, request)
 
     def _keep(
-        self, flights: list[Flight[LoadFence]], loaded: Mapping[str, Any], terms: Terms
+        self, flights: list[Flight[LoadFence]], loaded: Mapping[str, Any], request: LoadRequest
     ) -> dict[str, Any]:
         mine = [(flight.fence, loaded[flight.key]) for flight in flights if flight.key in loaded]
-        return self._loads.keep_many(mine, terms)
+        return self._loads.keep_many(mine, request)
 
     # -- on event loops -----------------------------------------------------------------------------
 
     async def load_async(
-        self, keys: Sequence[str], loader: Callable[[list[str]], Awaitable[Mapping[str, V]]], terms: Terms
+        self,
+        keys: Sequence[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, V]]],
+        request: LoadRequest,
     ) -> dict[str, V]:
         """`load` for a coroutine function, which is awaited in a task of its own on this loop.
 
@@ -216,34 +223,36 @@ class Batches:
         values: dict[str, Any] = {}
         while keys:
             self._loads.tasks.refuse_if_closed()
-            mine, others = self._join(keys, terms, asyncio.get_running_loop())
+            mine, others = self._join(keys, request, asyncio.get_running_loop())
             again: list[str] = []
             try:
                 try:
-                    values |= await self._lead_async(mine, loader, terms, begun)
+                    values |= await self._lead_async(mine, loader, request, begun)
                 except Exception as error:  # noqa: BLE001  # it is raised again if nothing stands in for it
-                    values |= self._fall_back(mine, terms, error)
+                    values |= self._fall_back(mine, request, error)
                 while others:
                     flight = others.pop()
-                    value = self._loads.instead(flight, terms)
+                    value = self._loads.instead(flight, request)
                     try:
                         if value is MISSING:
-                            value = await self._awaited.wait(flight, terms, begun)
-                    except Abandoned:
+                            value = await self._awaited.wait(flight, request, begun)
+                    except FlightCancelled:
                         again.append(flight.key)
                     except Exception as error:  # noqa: BLE001  # as above
-                        values |= self._fall_back([flight], terms, error)
+                        values |= self._fall_back([flight], request, error)
                     else:
                         values[flight.key] = value
             finally:
                 for flight in others:
-                    flight.leave()  # cancelled halfway, or a load failed
+                    flight.stop_waiting()  # cancelled halfway, or a load failed
             keys = again
         return values
 
-    def _fall_back(self, flights: list[Flight[LoadFence]], terms: Terms, error: Exception) -> dict[str, Any]:
+    def _fall_back(
+        self, flights: list[Flight[LoadFence]], request: LoadRequest, error: Exception
+    ) -> dict[str, Any]:
         """Values of all of the keys to take when a load has failed; or the error is raised."""
-        stale = {flight.key: self._loads.look_back(flight.key, terms) for flight in flights}
+        stale = {flight.key: self._loads.peek_stale(flight.key, request) for flight in flights}
         if any(value is MISSING for value in stale.values()):
             raise error
         count = len(stale)
@@ -252,16 +261,16 @@ class Batches:
         return stale
 
     async def _lead_async(
-        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms, begun: float
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, request: LoadRequest, begun: float
     ) -> dict[str, Any]:
         if not flights:
             return {}
-        task = self._loads.tasks.begin(flights, self._fly_async(flights, loader, terms))
+        task = self._loads.tasks.begin(flights, self._fly_async(flights, loader, request))
         values = {}
         for flight in flights:
             try:
-                values[flight.key] = await self._awaited.wait(flight, terms, begun, leading=True)
-            except Abandoned:  # it is over: a key that the loader left out, unless something ended it
+                values[flight.key] = await self._awaited.wait(flight, request, begun, leading=True)
+            except FlightCancelled:  # it is over: a key that the loader left out, unless something ended it
                 await self._awaited.raise_end(task, "the load of several keys")
             except LoadTimeoutError:
                 self._give_up(flights)
@@ -274,51 +283,51 @@ class Batches:
             self._loads.flights.give_up(flight)
 
     async def _fly_async(
-        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, request: LoadRequest
     ) -> None:
         """`_lead`, in a task that only the flights speak for."""
         found: dict[str, Any] = {}
         try:
             for flight in flights:
-                value = self._levels.look_again(flight.key)
+                value = self._levels.peek_memory(flight.key)
                 if value is not MISSING:
                     found[flight.key] = value
             missing = [flight for flight in flights if flight.key not in found]
             if missing:
                 with loading(*flights):
-                    found |= await self._load_async(missing, loader, terms)
+                    found |= await self._load_async(missing, loader, request)
         except Exception as error:  # noqa: BLE001  # the flights hand it to whoever waits
             for flight in flights:
-                flight.crash(error)
+                flight.set_exception(error)
         else:
             for flight in flights:
                 if flight.key in found:
-                    flight.land(found[flight.key])
+                    flight.set_result(found[flight.key])
         finally:
             for flight in flights:
-                flight.abandon()  # as in _lead
+                flight.cancel()  # as in _lead
 
     async def _load_async(
-        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, request: LoadRequest
     ) -> dict[str, Any]:
-        if terms.options.max_concurrent_loads is None or is_in_turn():
-            return await self._load_now_async(flights, loader, terms)
-        turn = self._loads.turns.slot(terms.options.max_concurrent_loads)
+        if request.options.max_concurrent_loads is None or holds_permit():
+            return await self._load_now_async(flights, loader, request)
+        turn = self._loads.turns.slot(request.options.max_concurrent_loads)
         try:
-            await self._awaited.settle(turn, terms)
-            with in_turn(flights[0]):
-                return await self._load_now_async(flights, loader, terms)
+            await self._awaited.settle(turn, request)
+            with holding_permit(flights[0]):
+                return await self._load_now_async(flights, loader, request)
         finally:
             await self._loads.tasks.threads.run(turn.release)
 
     async def _load_now_async(
-        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, terms: Terms
+        self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, request: LoadRequest
     ) -> dict[str, Any]:
         keys = [flight.key for flight in flights]
-        await self._awaited.off_loop(self._levels.before_loads, [flight.fence for flight in flights])
+        await self._awaited.in_io_thread(self._levels.before_loads, [flight.fence for flight in flights])
         loaded = await self._awaited.called(partial(loader, list(keys)))
         _check_batch(loaded, keys)
-        return await self._awaited.off_loop(self._keep, flights, loaded, terms)
+        return await self._awaited.in_io_thread(self._keep, flights, loaded, request)
 
 
 def _check_batch(loaded: object, missing: list[str]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cachekit.coherence.tier_stack import Levels
-from cachekit.model.counters import LoadFigures, Lookups
+from cachekit.coherence.tier_stack import TierStack
+from cachekit.model.counters import LoadCounters, Lookups
 from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory import MemoryCache
 
 
 def statistics_of(
-    memory: MemoryCache | None, levels: Levels, readers: Iterable[Lookups], loads: LoadFigures
+    memory: MemoryCache | None, levels: TierStack, readers: Iterable[Lookups], loads: LoadCounters
 ) -> dict[str, CacheStats]:
     """The figures of each tier by name, and "combined".
 
@@ -26,7 +26,7 @@ def statistics_of(
     figures = {}
     if memory is not None:
         figures["memory"] = memory.get_stats()
-    for name, lower in (("redis", levels.fleet), ("file", levels.host)):
+    for name, lower in (("redis", levels.redis), ("file", levels.file)):
         if lower is not None:
             figures[name] = lower.get_stats()
     combined = {name: sum(tier[name] for tier in figures.values()) for name in CacheStats._STORED}

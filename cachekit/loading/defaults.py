@@ -10,14 +10,14 @@ from typing import Any, final
 
 from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
 from cachekit.loading.path import Loads
-from cachekit.loading.request import Life, Terms
+from cachekit.loading.request import Life, LoadRequest
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_tags, seconds, stale_seconds
-from cachekit.runtime.backoff import chance
+from cachekit.runtime.backoff import random_fraction
 
 
 @final
-class Asking:
+class LoadDefaults:
     """What loads of one cache are asked with. Safe in any thread.
 
     Args:
@@ -31,7 +31,7 @@ class Asking:
         TypeError, ValueError: `load` is no LoadOptions, or needs a tier that the cache does not have.
     """
 
-    __slots__ = ("_default_ttl", "_has_memory", "_keeps_warm", "_loads", "chance", "load")
+    __slots__ = ("_default_ttl", "_has_memory", "_keeps_warm", "_loads", "load", "random_fraction")
 
     def __init__(
         self, loads: Loads, default_ttl: float, load: LoadOptions, has_memory: bool, keeps_warm: bool
@@ -41,7 +41,7 @@ class Asking:
         self._has_memory = has_memory
         self._keeps_warm = keeps_warm
         #: From 0 to 1, for jitter; tests replace it.
-        self.chance: Callable[[], float] = chance
+        self.random_fraction: Callable[[], float] = random_fraction
         self.load = self.options(load)
 
     def options(self, load: LoadOptions | None) -> LoadOptions:
@@ -80,18 +80,18 @@ class Asking:
 
         def spread(value: Any) -> float | None:
             ttl = life(value)
-            return None if ttl is None else ttl * (1 - jitter * self.chance())
+            return None if ttl is None else ttl * (1 - jitter * self.random_fraction())
 
         return spread
 
-    def terms(
+    def request(
         self,
         ttl: TTL,
         tags: Tags | None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
-    ) -> Terms:
+    ) -> LoadRequest:
         """The terms of a load.
 
         Raises:
@@ -100,21 +100,25 @@ class Asking:
         """
         life = self._default_ttl if ttl is None else seconds(ttl)
         spread = self.spread(lambda _: life, checked_jitter(jitter))
-        return Terms(spread, checked_tags(tags), stale_ttl=self.stale(stale_ttl), options=self.options(load))
+        return LoadRequest(
+            spread, checked_tags(tags), stale_ttl=self.stale(stale_ttl), options=self.options(load)
+        )
 
-    def warming_terms(self, ttl: TTL, tags: Tags | None, load: LoadOptions | None, keep_warm: bool) -> Terms:
+    def warming_request(
+        self, ttl: TTL, tags: Tags | None, load: LoadOptions | None, keep_warm: bool
+    ) -> LoadRequest:
         """The terms of a load ahead of time, which all who can share it do unless something else is said.
 
         Raises:
-            TypeError, ValueError: as `terms`; or `keep_warm` cannot be.
+            TypeError, ValueError: as `request`; or `keep_warm` cannot be.
         """
-        terms = self.terms(ttl, tags, load=load)
+        request = self.request(ttl, tags, load=load)
         if keep_warm and not self._keeps_warm:
             raise ValueError(
                 "keep_warm=True, but the cache was made with enable_cache_warming=False; leave one out"
             )
         if keep_warm and ttl is not None and seconds(ttl) <= 0:
             raise ValueError(f"keep_warm=True needs a ttl of more than 0, not {ttl!r}, which keeps nothing")
-        if load is not None or terms.options.lease != "thread":
-            return terms
-        return terms._replace(options=terms.options.shared_by(self._loads.turns.widest()))
+        if load is not None or request.options.lease != "thread":
+            return request
+        return request._replace(options=request.options.shared_by(self._loads.turns.widest()))

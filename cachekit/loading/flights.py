@@ -38,7 +38,7 @@ F = TypeVar("F", bound=Fence)
 _waiting: dict[int, Flight[Any]] = {}
 
 #: The flights that have their turn (see `turns`).
-_in_turn: set[Flight[Any]] = set()
+_permit_holders: set[Flight[Any]] = set()
 
 #: The innermost block of `loading` that the current thread or task is in.
 _block: ContextVar[loading | None] = ContextVar("cachekit_loading", default=None)
@@ -83,40 +83,40 @@ def _flying() -> list[Flight[Any]]:
 
 
 @contextmanager
-def in_turn(flight: Flight[Any]) -> Iterator[None]:
+def holding_permit(flight: Flight[Any]) -> Iterator[None]:
     """Mark a flight that is being loaded as one that has its turn, inside a `with` block."""
     try:
         with _lock:
-            _in_turn.add(flight)
+            _permit_holders.add(flight)
         yield
     finally:
         with _lock:
-            _in_turn.discard(flight)
+            _permit_holders.discard(flight)
 
 
-def is_in_turn() -> bool:
+def holds_permit() -> bool:
     """Whether the current thread or task is loading something that has its turn."""
-    return any(flight in _in_turn and not flight._done for flight in _flying())
+    return any(flight in _permit_holders and not flight._done for flight in _flying())
 
 
-def holds_up_a_turn() -> bool:
+def blocks_a_permit_holder() -> bool:
     """Whether a load that has its turn waits for what the current thread or task is loading."""
     mine = _flying()
     with _lock:
-        return any(flight in mine for one in list(_in_turn) for flight in one._ahead())
+        return any(flight in mine for one in list(_permit_holders) for flight in one._ahead())
 
 
-class Abandoned(Exception):  # noqa: N818  # a signal between rooms, which no user ever sees
+class FlightCancelled(Exception):  # noqa: N818  # a signal between rooms, which no user ever sees
     """The leader was interrupted or cancelled: there is neither a value nor an error."""
 
 
-class StillFlying(Exception):  # noqa: N818  # as Abandoned
+class FlightTimeout(Exception):  # noqa: N818  # as Abandoned
     """It was not over in time."""
 
 
 @final
 class Flight(Generic[F]):
-    """One load under way. The leader calls `land`, `crash` or `abandon`, once."""
+    """One load under way. The leader calls `set_result`, `set_exception` or `cancel`, once."""
 
     __slots__ = (
         "_blocked_on",
@@ -161,22 +161,22 @@ class Flight(Generic[F]):
         """Whether it has landed, crashed or been abandoned."""
         return self._done
 
-    def land(self, value: Any) -> None:
+    def set_result(self, value: Any) -> None:
         """Give everyone the value."""
         self._finish(value, None)
 
-    def crash(self, error: Exception) -> None:
+    def set_exception(self, error: Exception) -> None:
         """Give everyone the error."""
         self._finish(None, error)
 
-    def abandon(self) -> None:
-        """Send everyone to try again. Does nothing after `land` or `crash`."""
+    def cancel(self) -> None:
+        """Send everyone to try again. Does nothing after `set_result` or `set_exception`."""
         if not self._ended:
-            self._finish(None, Abandoned())
+            self._finish(None, FlightCancelled())
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         with _lock:
-            # An interrupted leader comes here again, by `abandon`: each step is done if it was not.
+            # An interrupted leader comes here again, by `cancel`: each step is done if it was not.
             self._table._remove(self)
             if not self._done:
                 self._value, self._error = value, error
@@ -196,7 +196,7 @@ class Flight(Generic[F]):
         """The value, of a flight that is over.
 
         Raises:
-            Abandoned: there is none; try again.
+            FlightCancelled: there is none; try again.
             Exception: what the loader raised.
         """
         error = self._error
@@ -219,8 +219,8 @@ class Flight(Generic[F]):
             seconds: for how long at the most; None is no limit.
 
         Raises:
-            Abandoned: as `result`; or it can no longer land before this thread comes free.
-            StillFlying: it was not over in time.
+            FlightCancelled: as `result`; or it can no longer land before this thread comes free.
+            FlightTimeout: it was not over in time.
         """
         thread = threading.get_ident()
         with _lock:
@@ -234,19 +234,19 @@ class Flight(Generic[F]):
             blocked = self._needs(_flying(), None)
         try:
             if blocked:
-                raise Abandoned
+                raise FlightCancelled
             if self._event is not None:
                 for pause in self._pauses(seconds, None):
                     if self._event.wait(pause):
                         break
                 if not self._done:
-                    raise StillFlying
+                    raise FlightTimeout
         finally:
             with _lock:
                 _waiting.pop(thread, None)
                 if outer is not None:
                     _waiting[thread] = outer
-            self.leave()
+            self.stop_waiting()
         try:
             return self.result()
         finally:
@@ -256,8 +256,8 @@ class Flight(Generic[F]):
         """Wait in a task until it is over, then as `result`. Cancelling the task leaves the flight.
 
         Raises:
-            Abandoned: as `wait`.
-            StillFlying: it was not over after so many seconds.
+            FlightCancelled: as `wait`.
+            FlightTimeout: it was not over after so many seconds.
         """
         import asyncio
 
@@ -287,9 +287,9 @@ class Flight(Generic[F]):
                     if self._done:
                         break
             if not self._done:
-                raise StillFlying
+                raise FlightTimeout
         finally:
-            self.leave()
+            self.stop_waiting()
             with _lock:
                 self._watchers.pop(watcher, None)
         try:
@@ -301,7 +301,7 @@ class Flight(Generic[F]):
         """For how long to wait, one after the other: in parts where its loop may end and say nothing.
 
         Raises:
-            Abandoned: it has ended, and not cancelled its tasks.
+            FlightCancelled: it has ended, and not cancelled its tasks.
         """
         if self._loop is None or self._loop is loop:
             yield seconds
@@ -310,9 +310,9 @@ class Flight(Generic[F]):
         while (left := end - time.monotonic()) > 0:
             yield min(left, _GLANCE)
             if not self._done and not self._loop.is_running():
-                raise Abandoned
+                raise FlightCancelled
 
-    def leave(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait for it no more, or not at all; done by `wait` and `wait_async` too."""
         with _lock:
             for flight in _flying():
@@ -365,7 +365,7 @@ class FlightTable(Generic[F]):
     def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """The flight to wait for, and False; or a new one for the caller to lead, and True.
 
-        A caller that is told to wait must call `wait`, `wait_async` or `leave`.
+        A caller that is told to wait must call `wait`, `wait_async` or `stop_waiting`.
 
         Args:
             key: what is to be loaded.
@@ -393,7 +393,7 @@ class FlightTable(Generic[F]):
             return led, True
         except BaseException:  # interrupted on its way to the caller
             if led is not None:
-                led.abandon()
+                led.cancel()
             raise
 
     def lead(self, key: str, fence: F, loop: AbstractEventLoop | None) -> Flight[F]:
@@ -403,7 +403,7 @@ class FlightTable(Generic[F]):
             with _lock:
                 self._flights[key] = flight
         except BaseException:  # as in join()
-            flight.abandon()
+            flight.cancel()
             raise
         return flight
 

@@ -14,14 +14,14 @@ from functools import partial
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.path import Loads
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork
-from cachekit.runtime.background import Background
-from cachekit.runtime.scheduler import Job, upkeep
+from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 _INTERVAL: Final = 1.0  # seconds between two rounds
 _MARGIN: Final = 0.2  # the part of its life in which a key is loaded again
@@ -30,32 +30,32 @@ _TRIES: Final = 4  # how often that is tried in this part
 
 class _Kept(NamedTuple):
     loader: Callable[[], Any]
-    terms: Terms
+    request: LoadRequest
     look_at: float
 
 
 @final
-class KeptWarm:
+class KeepWarm:
     """The keys of one cache that are kept warm. Safe in any thread, before and after a fork."""
 
     __slots__ = ("__weakref__", "_closed", "_job", "_kept", "_levels", "_loads", "_lock", "_round")
 
-    def __init__(self, levels: Levels, loads: Loads) -> None:
+    def __init__(self, levels: TierStack, loads: Loads) -> None:
         self._levels = levels
         self._loads = loads
         self._kept: dict[str, _Kept] = {}
         # Held for a few instructions at a time, and no other lock is taken under it: a fork takes them all.
         self._lock = threading.RLock()
         self._closed = False
-        self._job: Job | None = None
-        self._round: Background | None = None
+        self._job: ScheduledTask | None = None
+        self._round: BackgroundCall | None = None
         fork.register(self)
 
-    def keep(self, keys: Sequence[str], loader: Callable[[str], Any], terms: Terms) -> None:
+    def keep(self, keys: Sequence[str], loader: Callable[[str], Any], request: LoadRequest) -> None:
         """Keep them warm from now on."""
-        kept = terms._replace(replaces=True, waits=False)
-        coming = {key: _Kept(partial(loader, key), kept, self._next_look(key, terms)) for key in keys}
-        job = upkeep.every(_INTERVAL, self.look) if self._job is None and keys else None
+        kept = request._replace(replaces=True, waits=False)
+        coming = {key: _Kept(partial(loader, key), kept, self._next_look(key, request)) for key in keys}
+        job = scheduler.every(_INTERVAL, self.look) if self._job is None and keys else None
         with self._lock:
             if not self._closed:
                 self._kept |= coming
@@ -74,7 +74,9 @@ class KeptWarm:
         now = self._levels.monotonic()
         due = [key for key, kept in list(self._kept.items()) if kept.look_at <= now]
         if due and (self._round is None or self._round.is_over):
-            self._round = Background(partial(self._load, due), partial(self._loads.complaints.add, due[0]))
+            self._round = BackgroundCall(
+                partial(self._load, due), partial(self._loads.complaints.add, due[0])
+            )
             self._round.is_unwatched = True
             self._round.start()
 
@@ -86,13 +88,13 @@ class KeptWarm:
             failed = False
             try:
                 if self._is_due(key):
-                    self._loads.renew(key, kept.loader, kept.terms)
+                    self._loads.reload_now(key, kept.loader, kept.request)
             except CacheClosedError:
                 return
             except BaseException as error:  # noqa: BLE001  # the others are loaded all the same
                 failed = True
                 self._loads.complaints.add(key, error)
-            again = kept._replace(look_at=self._next_look(key, kept.terms, failed))
+            again = kept._replace(look_at=self._next_look(key, kept.request, failed))
             with self._lock:
                 # Not one that was dropped meanwhile, or is kept on other terms.
                 if self._kept.get(key) is kept:
@@ -102,16 +104,16 @@ class KeptWarm:
         if not self._is_old(key):
             return False
         # Another process, or another host, may have loaded it since.
-        return not self._levels.lower or self._levels.bring_up(key) is MISSING or self._is_old(key)
+        return not self._levels.lower or self._levels.promote_quietly(key) is MISSING or self._is_old(key)
 
     def _is_old(self, key: str) -> bool:
-        life = self._levels.left_of(key)
+        life = self._levels.remaining_life(key)
         return life is None or life[0] <= _MARGIN * life[1] < inf
 
-    def _next_look(self, key: str, terms: Terms, failed: bool = False) -> float:
-        whole = terms.life(None) or 0.0
+    def _next_look(self, key: str, request: LoadRequest, failed: bool = False) -> float:
+        whole = request.life(None) or 0.0
         # Where there is no copy in memory, it was stored just now.
-        left, whole = self._levels.left_of(key) or (whole, whole)
+        left, whole = self._levels.remaining_life(key) or (whole, whole)
         if left == inf:
             return inf
         wait = _MARGIN * whole / _TRIES if failed else max(left - _MARGIN * whole, 0.0)

@@ -18,16 +18,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError, LoadTimeoutError
-from cachekit.loading.flights import Abandoned, Flight, FlightTable, StillFlying, in_turn, is_in_turn, loading
-from cachekit.loading.permits import Turn, Turns
-from cachekit.loading.refresh_ahead import Due
-from cachekit.loading.request import Terms
-from cachekit.model.counters import LoadFigures
+from cachekit.loading.flights import (
+    Flight,
+    FlightCancelled,
+    FlightTable,
+    FlightTimeout,
+    holding_permit,
+    holds_permit,
+    loading,
+)
+from cachekit.loading.permits import LoadPermit, PermitPool
+from cachekit.loading.refresh_ahead import RefreshSchedule
+from cachekit.loading.request import LoadRequest
+from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
-from cachekit.runtime.background import Background, Complaints
+from cachekit.runtime.background import BackgroundCall, RateLimitedLog
 from cachekit.runtime.backoff import wait_for
 from cachekit.runtime.tasks import Tasks
 
@@ -44,14 +52,14 @@ class Loads:
 
     __slots__ = ("complaints", "due", "figures", "flights", "levels", "tasks", "turns")
 
-    def __init__(self, levels: Levels) -> None:
+    def __init__(self, levels: TierStack) -> None:
         self.levels = levels
         self.flights: FlightTable[LoadFence] = FlightTable()
-        self.figures = LoadFigures()
-        self.turns = Turns(levels, self.figures)
+        self.figures = LoadCounters()
+        self.turns = PermitPool(levels, self.figures)
         self.tasks = Tasks()
-        self.due = Due(levels)
-        self.complaints = Complaints(levels.monotonic)
+        self.due = RefreshSchedule(levels)
+        self.complaints = RateLimitedLog(levels.monotonic)
 
     # -- in threads ---------------------------------------------------------------------------------
 
@@ -59,7 +67,7 @@ class Loads:
         self,
         key: str,
         loader: Callable[[], V],
-        terms: Terms,
+        request: LoadRequest,
     ) -> V:
         """The value of a key that a lookup did not find; waits for a load that is under way.
 
@@ -68,33 +76,33 @@ class Loads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or in the thread that was waited for.
         """
-        return self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
+        return self.load_on(key, loader, request)  # type: ignore[return-value]  # it waits
 
-    def load_on(self, key: str, loader: Callable[[], V], terms: Terms) -> V | Missing:
+    def load_on(self, key: str, loader: Callable[[], V], request: LoadRequest) -> V | Missing:
         """`load`; MISSING if another process has its turn and the terms say not to wait."""
         begun = time.monotonic()
         while True:
-            fence = self.levels.fence(key, terms.tags)
+            fence = self.levels.fence(key, request.tags)
             flight, leading = self.flights.join(key, fence, None)
             value: V | Missing
             try:
                 if leading:
-                    value = self._lead_or_leave(flight, loader, terms, begun)
+                    value = self._lead_or_leave(flight, loader, request, begun)
                 else:
-                    value = self.instead(flight, terms)
+                    value = self.instead(flight, request)
                     if value is MISSING:
-                        value = self.wait(flight, terms, begun)
-            except Abandoned:
-                if not terms.waits:
+                        value = self.wait(flight, request, begun)
+            except FlightCancelled:
+                if not request.waits:
                     return MISSING
                 continue
             except Exception as error:
-                value = self.fall_back(key, terms, error)
+                value = self.fall_back(key, request, error)
                 if value is MISSING:
                     raise
             finally:
                 if leading and not flight.begun:
-                    flight.abandon()  # interrupted before anybody flew it
+                    flight.cancel()  # interrupted before anybody flew it
                 # A flight that crashed holds the error, whose traceback holds this frame: without this,
                 # what the loader held would stay until the garbage collector comes.
                 del flight
@@ -104,150 +112,156 @@ class Loads:
         self,
         key: str,
         loader: Callable[[], V],
-        terms: Terms,
+        request: LoadRequest,
     ) -> V:
         """Load a key whether or not it is there; older loads of it are not kept.
 
         What was there serves until the new value has come, and no longer, even if that is not kept. Such a
         load is not shared with other processes, and knows no soft timeout.
         """
-        fence = self.levels.successor(key, terms.tags)
+        fence = self.levels.successor(key, request.tags)
         flight = self.flights.lead(key, fence, None)
         try:
-            terms = terms._replace(options=terms.options.shared_by("thread"), replaces=True)
-            value: V = self._lead_or_leave(flight, loader, terms, time.monotonic())
+            request = request._replace(options=request.options.shared_by("thread"), replaces=True)
+            value: V = self._lead_or_leave(flight, loader, request, time.monotonic())
             return value
         finally:
             if not flight.begun:
-                flight.abandon()
+                flight.cancel()
             del flight  # as in load_on()
 
     def refresh(
         self,
         key: str,
         loader: Callable[[], Any],
-        terms: Terms,
+        request: LoadRequest,
     ) -> None:
         """After a hit: begin a reload in the background if the value is in the last part of its life."""
-        if not self.due.is_due(key, terms.options.refresh_ahead):
+        if not self.due.is_due(key, request.options.refresh_ahead):
             return
-        terms = terms._replace(replaces=True, waits=False)
-        flight = self.flight_alone(key, terms)
+        request = request._replace(replaces=True, waits=False)
+        flight = self.flight_alone(key, request)
         if flight is None:
             return
         started = False
         try:
-            if not self.due.begins(key, terms.options.refresh_ahead):
+            if not self.due.begins(key, request.options.refresh_ahead):
                 return
-            work = partial(self._lead, flight, loader, terms)
-            background = Background(work, partial(self.complaints.add, key))
+            work = partial(self._lead, flight, loader, request)
+            background = BackgroundCall(work, partial(self.complaints.add, key))
             background.is_unwatched = True
             started = background.start()
         finally:
             if not started and not flight.begun:
-                flight.abandon()
+                flight.cancel()
 
-    def renew(self, key: str, loader: Callable[[], Any], terms: Terms) -> None:
+    def reload_now(self, key: str, loader: Callable[[], Any], request: LoadRequest) -> None:
         """Reload a key now and here, unless somebody else is loading it.
 
         Raises:
             Exception: whatever the loader raised.
         """
-        flight = self.flight_alone(key, terms)
+        flight = self.flight_alone(key, request)
         if flight is not None:
             try:
-                self._lead(flight, loader, terms)
+                self._lead(flight, loader, request)
             finally:
                 if not flight.begun:
-                    flight.abandon()
+                    flight.cancel()
                 del flight  # as in load_on()
 
     def flight_alone(
-        self, key: str, terms: Terms, loop: asyncio.AbstractEventLoop | None = None
+        self, key: str, request: LoadRequest, loop: asyncio.AbstractEventLoop | None = None
     ) -> Flight[LoadFence] | None:
         """A flight to lead; None if there is one."""
-        flight, leading = self.flights.join(key, self.levels.fence(key, terms.tags), loop)
+        flight, leading = self.flights.join(key, self.levels.fence(key, request.tags), loop)
         if leading:
             return flight
-        flight.leave()
+        flight.stop_waiting()
         return None
 
     def _lead_or_leave(
-        self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms, begun: float
+        self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest, begun: float
     ) -> Any:
-        if not terms.in_background:
+        if not request.in_background:
             try:
-                return self._lead(flight, loader, terms)
+                return self._lead(flight, loader, request)
             finally:
                 del flight  # as in load_on()
         key = flight.key
-        background = Background(partial(self._lead, flight, loader, terms), partial(self.complaints.add, key))
+        background = BackgroundCall(
+            partial(self._lead, flight, loader, request), partial(self.complaints.add, key)
+        )
         if not background.start():
-            return self._lead(flight, loader, terms)
+            return self._lead(flight, loader, request)
         try:
-            return self.wait(flight, terms, begun, leading=True)
-        except Abandoned:
+            return self.wait(flight, request, begun, leading=True)
+        except FlightCancelled:
             if not flight.is_over:
                 # It needs what this very thread has to go on with first: so let it be done here.
-                return self._lead(self.flights.lead(key, flight.fence, None), loader, terms)
+                return self._lead(self.flights.lead(key, flight.fence, None), loader, request)
             background.raise_exit()
             raise
         finally:
             background.is_unwatched = not flight.is_over
             del background, flight  # as in load_on()
 
-    def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
+    def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest) -> Any:
         try:
             flight.begun = True
             with loading(flight):
                 # Another flight may have landed between the lookup and this one's start.
-                value = MISSING if terms.replaces else self.levels.look_again(flight.key)
+                value = MISSING if request.replaces else self.levels.peek_memory(flight.key)
                 if value is MISSING:
-                    if terms.options.takes_turns and not is_in_turn():
-                        value = self._load_in_turn(flight, loader, terms)
+                    if request.options.takes_turns and not holds_permit():
+                        value = self._load_with_permit(flight, loader, request)
                     else:
-                        value = self._load(flight.fence, loader, terms)
-        except Abandoned:
+                        value = self._load(flight.fence, loader, request)
+        except FlightCancelled:
             return MISSING  # given up: who waits tries again
         except Exception as error:
-            flight.crash(error)
+            flight.set_exception(error)
             raise
         else:
-            flight.land(value)
+            flight.set_result(value)
             return value
         finally:
-            flight.abandon()  # KeyboardInterrupt and the like; otherwise it does nothing
+            flight.cancel()  # KeyboardInterrupt and the like; otherwise it does nothing
             del flight  # as in load_on()
 
     # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
 
-    def _load(self, fence: LoadFence, loader: Callable[[], Any], terms: Terms) -> Any:
+    def _load(self, fence: LoadFence, loader: Callable[[], Any], request: LoadRequest) -> Any:
         self.levels.before_load(fence)
         value = self.called(loader)
-        return self.keep(fence, value, terms)
+        return self.keep(fence, value, request)
 
-    def _load_in_turn(self, flight: Flight[LoadFence], loader: Callable[[], Any], terms: Terms) -> Any:
-        turn = self.turn(flight.key, terms)
+    def _load_with_permit(
+        self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest
+    ) -> Any:
+        turn = self.turn(flight.key, request)
         try:
-            if terms.waits:
-                wait_for(turn.settle, time.monotonic() + terms.options.lease_timeout)
-            elif turn.settle() is None:
-                raise Abandoned
+            if request.waits:
+                wait_for(turn.try_acquire, time.monotonic() + request.options.lease_timeout)
+            elif turn.try_acquire() is None:
+                raise FlightCancelled
             if turn.value is not MISSING:
                 return turn.value
-            fence = self.renewed(flight, terms)
-            with in_turn(flight):
+            fence = self.refenced(flight, request)
+            with holding_permit(flight):
                 del flight
-                return self._load(fence, loader, terms)
+                return self._load(fence, loader, request)
         finally:
             turn.release()
 
-    def wait(self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False) -> Any:
+    def wait(
+        self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
+    ) -> Any:
         """The value of a flight, or in the time of the terms a stale one.
 
         Args:
             flight: which.
-            terms: of the caller.
+            request: of the caller.
             begun: when the caller began to ask, on the system's monotonic clock.
             leading: whether the flight is the caller's own; nobody joins it any more after its time.
 
@@ -256,11 +270,11 @@ class Loads:
             Abandoned, Exception: as `Flight.wait` does.
         """
         try:
-            for last, seconds in terms.patience(leading, begun):
+            for last, seconds in request.timeouts(leading, begun):
                 try:
                     return flight.wait(seconds)
-                except StillFlying:
-                    value = self.out_of_time(flight, terms, leading and last, last)
+                except FlightTimeout:
+                    value = self.out_of_time(flight, request, leading and last, last)
                     if value is not MISSING:
                         return value
             return flight.wait()
@@ -293,88 +307,90 @@ class Loads:
         self.figures.loads += 1
         self.figures.seconds += took
 
-    def keep(self, fence: LoadFence, value: Any, terms: Terms) -> Any:
+    def keep(self, fence: LoadFence, value: Any, request: LoadRequest) -> Any:
         """Keep what was loaded; the value, or the one that another process or host stored first."""
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value, f"what was loaded for {fence.key!r}")
-        ttl = terms.life(value)
+        ttl = request.life(value)
         try:
-            if terms.replaces:
-                self.levels.writes.replace(fence, value, ttl, terms.level, terms.stale_ttl)
+            if request.replaces:
+                self.levels.writes.replace(fence, value, ttl, request.level, request.stale_ttl)
             elif ttl is not None and ttl > 0:
-                return self.levels.keep(fence, value, ttl, terms.level, terms.stale_ttl)
+                return self.levels.keep(fence, value, ttl, request.level, request.stale_ttl)
         except CacheClosedError:
             pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
         return value
 
-    def keep_many(self, loaded: Iterable[tuple[LoadFence, Any]], terms: Terms) -> dict[str, Any]:
+    def keep_many(self, loaded: Iterable[tuple[LoadFence, Any]], request: LoadRequest) -> dict[str, Any]:
         """`keep` for what one loader returned for several keys."""
         values: dict[str, Any] = {}
         lasting = []
         for fence, value in loaded:
             refuse_unstorable(value, f"what was loaded for {fence.key!r}")
             values[fence.key] = value
-            ttl = terms.life(value)
+            ttl = request.life(value)
             if ttl is not None and ttl > 0:
                 lasting.append((fence, value, ttl))
         try:
-            values |= self.levels.keep_many(lasting, terms.level, terms.stale_ttl)
+            values |= self.levels.keep_many(lasting, request.level, request.stale_ttl)
         except CacheClosedError:
             pass  # as above
         return values
 
-    def turn(self, key: str, terms: Terms) -> Turn:
+    def turn(self, key: str, request: LoadRequest) -> LoadPermit:
         """The turn of a load that others may share; it looks again when it has that."""
 
         def look() -> Any | Missing:
-            if terms.replaces:
+            if request.replaces:
                 return MISSING
-            return self.levels.find(key, terms.level) if terms.is_asked else self.levels.bring_up(key)
+            return (
+                self.levels.find(key, request.level) if request.is_asked else self.levels.promote_quietly(key)
+            )
 
-        return self.turns.turn(key, terms.options, look, partial(self.stale, key, terms))
+        return self.turns.turn(key, request.options, look, partial(self.stale, key, request))
 
-    def renewed(self, flight: Flight[LoadFence], terms: Terms) -> LoadFence:
+    def refenced(self, flight: Flight[LoadFence], request: LoadRequest) -> LoadFence:
         """The flight's fence; what was invalidated while it waited for its turn does not count against it."""
-        if not terms.replaces and not flight.fence.is_current():
-            flight.fence = self.levels.fence(flight.key, terms.tags)
+        if not request.replaces and not flight.fence.is_current():
+            flight.fence = self.levels.fence(flight.key, request.tags)
         return flight.fence
 
-    def stale(self, key: str, terms: Terms) -> Any | Missing:
+    def stale(self, key: str, request: LoadRequest) -> Any | Missing:
         """What memory has to fall back on, if the terms allow that; it counts as served."""
-        value = self.look_back(key, terms)
+        value = self.peek_stale(key, request)
         if value is not MISSING:
             self.figures.stale_served += 1
         return value
 
-    def look_back(self, key: str, terms: Terms) -> Any | Missing:
+    def peek_stale(self, key: str, request: LoadRequest) -> Any | Missing:
         """`stale`, for whoever is still to decide whether it is served."""
-        return MISSING if terms.replaces or not terms.stale_ttl else self.levels.look_back(key)
+        return MISSING if request.replaces or not request.stale_ttl else self.levels.peek_stale(key)
 
-    def instead(self, flight: Flight[LoadFence], terms: Terms) -> Any | Missing:
+    def instead(self, flight: Flight[LoadFence], request: LoadRequest) -> Any | Missing:
         """What to take rather than wait for another one's load; then the flight has been left."""
-        value = self.stale(flight.key, terms)
+        value = self.stale(flight.key, request)
         if value is not MISSING:
-            flight.leave()
+            flight.stop_waiting()
         return value
 
-    def fall_back(self, key: str, terms: Terms, error: Exception) -> Any | Missing:
+    def fall_back(self, key: str, request: LoadRequest, error: Exception) -> Any | Missing:
         """What to take when a load has failed."""
-        value = self.stale(key, terms)
+        value = self.stale(key, request)
         if value is not MISSING:
             self.complaints.add(key, error)
         return value
 
     def out_of_time(
-        self, flight: Flight[LoadFence], terms: Terms, leave_behind: bool, last: bool
+        self, flight: Flight[LoadFence], request: LoadRequest, leave_behind: bool, last: bool
     ) -> Any | Missing:
         """What to take when a limit has passed; MISSING if there is another one to wait for."""
         if leave_behind:
             # It may hang for ever: whoever comes from now on begins anew.
             self.flights.give_up(flight)
-        value = self.stale(flight.key, terms)
+        value = self.stale(flight.key, request)
         if value is MISSING and last:
             raise LoadTimeoutError(
-                f"the load of {flight.key!r} took longer than {terms.options.hard_timeout} s; "
+                f"the load of {flight.key!r} took longer than {request.options.hard_timeout} s; "
                 f"it goes on in the background"
             )
         return value

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, Unavailable
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import TierUnavailableError
-from cachekit.loading.flights import holds_up_a_turn
+from cachekit.loading.flights import blocks_a_permit_holder
 from cachekit.loading.options import LeaseScope, LoadOptions
-from cachekit.model.counters import LoadFigures
+from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
 from cachekit.tiers.base import HasDirectory, LendsLeases, Returnable
 
@@ -34,12 +34,12 @@ _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give
 
 
 @final
-class Turns:
+class PermitPool:
     """The leases and slots of one cache. Safe in any thread, before and after a fork."""
 
     __slots__ = ("_figures", "_leases", "_levels", "_slots")
 
-    def __init__(self, levels: Levels, figures: LoadFigures) -> None:
+    def __init__(self, levels: TierStack, figures: LoadCounters) -> None:
         self._levels = levels
         self._figures = figures
         self._leases: ProcessLeases | None = None
@@ -73,10 +73,10 @@ class Turns:
         return "fleet" if has_server else "process" if has_directory else "thread"
 
     def _lenders(self) -> tuple[bool, bool]:
-        host, fleet = self._levels.host, self._levels.fleet
+        file, redis = self._levels.file, self._levels.redis
         return (
-            host is not None and isinstance(host.tier, HasDirectory),
-            fleet is not None and isinstance(fleet.tier, LendsLeases),
+            file is not None and isinstance(file.tier, HasDirectory),
+            redis is not None and isinstance(redis.tier, LendsLeases),
         )
 
     def turn(
@@ -85,7 +85,7 @@ class Turns:
         options: LoadOptions,
         look: Callable[[], Any | Missing],
         fall_back: Callable[[], Any | Missing],
-    ) -> Turn:
+    ) -> LoadPermit:
         """A turn to load a key, to be settled before the load and released after what it brought is kept.
 
         Args:
@@ -96,37 +96,37 @@ class Turns:
         """
         lease = None if options.lease == "thread" else self._lease(key, options)
         slot = None if options.max_concurrent_loads is None else self._slot(options.max_concurrent_loads)
-        return Turn(lease, slot, look, fall_back, self._figures)
+        return LoadPermit(lease, slot, look, fall_back, self._figures)
 
-    def slot(self, limit: int) -> Turn:
+    def slot(self, limit: int) -> LoadPermit:
         """A turn that takes no more than a slot."""
-        return Turn(None, self._slot(limit), _nothing, _nothing, self._figures)
+        return LoadPermit(None, self._slot(limit), _nothing, _nothing, self._figures)
 
     def _lease(self, key: str, options: LoadOptions) -> Attempt:
         if options.lease == "fleet":
-            fleet = self._levels.fleet
-            assert fleet is not None
-            server: Any = fleet.tier
-            return lambda: fleet.access.call(server.lease, key, options.lease_timeout)
-        host = self._levels.host
-        assert host is not None
+            redis = self._levels.redis
+            assert redis is not None
+            server: Any = redis.tier
+            return lambda: redis.access.call(server.lease, key, options.lease_timeout)
+        file = self._levels.file
+        assert file is not None
         if self._leases is None:
             from cachekit.loading.process_lease import ProcessLeases
 
-            self._leases = ProcessLeases(host.tier.path)  # type: ignore[attr-defined]  # `check` has looked
+            self._leases = ProcessLeases(file.tier.path)  # type: ignore[attr-defined]  # `check` has looked
         leases = self._leases
-        return lambda: host.access.call(leases.try_acquire, key)
+        return lambda: file.access.call(leases.try_acquire, key)
 
     def _slot(self, limit: int) -> Attempt:
-        host = self._levels.host
-        assert host is not None
+        file = self._levels.file
+        assert file is not None
         slots = self._slots.get(limit)
         if slots is None:
-            directory = host.tier.path  # type: ignore[attr-defined]  # as above
+            directory = file.tier.path  # type: ignore[attr-defined]  # as above
             from cachekit.loading.slots import LoadSlots
 
             slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, directory))
-        return lambda: host.access.call(slots.try_acquire)
+        return lambda: file.access.call(slots.try_acquire)
 
     def close(self) -> None:
         """Release the leases of this process."""
@@ -135,7 +135,7 @@ class Turns:
 
 
 @final
-class Turn:
+class LoadPermit:
     """One load's lease and slot. Of one thread or task at a time."""
 
     __slots__ = ("_fall_back", "_figures", "_held", "_lease", "_look", "_over", "_slot", "_waited", "value")
@@ -146,7 +146,7 @@ class Turn:
         slot: Attempt | None,
         look: Callable[[], Any | Missing],
         fall_back: Callable[[], Any | Missing],
-        figures: LoadFigures,
+        figures: LoadCounters,
     ) -> None:
         self._lease = lease
         self._slot = slot
@@ -159,7 +159,7 @@ class Turn:
         #: What another one has loaded, so that there is nothing to load any more.
         self.value: Any | Missing = MISSING
 
-    def settle(self) -> Turn | None:
+    def try_acquire(self) -> LoadPermit | None:
         """One attempt: itself when it is time to go on, by loading or with `value`; None to try again later.
 
         It may touch a disk or a socket.
@@ -187,8 +187,8 @@ class Turn:
                 self._hold(slot)
         return self
 
-    def _later(self) -> Turn | None:
-        if holds_up_a_turn():
+    def _later(self) -> LoadPermit | None:
+        if blocks_a_permit_holder():
             return self  # whoever has what this one waits for may be waiting for this one
         if not self._waited:
             self._waited = True

@@ -48,8 +48,8 @@ def progress_for(progress: ProgressCallback | bool | None, label: str, total: in
     """
     check_progress(progress)
     if progress is True:
-        return Bar(label, total, sys.stderr)
-    return Told(progress or None, total)
+        return ProgressBar(label, total, sys.stderr)
+    return CallbackProgress(progress or None, total)
 
 
 def check_progress(progress: object) -> None:
@@ -66,7 +66,7 @@ def check_progress(progress: object) -> None:
 
 
 @final
-class Told:
+class CallbackProgress:
     """A function of the caller's, or nobody; what it raises is the caller's."""
 
     patience = None
@@ -88,7 +88,7 @@ class Told:
 
 
 @final
-class Bar:
+class ProgressBar:
     """A bar on a terminal, or a last line anywhere else.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 from typing import Final, final
 
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 
 _PAUSE: Final = 1.0  # seconds before the same key is tried again
 _MOST: Final = 10_000  # keys whose pauses are remembered
 
 
 @final
-class Due:
+class RefreshSchedule:
     """What `refresh_ahead` asks after a hit. Safe in any thread.
 
     A reload that fails, or that another process has begun already, is tried again a second later and not
@@ -21,13 +21,13 @@ class Due:
 
     __slots__ = ("_levels", "_tried")
 
-    def __init__(self, levels: Levels) -> None:
+    def __init__(self, levels: TierStack) -> None:
         self._levels = levels
         self._tried: dict[str, float] = {}
 
     def is_due(self, key: str, part: float) -> bool:
         """Whether a reload may be begun: memory's entry is in the last part (0 to 1) of its life."""
-        life = self._levels.left_of(key)
+        life = self._levels.remaining_life(key)
         if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
         now = self._levels.monotonic()

@@ -13,7 +13,7 @@ from cachekit.model.types import CacheLevel
 Life = Callable[[Any], float | None]
 
 
-class Terms(NamedTuple):
+class LoadRequest(NamedTuple):
     """On which terms a value is loaded and kept."""
 
     life: Life
@@ -31,7 +31,7 @@ class Terms(NamedTuple):
         soft = self.stale_ttl > 0 and self.options.soft_timeout is not None
         return soft or self.options.hard_timeout is not None
 
-    def patience(self, leading: bool, begun: float) -> list[tuple[bool, float]]:
+    def timeouts(self, leading: bool, begun: float) -> list[tuple[bool, float]]:
         """For how many seconds to wait, one after the other, and whether that was all.
 
         Args:

@@ -11,10 +11,17 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
-from cachekit.loading.flights import Abandoned, Flight, StillFlying, in_turn, is_in_turn, loading
+from cachekit.loading.flights import (
+    Flight,
+    FlightCancelled,
+    FlightTimeout,
+    holding_permit,
+    holds_permit,
+    loading,
+)
 from cachekit.loading.path import Loads
-from cachekit.loading.permits import Turn
-from cachekit.loading.request import Terms
+from cachekit.loading.permits import LoadPermit
+from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.backoff import pauses
 
@@ -39,7 +46,7 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[V]],
-        terms: Terms,
+        request: LoadRequest,
     ) -> V:
         """`load` for a coroutine function, which is awaited in a task of its own on this loop.
 
@@ -50,34 +57,36 @@ class AwaitedLoads:
             LoadTimeoutError: it took too long.
             Exception: whatever the loader raised, here or where it was waited for.
         """
-        return await self.load_on(key, loader, terms)  # type: ignore[return-value]  # it waits
+        return await self.load_on(key, loader, request)  # type: ignore[return-value]  # it waits
 
-    async def load_on(self, key: str, loader: Callable[[], Awaitable[V]], terms: Terms) -> V | Missing:
+    async def load_on(
+        self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest
+    ) -> V | Missing:
         """`load_on` for a coroutine function."""
         import asyncio
 
         begun = time.monotonic()
         while True:
             self._loads.tasks.refuse_if_closed()
-            fence = self._levels.fence(key, terms.tags)
+            fence = self._levels.fence(key, request.tags)
             flight, leading = self._loads.flights.join(key, fence, asyncio.get_running_loop())
             value: V | Missing = MISSING
             task = None
             try:
                 if leading:
-                    task = self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+                    task = self._loads.tasks.begin([flight], self._lead(flight, loader, request))
                 else:
-                    value = self._loads.instead(flight, terms)
+                    value = self._loads.instead(flight, request)
                 if value is MISSING:
-                    value = await self.wait(flight, terms, begun, leading=leading)
-            except Abandoned:
+                    value = await self.wait(flight, request, begun, leading=leading)
+            except FlightCancelled:
                 if task is not None:
                     await self.raise_end(task, f"the load of {key!r}")
-                if not terms.waits:
+                if not request.waits:
                     return MISSING
                 continue
             except Exception as error:
-                value = self._loads.fall_back(key, terms, error)
+                value = self._loads.fall_back(key, request, error)
                 if value is MISSING:
                     raise
             finally:
@@ -88,19 +97,19 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[V]],
-        terms: Terms,
+        request: LoadRequest,
     ) -> V:
         """`reload` for a coroutine function."""
         import asyncio
 
-        fence = self._levels.successor(key, terms.tags)
+        fence = self._levels.successor(key, request.tags)
         flight = self._loads.flights.lead(key, fence, asyncio.get_running_loop())
-        terms = terms._replace(options=terms.options.shared_by("thread"), replaces=True)
+        request = request._replace(options=request.options.shared_by("thread"), replaces=True)
         begun = time.monotonic()
-        task = self._loads.tasks.begin([flight], self._lead(flight, loader, terms))
+        task = self._loads.tasks.begin([flight], self._lead(flight, loader, request))
         try:
-            value: V = await self.wait(flight, terms, begun, leading=True)
-        except Abandoned:
+            value: V = await self.wait(flight, request, begun, leading=True)
+        except FlightCancelled:
             await self.raise_end(task, f"the load of {key!r}")
             raise
         finally:
@@ -111,53 +120,55 @@ class AwaitedLoads:
         self,
         key: str,
         loader: Callable[[], Awaitable[Any]],
-        terms: Terms,
+        request: LoadRequest,
     ) -> None:
         """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
-        if not self._loads.due.is_due(key, terms.options.refresh_ahead):
+        if not self._loads.due.is_due(key, request.options.refresh_ahead):
             return
         import asyncio
 
-        terms = terms._replace(replaces=True, waits=False)
-        flight = self._loads.flight_alone(key, terms, asyncio.get_running_loop())
+        request = request._replace(replaces=True, waits=False)
+        flight = self._loads.flight_alone(key, request, asyncio.get_running_loop())
         if flight is None:
             return
-        if self._loads.due.begins(key, terms.options.refresh_ahead):
-            self._loads.tasks.begin([flight], self._lead(flight, loader, terms, self._loads.complaints.add))
+        if self._loads.due.begins(key, request.options.refresh_ahead):
+            self._loads.tasks.begin([flight], self._lead(flight, loader, request, self._loads.complaints.add))
         else:
-            flight.abandon()
+            flight.cancel()
 
     async def _lead(
         self,
         flight: Flight[LoadFence],
         loader: Callable[[], Awaitable[Any]],
-        terms: Terms,
+        request: LoadRequest,
         failed: Callable[[str, Exception], None] | None = None,
     ) -> None:
         try:
             with loading(flight):
-                value = MISSING if terms.replaces else self._levels.look_again(flight.key)
+                value = MISSING if request.replaces else self._levels.peek_memory(flight.key)
                 if value is MISSING:
-                    if terms.options.takes_turns and not is_in_turn():
-                        value = await self._load_in_turn(flight, loader, terms)
+                    if request.options.takes_turns and not holds_permit():
+                        value = await self._load_with_permit(flight, loader, request)
                     else:
-                        value = await self._load(flight.fence, loader, terms)
-        except Abandoned:
+                        value = await self._load(flight.fence, loader, request)
+        except FlightCancelled:
             pass  # as in _lead()
         except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
-            flight.crash(error)
+            flight.set_exception(error)
             if failed is not None:
                 failed(flight.key, error)
         else:
-            flight.land(value)
+            flight.set_result(value)
         finally:
-            flight.abandon()  # given up, or the task was cancelled; otherwise it does nothing
+            flight.cancel()  # given up, or the task was cancelled; otherwise it does nothing
             del flight
 
-    async def _load(self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], terms: Terms) -> Any:
-        await self.off_loop(self._levels.before_load, fence)
+    async def _load(
+        self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], request: LoadRequest
+    ) -> Any:
+        await self.in_io_thread(self._levels.before_load, fence)
         value = await self.called(loader)
-        return await self.off_loop(self._loads.keep, fence, value, terms)
+        return await self.in_io_thread(self._loads.keep, fence, value, request)
 
     async def called(self, loader: Callable[[], Awaitable[V]]) -> V:
         """`called` for a coroutine function."""
@@ -171,50 +182,50 @@ class AwaitedLoads:
         finally:
             self._loads.count(clock() - started)
 
-    async def _load_in_turn(
-        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], terms: Terms
+    async def _load_with_permit(
+        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], request: LoadRequest
     ) -> Any:
-        turn = self._loads.turn(flight.key, terms)
+        turn = self._loads.turn(flight.key, request)
         try:
-            await self.settle(turn, terms)
+            await self.settle(turn, request)
             if turn.value is not MISSING:
                 return turn.value
-            fence = self._loads.renewed(flight, terms)
-            with in_turn(flight):
+            fence = self._loads.refenced(flight, request)
+            with holding_permit(flight):
                 del flight
-                return await self._load(fence, loader, terms)
+                return await self._load(fence, loader, request)
         finally:
             await self._loads.tasks.threads.run(turn.release)
 
-    async def settle(self, turn: Turn, terms: Terms) -> None:
+    async def settle(self, turn: LoadPermit, request: LoadRequest) -> None:
         """Wait until the turn is settled.
 
         Raises:
-            Abandoned: another one has it, and the terms say not to wait.
+            FlightCancelled: another one has it, and the terms say not to wait.
         """
         import asyncio
 
-        settled = await self._loads.tasks.threads.run(turn.settle)
-        if settled is None and not terms.waits:
-            raise Abandoned
+        settled = await self._loads.tasks.threads.run(turn.try_acquire)
+        if settled is None and not request.waits:
+            raise FlightCancelled
         # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
         # have none for those who have theirs.
-        for pause in pauses(time.monotonic() + terms.options.lease_timeout):
+        for pause in pauses(time.monotonic() + request.options.lease_timeout):
             if settled is not None:
                 break
             await asyncio.sleep(pause)
-            settled = await self._loads.tasks.threads.run(turn.settle)
+            settled = await self._loads.tasks.threads.run(turn.try_acquire)
 
     async def wait(
-        self, flight: Flight[LoadFence], terms: Terms, begun: float, *, leading: bool = False
+        self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
     ) -> Any:
         """`wait` on an event loop."""
         try:
-            for last, seconds in terms.patience(leading, begun):
+            for last, seconds in request.timeouts(leading, begun):
                 try:
                     return await flight.wait_async(seconds)
-                except StillFlying:
-                    value = self._loads.out_of_time(flight, terms, leading and last, last)
+                except FlightTimeout:
+                    value = self._loads.out_of_time(flight, request, leading and last, last)
                     if value is not MISSING:
                         return value
             return await flight.wait_async()
@@ -248,7 +259,7 @@ class AwaitedLoads:
                 error.__context__ = context  # and not what the caller is in the middle of handling
                 del error, task  # its traceback holds this frame
 
-    async def off_loop(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
+    async def in_io_thread(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Take a step that may touch a disk or a socket, if there is any, off the loop."""
         if not self._levels.lower:
             return step(*args, **kwargs)

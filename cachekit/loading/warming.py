@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading.path import Loads
 from cachekit.loading.progress import Progress, ProgressCallback, check_progress, progress_for
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 
@@ -47,22 +47,24 @@ class Agenda:
         self._later.clear()
 
 
-def warming_terms(terms: Terms, waits: bool) -> Terms:
+def warming_request(request: LoadRequest, waits: bool) -> LoadRequest:
     """The terms on which one key is warmed: looking for it is nobody's request."""
-    return terms._replace(is_asked=False, waits=waits)
+    return request._replace(is_asked=False, waits=waits)
 
 
-def is_fresh(levels: Levels, key: str) -> bool:
+def is_fresh(levels: TierStack, key: str) -> bool:
     """Whether some tier has the key, which is then copied into memory; no lookup that counts."""
-    return levels.look_again(key) is not MISSING or (levels.lower and levels.bring_up(key) is not MISSING)
+    return levels.peek_memory(key) is not MISSING or (
+        levels.lower and levels.promote_quietly(key) is not MISSING
+    )
 
 
 def warm(
-    levels: Levels,
+    levels: TierStack,
     loads: Loads,
     keys: Sequence[str],
     loader: Callable[[str], Any],
-    terms: Terms,
+    request: LoadRequest,
     concurrency: int,
     progress: ProgressCallback | bool | None,
 ) -> WarmReport:
@@ -76,7 +78,7 @@ def warm(
         loads: of the same cache.
         keys: distinct.
         loader: from a key to its value.
-        terms: of all of the keys.
+        request: of all of the keys.
         concurrency: how many threads, at least 1.
         progress: called in the caller's thread as `progress(done, total)` after each key; True shows a bar.
 
@@ -104,7 +106,7 @@ def warm(
             called = True
             return loader(key)
 
-        value = loads.load_on(key, load, warming_terms(terms, waits))
+        value = loads.load_on(key, load, warming_request(request, waits))
         return None if value is MISSING else called
 
     def work() -> None:

@@ -32,7 +32,7 @@ class Lookups:
 
 
 @final
-class StatsCounter:
+class TierCounters:
     """What a tier counts besides lookups; `CacheStats` says when each moves."""
 
     __slots__ = (
@@ -53,7 +53,7 @@ class StatsCounter:
 
 
 @final
-class LoadFigures:
+class LoadCounters:
     """What the loads of one cache count; `CacheStats` says when each moves."""
 
     __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
@@ -77,7 +77,7 @@ class LoadFigures:
 
 
 @final
-class Histogram:
+class LatencyHistogram:
     """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes.
 
     A quantile is right to within 19 %. Not locked: a count may be lost under contention.

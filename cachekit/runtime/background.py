@@ -11,7 +11,7 @@ _PAUSE: Final = 60.0  # seconds between two entries in the log
 
 
 @final
-class Background:
+class BackgroundCall:
     """Something to be done in a daemon thread, in a copy of the context of whoever begins it.
 
     Args:
@@ -77,7 +77,7 @@ class Background:
 
 
 @final
-class Complaints:
+class RateLimitedLog:
     """The log of failures that no caller is told of. One in a minute says enough; all are counted elsewhere.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
 
-def chance() -> float:
+def random_fraction() -> float:
     """A number from 0 up to, but not including, 1."""
     import random
 
@@ -36,7 +36,7 @@ def pauses(
     deadline: float,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-    jitter: Callable[[], float] = chance,
+    jitter: Callable[[], float] = random_fraction,
 ) -> Iterator[float]:
     """Seconds to wait between attempts, until it is too late; arguments as for `wait_for`."""
     pause = _FIRST_PAUSE
@@ -51,7 +51,7 @@ def wait_for(
     *,
     wait: Callable[[float], object] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
-    jitter: Callable[[], float] = chance,
+    jitter: Callable[[], float] = random_fraction,
 ) -> L | None:
     """Try until there is a lease, or it is too late.
 

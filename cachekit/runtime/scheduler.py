@@ -1,4 +1,4 @@
-"""One background thread per process for whatever must happen by itself, such as expiry; see `upkeep`.
+"""One background thread per process for whatever must happen by itself, such as expiry; see `scheduler`.
 
 It is started by the first job, ends with the last, is a daemon, and is started again in a forked
 child whose jobs came along. Jobs are bound methods held weakly: a cache that nobody closed, and nobody
@@ -17,13 +17,13 @@ from cachekit.runtime import fork
 
 
 @final
-class Job:
+class ScheduledTask:
     """A repeated call; `cancel()` ends it."""
 
     __slots__ = ("_upkeep", "due", "interval", "task")
 
-    def __init__(self, upkeep: Upkeep, task: weakref.WeakMethod[Callable[[], Any]], interval: float):
-        self._upkeep = upkeep
+    def __init__(self, scheduler: Scheduler, task: weakref.WeakMethod[Callable[[], Any]], interval: float):
+        self._upkeep = scheduler
         self.task = task
         self.interval = interval
         self.due = time.monotonic() + interval
@@ -34,7 +34,7 @@ class Job:
 
 
 @final
-class Upkeep:
+class Scheduler:
     """A thread and its jobs. Safe to call from any thread, a job of its own included.
 
     Args:
@@ -44,16 +44,16 @@ class Upkeep:
     def __init__(self, name: str = "cachekit-upkeep") -> None:
         self._name = name
         self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers close caches
-        self._jobs: list[Job] = []
+        self._jobs: list[ScheduledTask] = []
         self._thread: threading.Thread | None = None
         fork.register(self)
 
-    def every(self, interval: float, task: Callable[[], Any]) -> Job:
+    def every(self, interval: float, task: Callable[[], Any]) -> ScheduledTask:
         """Call the bound method `task` every `interval` seconds until it is cancelled or collected.
 
         The first call comes after one interval. What a task raises is logged; it is called again.
         """
-        job = Job(self, weakref.WeakMethod(task, self._collected), interval)
+        job = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval)
         with self._wake:
             self._jobs.append(job)
             if self._thread is None:
@@ -68,7 +68,7 @@ class Upkeep:
             self._wake.notify()
             self._wake.release()
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: ScheduledTask) -> None:
         """End a job; with the last one the thread ends, and is waited for, at most a second."""
         with self._wake:
             if job in self._jobs:
@@ -137,4 +137,4 @@ class Upkeep:
 
 
 #: The thread of this process.
-upkeep = Upkeep()
+scheduler = Scheduler()

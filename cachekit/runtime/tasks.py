@@ -11,14 +11,14 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from cachekit.errors import CacheClosedError
-from cachekit.runtime.threads import Threads
+from cachekit.runtime.threads import IoThreadPool
 
 if TYPE_CHECKING:
     import asyncio
 
 
 class _Flight(Protocol):
-    def abandon(self) -> None: ...
+    def cancel(self) -> None: ...
 
 
 @final
@@ -31,7 +31,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         #: Where steps are taken that may touch a disk or a socket.
-        self.threads = Threads()
+        self.threads = IoThreadPool()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -45,7 +45,7 @@ class Tasks:
         except BaseException:  # of a task factory
             leading.close()
             for flight in flights:
-                flight.abandon()
+                flight.cancel()
             raise
         self._tasks.add(task)
 
@@ -53,7 +53,7 @@ class Tasks:
             self._tasks.discard(task)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:
-                flight.abandon()
+                flight.cancel()
 
         task.add_done_callback(end)
         return task

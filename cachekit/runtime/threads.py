@@ -28,7 +28,7 @@ _Outcome: TypeAlias = "tuple[Any, BaseException | None]"
 
 
 @final
-class Threads:
+class IoThreadPool:
     """The threads of one cache: none before the first step, as many as asyncio has, none after `close`.
 
     Safe in any thread and on any loop. In a forked child there are none, until there is a step.

@@ -10,7 +10,7 @@ import json
 from typing import Any, final
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.plain_values import Plainer, raise_up
+from cachekit.serialization.plain_values import Plainer, decode
 
 
 @final
@@ -25,7 +25,7 @@ class JsonCodec:
         self._encoder = json.JSONEncoder(
             ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False
         )
-        self._decoder = json.JSONDecoder(object_hook=raise_up)
+        self._decoder = json.JSONDecoder(object_hook=decode)
 
     def encode(self, value: Any) -> bytes:
         """The value as JSON.
@@ -33,7 +33,7 @@ class JsonCodec:
         Raises:
             SerializationError: something in it is of a type that is not carried.
         """
-        return self._encoder.encode(self._plainer.lower(value)).encode()
+        return self._encoder.encode(self._plainer.encode(value)).encode()
 
     def decode(self, payload: bytes | memoryview) -> Any:
         """The value in the JSON.

@@ -10,7 +10,7 @@ import importlib
 from typing import Any, final
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.plain_values import Plainer, raise_up
+from cachekit.serialization.plain_values import Plainer, decode
 
 
 @final
@@ -41,7 +41,7 @@ class MsgpackCodec:
         Raises:
             SerializationError: something in it is of a type that is not carried.
         """
-        packed: bytes = self._packb(self._plainer.lower(value))
+        packed: bytes = self._packb(self._plainer.encode(value))
         return packed
 
     def decode(self, payload: bytes | memoryview) -> Any:
@@ -51,7 +51,7 @@ class MsgpackCodec:
             UnreadableError: it is not what `encode` writes.
         """
         try:
-            return self._unpackb(payload, object_hook=raise_up)
+            return self._unpackb(payload, object_hook=decode)
         except (ValueError, RecursionError) as error:
             raise UnreadableError(
                 f"the stored MessagePack cannot be read: {type(error).__name__}", "damage"

@@ -1,7 +1,7 @@
 """Values as trees of what JSON and MessagePack know, without losing what they do not.
 
 This module promises that `raise_up(lower(value))` is of the same type and equal, all the way down,
-or that `lower` raises `SerializationError`. Neither format tells a tuple from a list, or knows a
+or that `encode` raises `SerializationError`. Neither format tells a tuple from a list, or knows a
 datetime; here each such value becomes a dict with the single key "$", which holds the name of its
 type and what it is made of. A real dict that has a key "$" is written as one of these too.
 
@@ -52,7 +52,7 @@ class Plainer:
         self._codec = codec
         self._binary = binary
 
-    def lower(self, value: Any, depth: int = 0) -> Any:
+    def encode(self, value: Any, depth: int = 0) -> Any:
         """The value as a tree of None, bool, 64-bit int, finite float, str, list and dict.
 
         Raises:
@@ -75,7 +75,7 @@ class Plainer:
                 f"a {kind.__name__} is nested more than {DEEPEST} levels deep; store a flatter one"
             )
         if kind is list:
-            return [self.lower(item, depth + 1) for item in value]
+            return [self.encode(item, depth + 1) for item in value]
         if kind is dict:
             return self._dict(value, depth + 1)
         if kind is bytes and self._binary:
@@ -98,15 +98,15 @@ class Plainer:
         for key, item in value.items():
             if type(key) is not str or key == TAG or not (key.isascii() or self._str(key) is key):
                 return {TAG: ["dict", *self._pairs(value, depth)]}
-            lowered[key] = self.lower(item, depth)
+            lowered[key] = self.encode(item, depth)
         return lowered
 
     def _pairs(self, value: dict[Any, Any], depth: int) -> list[Any]:
-        return [[self.lower(key, depth), self.lower(item, depth)] for key, item in value.items()]
+        return [[self.encode(key, depth), self.encode(item, depth)] for key, item in value.items()]
 
     def items(self, value: Any, depth: int) -> list[Any]:
         """What a tuple or set contains."""
-        return [self.lower(item, depth) for item in value]
+        return [self.encode(item, depth) for item in value]
 
     def fraction(self, value: Fraction, _: int) -> list[Any]:
         """The two sides of a fraction."""
@@ -115,7 +115,7 @@ class Plainer:
                 f"a Fraction with so many digits is not carried by codec={self._codec!r}, because reading it "
                 f"takes too long; store its numerator and denominator"
             )
-        return [self.lower(value.numerator), self.lower(value.denominator)]
+        return [self.encode(value.numerator), self.encode(value.denominator)]
 
     def zone(self, zone: tzinfo | None) -> list[Any]:
         """A time zone: nothing, a fixed offset with or without a name, or a key of the database."""
@@ -125,7 +125,7 @@ class Plainer:
             # What it was made with; a name that was given is not told from one that was derived
             # anywhere else.
             offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]
-            return [[offset.days, offset.seconds, offset.microseconds], *map(self.lower, name)]
+            return [[offset.days, offset.seconds, offset.microseconds], *map(self.encode, name)]
         if type(zone) is ZoneInfo and ZoneInfo(zone.key or "") is zone:
             return [zone.key]
         raise SerializationError(
@@ -152,13 +152,13 @@ class Plainer:
         )
 
 
-def raise_up(tagged: dict[str, Any]) -> Any:
+def decode(tagged: dict[str, Any]) -> Any:
     """A dict as the format read it, or the value that it stands for: a hook for decoders.
 
     Everything inside it has been through here already.
 
     Raises:
-        UnreadableError: it has the tag, and is nothing that `lower` returns.
+        UnreadableError: it has the tag, and is nothing that `encode` returns.
     """
     if TAG not in tagged:
         return tagged
@@ -194,7 +194,7 @@ _LOWERINGS: Final[dict[type, Callable[[Plainer, Any, int], list[Any]]]] = {
     frozenset: Plainer.items,
     bytes: _hex,
     bytearray: _hex,
-    complex: lambda plainer, value, _: [plainer.lower(value.real), plainer.lower(value.imag)],
+    complex: lambda plainer, value, _: [plainer.encode(value.real), plainer.encode(value.imag)],
     Decimal: _text,
     Fraction: Plainer.fraction,
     uuid.UUID: lambda _, value, __: [value.hex, value.is_safe.value],

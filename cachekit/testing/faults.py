@@ -6,14 +6,14 @@ import errno
 import os
 from typing import Any, cast, final
 
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 
 
 class CrashError(BaseException):
     """The process "died" here; from now on no effect happens. Not an Exception, so that no one handles it."""
 
 
-class StoppingEffects(Effects):
+class StoppingEffects(FileOps):
     """Effects that are counted, and stop after the first `allowed` of them.
 
     An effect is a system call that changes a directory, or one store into a mapped file. The one that is
@@ -38,34 +38,34 @@ class StoppingEffects(Effects):
     def allocate(self, fd: int, size: int) -> None:
         """Give a new file its size and its blocks."""
         self._happen()
-        Effects.allocate(fd, size)
+        FileOps.allocate(fd, size)
 
     def create(self, path: str) -> int:
         """Make a new file."""
         self._happen()
-        return Effects.create(path)
+        return FileOps.create(path)
 
     def pwrite(self, fd: int, content: Any, offset: int) -> int:
         """Write; the one that is cut off writes a part."""
         if self.allowed is not None and self.count == self.allowed and self.torn:
-            Effects.pwrite(fd, bytes(content)[: int(len(content) * self.torn)], offset)
+            FileOps.pwrite(fd, bytes(content)[: int(len(content) * self.torn)], offset)
         self._happen()
-        return Effects.pwrite(fd, content, offset)
+        return FileOps.pwrite(fd, content, offset)
 
     def replace(self, old: str, new: str) -> None:  # type: ignore[override]
         """Rename over."""
         self._happen()
-        Effects.replace(old, new)
+        FileOps.replace(old, new)
 
     def truncate(self, fd: int, size: int) -> None:
         """Give a file its size."""
         self._happen()
-        Effects.truncate(fd, size)
+        FileOps.truncate(fd, size)
 
     def unlink(self, path: str) -> None:  # type: ignore[override]
         """Remove a file."""
         self._happen()
-        Effects.unlink(path)
+        FileOps.unlink(path)
 
     def words(self, view: memoryview) -> memoryview:
         """A view whose stores count."""
@@ -76,7 +76,7 @@ class StoppingEffects(Effects):
         return cast(memoryview, _CountedView(view, self))
 
 
-class FullDisk(Effects):
+class FullDisk(FileOps):
     """Effects of a disk that is full while `full` is true: nothing new can be written."""
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class FullDisk(Effects):
     def allocate(self, fd: int, size: int) -> None:
         """Give a new file its size and its blocks."""
         self._check()
-        Effects.allocate(fd, size)
+        FileOps.allocate(fd, size)
 
     def pwrite(self, fd: int, content: Any, offset: int) -> int:
         """Write."""
         self._check()
-        return Effects.pwrite(fd, content, offset)
+        return FileOps.pwrite(fd, content, offset)
 
 
 @final

@@ -29,7 +29,7 @@ class FaultyTier:
     """A tier around another one, in order until `fail`, `hang` or `lie` says otherwise.
 
     Args:
-        tier: any tier. Its further public methods, such as those of a `HostTier` or a `FleetTier`, are
+        tier: any tier. Its further public methods, such as those of a `DirectoryTier` or a `ServerTier`, are
             there too, and so it answers `isinstance` as that tier does.
 
     Each of the three takes the names of the methods that it is about; without names it is about all but

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import TTL, Tags
-from cachekit.tiers.fences import Origin, SharedFence
+from cachekit.tiers.fences import ServerTokens, SharedFence
 
 
 class Fence(Protocol):
@@ -109,16 +109,16 @@ class InvalidatesPatterns(Protocol):
         ...
 
 
-class Found(NamedTuple):
-    """What `HostTier.look` found."""
+class FencedEntry(NamedTuple):
+    """What `DirectoryTier.look` found."""
 
     entry: CacheEntry
     fence: SharedFence  #: taken before the entry was read, over its key and tags
-    origin: Origin | None  #: what the fleet's server said when the value was stored, if there was one
+    origin: ServerTokens | None  #: what the fleet's server said when the value was stored, if there was one
 
 
 @runtime_checkable
-class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
+class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     """A tier that the processes of one host share, with fences that may stand beside copies in memory.
 
     What the cache above it needs to keep its tiers one. Every method may raise TierUnavailableError;
@@ -129,7 +129,7 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """`get`, but no lookup: nothing is counted."""
         ...
 
-    def look(self, key: str) -> Found | None:
+    def look(self, key: str) -> FencedEntry | None:
         """`get`, with what a copy elsewhere needs to be checked later; a lookup that counts."""
         ...
 
@@ -141,7 +141,7 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         self,
         key: str,
         entry: CacheEntry,
-        origin: Origin | None = None,
+        origin: ServerTokens | None = None,
         *,
         expect: SharedFence | None = None,
         in_flux: bool = False,
@@ -166,7 +166,7 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
     def add(
-        self, key: str, entry: CacheEntry, fence: SharedFence, origin: Origin | None = None
+        self, key: str, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None = None
     ) -> CacheEntry | bool:
         """`set_if`, but a live entry that came first stays, and is the answer."""
         ...
@@ -177,7 +177,7 @@ class HostTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
 
 @runtime_checkable
-class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
+class ServerTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     """A tier that hosts share through a server, which compares the fences itself.
 
     Every method may raise TierUnavailableError; one that writes may then have been carried out or not.
@@ -195,26 +195,28 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """Give a live entry a new life from now, as a write that tells the hosts; True if there is one."""
         ...
 
-    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> Origin:
+    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
         ...
 
-    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
+    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
         """`origin` of several keys in one round trip."""
         ...
 
-    def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
+    def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
         ...
 
-    def put(self, key: str, entry: CacheEntry, origin: Origin, *, expect: Origin | None = None) -> bool:
+    def put(
+        self, key: str, entry: CacheEntry, origin: ServerTokens, *, expect: ServerTokens | None = None
+    ) -> bool:
         """`set`, which makes the token of `origin` the key's, and tells the other hosts.
 
         With `expect` nothing is changed unless the tokens are those; then the answer is False.
         """
         ...
 
-    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """`put` of several keys at once."""
         ...
 
@@ -222,7 +224,7 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """`delete` of several keys at once; those that were there."""
         ...
 
-    def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
+    def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
         """Store the entry if the tokens are still those of `origin`.
 
         Returns:
@@ -231,7 +233,7 @@ class FleetTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         ...
 
     def add_many(
-        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
     ) -> dict[str, CacheEntry | bool]:
         """`add` of several keys at once; nothing is stored if one cannot be."""
         ...

@@ -7,7 +7,7 @@ lost to work in flight.
 
 `SharedFence` is one that every process of a host breaks: it compares a token in memory that they share
 (see `tiers.file.tokens`), and may stand beside a copy of the value for as long as the copy lives. That is
-promise P5. `Origin` is what a fleet's server said of a key; only the server can compare it.
+promise P5. `ServerTokens` is what a fleet's server said of a key; only the server can compare it.
 
 `FenceTable` is the private fence of one process. It knows the fences that someone still holds, and
 nothing else, so a write that meets no work in flight pays for one truth test, and a fence is broken
@@ -23,14 +23,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
 #: The bit of a token that says that a write is under way: what is read now may not be kept elsewhere.
-FLUX: Final = 1 << 63
+WRITING: Final = 1 << 63
 
 #: Which shared word changes with every invalidation of tags, all through it.
 EPOCH: Final = 2
 
 #: Which shared word changes with every write and every invalidation, before it can be seen elsewhere.
 #: While it says the same, whatever stood still stands: a hit compares this one word, and nothing else.
-NEWS: Final = 3
+CHANGES: Final = 3
 
 #: Bucket and token of each tag of a value.
 TagTokens: TypeAlias = tuple[tuple[int, int], ...]
@@ -53,11 +53,11 @@ class SharedTokens(Protocol):
         ...
 
     def news(self) -> int:
-        """What the word `NEWS` says."""
+        """What the word `CHANGES` says."""
         ...
 
 
-class Origin(NamedTuple):
+class ServerTokens(NamedTuple):
     """The tokens that a fleet's server had for a key and its tags when a value was read or made."""
 
     token: int  #: of the key's bucket
@@ -77,7 +77,7 @@ class SharedFence:
         names: the tags that it covers.
         tags: their tokens.
 
-    Immutable but for `seen`: as long as the word `NEWS` says that, the fence stands as it did.
+    Immutable but for `seen`: as long as the word `CHANGES` says that, the fence stands as it did.
     """
 
     __slots__ = ("bucket", "epoch", "key", "names", "seen", "tags", "token", "tokens", "words")
@@ -104,16 +104,16 @@ class SharedFence:
 
     def is_current(self) -> bool:
         """Whether nothing, in any process, has written or invalidated the key or one of the tags since."""
-        if self.token & FLUX or self.words[self.bucket] != self.token:
+        if self.token & WRITING or self.words[self.bucket] != self.token:
             return False
         return not self.tags or self.tokens.are_current(self.tags)
 
     def stands(self) -> bool:
-        """`is_current`, for a copy that is asked often: `seen` is then what `NEWS` said before it was."""
+        """`is_current`, for a copy that is asked often: `seen` is then what `CHANGES` said before it was."""
         news = self.tokens.news()  # first: what changes from here on changes it again
         if not self.is_current():
             return False
-        if not news & FLUX:
+        if not news & WRITING:
             self.seen = news
         return True
 
@@ -125,8 +125,8 @@ class SharedFence:
         if not names:
             return self
         tags = self.tokens.of_tags(names)
-        same = self.words[EPOCH] == self.epoch and not self.epoch & FLUX
-        token = self.token if same else self.token | FLUX
+        same = self.words[EPOCH] == self.epoch and not self.epoch & WRITING
+        token = self.token if same else self.token | WRITING
         return SharedFence(self.tokens, self.key, self.bucket, token, self.epoch, names, tags)
 
 

@@ -24,7 +24,7 @@ TASKS = 100
 BEATS = 1000
 
 
-class Heart:
+class Heartbeat:
     """Beats whenever the loop comes round."""
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Heart:
 
 
 @asynccontextmanager
-async def a_heart() -> AsyncIterator[Heart]:
-    heart = Heart()
+async def a_heart() -> AsyncIterator[Heartbeat]:
+    heart = Heartbeat()
     task = asyncio.create_task(heart.beat())
     try:
         yield heart

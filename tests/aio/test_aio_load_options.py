@@ -180,7 +180,7 @@ def test_keeping_warm(clocked: Clocked, run: Run) -> None:
             return key
 
         assert (await cache.warm_cache(["k"], load, ttl=10, keep_warm=True)).loaded == ["k"]
-        kept_warm = cache.sync._kept_warm
+        kept_warm = cache.sync._keep_warm
         assert kept_warm is not None
         clocked.clock.advance(9)
         kept_warm.look()

@@ -22,10 +22,10 @@ from tracing import at_line
 from cachekit import CacheClosedError, IntelligentCache, LoadOptions, MemoryCache, aio
 from cachekit.loading import batches, flights, path
 from cachekit.loading.flights import Flight
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import background
-from cachekit.runtime.background import Background
+from cachekit.runtime.background import BackgroundCall
 from cachekit.testing import ManualClock
 
 
@@ -36,7 +36,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    return await cache._awaited.load(key, loader, Terms(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
+    return await cache._awaited.load(key, loader, LoadRequest(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:
@@ -237,9 +237,9 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     """A coroutine blocks its loop on a load in a thread, which waits for a load of that loop already."""
-    start = Background.start
+    start = BackgroundCall.start
 
-    def until_it_waits(background: Background) -> bool:
+    def until_it_waits(background: BackgroundCall) -> bool:
         begun = start(background)
         while cache._loads.flights._flights["y"]._event is None:
             threading.Event().wait(0.001)
@@ -255,7 +255,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
         task = asyncio.ensure_future(load_async(cache, "y", never))
         while not cache._loads.flights:
             await asyncio.sleep(0)
-        monkeypatch.setattr(Background, "start", until_it_waits)
+        monkeypatch.setattr(BackgroundCall, "start", until_it_waits)
         options = LoadOptions(hard_timeout=50)
         if many:
             found: object = cache.get_or_set_many(["x"], load, load=options)
@@ -498,13 +498,13 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
 def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
 
-    class Held:
+    class MemoryEntry:
         pass
 
-    gone: list[weakref.ref[Held]] = []
+    gone: list[weakref.ref[MemoryEntry]] = []
 
     def failing() -> int:
-        held = Held()
+        held = MemoryEntry()
         gone.append(weakref.ref(held))
         raise LookupError("no")
 

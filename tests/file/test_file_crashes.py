@@ -14,7 +14,7 @@ import pytest
 from file_checks import SMALL, check
 
 from cachekit.testing.faults import CrashError, FullDisk, StoppingEffects
-from cachekit.tiers.fences import FLUX
+from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
 from cachekit.tiers.file.engine.engine import Engine
@@ -233,11 +233,11 @@ def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with Engine(tmp_path, geometry=SMALL) as engine:
         token = engine.put("k", b"v", in_flux=True)
         assert token is not None
-        assert engine.token("k") == token | FLUX
+        assert engine.token("k") == token | WRITING
         assert engine.add("k", b"v", engine.token("k")) is False
         monkeypatch.setattr(fence_tokens, "_STALE_FLUX", -1.0)
         settled = engine.token("k")
-        assert not settled & FLUX
+        assert not settled & WRITING
         assert settled != token
         assert engine.settle("k", token) is False
         assert engine.token("k") not in (token, settled)
@@ -268,7 +268,7 @@ def test_a_full_disk_turns_a_write_into_a_delete(tmp_path: Path) -> None:
                 engine.put("k", b"n" * size)
             assert caught.value.errno == errno.ENOSPC
             assert engine.get("k") is None
-            assert engine.token("k") not in (token, token | FLUX)
+            assert engine.token("k") not in (token, token | WRITING)
             effects.full = False
             assert engine.put("k", b"new")
             engine.tick()

@@ -29,7 +29,7 @@ from cachekit.testing import ManualClock
 from cachekit.testing.faults import StoppingEffects
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.fences import FLUX
+from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine import fence_tokens
 from cachekit.tiers.file.engine import format as file_format
 from cachekit.tiers.file.engine.engine import Engine
@@ -261,7 +261,7 @@ def test_tokens_are_fresh() -> None:
     """No token comes twice, none is in flux or zero, and no two are one flipped byte apart."""
     drawn = [fresh() for _ in range(5000)]
     assert len(set(drawn)) == len(drawn)
-    assert all(0 < token < FLUX for token in drawn)
+    assert all(0 < token < WRITING for token in drawn)
     for before, after in pairwise(drawn):
         assert sum(byte != 0 for byte in (before ^ after).to_bytes(8, "little")) > 1
 

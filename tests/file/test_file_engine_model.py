@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
-from cachekit.tiers.fences import FLUX
+from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine import index_growth
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Record
@@ -99,7 +99,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
             self.put(other, size, math.inf, ())
         new = self.expected(size, math.inf, ())
         current = self.engine.token(key) == token
-        current_and_quiet = current and not token & FLUX
+        current_and_quiet = current and not token & WRITING
         outcome = self.engine.add(key, new.payload, token, expiry=new.expiry, flags=new.flags, rt=new.rt)
         if not current_and_quiet:
             assert outcome is False
@@ -120,7 +120,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
         stored = self.engine.put(
             key, new.payload, expiry=new.expiry, flags=new.flags, rt=new.rt, expect=token
         )
-        assert (stored is None) is bool(token & FLUX)
+        assert (stored is None) is bool(token & WRITING)
         if stored:
             self.model[key] = new
 

@@ -16,7 +16,7 @@ import pytest
 from file_checks import SMALL, check
 
 from cachekit import CacheEntry, FileCache
-from cachekit.tiers.fences import FLUX
+from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.shard_files import ShardFiles
@@ -122,7 +122,7 @@ def test_nothing_that_was_read_in_between_is_kept(tmp_path: Path) -> None:
         assert not any(fence.is_current() for fence in fences)
         assert not any(found.fence.is_current() for found in looks if found is not None)
         assert cache.add("k7", CacheEntry("k7", "loaded"), fences[-2]) is False
-        assert not cache.fence("k7").token & FLUX
+        assert not cache.fence("k7").token & WRITING
         assert cache.size() == 0
 
 

@@ -22,9 +22,9 @@ from cachekit.testing.processes import fork
 from cachekit.tiers.file import engine_registry
 from cachekit.tiers.file.engine import segments as segments_module
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.segments import Segments
-from cachekit.tiers.file.engine_registry import Engines, engines
+from cachekit.tiers.file.engine_registry import EngineRegistry, engines
 
 
 def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_forks(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-class _Interrupted(Effects):
+class _Interrupted(FileOps):
     """Something else happens in the middle of a write."""
 
     happens: Callable[[], object] | None = None
@@ -75,7 +75,7 @@ class _Interrupted(Effects):
         happens, self.happens = self.happens, None
         if happens is not None:
             happens()
-        return Effects.pwrite(fd, content, offset)
+        return FileOps.pwrite(fd, content, offset)
 
 
 def test_closed_in_the_middle_of_a_write(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Pa
     number, came = 0, True
     while came:
         number += 1
-        own, clock = Engines(), SystemClock()
+        own, clock = EngineRegistry(), SystemClock()
         engine = own.acquire(str(tmp_path), 1 << 20, clock, 5)
         try:
             came = at_line(number, engine_registry, strike, partial(own.release, engine))

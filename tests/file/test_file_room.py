@@ -16,11 +16,11 @@ from cachekit import CacheEntry, FileCache
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import Geometry
 
 
-class _FillingUp(Effects):
+class _FillingUp(FileOps):
     """A disk that has room for half of a large record, and a system that makes no more large files."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class _FillingUp(Effects):
         """Write what there is room for."""
         if self.room <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = Effects.pwrite(fd, content[: self.room], offset)
+        written = FileOps.pwrite(fd, content[: self.room], offset)
         self.room -= written
         return written
 

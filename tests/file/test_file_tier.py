@@ -15,7 +15,7 @@ import pytest
 import cachekit
 from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.testing import ManualClock
-from cachekit.tiers.fences import EPOCH, FLUX, Origin, PrivateFence, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, WRITING, PrivateFence, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.format import Record
@@ -193,7 +193,7 @@ def test_touch(tmp_path: Path) -> None:
     """A new life from now, the same value, tags and origin; and it is a write."""
     clock = ManualClock()
     with FileCache(tmp_path, 1, clock=clock) as cache:
-        cache.put("k", CacheEntry("k", "v", clock.time(), ttl=10, tags={"t"}), Origin(7, {"t": 8}))
+        cache.put("k", CacheEntry("k", "v", clock.time(), ttl=10, tags={"t"}), ServerTokens(7, {"t": 8}))
         clock.advance(5)
         fence = cache.fence("k")
         assert cache.touch("k", 10)
@@ -204,7 +204,7 @@ def test_touch(tmp_path: Path) -> None:
         assert (found.entry.value, found.entry.tags, found.origin) == (
             "v",
             frozenset({"t"}),
-            Origin(7, {"t": 8}),
+            ServerTokens(7, {"t": 8}),
         )
         cache.invalidate_by_tags({"t"})
         assert cache.touch("k", 10) is False, "what was invalidated does not come back"
@@ -396,8 +396,8 @@ def test_the_epoch_is_read_before_the_tags(tmp_path: Path, monkeypatch: pytest.M
         assert not fence.stands()
         fence = cache.fence("k", {"t"})
         assert fence.words[EPOCH] == fence.epoch
-        monkeypatch.setattr(Tokens, "epoch", lambda self: FLUX | 1)
-        assert not cache.fence("k", {"t"}).epoch & FLUX, "all through an invalidation no epoch will do"
+        monkeypatch.setattr(Tokens, "epoch", lambda self: WRITING | 1)
+        assert not cache.fence("k", {"t"}).epoch & WRITING, "all through an invalidation no epoch will do"
 
 
 def test_a_write_in_flux(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_a_write_in_flux(tmp_path: Path) -> None:
         fence = cache.put("k", CacheEntry("k", 1), in_flux=True)
         assert fence is not None
         assert not fence.is_current()
-        assert cache.fence("k").token & FLUX
+        assert cache.fence("k").token & WRITING
         assert cache.settle(fence) is True
         assert fence.is_current()
         removed, fence = cache.remove("k", in_flux=True)
@@ -453,13 +453,13 @@ def test_add(tmp_path: Path) -> None:
     """Who comes second gets what is there, with its origin kept."""
     with FileCache(tmp_path, 1) as cache:
         fence = cache.fence("k", {"t"})
-        assert cache.add("k", CacheEntry("k", 1, tags={"t"}), fence, Origin(5, {"t": 6})) is True
+        assert cache.add("k", CacheEntry("k", 1, tags={"t"}), fence, ServerTokens(5, {"t": 6})) is True
         there = cache.add("k", CacheEntry("k", 2, tags={"t"}), fence)
         assert isinstance(there, CacheEntry)
         assert there.value == 1
         found = cache.look("k")
         assert found is not None
-        assert found.origin == Origin(5, {"t": 6})
+        assert found.origin == ServerTokens(5, {"t": 6})
         assert cache.add("k", CacheEntry("k", 2, ttl=0), cache.fence("k")) is False
         cache.renew()
         assert not fence.is_current()

@@ -8,7 +8,7 @@ import pytest
 
 from cachekit import FileCache
 from cachekit.testing import ManualClock, TierContract
-from cachekit.tiers.base import HostTier
+from cachekit.tiers.base import DirectoryTier
 
 
 class Places(TierContract):
@@ -24,7 +24,7 @@ class TestFileCache(Places):
     def test_it_is_a_host_tier(self) -> None:
         """A cache may ask it for fences that stand in shared memory."""
         with self._tier() as (tier, _):
-            assert isinstance(tier, HostTier)
+            assert isinstance(tier, DirectoryTier)
 
 
 class TestSignedFileCache(Places):

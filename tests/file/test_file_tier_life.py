@@ -16,7 +16,7 @@ from redis_server import wait_until
 
 from cachekit import CacheClosedError, CacheEntry, FileCache, FileFormatError, TierUnavailableError
 from cachekit.errors import LockTimeoutError
-from cachekit.runtime.scheduler import upkeep
+from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 from cachekit.testing.damage import Fuzzer
 from cachekit.tiers.file.engine.engine import Engine
@@ -59,15 +59,15 @@ def test_figures(tmp_path: Path) -> None:
 def test_the_sweep_comes_by_itself(tmp_path: Path) -> None:
     """Upkeep removes what is over; it ends with the cache."""
     clock = ManualClock()
-    others = set(upkeep._jobs)
+    others = set(scheduler._jobs)
     cache = FileCache(tmp_path, 1, 0.01, clock=clock)
-    own = set(upkeep._jobs) - others
+    own = set(scheduler._jobs) - others
     assert own
     cache.set_value("k", 1, ttl=1)
     clock.advance(1)
     wait_until(lambda: cache.size() == 0, "it is swept")
     cache.close()
-    assert not own & set(upkeep._jobs)
+    assert not own & set(scheduler._jobs)
 
 
 # -- one directory, several caches ----------------------------------------------------------------------

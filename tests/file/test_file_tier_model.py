@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cachekit import CacheEntry, FileCache
 from cachekit.runtime.clock import Clock
 from cachekit.testing import ManualClock
-from cachekit.tiers.fences import Origin, SharedFence
+from cachekit.tiers.fences import ServerTokens, SharedFence
 
 KEYS = st.sampled_from(["a:1", "a:2", "b:1", "b:2", "", "ключ", "\ud800", "long" * 60])
 VALUES = st.sampled_from([None, 0, "text", b"b" * 3000, (1, [2]), {"k": {1}}, "z" * 300_000])
@@ -47,11 +47,11 @@ class Expected:
     value: object
     expiry: float
     tags: frozenset[str]
-    origin: Origin | None
+    origin: ServerTokens | None
 
 
 @dataclass
-class Held:
+class MemoryEntry:
     fence: SharedFence
     broken: bool
 
@@ -64,7 +64,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         self.path = tempfile.mkdtemp(prefix="cachekit-test-")
         self.clock = ManualClock()
         self.model: dict[str, Expected] = {}
-        self.fences: list[Held] = []
+        self.fences: list[MemoryEntry] = []
         self.caches: list[FileCache] = []
 
     @initialize()
@@ -102,14 +102,14 @@ class CachesAgainstDict(RuleBasedStateMachine):
     @rule(which=WHICH, key=KEYS, value=VALUES, age=st.sampled_from([-3.0, 0.0, 4.0, 6.0]), tags=TAGS)
     def put(self, which: int, key: str, value: object, age: float, tags: frozenset[str]) -> None:
         now = self.clock.time()
-        origin = Origin(len(self.fences) + 1, dict.fromkeys(tags, 7))
+        origin = ServerTokens(len(self.fences) + 1, dict.fromkeys(tags, 7))
         fence = self.caches[which].put(key, CacheEntry(key, value, now - age, ttl=5, tags=tags), origin)
         assert fence is not None
         self.wrote(key)
         self.model.pop(key, None)
         if age < 5:
             self.model[key] = Expected(value, now - max(age, 0) + 5, tags, origin)
-            self.fences.append(Held(fence, False))
+            self.fences.append(MemoryEntry(fence, False))
             assert fence.names == tags
 
     @rule(which=WHICH, key=KEYS, value=VALUES, settle_first=st.booleans())
@@ -122,7 +122,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         if not settle_first:
             self.set_value(1 - which, key, "between", None, frozenset())
         assert self.caches[1 - which].settle(fence) is settle_first
-        self.fences.append(Held(fence, not settle_first))
+        self.fences.append(MemoryEntry(fence, not settle_first))
 
     @rule(which=WHICH, key=KEYS)
     def delete(self, which: int, key: str) -> None:
@@ -174,7 +174,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
 
     @rule(which=WHICH, key=KEYS, tags=TAGS)
     def fence(self, which: int, key: str, tags: frozenset[str]) -> None:
-        self.fences.append(Held(self.caches[which].fence(key, tags), False))
+        self.fences.append(MemoryEntry(self.caches[which].fence(key, tags), False))
 
     @rule(which=WHICH, number=st.integers(0, 100), value=VALUES, life=LIVES)
     def add(self, which: int, number: int, value: object, life: float | None) -> None:
@@ -208,7 +208,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         if new is not None:
             self.wrote(key)
             self.model[key] = self.expect(key, value, None, frozenset())
-            self.fences.append(Held(new, False))
+            self.fences.append(MemoryEntry(new, False))
 
     @invariant()
     def fences_stand_until_they_are_broken(self) -> None:
@@ -245,7 +245,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
             assert found.entry.tags == expected.tags == found.fence.names
             assert abs(found.entry.expires_timestamp - expected.expiry) < 1e-5 or expected.expiry == inf
             assert found.origin == expected.origin
-            self.fences.append(Held(found.fence, False))
+            self.fences.append(MemoryEntry(found.fence, False))
 
     @invariant()
     def both_agree_with_the_dict(self) -> None:

@@ -21,7 +21,7 @@ from cachekit import IntelligentCache
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.fences import EPOCH, FLUX, NEWS, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, PrivateFence, SharedFence
 
 KEYS = 4
 
@@ -215,7 +215,7 @@ def without_news(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes change the token of the key, and do not say that there is news."""
     from cachekit.tiers.file.engine import shard
 
-    monkeypatch.setattr(shard, "NEWS", NOBODYS)
+    monkeypatch.setattr(shard, "CHANGES", NOBODYS)
 
 
 def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 
     def invalidate(self: Tokens, tags: Iterable[str]) -> None:
-        self.words[EPOCH] = fresh() | FLUX
+        self.words[EPOCH] = fresh() | WRITING
         for tag in tags:
             self.words[self._tag_start + self._tag_bucket(tag)] = fresh()
         self.words[EPOCH] = fresh()
@@ -251,13 +251,13 @@ def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
     from cachekit.tiers.file.engine.fence_tokens import fresh
 
     put = shard.Shard.put
-    monkeypatch.setattr(shard, "NEWS", NOBODYS)
+    monkeypatch.setattr(shard, "CHANGES", NOBODYS)
 
     def put_late(self: shard.Shard, *arguments: Any) -> Any:
         done = put(self, *arguments)
         for _ in range(20):
             os.sched_yield()
-        self.tokens.words[NEWS] = fresh()
+        self.tokens.words[CHANGES] = fresh()
         return done
 
     monkeypatch.setattr(shard.Shard, "put", put_late)

@@ -17,8 +17,8 @@ import cachekit.coherence.writes as steps
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.model.validation import checked_pattern
 from cachekit.testing import FaultyTier
-from cachekit.tiers.base import FleetTier, HostTier
-from cachekit.tiers.fences import NEWS
+from cachekit.tiers.base import DirectoryTier, ServerTier
+from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.file.engine.engine import Engine
 
 
@@ -43,7 +43,7 @@ def processes(tmp_path: Path, redis_url: str, prefix: str) -> Iterator[tuple[Pro
     def make() -> Process:
         redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=60))
         file = FaultyTier(FileCache(tmp_path, 16, None))
-        cache = IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", file))
+        cache = IntelligentCache(MemoryCache(), cast("ServerTier", redis), cast("DirectoryTier", file))
         return Process(cache, redis, file)
 
     one, two = make(), make()
@@ -108,9 +108,9 @@ def test_a_pattern_is_news_with_every_key(tmp_path: Path) -> None:
         engine.renew_tokens()
         fence = engine.fence("k")
         assert fence.stands()
-        assert fence.seen == fence.words[NEWS]
+        assert fence.seen == fence.words[CHANGES]
         for shard in engine._shards:
             shard.delete_matching(checked_pattern("k"), 0.0)
         assert engine.get("k") is None
-        assert fence.seen != fence.words[NEWS]
+        assert fence.seen != fence.words[CHANGES]
         assert not fence.stands()

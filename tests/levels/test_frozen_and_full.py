@@ -14,7 +14,7 @@ from redis_server import RedisServer, wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.testing import FaultyTier
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 KEYS = [f"k{number}" for number in range(8)]
 
@@ -33,7 +33,7 @@ def outages(path: Path, server: RedisServer, rounds: int) -> Outages:
     for home in ("here", "there"):
         file = FaultyTier(FileCache(path / home, 16, None))
         redis = RedisCache(url=server.url)
-        caches.append(IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", file)))
+        caches.append(IntelligentCache(MemoryCache(), cast("ServerTier", redis), cast("DirectoryTier", file)))
         files.append(file)
     listen(*caches)
     ended = threading.Event()
@@ -77,11 +77,11 @@ def outages(path: Path, server: RedisServer, rounds: int) -> Outages:
             else:
                 file.fail("put", "add", full=True)
             with server.frozen():
-                wait_until(lambda: all(one.fleet and one.fleet.access.is_out for one in levels), "it is out")
+                wait_until(lambda: all(one.redis and one.redis.access.is_out for one in levels), "it is out")
             file.mend()
             wait_until(
                 lambda: (
-                    not any(lower.access.is_out for one in levels for lower in (one.fleet, one.host) if lower)
+                    not any(lower.access.is_out for one in levels for lower in (one.redis, one.file) if lower)
                 ),
                 "they are back",
             )

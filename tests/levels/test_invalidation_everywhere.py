@@ -15,7 +15,7 @@ from tracing import at_line
 from cachekit import CacheLevel, IntelligentCache
 from cachekit.coherence import tier_stack, writes
 from cachekit.loading.options import OFF
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -91,11 +91,15 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        return lambda: one._loads.reload(key, lambda: database[key], Terms(lambda _: 60.0, frozenset({key})))
+        return lambda: one._loads.reload(
+            key, lambda: database[key], LoadRequest(lambda _: 60.0, frozenset({key}))
+        )
     if name == "renewal":
         # What a hit in the last part of a life begins, or keeping warm.
-        terms = Terms(lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False)
-        return lambda: one._loads.renew(key, lambda: database[key], terms)
+        terms = LoadRequest(
+            lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False
+        )
+        return lambda: one._loads.reload_now(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
     if name.endswith("from file") and one.redis_cache is not None:

@@ -17,7 +17,7 @@ from redis_server import wait_until
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
 from cachekit.testing import FaultyTier, ManualClock
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -58,8 +58,8 @@ class Caches(RuleBasedStateMachine):
             self.redis.append(redis)
             self.files.append(file)
             memory = MemoryCache(clock=self.clock)
-            cache = IntelligentCache(memory, cast("FleetTier", redis), cast("HostTier", file))
-            for lower in (cache._levels.fleet, cache._levels.host):
+            cache = IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file))
+            for lower in (cache._levels.redis, cache._levels.file):
                 assert lower is not None
                 lower.access._clock = self.clock
                 lower.access._breaker._monotonic = self.clock.monotonic
@@ -265,7 +265,7 @@ class Caches(RuleBasedStateMachine):
         """A tier fails, a key is written and deleted, the tier recovers: the old value stays away."""
         tier = (self.redis if which == "redis" else self.files)[at]
         levels = self.caches[at]._levels
-        lower = levels.fleet if which == "redis" else levels.host
+        lower = levels.redis if which == "redis" else levels.file
         assert lower is not None
         tier.fail()
         assert self.caches[at].set(key, next(self.numbers)) is False

@@ -56,7 +56,7 @@ WORLDS = {
     "two hosts without files": World(files=False, homes=(0, 1)),
 }
 #: One whose hits compare the news first.
-NEWS = replace(WORLDS["file"], news=True)
+CHANGES = replace(WORLDS["file"], news=True)
 
 
 def search(
@@ -216,11 +216,11 @@ def test_a_write_of_many_keys_of_which_a_part_fails(name: str, together: bool) -
 def test_hits_that_compare_the_news_first(how: str, killed: tuple[str, ...]) -> None:
     """A copy that somebody looks at during a write, made before or during it; and a write of another key."""
     for others in (
-        {"h": (2, [*lookup(NEWS, 2), *hit(NEWS, 2)]), "l": (1, load(NEWS, 1, "l"))},
-        {"h": (2, hit(NEWS, 2)), "e": (1, write_elsewhere(NEWS, 1, "e"))},
+        {"h": (2, [*lookup(CHANGES, 2), *hit(CHANGES, 2)]), "l": (1, load(CHANGES, 1, "l"))},
+        {"h": (2, hit(CHANGES, 2)), "e": (1, write_elsewhere(CHANGES, 1, "e"))},
     ):
-        actors = {"w": (0, WRITERS[how](NEWS)), **others}
-        found = search(NEWS, actors, memory=True, killed=killed, one_way=how == "set")
+        actors = {"w": (0, WRITERS[how](CHANGES)), **others}
+        found = search(CHANGES, actors, memory=True, killed=killed, one_way=how == "set")
         assert found.run() is None
 
 
@@ -288,7 +288,7 @@ def _here(guard: str) -> Search:
 
 def _news(how: str, *, killed: tuple[str, ...] = ()) -> Callable[[str], Search]:
     def without(guard: str) -> Search:
-        world = replace(NEWS, without=frozenset({guard}))
+        world = replace(CHANGES, without=frozenset({guard}))
         others: dict[str, tuple[int, list[Step]]] = {
             "e": (1, write_elsewhere(world, 1, "e")),
             "h": (2, hit(world, 2)),

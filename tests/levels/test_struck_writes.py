@@ -12,7 +12,7 @@ from tracing import at_line
 
 from cachekit import IntelligentCache
 from cachekit.coherence import writes
-from cachekit.loading.request import Terms
+from cachekit.loading.request import LoadRequest
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -22,7 +22,9 @@ WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many(["before", key, "after"]),
     "touch": lambda cache, key: cache.touch(key, 60),
-    "refresh": lambda cache, key: cache._loads.reload(key, lambda: "new", Terms(lambda _: 60.0, frozenset())),
+    "refresh": lambda cache, key: cache._loads.reload(
+        key, lambda: "new", LoadRequest(lambda _: 60.0, frozenset())
+    ),
     "tags": lambda cache, key: cache.invalidate_by_tags({"t"}),
     "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
     "clear": lambda cache, key: cache.clear(),

@@ -12,7 +12,7 @@ from racing import in_thread
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.testing import FaultyTier
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -38,7 +38,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str, prefix:
 
     def make(tier: Any) -> IntelligentCache:
         redis = None if request.param == "full" else RedisCache(url=redis_url, key_prefix=prefix, timeout=60)
-        return IntelligentCache(MemoryCache(), cast("FleetTier", redis), cast("HostTier", tier))
+        return IntelligentCache(MemoryCache(), cast("ServerTier", redis), cast("DirectoryTier", tier))
 
     level = CacheLevel.MEMORY | CacheLevel.REDIS if request.param == "not a level" else CacheLevel.ALL
     with make(file) as one, make(FileCache(tmp_path, 16, None)) as two:

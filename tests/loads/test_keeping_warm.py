@@ -11,7 +11,7 @@ from forking import in_fork
 from racing import in_thread
 
 from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
-from cachekit.loading.keep_warm import KeptWarm
+from cachekit.loading.keep_warm import KeepWarm
 from cachekit.loading.process_lease import ProcessLeases
 from cachekit.runtime import fork
 from cachekit.testing import ManualClock
@@ -35,7 +35,7 @@ class Warm:
     def round(self, seconds: float) -> None:
         """Let time pass, and have what is due loaded."""
         self.clock.advance(seconds)
-        kept = self.cache._kept_warm
+        kept = self.cache._keep_warm
         assert kept is not None
         kept.look()
         # Until the next one may begin: a thread is no longer listed a moment before it has ended.
@@ -192,8 +192,8 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
             cache.warm_cache(["a"], load, ttl=0.05, keep_warm=True)
             for _ in range(3):
                 assert again.acquire(timeout=60)
-            kept = cache._kept_warm
-        assert isinstance(kept, KeptWarm)
+            kept = cache._keep_warm
+        assert isinstance(kept, KeepWarm)
         assert not kept._kept
 
     keeps_warm()
@@ -203,11 +203,11 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fork_while_it_is_noted_what_is_kept(warm: Warm) -> None:
     """The child can close its cache, whatever another thread was about to note."""
     warm.cache.warm_cache(["a"], warm.load, keep_warm=True)
-    kept = warm.cache._kept_warm
+    kept = warm.cache._keep_warm
     assert kept is not None
     noting, forked = threading.Event(), threading.Event()
 
-    def note(kept: KeptWarm = kept) -> None:
+    def note(kept: KeepWarm = kept) -> None:
         with kept._lock:
             noting.set()
             while not fork._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
@@ -227,7 +227,7 @@ def test_what_comes_when_it_is_closed_is_not_kept() -> None:
     cache = IntelligentCache(memory, file_cache=None, close_tiers=False)
     report = cache.warm_cache(["a"], lambda _: 1, keep_warm=True, progress=lambda *_: cache.close())
     assert report.loaded == ["a"]
-    kept = cache._kept_warm
+    kept = cache._keep_warm
     assert kept is not None
     assert not kept._kept
     assert kept._job is None

@@ -13,7 +13,7 @@ import pytest
 from racing import in_thread, race
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.testing import ManualClock
 
 
@@ -202,15 +202,15 @@ def test_a_soft_timeout_gives_it_and_lets_the_load_go_on(clocked: Clocked) -> No
 def test_a_soft_timeout_without_one_waits(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it was invalidated while the load was under way."""
     go_on = threading.Event()
-    look_back = Levels.look_back
+    peek_stale = TierStack.peek_stale
 
-    def just_after_an_invalidation(levels: Levels, key: str) -> Any:
+    def just_after_an_invalidation(levels: TierStack, key: str) -> Any:
         clocked.cache.delete("k")
-        value = look_back(levels, key)
+        value = peek_stale(levels, key)
         go_on.set()
         return value
 
-    monkeypatch.setattr(Levels, "look_back", just_after_an_invalidation)
+    monkeypatch.setattr(TierStack, "peek_stale", just_after_an_invalidation)
     options = LoadOptions(soft_timeout=0.01)
     clocked.cache.set("k", "first", ttl=10, stale_ttl=60)
     clocked.clock.advance(10)

@@ -29,9 +29,9 @@ from cachekit import (
     TierUnavailableError,
     aio,
 )
-from cachekit.coherence.tier_stack import Levels
+from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading import process_lease
-from cachekit.loading.permits import Turn
+from cachekit.loading.permits import LoadPermit
 from cachekit.loading.process_lease import ProcessLeases
 from cachekit.testing import ManualClock
 
@@ -145,9 +145,9 @@ def stuck_at(step: str, place: Place, **more: Any) -> Callable[[], object]:
             return place.loaded("of the dead")
 
         if step == "before the loader":
-            Levels.before_load = stop  # type: ignore[method-assign,assignment]
+            TierStack.before_load = stop  # type: ignore[method-assign,assignment]
         if step == "before the release":
-            Turn.release = stop  # type: ignore[method-assign,assignment]
+            LoadPermit.release = stop  # type: ignore[method-assign,assignment]
         cache = place.cache(**more)
         thread = threading.Thread(target=cache.get_or_set, args=("k", loader), daemon=True)
         thread.start()
@@ -212,18 +212,18 @@ def test_a_leader_that_is_cancelled_while_it_gets_its_lease_is_followed(
 ) -> None:
     """The thread that was about to get it gives it back, for nobody else knows of it."""
     with place.cache() as one, place.cache() as two:
-        settle, release = Turn.settle, Turn.release
+        try_acquire, release = LoadPermit.try_acquire, LoadPermit.release
         begun, released, settled = threading.Event(), threading.Event(), threading.Event()
 
-        def held_up(turn: Turn) -> Turn | None:
+        def held_up(turn: LoadPermit) -> LoadPermit | None:
             begun.set()
             assert released.wait(60)
             try:
-                return settle(turn)
+                return try_acquire(turn)
             finally:
                 settled.set()
 
-        def noted(turn: Turn) -> None:
+        def noted(turn: LoadPermit) -> None:
             release(turn)
             released.set()
 
@@ -240,8 +240,8 @@ def test_a_leader_that_is_cancelled_while_it_gets_its_lease_is_followed(
                 await asking
 
         with monkeypatch.context() as patched:
-            patched.setattr(Turn, "settle", held_up)
-            patched.setattr(Turn, "release", noted)
+            patched.setattr(LoadPermit, "try_acquire", held_up)
+            patched.setattr(LoadPermit, "release", noted)
             asyncio.run(main())
             assert settled.wait(60)
         assert two.get_or_set("k", place.loaded) == "value"

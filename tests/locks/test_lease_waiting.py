@@ -71,6 +71,6 @@ def test_it_ends_as_soon_as_there_is_a_lease() -> None:
 def test_importing_loads_no_lock_library() -> None:
     """They come with the first lease or slot that needs them."""
     heavy = ["redis", "filelock", "portalocker", "asyncio", "logging"]
-    code = f"import sys, cachekit.locks; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, cachekit.loading.permits; print([name for name in {heavy!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
 from cachekit.tiers.memory import removal, store, write_lock
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.memory.entry import MemoryEntry
 
 Operation = Callable[[MemoryCache], object]
 
@@ -46,7 +46,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def full_cache() -> tuple[MemoryCache, list[Held]]:
+def full_cache() -> tuple[MemoryCache, list[MemoryEntry]]:
     cache = MemoryCache(max_size=3, cleanup_interval=None)
     for key in "abc":
         cache.set_value(key, f"old {key}", tags={"x", key})

@@ -17,7 +17,7 @@ from forking import in_fork
 from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
-from cachekit.runtime.scheduler import upkeep
+from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 
 
@@ -78,8 +78,8 @@ def test_a_forgotten_cache_is_collected() -> None:
     cache.set_value("k", 1, ttl=60)
 
     def has_nothing_to_do() -> bool:
-        with upkeep._wake:  # or it might have noted that it waits, and still hold the lock
-            return bool(upkeep._wake._waiters)  # type: ignore[attr-defined]
+        with scheduler._wake:  # or it might have noted that it waits, and still hold the lock
+            return bool(scheduler._wake._waiters)  # type: ignore[attr-defined]
 
     wait_until(has_nothing_to_do, "the thread waits")
     gone = weakref.ref(cache._store)

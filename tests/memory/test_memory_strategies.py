@@ -337,7 +337,7 @@ class TestHits:
                 cache.set_value(key, key)
             for _ in range(1000):
                 cache.get_value("a")
-            assert isinstance(cache._store, policy_store.SelectiveStore)
+            assert isinstance(cache._store, policy_store.PolicyStore)
             assert len(cache._store._hits) < 128
             for _ in range(998):
                 cache.get_value("b")

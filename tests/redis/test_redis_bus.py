@@ -20,7 +20,7 @@ from racing import in_thread
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, TierUnavailableError
-from cachekit.runtime.scheduler import upkeep
+from cachekit.runtime.scheduler import scheduler
 from cachekit.tiers.redis import RedisCache, bus, heartbeat
 from cachekit.tiers.redis.bus_protocol import Outbox
 
@@ -292,7 +292,7 @@ def test_long_upkeep_does_not_hold_up_the_heartbeats(make_cache: MakeCache) -> N
             assert go_on.wait(60)
 
     sweep, cache = Sweep(), make_cache()
-    job = upkeep.every(0, sweep.run)
+    job = scheduler.every(0, sweep.run)
     try:
         cache.delete("k")
         outbox = cache._store._bus.outbox
@@ -425,7 +425,7 @@ def test_an_interrupted_write_is_told_all_the_same(make_cache: MakeCache) -> Non
                 raise KeyboardInterrupt
 
     first, second = Interrupted(), listening(cache)
-    cache._store._bus._ears = (bus._Ear(cache._server, b"", Outbox(), first), *cache._store._bus._ears)
+    cache._store._bus._ears = (bus._BusReader(cache._server, b"", Outbox(), first), *cache._store._bus._ears)
     with pytest.raises(KeyboardInterrupt):
         cache.delete("k")
     assert second.told == [("keys", ["k"])]
@@ -532,13 +532,13 @@ def work(cache=None):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread forks while another begins its heartbeats: neither waits for the other for ever."""
-    every = heartbeat.pulse.every
+    every = heartbeat.heartbeat_scheduler.every
 
     def forks_meanwhile(*arguments: Any) -> Any:
         finish = in_thread(lambda: in_fork(lambda: None)())
         assert finish() == 0
         return every(*arguments)
 
-    monkeypatch.setattr("cachekit.tiers.redis.heartbeat.pulse.every", forks_meanwhile)
+    monkeypatch.setattr("cachekit.tiers.redis.heartbeat.heartbeat_scheduler.every", forks_meanwhile)
     cache.delete("k")
     assert cache._store._bus._heart._job is not None

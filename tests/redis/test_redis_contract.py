@@ -7,7 +7,7 @@ import redis
 from redis_server import RedisServer
 
 from cachekit.testing import ManualClock, TierContract
-from cachekit.tiers.base import FleetTier
+from cachekit.tiers.base import ServerTier
 from cachekit.tiers.redis import RedisCache
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
@@ -24,7 +24,7 @@ class TestRedisCache(TierContract):
     def test_it_is_a_fleet_tier(self) -> None:
         """It has every method of the port."""
         with RedisCache() as cache:
-            assert isinstance(cache, FleetTier)
+            assert isinstance(cache, ServerTier)
 
 
 class TestSignedRedisCache(TestRedisCache):

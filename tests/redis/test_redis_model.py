@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from cachekit import CacheEntry
 from cachekit.testing import ManualClock
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis import RedisCache
 
 KEYS = st.sampled_from(["a", "b", "", "user:1", "user:2", "user:30", "{x}"])
@@ -60,7 +60,7 @@ class RedisAgainstModel(RuleBasedStateMachine):
         self.prefix = f"model-{os.getpid()}-{next(_prefixes)}:"
         self.caches = [self.make(), self.make()]
         self.model: dict[str, Expected] = {}
-        self.origins: list[tuple[str, Origin, list[bool]]] = []
+        self.origins: list[tuple[str, ServerTokens, list[bool]]] = []
         self.value = 0
 
     def make(self) -> RedisCache:

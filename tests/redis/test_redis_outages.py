@@ -387,7 +387,7 @@ def test_a_user_who_may_just_enough(server: RedisServer) -> None:
             call()
         heard = threading.Event()
 
-        class Listener:
+        class MemoryInvalidator:
             def keys_changed(self, keys: object) -> None:
                 heard.set()
 
@@ -395,7 +395,7 @@ def test_a_user_who_may_just_enough(server: RedisServer) -> None:
 
             def everything_changed(self) -> None: ...
 
-        listener = Listener()
+        listener = MemoryInvalidator()
         cache.subscribe(listener)
         with RedisCache(**shop) as other:
             wait_until(lambda: other.set_value("k", 1) and heard.is_set(), "the bus works")

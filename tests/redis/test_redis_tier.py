@@ -14,7 +14,7 @@ from cachekit import CacheEntry
 from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.model.types import FOREVER
 from cachekit.testing import ManualClock
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis import RedisCache
 
 MakeCache = Callable[..., RedisCache]
@@ -239,7 +239,7 @@ class TestFleetFences:
         with pytest.raises(TypeError, match="origin"):
             cache.put("k", CacheEntry("k", 1), None)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"\['u'\]"):
-            cache.put("k", CacheEntry("k", 1, tags={"t", "u"}), Origin(1, {"t": 1}))
+            cache.put("k", CacheEntry("k", 1, tags={"t", "u"}), ServerTokens(1, {"t": 1}))
         with pytest.raises(ValueError, match="'k'"):
             cache.put_many({"k": CacheEntry("k", 1)}, {})
         with pytest.raises(TypeError, match="fence"):
@@ -250,7 +250,7 @@ class TestManyKeys:
     def test_tokens_of_many_keys_take_many_steps(self, cache: RedisCache, client: Any) -> None:
         """However many keys there are, others get their turn in between; each key has its own token still."""
         keys = [f"k{number}" for number in range(1000)]
-        origins: dict[str, Origin] = {}
+        origins: dict[str, ServerTokens] = {}
         sizes = [
             int(arguments[2])
             for arguments in arguments_of(

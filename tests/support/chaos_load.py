@@ -27,7 +27,7 @@ from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.coherence.accessor import Accessor
 from cachekit.testing import FaultyTier
 from cachekit.testing.clock import JumpingClock
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 #: Keys that are written and invalidated all the time, and keys that are only looked up and loaded, so that
 #: their values live until they are over.
@@ -110,7 +110,7 @@ def open_parts(path: Path, host: int, url: str) -> Iterator[Parts]:
     redis = FaultyTier(RedisCache(url=url, key_prefix="chaos:", clock=clock, allow=[Value]))
     file = FaultyTier(FileCache(path / f"host{host}", 16, None, clock=clock))
     memory = MemoryCache(clock=clock, cleanup_interval=1)
-    with IntelligentCache(memory, cast("FleetTier", redis), cast("HostTier", file)) as cache:
+    with IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file)) as cache:
         yield Parts(cache, redis, file)
 
 

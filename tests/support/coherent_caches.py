@@ -11,7 +11,7 @@ from unittest.mock import patch
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.coherence.notifications import Listener
+from cachekit.coherence.notifications import MemoryInvalidator
 
 
 def open_cache(directory: Path | None, url: str | None, prefix: str = "cachekit:") -> IntelligentCache:
@@ -59,13 +59,13 @@ def listen(*caches: IntelligentCache) -> None:
 def listening(make: Callable[[], IntelligentCache]) -> IntelligentCache:
     """The cache that is made, when its bus has begun: from then on it trusts its memory."""
     told = threading.Semaphore(0)
-    distrust = Listener.everything_changed
+    distrust = MemoryInvalidator.everything_changed
 
-    def announced(listener: Listener) -> None:
+    def announced(listener: MemoryInvalidator) -> None:
         distrust(listener)
         told.release()
 
-    with patch.object(Listener, "everything_changed", announced):
+    with patch.object(MemoryInvalidator, "everything_changed", announced):
         cache = make()
         for _ in range(2):  # as the thread begins, and when the server has confirmed
             assert told.acquire(timeout=60)

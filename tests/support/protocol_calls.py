@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol_state import FLUX, Copy, Effect, Host, Local, Outcome, State, Step, in_flux
+from protocol_state import WRITING, Copy, Effect, Host, Local, Outcome, State, Step, in_flux
 from protocol_steps import World
 
 
@@ -312,7 +312,9 @@ def lookup(world: World, me: int) -> list[Step]:
     def epoch(state: State, local: Local) -> Outcome:
         if local.v is None or state.hosts[world.homes[me]].epoch == local.e or not world.has("epoch"):
             return state, local
-        return state, local._replace(t=(FLUX, "unnamed"))  # a tag was invalidated since: nobody knows which
+        return state, local._replace(
+            t=(WRITING, "unnamed")
+        )  # a tag was invalidated since: nobody knows which
 
     def again(state: State, local: Local) -> Outcome:
         if local.v is not None:
@@ -394,9 +396,9 @@ def invalidate_tag(world: World, me: int, name: str) -> list[Step]:
 
     effects: list[Effect] = [lambda host, local: (host._replace(tag=f"{name}-g"), local)]
     if world.has("epoch"):
-        effects = [epoch((FLUX, name)), *effects, epoch(f"{name}-e")]
+        effects = [epoch((WRITING, name)), *effects, epoch(f"{name}-e")]
     if world.news:
-        effects.insert(1, news((FLUX, f"n-{name}")))
+        effects.insert(1, news((WRITING, f"n-{name}")))
         effects.append(news(f"n-{name}-over"))
     steps: list[Step] = [change_database]
     if world.server:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 #: What a token that says "a write is under way" begins with.
-FLUX = "flux"
+WRITING = "flux"
 
 
 class Copy(NamedTuple):
@@ -115,4 +115,4 @@ Effect: TypeAlias = Callable[[Host, Local], "tuple[Host, Local]"]
 
 def in_flux(token: object) -> bool:
     """Whether it says that a write is under way."""
-    return isinstance(token, tuple) and token[0] == FLUX
+    return isinstance(token, tuple) and token[0] == WRITING

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from protocol_state import FLUX, Copy, Effect, Host, Local, Outcome, State, Step, in_flux
+from protocol_state import WRITING, Copy, Effect, Host, Local, Outcome, State, Step, in_flux
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class World:
             fresh = self.has("news that never were")
             return host._replace(news=f"n-{name}" if fresh else f"{local.n}+1"), local
 
-        flux: Effect = lambda host, local: (host._replace(token=(FLUX, name)), local)  # noqa: E731
+        flux: Effect = lambda host, local: (host._replace(token=(WRITING, name)), local)  # noqa: E731
         token: Effect = lambda host, local: (host._replace(token=name), local)  # noqa: E731
         told = [now] if self.news and news else []
         effects = [] if expect is None else [expect]
@@ -151,7 +151,7 @@ class World:
         """The end of a write in flux; whether nobody wrote meanwhile."""
 
         def effect(host: Host, local: Local) -> tuple[Host, Local]:
-            mine = host.token == (FLUX, name) or not self.has("flux")
+            mine = host.token == (WRITING, name) or not self.has("flux")
             token = name if mine else f"{name}-other"
             news = f"n-{name}-settled" if self.news else host.news
             return host._replace(token=token, news=news), local._replace(mine=mine)

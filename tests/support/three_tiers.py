@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.coherence.notifications import Listener
+from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.testing import FaultyTier, ManualClock
-from cachekit.tiers.base import FleetTier, HostTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 ALL, MEMORY, REDIS, FILE = CacheLevel.ALL, CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE
 
@@ -43,20 +43,20 @@ def make(redis_url: str, prefix: str, tmp_path: Path, monkeypatch: pytest.Monkey
     """Makes caches over one server and one directory, whose bus has begun to listen; all are closed."""
     made: list[IntelligentCache] = []
     heard = threading.Semaphore(0)
-    distrust = Listener.everything_changed
+    distrust = MemoryInvalidator.everything_changed
 
-    def announced(listener: Listener) -> None:
+    def announced(listener: MemoryInvalidator) -> None:
         distrust(listener)
         heard.release()
 
-    monkeypatch.setattr(Listener, "everything_changed", announced)
+    monkeypatch.setattr(MemoryInvalidator, "everything_changed", announced)
 
     def tiers(directory: str = "host", clock: ManualClock | None = None, **more: Any) -> Tiers:
         clock = clock or ManualClock()
         memory = MemoryCache(clock=clock)
         redis = FaultyTier(RedisCache(url=redis_url, key_prefix=prefix, timeout=20, clock=clock))
         file = FaultyTier(FileCache(tmp_path / directory, 64, clock=clock))
-        cache = IntelligentCache(memory, cast("FleetTier", redis), cast("HostTier", file), **more)
+        cache = IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file), **more)
         made.append(cache)
         for _ in range(2):  # as the listener's thread begins, and when the server has confirmed
             assert heard.acquire(timeout=60)

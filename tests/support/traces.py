@@ -36,11 +36,13 @@ def trace(name: str, requests: int) -> list[str]:
 
 def made_up(requests: int, seed: int = 1) -> list[str]:
     """Skewed requests whose favourites change, with a scan now and then."""
-    chance = random.Random(seed)
+    random_fraction = random.Random(seed)
     weights = list(itertools.accumulate(rank**-0.9 for rank in range(1, 501)))
     keys: list[str] = []
     while len(keys) < requests:
         shift = len(keys) // 2000 * 50
-        keys += [f"k{shift + rank}" for rank in chance.choices(range(500), cum_weights=weights, k=700)]
+        keys += [
+            f"k{shift + rank}" for rank in random_fraction.choices(range(500), cum_weights=weights, k=700)
+        ]
         keys += [f"scan{len(keys)}-{number}" for number in range(100)]
     return keys[:requests]

@@ -19,7 +19,7 @@ from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
-from cachekit.tiers.file.entry_codec import Contents
+from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.permissions import exposure, network_file_system
 
 _OPENING: Final = 30.0  # seconds that the constructor waits for others who are opening the directory
@@ -28,7 +28,7 @@ _LOOK_AGAIN: Final = 0.1  # seconds between two looks of readers at whether the 
 
 
 @final
-class Attachment:
+class EngineHandle:
     """Safe in any thread, before and after a fork.
 
     Args:
@@ -49,14 +49,14 @@ class Attachment:
         "_identity", "_limit", "_network", "_unpickles", "contents", "path",
     )  # fmt: skip
 
-    contents: Contents  #: how values are stored in the directory as it is now
+    contents: EntryCodec  #: how values are stored in the directory as it is now
 
     def __init__(
         self,
         path: str,
         limit: int,
         clock: Clock,
-        contents: tuple[Contents, Contents],
+        contents: tuple[EntryCodec, EntryCodec],
         *,
         unpickles: bool,
         network: bool,
@@ -159,7 +159,7 @@ class Attachment:
         """Open the directory as it is now; what gives the engine of before back."""
         old, finalizer = self._engine, self._finalizer
         # First: what was copied out of it is not to be trusted, whether or not there will be another.
-        old.spoil()
+        old.invalidate_all_tokens()
         stats = old.stats()
         self._attach(_REOPENING)
         logging.getLogger("cachekit").warning("%s was removed or replaced; it was opened anew", self.path)
@@ -172,7 +172,7 @@ class Attachment:
         )
         return finalizer
 
-    def suspect(self) -> None:
+    def check_replaced(self) -> None:
         """Something was not there that should be: if a part of the directory was removed, give all of it up.
 
         Those who go on with what they have open, and those who make it anew, would hold different locks.

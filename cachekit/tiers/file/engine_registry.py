@@ -28,7 +28,7 @@ _Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 
 
 @final
-class Engines:
+class EngineRegistry:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
 
     #: Kept here: when an interpreter ends, the names of modules go before the objects that use them.
@@ -135,4 +135,4 @@ def _identify(path: str, clock: Clock) -> _Identity | None:
 
 
 #: The engines of this process.
-engines: Final = Engines()
+engines: Final = EngineRegistry()

@@ -16,14 +16,14 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.file.engine.format import Record
 
 _NO_TOKENS: Mapping[str, int] = {}
 _PRECISION = 6  # digits of a TTL: those that a difference of two moments still has
 
 
-class Packed(NamedTuple):
+class EncodedEntry(NamedTuple):
     """An entry, ready for the engine."""
 
     payload: bytes
@@ -32,7 +32,7 @@ class Packed(NamedTuple):
 
 
 @final
-class Contents:
+class EntryCodec:
     """Packs and unpacks for one tier. Safe in any thread.
 
     Args:
@@ -49,7 +49,7 @@ class Contents:
         self._longest = longest
         self._time = clock.time
 
-    def pack(self, entry: CacheEntry, origin: Origin | None) -> Packed | None:
+    def pack(self, entry: CacheEntry, origin: ServerTokens | None) -> EncodedEntry | None:
         """The entry's record, or None if its time is over.
 
         Raises:
@@ -67,9 +67,9 @@ class Contents:
         created: float | None,
         ttl: float,
         tags: frozenset[str] = NO_TAGS,
-        origin: Origin | None = None,
+        origin: ServerTokens | None = None,
         stale_ttl: float = 0.0,
-    ) -> Packed | None:
+    ) -> EncodedEntry | None:
         """A value made at `created` (None and the future are now) as its record; None if its time is over.
 
         Raises:
@@ -87,7 +87,7 @@ class Contents:
         payload = self._encode(
             key, value, created=created, expires=expiry, stale_until=expiry + stale_ttl, tags=tokens
         )
-        return Packed(payload, expiry, 0 if origin is None else origin.token)
+        return EncodedEntry(payload, expiry, 0 if origin is None else origin.token)
 
     def value(self, key: str, record: Record) -> Any | Missing:
         """The value in a record; MISSING if its time ended this moment.
@@ -98,7 +98,7 @@ class Contents:
         stored = self._decode(key, record.payload)
         return stored.value() if stored.expires > self._time() else MISSING
 
-    def entry(self, key: str, record: Record) -> tuple[CacheEntry, Origin | None] | None:
+    def entry(self, key: str, record: Record) -> tuple[CacheEntry, ServerTokens | None] | None:
         """The entry in a record, and the origin that it was stored with; None if its time ended this moment.
 
         Raises:
@@ -117,4 +117,4 @@ class Contents:
         entry = CacheEntry._made(
             key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl
         )
-        return entry, Origin(record.rt, stored.tags) if record.rt else None
+        return entry, ServerTokens(record.rt, stored.tags) if record.rt else None

@@ -20,16 +20,16 @@ from cachekit.errors import (
     TierUnavailableError,
     UnreadableError,
 )
-from cachekit.model.counters import Histogram, Lookups, StatsCounter
+from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.base import Found
-from cachekit.tiers.fences import Origin, SharedFence, TagTokens
+from cachekit.tiers.base import FencedEntry
+from cachekit.tiers.fences import ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Record
-from cachekit.tiers.file.engine_handle import Attachment
+from cachekit.tiers.file.engine_handle import EngineHandle
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,13 +58,13 @@ class Entries:
         "counter",
     )  # fmt: skip
 
-    def __init__(self, attachment: Attachment, clock: Clock) -> None:
+    def __init__(self, attachment: EngineHandle, clock: Clock) -> None:
         self._attachment = attachment
         self._clock = clock
         self._lookups = Lookups()
         self._unavailable = 0
-        self.counter = StatsCounter()
-        self._latency = Histogram()
+        self.counter = TierCounters()
+        self._latency = LatencyHistogram()
         self._sample_due = 0.0
 
     # -- looking ------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Entries:
         self._count_lookup(found is not None, started)
         return None if found is None else found[0]
 
-    def look(self, key: str) -> Found | None:
+    def look(self, key: str) -> FencedEntry | None:
         """The live entry with a fence that was taken before it was read; a lookup that counts."""
         started = time.monotonic()
         fence, record = self._lookup(_fenced, key)
@@ -99,7 +99,7 @@ class Entries:
         if record.tags:
             # Its own tokens of them: an invalidation since its value was made is one of this entry.
             fence = _over(fence, fence.token, entry.tags, record.tags)
-        return Found(entry, fence, origin)
+        return FencedEntry(entry, fence, origin)
 
     def peek(self, key: str) -> CacheEntry | None:
         """The live entry; no lookup."""
@@ -138,7 +138,7 @@ class Entries:
         self.counter.sets += 1
 
     def put(
-        self, entry: CacheEntry, origin: Origin | None, expect: SharedFence | None, in_flux: bool
+        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_flux: bool
     ) -> SharedFence | None:
         """Store an entry in place of whatever its key held; None if the expected fence is broken."""
         key, names = entry.key, entry.tags
@@ -180,7 +180,7 @@ class Entries:
             self.counter.deletes += 1
         return _over(fence, token, NO_TAGS, ())
 
-    def add(self, entry: CacheEntry, fence: SharedFence, origin: Origin | None) -> CacheEntry | bool:
+    def add(self, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None) -> CacheEntry | bool:
         """Store an entry behind its fence, unless a live one came first."""
         engine = self.writer()
         packed = self._attachment.contents.pack(entry, origin)
@@ -313,7 +313,7 @@ class Entries:
             raise TierUnavailableError(str(error)) from error
         if isinstance(error, OSError):
             if isinstance(error, FileNotFoundError):
-                self._attachment.suspect()
+                self._attachment.check_replaced()
             raise TierUnavailableError(
                 f"the cache directory {path} failed: {error.strerror or error}",
                 full=error.errno in _NO_ROOM,

@@ -26,15 +26,15 @@ from cachekit.model.validation import (
     seconds,
 )
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.runtime.scheduler import upkeep
+from cachekit.runtime.scheduler import scheduler
 from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, checked_interval, checked_limit
-from cachekit.tiers.base import Fence, Found
-from cachekit.tiers.fences import Origin, SharedFence
-from cachekit.tiers.file.engine_handle import Attachment
-from cachekit.tiers.file.entry_codec import Contents
+from cachekit.tiers.base import Fence, FencedEntry
+from cachekit.tiers.fences import ServerTokens, SharedFence
+from cachekit.tiers.file.engine_handle import EngineHandle
+from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.paths import directory_of
 from cachekit.tiers.file.store import Entries
 
@@ -136,8 +136,8 @@ class FileCache:
                 "clock": clock,
             }
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
-        contents = Contents(serializer, cap, clock), Contents(trusting, cap, clock)
-        self._attachment = Attachment(
+        contents = EntryCodec(serializer, cap, clock), EntryCodec(trusting, cap, clock)
+        self._attachment = EngineHandle(
             path,
             limit,
             clock,
@@ -146,7 +146,7 @@ class FileCache:
             network=allow_network_fs,
         )
         self._entries = Entries(self._attachment, clock)
-        self._job = None if interval is None else upkeep.every(interval, self._entries.tend)
+        self._job = None if interval is None else scheduler.every(interval, self._entries.tend)
 
     @property
     def path(self) -> str:
@@ -182,7 +182,7 @@ class FileCache:
         """
         return self._entries.entry(checked_key(key))
 
-    def look(self, key: str) -> Found | None:
+    def look(self, key: str) -> FencedEntry | None:
         """`get`, with a fence that was taken before the entry was read, and the entry's origin.
 
         The fence has the tokens that the entry's tags had when its value was made, not those of now.
@@ -329,7 +329,7 @@ class FileCache:
         self,
         key: str,
         entry: CacheEntry,
-        origin: Origin | None = None,
+        origin: ServerTokens | None = None,
         *,
         expect: SharedFence | None = None,
         in_flux: bool = False,
@@ -373,7 +373,7 @@ class FileCache:
         return self.add(key, entry, fence) is True
 
     def add(
-        self, key: str, entry: CacheEntry, fence: Fence, origin: Origin | None = None
+        self, key: str, entry: CacheEntry, fence: Fence, origin: ServerTokens | None = None
     ) -> CacheEntry | bool:
         """`set_if`, but a live entry that came first stays, and is the answer.
 

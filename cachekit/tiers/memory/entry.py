@@ -12,13 +12,24 @@ from cachekit.tiers.fences import SharedFence
 GONE: Final = -inf
 
 
-class Held:
+class MemoryEntry:
     """One entry as memory holds it. Times are on the tier's monotonic clock.
 
     Made without an `__init__`, whose call would cost more than all of its assignments.
     """
 
-    __slots__ = ("accesses", "created", "deadline", "key", "last", "mark", "stale", "tags", "ttl", "value")
+    __slots__ = (
+        "accesses",
+        "created",
+        "deadline",
+        "key",
+        "last",
+        "shared_fence",
+        "stale",
+        "tags",
+        "ttl",
+        "value",
+    )
 
     key: str
     value: Any
@@ -29,7 +40,7 @@ class Held:
     last: float
     accesses: int
     tags: frozenset[str]
-    mark: SharedFence | None  # what must stand for the value to be served; None asks nobody
+    shared_fence: SharedFence | None  # what must stand for the value to be served; None asks nobody
 
 
 @final

@@ -30,11 +30,11 @@ from cachekit.errors import CacheClosedError, CacheError
 from cachekit.model.types import RemovalCause
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
-from cachekit.tiers.memory.entry import GONE, Held
+from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
 from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
-from cachekit.tiers.memory.write_lock import Gone
+from cachekit.tiers.memory.write_lock import Removed
 
 # An Enum's members are looked up by code of Python's own, which shows.
 _REPLACED: Final = RemovalCause.REPLACED
@@ -43,11 +43,11 @@ _EVICTED: Final = RemovalCause.EVICTED
 _BATCH: Final = 128  # hits that wait before one of them takes the lock
 
 # Which store a policy belongs to, by its identity: the store keeps it alive, so no other has it meanwhile.
-_owners: weakref.WeakValueDictionary[int, SelectiveStore] = weakref.WeakValueDictionary()
+_owners: weakref.WeakValueDictionary[int, PolicyStore] = weakref.WeakValueDictionary()
 
 
 @final
-class _Weighed(Held):
+class _Weighed(MemoryEntry):
     """An entry that knows what it counts for."""
 
     __slots__ = ("weight",)
@@ -61,7 +61,7 @@ class _LeastRecent:
 
     __slots__ = ("_entries", "hit", "hit_unlocked")
 
-    def __init__(self, entries: OrderedDict[str, Held]) -> None:
+    def __init__(self, entries: OrderedDict[str, MemoryEntry]) -> None:
         self._entries = entries
         self.hit = self.hit_unlocked = entries.move_to_end
 
@@ -87,7 +87,7 @@ class _LeastRecent:
 
 
 @final
-class SelectiveStore(Store):
+class PolicyStore(Store):
     """`Store` with another order than LRU, a bound in bytes, or both.
 
     Args:
@@ -143,7 +143,7 @@ class SelectiveStore(Store):
         """See `Store.touch_again`; the policy is not told, which would take it for another hit."""
         self._entries[key]
 
-    def _settle(self, gone: Gone | None = None) -> None:  # noqa: ARG002
+    def _settle(self, gone: Removed | None = None) -> None:  # noqa: ARG002
         """Have the policy know all that has happened."""
         if self._unsure:
             self._begin_anew()
@@ -174,7 +174,7 @@ class SelectiveStore(Store):
         tags: frozenset[str],
         created: float | None = None,
         fence: Fence | None = None,
-        mark: SharedFence | None = None,
+        shared_fence: SharedFence | None = None,
         news: bool = False,
         stale: float = 0.0,
     ) -> bool:
@@ -210,7 +210,7 @@ class SelectiveStore(Store):
             held.deadline = GONE
             held.accesses = 0
             held.tags = tags
-            held.mark = mark
+            held.shared_fence = shared_fence
             held.weight = weight
             done = self._exclusively(self._put, held, fence, news)
         except CacheClosedError:
@@ -224,7 +224,7 @@ class SelectiveStore(Store):
             self._begin_sweeping()
         return done is not False  # None: it is queued
 
-    def _put(self, gone: Gone, held: _Weighed, fence: Fence | None, news: bool) -> bool:
+    def _put(self, gone: Removed, held: _Weighed, fence: Fence | None, news: bool) -> bool:
         if fence is not None and not fence.is_current():
             self.counter.refusals += 1
             return False
@@ -263,7 +263,7 @@ class SelectiveStore(Store):
         self._unsure = False
         return True
 
-    def _make_room(self, gone: Gone, key: str, weight: int, old: Any) -> Any:
+    def _make_room(self, gone: Removed, key: str, weight: int, old: Any) -> Any:
         """Evict until there is room for an entry; the one that it replaces, if that is still there."""
         entries = self._entries
         while True:
@@ -285,7 +285,7 @@ class SelectiveStore(Store):
             if self._weight + growth <= self._limit and (old is not None or len(entries) < self._max_size):
                 return old
 
-    def _prolong(self, gone: Gone, key: str, life: float) -> bool:
+    def _prolong(self, gone: Removed, key: str, life: float) -> bool:
         done = super()._prolong(gone, key, life)
         if done:
             self._settle()
@@ -296,7 +296,7 @@ class SelectiveStore(Store):
 
     # -- removing -----------------------------------------------------------------------------------
 
-    def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
+    def _remove(self, gone: Removed, held: MemoryEntry, cause: RemovalCause) -> None:
         try:
             self._settle()
         finally:  # whatever the policy says to that, the entry leaves
@@ -306,7 +306,7 @@ class SelectiveStore(Store):
         self._policy.remove(held.key)
         self._unsure = False
 
-    def _clear(self, gone: Gone) -> None:
+    def _clear(self, gone: Removed) -> None:
         self._unsure = True
         super()._clear(gone)
         self._begin_anew()
@@ -321,7 +321,7 @@ class SelectiveStore(Store):
         assert self._weight <= self._limit
 
 
-def _queueing(hits: deque[str], store: weakref.ref[SelectiveStore]) -> Callable[[str], object]:
+def _queueing(hits: deque[str], store: weakref.ref[PolicyStore]) -> Callable[[str], object]:
     """A hit that leaves its key in the queue; the one that makes it long has all of them told."""
     append = hits.append
 

@@ -15,16 +15,16 @@ from typing import Final
 from cachekit.model.types import RemovalCause
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import FenceTable
-from cachekit.tiers.memory.entry import GONE, Held, TagIndex
-from cachekit.tiers.memory.write_lock import Exclusive, Gone
+from cachekit.tiers.memory.entry import GONE, MemoryEntry, TagIndex
+from cachekit.tiers.memory.write_lock import LockedStore, Removed
 
 _SLICE: Final = 1000  # entries that one lock hold of a scan looks at
 
 
-class Removing(Exclusive):
+class RemovalMixin(LockedStore):
     """What a store inherits: its entries, their tags and fences, and the ways out.
 
-    A base, like `Exclusive`, for the sake of `Store.put` and of the hits.
+    A base, like `LockedStore`, for the sake of `Store.put` and of the hits.
 
     Args:
         now: the monotonic clock.
@@ -35,12 +35,12 @@ class Removing(Exclusive):
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
         self.now = now
-        self._entries: OrderedDict[str, Held] = OrderedDict()
+        self._entries: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while nothing is in flight
 
-    def all_held(self) -> list[Held]:
+    def all_held(self) -> list[MemoryEntry]:
         """Every entry at one moment, expired ones included, in no particular order."""
         with self._lock:
             return list(dict.values(self._entries))
@@ -52,7 +52,7 @@ class Removing(Exclusive):
         """
         return bool(self._exclusively(self._delete, key, fence))
 
-    def _delete(self, gone: Gone, key: str, fence: Fence | None) -> bool:
+    def _delete(self, gone: Removed, key: str, fence: Fence | None) -> bool:
         if fence is not None and not fence.is_current():
             return False
         self._fences.break_key(key)
@@ -70,7 +70,7 @@ class Removing(Exclusive):
         """Remove the keys, and break their fences."""
         self._exclusively(self._invalidate_keys, list(keys))
 
-    def _invalidate_keys(self, gone: Gone, keys: list[str]) -> None:
+    def _invalidate_keys(self, gone: Removed, keys: list[str]) -> None:
         for key in keys:
             self._fences.break_key(key)
         found = (self._entries.get(key) for key in keys)
@@ -80,7 +80,7 @@ class Removing(Exclusive):
         """Remove everything, and break every fence."""
         self._exclusively(self._clear)
 
-    def _clear(self, gone: Gone) -> None:
+    def _clear(self, gone: Removed) -> None:
         self._fences.break_all()
         held = list(dict.values(self._entries))
         # In place: other rooms keep the bound methods of this very dict. `held` keeps every value
@@ -97,7 +97,7 @@ class Removing(Exclusive):
         """Remove entries with any of the tags, and break fences that name one; how many were live."""
         return self._exclusively(self._invalidate_tags, tags) or 0
 
-    def _invalidate_tags(self, gone: Gone, tags: frozenset[str]) -> int:
+    def _invalidate_tags(self, gone: Removed, tags: frozenset[str]) -> int:
         self._fences.break_tags(tags)
         found = (self._entries.get(key) for key in self._tags.having(tags))
         return self._invalidate(gone, [held for held in found if held is not None])
@@ -113,10 +113,10 @@ class Removing(Exclusive):
             removed += self._exclusively(self._invalidate, matching[start : start + _SLICE]) or 0
         return removed
 
-    def _break_matching(self, gone: Gone, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
+    def _break_matching(self, gone: Removed, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
         self._fences.break_matching(pattern)
 
-    def _invalidate(self, gone: Gone, condemned: list[Held]) -> int:
+    def _invalidate(self, gone: Removed, condemned: list[MemoryEntry]) -> int:
         now = self.now()
         removed = 0
         for held in condemned:
@@ -139,13 +139,14 @@ class Removing(Exclusive):
             over = [
                 held
                 for held in everything[start : start + _SLICE]
-                if held.deadline + held.stale <= now or (held.mark is not None and not held.mark.is_current())
+                if held.deadline + held.stale <= now
+                or (held.shared_fence is not None and not held.shared_fence.is_current())
             ]
             if over:
                 removed += self._exclusively(self._remove_over, over, now) or 0
         return removed
 
-    def _remove_over(self, gone: Gone, condemned: list[Held], now: float) -> int:
+    def _remove_over(self, gone: Removed, condemned: list[MemoryEntry], now: float) -> int:
         before = len(gone)
         for held in condemned:
             # Looked at again under the lock: it may have been replaced, or touched.
@@ -153,12 +154,12 @@ class Removing(Exclusive):
                 continue
             if held.deadline + held.stale <= now:
                 self._remove(gone, held, RemovalCause.EXPIRED)
-            elif held.mark is not None and not held.mark.is_current():
+            elif held.shared_fence is not None and not held.shared_fence.is_current():
                 self.counter.invalidations += 1
                 self._remove(gone, held, RemovalCause.INVALIDATED)
         return len(gone) - before
 
-    def _remove(self, gone: Gone, held: Held, cause: RemovalCause) -> None:
+    def _remove(self, gone: Removed, held: MemoryEntry, cause: RemovalCause) -> None:
         held.deadline = GONE
         del self._entries[held.key]
         if held.tags:

@@ -15,11 +15,11 @@ from itertools import chain, islice
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, final
 
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.memory.entry import MemoryEntry
 
 #: What an entry takes beside its key and value: the entry itself with its garbage collector header,
 #: three floats, a place in the dict and a node of its order.
-BOOKKEEPING: Final = sys.getsizeof(Held()) + 16 + 3 * sys.getsizeof(0.0) + 50 + 56
+BOOKKEEPING: Final = sys.getsizeof(MemoryEntry()) + 16 + 3 * sys.getsizeof(0.0) + 50 + 56
 
 _PER_TAG: Final = 80  # a key's place in the index of a tag
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from cachekit.model.counters import Histogram, Lookups
+from cachekit.model.counters import LatencyHistogram, Lookups
 from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
@@ -27,7 +27,7 @@ class Figures:
         #: The first one has what those that left had counted.
         self._readers: tuple[Lookups, ...] = (Lookups(),)
         #: How long hits took.
-        self.latency = Histogram()
+        self.latency = LatencyHistogram()
 
     def reader(self) -> Lookups:
         """Counters for one more reader."""

@@ -44,12 +44,12 @@ from typing import Any, Final, TypeVar
 from cachekit.model.counters import Lookups
 from cachekit.model.types import MISSING, Missing, RemovalCause
 from cachekit.runtime import fork
-from cachekit.runtime.scheduler import Job, upkeep
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import PrivateFence, SharedFence
-from cachekit.tiers.memory.entry import GONE, Held
-from cachekit.tiers.memory.removal import Removing
-from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, Gone, RemovalListener, tell
+from cachekit.tiers.memory.entry import GONE, MemoryEntry
+from cachekit.tiers.memory.removal import RemovalMixin
+from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, tell
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-class Store(Removing):
+class Store(RemovalMixin):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
     Args:
@@ -95,9 +95,9 @@ class Store(Removing):
         self._longest = longest
         self._cleanup_interval = cleanup_interval
         #: The two lock-free steps of a hit; see the module.
-        self.find: Callable[[str], Held | None] = self._entries.get if gil_enabled() else find_nothing
+        self.find: Callable[[str], MemoryEntry | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
-        self._job: Job | None = None
+        self._job: ScheduledTask | None = None
         self._unswept = cleanup_interval is not None
         fork.register(self)
 
@@ -126,10 +126,10 @@ class Store(Removing):
             return MISSING
         return self.look_up_locked(key, lookups, _value)
 
-    def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[Held], T]) -> T | Missing:
+    def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[MemoryEntry], T]) -> T | Missing:
         """What `read` makes of the entry under the key; a lookup that counts."""
         found: T | Missing = MISSING
-        over: Held | None = None
+        over: MemoryEntry | None = None
         try:
             with self._lock:
                 self.refuse_if_closed()
@@ -139,7 +139,11 @@ class Store(Removing):
                     self._state = BUSY
                     now = self.now()
                     held = self._entries.get(key)
-                    if held is not None and now < held.deadline and (held.mark is None or held.mark.stands()):
+                    if (
+                        held is not None
+                        and now < held.deadline
+                        and (held.shared_fence is None or held.shared_fence.stands())
+                    ):
                         try:
                             self.touch(key)
                         except KeyError:  # a policy that was interrupted does not know it, for now
@@ -160,7 +164,7 @@ class Store(Removing):
             self._exclusively(self._remove_over, [over], now)
         return found
 
-    def peek(self, key: str, read: Callable[[Held], T], *, even_stale: bool = False) -> T | Missing:
+    def peek(self, key: str, read: Callable[[MemoryEntry], T], *, even_stale: bool = False) -> T | Missing:
         """Like `look_up`, but nothing is counted or moved; with `even_stale` as loads may see it."""
         found: T | Missing = MISSING
         if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
@@ -175,7 +179,7 @@ class Store(Removing):
                     if (
                         held is not None
                         and self.now() < held.deadline + (held.stale if even_stale else 0.0)
-                        and (held.mark is None or held.mark.is_current())
+                        and (held.shared_fence is None or held.shared_fence.is_current())
                     ):
                         found = read(held)
                 finally:
@@ -199,7 +203,7 @@ class Store(Removing):
         tags: frozenset[str],
         created: float | None = None,
         fence: Fence | None = None,
-        mark: SharedFence | None = None,
+        shared_fence: SharedFence | None = None,
         news: bool = False,
         stale: float = 0.0,
     ) -> bool:
@@ -215,7 +219,7 @@ class Store(Removing):
             tags: of exact str.
             created: when the value was made, on the store's clock; None is now.
             fence: taken before the value was loaded.
-            mark: serve the value only as long as this fence stands; see the module.
+            shared_fence: serve the value only as long as this fence stands; see the module.
             news: break the fences of the key although there is a fence.
             stale: seconds, a finite number, that it stays after its life, for loads to fall back on.
 
@@ -236,7 +240,7 @@ class Store(Removing):
             # What _exclusively does is written out here: its calls would be a third of this one's time.
             with self._lock:
                 if self._state:
-                    self._not_now(self.put, key, value, ttl, tags, created, fence, mark, news, stale)
+                    self._defer(self.put, key, value, ttl, tags, created, fence, shared_fence, news, stale)
                     return True
                 try:
                     self._state = BUSY
@@ -251,7 +255,7 @@ class Store(Removing):
                     held = self._entries.get(key)
                     replaced = held is not None
                     if held is None:
-                        held = Held()
+                        held = MemoryEntry()
                         held.key = key
                         before = tags
                     else:
@@ -260,7 +264,7 @@ class Store(Removing):
                         old = held.value
                         before = held.tags
                     held.deadline = GONE
-                    held.mark = mark
+                    held.shared_fence = shared_fence
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
@@ -310,7 +314,7 @@ class Store(Removing):
             self.delete(key)
         return fence is None
 
-    def _oldest(self) -> Held:
+    def _oldest(self) -> MemoryEntry:
         while True:
             try:
                 return self._entries[next(iter(self._entries))]
@@ -324,7 +328,7 @@ class Store(Removing):
             self._begin_sweeping()
         return done
 
-    def _prolong(self, gone: Gone, key: str, life: float) -> bool:  # noqa: ARG002
+    def _prolong(self, gone: Removed, key: str, life: float) -> bool:  # noqa: ARG002
         self._fences.break_key(key)
         held = self._entries.get(key)
         now = self.now()
@@ -380,7 +384,7 @@ class Store(Removing):
         # Without the lock: upkeep has one of its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        job = upkeep.every(self._cleanup_interval, self.remove_expired)
+        job = scheduler.every(self._cleanup_interval, self.remove_expired)
         with self._lock:
             if self._job is None and self._state != CLOSED:
                 self._job = job
@@ -389,7 +393,7 @@ class Store(Removing):
 
     def close(self) -> None:
         """Let go of everything; no listener is told, and nothing is counted."""
-        gone: Gone = []
+        gone: Removed = []
         with self._lock:
             if self._state == CLOSED:
                 return
@@ -423,7 +427,7 @@ class Store(Removing):
         assert not self._deferred
 
 
-def _value(held: Held) -> Any:
+def _value(held: MemoryEntry) -> Any:
     return held.value
 
 

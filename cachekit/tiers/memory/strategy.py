@@ -48,9 +48,9 @@ def store_for(
         return Store(*limits)
     policy = None if strategy is CacheStrategy.LRU else _policy(strategy)
 
-    from cachekit.tiers.memory.policy_store import SelectiveStore
+    from cachekit.tiers.memory.policy_store import PolicyStore
 
-    return SelectiveStore(*limits, policy=policy, bound=bound)
+    return PolicyStore(*limits, policy=policy, bound=bound)
 
 
 def _policy(strategy: Strategy) -> EvictionPolicy:

@@ -27,8 +27,8 @@ from cachekit.model.validation import (
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import NEWS, PrivateFence, SharedFence
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
+from cachekit.tiers.memory.entry import MemoryEntry
 from cachekit.tiers.memory.sizing import Weigher
 from cachekit.tiers.memory.stats import Figures, usage
 from cachekit.tiers.memory.strategy import Strategy, checked_limits, refuse_to_copy, store_for
@@ -143,12 +143,16 @@ class MemoryCache:
             held = None
         if held is not None:
             value = held.value
-            mark = held.mark
+            shared_fence = held.shared_fence
             now = self._now()
             if (
                 now < held.deadline
                 and held.value is value
-                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                and (
+                    shared_fence is None
+                    or shared_fence.words[CHANGES] == shared_fence.seen
+                    or shared_fence.stands()
+                )
             ):
                 try:
                     self._touch(held.key)
@@ -188,12 +192,16 @@ class MemoryCache:
         held = self._find(key)
         if held is not None:
             value = held.value
-            mark = held.mark
+            shared_fence = held.shared_fence
             now = self._now()
             if (
                 now < held.deadline
                 and held.value is value
-                and (mark is None or mark.words[NEWS] == mark.seen or mark.stands())
+                and (
+                    shared_fence is None
+                    or shared_fence.words[CHANGES] == shared_fence.seen
+                    or shared_fence.stands()
+                )
             ):
                 try:
                     self._touch(key)
@@ -229,7 +237,7 @@ class MemoryCache:
                 return
             self._figures.latency.record(self._now() - started)
 
-    def _snapshot(self, held: Held) -> CacheEntry:
+    def _snapshot(self, held: MemoryEntry) -> CacheEntry:
         wall, now = self._clock.time(), self._now()
         return CacheEntry(
             held.key,
@@ -259,7 +267,7 @@ class MemoryCache:
             held.key
             for held in self._store.all_held()
             if now < held.deadline
-            and (held.mark is None or held.mark.is_current())
+            and (held.shared_fence is None or held.shared_fence.is_current())
             and (matches is None or matches(held.key))
         ]
 
@@ -355,7 +363,7 @@ class MemoryCache:
         self,
         entry: CacheEntry,
         fence: Fence | None = None,
-        mark: SharedFence | None = None,
+        shared_fence: SharedFence | None = None,
         news: bool = False,
     ) -> bool:
         # The monotonic clock first: whatever time passes between the two makes the life shorter.
@@ -363,7 +371,7 @@ class MemoryCache:
         age = max(0.0, self._clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
         return self._store.put(
-            entry.key, entry.value, ttl, entry.tags, now - age, fence, mark, news, entry.stale_ttl
+            entry.key, entry.value, ttl, entry.tags, now - age, fence, shared_fence, news, entry.stale_ttl
         )
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from cachekit.errors import CacheClosedError
-from cachekit.model.counters import StatsCounter
+from cachekit.model.counters import TierCounters
 from cachekit.model.types import RemovalCause
-from cachekit.tiers.memory.entry import Held
+from cachekit.tiers.memory.entry import MemoryEntry
 
 T = TypeVar("T")
 
@@ -26,10 +26,10 @@ BUSY: Final = 1
 CLOSED: Final = 2
 
 #: Entries that have left, and why.
-Gone: TypeAlias = list[tuple[Held, RemovalCause]]
+Removed: TypeAlias = list[tuple[MemoryEntry, RemovalCause]]
 
 
-class Exclusive:
+class LockedStore:
     """What a store inherits: the lock, the state behind it, and the calls that wait for it.
 
     A base, not a part: one dot more in `Store.put` would be a fifth of its time.
@@ -38,7 +38,7 @@ class Exclusive:
     __slots__ = ("__weakref__", "_deferred", "_listeners", "_lock", "_state", "counter")
 
     def __init__(self) -> None:
-        self.counter = StatsCounter()
+        self.counter = TierCounters()
         self._lock = threading.RLock()
         self._state = IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -51,11 +51,11 @@ class Exclusive:
             What `change` returned; None if it was queued, because this thread is in the middle of
             another change.
         """
-        gone: Gone = []
+        gone: Removed = []
         try:
             with self._lock:
                 if self._state:
-                    self._not_now(self._exclusively, change, *arguments)
+                    self._defer(self._exclusively, change, *arguments)
                     return None
                 try:
                     self._state = BUSY
@@ -76,7 +76,7 @@ class Exclusive:
                 self._run_deferred()
         return result
 
-    def _not_now(self, operation: Callable[..., Any], *arguments: Any) -> None:
+    def _defer(self, operation: Callable[..., Any], *arguments: Any) -> None:
         self.refuse_if_closed()
         self._deferred.append((operation, arguments))
 
@@ -108,7 +108,7 @@ RemovalListener = Callable[[str, Any, RemovalCause], object]
 
 def tell(
     listeners: Iterable[RemovalListener],
-    counter: StatsCounter,
+    counter: TierCounters,
     removals: list[tuple[str, Any, RemovalCause]],
 ) -> None:
     """Call each with each removal; what one raises is logged and counted, and stops no other."""

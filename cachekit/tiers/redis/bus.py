@@ -23,8 +23,8 @@ from cachekit.errors import TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
-from cachekit.tiers.redis.client import Server
-from cachekit.tiers.redis.heartbeat import Heart
+from cachekit.tiers.redis.client import Client
+from cachekit.tiers.redis.heartbeat import Heartbeat
 
 _STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
 _SHORTEST_PAUSE: Final = 0.05
@@ -40,13 +40,13 @@ class Bus:
         channel: where the caches of one prefix meet.
     """
 
-    def __init__(self, server: Server, channel: bytes) -> None:
+    def __init__(self, server: Client, channel: bytes) -> None:
         self._server = server
         self.channel = channel
         self.outbox = Outbox()
         self._lock = threading.Lock()
-        self._ears: tuple[_Ear, ...] = ()  # replaced as a whole: it is read without the lock
-        self._heart = Heart(server, channel, self.outbox)
+        self._ears: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
+        self._heart = Heartbeat(server, channel, self.outbox)
         # When nobody holds this any more what it has sent must still be confirmed.
         weakref.finalize(self, self._heart.drop).atexit = False
         fork.register(self)
@@ -60,7 +60,7 @@ class Bus:
 
         That function holds the listener, and nothing else here does: when both are gone, listening ends too.
         """
-        ear = _Ear(self._server, self.channel, self.outbox, listener)
+        ear = _BusReader(self._server, self.channel, self.outbox, listener)
         kept = [listener]
         with self._lock:
             self._ears = (*(one for one in self._ears if not one.is_over), ear)
@@ -109,10 +109,10 @@ class Bus:
 
 
 @final
-class _Ear:
+class _BusReader:
     """A thread that listens for one listener until it is stopped, or nobody holds the listener any more."""
 
-    def __init__(self, server: Server, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
+    def __init__(self, server: Client, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
         self._server = server
         self._channel = channel
         self._outbox = outbox

@@ -122,7 +122,7 @@ class Outbox:
 
 
 @final
-class Sending:
+class PublishedWrite:
     """A message of an outbox, which a `with` block publishes, or fails to.
 
     Whichever it is, whoever listens in this process is told by the end of the block: a write that failed may

@@ -14,19 +14,19 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.tiers.redis.connection import Address, Ways, ways_to
+from cachekit.tiers.redis.connection import Address, Connections, ways_to
 from cachekit.tiers.redis.scripts import Script
 
 _BATCH: Final = 500  # commands in one pipeline, so that neither side piles up much
 _SCANNED: Final = 1000  # keys that the server looks at before it answers others
 
 
-class Foreign:
+class ForeignValue:
     """The type of `FOREIGN`."""
 
 
 #: Something is there, and it is not a string: another program's.
-FOREIGN: Final = Foreign()
+FOREIGN: Final = ForeignValue()
 
 
 class Call(NamedTuple):
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 @final
-class Server:
+class Client:
     """A single server, whatever stands before it, or a Cluster. Safe in any thread, before and after a fork.
 
     Args:
@@ -56,7 +56,7 @@ class Server:
 
         self._address = address
         self._own = client is None
-        self._opened = None if client is None else Ways(client, client.execute_command, lambda: None)
+        self._opened = None if client is None else Connections(client, client.execute_command, lambda: None)
         self._lock = threading.Lock()
         self._closed = False
         # What a Cluster's client raises is not a RedisError.
@@ -109,7 +109,7 @@ class Server:
         except self._errors as error:
             raise self._unavailable(error) from error
 
-    def read(self, name: bytes) -> bytes | Foreign | None:
+    def read(self, name: bytes) -> bytes | ForeignValue | None:
         """What is stored there; `FOREIGN` if it is not a string.
 
         Raises:
@@ -292,7 +292,7 @@ class Server:
         """
         return self._ways().client
 
-    def _ways(self) -> Ways:
+    def _ways(self) -> Connections:
         ways = self._opened
         if ways is not None:
             return ways

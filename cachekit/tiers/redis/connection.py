@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cachekit.model.validation import seconds
-from cachekit.tiers.redis.connection_pool import Lines
+from cachekit.tiers.redis.connection_pool import ConnectionPool
 
 _CONNECTIONS: Final = 32
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
@@ -187,7 +187,7 @@ def _checked_timeout(timeout: float) -> float:
     return wait
 
 
-class Ways(NamedTuple):
+class Connections(NamedTuple):
     """How to get to a server: a client for what needs one, and something quicker for single commands."""
 
     client: Any
@@ -195,7 +195,7 @@ class Ways(NamedTuple):
     close: Callable[[], object]
 
 
-def ways_to(address: Address) -> Ways:
+def ways_to(address: Address) -> Connections:
     """Make them; their waits are bounded. Only a Cluster's client connects already."""
     import redis
     from redis.backoff import NoBackoff
@@ -217,7 +217,7 @@ def ways_to(address: Address) -> Ways:
         cluster = redis.RedisCluster(
             startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
         )
-        return Ways(cluster, cluster.execute_command, cluster.close)
+        return Connections(cluster, cluster.execute_command, cluster.close)
     options.update(max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1))
     if address.url is not None:
         options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
@@ -234,14 +234,14 @@ def ways_to(address: Address) -> Ways:
     )
     client = redis.Redis(connection_pool=pool)
     arguments = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
-    lines = Lines(lambda: kind(**arguments), pool.max_connections, patience)
+    lines = ConnectionPool(lambda: kind(**arguments), pool.max_connections, patience)
 
     def close() -> None:
         lines.close()
         client.close()
         pool.disconnect()
 
-    return Ways(client, lines.ask, close)
+    return Connections(client, lines.ask, close)
 
 
 def _never_later(connection: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Any, final
 
 
 @final
-class Lines:
-    """Connections to one server. Safe in any thread; after a fork the child makes another `Lines`.
+class ConnectionPool:
+    """Connections to one server. Safe in any thread; after a fork the child makes another `ConnectionPool`.
 
     Args:
         connection: makes one that is not connected yet, and does not retry by itself.

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
-from cachekit.model.counters import StatsCounter
+from cachekit.model.counters import TierCounters
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer, Stored
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.store import Store, Write, fresh
 
 #: Bytes of the largest envelope: a larger one would keep the server from everybody else for too long.
@@ -51,7 +51,7 @@ class Entries:
         signed: bool,
         clock: Clock,
         longest: float,
-        counter: StatsCounter,
+        counter: TierCounters,
     ) -> None:
         self._store = store
         self._serializer = serializer
@@ -142,7 +142,7 @@ class Entries:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def put(self, entry: CacheEntry, origin: Origin, expect: Origin | None = None) -> bool:
+    def put(self, entry: CacheEntry, origin: ServerTokens, expect: ServerTokens | None = None) -> bool:
         """Store it under the token of the origin, or remove the key if its time is over.
 
         False, and nothing done, if there is an expected origin whose token is not the key's any more.
@@ -158,7 +158,7 @@ class Entries:
             return False
         return True
 
-    def put_many(self, entries: Iterable[tuple[CacheEntry, Origin]]) -> None:
+    def put_many(self, entries: Iterable[tuple[CacheEntry, ServerTokens]]) -> None:
         """`put` of several, at once; nothing is stored if one cannot be."""
         writes: dict[str, tuple[Write, int]] = {}
         over = []
@@ -175,8 +175,8 @@ class Entries:
         stored = len(writes)
         self._counter.sets += stored
 
-    def add(self, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
-        """See `ports.FleetTier.add`."""
+    def add(self, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
+        """See `ports.ServerTier.add`."""
         write = self._write(entry, origin)
         dead: bytes | None = None
         for _ in range(_TRIES if write is not None else 0):
@@ -196,11 +196,11 @@ class Entries:
                 return False
         return False
 
-    def add_many(self, pairs: Iterable[tuple[CacheEntry, Origin]]) -> dict[str, CacheEntry | bool]:
+    def add_many(self, pairs: Iterable[tuple[CacheEntry, ServerTokens]]) -> dict[str, CacheEntry | bool]:
         """`add` of several, at once; nothing is stored if one cannot be."""
         pairs = list(pairs)
         outcomes: dict[str, CacheEntry | bool] = {}
-        writes: dict[str, tuple[Write, Origin]] = {}
+        writes: dict[str, tuple[Write, ServerTokens]] = {}
         for entry, origin in pairs:
             write = self._write(entry, origin)
             if write is None:
@@ -248,7 +248,7 @@ class Entries:
                 return True
         return False
 
-    def _write(self, entry: CacheEntry, origin: Origin) -> Write | None:
+    def _write(self, entry: CacheEntry, origin: ServerTokens) -> Write | None:
         """What is to be stored; None if its time is over."""
         now = self._clock.time()
         created = min(entry.created_timestamp, now)

@@ -8,11 +8,11 @@ from typing import Protocol, final
 from cachekit.model.entry import CacheEntry
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 
 
 class _Judge(Protocol):
-    def is_current(self, key: str, origin: Origin) -> bool: ...
+    def is_current(self, key: str, origin: ServerTokens) -> bool: ...
 
 
 @final
@@ -27,7 +27,7 @@ class RedisFence:
 
     __slots__ = ("_judge", "key", "origin")
 
-    def __init__(self, key: str, origin: Origin, judge: _Judge) -> None:
+    def __init__(self, key: str, origin: ServerTokens, judge: _Judge) -> None:
         self.key = key
         self.origin = origin
         self._judge = judge
@@ -42,7 +42,7 @@ class RedisFence:
         return self._judge.is_current(self.key, self.origin)
 
 
-def check_fence(fence: Fence, entry: CacheEntry) -> Origin:
+def check_fence(fence: Fence, entry: CacheEntry) -> ServerTokens:
     """The tokens of a fence that was taken for this entry; refuse any other."""
     if not isinstance(fence, RedisFence):
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
@@ -55,16 +55,16 @@ def check_fence(fence: Fence, entry: CacheEntry) -> Origin:
     return fence.origin
 
 
-def checked_origin(origin: Origin) -> Origin:
+def checked_origin(origin: ServerTokens) -> ServerTokens:
     """The origin, if it is one."""
-    if not isinstance(origin, Origin):
+    if not isinstance(origin, ServerTokens):
         raise TypeError(f"origin must come from this tier's origin() or successor(), not {origin!r}")
     return origin
 
 
 def checked_pairs(
-    entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
-) -> list[tuple[CacheEntry, Origin]]:
+    entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
+) -> list[tuple[CacheEntry, ServerTokens]]:
     """The entries, each with its origin."""
     pairs = []
     for key, entry in entries.items():

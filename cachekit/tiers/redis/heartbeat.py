@@ -15,16 +15,16 @@ import time
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.runtime.scheduler import Job, Upkeep
+from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
-from cachekit.tiers.redis.client import Server
+from cachekit.tiers.redis.client import Client
 
 #: Heartbeats have a thread of their own, which waits for nothing but servers. Other upkeep may take longer
 #: than a fleet has patience: a sweep of a million entries in files, a value kept warm, a tier that hangs.
-pulse: Final = Upkeep("cachekit-pulse")
+heartbeat_scheduler: Final = Scheduler("cachekit-pulse")
 
 #: Those that have something to confirm, or may have: also those whose caches are gone.
-_beating: set[Heart] = set()
+_beating: set[Heartbeat] = set()
 
 
 @atexit.register
@@ -46,7 +46,7 @@ def _confirm_before_a_worker_ends() -> None:
 
 
 @final
-class Heart:
+class Heartbeat:
     """Sends the heartbeats of one outbox. Safe in any thread; its owner sees to forks.
 
     Args:
@@ -60,12 +60,12 @@ class Heart:
         "_silent_until",
     )  # fmt: skip
 
-    def __init__(self, server: Server, channel: bytes, outbox: Outbox) -> None:
+    def __init__(self, server: Client, channel: bytes, outbox: Outbox) -> None:
         self._server = server
         self._channel = channel
         self._outbox = outbox
         self._lock = threading.Lock()
-        self._job: Job | None = None
+        self._job: ScheduledTask | None = None
         self._beats = False  # in this process, in which the last heartbeat is seen to as well
         self._dropped = False
         self._process = os.getpid()
@@ -78,7 +78,7 @@ class Heart:
         _confirm_before_a_worker_ends()
         if self._job is None:
             # Without the lock: a fork takes that of the pulse before ours.
-            job = pulse.every(HEARTBEAT, self.beat)
+            job = heartbeat_scheduler.every(HEARTBEAT, self.beat)
             with self._lock:
                 first = self._job is None
                 if first:
@@ -92,7 +92,7 @@ class Heart:
     def beat(self) -> None:
         """Publish a heartbeat, if there is anything to confirm."""
         if not self._dropped:
-            self._confirm(final=False)
+            self._revalidate(final=False)
             return
         _beating.discard(self)  # which ends this job, too
         self.confirm_the_last()
@@ -116,9 +116,9 @@ class Heart:
     def confirm_the_last(self) -> None:
         """Confirm all that was sent, unless that is another process's business."""
         if self._process == os.getpid():
-            self._confirm(final=True)
+            self._revalidate(final=True)
 
-    def _confirm(self, *, final: bool) -> None:
+    def _revalidate(self, *, final: bool) -> None:
         if time.monotonic() < self._silent_until and not final:
             return
         due = self._outbox.heartbeat(final=final)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.model.counters import Histogram, Lookups, StatsCounter
+from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
 from cachekit.model.stats import CacheStats
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.redis.client import Server
+from cachekit.tiers.redis.client import Client
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
@@ -22,13 +22,13 @@ class Figures:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self.counter = StatsCounter()
+        self.counter = TierCounters()
         self.size = 0  #: when it was last measured
         self.memory_usage = 0  #: the same
         self._now = clock.monotonic
         self._lookups = Lookups()
         self._unavailable = 0
-        self._latency = Histogram()
+        self._latency = LatencyHistogram()
         self._sample_due = 0.0
 
     def begin(self) -> float:
@@ -87,7 +87,7 @@ class Guard:
 
     __slots__ = ("_figures", "_server")
 
-    def __init__(self, server: Server, figures: Figures) -> None:
+    def __init__(self, server: Client, figures: Figures) -> None:
         self._server = server
         self._figures = figures
 

@@ -17,10 +17,10 @@ from itertools import chain
 from typing import Final, NamedTuple, final
 
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.fences import Origin
+from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.bus import Bus
-from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, Sending, portions
-from cachekit.tiers.redis.client import Call, Foreign, Server
+from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, PublishedWrite, portions
+from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
 from cachekit.tiers.redis.scripts import script
 
@@ -56,14 +56,14 @@ class Store:
     Every method may raise `TierUnavailableError`; one that writes may have been carried out then.
     """
 
-    def __init__(self, server: Server, layout: Layout) -> None:
+    def __init__(self, server: Client, layout: Layout) -> None:
         self._server = server
         self._layout = layout
         self._bus = Bus(server, layout.channel)
 
     # -- reading ------------------------------------------------------------------------------------
 
-    def read(self, key: str) -> bytes | Foreign | None:
+    def read(self, key: str) -> bytes | ForeignValue | None:
         """The envelope of a key, None without one, `FOREIGN` for somebody else's data. One round trip."""
         return self._server.read(self._layout.value(key))
 
@@ -103,7 +103,7 @@ class Store:
         tokens = [int(found[name]) for name in names]
         return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
 
-    def is_current(self, key: str, origin: Origin) -> bool:
+    def is_current(self, key: str, origin: ServerTokens) -> bool:
         """Whether the tokens are still those of the origin."""
         names = [self._layout.names(key)[1], *(self._layout.tag(tag) for tag in origin.tags)]
         found = self._server.read_many(names)
@@ -176,7 +176,7 @@ class Store:
         """
         return [[key] for key in sizes] if self._server.is_cluster else portions(sizes)
 
-    def add(self, key: str, write: Write, origin: Origin, instead_of: bytes | None) -> bytes | bool:
+    def add(self, key: str, write: Write, origin: ServerTokens, instead_of: bytes | None) -> bytes | bool:
         """Store a value if the tokens are those of the origin, and nothing is there. One round trip, or two.
 
         Args:
@@ -194,7 +194,7 @@ class Store:
         answer = self._server.run(self._add_call(key, write, origin, now, instead_of))
         return answer if isinstance(answer, bytes) else bool(answer)
 
-    def add_many(self, writes: Mapping[str, tuple[Write, Origin]]) -> dict[str, bytes | bool]:
+    def add_many(self, writes: Mapping[str, tuple[Write, ServerTokens]]) -> dict[str, bytes | bool]:
         """`add` of several keys at once."""
         self._prolong([write for write, _ in writes.values()])
         now: Mapping[str, int | None] = {}
@@ -211,7 +211,7 @@ class Store:
         self,
         key: str,
         write: Write,
-        origin: Origin,
+        origin: ServerTokens,
         now: Mapping[str, int | None],
         instead_of: bytes | None = None,
     ) -> Call:
@@ -338,13 +338,13 @@ class Store:
     # -- the bus, and life --------------------------------------------------------------------------
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """See `ports.FleetTier.subscribe`."""
+        """See `ports.ServerTier.subscribe`."""
         return self._bus.subscribe(listener)
 
-    def _sending(self, kind: Kind, body: object = None) -> Sending:
+    def _sending(self, kind: Kind, body: object = None) -> PublishedWrite:
         """A message that is published, or lost, by the end of the block."""
         self._bus.keep_confirming()
-        return Sending(self._bus.outbox, self._bus.tell, kind, body)
+        return PublishedWrite(self._bus.outbox, self._bus.tell, kind, body)
 
     def _publish(self, message: str) -> tuple[str, bytes, str]:
         return "PUBLISH", self._bus.channel, message

@@ -26,8 +26,8 @@ from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.base import BusListener, Fence
-from cachekit.tiers.fences import Origin
-from cachekit.tiers.redis.client import Server
+from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_fence, checked_origin, checked_pairs
@@ -169,7 +169,7 @@ class RedisCache:
         self._configuration = layout.prefix, longest, codec, compression, allow, clock
         self._longest = cap
         self._clock = clock
-        self._server = Server(address, client)
+        self._server = Client(address, client)
         self._store = Store(self._server, layout)
         self._figures = Figures(clock)
         self._counter = self._figures.counter
@@ -277,21 +277,21 @@ class RedisCache:
 
     # -- fences -------------------------------------------------------------------------------------
 
-    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> Origin:
+    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
         return self.origins([key], tags)[key]
 
-    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, Origin]:
+    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
         """`origin` of several keys in one round trip."""
         keys = checked_keys(keys)
         with self._guard:
             of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
-        return {key: Origin(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
+        return {key: ServerTokens(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
-    def successor(self, tags: frozenset[str] = frozenset()) -> Origin:
+    def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
         with self._guard:
-            return Origin(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
+            return ServerTokens(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
 
     def fence(self, key: str, tags: Tags = ()) -> RedisFence:
         """A fence for `set_if`; take it before the value is loaded. One round trip."""
@@ -331,7 +331,9 @@ class RedisCache:
         self.put(key, entry, self.successor(entry.tags))
         return True
 
-    def put(self, key: str, entry: CacheEntry, origin: Origin, *, expect: Origin | None = None) -> bool:
+    def put(
+        self, key: str, entry: CacheEntry, origin: ServerTokens, *, expect: ServerTokens | None = None
+    ) -> bool:
         """`set`, which makes the token of `origin` the key's, and tells the other hosts.
 
         Args:
@@ -351,7 +353,7 @@ class RedisCache:
             expected = None if expect is None else checked_origin(expect)
             return self._entries.put(entry, checked_origin(origin), expected)
 
-    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]) -> None:
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """`put` of several keys at once.
 
         Raises:
@@ -377,7 +379,7 @@ class RedisCache:
         check_entry(key, entry)
         return self.add(key, entry, check_fence(fence, entry)) is True
 
-    def add(self, key: str, entry: CacheEntry, origin: Origin) -> CacheEntry | bool:
+    def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
         """Store the entry if the tokens are still those of `origin`. It breaks no fence: it is no news.
 
         Returns:
@@ -391,7 +393,7 @@ class RedisCache:
             return self._entries.add(entry, checked_origin(origin))
 
     def add_many(
-        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, Origin]
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
     ) -> dict[str, CacheEntry | bool]:
         """`add` of several keys at once; nothing is stored if one cannot be.
 

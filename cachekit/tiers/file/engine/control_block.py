@@ -21,7 +21,7 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.engine.file_ops import Effects, mapped, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps, mapped, open_ours
 from cachekit.tiers.file.engine.format import FORMAT, PAGE, Geometry
 
 MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
@@ -46,7 +46,7 @@ TABLE: Final = 16
 ALONE: Final = 1  # in a size
 
 
-def create(path: str, geometry: Geometry, effects: Effects) -> None:
+def create(path: str, geometry: Geometry, effects: FileOps) -> None:
     """Make the file; every block is empty, and so without magic, until its shard is reset."""
     fd = effects.create(path)
     try:
@@ -69,7 +69,7 @@ def is_sound(path: str, geometry: Geometry) -> bool:
 
 
 def map_blocks(
-    path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False
+    path: str, geometry: Geometry, effects: FileOps, *, read_only: bool = False
 ) -> list[memoryview]:
     """The words of each shard's block."""
     view = mapped(path, geometry.control_size, read_only=read_only)

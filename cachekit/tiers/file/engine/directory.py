@@ -24,7 +24,7 @@ from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
 from cachekit.tiers.file.engine import control_block, fence_tokens
-from cachekit.tiers.file.engine.file_ops import Effects, make_directories, open_or_make, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps, make_directories, open_or_make, open_ours
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 
 #: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
@@ -73,7 +73,7 @@ def is_cache(path: str) -> bool:
     return os.path.isfile(f"{path}/{_STRUCTURE_LOCK}") or read_manifest(path)[0] not in (None, -1)
 
 
-def open_directory(path: str, geometry: Geometry, patience: float, effects: Effects) -> Directory:
+def open_directory(path: str, geometry: Geometry, patience: float, effects: FileOps) -> Directory:
     """Take the directory up, or make it.
 
     Raises:
@@ -123,7 +123,7 @@ def _lacks_a_part(path: str) -> bool:
     return version is None or not all(os.path.lexists(f"{path}/{part}") for part in parts)
 
 
-def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[Geometry, bytes]:
+def _enter(path: str, wanted: Geometry, users: int, effects: FileOps) -> tuple[Geometry, bytes]:
     """The shape and the salt of the directory, which is sound, and which `users` then says we are in."""
     version, found, salt, _ = read_manifest(path)
     sound = (
@@ -162,7 +162,7 @@ def _enter(path: str, wanted: Geometry, users: int, effects: Effects) -> tuple[G
     return found, salt
 
 
-def _make(path: str, geometry: Geometry, effects: Effects) -> bytes:
+def _make(path: str, geometry: Geometry, effects: FileOps) -> bytes:
     """Empty the directory of what is ours, and make it anew; the salt of its hashes.
 
     The manifest goes first and comes last: without it, all the rest counts for nothing.
@@ -247,7 +247,7 @@ def _is_foreign(path: str, name: str) -> bool:
     return bool(beginning) and (expected is None or not expected.match(beginning))
 
 
-def _remove_shard(path: str, effects: Effects) -> None:
+def _remove_shard(path: str, effects: FileOps) -> None:
     for name in filter(_IN_SHARD.fullmatch, os.listdir(path)):
         effects.unlink(f"{path}/{name}")
     try:

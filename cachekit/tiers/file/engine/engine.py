@@ -20,12 +20,12 @@ from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.tiers.fences import EPOCH, FLUX, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine.control_block import ENTRIES
 from cachekit.tiers.file.engine.directory import open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
-from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
 from cachekit.tiers.file.engine.shard import Shard
 
@@ -87,7 +87,7 @@ class Engine:
         patience: float = _PATIENCE,
         opening: float = _OPENING,
         geometry: Geometry | None = None,
-        effects: Effects = EFFECTS,
+        effects: FileOps = EFFECTS,
     ) -> None:
         directory = open_directory(
             os.path.abspath(os.fspath(path)),
@@ -156,7 +156,7 @@ class Engine:
         _, _, shard, bucket = self._known.get(key) or self._locate(key)
         tokens = shard.tokens
         token: int = tokens.words[bucket]
-        if token & FLUX and tokens.is_abandoned(bucket, token):
+        if token & WRITING and tokens.is_abandoned(bucket, token):
             shard.lock.run(tokens.settle, bucket, token)
             token = tokens.words[bucket]
         return token
@@ -181,13 +181,13 @@ class Engine:
         # First: who finds it unchanged later need not compare the tags. All through an invalidation that
         # would not be so, hence 0, which it never is.
         epoch = words[EPOCH]
-        if epoch & FLUX:
+        if epoch & WRITING:
             epoch = tokens.epoch()
-            if epoch & FLUX:
+            if epoch & WRITING:
                 epoch = 0
         tags = tokens.of_tags(names) if names else ()
         token = words[bucket]
-        if token & FLUX:
+        if token & WRITING:
             token = self.token(key)
         return SharedFence(tokens, key, bucket, token, epoch, names, tags)
 
@@ -232,7 +232,7 @@ class Engine:
             LockTimeoutError: nothing was changed.
         """
         octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
-        if expect is not None and expect & FLUX:
+        if expect is not None and expect & WRITING:
             return None
         token = fresh()
         if len(payload) + len(octets) > self.geometry.segment >> 3 or len(tags) > MOST_TAGS:
@@ -243,7 +243,7 @@ class Engine:
                     shard.delete(hashed, octets, bucket, token, 0, self._time())
                 raise reason
         record = encode(octets, hashed, payload, expiry, flags, rt, tags)
-        stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, FLUX if in_flux else 0)
+        stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, WRITING if in_flux else 0)
         # None: from inside another write of this thread, after which it will be stored.
         return None if stored is False else token
 
@@ -268,7 +268,7 @@ class Engine:
             ValueTooLargeError: it is larger than its shard of the limit, or has over 65,535 tags.
         """
         octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
-        if expect & FLUX:
+        if expect & WRITING:
             return False
         reason = self._too_large(octets, payload, tags, shard)
         if reason is not None:
@@ -280,17 +280,17 @@ class Engine:
         """Remove a key, and change its token whether or not it was there; if it was, and the token."""
         octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
         token = fresh()
-        last = FLUX if in_flux else 0
+        last = WRITING if in_flux else 0
         removed = shard.delete(hashed, octets, bucket, token, last, self._time())
         return bool(removed), token
 
     def delete_if(self, key: str, expect: int, *, in_flux: bool = False) -> tuple[bool, int] | None:
         """`delete`, if the key's token is the expected one, and not in flux; None if it is not."""
         octets, hashed, shard, bucket = self._known.get(key) or self._locate(key)
-        if expect & FLUX:
+        if expect & WRITING:
             return None
         token = fresh()
-        last = FLUX if in_flux else 0
+        last = WRITING if in_flux else 0
         done, removed = shard.delete_if(hashed, octets, bucket, token, expect, last, self._time())
         return (removed, token) if done else None
 
@@ -376,9 +376,9 @@ class Engine:
         """Whether the files that this process locks are still those in the directory."""
         return all(shard.lock.is_there() for shard in self._open_shards())
 
-    def spoil(self) -> None:
+    def invalidate_all_tokens(self) -> None:
         """Break all fences that were ever taken here: the directory is not this one any more."""
-        self._open_shards()[0].tokens.spoil()
+        self._open_shards()[0].tokens.invalidate_all_tokens()
 
     def close(self) -> None:
         """Give back descriptors and mappings; a second call does nothing."""

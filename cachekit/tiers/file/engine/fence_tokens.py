@@ -17,13 +17,13 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, final
 
-from cachekit.tiers.fences import EPOCH, FLUX, NEWS, TagTokens
-from cachekit.tiers.file.engine.file_ops import Effects, mapped, open_ours
+from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
+from cachekit.tiers.file.engine.file_ops import FileOps, mapped, open_ours
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
-_LOW: Final = FLUX - 1
+_LOW: Final = WRITING - 1
 _DRAWN: Final = 512
 _STALE_FLUX: Final = 1.0  # seconds after which a write under way is taken for dead
 
@@ -58,7 +58,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_source.renew)
 
 
-def create(path: str, geometry: Geometry, effects: Effects) -> None:
+def create(path: str, geometry: Geometry, effects: FileOps) -> None:
     """Make the file.
 
     Tags begin with tokens of their own, each another one: records that outlived an earlier file, or whose
@@ -100,7 +100,7 @@ class Tokens:
 
     __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
 
-    def __init__(self, path: str, geometry: Geometry, effects: Effects, *, read_only: bool = False) -> None:
+    def __init__(self, path: str, geometry: Geometry, effects: FileOps, *, read_only: bool = False) -> None:
         #: Everything, as 8-byte words; `bucket` tells which is a key's.
         self.words = effects.words(mapped(path, geometry.tokens_size, read_only=read_only).cast("Q"))
         self._news = -1
@@ -128,11 +128,11 @@ class Tokens:
         """Every record, and every copy, that carries a token of one of the tags is over from now on."""
         words = self.words
         # Whoever meets the same epoch twice need not compare tags: so it changes first and last.
-        words[EPOCH] = words[NEWS] = fresh() | FLUX
+        words[EPOCH] = words[CHANGES] = fresh() | WRITING
         for tag in tags:
             words[self._tag_start + self._tag_bucket(tag)] = fresh()
         words[EPOCH] = fresh()
-        words[NEWS] = fresh()
+        words[CHANGES] = fresh()
 
     def epoch(self) -> int:
         """Changes with every invalidation of tags, all through it; FLUX while one is under way.
@@ -141,7 +141,7 @@ class Tokens:
         once more before it returns, and what was copied meanwhile is compared again.
         """
         epoch: int = self.words[EPOCH]
-        if epoch & FLUX and self.is_abandoned(EPOCH, epoch):
+        if epoch & WRITING and self.is_abandoned(EPOCH, epoch):
             epoch = self.words[EPOCH] = fresh()
         return epoch
 
@@ -150,7 +150,7 @@ class Tokens:
 
         The same number is the same object: holders of thousands of fences share one.
         """
-        news: int = self.words[NEWS]
+        news: int = self.words[CHANGES]
         if news != self._news:
             self._news = news
         return self._news  # of another thread, perhaps: then read just as late
@@ -161,12 +161,12 @@ class Tokens:
         start = _HEAD + shard * size
         # Words may be seen half changed here; what remembered such a one agrees with nothing later.
         self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
-        self.words[NEWS] = fresh()
+        self.words[CHANGES] = fresh()
 
-    def spoil(self) -> None:
+    def invalidate_all_tokens(self) -> None:
         """Change every token, of tags too: nothing agrees with this table any more."""
         words = self.words
-        words[EPOCH] = words[NEWS] = fresh() | FLUX
+        words[EPOCH] = words[CHANGES] = fresh() | WRITING
         words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
@@ -184,7 +184,7 @@ class Tokens:
         """End the FLUX of an abandoned write, under the lock of the bucket's shard."""
         if self.words[bucket] == token:
             self.words[bucket] = fresh()
-            self.words[NEWS] = fresh()
+            self.words[CHANGES] = fresh()
 
     def _tag_bucket(self, tag: str) -> int:
         octets = tag.encode("utf-8", "surrogatepass")

@@ -89,7 +89,7 @@ def make_directories(path: str) -> None:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), one) from None
 
 
-class Effects:
+class FileOps:
     """The real ones. Each raises OSError as the system call does."""
 
     allocate = staticmethod(_allocate)
@@ -109,4 +109,4 @@ class Effects:
 
 
 #: The effects of normal use.
-EFFECTS = Effects()
+EFFECTS = FileOps()

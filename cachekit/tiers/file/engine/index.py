@@ -17,7 +17,7 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.engine.file_ops import EFFECTS, Effects, open_ours
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps, open_ours
 from cachekit.tiers.file.engine.format import FORMAT
 from cachekit.tiers.file.engine.segments import Segments
 
@@ -77,7 +77,7 @@ class Index:
 
     segments: Segments  #: the files that its slots speak of; whoever opens it says so
 
-    def __init__(self, path: str, generation: int, effects: Effects) -> None:
+    def __init__(self, path: str, generation: int, effects: FileOps) -> None:
         capacity, view = map_file(path, generation)
         self.generation = generation
         self.capacity = capacity
@@ -126,7 +126,7 @@ def _no_index() -> Index:
 NO_INDEX: Final = _no_index()
 
 
-def create(path: str, generation: int, capacity: int, effects: Effects) -> None:
+def create(path: str, generation: int, capacity: int, effects: FileOps) -> None:
     """Make the file of an index that holds nothing yet."""
     fd = effects.create(path)
     try:

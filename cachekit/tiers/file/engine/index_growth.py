@@ -55,7 +55,7 @@ def has_room(files: ShardFiles, index: Index) -> bool:
         larger, enough = capacity, True
     # Beside the new file there must be room for the segment into which reclaim copies what was read.
     if not enough or files.room() < file_size(larger) + files.geometry.segment:
-        files.make_way(file_size(larger))
+        files.free_space(file_size(larger))
     else:
         begin(files, index, larger)
     return False

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import Final, TypeAlias, final
 
-from cachekit.tiers.file.engine.file_ops import Effects, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps, open_ours
 from cachekit.tiers.file.engine.format import HEADER, record_size
 
 #: Slicing either yields a private copy.
@@ -35,7 +35,7 @@ class Segments:
     __slots__ = ("_directory", "_effects", "_most_mapped", "_size", "incarnation", "mapped", "writing")
 
     def __init__(
-        self, directory: str, incarnation: int, size: int, most_mapped: int, effects: Effects
+        self, directory: str, incarnation: int, size: int, most_mapped: int, effects: FileOps
     ) -> None:
         self._directory = directory
         self._size = size

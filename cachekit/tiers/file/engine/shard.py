@@ -14,10 +14,10 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, cast, final
 from zlib import crc32
 
-from cachekit.tiers.fences import FLUX, NEWS
+from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
     CRC_MASK,
     HEADER,
@@ -63,7 +63,7 @@ class Shard:
         hash_of: Callable[[bytes], int],
         patience: float,
         most_mapped: int,
-        effects: Effects,
+        effects: FileOps,
     ) -> None:
         self.number = number
         self.shards = geometry.shards
@@ -245,17 +245,17 @@ class Shard:
             if made is AGAIN:
                 return AGAIN
             index, at, b = made
-            tokens[bucket] = FLUX | token
+            tokens[bucket] = WRITING | token
             # Before anyone can see the record; and a number that it has never been, or a copy that was
             # looked at then would seem to have been looked at now.
-            tokens[NEWS] = token
+            tokens[CHANGES] = token
             files.publish(index, at, hashed, b, len(record))
             tokens[bucket] = last | token
         except BaseException:
             # What could not be stored invalidates all the same: the caller believes the old value gone.
             self._delete(hashed, bucket, token, last)
             raise
-        files.pay_reclaim(len(record))
+        files.compact_a_little(len(record))
         return True
 
     def add(
@@ -282,7 +282,7 @@ class Shard:
             return AGAIN
         index, at, b = made
         self.files.publish(index, at, hashed, b, len(record))
-        self.files.pay_reclaim(len(record))
+        self.files.compact_a_little(len(record))
         return True
 
     def delete(self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float) -> bool | None:
@@ -312,8 +312,8 @@ class Shard:
 
     def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
         tokens = self.tokens.words
-        tokens[bucket] = FLUX | token
-        tokens[NEWS] = fresh()
+        tokens[bucket] = WRITING | token
+        tokens[CHANGES] = fresh()
         # Without an index nothing was ever stored here; and to make one may fail for want of room, which
         # shall keep nobody from invalidating.
         if self.words[GENERATION]:
@@ -329,9 +329,9 @@ class Shard:
 
     def _settle(self, bucket: int, token: int, fresh: int) -> bool:
         words = self.tokens.words
-        mine = bool(words[bucket] == FLUX | token)
+        mine = bool(words[bucket] == WRITING | token)
         words[bucket] = token if mine else fresh
-        words[NEWS] = fresh
+        words[CHANGES] = fresh
         return mine
 
     def clear(self) -> int | None:
@@ -408,8 +408,8 @@ class Shard:
             # Whatever is there by now: a value that came meanwhile is lost, which does no harm.
             if index.slots[at + 1]:
                 bucket, token = self.tokens.bucket(index.slots[at]), fresh()
-                words[bucket] = FLUX | token
-                words[NEWS] = token  # as in put()
+                words[bucket] = WRITING | token
+                words[CHANGES] = token  # as in put()
                 self.files.clear_slot(index, at)
                 words[bucket] = token
                 removed += live

@@ -29,7 +29,7 @@ from cachekit.tiers.file.engine.control_block import (
     USED,
     Table,
 )
-from cachekit.tiers.file.engine.file_ops import Effects
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
     HEADER,
     LENGTH_MASK,
@@ -91,7 +91,7 @@ class ShardFiles:
     )  # fmt: skip
 
     def __init__(
-        self, directory: str, words: memoryview, geometry: Geometry, most_mapped: int, effects: Effects
+        self, directory: str, words: memoryview, geometry: Geometry, most_mapped: int, effects: FileOps
     ) -> None:
         self._directory = directory
         self.words = words
@@ -303,10 +303,10 @@ class ShardFiles:
             return AGAIN
         if b:
             return index, at, b
-        self.make_way(len(record))
+        self.free_space(len(record))
         return AGAIN
 
-    def make_way(self, size: int) -> None:
+    def free_space(self, size: int) -> None:
         """Some of what is stored goes.
 
         Raises:
@@ -472,7 +472,7 @@ class ShardFiles:
         self.words[NEXT] = number + 1
         return number if self.table.add(number, on_disk) else 0
 
-    def pay_reclaim(self, size: int) -> None:
+    def compact_a_little(self, size: int) -> None:
         """Do some of the reclaim that is under way, so that it ends before the next segment is needed."""
         self._owed += 2 * size
         if self._owed >= _PACE:
