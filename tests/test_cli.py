@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import cachekit
-from cachekit.cli import demo, demo_work, main
+from cachekit.cli import demo_work, main
 from cachekit.cli.display import PlainDisplay, RichDisplay, display_for
 
 SMALL = ("--modules", "3", "--requests", "60", "--threads", "3", "--processes", "2")

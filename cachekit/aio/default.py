@@ -1,4 +1,4 @@
-"""The process's default cache, awaited: the one of `cachekit.cache.default`, which code without await uses too.
+"""The default cache of the process, awaited: the one of `cachekit.cache.default`.
 
 Switching it (`set_default_cache`, `override`, `disabled`) is not awaited: it touches nothing.
 """

@@ -27,7 +27,7 @@ _TOGETHER: Final = 500
 
 @final
 class TierWrites:
-    """The writes of one cache, over the tiers of its `TierStack`. Safe in any thread, before and after a fork.
+    """The writes of one cache. Safe in any thread, before and after a fork.
 
     Methods check no arguments; `cache` has done that. If an accessor is strict they raise
     TierUnavailableError after their last step.
@@ -170,7 +170,7 @@ class TierWrites:
             entry: what.
             fence: P, as it must be when memory gets the entry.
             shared_fence: T before anything was done.
-            expect: of a load whose value takes the place of what is there; `fence` and `shared_fence` are its own.
+            expect: the fence of a load whose value replaces the current one; `fence` and `shared_fence` are its.
             levels: the bits of the levels.
             steps: where failures go.
         """
