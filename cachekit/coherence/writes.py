@@ -170,7 +170,7 @@ class TierWrites:
             entry: what.
             fence: P, as it must be when memory gets the entry.
             shared_fence: T before anything was done.
-            expect: the fence of a load whose value replaces the current one; `fence` and `shared_fence` are its.
+            expect: the fence of a load whose value replaces the current one.
             levels: the bits of the levels.
             steps: where failures go.
         """
