@@ -229,7 +229,7 @@ def promotions(entries: int, level: CacheLevel, *tiers: str) -> Round:
             assert made.get(key) is not None
 
     def round_() -> float:
-        made._memory.clear()
+        made._core.memory.clear()
         return seconds(read)
 
     return round_

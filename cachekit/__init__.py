@@ -8,9 +8,9 @@ def answer(question): ...
 
 from typing import TYPE_CHECKING
 
+from cachekit.cache.cache_result import cache_result
 from cachekit.cache.default import (
     clear_all_caches,
-    disabled,
     get_cache_stats,
     get_default_cache,
     invalidate_cache_pattern,
@@ -22,7 +22,7 @@ from cachekit.cache.default import (
 )
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.cache.region import Region
-from cachekit.decorator.function import cache_result
+from cachekit.decorator.source import disabled
 from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
 from cachekit.errors import (
     CacheClosedError,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
@@ -181,7 +181,7 @@ def since(earlier: Mapping[str, CacheStats], now: Mapping[str, CacheStats]) -> d
 
 
 _STATES: Final = ("size", "memory_usage_bytes", "latency_p50", "latency_p99")
-_COUNTERS: Final = tuple(name for name in CacheStats._STORED if name not in _STATES)
+_COUNTERS: Final = tuple(name for name in COUNTED if name not in _STATES)
 
 
 def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[Reason]:

@@ -76,7 +76,7 @@ def test_changes_are_told_once_and_end_with_their_cause() -> None:
     """A bad minute is a warning; a minute later all is well again, whatever came before it."""
     told = CallbackProgress()
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
-        watch = cache._watch
+        watch = cache._monitor
         assert watch is not None
         watch.look()
         assert told.changes == []
@@ -110,9 +110,9 @@ def test_the_callback_is_checked_and_stays_here() -> None:
         MemoryCache(), file_cache=None, enable_cache_warming=False, on_health_change=told
     ) as cache:
         copy = pickle.loads(pickle.dumps(cache))
-        assert isinstance(cache._watch, HealthMonitor)
-        assert copy._watch is None
-        assert copy._keep_warm is None
+        assert isinstance(cache._monitor, HealthMonitor)
+        assert copy._monitor is None
+        assert copy._core.keep_warm is None
         copy.close()
 
 

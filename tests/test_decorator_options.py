@@ -172,7 +172,7 @@ class TestOptions:
             ):
                 assert function(1) is function(1)
                 assert own.contains(function.key(1))
-        assert cache._memory.size() == 0
+        assert len(cache._core.memory) == 0
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),

@@ -201,7 +201,7 @@ class TestOneLoad:
             errors = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(error) for error in errors] == [LookupError] * 5
             assert slow.begun == 1
-            assert cache._memory.size() == 0
+            assert len(cache._core.memory) == 0
 
         asyncio.run(main())
 
@@ -245,7 +245,7 @@ class TestOneLoad:
             slow = Slow(cache)
             first, second = (asyncio.create_task(slow.ask(1)) for _ in range(2))
             await settle()
-            (load,) = cache._loads.tasks._tasks
+            (load,) = cache._core.loads.tasks._tasks
             load.cancel()
             await settle()
             assert slow.begun == 2
@@ -273,7 +273,7 @@ class TestOneLoad:
 
         loop = in_thread(lambda: asyncio.run(main()))
         assert begun.wait(60)
-        flight = cache._loads.flights._flights["shared"]
+        flight = cache._core.loads.flights._flights["shared"]
         waiter = in_thread(lambda: cache.get_or_set("shared", lambda: "worked out"))
         while flight._event is None:
             begun.wait(0)
@@ -291,7 +291,7 @@ class TestOneLoad:
             waiter = asyncio.create_task(
                 asyncio.to_thread(cache.get_or_set, "shared", lambda: pytest.fail("loaded twice"))
             )
-            flight = cache._loads.flights._flights["shared"]
+            flight = cache._core.loads.flights._flights["shared"]
             while flight._event is None:
                 await asyncio.sleep(0)
             slow.go.set()
@@ -341,7 +341,7 @@ class TestOneLoad:
         leader = in_thread(lambda: asyncio.run(several()))
         assert begun.wait(60)
         others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
-        flight = cache._loads.flights._flights[function.key()]
+        flight = cache._core.loads.flights._flights[function.key()]
         while len(flight._watchers) < 12:
             go.wait(0)
         go.set()
@@ -450,6 +450,6 @@ class TestOneLoad:
 
         race(*[partial(asyncio.run, main()) for _ in range(2)])
         gc.collect()
-        assert len(cache._loads.flights) == 0
-        assert not cache._loads.tasks._tasks
-        assert len(cache._memory._store._fences) == 0
+        assert len(cache._core.loads.flights) == 0
+        assert not cache._core.loads.tasks._tasks
+        assert len(cache._core.memory._fences) == 0

@@ -18,7 +18,8 @@ from racing import in_thread, race
 
 import cachekit
 from cachekit import CacheInfo, IntelligentCache, disabled, get_default_cache, override, set_default_cache
-from cachekit.cache import config, default
+from cachekit.cache import config
+from cachekit.decorator import source
 from cachekit.runtime import fork
 
 
@@ -52,7 +53,7 @@ class TestFunctions:
         left = cachekit.optimize_cache_performance().size
         assert left == cache.get_stats()["combined"].size
         assert cachekit.clear_all_caches() is True
-        assert cache._memory.size() == 0
+        assert len(cache._core.memory) == 0
 
     def test_set_default_cache(self) -> None:
         """It returns the cache until now; functions see the new one at once."""
@@ -83,7 +84,7 @@ class TestOverride:
         with IntelligentCache(file_cache=None) as cache, override(cache) as same:
             assert same is cache is get_default_cache()
             function(1), function(1)
-            assert cache._memory.size() == 1
+            assert len(cache._core.memory) == 1
             assert function.cache_info() == CacheInfo(1, 1, 1)
         function(1)
         assert len(calls.seen) == 2
@@ -131,7 +132,7 @@ class TestOverride:
         end = in_thread(other)
         assert entered.wait(60)
         function()
-        assert (one._memory.size(), two._memory.size()) == (0, 1)
+        assert (len(one._core.memory), len(two._core.memory)) == (0, 1)
         outer.close()  # the older block ends first
         assert get_default_cache() is two
         done.set()
@@ -146,7 +147,7 @@ class TestOverride:
             function, _ = counted(lambda: 1, cache=own)
             with override(other):
                 function()
-            assert (own._memory.size(), other._memory.size()) == (1, 0)
+            assert (len(own._core.memory), len(other._core.memory)) == (1, 0)
 
     def test_a_call_across_a_switch(self) -> None:
         """A call that began before a switch fills the old cache, and never the new one's front."""
@@ -220,7 +221,7 @@ def test_a_fork_during_a_switch() -> None:
     switching, forked = threading.Event(), threading.Event()
 
     def switch() -> None:
-        with default._lock:
+        with source.switching:
             switching.set()
             while not fork._one_fork.locked() and not forked.is_set():  # until a fork is about to begin
                 switching.wait(0)
@@ -381,10 +382,10 @@ def price(item):
 def test_one(cachekit_cache):
     assert price("a") == price("a") == len(calls)
     assert cachekit_cache is cachekit.get_default_cache()
-    assert cachekit_cache._memory.size() == 1
+    assert len(cachekit_cache._core.memory) == 1
 
 def test_two(cachekit_cache):
-    assert cachekit_cache._memory.size() == 0
+    assert len(cachekit_cache._core.memory) == 0
     test_one(cachekit_cache)
 
 def test_three(cachekit_disabled):

@@ -198,7 +198,7 @@ class FastPath(RuleBasedStateMachine):
     @invariant()
     def stores_agree(self) -> None:
         for cache in getattr(self, "caches", ()):
-            cache._memory._store.check()
+            cache._core.memory.check()
 
     def teardown(self) -> None:
         while getattr(self, "exits", ()):
@@ -309,7 +309,7 @@ class TestOne:
                 some: list[fronts_module.FastPath], cache: IntelligentCache = cache, held: MemoryEntry = held
             ) -> None:
                 for front in some:
-                    front.add(("x",), held, cache, cache._lookups)
+                    front.add(("x",), held, cache._core, cache._lookups)
 
             fill(fronts[:1000])
             with frequent_switches():

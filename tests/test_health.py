@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit import CacheStats, IntelligentCache
+from cachekit import CacheStats, IntelligentCache, MemoryCache
 from cachekit.coherence.accessor import Accessor
 from cachekit.health import Health, Thresholds, assess, since
+from cachekit.model.stats import COUNTED
 from cachekit.testing import FaultyTier
 
 MIB = 2**20
@@ -193,8 +194,8 @@ def test_figures_close_to_their_threshold_are_not_rounded_to_it() -> None:
 
 def test_an_accessor_is_a_state_of_a_tier() -> None:
     """As the cache hands it over; with the outage, the reason ends."""
-    with IntelligentCache(file_cache=None) as cache:
-        tier = FaultyTier(cache._memory)
+    with IntelligentCache(file_cache=None):
+        tier = FaultyTier(MemoryCache())
         accessor = Accessor("file", tier)
         tier.fail("keys")
         assert assess({}, {"file": accessor}).status == "healthy"
@@ -215,7 +216,7 @@ def test_what_lies_between_two_snapshots() -> None:
     assert since(second, restarted) == restarted
 
 
-@given(st.dictionaries(st.sampled_from(CacheStats._STORED), st.integers(0, 2**40)))
+@given(st.dictionaries(st.sampled_from(COUNTED), st.integers(0, 2**40)))
 def test_any_statistics_have_a_health(numbers: dict[str, int]) -> None:
     """Which is the worst of its reasons, and the same for the same numbers."""
     stats = dict.fromkeys(("memory", "redis", "combined"), CacheStats(**numbers))

@@ -23,8 +23,8 @@ from cachekit.aio.default import (
 )
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
-from cachekit.cache.default import disabled
-from cachekit.decorator.function import cache_result
+from cachekit.cache.cache_result import cache_result
+from cachekit.decorator.source import disabled
 from cachekit.loading.options import LoadOptions
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats

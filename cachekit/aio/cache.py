@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
+from cachekit.aio.regions import Region
 from cachekit.aio.warming import warm
 from cachekit.cache.intelligent import IntelligentCache as Core
+from cachekit.cache.intelligent import closes_tiers, core_of
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
 from cachekit.model.reports import WarmReport
-from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
+from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys
 from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
@@ -27,7 +29,6 @@ from cachekit.tiers.memory import MemoryCache as CoreMemory
 if TYPE_CHECKING:
     from cachekit.aio.file import FileCache
     from cachekit.aio.redis import RedisCache
-    from cachekit.aio.regions import Region
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ class IntelligentCache(Facade[Core]):
     Safe on any loop and in any thread; a cache may be used on several loops at once.
     """
 
-    __slots__ = ("_facades",)
+    __slots__ = ("_core", "_facades")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class IntelligentCache(Facade[Core]):
 
     def _set_up(self, sync: Core) -> None:
         super()._set_up(sync)
+        self._core = core_of(sync)
         # Those that were handed in, or asked for; they have threads that go with the cache.
         self._facades: dict[str, Any] = {}
 
@@ -89,7 +91,7 @@ class IntelligentCache(Facade[Core]):
         return cls._view(sync)
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._sync._awaited.in_io_thread(step, *args, **kwargs)
+        return await self._core.awaited.in_io_thread(step, *args, **kwargs)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -130,17 +132,13 @@ class IntelligentCache(Facade[Core]):
     async def get(self, key: str, default: D, *, cache_level: CacheLevel = ...) -> Any | D: ...
     async def get(self, key: str, default: Any = None, *, cache_level: CacheLevel = _ALL) -> Any:
         """As `cachekit.IntelligentCache.get`; a hit in memory does not leave the loop."""
-        sync = self._sync
-        if cache_level is not _ALL or sync._closed:
-            sync._check(cache_level)
+        core = self._core
+        if cache_level is not _ALL or core.closed:
+            core.check(cache_level)
         name = key if type(key) is str else checked_key(key)
-        if cache_level._value_ & MEMORY:
-            value = sync._memory._hit(name, sync._lookups)
-        else:
-            value = MISSING
-            sync._levels.skipped += 1
-        if value is MISSING and sync._levels.lower:
-            value = await self._run(sync._levels.find, name, cache_level)
+        value = core.look_in_memory(name, cache_level, core.lookups)
+        if value is MISSING and core.tiers.lower:
+            value = await self._run(core.tiers.find, name, cache_level)
         return default if value is MISSING else value
 
     @overload
@@ -186,9 +184,9 @@ class IntelligentCache(Facade[Core]):
             raise TypeError(
                 f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
             )
-        request = self._sync._defaults.request(ttl, tags, stale_ttl, jitter, load)
+        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         value = await self.get(key, MISSING)
-        loads = self._sync._awaited
+        loads = self._core.awaited
         if value is MISSING:
             return await loads.load(checked_key(key), awaiting(loader), request)
         if request.options.refresh_ahead:
@@ -197,8 +195,11 @@ class IntelligentCache(Facade[Core]):
 
     async def contains(self, key: str) -> bool:
         """As `cachekit.IntelligentCache.contains`. There is no `in`, which could not be awaited."""
-        self._sync._check(_ALL)
-        return key in self._sync._memory or await self._run(self._sync.contains, key)
+        core = self._core
+        core.check(_ALL)
+        return core.memory.peek_value(checked_key(key)) is not MISSING or await self._run(
+            self._sync.contains, key
+        )
 
     set = in_thread(Core.set)
     delete = in_thread(Core.delete)
@@ -209,13 +210,13 @@ class IntelligentCache(Facade[Core]):
 
     async def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
         """As `cachekit.IntelligentCache.get_many`; what is in memory does not leave the loop."""
-        sync = self._sync
-        sync._check(cache_level)
+        core = self._core
+        core.check(cache_level)
         wanted = checked_keys(keys)
-        found = sync._in_memory(wanted, cache_level)
+        found = core.look_up_many_in_memory(wanted, cache_level)
         missing = [key for key in wanted if key not in found]
-        if missing and sync._levels.lower:
-            found |= await self._run(sync._levels.find_many, missing, cache_level)
+        if missing and core.tiers.lower:
+            found |= await self._run(core.tiers.find_many, missing, cache_level)
         return {key: found[key] for key in wanted if key in found}
 
     @overload
@@ -257,11 +258,11 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        request = self._sync._defaults.request(ttl, tags, stale_ttl, jitter, load)
+        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._sync._batches.load_async(missing, awaiting(loader), request)
+            found |= await self._core.batches.load_async(missing, awaiting(loader), request)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -282,13 +283,13 @@ class IntelligentCache(Facade[Core]):
         kept warm is loaded on this loop while it runs, and not after it has ended.
         """
         wanted = checked_keys(keys)
-        self._sync._check(_ALL)
+        self._core.check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        sync = self._sync
-        request, load_key = sync._defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
-        kept_warm = sync._keep_warm
-        report = await warm(sync._levels, sync._awaited, wanted, load_key, request, concurrency, progress)
+        core = self._core
+        request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
+        kept_warm = core.keep_warm
+        report = await warm(core.tiers, core.awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, from_threads(load_key), request)
@@ -316,9 +317,7 @@ class IntelligentCache(Facade[Core]):
         tags: Tags | None = None,
     ) -> Region[V]:
         """As `cachekit.IntelligentCache.region`; the region is awaited, making it is not."""
-        from cachekit.aio.regions import Region
-
-        return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags))
+        return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags), self._run)
 
     cached = plain(Core.cached)
     get_stats = in_thread(Core.get_stats)
@@ -338,12 +337,12 @@ class IntelligentCache(Facade[Core]):
         task, and no thread but that of a plain loader that goes on. A second call does nothing.
         """
         sync = self._sync
-        if sync._levels.lower:
+        if self._core.tiers.lower:
             await in_own_thread(sync.close)
         else:
             sync.close()
-        await sync._loads.tasks.end()
-        if sync._close_tiers:
+        await self._core.loads.tasks.end()
+        if closes_tiers(sync):
             for tier in list(self._facades.values()):
                 await tier.close()
 

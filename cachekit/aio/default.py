@@ -14,6 +14,7 @@ from cachekit.aio.cache import IntelligentCache
 from cachekit.aio.facade import sync_of
 from cachekit.cache import default
 from cachekit.cache.intelligent import IntelligentCache as Core
+from cachekit.cache.intelligent import core_of
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import TTL, Tags
@@ -25,7 +26,7 @@ R = TypeVar("R")
 
 async def get_default_cache() -> IntelligentCache:
     """The cache that cached functions use unless told otherwise; it is built at the first call."""
-    if default.needs_no_building():
+    if default.DefaultSource().is_ready():
         return IntelligentCache.of(default.get_default_cache())
     return IntelligentCache.of(await in_own_thread(default.get_default_cache))
 
@@ -49,7 +50,7 @@ def _in_thread(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     @wraps(function)
     async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:
         cache = await get_default_cache()
-        return await cache._run(function, *args, **kwargs)
+        return await core_of(cache.sync).awaited.in_io_thread(function, *args, **kwargs)
 
     return awaited
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, final, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, in_thread
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.region import Region as Core
+from cachekit.cache.region import keys_of
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
-
-if TYPE_CHECKING:
-    from cachekit.aio.cache import IntelligentCache
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,18 +18,50 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
+class LoadingCache(Protocol):
+    """What a region asks of its awaited cache."""
+
+    async def get(self, key: str, default: Any, /) -> Any:
+        """Return the value of the key, or `default`."""
+        ...
+
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[[], Coroutine[Any, Any, V]],
+        *,
+        ttl: TTL,
+        tags: Tags | None,
+        stale_ttl: TTL,
+        jitter: float,
+        load: LoadOptions | None,
+    ) -> V:
+        """Return the value of the key, loaded if it is missing."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs a step off the loop."""
+
+    async def __call__(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the step returns."""
+        ...
+
+
 @final
 class Region(Facade[Core[V]], Generic[V]):
     """`cachekit.Region`, awaited. Made by `IntelligentCache.region`, which says what the arguments are."""
 
-    __slots__ = ("_cache",)
+    __slots__ = ("_cache", "_keys", "_run_in_thread")
 
-    def __init__(self, cache: IntelligentCache, sync: Core[V]) -> None:
+    def __init__(self, cache: LoadingCache, sync: Core[V], run: Runner) -> None:
         self._set_up(sync)
         self._cache = cache
+        self._keys = keys_of(sync)
+        self._run_in_thread = run
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._cache._run(step, *args, **kwargs)
+        return await self._run_in_thread(step, *args, **kwargs)
 
     @property
     def prefix(self) -> str:
@@ -44,8 +74,8 @@ class Region(Facade[Core[V]], Generic[V]):
     async def get(self, key: str, default: D) -> V | D: ...
     async def get(self, key: str, default: Any = None) -> Any:
         """As `cachekit.Region.get`."""
-        value = await self._cache.get(self._sync._full(key), MISSING)
-        return default if value is MISSING else self._sync._checked(value, key)
+        value = await self._cache.get(self._keys.full(key), MISSING)
+        return default if value is MISSING else self._keys.checked(value, key)
 
     async def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """As `cachekit.Region.set`."""
@@ -63,7 +93,7 @@ class Region(Facade[Core[V]], Generic[V]):
         load: LoadOptions | None = None,
     ) -> V:
         """As `cachekit.Region.get_or_set`, with a loader that may be a coroutine function."""
-        sync = self._sync
+        keys = self._keys
         if not callable(loader):
             raise TypeError(
                 f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
@@ -71,22 +101,22 @@ class Region(Facade[Core[V]], Generic[V]):
         loaded = awaiting(loader)
 
         async def checked() -> V:
-            return sync._checked(await loaded(), key)
+            return keys.checked(await loaded(), key)
 
         value = await self._cache.get_or_set(
-            sync._full(key),
+            keys.full(key),
             checked,
-            ttl=sync._ttl if ttl is None else ttl,
-            tags=sync._all_tags(tags),
+            ttl=keys.ttl(ttl),
+            tags=keys.tags(tags),
             stale_ttl=stale_ttl,
             jitter=jitter,
             load=load,
         )
-        return sync._checked(value, key)
+        return keys.checked(value, key)
 
     delete = in_thread(Core.delete)
     contains = in_thread(Core.contains)
     clear = in_thread(Core.clear)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Region, (self._cache, self._sync)
+        return Region, (self._cache, self._sync, self._run_in_thread)

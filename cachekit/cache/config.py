@@ -31,7 +31,7 @@ from cachekit.errors import TierUnavailableError
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import SystemClock
 from cachekit.tiers.base import DirectoryTier, ServerTier
-from cachekit.tiers.memory import MemoryCache
+from cachekit.tiers.memory import MemoryCache, store_of
 
 
 def namespace() -> str:
@@ -140,9 +140,7 @@ def tiers_of(
     memory = MemoryCache() if memory is MISSING else memory
     if host is not MISSING:
         return memory, fleet, host
-    from cachekit.cache import config
-
-    made = config.file_cache(SystemClock() if memory is None else memory._clock)
+    made = file_cache(SystemClock() if memory is None else store_of(memory).clock)
     if memory is None and fleet is None and made is None:
         raise TierUnavailableError(
             "the file tier of this program cannot be opened (see the log), and memory_cache=None and "

@@ -7,16 +7,16 @@ All of it is for the whole process, whatever the thread.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, Final
+from typing import Any, Final, final
 
-from cachekit.cache.intelligent import IntelligentCache, KnowsCache
+from cachekit.cache import config
+from cachekit.cache.intelligent import IntelligentCache, core_of
+from cachekit.decorator.source import is_disabled, switching, tell_followers
+from cachekit.loading.core import CacheCore
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
@@ -27,68 +27,45 @@ from cachekit.runtime import fork
 #: tagged values need another round trip.
 _KEPT: Final = 7 * 24 * 3600.0
 
-_YES: Final = frozenset({"1", "true", "yes", "on"})
-_NO: Final = frozenset({"", "0", "false", "no", "off"})
-
-
-_lock = threading.RLock()
-# A cache is built without `_lock`: building takes locks that a fork takes before that one, and may log.
+# A cache is built without `switching`: building takes locks that a fork takes before that one, and may log.
 _building = threading.RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
-_disabled_times = 0
-_followers: weakref.WeakSet[KnowsCache] = weakref.WeakSet()
 
 
 class _ForkGuard:
-    """Nobody is in the middle of a switch when a child begins; see `forks`."""
+    """Gives a child a lock of its own: the thread that was building a cache is not in the child."""
 
     def before_fork(self) -> None:
-        _lock.acquire()
+        pass
 
     def after_fork(self, in_child: bool) -> None:
         global _building
         if in_child:
-            _building = threading.RLock()  # whoever was building is not here: the child builds its own
-        _lock.release()
+            _building = threading.RLock()
 
 
 _fork_guard = _ForkGuard()
 fork.register(_fork_guard)
 
 
-def follow(follower: KnowsCache) -> None:
-    """Have the follower told of every switch; it is held weakly."""
-    with _lock:
-        _followers.add(follower)
+@final
+class DefaultSource:
+    """The default cache, whichever that is at the time of a call."""
 
+    __slots__ = ()
 
-def _switched() -> None:
-    # After the switch itself: what a follower looks up from here on is the new answer.
-    for follower in list(_followers):
-        follower.forget_cache()
+    def current(self) -> CacheCore | None:
+        """Return the default cache, built at the first call; None while caching is disabled."""
+        return None if is_disabled() else core_of(get_default_cache())
 
+    def stored(self) -> CacheCore:
+        """Return the default cache."""
+        return core_of(get_default_cache())
 
-@cache
-def _disabled_by_environment() -> bool:
-    """Whether CACHEKIT_DISABLE says so; it is read once."""
-    text = os.environ.get("CACHEKIT_DISABLE", "")
-    if text.strip().lower() in _YES:
-        return True
-    if text.strip().lower() in _NO:
-        return False
-    raise ValueError(f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
-
-
-def active_cache(wanted: IntelligentCache | None = None) -> IntelligentCache | None:
-    """`wanted`, or the default cache; None while caching is disabled.
-
-    Raises:
-        ValueError: CACHEKIT_DISABLE is neither a yes nor a no.
-    """
-    if _disabled_times or _disabled_by_environment():
-        return None
-    return get_default_cache() if wanted is None else wanted
+    def is_ready(self) -> bool:
+        """Return whether nothing has to be built."""
+        return _default is not None or bool(_overriding) or is_disabled()
 
 
 def get_default_cache() -> IntelligentCache:
@@ -103,10 +80,8 @@ def get_default_cache() -> IntelligentCache:
 
 def _build() -> None:
     global _default
-    from cachekit.cache import config
-
     built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_KEPT)
-    with _lock:
+    with switching:
         if _default is None:
             _default = built
             return
@@ -114,13 +89,8 @@ def _build() -> None:
 
 
 def _current() -> IntelligentCache | None:
-    with _lock:
+    with switching:
         return _overriding[-1] if _overriding else _default
-
-
-def needs_no_building() -> bool:
-    """Whether `active_cache` would return at once."""
-    return _default is not None or bool(_overriding) or bool(_disabled_times) or _disabled_by_environment()
 
 
 def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None:
@@ -134,10 +104,10 @@ def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None
     """
     global _default
     if cache is not None:
-        _check(cache)
-    with _lock:
+        checked_cache(cache)
+    with switching:
         before, _default = _default, cache
-        _switched()
+        tell_followers()
     return before
 
 
@@ -148,45 +118,29 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
     Raises:
         TypeError: it is not an IntelligentCache.
     """
-    _check(cache)
-    with _lock:
+    checked_cache(cache)
+    with switching:
         _overriding.append(cache)
-        _switched()
+        tell_followers()
     try:
         yield cache
     finally:
-        with _lock:
+        with switching:
             # The innermost block that named this cache: blocks of several threads may end in any order.
             index = len(_overriding) - 1 - _overriding[::-1].index(cache)
             del _overriding[index]
-            _switched()
+            tell_followers()
 
 
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Have every cached function call through inside a `with` block; nothing is looked up or stored.
-
-    Caches that are used directly go on, and so do `invalidate` and `cache_clear` of cached functions.
-    """
-    global _disabled_times
-    with _lock:
-        _disabled_times += 1
-        _switched()
-    try:
-        yield
-    finally:
-        with _lock:
-            _disabled_times -= 1
-            _switched()
-
-
-def _check(cache: object) -> None:
+def checked_cache(cache: object) -> IntelligentCache:
+    """Return the cache; raise TypeError if it is none, or one that is awaited."""
     if hasattr(type(cache), "__aenter__"):
         raise TypeError(
             f"cache must be an IntelligentCache, and this one is awaited: {cache!r}; pass its `.sync`"
         )
     if not isinstance(cache, IntelligentCache):
         raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
+    return cache
 
 
 def get_cache_stats() -> dict[str, CacheStats]:

@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import re
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, overload
+from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
-from cachekit.coherence.accessor import Accessor, Lower
-from cachekit.coherence.tier_stack import TierStack
-from cachekit.errors import CacheClosedError
+from cachekit.cache.region import Region
+from cachekit.decorator.function import CachedOptions, decorator_for
+from cachekit.decorator.source import FixedSource
+from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
-from cachekit.loading.batches import Batches
-from cachekit.loading.core import statistics_of
-from cachekit.loading.defaults import LoadDefaults
-from cachekit.loading.keep_warm import KeepWarm
+from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions, checked_jitter
-from cachekit.loading.path import Loads
 from cachekit.loading.request import LoadRequest
-from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.warming import warm
-from cachekit.model.counters import Lookups
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
-from cachekit.model.types import FOREVER, MEMORY, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
     PLAIN_TYPES,
     checked_key,
@@ -42,28 +36,15 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
-from cachekit.tiers.base import DirectoryTier, Pings, ServerTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
-
-if TYPE_CHECKING:
-    from cachekit.cache.region import Region
-    from cachekit.decorator.types import CacheDecorator
 
 V = TypeVar("V")
 D = TypeVar("D")
 
 _ALL = CacheLevel.ALL
-_LEVELS = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
-
-
-class KnowsCache(Protocol):
-    """Something that reaches entries of a cache without asking the cache."""
-
-    def forget_cache(self) -> None:
-        """The cache is closed, or another one is in use."""
-        ...
 
 
 @final
@@ -96,28 +77,8 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_awaited",
-        "_batches",
-        "_close_tiers",
-        "_closed",
-        "_default_ttl",
-        "_defaults",
-        "_find",
-        "_fronts",
-        "_functions",
-        "_keep_warm",
-        "_levels",
-        "_loads",
-        "_lookups",
-        "_memory",
-        "_now",
-        "_readers",
-        "_store",
-        "_strict",
-        "_tiers",
-        "_touch",
-        "_watch",
+        "__weakref__", "_close_tiers", "_core", "_figures", "_find", "_lookups", "_monitor", "_now", "_store",
+        "_strict", "_tiers", "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -148,45 +109,21 @@ class IntelligentCache:
         if on_health_change is not None and not callable(on_health_change):
             raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
-        given, fleet, host = self._tiers
-        # Without a memory tier one that keeps nothing holds the fences.
-        memory = MemoryCache._keeping_nothing() if given is None else given
-        self._memory = memory
-        self._default_ttl = ttl
         self._strict = strict
         self._close_tiers = close_tiers
-        self._closed = False
-        self._levels = TierStack(
-            memory,
-            None if fleet is None else Lower(fleet, self._accessor("redis", fleet)),
-            None if host is None else Lower(host, self._accessor("file", host)),
+        self._core = core = CacheCore(
+            *self._tiers, default_ttl=ttl, load=load, keeps_warm=enable_cache_warming, strict=strict
         )
-        self._loads = Loads(self._levels)
-        self._awaited = AwaitedLoads(self._loads)
-        self._batches = Batches(self._loads, self._awaited)
-        self._defaults = LoadDefaults(self._loads, ttl, load, given is not None, enable_cache_warming)
-        self._keep_warm = KeepWarm(self._levels, self._loads) if enable_cache_warming else None
-        # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
-        self._lookups = memory._reader()
-        self._readers = [self._lookups]
-        self._functions: dict[str, Lookups] = {}
-        # Not a WeakSet: while its members are listed another thread may add one, and that is an error.
-        self._fronts: weakref.WeakKeyDictionary[KnowsCache, None] = weakref.WeakKeyDictionary()
         # What a hit needs, so that it is one function with no call in between.
-        self._find = memory._find
-        self._touch = memory._touch
-        self._now = memory._now
-        self._store = memory._store
-        self._watch = None
+        self._find = core.memory.find
+        self._touch = core.memory.touch
+        self._now = core.memory.now
+        self._store = core.memory
+        self._figures = core.figures
+        self._lookups = core.lookups
+        self._monitor = None
         if on_health_change is not None:
-            self._watch = HealthMonitor(on_health_change, self.get_stats, self._judge)
-
-    def _accessor(self, name: str, tier: ServerTier | DirectoryTier) -> Accessor:
-        # When a tier is back, nobody says what others wrote meanwhile. Memory outlives the outage.
-        memory = self._memory
-        actor = memory if isinstance(tier, ServerTier) else None  # only there somebody listens
-        probe = tier.ping if isinstance(tier, Pings) else None
-        return Accessor(name, tier, strict=self._strict, recovered=memory.clear, probe=probe, actor=actor)
+            self._monitor = HealthMonitor(on_health_change, core.get_stats, self._judge)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -206,7 +143,7 @@ class IntelligentCache:
     @property
     def default_ttl(self) -> float:
         """Seconds that an entry lives when nobody says; `FOREVER` for no expiry."""
-        return self._default_ttl
+        return self._core.default_ttl
 
     # -- one key ------------------------------------------------------------------------------------
 
@@ -249,38 +186,14 @@ class IntelligentCache:
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1
-                    if now > self._memory._sample_due:
-                        self._memory._sample_latency(held.key)
+                    if now > self._figures.sample_due:
+                        self._figures.sample(self._store, held.key)
                     return value
-        if cache_level is not _ALL or self._closed:
-            self._check(cache_level)
-        value = self._look_up(key if type(key) is str else checked_key(key), cache_level, self._lookups)
+        if cache_level is not _ALL or self._core.closed:
+            self._core.check(cache_level)
+        name = key if type(key) is str else checked_key(key)
+        value = self._core.look_up(name, cache_level)
         return default if value is MISSING else value
-
-    def _look_up(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
-        """The value, from wherever it is: for whom the lock-free steps found nothing."""
-        value: Any = MISSING
-        if level._value_ & MEMORY:
-            value = self._store.look_up(key, lookups)
-        else:
-            self._levels.skipped += 1
-        if value is MISSING and self._levels.lower:
-            value = self._levels.find(key, level)
-        return value
-
-    def _check(self, cache_level: CacheLevel) -> None:
-        if self._closed:
-            raise CacheClosedError("this IntelligentCache was closed; make a new one")
-        if cache_level is _ALL:
-            return
-        if not isinstance(cache_level, CacheLevel):
-            raise TypeError(
-                f"cache_level must be a CacheLevel, not {cache_level!r} of type {type(cache_level).__name__}"
-            )
-        mine = [level for level, tier in zip(_LEVELS, self._tiers, strict=True) if tier is not None]
-        if not any(level in cache_level for level in mine):
-            names = ", ".join(str(level.name) for level in mine)
-            raise ValueError(f"cache_level={cache_level} names no tier of this cache, which has: {names}")
 
     def set(
         self,
@@ -314,17 +227,19 @@ class IntelligentCache:
             SerializationError: the value can be read or awaited only once, or a tier cannot store it.
             ValueTooLargeError: it is larger than a tier has room for. The key is gone.
         """
-        if cache_level is not _ALL or self._closed:
-            self._check(cache_level)
+        if cache_level is not _ALL or self._core.closed:
+            self._core.check(cache_level)
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value)
         name = key if type(key) is str else checked_key(key)
-        life = self._default_ttl if ttl is None else seconds(ttl)
+        life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None:
-            return self._levels.writes.write(name, value, life, labels, cache_level, stale_seconds(stale_ttl))
-        if self._levels.lower:
-            return self._levels.writes.write(name, value, life, labels, cache_level)
+            return self._core.tiers.writes.write(
+                name, value, life, labels, cache_level, stale_seconds(stale_ttl)
+            )
+        if self._core.tiers.lower:
+            return self._core.tiers.writes.write(name, value, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -368,54 +283,60 @@ class IntelligentCache:
             raise TypeError(
                 f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
             )
-        life = self._default_ttl if ttl is None else seconds(ttl)
+        life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        stale = 0.0 if stale_ttl is None else self._defaults.stale(stale_ttl)
-        options = self._defaults.load if load is None else self._defaults.options(load)
+        stale = 0.0 if stale_ttl is None else self._core.defaults.stale(stale_ttl)
+        options = self._core.defaults.load if load is None else self._core.defaults.options(load)
         if jitter != 0.0:
             checked_jitter(jitter)
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
                 request = LoadRequest(
-                    self._defaults.spread(lambda _: life, jitter), labels, _ALL, stale, options
+                    self._core.defaults.spread(lambda _: life, jitter), labels, _ALL, stale, options
                 )
-                self._loads.refresh(checked_key(key), loader, request)
+                self._core.loads.refresh(checked_key(key), loader, request)
             found: V = value
             return found
-        spread = self._defaults.spread(lambda _: life, jitter)
-        return self._loads.load(checked_key(key), loader, LoadRequest(spread, labels, _ALL, stale, options))
+        spread = self._core.defaults.spread(lambda _: life, jitter)
+        return self._core.loads.load(
+            checked_key(key), loader, LoadRequest(spread, labels, _ALL, stale, options)
+        )
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
-        self._check(cache_level)
-        return self._levels.writes.delete(checked_key(key), cache_level)
+        self._core.check(cache_level)
+        return self._core.tiers.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now (None: the default TTL); True if there is one.
 
         It counts as a write of the key: loads of it that are under way are not kept.
         """
-        self._check(_ALL)
-        return self._levels.writes.touch(checked_key(key), self._default_ttl if ttl is None else seconds(ttl))
+        self._core.check(_ALL)
+        return self._core.tiers.writes.touch(
+            checked_key(key), self._core.default_ttl if ttl is None else seconds(ttl)
+        )
 
     def contains(self, key: str) -> bool:
         """Whether some tier has a live entry; no lookup that counts."""
-        self._check(_ALL)
-        return key in self._memory or (self._levels.lower and self._levels.peek(key) is not None)
+        self._core.check(_ALL)
+        return self._store.peek_value(checked_key(key)) is not MISSING or (
+            self._core.tiers.lower and self._core.tiers.peek(key) is not None
+        )
 
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
         """What the cache knows about one key, for a person who wonders; no lookup that counts."""
-        self._check(_ALL)
-        entry, level = self._memory.peek(key), CacheLevel.MEMORY
+        self._core.check(_ALL)
+        entry, level = self._store.peek_entry(checked_key(key)), CacheLevel.MEMORY
         if entry is None:
-            below = self._levels.peek(key) if self._levels.lower else None
+            below = self._core.tiers.peek(key) if self._core.tiers.lower else None
             if below is None:
                 return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
             entry, level = below
-        age = max(0.0, self._memory._clock.time() - entry.created_timestamp)
+        age = max(0.0, self._store.clock.time() - entry.created_timestamp)
         ttl = inf if entry.ttl is None else entry.ttl
         return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
 
@@ -423,24 +344,12 @@ class IntelligentCache:
 
     def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
         """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
-        self._check(cache_level)
+        self._core.check(cache_level)
         wanted = checked_keys(keys)
-        found = self._in_memory(wanted, cache_level)
-        if self._levels.lower and len(found) < len(wanted):
-            found |= self._levels.find_many([key for key in wanted if key not in found], cache_level)
+        found = self._core.look_up_many_in_memory(wanted, cache_level)
+        if self._core.tiers.lower and len(found) < len(wanted):
+            found |= self._core.tiers.find_many([key for key in wanted if key not in found], cache_level)
         return {key: found[key] for key in wanted if key in found}
-
-    def _in_memory(self, wanted: list[str], level: CacheLevel) -> dict[str, Any]:
-        found = {}
-        if level._value_ & MEMORY:
-            for key in wanted:
-                value = self._memory._hit(key, self._lookups)
-                if value is not MISSING:
-                    found[key] = value
-        else:
-            count = len(wanted)
-            self._levels.skipped += count
-        return found
 
     def set_many(
         self,
@@ -453,25 +362,25 @@ class IntelligentCache:
 
         Arguments are checked before the first is stored.
         """
-        self._check(cache_level)
+        self._core.check(cache_level)
         if not isinstance(values, Mapping):
             raise TypeError(
                 f"values must be a mapping from key to value, not {values!r} of type {type(values).__name__}"
             )
-        life = self._default_ttl if ttl is None else seconds(ttl)
+        life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
-        if self._levels.lower:
-            return self._levels.writes.write_many(checked, life, labels, cache_level)
+        if self._core.tiers.lower:
+            return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
         """`delete` each key; how many were there."""
-        self._check(cache_level)
-        return self._levels.writes.delete_many(checked_keys(keys), cache_level)
+        self._core.check(cache_level)
+        return self._core.tiers.writes.delete_many(checked_keys(keys), cache_level)
 
     def get_or_set_many(
         self,
@@ -510,11 +419,11 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
-        request = self._defaults.request(ttl, tags, stale_ttl, jitter, load)
+        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._batches.load(missing, loader, request)
+            found |= self._core.batches.load(missing, loader, request)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -554,12 +463,12 @@ class IntelligentCache:
                 with a TTL of 0 or less, or if the cache was made with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
-        self._check(_ALL)
+        self._core.check(_ALL)
         if not callable(loader_func):
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
-        request = self._defaults.warming_request(ttl, tags, load, keep_warm)
-        kept_warm = self._keep_warm
-        report = warm(self._levels, self._loads, wanted, loader_func, request, concurrency, progress)
+        request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
+        kept_warm = self._core.keep_warm
+        report = warm(self._core.tiers, self._core.loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, request)
@@ -571,8 +480,8 @@ class IntelligentCache:
 
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove everything, and refuse every load that is under way; True unless a tier failed."""
-        self._check(cache_level)
-        return self._levels.writes.clear(cache_level)
+        self._core.check(cache_level)
+        return self._core.tiers.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
@@ -586,8 +495,8 @@ class IntelligentCache:
             TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
         """
-        self._check(_ALL)
-        return self._levels.writes.invalidate_matching(checked_pattern(pattern))
+        self._core.check(_ALL)
+        return self._core.tiers.writes.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
         """Remove entries with any of the tags, and refuse loads under way that name one.
@@ -598,8 +507,8 @@ class IntelligentCache:
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._check(_ALL)
-        return self._levels.writes.invalidate_tags(checked_tags(tags))
+        self._core.check(_ALL)
+        return self._core.tiers.writes.invalidate_tags(checked_tags(tags))
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -619,15 +528,13 @@ class IntelligentCache:
             ttl: the region's own default; None is the cache's.
             tags: what every entry stored through the region carries.
         """
-        from cachekit.cache.region import Region
-
         return Region(self, prefix, type, ttl=ttl, tags=tags)
 
     # -- figures ------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, CacheStats]:
         """The figures of each tier, and "combined": their sum, with the requests and loads of this cache."""
-        return statistics_of(self.memory_cache, self._levels, self._readers, self._loads.figures)
+        return self._core.get_stats()
 
     def health(self, **thresholds: float) -> Health:
         """How the cache is, in one word, with reasons and what can be done about each.
@@ -642,21 +549,21 @@ class IntelligentCache:
             TypeError: no such threshold, or one that is not a number.
             ValueError: a threshold that makes no sense.
         """
-        self._check(_ALL)
+        self._core.check(_ALL)
         return self._judge(self.get_stats(), **thresholds)
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `checked` looks at each
-        return assess(statistics, self._levels.states(), Thresholds(**limits))
+        return assess(statistics, self._core.tiers.states(), Thresholds(**limits))
 
     def optimize_cache(self) -> OptimizationReport:
         """Do now what is done in the background from time to time, and say what that left.
 
         Expired entries are removed from all tiers; what is advised is what `health` says.
         """
-        self._check(_ALL)
+        self._core.check(_ALL)
         started = time.perf_counter()
-        removed = self._memory.remove_expired() + self._levels.remove_expired()
+        removed = self._store.remove_expired() + self._core.tiers.remove_expired()
         statistics = self.get_stats()
         advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
         return OptimizationReport(
@@ -666,17 +573,6 @@ class IntelligentCache:
             time.perf_counter() - started,
             tuple(advice),
         )
-
-    def _reader(self, function: str) -> Lookups:
-        """The counters of a cached function; the same for every function of that identity."""
-        lookups = self._functions.get(function)
-        if lookups is None:
-            # Two threads may both come here: setdefault decides, and the other's counters are unused.
-            mine = self._memory._reader()
-            lookups = self._functions.setdefault(function, mine)
-            if lookups is mine:
-                self._readers.append(lookups)
-        return lookups
 
     def cached(
         self,
@@ -695,28 +591,19 @@ class IntelligentCache:
         copy: bool = False,
     ) -> CacheDecorator:
         """`cachekit.cache_result` with this cache."""
-        from cachekit.decorator.function import cache_result
-
-        return cache_result(
-            cache=self, ttl=ttl, cache_level=cache_level, key_func=key_func, tags=tags, name=name,
-            version=version, ignore=ignore, store_if=store_if, stale_ttl=stale_ttl, jitter=jitter, load=load,
-            copy=copy,
-        )  # fmt: skip
+        options = CachedOptions(
+            ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy
+        )
+        return decorator_for(FixedSource(self._core), options)
 
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
-        self._closed = True
         self._find = find_nothing  # so that a hit meets the check too
-        for reference in self._fronts.keyrefs():
-            front = reference()
-            if front is not None:
-                front.forget_cache()
-        for background in (self._watch, self._keep_warm, self._levels, self._loads):
-            if background is not None:
-                background.close()
-        self._memory._retire(self._readers)
+        if self._monitor is not None:
+            self._monitor.close()
+        self._core.close()
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
                 tier.close()
@@ -728,13 +615,23 @@ class IntelligentCache:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        warming = self._keep_warm is not None
-        options = self._default_ttl, warming, self._defaults.load, self._strict, self._close_tiers
+        warming = self._core.keep_warm is not None
+        options = self._core.default_ttl, warming, self._core.defaults.load, self._strict, self._close_tiers
         return _configured, (*self._tiers, *options)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
-        return f"IntelligentCache({tiers}, default_ttl={self._default_ttl!r})"
+        return f"IntelligentCache({tiers}, default_ttl={self._core.default_ttl!r})"
+
+
+def core_of(cache: IntelligentCache) -> CacheCore:
+    """Return the inside of a cache: for its other views."""
+    return cache._core
+
+
+def closes_tiers(cache: IntelligentCache) -> bool:
+    """Return whether `close` of the cache closes its tiers too."""
+    return cache._close_tiers
 
 
 def _configured(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, final, get_origin, overload
+from collections.abc import Set as AbstractSet
+from typing import Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
-from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds
@@ -19,26 +19,52 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
-@final
-class Region(Generic[V]):
-    """The keys of `cache` that begin with `prefix`, holding values of one type; keys are without it.
+class KeyedCache(Protocol):
+    """What a region asks of its cache."""
 
-    Safe in any thread. Made by `IntelligentCache.region`, which says what the arguments are.
-    """
+    def get(self, key: str, default: Any, /) -> Any:
+        """Return the value of the key, or `default`."""
+        ...
 
-    __slots__ = ("_cache", "_kind", "_prefix", "_tags", "_ttl")
+    def set(self, key: str, value: Any, ttl: TTL = ..., *, tags: Tags | None = ...) -> bool:
+        """Store a value."""
+        ...
 
-    def __init__(
+    def get_or_set(
         self,
-        cache: IntelligentCache,
-        prefix: str,
-        kind: type[V],
+        key: str,
+        loader: Callable[[], V],
         *,
         ttl: TTL,
         tags: Tags | None,
-    ) -> None:
-        self._cache = cache
-        self._prefix = checked_key(prefix, "prefix")
+        stale_ttl: TTL,
+        jitter: float,
+        load: LoadOptions | None,
+    ) -> V:
+        """Return the value of the key, loaded if it is missing."""
+        ...
+
+    def delete(self, key: str) -> bool:
+        """Remove the key."""
+        ...
+
+    def contains(self, key: str) -> bool:
+        """Return whether there is a live entry."""
+        ...
+
+    def invalidate_by_pattern(self, pattern: str) -> int:
+        """Remove the keys that match."""
+        ...
+
+
+@final
+class RegionKeys(Generic[V]):
+    """The keys, the type, the TTL and the tags of a region: what its two views share."""
+
+    __slots__ = ("_kind", "_tags", "_ttl", "prefix")
+
+    def __init__(self, prefix: str, kind: type[V], ttl: TTL, tags: Tags | None) -> None:
+        self.prefix = checked_key(prefix, "prefix")
         self._kind = get_origin(kind) or kind
         if not isinstance(self._kind, type) or self._kind.__module__ in {"types", "typing"}:
             raise TypeError(f"type must be a class, such as User or list[str], not {kind!r}")
@@ -51,10 +77,49 @@ class Region(Generic[V]):
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)
 
+    def full(self, key: str) -> str:
+        """Return the key with the prefix."""
+        return self.prefix + checked_key(key)
+
+    def ttl(self, ttl: TTL) -> TTL:
+        """Return the TTL, or that of the region if it is None."""
+        return self._ttl if ttl is None else ttl
+
+    def tags(self, tags: Tags | None) -> AbstractSet[str]:
+        """Return the tags, with those of the region."""
+        return self._tags if tags is None else self._tags | checked_tags(tags)
+
+    def checked(self, value: Any, key: str) -> V:
+        """Return the value; raise TypeError if it is not of the region's type."""
+        if not isinstance(value, self._kind):
+            raise TypeError(
+                f"region {self.prefix!r} holds {self._kind.__name__}, and the value of {key!r} is a "
+                f"{type(value).__name__}; delete the key, or use another prefix for other types"
+            )
+        checked: V = value
+        return checked
+
+    def __repr__(self) -> str:
+        return f"Region({self.prefix!r}, {self._kind.__name__})"
+
+
+@final
+class Region(Generic[V]):
+    """The keys of `cache` that begin with `prefix`, holding values of one type; keys are without it.
+
+    Safe in any thread. Made by `IntelligentCache.region`, which says what the arguments are.
+    """
+
+    __slots__ = ("_cache", "_keys")
+
+    def __init__(self, cache: KeyedCache, prefix: str, kind: type[V], *, ttl: TTL, tags: Tags | None) -> None:
+        self._cache = cache
+        self._keys = RegionKeys(prefix, kind, ttl, tags)
+
     @property
     def prefix(self) -> str:
         """What every key of the region begins with."""
-        return self._prefix
+        return self._keys.prefix
 
     @overload
     def get(self, key: str) -> V | None: ...
@@ -67,8 +132,8 @@ class Region(Generic[V]):
             TypeError: the key is not a str, or another way into the cache stored something there that
                 is not of the region's type.
         """
-        value = self._cache.get(self._full(key), MISSING)
-        return default if value is MISSING else self._checked(value, key)
+        value = self._cache.get(self._keys.full(key), MISSING)
+        return default if value is MISSING else self._keys.checked(value, key)
 
     def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """`IntelligentCache.set`, with the region's TTL and tags.
@@ -76,10 +141,8 @@ class Region(Generic[V]):
         Raises:
             TypeError: the value is not of the region's type.
         """
-        self._checked(value, key)
-        return self._cache.set(
-            self._full(key), value, self._ttl if ttl is None else ttl, tags=self._all_tags(tags)
-        )
+        self._keys.checked(value, key)
+        return self._cache.set(self._keys.full(key), value, self._keys.ttl(ttl), tags=self._keys.tags(tags))
 
     def get_or_set(
         self,
@@ -102,44 +165,34 @@ class Region(Generic[V]):
                 f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
             )
         value = self._cache.get_or_set(
-            self._full(key),
-            lambda: self._checked(loader(), key),
-            ttl=self._ttl if ttl is None else ttl,
-            tags=self._all_tags(tags),
+            self._keys.full(key),
+            lambda: self._keys.checked(loader(), key),
+            ttl=self._keys.ttl(ttl),
+            tags=self._keys.tags(tags),
             stale_ttl=stale_ttl,
             jitter=jitter,
             load=load,
         )
-        return self._checked(value, key)
+        return self._keys.checked(value, key)
 
     def delete(self, key: str) -> bool:
         """Remove the key; True if it was there."""
-        return self._cache.delete(self._full(key))
+        return self._cache.delete(self._keys.full(key))
 
     def contains(self, key: str) -> bool:
         """Whether there is a live entry; no lookup that counts."""
-        return self._cache.contains(self._full(key))
+        return self._cache.contains(self._keys.full(key))
 
     __contains__ = contains
 
     def clear(self) -> int:
         """Remove every key that begins with the prefix; how many were there."""
-        return self._cache.invalidate_by_pattern(re.escape(self._prefix))
-
-    def _full(self, key: str) -> str:
-        return self._prefix + checked_key(key)
-
-    def _all_tags(self, tags: Tags | None) -> frozenset[str]:
-        return self._tags if tags is None else self._tags | checked_tags(tags)
-
-    def _checked(self, value: Any, key: str) -> V:
-        if not isinstance(value, self._kind):
-            raise TypeError(
-                f"region {self._prefix!r} holds {self._kind.__name__}, and the value of {key!r} is a "
-                f"{type(value).__name__}; delete the key, or use another prefix for other types"
-            )
-        checked: V = value
-        return checked
+        return self._cache.invalidate_by_pattern(re.escape(self._keys.prefix))
 
     def __repr__(self) -> str:
-        return f"Region({self._prefix!r}, {self._kind.__name__})"
+        return repr(self._keys)
+
+
+def keys_of(region: Region[V]) -> RegionKeys[V]:
+    """Return the keys of a region, for another view of it."""
+    return region._keys

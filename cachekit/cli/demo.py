@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cachekit import MemoryCache, __version__, override
-from cachekit.cache.default import active_cache
 from cachekit.cli.display import Display
+from cachekit.decorator.source import is_disabled
 
 if TYPE_CHECKING:
     from cachekit.cli.passes import Pass
@@ -54,7 +54,7 @@ def run(plan: Plan, display: Display) -> int:
         # Room for everything: what a cache gives up when it is full is not this demo's subject.
         room = MemoryCache(max_size=len(asked) * (1 + len(QUESTIONS)))
         with here.cache(room) as cache, override(cache):
-            if active_cache() is None:
+            if is_disabled():
                 raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
             _introduce(plan, display)
             passes = [cold_pass("cold", stream, plan, display)]

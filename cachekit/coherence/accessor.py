@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 from typing import Generic
 
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import COUNTED, CacheStats
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -402,7 +402,7 @@ class Lower(Generic[T]):
     def get_stats(self) -> CacheStats:
         """The tier's own figures, with the lookups that never came to it."""
         figures = self.tier.get_stats().to_dict()
-        numbers = {name: figures[name] for name in CacheStats._STORED}
+        numbers = {name: figures[name] for name in COUNTED}
         never = self.access.unavailable  # once: it moves
         numbers["unavailable"] += never
         numbers["requests"] += never

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar, final
 
-from cachekit.tiers.memory import MemoryCache
+from cachekit.model.validation import checked_pattern
+from cachekit.tiers.memory.store import Store
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,23 +52,23 @@ class MemoryInvalidator:
 
     __slots__ = ("__weakref__", "_memory")
 
-    def __init__(self, memory: MemoryCache) -> None:
+    def __init__(self, memory: Store) -> None:
         self._memory = memory
 
     def keys_changed(self, keys: Sequence[str]) -> None:
         """Drop them."""
         if not is_acting_for(self._memory):
-            self._memory._store.invalidate_keys(keys)
+            self._memory.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
         """Drop what has one of them."""
         if not is_acting_for(self._memory):
-            self._memory.invalidate_by_tags(tags)
+            self._memory.invalidate_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
         """Drop what matches."""
         if not is_acting_for(self._memory):
-            self._memory.invalidate_by_pattern(pattern)
+            self._memory.invalidate_matching(checked_pattern(pattern))
 
     def everything_changed(self) -> None:
         """Drop all."""

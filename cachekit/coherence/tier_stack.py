@@ -34,11 +34,11 @@ from cachekit.coherence.load_fence import LoadFence, may_store, same_version, sh
 from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.coherence.writes import TierWrites
 from cachekit.errors import SerializationError, ValueTooLargeError
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier, Sweeps
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
-from cachekit.tiers.memory import MemoryCache
+from cachekit.tiers.memory.store import Store
 
 
 @final
@@ -70,11 +70,11 @@ class TierStack:
     )  # fmt: skip
 
     def __init__(
-        self, memory: MemoryCache, redis: Lower[ServerTier] | None, file: Lower[DirectoryTier] | None
+        self, memory: Store, redis: Lower[ServerTier] | None, file: Lower[DirectoryTier] | None
     ) -> None:
         self._memory = memory
-        self._now = memory._clock.time
-        self.monotonic = memory._clock.monotonic
+        self._now = memory.clock.time
+        self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
         #: Whether there is anything below memory.
@@ -95,7 +95,7 @@ class TierStack:
         """The value that a tier below memory has, copied into memory if that is a level."""
         levels: int = level._value_
         # P before T: whatever happens from here on refuses the copy.
-        fence = self._memory._copying(key)
+        fence = self._memory.copy_fence(key)
         entry, shared_fence = self._read(key, levels)
         if entry is None:
             return MISSING
@@ -107,7 +107,7 @@ class TierStack:
     def find_many(self, keys: Sequence[str], level: CacheLevel = CacheLevel.ALL) -> dict[str, Any]:
         """`find` for distinct keys; each tier is asked once for what is still missing."""
         levels: int = level._value_
-        fences = {key: self._memory._copying(key) for key in keys}
+        fences = {key: self._memory.copy_fence(key) for key in keys}
         entries: dict[str, tuple[CacheEntry, SharedFence | None]] = {}
         redis, file = self.redis, self.file
         marks = {} if redis is None else {key: shared_fence_of(file, key) for key in keys}
@@ -157,7 +157,7 @@ class TierStack:
 
     def promote_quietly(self, key: str) -> Any | Missing:
         """What the nearest tier below memory has, copied into memory; no lookup that counts (see `peek`)."""
-        fence, shared_fence = self._memory._copying(key), shared_fence_of(self.file, key)
+        fence, shared_fence = self._memory.copy_fence(key), shared_fence_of(self.file, key)
         found = self.peek(key)
         if found is None:
             return MISSING
@@ -240,8 +240,8 @@ class TierStack:
         return found
 
     def _promote(self, entry: CacheEntry, fence: PrivateFence, shared_fence: SharedFence | None) -> None:
-        if may_store(self.file, shared_fence) and self._memory._put_entry(entry, fence, shared_fence):
-            self._memory._store.counter.promotions += 1
+        if may_store(self.file, shared_fence) and self._memory.put_entry(entry, fence, shared_fence):
+            self._memory.counter.promotions += 1
 
     # -- loads ------------------------------------------------------------------------------------------
 
@@ -252,25 +252,25 @@ class TierStack:
 
     def successor(self, key: str, tags: frozenset[str]) -> LoadFence:
         """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
-        memory = self._memory._successor(key, tags)
+        memory = self._memory.fresh_fence(key, tags)
         return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
 
     def peek_memory(self, key: str) -> Any | Missing:
         """What a flight that has landed since the lookup left in memory."""
-        return self._memory._peek_value(key)
+        return self._memory.peek_value(key)
 
     def peek_stale(self, key: str) -> Any | Missing:
         """What memory has for loads to fall back on: a live value, or one that nobody has invalidated."""
-        return self._memory._store.peek(key, lambda held: held.value, even_stale=True)
+        return self._memory.peek(key, lambda held: held.value, even_stale=True)
 
     def remaining_life(self, key: str) -> tuple[float, float] | None:
         """Seconds that memory has the key for, and those of its whole life, or infinity; None without it."""
-        held = self._memory._find(key)
+        held = self._memory.find(key)
         if held is not None:
             # Without the lock, for every hit asks: at the worst another entry of the key is judged.
             left = held.deadline - self.monotonic()
             return (left, held.ttl) if left > 0 else None
-        life = self._memory._store.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
+        life = self._memory.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
         return None if life is MISSING else life
 
     def before_load(self, fence: LoadFence) -> None:
@@ -298,7 +298,7 @@ class TierStack:
             The value; or the one that somebody else stored first.
         """
         levels: int = level._value_
-        entry = CacheEntry._made(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._add_here(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_on(stored):
@@ -312,7 +312,7 @@ class TierStack:
         levels: int = level._value_
         now = self._now()
         entries = {
-            fence.key: (CacheEntry._made(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
+            fence.key: (checked_entry(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded
         }
         stored = {key: self._add_here(entry, fence, levels) for key, (entry, fence) in entries.items()}
@@ -344,16 +344,16 @@ class TierStack:
             # Its tags may be others than those that the fence names.
             return self._adopt_winner(fence, entry.value, levels)
         if stored is False:
-            self._memory._store.counter.refusals += 1
+            self._memory.counter.refusals += 1
         elif levels == MEMORY:
-            self._memory._put_entry(entry, fence.memory)
+            self._memory.put_entry(entry, fence.memory)
         elif levels & MEMORY and may_store(self.file, fence.file):
-            self._memory._put_entry(entry, fence.memory, fence.file)
+            self._memory.put_entry(entry, fence.memory, fence.file)
         return entry.value
 
     def _adopt_winner(self, fence: LoadFence, value: Any, levels: int) -> Any:
         """What another one stored first, if it is still there and no older than what the server knows."""
-        memory = self._memory._copying(fence.key)  # the load's own may not name its tags
+        memory = self._memory.copy_fence(fence.key)  # the load's own may not name its tags
         entry, shared_fence = self._read(fence.key, levels)
         if entry is None:
             return value

@@ -15,11 +15,11 @@ from typing import Any, Final, TypeVar, final
 from cachekit.coherence.accessor import UNAVAILABLE, Lower, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, shared_fence_of, with_tags
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
-from cachekit.tiers.memory import MemoryCache
+from cachekit.tiers.memory.store import Store
 
 #: Keys that are in flux at a time. A second later their neighbours would take the writer for dead.
 _TOGETHER: Final = 500
@@ -36,12 +36,12 @@ class TierWrites:
     __slots__ = ("_file", "_memory", "_now", "_redis")
 
     def __init__(
-        self, memory: MemoryCache, redis: Lower[ServerTier] | None, file: Lower[DirectoryTier] | None
+        self, memory: Store, redis: Lower[ServerTier] | None, file: Lower[DirectoryTier] | None
     ) -> None:
         self._memory = memory
         self._redis = redis
         self._file = file
-        self._now = memory._clock.time
+        self._now = memory.clock.time
 
     # -- storing ------------------------------------------------------------------------------------
 
@@ -63,7 +63,7 @@ class TierWrites:
         if ttl <= 0:
             self._delete(key, ALL, steps)
         else:
-            entry = CacheEntry._made(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+            entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
             self._write_alone(entry, level._value_, steps)
         return steps.done()
 
@@ -82,19 +82,19 @@ class TierWrites:
                 self._delete_all(list(values), ALL, steps)
             elif redis is None or (self._file is not None and levels & FILE and not levels & REDIS):
                 for key, value in values.items():
-                    entry = CacheEntry._made(key, value, self._now(), ttl, tags)
+                    entry = checked_entry(key, value, self._now(), ttl, tags)
                     self._write_alone(entry, levels, steps)
             else:
                 now = self._now()
                 for keys in _portions(list(values)):
-                    entries = {key: CacheEntry._made(key, values[key], now, ttl, tags) for key in keys}
+                    entries = {key: checked_entry(key, values[key], now, ttl, tags) for key in keys}
                     self._write_some(redis, entries, tags, levels, steps)
         except (SerializationError, ValueTooLargeError):
             self._delete_all(list(values), ALL, steps)
             raise
         except BaseException:  # as in _write()
             for key in values:
-                self._memory._store.delete(key)
+                self._memory.delete(key)
             raise
         return steps.done()
 
@@ -103,7 +103,7 @@ class TierWrites:
         if self._redis and self._file and levels & FILE and not levels & REDIS:
             self._write_here(self._redis, self._file, entry, levels, steps)
         else:
-            fence = self._memory._successor(entry.key, entry.tags)
+            fence = self._memory.fresh_fence(entry.key, entry.tags)
             self._write(entry, fence, shared_fence_of(self._file, entry.key, entry.tags), None, levels, steps)
 
     def _write_some(
@@ -120,7 +120,7 @@ class TierWrites:
         origins: dict[str, ServerTokens] = {}
         of_tags = self._fresh_origin(tags, steps)
         for key, entry in entries.items():
-            fences[key] = self._memory._successor(key, tags)
+            fences[key] = self._memory.fresh_fence(key, tags)
             shared_fence = shared_fence_of(self._file, key, tags)
             origin = None if of_tags is None else self._fresh_origin(NO_TAGS, steps)
             if origin is not None and of_tags is not None:
@@ -146,14 +146,14 @@ class TierWrites:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
             return
-        entry = CacheEntry._made(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stood = fence.is_current()
         try:
             self._write(entry, fence.memory, fence.file, fence, level._value_, WriteSteps())
         except (SerializationError, ValueTooLargeError):
             # Paid for, and nobody but this process can hold it.
-            if not stood or not self._memory._put_entry(entry, fence.memory, news=True):
-                self._memory._store.delete(key)
+            if not stood or not self._memory.put_entry(entry, fence.memory, news=True):
+                self._memory.delete(key)
 
     def _write(
         self,
@@ -188,7 +188,7 @@ class TierWrites:
                 lowest = expect is not None and self._redis is None and self._file is None
                 self._to_memory(entry, fence, shared_fence, levels, fence if lowest else None)
             elif expect is None:
-                self._memory._store.delete(key)
+                self._memory.delete(key)
         except Exception:
             # A tier cannot hold the value: then none holds it, nor what it was to replace. What memory may
             # keep of a load is for its caller to say.
@@ -196,7 +196,7 @@ class TierWrites:
             raise
         except BaseException:
             # A signal handler's, at any point: memory may have what is older than what lies below it now.
-            self._memory._store.delete(key)
+            self._memory.delete(key)
             raise
 
     def _to_memory(
@@ -210,15 +210,15 @@ class TierWrites:
         """The last step of a write: what is not kept must not leave the older value behind."""
         if levels == MEMORY:
             # It belongs to this process: no other one could bring it back.
-            kept = self._memory._put_entry(entry, fence, None, news=True)
+            kept = self._memory.put_entry(entry, fence, None, news=True)
         else:
             kept = (
                 bool(levels & MEMORY)
                 and may_store(self._file, shared_fence)
-                and self._memory._put_entry(entry, fence, shared_fence, news=True)
+                and self._memory.put_entry(entry, fence, shared_fence, news=True)
             )
         if not kept:
-            self._memory._store.delete(entry.key, unless)
+            self._memory.delete(entry.key, unless)
 
     def _write_here(
         self,
@@ -251,7 +251,7 @@ class TierWrites:
             stored = steps.take(lambda: file.access.store(file.tier.add, key, entry, shared_fence, origin))
         # Without room on the disk, or a server to ask, it is memory's alone for as long as nobody writes.
         if levels & MEMORY and (stored is UNAVAILABLE or stored is True):
-            self._memory._put_entry(entry, fence, shared_fence)
+            self._memory.put_entry(entry, fence, shared_fence)
 
     def _fresh_origin(self, tags: frozenset[str], steps: WriteSteps) -> ServerTokens | None:
         """A fresh token, and those of the tags; None if there is no server to give them."""
@@ -297,7 +297,7 @@ class TierWrites:
         if expect is not None and levels != MEMORY:
             # Somebody may have written since the fence was looked at, and what was removed may be theirs:
             # what was loaded before that shall not come after it in this memory.
-            self._memory._successor(key, entry.tags)
+            self._memory.fresh_fence(key, entry.tags)
         return True, with_tags(gone[1], entry)
 
     def _write_fleet(
@@ -352,11 +352,11 @@ class TierWrites:
                 there = there or gone is True
                 shared_fence = self._settle(shared_fence, steps)
             if levels & MEMORY:
-                there = self._memory._store.delete(key) or there
+                there = self._memory.delete(key) or there
         except BaseException:
             # A signal handler's, at any point: memory would have what nobody else has.
             if levels & MEMORY:
-                self._memory._store.delete(key)
+                self._memory.delete(key)
             raise
         return there, shared_fence
 
@@ -406,12 +406,12 @@ class TierWrites:
                 self._settle(shared_fence, steps)
             if levels & MEMORY:
                 for key in keys:
-                    if self._memory._store.delete(key):
+                    if self._memory.delete(key):
                         there.add(key)
         except BaseException:  # as in _delete()
             if levels & MEMORY:
                 for key in keys:
-                    self._memory._store.delete(key)
+                    self._memory.delete(key)
             raise
         return len(there)
 
@@ -430,12 +430,12 @@ class TierWrites:
                         lower.access.missed_keys([key])
                     there = there or touched is True
         except BaseException:  # as in _write()
-            self._memory._store.delete(key)
+            self._memory.delete(key)
             raise
         if there:
-            self._memory._store.delete(key)  # the next lookup copies it with its new life
+            self._memory.delete(key)  # the next lookup copies it with its new life
         else:
-            there = self._memory.touch(key, ttl)
+            there = self._memory.prolong(key, ttl)
         steps.done()
         return there
 
@@ -453,9 +453,9 @@ class TierWrites:
                         lower.access.missed_tags(tags)
                     else:
                         dropped = max(dropped, count)
-            dropped = max(dropped, self._memory.invalidate_by_tags(tags))
+            dropped = max(dropped, self._memory.invalidate_tags(tags))
         except BaseException:  # as in _delete()
-            self._memory.invalidate_by_tags(tags)
+            self._memory.invalidate_tags(tags)
             raise
         steps.done()
         return dropped
@@ -474,9 +474,9 @@ class TierWrites:
                     else:
                         dropped = max(dropped, count)
             self._renew_host()
-            dropped = max(dropped, self._memory.invalidate_by_pattern(pattern))
+            dropped = max(dropped, self._memory.invalidate_matching(pattern))
         except BaseException:  # as in _delete()
-            self._memory.invalidate_by_pattern(pattern)
+            self._memory.invalidate_matching(pattern)
             raise
         steps.done()
         return dropped

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from math import inf
 from typing import Any, Final, Protocol, final
 
-from cachekit.cache.intelligent import IntelligentCache
+from cachekit.loading.core import CacheCore
 from cachekit.model.counters import Lookups
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.entry import MemoryEntry
@@ -72,7 +72,7 @@ class FastPath:
     touch: Callable[[str], object]
 
     def __init__(self) -> None:
-        self._cache: IntelligentCache | None = None
+        self._cache: CacheCore | None = None
         self._spots: dict[tuple[Hashable, ...], FastPathSlot] = {}
         self.find = self._spots.get
 
@@ -80,7 +80,7 @@ class FastPath:
         self,
         asked: tuple[Any, ...],
         held: MemoryEntry,
-        cache: IntelligentCache,
+        cache: CacheCore,
         lookups: Lookups,
         ahead: float = 0.0,
     ) -> None:
@@ -94,19 +94,19 @@ class FastPath:
             return
         if self._cache is None:
             self.lookups = lookups
-            self.now = cache._now
-            self.touch = cache._touch
-            self._limit = cache._memory.max_size
+            self.now = cache.memory.now
+            self.touch = cache.memory.touch
+            self._limit = cache.memory.max_size
             if ahead:
                 self._ahead = ahead
                 self.find = self._find_ahead
             self._cache = cache
-            cache._fronts[self] = None
+            cache.fast_paths[self] = None
         if len(self._spots) >= self._limit:
             # Spots whose entries have left are never asked for again; this is how they go.
             self._spots.clear()
         self._spots[asked] = FastPathSlot(held, kinds)
-        if cache._closed:  # in between, so that it may not know of this front
+        if cache.closed:  # in between, so that it may not know of this front
             self._spots.clear()
 
     def _find_ahead(self, asked: tuple[Any, ...]) -> FastPathSlot | None:

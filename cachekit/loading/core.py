@@ -1,41 +1,199 @@
-"""The figures of a cache: those of its tiers, and what they come to for whoever asks the cache."""
+"""CacheCore: the inside of one cache, which all who speak for the cache share.
+
+`IntelligentCache`, its asyncio view, regions and cached functions hold the core. The core owns the tiers,
+the loads, the defaults and the counters. Callers check arguments before they call it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, final
 
+from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import TierStack
-from cachekit.model.counters import LoadCounters, Lookups
-from cachekit.model.stats import CacheStats
-from cachekit.tiers.memory import MemoryCache
+from cachekit.errors import CacheClosedError
+from cachekit.loading.batches import Batches
+from cachekit.loading.defaults import LoadDefaults
+from cachekit.loading.keep_warm import KeepWarm
+from cachekit.loading.options import LoadOptions
+from cachekit.loading.path import Loads
+from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.model.counters import Lookups
+from cachekit.model.stats import COUNTED, CacheStats
+from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
+from cachekit.tiers.base import DirectoryTier, Pings, ServerTier
+from cachekit.tiers.memory import MemoryCache, figures_of, memory_of_nothing, store_of
+
+_LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
 
-def statistics_of(
-    memory: MemoryCache | None, levels: TierStack, readers: Iterable[Lookups], loads: LoadCounters
-) -> dict[str, CacheStats]:
-    """The figures of each tier by name, and "combined".
+class HoldsEntries(Protocol):
+    """An object that reaches entries of a cache without a call of the cache, such as a fast path."""
+
+    def forget_cache(self) -> None:
+        """Drop all entries: the cache is closed, or another one is in use."""
+        ...
+
+
+@final
+class CacheCore:
+    """The tiers, loads, defaults and counters of one cache. Safe in any thread, before and after a fork.
 
     Args:
-        memory: the memory tier, if there is one.
-        levels: with the tiers below it.
-        readers: who have looked something up in memory first, for this cache.
-        loads: what the loads of this cache have counted.
+        memory: the memory tier; None for none.
+        redis: the tier that hosts share, or None.
+        file: the tier that the processes of this host share, or None.
+        default_ttl: seconds that an entry lives when the caller does not say; infinity for no expiry.
+        load: how values are loaded when the caller does not say.
+        keeps_warm: whether keys may be kept warm.
+        strict: whether a tier that fails raises TierUnavailableError.
+
+    Attributes:
+        memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
+        figures: the counters of the memory tier.
+        tiers: all tiers as one.
+        loads, awaited, batches: the loads of this cache, in threads, in tasks, and of many keys.
+        defaults: how values are loaded when the caller does not say.
+        keep_warm: the keys kept warm; None if that is off.
+        lookups: the counters of callers that name no function of their own.
+        fast_paths: the fast paths that point into the memory tier. It is no WeakSet, because another thread
+            may add one while the members are listed.
+        closed: whether the cache is closed.
     """
-    # First: a lookup counts as a request before a lower tier answers it, so there are never more of these.
-    answers = levels.answers
-    figures = {}
-    if memory is not None:
-        figures["memory"] = memory.get_stats()
-    for name, lower in (("redis", levels.redis), ("file", levels.file)):
-        if lower is not None:
-            figures[name] = lower.get_stats()
-    combined = {name: sum(tier[name] for tier in figures.values()) for name in CacheStats._STORED}
-    for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
-        combined[quantile] = next(iter(figures.values()))[quantile]
-    lookups = list(readers)
-    hits = sum(reader.hits for reader in lookups)
-    misses = sum(reader.misses for reader in lookups)
-    combined |= loads.as_dict()
-    combined["requests"] = hits + misses + levels.skipped
-    combined["request_hits"] = hits + answers
-    return figures | {"combined": CacheStats(**combined)}
+
+    __slots__ = (
+        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "awaited", "batches", "closed",
+        "default_ttl", "defaults", "fast_paths", "figures", "keep_warm", "loads", "lookups", "memory",
+        "tiers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        memory: MemoryCache | None,
+        redis: ServerTier | None,
+        file: DirectoryTier | None,
+        *,
+        default_ttl: float,
+        load: LoadOptions,
+        keeps_warm: bool,
+        strict: bool,
+    ) -> None:
+        self._memory_tier = memory
+        self._levels: list[CacheLevel] = [
+            level for level, tier in zip(_LEVELS, (memory, redis, file), strict=True) if tier is not None
+        ]
+        # Without a memory tier, a store that keeps nothing holds the fences.
+        tier = memory_of_nothing() if memory is None else memory
+        self.memory = store_of(tier)
+        self.figures = figures_of(tier)
+        self.default_ttl = default_ttl
+        self.closed = False
+        self.tiers = TierStack(
+            self.memory,
+            None if redis is None else Lower(redis, self._accessor("redis", redis, strict)),
+            None if file is None else Lower(file, self._accessor("file", file, strict)),
+        )
+        self.loads = Loads(self.tiers)
+        self.awaited = AwaitedLoads(self.loads)
+        self.batches = Batches(self.loads, self.awaited)
+        self.defaults = LoadDefaults(self.loads, default_ttl, load, memory is not None, keeps_warm)
+        self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
+        self.lookups = self.figures.reader()
+        self._readers = [self.lookups]
+        self._functions: dict[str, Lookups] = {}
+        self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
+
+    def _accessor(self, name: str, tier: ServerTier | DirectoryTier, strict: bool) -> Accessor:
+        # Nothing says what other caches wrote during an outage, so memory is cleared when it ends.
+        return Accessor(
+            name,
+            tier,
+            strict=strict,
+            recovered=self.memory.clear,
+            probe=tier.ping if isinstance(tier, Pings) else None,
+            actor=self.memory if isinstance(tier, ServerTier) else None,
+        )
+
+    def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
+        """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
+        if self.closed:
+            raise CacheClosedError("this IntelligentCache was closed; make a new one")
+        if level is CacheLevel.ALL:
+            return
+        if not isinstance(level, CacheLevel):
+            raise TypeError(f"cache_level must be a CacheLevel, not {level!r} of type {type(level).__name__}")
+        if not any(level & mine for mine in self._levels):
+            names = ", ".join(str(mine.name) for mine in self._levels)
+            raise ValueError(f"cache_level={level} names no tier of this cache, which has: {names}")
+
+    # -- lookups ------------------------------------------------------------------------------------
+
+    def look_up(self, key: str, level: CacheLevel) -> Any | Missing:
+        """Return the value from the nearest tier that has the key."""
+        value = self.look_in_memory(key, level, self.lookups)
+        if value is MISSING and self.tiers.lower:
+            value = self.tiers.find(key, level)
+        return value
+
+    def look_in_memory(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
+        """Return the value that memory has; a level without memory counts as a request all the same."""
+        if level._value_ & MEMORY:
+            return self.memory.hit(key, lookups)
+        self.tiers.skipped += 1
+        lookups.skipped += 1
+        return MISSING
+
+    def look_up_many_in_memory(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
+        """Return the values that memory has."""
+        values = {key: self.look_in_memory(key, level, self.lookups) for key in keys}
+        return {key: value for key, value in values.items() if value is not MISSING}
+
+    # -- counters -----------------------------------------------------------------------------------
+
+    def reader(self, function: str) -> Lookups:
+        """Return the counters of a cached function; functions of one identity share them."""
+        lookups = self._functions.get(function)
+        if lookups is None:
+            # Two threads may both come here: setdefault decides, and the counters of the other stay unused.
+            mine = self.figures.reader()
+            lookups = self._functions.setdefault(function, mine)
+            if lookups is mine:
+                self._readers.append(lookups)
+        return lookups
+
+    def get_stats(self) -> dict[str, CacheStats]:
+        """Return the statistics of each tier by name, and "combined"."""
+        # First: a lookup counts as a request before a lower tier answers it.
+        answers = self.tiers.answers
+        tiers = {}
+        if self._memory_tier is not None:
+            tiers["memory"] = self._memory_tier.get_stats()
+        for name, lower in (("redis", self.tiers.redis), ("file", self.tiers.file)):
+            if lower is not None:
+                tiers[name] = lower.get_stats()
+        combined = {name: sum(tier[name] for tier in tiers.values()) for name in COUNTED}
+        for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
+            combined[quantile] = next(iter(tiers.values()))[quantile]
+        readers = list(self._readers)
+        hits = sum(reader.hits for reader in readers)
+        misses = sum(reader.misses for reader in readers)
+        combined |= self.loads.figures.as_dict()
+        combined["requests"] = hits + misses + self.tiers.skipped
+        combined["request_hits"] = hits + answers
+        return tiers | {"combined": CacheStats(**combined)}
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse further calls, empty the fast paths and end what runs in the background."""
+        self.closed = True
+        for reference in self.fast_paths.keyrefs():
+            fast_path = reference()
+            if fast_path is not None:
+                fast_path.forget_cache()
+        if self.keep_warm is not None:
+            self.keep_warm.close()
+        self.tiers.close()
+        self.loads.close()
+        self.figures.retire(self._readers)

@@ -95,29 +95,6 @@ class CacheEntry:
         self.size_bytes = size_bytes
         self.stale_ttl = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
 
-    @classmethod
-    def _made(
-        cls,
-        key: str,
-        value: Any,
-        created: float,
-        ttl: float | None,
-        tags: frozenset[str],
-        size_bytes: int = 0,
-        stale_ttl: float = 0.0,
-    ) -> CacheEntry:
-        """An entry of arguments that were checked before, by a tier: a third of the constructor's time."""
-        self = cls.__new__(cls)
-        self.key = key
-        self.value = value
-        self._created = self._last = created
-        self.access_count = 0
-        self.ttl = ttl
-        self.tags = tags
-        self.size_bytes = size_bytes
-        self.stale_ttl = stale_ttl
-        return self
-
     @property
     def created_at(self) -> datetime:
         """When the value was made, as an aware datetime."""
@@ -162,3 +139,25 @@ class CacheEntry:
             f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, tags={set(self.tags) or '{}'}, "
             f"access_count={self.access_count})"
         )
+
+
+def checked_entry(
+    key: str,
+    value: Any,
+    created: float,
+    ttl: float | None,
+    tags: frozenset[str],
+    size_bytes: int = 0,
+    stale_ttl: float = 0.0,
+) -> CacheEntry:
+    """Return an entry of arguments that were checked before: a third of the constructor's time."""
+    entry = CacheEntry.__new__(CacheEntry)
+    entry.key = key
+    entry.value = value
+    entry._created = entry._last = created
+    entry.access_count = 0
+    entry.ttl = ttl
+    entry.tags = tags
+    entry.size_bytes = size_bytes
+    entry.stale_ttl = stale_ttl
+    return entry

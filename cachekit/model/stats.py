@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, final
 
+#: The statistics that are counted, in the order of `CacheStats`; rates are derived from them.
+COUNTED: Final = (
+    "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
+    "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
+    "latency_p50", "latency_p99", "requests", "request_hits", "loads", "load_failures", "load_seconds",
+    "stale_served", "lease_waits",
+)  # fmt: skip
+
 
 @final
 class CacheStats(Mapping[str, float]):
@@ -64,20 +72,14 @@ class CacheStats(Mapping[str, float]):
     stale_served: int
     lease_waits: int
 
-    _STORED: Final = (
-        "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
-        "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
-        "latency_p50", "latency_p99", "requests", "request_hits", "loads", "load_failures", "load_seconds",
-        "stale_served", "lease_waits",
-    )  # fmt: skip
     _DERIVED: Final = ("hit_rate", "request_hit_rate")
-    __slots__ = _STORED
+    __slots__ = COUNTED
 
     def __init__(self, **numbers: float) -> None:
-        for name in self._STORED:
+        for name in COUNTED:
             object.__setattr__(self, name, numbers.pop(name, 0))
         if numbers:
-            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(self._STORED)}")
+            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(COUNTED)}")
 
     @property
     def hit_rate(self) -> float:
@@ -95,17 +97,17 @@ class CacheStats(Mapping[str, float]):
         return {name: getattr(self, name) for name in self}
 
     def __getitem__(self, name: str) -> float:
-        if name in self._STORED or name in self._DERIVED:
+        if name in COUNTED or name in self._DERIVED:
             number: float = getattr(self, name)
             return number
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._STORED
+        yield from COUNTED
         yield from self._DERIVED
 
     def __len__(self) -> int:
-        return len(self._STORED) + len(self._DERIVED)
+        return len(COUNTED) + len(self._DERIVED)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"CacheStats is a frozen snapshot; {name} cannot be set")
@@ -114,7 +116,7 @@ class CacheStats(Mapping[str, float]):
         raise AttributeError(f"CacheStats is a frozen snapshot; {name} cannot be deleted")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _stats_from_dict, ({name: getattr(self, name) for name in self._STORED},)
+        return _stats_from_dict, ({name: getattr(self, name) for name in COUNTED},)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={self[name]!r}" for name in self if self[name])

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.model.entry import CacheEntry
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import Tags
 from cachekit.runtime import fork
 from cachekit.tiers.base import Fence, Tier
@@ -200,7 +200,7 @@ class FaultyTier:
 
     def get_stats(self) -> CacheStats:  # noqa: D102
         stats: CacheStats = self._forward("get_stats")
-        numbers = {name: stats[name] + self._failed[name] for name in CacheStats._STORED}
+        numbers = {name: stats[name] + self._failed[name] for name in COUNTED}
         return CacheStats(**numbers)
 
     def fence(self, key: str, tags: Tags = ()) -> Fence:  # noqa: D102

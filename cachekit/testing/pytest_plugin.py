@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cachekit.cache.default import disabled, override
+from cachekit import disabled, override
 from cachekit.cache.intelligent import IntelligentCache
 
 

@@ -37,7 +37,7 @@ class TestEnd:
             await slow.has_begun(2)
             await all_wait(cache, 3)
             await cache.aclose()
-            assert not cache.sync._loads.tasks._tasks
+            assert not cache.sync._core.loads.tasks._tasks
             errors = await asyncio.gather(*tasks, batch, return_exceptions=True)
             assert [type(error) for error in errors] == [CacheClosedError] * 4
             assert slow.ended == 0
@@ -46,7 +46,7 @@ class TestEnd:
 
         run(main())
         no_threads()
-        assert len(cache.sync._loads.flights) == 0
+        assert len(cache.sync._core.loads.flights) == 0
 
     @pytest.mark.parametrize("loop_goes_on", [True, False])
     def test_what_would_be_awaited_after_the_end(
@@ -131,10 +131,10 @@ class TestEnd:
                 assert isinstance(await ends(call), KeyError)
             assert await ends(lambda: cache.get_or_set("k", stops_in_a_thread)) is None
             await settle()
-            assert not cache.sync._loads.tasks._tasks
+            assert not cache.sync._core.loads.tasks._tasks
 
         run(main())
-        assert len(cache.sync._loads.flights) == 0
+        assert len(cache.sync._core.loads.flights) == 0
 
     def test_who_waits_for_a_load_that_was_stopped_tries_again(
         self, cache: IntelligentCache, run: Run
@@ -184,12 +184,12 @@ class TestEnd:
             await cache.warm_cache(["c", "d"], lambda key: 1 / 0)
             await settle()
             assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert not cache.sync._loads.tasks._tasks
+            assert not cache.sync._core.loads.tasks._tasks
 
         run(main())
-        assert len(cache.sync._loads.flights) == 0
+        assert len(cache.sync._core.loads.flights) == 0
         # A thread lets go of its step, whose context has the load, a moment after that is over.
-        fences = cache.sync._memory._store._fences
+        fences = cache.sync._core.memory._fences
         wait_until(lambda: gc.collect() >= 0 and len(fences) == 0, "the fences are gone")
         run(cache.close())
         no_threads()
@@ -212,7 +212,7 @@ class TestEnd:
                 await cache.get_stats()
                 await cache.optimize_cache()
                 await cache.clear()
-                assert cache.sync._loads.tasks.threads._executor is None
+                assert cache.sync._core.loads.tasks.threads._executor is None
 
         run(main())
 
@@ -249,7 +249,7 @@ class TestFullPools:
             waiters = [
                 asyncio.create_task(asyncio.to_thread(cache.sync.get_or_set, "k", fails)) for _ in range(4)
             ]
-            flight = cache.sync._loads.flights._flights["k"]
+            flight = cache.sync._core.loads.flights._flights["k"]
             await until(lambda: flight._event is not None, "a thread waits")
             go.set()
             assert await asyncio.gather(leader, *waiters) == ["loaded"] * 5

@@ -218,7 +218,7 @@ class TestLife:
         """A child has threads of its own for what it does, and the parent keeps its."""
         cache = IntelligentCache(MemoryCache(), None, file)
         asyncio.run(cache.set("k", 1))
-        executor = cache.sync._loads.tasks.threads._executor
+        executor = cache.sync._core.loads.tasks.threads._executor
         assert executor is not None
         wait_until(lambda: executor._idle_semaphore._value, "a thread waits for the next step")
 

@@ -108,7 +108,7 @@ def test_what_comes_late_is_kept(clocked: Clocked, run: Run) -> None:
         with pytest.raises(LoadTimeoutError):
             await cache.get_or_set("k", late, load=LoadOptions(hard_timeout=0.01))
         go.set()
-        await until(lambda: not len(cache.sync._loads.tasks), "the load is over")
+        await until(lambda: not len(cache.sync._core.loads.tasks), "the load is over")
         assert await cache.get("k") == "late"
 
     run(main())
@@ -134,7 +134,7 @@ def test_refreshing_ahead(clocked: Clocked, run: Run) -> None:
         assert [await ask(), await ask(), len(calls)] == [1, 1, 1]
         clocked.clock.advance(2)
         assert set(await asyncio.gather(ask(), ask(), ask())) == {1}
-        await until(lambda: not len(cache.sync._loads.tasks), "the reload is over")
+        await until(lambda: not len(cache.sync._core.loads.tasks), "the reload is over")
         assert (await ask(), len(calls)) == (2, 2)
 
     run(main())
@@ -180,7 +180,7 @@ def test_keeping_warm(clocked: Clocked, run: Run) -> None:
             return key
 
         assert (await cache.warm_cache(["k"], load, ttl=10, keep_warm=True)).loaded == ["k"]
-        kept_warm = cache.sync._keep_warm
+        kept_warm = cache.sync._core.keep_warm
         assert kept_warm is not None
         clocked.clock.advance(9)
         kept_warm.look()

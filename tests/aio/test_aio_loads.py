@@ -172,7 +172,7 @@ class TestOneLoad:
             task = asyncio.create_task(cache.get_or_set("k", slow))
             await slow.has_begun()
             thread = in_thread(lambda: cache.sync.get_or_set("k", fails))
-            flight = cache.sync._loads.flights._flights["k"]
+            flight = cache.sync._core.loads.flights._flights["k"]
             await until(lambda: flight._event is not None, "the thread waits")
             slow.go.set()
             assert await task is thread()
@@ -270,7 +270,7 @@ class TestCancelling:
             task.cancel()
             await settle()
             slow.go.set()
-            await until(lambda: not cache.sync._loads.tasks._tasks, "the load is over")
+            await until(lambda: not cache.sync._core.loads.tasks._tasks, "the load is over")
             assert await cache.get("k") == "paid for"
 
         run(main())
@@ -284,7 +284,7 @@ class TestCancelling:
             await slow.has_begun()
             second = asyncio.create_task(cache.get_or_set("k", slow))
             await all_wait(cache, 2)
-            (load,) = cache.sync._loads.tasks._tasks
+            (load,) = cache.sync._core.loads.tasks._tasks
             load.cancel()
             await slow.has_begun(2)
             slow.go.set()
@@ -326,8 +326,8 @@ class TestCancelling:
             del task
 
         run(main())
-        assert not cache.sync._loads.tasks._tasks
-        assert len(cache.sync._loads.flights) == 0
+        assert not cache.sync._core.loads.tasks._tasks
+        assert len(cache.sync._core.loads.flights) == 0
         assert run(cache.get_or_set("k", lambda: 2)) == 2
 
     def test_a_loop_that_ends_during_a_plain_load(self, cache: IntelligentCache, run: Run) -> None:

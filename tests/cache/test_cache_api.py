@@ -24,8 +24,8 @@ from cachekit import (
     MemoryCache,
     SerializationError,
 )
-from cachekit.cache.intelligent import KnowsCache
 from cachekit.loading import flights
+from cachekit.loading.core import HoldsEntries
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import store
 
@@ -261,7 +261,7 @@ def test_pickling_carries_the_configuration() -> None:
     with IntelligentCache(MemoryCache(5), default_ttl=7, file_cache=None) as cache:
         cache.set("k", 1)
         copy = pickle.loads(pickle.dumps(cache))
-        assert (copy._memory.max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
+        assert (copy._core.memory.max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
         assert repr(cache) == (
             "IntelligentCache(MemoryCache(max_size=5, default_ttl=None, size=1), default_ttl=7.0)"
         )
@@ -318,7 +318,7 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
         (lambda c: c.warm_cache(["k"], str, concurrency=0), ValueError, ["concurrency", "0"]),
         (lambda c: c.region(5, int), TypeError, ["prefix", "5"]),
         (lambda c: c.region("p", 5), TypeError, ["type", "5"]),
-        (lambda c: c.region("p", KnowsCache), TypeError, ["type", "KnowsCache", "runtime_checkable"]),
+        (lambda c: c.region("p", HoldsEntries), TypeError, ["type", "HoldsEntries", "runtime_checkable"]),
         (lambda c: c.region("p", int).get_or_set("k", 5), TypeError, ["loader", "5"]),
         (lambda c: c.get_or_set("k", int, jitter=None), TypeError, ["jitter", "None"]),
         (lambda c: c.warm_cache(["k"], str, ttl=0, keep_warm=True), ValueError, ["keep_warm", "ttl", "0"]),
@@ -335,4 +335,4 @@ def test_wrong_arguments_are_named(
         call(cache)
     for word in words:
         assert word in str(caught.value)
-    assert cache._memory.size() == 0
+    assert len(cache._core.memory) == 0

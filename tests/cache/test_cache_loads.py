@@ -245,7 +245,7 @@ def test_a_batch_that_fails_fails_for_all(cache: IntelligentCache) -> None:
     with pytest.raises(OSError, match="backend down"):
         cache.get_or_set_many(["a", "b"], failing)
     assert cache.get_or_set("a", lambda: 1) == 1
-    assert len(cache._loads.flights) == 0
+    assert len(cache._core.loads.flights) == 0
 
 
 @pytest.mark.parametrize(
@@ -334,4 +334,4 @@ def test_a_stampede_under_constant_invalidation(cache: IntelligentCache) -> None
         stop.set()
         for finish in readers:
             finish()
-    assert len(cache._loads.flights) == 0
+    assert len(cache._core.loads.flights) == 0

@@ -208,7 +208,7 @@ class CacheAgainstModel(RuleBasedStateMachine):
         stats = self.cache.get_stats()
         assert (stats["combined"].requests, stats["combined"].request_hits) == (self.requests, self.hits)
         assert stats["memory"].hits + stats["memory"].misses == self.requests
-        self.cache._memory._store.check()
+        self.cache._core.memory.check()
 
     def teardown(self) -> None:
         self.cache.close()

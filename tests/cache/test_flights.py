@@ -36,7 +36,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    return await cache._awaited.load(key, loader, LoadRequest(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
+    return await cache._core.awaited.load(key, loader, LoadRequest(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:
@@ -50,7 +50,7 @@ def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> N
     for _ in range(3):  # as far as the loader's wait
         loop.call_soon(loop.stop)
         loop.run_forever()
-    assert len(cache._loads.flights) == 1
+    assert len(cache._core.loads.flights) == 1
 
     async def prompt() -> str:
         return "loaded"
@@ -81,9 +81,9 @@ def test_who_waits_for_a_load_whose_loop_ends_begins_another(
     waiters: list[Callable[[], object]] = []
 
     async def until_they_wait() -> None:
-        while "k" not in cache._loads.flights._flights:
+        while "k" not in cache._core.loads.flights._flights:
             await asyncio.sleep(0)
-        flight = cache._loads.flights._flights["k"]
+        flight = cache._core.loads.flights._flights["k"]
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
         waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
         while flight._event is None or len(flight._watchers) < 2:
@@ -108,7 +108,7 @@ def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCach
             raise ValueError
 
         waiters = [asyncio.ensure_future(load_async(cache, "k", fail)) for _ in range(100)]
-        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 100:
+        while not cache._core.loads.flights or len(cache._core.loads.flights._flights["k"]._watchers) < 100:
             await asyncio.sleep(0)
         begin.set()
         return await asyncio.gather(*waiters, return_exceptions=True)
@@ -139,7 +139,7 @@ def test_what_a_caller_is_handling_does_not_stick_to_the_error(cache: Intelligen
                 return await load_async(cache, "k", fail)
 
         waiters = [asyncio.ensure_future(call()) for _ in range(3)]
-        while not cache._loads.flights or len(cache._loads.flights._flights["k"]._watchers) < 3:
+        while not cache._core.loads.flights or len(cache._core.loads.flights._flights["k"]._watchers) < 3:
             await asyncio.sleep(0)
         begin.set()
         return await asyncio.gather(*waiters, return_exceptions=True)
@@ -241,7 +241,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
 
     def until_it_waits(background: BackgroundCall) -> bool:
         begun = start(background)
-        while cache._loads.flights._flights["y"]._event is None:
+        while cache._core.loads.flights._flights["y"]._event is None:
             threading.Event().wait(0.001)
         return begun
 
@@ -253,7 +253,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
             await asyncio.Event().wait()
 
         task = asyncio.ensure_future(load_async(cache, "y", never))
-        while not cache._loads.flights:
+        while not cache._core.loads.flights:
             await asyncio.sleep(0)
         monkeypatch.setattr(BackgroundCall, "start", until_it_waits)
         options = LoadOptions(hard_timeout=50)
@@ -299,7 +299,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     except KeyboardInterrupt:
         pass
     assert waiters[0]() in {"loaded", "loaded again"}
-    assert len(cache._loads.flights) == 0
+    assert len(cache._core.loads.flights) == 0
 
 
 def one() -> int:
@@ -369,7 +369,7 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
         raise ValueError("x")
 
     def waited_for() -> set[str]:
-        flights = list(cache._loads.flights._flights.values())
+        flights = list(cache._core.loads.flights._flights.values())
         return {flight.key for flight in flights if flight._event is not None}
 
     def load_y() -> str:
@@ -413,7 +413,7 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
             raise ValueError("y")
 
         def load_a() -> list[str]:
-            own = cache._loads.flights._flights["a"]
+            own = cache._core.loads.flights._flights["a"]
             x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
             while not own._blocked_on:
                 threading.Event().wait(0.001)
@@ -438,19 +438,20 @@ def test_a_batch_that_ends_halfway_leaves_no_flight(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing the cache while a batch takes its flights strands nobody who waits for one of them."""
-    fence = type(cache._memory).fence
+    memory = cache._core.memory
+    fence = type(memory).fence
     asked: list[str] = []
 
-    def closing(memory: object, key: str, tags: frozenset[str]) -> object:
+    def closing(_: object, key: str, tags: frozenset[str]) -> object:
         asked.append(key)
         if len(asked) == 3:
-            cache._memory.close()
-        return fence(cache._memory, key, tags)
+            memory.close()
+        return fence(memory, key, tags)
 
-    monkeypatch.setattr(type(cache._memory), "fence", closing)
+    monkeypatch.setattr(type(memory), "fence", closing)
     with pytest.raises(CacheClosedError):
         cache.get_or_set_many(["a", "b", "c"], lambda keys: dict.fromkeys(keys, 1))
-    assert len(cache._loads.flights) == 0
+    assert len(cache._core.loads.flights) == 0
 
 
 def test_a_value_that_was_paid_for_reaches_its_caller(cache: IntelligentCache) -> None:
@@ -477,15 +478,16 @@ def test_warming_what_is_being_loaded(cache: IntelligentCache) -> None:
 def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
     """Two threads that meet a function for the first time bump one counter."""
     for number in range(200):
-        readers = race(*[lambda number=number: cache._reader(f"f{number}")] * 3)
+        readers = race(*[lambda number=number: cache._core.reader(f"f{number}")] * 3)
         assert readers[0] is readers[1] is readers[2]
-    assert len({id(reader) for reader in cache._readers}) == len(cache._readers) == 201
+    assert len({id(reader) for reader in cache._core._readers}) == len(cache._core._readers) == 201
 
 
 def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
     """Caches come and go over one tier; what they saw stays counted."""
     with IntelligentCache(file_cache=None) as last:
-        memory = last._memory
+        memory = last.memory_cache
+        assert memory is not None
         memory.set_value("k", 1)
         for _ in range(50):
             with IntelligentCache(memory, close_tiers=False, file_cache=None) as passing:

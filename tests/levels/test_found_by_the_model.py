@@ -81,8 +81,8 @@ def test_a_value_for_this_host_alone_gives_way(processes: tuple[Process, Process
 def test_nobody_keeps_the_life_from_before_a_touch(processes: tuple[Process, Process]) -> None:
     """A neighbour that looks between any two steps, and hears no message: it has the new life, or nothing."""
     one, two = (process.cache for process in processes)
-    assert two._levels._unsubscribe is not None
-    two._levels._unsubscribe()
+    assert two._core.tiers._unsubscribe is not None
+    two._core.tiers._unsubscribe()
     for number in itertools.count(1):
         key = f"k{number}"
         one.set(key, "value", 5000)

@@ -68,7 +68,7 @@ def outages(path: Path, server: RedisServer, rounds: int) -> Outages:
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
-    levels = [cache._levels for cache in caches]
+    levels = [cache._core.tiers for cache in caches]
     try:
         for number in range(rounds):
             file = files[number % 2]

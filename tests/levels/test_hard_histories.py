@@ -105,7 +105,7 @@ class HardRun:
         looks = 1.0 if host else 0.7
         step = 0
         with self._open(self._homes[host]) as cache:
-            states = list(cache._levels.states().values())
+            states = list(cache._core.tiers.states().values())
 
             def look(key: str) -> str | None:
                 found = cache.get(key)

@@ -91,7 +91,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        return lambda: one._loads.reload(
+        return lambda: one._core.loads.reload(
             key, lambda: database[key], LoadRequest(lambda _: 60.0, frozenset({key}))
         )
     if name == "renewal":
@@ -99,7 +99,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         terms = LoadRequest(
             lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False
         )
-        return lambda: one._loads.reload_now(key, lambda: database[key], terms)
+        return lambda: one._core.loads.reload_now(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
     if name.endswith("from file") and one.redis_cache is not None:

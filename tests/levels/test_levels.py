@@ -252,7 +252,7 @@ class TestFaults:
         assert tiers.cache.invalidate_by_tags({"t"}) == 0
         tiers.redis.mend()
         tiers.clock.advance(60)
-        fleet = tiers.cache._levels.redis
+        fleet = tiers.cache._core.tiers.redis
         assert fleet is not None
         fleet.access._clock = tiers.clock
         while fleet.access.state != "closed":

@@ -155,7 +155,7 @@ class Unlisted:
 
 def recover(tiers: Tiers) -> None:
     """Have what is out probed, until it is trusted again."""
-    for state in tiers.cache._levels.states().values():
+    for state in tiers.cache._core.tiers.states().values():
         deadline = time.monotonic() + 60
         while state.is_out:
             assert time.monotonic() < deadline

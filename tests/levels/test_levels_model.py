@@ -59,7 +59,7 @@ class Caches(RuleBasedStateMachine):
             self.files.append(file)
             memory = MemoryCache(clock=self.clock)
             cache = IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file))
-            for lower in (cache._levels.redis, cache._levels.file):
+            for lower in (cache._core.tiers.redis, cache._core.tiers.file):
                 assert lower is not None
                 lower.access._clock = self.clock
                 lower.access._breaker._monotonic = self.clock.monotonic
@@ -215,7 +215,7 @@ class Caches(RuleBasedStateMachine):
         self.asked[at] += 1
         before = self.right(key)
         value = cache.get_or_set(key, loader, ttl=50, tags=tags, load=LoadOptions(refresh_ahead=0.9))
-        wait_until(lambda: not len(cache._loads.flights), "the reload has ended")
+        wait_until(lambda: not len(cache._core.loads.flights), "the reload has ended")
         assert len(numbers) <= 1
         if value in numbers:
             self.loaded(at, {key: value}, {value}, tags)
@@ -264,7 +264,7 @@ class Caches(RuleBasedStateMachine):
     def outage(self, at: int, key: str, which: str) -> None:
         """A tier fails, a key is written and deleted, the tier recovers: the old value stays away."""
         tier = (self.redis if which == "redis" else self.files)[at]
-        levels = self.caches[at]._levels
+        levels = self.caches[at]._core.tiers
         lower = levels.redis if which == "redis" else levels.file
         assert lower is not None
         tier.fail()

@@ -66,7 +66,7 @@ def test_a_neighbour_invalidates_it(host: Host, invalidate: Callable[[Intelligen
 def test_a_reload_does_not_come_after_a_neighbours_write(host: Host) -> None:
     """One that found no room, or none of its business there, while another process wrote."""
     level = host.without_room()
-    levels = host.one._levels
+    levels = host.one._core.tiers
     host.one.set("k", "first", cache_level=level)
     fence = levels.fence("k", frozenset())
     levels.before_load(fence)
@@ -82,7 +82,7 @@ def test_a_reload_does_not_come_after_a_neighbours_write(host: Host) -> None:
 
 def test_a_reload_in_memory_alone_is_kept(host: Host) -> None:
     """There no process but this one has a say."""
-    levels = host.one._levels
+    levels = host.one._core.tiers
     host.one.set("k", "first", cache_level=CacheLevel.MEMORY)
     fence = levels.fence("k", frozenset())
     levels.before_load(fence)

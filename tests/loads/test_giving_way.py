@@ -86,7 +86,7 @@ def test_what_has_the_lease_waits_for_a_load_without_one(tmp_path: Path) -> None
 
         def with_lease() -> str:
             both.wait(60)
-            blocked = cache._loads.flights._flights["leased"]._blocked_on
+            blocked = cache._core.loads.flights._flights["leased"]._blocked_on
             watch = in_thread(lambda: wait_for(blocked))
             value = "leased, " + cache.get_or_set("plain", lambda: "!")
             watch()

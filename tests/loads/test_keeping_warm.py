@@ -35,7 +35,7 @@ class Warm:
     def round(self, seconds: float) -> None:
         """Let time pass, and have what is due loaded."""
         self.clock.advance(seconds)
-        kept = self.cache._keep_warm
+        kept = self.cache._core.keep_warm
         assert kept is not None
         kept.look()
         # Until the next one may begin: a thread is no longer listed a moment before it has ended.
@@ -140,7 +140,7 @@ def test_what_does_not_expire_needs_no_keeping(warm: Warm) -> None:
 def test_without_a_memory_tier_too(tmp_path: Path) -> None:
     clock = ManualClock()
     with IntelligentCache(None, file_cache=FileCache(tmp_path / "d", 64)) as cache:
-        cache._levels.monotonic = clock.monotonic
+        cache._core.tiers.monotonic = clock.monotonic
         warm = Warm(cache, clock)
         cache.warm_cache(["a"], warm.load, ttl=100, keep_warm=True)
         warm.round(79)
@@ -192,7 +192,7 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
             cache.warm_cache(["a"], load, ttl=0.05, keep_warm=True)
             for _ in range(3):
                 assert again.acquire(timeout=60)
-            kept = cache._keep_warm
+            kept = cache._core.keep_warm
         assert isinstance(kept, KeepWarm)
         assert not kept._kept
 
@@ -203,7 +203,7 @@ def test_upkeep_does_it_and_close_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fork_while_it_is_noted_what_is_kept(warm: Warm) -> None:
     """The child can close its cache, whatever another thread was about to note."""
     warm.cache.warm_cache(["a"], warm.load, keep_warm=True)
-    kept = warm.cache._keep_warm
+    kept = warm.cache._core.keep_warm
     assert kept is not None
     noting, forked = threading.Event(), threading.Event()
 
@@ -227,7 +227,7 @@ def test_what_comes_when_it_is_closed_is_not_kept() -> None:
     cache = IntelligentCache(memory, file_cache=None, close_tiers=False)
     report = cache.warm_cache(["a"], lambda _: 1, keep_warm=True, progress=lambda *_: cache.close())
     assert report.loaded == ["a"]
-    kept = cache._keep_warm
+    kept = cache._core.keep_warm
     assert kept is not None
     assert not kept._kept
     assert kept._job is None

@@ -184,7 +184,7 @@ def test_who_shares_the_work(
         pytest.skip("needs a directory")
     with place.cache(0, load=load) as cache:
         widest = "process" if place.kind == "a directory" else "fleet"
-        terms = cache._defaults.warming_request(None, None, options, False)
+        terms = cache._core.defaults.warming_request(None, None, options, False)
         expected = (load if options is None else options).shared_by(scope or widest)  # type: ignore[arg-type]
         assert terms.options == expected
         assert cache.warm_cache(KEYS, place.load, load=options).loaded == KEYS
@@ -242,7 +242,7 @@ def test_what_is_invalidated_while_it_is_copied_is_not_kept(tmp_path: Path) -> N
     """A write between the look and the copy is not undone."""
     with IntelligentCache(MemoryCache(), None, FileCache(tmp_path / "d", 64)) as cache:
         cache.set("k", "old", cache_level=CacheLevel.FILE)
-        levels = cache._levels
+        levels = cache._core.tiers
         assert levels.file is not None
         tier, peek = levels.file.tier, levels.file.tier.peek
 
@@ -319,9 +319,9 @@ def test_two_who_keep_warm_load_once(tmp_path: Path) -> None:
         return f"{key}{loads.count(key)}"
 
     def round_(cache: IntelligentCache) -> None:
-        assert cache._keep_warm is not None
-        cache._keep_warm.look()
-        while cache._keep_warm._round is not None and not cache._keep_warm._round.is_over:
+        assert cache._core.keep_warm is not None
+        cache._core.keep_warm.look()
+        while cache._core.keep_warm._round is not None and not cache._core.keep_warm._round.is_over:
             threading.Event().wait(0.001)
 
     caches = [

@@ -137,11 +137,12 @@ def test_no_expired_value_under_threads(cache: MemoryCache, clock: ManualClock) 
 def test_nothing_comes_between_a_value_and_its_deadline(through: str, event: str) -> None:
     """A reader with an old value in hand does not take the deadline of a new one for its own."""
     clock = InterruptedClock()
-    with IntelligentCache(MemoryCache(2, clock=clock), file_cache=None) as cache:
+    tier = MemoryCache(2, clock=clock)
+    with IntelligentCache(tier, file_cache=None) as cache:
         computed = iter(range(10))
         function = cache.cached(name="f", ttl=5)(lambda argument: next(computed))
         reads: dict[str, tuple[str, Callable[[], object]]] = {
-            "tier": ("k", lambda: cache._memory.get_value("k")),
+            "tier": ("k", lambda: tier.get_value("k")),
             "cache": ("k", lambda: cache.get("k")),
             "function": (function.key("k"), lambda: function("k")),
         }
@@ -175,7 +176,7 @@ def test_figures_never_go_back() -> None:
     """A cache that leaves a tier takes nothing with it, not for a moment; one that comes then is kept."""
     for line in itertools.count(1):
         with MemoryCache() as memory:
-            leaving = memory._reader()
+            leaving = memory._figures.reader()
             leaving.hits, leaving.misses = 3, 2
             seen: list[tuple[int, int]] = []
             coming: list[Lookups] = []
@@ -183,10 +184,10 @@ def test_figures_never_go_back() -> None:
             def look(memory: MemoryCache = memory, seen: Any = seen, coming: Any = coming) -> None:
                 stats = memory.get_stats()
                 seen.append((stats.hits, stats.misses))
-                coming.append(memory._reader())
+                coming.append(memory._figures.reader())
 
             def leave(memory: MemoryCache = memory, leaving: Any = leaving) -> None:
-                memory._retire([leaving])
+                memory._figures.retire([leaving])
 
             if not at_line(line, stats, look, leave):
                 break

@@ -314,7 +314,7 @@ def work(own: Assignment, pipe: Connection, loaded: bool) -> None:
         with open_parts(own.path, own.host, own.url) as parts:
             cache, redis = parts.cache, parts.redis
             load = Load(own, parts, board) if loaded else None
-            states = cache._levels.states()
+            states = cache._core.tiers.states()
 
             def recover() -> None:
                 wait_until(

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, NamedTuple, final
 
 from cachekit.errors import UnreadableError
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.serialization import Serializer
@@ -114,7 +114,5 @@ class EntryCodec:
         # The clock may have been set back since: a life is not longer for that.
         created = min(now, stored.created)
         tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        entry = CacheEntry._made(
-            key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl
-        )
+        entry = checked_entry(key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl)
         return entry, ServerTokens(record.rt, stored.tags) if record.rt else None

@@ -28,6 +28,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
 from cachekit.model.types import RemovalCause
+from cachekit.runtime.clock import Clock
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
@@ -108,13 +109,13 @@ class PolicyStore(Store):
         self,
         max_size: int,
         longest: float,
-        now: Callable[[], float],
+        clock: Clock,
         cleanup_interval: float | None,
         *,
         policy: EvictionPolicy | None,
         bound: ByteBound | None,
     ) -> None:
-        super().__init__(max_size, longest, now, cleanup_interval)
+        super().__init__(max_size, longest, clock, cleanup_interval)
         self._policy: EvictionPolicy = _LeastRecent(self._entries) if policy is None else policy
         self._bound = bound
         self._limit: float = inf if bound is None else bound.limit
@@ -156,7 +157,7 @@ class PolicyStore(Store):
         self._unsure = False
 
     def _begin_anew(self) -> None:
-        self._policy.begin(self._max_size)
+        self._policy.begin(self.max_size)
         self._weight = 0
         self._hits.clear()
         for held in list(dict.values(self._entries)):
@@ -237,7 +238,7 @@ class PolicyStore(Store):
         entries, weight = self._entries, held.weight
         old: Any = entries.get(key)
         if old is None:
-            if len(entries) >= self._max_size or self._weight + weight > self._limit:
+            if len(entries) >= self.max_size or self._weight + weight > self._limit:
                 self._make_room(gone, key, weight, None)
         elif self._weight + weight - old.weight > self._limit:
             old = self._make_room(gone, key, weight, old)
@@ -282,7 +283,7 @@ class PolicyStore(Store):
             self.counter.evictions += 1
             gone.append((victim, _EVICTED))
             growth = weight if old is None else weight - old.weight
-            if self._weight + growth <= self._limit and (old is not None or len(entries) < self._max_size):
+            if self._weight + growth <= self._limit and (old is not None or len(entries) < self.max_size):
                 return old
 
     def _prolong(self, gone: Removed, key: str, life: float) -> bool:

@@ -9,6 +9,7 @@ from cachekit.model.stats import CacheStats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
+_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 _SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
 
 
@@ -21,13 +22,15 @@ class Figures:
     So no snapshot is without the figures of a reader that is just leaving.
     """
 
-    __slots__ = ("_readers", "latency")
+    __slots__ = ("_readers", "latency", "sample_due")
 
     def __init__(self) -> None:
         #: The first one has what those that left had counted.
         self._readers: tuple[Lookups, ...] = (Lookups(),)
         #: How long hits took.
         self.latency = LatencyHistogram()
+        #: When the next hit is timed, on the monotonic clock of the tier.
+        self.sample_due = 0.0
 
     def reader(self) -> Lookups:
         """Counters for one more reader."""
@@ -47,6 +50,18 @@ class Figures:
             if self._readers is before:
                 self._readers = after
                 return
+
+    def sample(self, store: Store, key: str) -> None:
+        """Time the steps of a hit once more: timing every hit would cost more than the hit."""
+        started = store.now()
+        self.sample_due = started + _SAMPLED
+        held = store.find(key)
+        if held is not None and store.now() < held.deadline:
+            try:
+                store.touch_again(held.key)
+            except KeyError:
+                return
+            self.latency.record(store.now() - started)
 
     def statistics(self, store: Store) -> CacheStats:
         """All that has been counted, here and by the store."""

@@ -42,11 +42,13 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from cachekit.model.counters import Lookups
-from cachekit.model.types import MISSING, Missing, RemovalCause
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
+from cachekit.runtime.clock import Clock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.removal import RemovalMixin
 from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, tell
@@ -69,7 +71,7 @@ class Store(RemovalMixin):
     Args:
         max_size: the most entries.
         longest: seconds that it keeps any entry at the most; infinity for no such limit.
-        now: the monotonic clock.
+        clock: where the time comes from.
         cleanup_interval: seconds between sweeps; None for no sweeps.
     """
 
@@ -77,9 +79,10 @@ class Store(RemovalMixin):
         "_cleanup_interval",
         "_job",
         "_longest",
-        "_max_size",
         "_unswept",
+        "clock",
         "find",
+        "max_size",
         "touch",
     )  # fmt: skip
 
@@ -87,11 +90,12 @@ class Store(RemovalMixin):
         self,
         max_size: int,
         longest: float,
-        now: Callable[[], float],
+        clock: Clock,
         cleanup_interval: float | None,
     ) -> None:
-        super().__init__(now)
-        self._max_size = max_size
+        super().__init__(clock.monotonic)
+        self.clock = clock
+        self.max_size = max_size
         self._longest = longest
         self._cleanup_interval = cleanup_interval
         #: The two lock-free steps of a hit; see the module.
@@ -110,6 +114,32 @@ class Store(RemovalMixin):
         return None
 
     # -- looking ------------------------------------------------------------------------------------
+
+    def hit(self, key: str, lookups: Lookups) -> Any | Missing:
+        """Return the value under the key: the steps of `MemoryCache.get_value`, for any reader."""
+        held = self.find(key)
+        if held is not None:
+            value = held.value
+            shared_fence = held.shared_fence
+            now = self.now()
+            if (
+                now < held.deadline
+                and held.value is value
+                and (
+                    shared_fence is None
+                    or shared_fence.words[CHANGES] == shared_fence.seen
+                    or shared_fence.stands()
+                )
+            ):
+                try:
+                    self.touch(key)
+                except KeyError:
+                    pass
+                held.accesses += 1
+                held.last = now
+                lookups.hits += 1
+                return value
+        return self.look_up(key, lookups)
 
     def touch_again(self, key: str) -> None:
         """What `touch` costs, about, for a key that has just been touched; nothing changes."""
@@ -188,6 +218,29 @@ class Store(RemovalMixin):
             if self._deferred:
                 self._run_deferred()
         return found
+
+    def peek_value(self, key: str) -> Any | Missing:
+        """Return the live value under the key; nothing is counted or moved."""
+        return self.peek(key, _value)
+
+    def peek_entry(self, key: str) -> CacheEntry | None:
+        """Return a snapshot of the live entry under the key; nothing is counted or moved."""
+        entry = self.peek(key, self.snapshot)
+        return None if entry is MISSING else entry
+
+    def snapshot(self, held: MemoryEntry) -> CacheEntry:
+        """Return the entry as it is now."""
+        wall, now = self.clock.time(), self.now()
+        return CacheEntry(
+            held.key,
+            held.value,
+            wall - (now - held.created),
+            wall - (now - held.last),
+            held.accesses,
+            held.ttl,
+            held.tags,
+            stale_ttl=held.stale,
+        )
 
     def keep_nothing(self) -> None:
         """From now on every entry is over as soon as it comes; fences are broken as ever."""
@@ -281,7 +334,7 @@ class Store(RemovalMixin):
                     else:
                         held.tags = tags
                         # Room first: a hit may make the newest the oldest, and it shall not evict itself.
-                        if len(self._entries) >= self._max_size:
+                        if len(self._entries) >= self.max_size:
                             left = self._oldest()
                             left.deadline = GONE
                             del self._entries[left.key]
@@ -308,6 +361,22 @@ class Store(RemovalMixin):
                 self._run_deferred()
         return True
 
+    def put_entry(
+        self,
+        entry: CacheEntry,
+        fence: Fence | None = None,
+        shared_fence: SharedFence | None = None,
+        news: bool = False,
+    ) -> bool:
+        """`put` for an entry, which keeps the age that it has; one from the future counts as made now."""
+        # The monotonic clock first: whatever time passes between the two makes the life shorter.
+        now = self.now()
+        age = max(0.0, self.clock.time() - entry.created_timestamp)
+        ttl = FOREVER if entry.ttl is None else entry.ttl
+        return self.put(
+            entry.key, entry.value, ttl, entry.tags, now - age, fence, shared_fence, news, entry.stale_ttl
+        )
+
     def _put_nothing(self, key: str, fence: Fence | None, news: bool) -> bool:
         """What a put whose time is over does: news that the key holds nothing, or no news at all."""
         if fence is None or news:
@@ -323,6 +392,7 @@ class Store(RemovalMixin):
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
+        life = min(life, self._longest)
         done = bool(self._exclusively(self._prolong, key, life))
         if self._unswept and life != inf:
             self._begin_sweeping()
@@ -340,22 +410,24 @@ class Store(RemovalMixin):
 
     # -- fences and figures ---------------------------------------------------------------------------
 
-    def fence(
-        self, key: str, tags: frozenset[str], *, anew: bool = False, every_tag: bool = False
-    ) -> PrivateFence:
-        """A fence for the key and the tags, to take before something slow.
-
-        Args:
-            key: what will be stored.
-            tags: those that it will have.
-            anew: break older ones.
-            every_tag: stand for whatever tags the value turns out to have.
-        """
+    def fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
+        """Take a fence for the key and the tags, before something slow."""
         with self._lock:
             self.refuse_if_closed()
-            if anew:
-                self._fences.break_key(key)
-            return self._fences.take(key, tags, every_tag)
+            return self._fences.take(key, tags, False)
+
+    def fresh_fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
+        """Take a fence after breaking the older ones of the key: no older load is stored after this one."""
+        with self._lock:
+            self.refuse_if_closed()
+            self._fences.break_key(key)
+            return self._fences.take(key, tags, False)
+
+    def copy_fence(self, key: str) -> PrivateFence:
+        """Take a fence before an entry is copied from another tier, whatever tags it turns out to have."""
+        with self._lock:
+            self.refuse_if_closed()
+            return self._fences.take(key, NO_TAGS, True)
 
     def tagged(self, tag: str) -> int:
         """How many entries have the tag, expired ones that were not noticed included."""
@@ -415,7 +487,7 @@ class Store(RemovalMixin):
     def check(self) -> None:
         """Assert that entries, order, bounds and tag index agree; for tests, on a quiet store."""
         held = list(dict.values(self._entries))
-        assert len(self._entries) == len(list(self._entries)) == len(held) <= self._max_size
+        assert len(self._entries) == len(list(self._entries)) == len(held) <= self.max_size
         assert all(key == one.key for key, one in self._entries.items())
         assert all(one.deadline > GONE for one in held)
         tagged: dict[str, set[str]] = {}

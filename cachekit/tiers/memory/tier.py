@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final, final
+from typing import Any, final
 
-from cachekit.model.counters import Lookups
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
-from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Missing, Tags
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Tags
 from cachekit.model.validation import (
     PLAIN_TYPES,
     checked_key,
@@ -27,14 +26,12 @@ from cachekit.model.validation import (
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
-from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.fences import CHANGES, PrivateFence
 from cachekit.tiers.memory.sizing import Weigher
 from cachekit.tiers.memory.stats import Figures, usage
+from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.strategy import Strategy, checked_limits, refuse_to_copy, store_for
 from cachekit.tiers.memory.write_lock import RemovalListener
-
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
 @final
@@ -68,7 +65,7 @@ class MemoryCache:
 
     __slots__ = (
         "__weakref__", "_cleanup_interval", "_clock", "_figures", "_find", "_longest", "_lookups",
-        "_max_bytes", "_max_size", "_now", "_sample_due", "_store", "_strategy", "_touch", "_weigher",
+        "_max_bytes", "_max_size", "_now", "_store", "_strategy", "_touch", "_weigher",
     )  # fmt: skip
 
     def __init__(
@@ -90,21 +87,13 @@ class MemoryCache:
         self._weigher = weigher
         self._cleanup_interval = interval
         self._clock = clock
-        self._store = store_for(strategy, max_bytes, weigher, (max_size, cap, clock.monotonic, interval))
+        self._store = store_for(strategy, max_bytes, weigher, (max_size, cap, clock, interval))
         # What a hit needs is kept here too: each dot less is 5 % of its time.
         self._find = self._store.find
         self._touch = self._store.touch
         self._now = clock.monotonic
         self._figures = Figures()
         self._lookups = self._figures.reader()
-        self._sample_due = 0.0
-
-    @classmethod
-    def _keeping_nothing(cls) -> MemoryCache:
-        """What stands for the memory tier of a cache that has none: its fences work, and it stays empty."""
-        tier = cls(1, cleanup_interval=None)
-        tier._store.keep_nothing()
-        return tier
 
     @property
     def max_size(self) -> int:
@@ -161,8 +150,8 @@ class MemoryCache:
                 held.accesses += 1
                 held.last = now
                 self._lookups.hits += 1
-                if now > self._sample_due:
-                    self._sample_latency(held.key)
+                if now > self._figures.sample_due:
+                    self._figures.sample(self._store, held.key)
                 return value
         value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
         return default if value is MISSING else value
@@ -174,7 +163,7 @@ class MemoryCache:
             TypeError: the key is not a str.
             CacheClosedError: after `close`.
         """
-        entry = self._store.look_up_locked(checked_key(key), self._lookups, self._snapshot)
+        entry = self._store.look_up_locked(checked_key(key), self._lookups, self._store.snapshot)
         return None if entry is MISSING else entry
 
     def peek(self, key: str) -> CacheEntry | None:
@@ -184,71 +173,7 @@ class MemoryCache:
             TypeError: the key is not a str.
             CacheClosedError: after `close`.
         """
-        entry = self._store.peek(checked_key(key), self._snapshot)
-        return None if entry is MISSING else entry
-
-    def _hit(self, key: str, lookups: Lookups) -> Any | Missing:
-        """`get_value` for another reader, and without its default."""
-        held = self._find(key)
-        if held is not None:
-            value = held.value
-            shared_fence = held.shared_fence
-            now = self._now()
-            if (
-                now < held.deadline
-                and held.value is value
-                and (
-                    shared_fence is None
-                    or shared_fence.words[CHANGES] == shared_fence.seen
-                    or shared_fence.stands()
-                )
-            ):
-                try:
-                    self._touch(key)
-                except KeyError:
-                    pass
-                held.accesses += 1
-                held.last = now
-                lookups.hits += 1
-                return value
-        return self._store.look_up(key, lookups)
-
-    def _peek_value(self, key: str) -> Any | Missing:
-        return self._store.peek(key, lambda held: held.value)
-
-    def _reader(self) -> Lookups:
-        """Counters for one more reader of this tier, which bumps them instead of the tier's own."""
-        return self._figures.reader()
-
-    def _retire(self, readers: list[Lookups]) -> None:
-        """Keep the figures of readers that will read no more, and not the readers."""
-        self._figures.retire(readers)
-
-    def _sample_latency(self, key: str) -> None:
-        # The steps of a hit once more, between two readings of the clock: timing every hit would
-        # cost more than the hit.
-        started = self._now()
-        self._sample_due = started + _SAMPLED
-        held = self._find(key)
-        if held is not None and self._now() < held.deadline:
-            try:
-                self._store.touch_again(held.key)
-            except KeyError:
-                return
-            self._figures.latency.record(self._now() - started)
-
-    def _snapshot(self, held: MemoryEntry) -> CacheEntry:
-        wall, now = self._clock.time(), self._now()
-        return CacheEntry(
-            held.key,
-            held.value,
-            wall - (now - held.created),
-            wall - (now - held.last),
-            held.accesses,
-            held.ttl,
-            held.tags,
-            stale_ttl=held.stale,
-        )
+        return self._store.peek_entry(checked_key(key))
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
         """The keys of live entries, in no particular order; with a pattern those that it matches.
@@ -334,7 +259,7 @@ class MemoryCache:
             CacheClosedError: after `close`.
         """
         check_entry(key, entry)
-        return self._put_entry(entry)
+        return self._store.put_entry(entry)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
@@ -357,22 +282,7 @@ class MemoryCache:
                 f"key {key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
                 f"that will be stored"
             )
-        return self._put_entry(entry, fence)
-
-    def _put_entry(
-        self,
-        entry: CacheEntry,
-        fence: Fence | None = None,
-        shared_fence: SharedFence | None = None,
-        news: bool = False,
-    ) -> bool:
-        # The monotonic clock first: whatever time passes between the two makes the life shorter.
-        now = self._now()
-        age = max(0.0, self._clock.time() - entry.created_timestamp)
-        ttl = FOREVER if entry.ttl is None else entry.ttl
-        return self._store.put(
-            entry.key, entry.value, ttl, entry.tags, now - age, fence, shared_fence, news, entry.stale_ttl
-        )
+        return self._store.put_entry(entry, fence)
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
         """A fence for `set_if`; take it before the value is loaded.
@@ -383,14 +293,6 @@ class MemoryCache:
         """
         return self._store.fence(checked_key(key), checked_tags(tags))
 
-    def _copying(self, key: str) -> PrivateFence:
-        """A fence to take before an entry, of which nobody knows the tags yet, is copied from elsewhere."""
-        return self._store.fence(key, NO_TAGS, every_tag=True)
-
-    def _successor(self, key: str, tags: frozenset[str]) -> PrivateFence:
-        """`fence`, after breaking those that older loads hold: theirs shall not come after this one."""
-        return self._store.fence(key, tags, anew=True)
-
     def touch(self, key: str, ttl: TTL = None) -> bool:
         """Give a live entry a new life from now, without changing its value; True if there is one.
 
@@ -399,7 +301,7 @@ class MemoryCache:
             ValueError: the TTL is NaN.
             CacheClosedError: after `close`.
         """
-        life = min(inf if ttl is None else seconds(ttl), self._longest)
+        life = inf if ttl is None else seconds(ttl)
         if life <= 0:
             return self._store.delete(checked_key(key))
         return self._store.prolong(checked_key(key), life)
@@ -478,7 +380,7 @@ class MemoryCache:
 
     def __contains__(self, key: str) -> bool:
         """Whether there is a live entry; no lookup."""
-        return self._peek_value(checked_key(key)) is not MISSING
+        return self._store.peek_value(checked_key(key)) is not MISSING
 
     def __len__(self) -> int:
         return self.size()
@@ -499,6 +401,23 @@ class MemoryCache:
         return (
             f"MemoryCache(max_size={self._max_size}, default_ttl={self.default_ttl}, size={len(self._store)})"
         )
+
+
+def store_of(memory: MemoryCache) -> Store:
+    """Return the store of a memory tier: for caches over it, which have checked their arguments."""
+    return memory._store
+
+
+def figures_of(memory: MemoryCache) -> Figures:
+    """Return the counters of a memory tier, where a cache over it counts too."""
+    return memory._figures
+
+
+def memory_of_nothing() -> MemoryCache:
+    """Return the stand-in for a missing memory tier: its fences work, and it stays empty."""
+    memory = MemoryCache(1, cleanup_interval=None)
+    memory._store.keep_nothing()
+    return memory
 
 
 def _configured(

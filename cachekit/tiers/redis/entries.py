@@ -14,7 +14,7 @@ from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import refuse_unstorable
 from cachekit.runtime.clock import Clock
@@ -87,7 +87,7 @@ class Entries:
         if not (created >= 0 and ttl >= 0):  # NaN, too: whoever wrote that, it was not us
             raise UnreadableError("the times of the envelope are none")
         tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        return CacheEntry._made(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
+        return checked_entry(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """What can be read, is not over, and whose tags have not been invalidated; with its size."""

@@ -1,0 +1,127 @@
+"""Which cache a cached function uses now, and whether caching is on.
+
+A cached function asks its source at each call that its fast path does not answer. Caching is switched off
+for the whole process, by `disabled` or CACHEKIT_DISABLE. Fast paths follow each switch.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Final, Protocol, final
+
+from cachekit.loading.core import CacheCore, HoldsEntries
+from cachekit.runtime import fork
+
+_YES: Final = frozenset({"1", "true", "yes", "on"})
+_NO: Final = frozenset({"", "0", "false", "no", "off"})
+
+#: Held while the cache in use changes.
+switching = threading.RLock()
+_disabled_times = 0
+_followers: weakref.WeakSet[HoldsEntries] = weakref.WeakSet()
+
+
+class CacheSource(Protocol):
+    """Where a cached function finds its cache. Safe in any thread."""
+
+    def current(self) -> CacheCore | None:
+        """Return the cache to use now; None while caching is disabled."""
+        ...
+
+    def stored(self) -> CacheCore:
+        """Return the cache that has the stored results, even while caching is disabled."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Return whether `current` returns at once, because the cache is built."""
+        ...
+
+
+@final
+class FixedSource:
+    """One cache, which was handed to the decorator."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: CacheCore) -> None:
+        self._core = core
+
+    def current(self) -> CacheCore | None:
+        """Return the cache; None while caching is disabled."""
+        return None if is_disabled() else self._core
+
+    def stored(self) -> CacheCore:
+        """Return the cache."""
+        return self._core
+
+    def is_ready(self) -> bool:
+        """Return True."""
+        return True
+
+
+class _ForkGuard:
+    """Keeps a child from beginning in the middle of a switch."""
+
+    def before_fork(self) -> None:
+        switching.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
+        switching.release()
+
+
+_fork_guard = _ForkGuard()
+fork.register(_fork_guard)
+
+
+def follow(follower: HoldsEntries) -> None:
+    """Tell the follower of every switch from now on; it is held weakly."""
+    with switching:
+        _followers.add(follower)
+
+
+def tell_followers() -> None:
+    """Have all followers drop their entries: for after a switch, so that they find the new cache."""
+    for follower in list(_followers):
+        follower.forget_cache()
+
+
+@cache
+def _disabled_by_environment() -> bool:
+    text = os.environ.get("CACHEKIT_DISABLE", "")
+    if text.strip().lower() in _YES:
+        return True
+    if text.strip().lower() in _NO:
+        return False
+    raise ValueError(f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
+
+
+def is_disabled() -> bool:
+    """Return whether cached functions call through.
+
+    Raises:
+        ValueError: CACHEKIT_DISABLE is neither a yes nor a no. The variable is read once.
+    """
+    return bool(_disabled_times) or _disabled_by_environment()
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Have every cached function call through inside a `with` block; nothing is looked up or stored.
+
+    Caches that are used directly go on, and so do `invalidate` and `cache_clear` of cached functions.
+    """
+    global _disabled_times
+    with switching:
+        _disabled_times += 1
+        tell_followers()
+    try:
+        yield
+    finally:
+        with switching:
+            _disabled_times -= 1
+            tell_followers()
