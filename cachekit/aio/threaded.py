@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, Protocol, Self, TypeVar
 
 from cachekit.aio.facade import Facade
-from cachekit.runtime.threads import IoThreadPool, in_own_thread
+from cachekit.runtime.threads import in_own_thread, run_in_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,21 +20,16 @@ C = TypeVar("C", bound=_Closes)
 
 
 class LowerFacade(Facade[C]):
-    """A facade over a tier on a disk or a server, with threads of its own."""
+    """A facade over a tier on a disk or a server, which runs its methods in threads."""
 
-    __slots__ = ("_threads",)
-
-    def _set_up(self, sync: C) -> None:
-        super()._set_up(sync)
-        self._threads = IoThreadPool()
+    __slots__ = ()
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._threads.run(step, *args, **kwargs)
+        return await run_in_thread(step, *args, **kwargs)
 
     async def close(self) -> None:
-        """Close the tier, also for who uses it without awaiting, and end the threads."""
+        """Close the tier, also for code that uses it without awaiting."""
         await in_own_thread(self._sync.close)
-        await in_own_thread(self._threads.close, wait=True)
 
     aclose = close
 

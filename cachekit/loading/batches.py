@@ -22,6 +22,7 @@ from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.model.types import MISSING
 from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.backoff import wait_for
+from cachekit.runtime.threads import run_in_thread
 
 if TYPE_CHECKING:
     import asyncio
@@ -318,7 +319,7 @@ class Batches:
             with holding_permit(flights[0]):
                 return await self._load_now_async(flights, loader, request)
         finally:
-            await self._loads.tasks.threads.run(turn.release)
+            await run_in_thread(turn.release)
 
     async def _load_now_async(
         self, flights: list[Flight[LoadFence]], loader: AsyncBatchLoader, request: LoadRequest

@@ -24,6 +24,7 @@ from cachekit.loading.permits import LoadPermit
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.backoff import pauses
+from cachekit.runtime.threads import run_in_thread
 
 if TYPE_CHECKING:
     import asyncio
@@ -195,7 +196,7 @@ class AwaitedLoads:
                 del flight
                 return await self._load(fence, loader, request)
         finally:
-            await self._loads.tasks.threads.run(turn.release)
+            await run_in_thread(turn.release)
 
     async def settle(self, turn: LoadPermit, request: LoadRequest) -> None:
         """Wait until the turn is settled.
@@ -205,7 +206,7 @@ class AwaitedLoads:
         """
         import asyncio
 
-        settled = await self._loads.tasks.threads.run(turn.try_acquire)
+        settled = await run_in_thread(turn.try_acquire)
         if settled is None and not request.waits:
             raise FlightCancelled
         # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
@@ -214,7 +215,7 @@ class AwaitedLoads:
             if settled is not None:
                 break
             await asyncio.sleep(pause)
-            settled = await self._loads.tasks.threads.run(turn.try_acquire)
+            settled = await run_in_thread(turn.try_acquire)
 
     async def wait(
         self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
@@ -263,4 +264,4 @@ class AwaitedLoads:
         """Take a step that may touch a disk or a socket, if there is any, off the loop."""
         if not self._levels.lower:
             return step(*args, **kwargs)
-        return await self._loads.tasks.threads.run(step, *args, **kwargs)
+        return await run_in_thread(step, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The loads of one cache that are tasks of event loops, and the threads that take their blocking steps.
+"""The loads of one cache that are tasks of event loops.
 
 It promises that a task lives until its load is over, though loops hold tasks weakly; that a flight whose
 task is cancelled, even before its first step, is handed over; and that nothing is pending when the cache has
@@ -11,7 +11,6 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from cachekit.errors import CacheClosedError
-from cachekit.runtime.threads import IoThreadPool
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,13 +24,11 @@ class _Flight(Protocol):
 class Tasks:
     """The tasks of one cache. Safe on any loop and in any thread."""
 
-    __slots__ = ("_closed", "_tasks", "threads")
+    __slots__ = ("_closed", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        #: Where steps are taken that may touch a disk or a socket.
-        self.threads = IoThreadPool()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -64,9 +61,8 @@ class Tasks:
             raise CacheClosedError("this cache was closed during the load; make a new one")
 
     def close(self) -> None:
-        """Refuse further loads, and end the threads when their steps are done."""
+        """Refuse further loads."""
         self._closed = True
-        self.threads.close()
 
     async def end(self) -> None:
         """Cancel all tasks, and wait for those of this loop; for after `close`."""

@@ -1,90 +1,67 @@
-"""Threads in which the steps of a cache that may touch a disk or a socket are taken, off the event loop.
+"""Threads for steps that may touch a disk or a socket, off the event loop.
 
-They are not those of the loop's default executor. There user code may wait for a load, in as many threads
-as there are; the load, which needs a thread for the cache's own steps, would then never end. In these
-threads nobody waits for a load, so each step ends by itself. Context variables go along. What a caller
-that is cancelled had begun is carried out all the same.
+`run_in_thread` hands a step to the default executor of the loop, as `asyncio.to_thread` does, so a program
+sizes its threads in one place. That executor may be full of calls that wait for a load, and the load needs
+a thread to go on. So a step that has not begun after 50 ms runs in a spare thread.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.runtime import fork
 
 if TYPE_CHECKING:
     import asyncio
-    from concurrent.futures import ThreadPoolExecutor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_PATIENCE: Final = 0.05  # seconds that a step waits for a thread of the executor
+_MOST_SPARE: Final = 8  # spare threads of the process
 
 #: What a step returned, or what it raised.
 _Outcome: TypeAlias = "tuple[Any, BaseException | None]"
 
 
-@final
-class IoThreadPool:
-    """The threads of one cache: none before the first step, as many as asyncio has, none after `close`.
+async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run the step in a thread of the loop's default executor, or in a spare thread if none is free in time.
 
-    Safe in any thread and on any loop. In a forked child there are none, until there is a step.
+    Context variables go along. A caller that is cancelled leaves a step that has begun to end by itself.
+
+    Raises:
+        BaseException: whatever the step raises.
     """
+    import asyncio
 
-    __slots__ = ("__weakref__", "_closed", "_executor")
+    loop = asyncio.get_running_loop()
 
-    def __init__(self) -> None:
-        self._executor: ThreadPoolExecutor | None = None
-        self._closed = False
-        fork.register(self)
-
-    async def run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Take the step in a thread, without holding up the loop; what it returns or raises."""
-        return await _outcome_of(self._submit, partial(step, *args, **kwargs))
-
-    def _submit(self, work: Callable[[], None]) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        executor = self._executor
-        if executor is None and not self._closed:
-            # Of two loops that come here at once one has its executor forgotten, which takes its step
-            # and then ends by itself.
-            executor = self._executor = ThreadPoolExecutor(thread_name_prefix="cachekit-io")
+    def submit(work: Callable[[], None]) -> None:
+        # Whoever pops the step runs it, so it never runs twice.
+        unclaimed = [work]
         try:
-            if executor is not None:
-                executor.submit(work)
-                return
-        except RuntimeError:
-            if self._executor is executor:
-                raise  # the interpreter ends
-        _begin(work)  # closed meanwhile: the step will say so, or is the last one of a load
+            loop.run_in_executor(None, _run_unclaimed, unclaimed)
+        except RuntimeError:  # the executor was shut down, as it is at the end of asyncio.run
+            _begin(work)
+        else:
+            loop.call_later(_PATIENCE, _spare.run, unclaimed)
 
-    def close(self, *, wait: bool = False) -> None:
-        """End the threads when their steps are done, and wait for that if told to."""
-        self._closed = True
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=wait)
-
-    def before_fork(self) -> None:
-        """Nothing is held (see `forks`)."""
-
-    def after_fork(self, in_child: bool) -> None:
-        """Forget the threads, which a child does not have."""
-        if in_child:
-            self._executor = None
+    return await _outcome_of(submit, partial(step, *args, **kwargs))
 
 
 async def in_own_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """Take a step in a thread made for it: one that may wait for whatever it likes."""
+    """Run a step in a thread made for it: the step may wait for anything."""
     return await _outcome_of(_begin, partial(step, *args, **kwargs))
 
 
 async def in_daemon_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """`in_own_thread` for a step that may hang: a process that ends does not wait for it."""
+    """Run a step that may hang in a thread made for it: a process that ends does not wait for the thread."""
     return await _outcome_of(partial(_begin, daemon=True), partial(step, *args, **kwargs))
 
 
@@ -92,9 +69,66 @@ def _begin(work: Callable[[], None], *, daemon: bool = False) -> None:
     threading.Thread(target=work, name="cachekit-step", daemon=daemon).start()
 
 
+def _run_unclaimed(unclaimed: list[Callable[[], None]]) -> None:
+    try:
+        work = unclaimed.pop()
+    except IndexError:
+        return
+    work()
+
+
+@final
+class _SpareThreads:
+    """At most eight threads, which end when no step waits.
+
+    Steps never wait for loads or for each other, so any number of threads makes progress.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[list[Callable[[], None]]] = deque()
+        self._running = 0
+        fork.register(self)
+
+    def run(self, unclaimed: list[Callable[[], None]]) -> None:
+        """Run a step that no other thread has claimed."""
+        if not unclaimed:
+            return
+        with self._lock:
+            self._waiting.append(unclaimed)
+            if self._running == _MOST_SPARE:
+                return
+            self._running += 1
+        try:
+            _begin(self._run_waiting)
+        except RuntimeError:  # the process has no room for a thread; the executor still has the step
+            with self._lock:
+                self._running -= 1
+
+    def _run_waiting(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                unclaimed = self._waiting.popleft()
+            _run_unclaimed(unclaimed)
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        if in_child:  # where the threads are not
+            self._waiting.clear()
+            self._running = 0
+        self._lock.release()
+
+
+_spare = _SpareThreads()
+
+
 async def _outcome_of(submit: Callable[[Callable[[], None]], None], step: Callable[[], R]) -> R:
     import asyncio
-    from contextvars import copy_context
 
     loop = asyncio.get_running_loop()
     landed: asyncio.Future[_Outcome] = loop.create_future()
@@ -114,18 +148,18 @@ def _carry_out(
 ) -> None:
     try:
         outcome: _Outcome = step(), None
-    except BaseException as error:  # noqa: BLE001  # whoever waits shall have it
+    except BaseException as error:  # noqa: BLE001  # the task that waits gets it
         outcome = None, error
     try:
         loop.call_soon_threadsafe(_land, landed, outcome)
-    except RuntimeError:  # that loop was closed: nobody waits there any more
+    except RuntimeError:  # that loop was closed, and no task waits there any more
         _drop(outcome)
     finally:
         del outcome, landed  # an error's traceback holds this frame
 
 
 def _land(landed: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
-    if landed.done():  # whoever waited was cancelled
+    if landed.done():  # the task that waited was cancelled
         _drop(outcome)
     else:
         landed.set_result(outcome)

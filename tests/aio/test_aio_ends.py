@@ -201,6 +201,7 @@ class TestEnd:
             return key
 
         async def main() -> None:
+            before = set(threading.enumerate())
             async with IntelligentCache(file_cache=None) as cache:
                 await cache.set("k", 1, tags={"t"})
                 await cache.get_many(["k", "l"])
@@ -212,7 +213,8 @@ class TestEnd:
                 await cache.get_stats()
                 await cache.optimize_cache()
                 await cache.clear()
-                assert cache.sync._core.loads.tasks.threads._executor is None
+                begun = {thread.name for thread in set(threading.enumerate()) - before}
+                assert begun <= {"cachekit-upkeep"}
 
         run(main())
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from forking import in_fork
-from loops import Run, no_threads, on_a_loop, own_threads
-from redis_server import wait_until
+from loops import Run, no_threads, on_a_loop
 
 import cachekit
 from cachekit import CacheClosedError, CacheEntry, CacheLevel, TierUnavailableError, aio
@@ -174,7 +173,6 @@ class TestLife:
             cache = IntelligentCache(MemoryCache(), None, file)
             await cache.set("k", 1)
             await file.get("k")
-            assert own_threads()
             if close == "with":
                 async with cache as same:
                     assert same is cache
@@ -215,12 +213,9 @@ class TestLife:
         no_threads()
 
     def test_forks(self, file: FileCache) -> None:
-        """A child has threads of its own for what it does, and the parent keeps its."""
+        """A child uses the cache on a loop of its own, and the parent goes on."""
         cache = IntelligentCache(MemoryCache(), None, file)
         asyncio.run(cache.set("k", 1))
-        executor = cache.sync._core.loads.tasks.threads._executor
-        assert executor is not None
-        wait_until(lambda: executor._idle_semaphore._value, "a thread waits for the next step")
 
         def child() -> None:
             assert asyncio.run(cache.get_many(["k", "no"])) == {"k": 1}

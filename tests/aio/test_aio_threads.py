@@ -1,0 +1,91 @@
+"""Steps of awaited calls run in the default executor of the loop, or in a spare thread if that is full."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from loops import Run, no_threads, own_threads
+
+from cachekit.runtime.threads import run_in_thread
+
+NAME = contextvars.ContextVar("name", default="none")
+
+
+def test_the_program_sizes_the_threads(run: Run) -> None:
+    """Steps run in the executor that the program gave to its loop, with the context of the caller."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="mine"))
+        NAME.set("caller")
+        thread, name = await run_in_thread(lambda: (threading.current_thread().name, NAME.get()))
+        assert thread.startswith("mine")
+        assert name == "caller"
+
+    run(main())
+
+
+def test_a_full_executor(run: Run) -> None:
+    """Each of many steps runs once, in a spare thread, and the spare threads end."""
+    ran: Counter[int] = Counter()
+    names: set[str] = set()
+    most = 0
+
+    def step(number: int) -> int:
+        nonlocal most
+        ran[number] += 1
+        names.add(threading.current_thread().name)
+        most = max(most, len(own_threads()))
+        return number
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        go = threading.Event()
+        blocked = [asyncio.create_task(asyncio.to_thread(go.wait, 60)) for _ in range(2)]
+        await asyncio.sleep(0)
+        try:
+            assert await asyncio.gather(*[run_in_thread(step, number) for number in range(100)]) == list(
+                range(100)
+            )
+        finally:
+            go.set()
+        await asyncio.gather(*blocked)
+        await asyncio.to_thread(no_threads)
+
+    run(main())
+    assert ran == Counter(range(100)), "the executor, free again, runs none of them a second time"
+    assert names == {"cachekit-step"}
+    assert most <= 8
+
+
+def test_an_error_of_a_spare_thread(run: Run) -> None:
+    """What a step raises reaches the task that waits."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        go = threading.Event()
+        blocked = asyncio.create_task(asyncio.to_thread(go.wait, 60))
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await run_in_thread(lambda: 1 / 0)
+        finally:
+            go.set()
+        await blocked
+
+    run(main())
+
+
+def test_an_executor_that_was_shut_down(run: Run) -> None:
+    """A step at the very end of a loop still runs."""
+
+    async def main() -> None:
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert await run_in_thread(lambda: 1) == 1
+
+    run(main())
+    no_threads()
