@@ -13,6 +13,7 @@ from typing import Final
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
 from cachekit.tiers.file.directory import is_cache
+from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.inspection import Inspection, Item
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
@@ -54,16 +55,29 @@ def inspect_directory(path: str) -> Inspection:
     except FileNotFoundError as error:
         raise no_cache(path) from error
     except CacheError as error:
-        remedy = f"`cachekit purge {path}` makes it anew" if is_cache(path) else "it may be no cache at all"
+        remedy = (
+            f"`cachekit purge {path}` makes it anew" if holds_cache(path) else "it may be no cache at all"
+        )
         raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def holds_cache(path: str) -> bool:
+    """Whether somebody made a cache in the directory, sound or not.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return is_cache(Folder.at(path, strict=False))
+
+
 def no_cache(path: str) -> DirectoryError:
     """What to say of a directory that is no cache: where programs have theirs, they are below it."""
     text = f"{path} is not a cache directory: it has no manifest"
-    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and is_cache(one.path))
+    below = sorted(
+        one.path for one in os.scandir(path) if one.is_dir(follow_symlinks=False) and holds_cache(one.path)
+    )
     if below:
         more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
         text += f"; below it are {', '.join(below[:_NAMED])}{more}"

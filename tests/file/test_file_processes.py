@@ -22,6 +22,7 @@ from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import fork, in_processes
 from cachekit.tiers.file.control import GENERATION
 from cachekit.tiers.file.engine import Engine
+from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.format import Geometry
 from cachekit.tiers.file.locking import ShardLock
 from cachekit.tiers.file.shard import Shard
@@ -91,8 +92,8 @@ def test_a_long_history_is_explained(tmp_path: Path) -> None:
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = ShardLock.__init__
 
-    def unlocked(self: ShardLock, path: str, patience: float) -> None:
-        begin(self, path, patience)
+    def unlocked(self: ShardLock, folder: Folder, patience: float) -> None:
+        begin(self, folder, patience)
         self._lock = lambda fd, **_: True
 
     monkeypatch.setattr(ShardLock, "__init__", unlocked)

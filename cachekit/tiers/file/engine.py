@@ -24,8 +24,9 @@ from cachekit.model import NO_TAGS
 from cachekit.ports import Clock
 from cachekit.tiers.file import control
 from cachekit.tiers.file.control import ENTRIES
-from cachekit.tiers.file.directory import open_directory
+from cachekit.tiers.file.directory import USERS, open_directory
 from cachekit.tiers.file.effects import EFFECTS, Effects
+from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
 from cachekit.tiers.file.shard import Shard
 from cachekit.tiers.file.tokens import Tokens, fresh
@@ -75,8 +76,8 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_hash_of", "_known", "_last_stats", "_shard_shift", "_shards", "_time",
-        "_users", "geometry", "path",
+        "__weakref__", "_closed", "_folder", "_hash_of", "_known", "_last_stats", "_shard_shift", "_shards",
+        "_time", "_users", "exposure", "geometry", "path",
     )  # fmt: skip
 
     def __init__(
@@ -96,7 +97,10 @@ class Engine:
             opening,
             effects,
         )
-        self.path = directory.path
+        self._folder: Folder | None = directory.folder
+        self.path = directory.folder.path
+        #: Why others may have changed what is in it; empty if they never could.
+        self.exposure = directory.exposure
         self.geometry = geometry = directory.geometry
         self._users = directory.users
         self._hash_of = hasher(directory.salt)
@@ -106,8 +110,8 @@ class Engine:
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
         try:
-            tokens = Tokens(f"{self.path}/tokens", geometry, effects)
-            blocks = control.map_blocks(f"{self.path}/control", geometry, effects)
+            tokens = Tokens(directory.folder, geometry, effects)
+            blocks = control.map_blocks(directory.folder, geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
             # By 64 if there is one shard: then every hash names number 0.
             self._shard_shift = 64 - geometry.shard_bits
@@ -115,7 +119,7 @@ class Engine:
                 self._shards += (
                     Shard(
                         number,
-                        self.path,
+                        directory.folder,
                         blocks[number],
                         tokens,
                         geometry,
@@ -377,6 +381,11 @@ class Engine:
         """Whether the files that this process locks are still those in the directory."""
         return all(shard.lock.is_there() for shard in self._open_shards())
 
+    def give_up(self) -> None:
+        """Have everybody open the directory anew: the file that stands for the whole goes."""
+        if self._folder is not None:
+            os.unlink(USERS, dir_fd=self._folder.fd)
+
     def spoil(self) -> None:
         """Break all fences that were ever taken here: the directory is not this one any more."""
         self._open_shards()[0].tokens.spoil()
@@ -391,6 +400,7 @@ class Engine:
             shard.close()
         # The mappings go with the last reader that is under way.
         self._shards = ()
+        self._folder = None
         self._known = {}
         os.close(self._users)
 
@@ -461,6 +471,7 @@ def _outcome(outcome: Record | bool | None) -> Record | bool:
 
 def _most_mapped(shards: int) -> int:
     """Segments that each shard may keep mapped: together a third of the descriptors we may have."""
-    # Lock, index and tail of a shard take one each besides: of the 256 that macOS grants, 96 of 32 shards.
+    # Directory, lock, index and tail of a shard take one each besides: of the 256 that macOS grants, 128 of
+    # 32 shards.
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, min(1024, soft if soft > 0 else 1024) // 3 // shards)
+    return max(1, (min(1024, soft if soft > 0 else 1024) // 3 - shards) // shards)

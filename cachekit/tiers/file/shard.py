@@ -18,6 +18,7 @@ from cachekit.fences import FLUX, NEWS
 from cachekit.tiers.file.control import ENTRIES, GENERATION
 from cachekit.tiers.file.effects import Effects
 from cachekit.tiers.file.files import ShardFiles
+from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.format import (
     CRC_MASK,
     HEADER,
@@ -56,7 +57,7 @@ class Shard:
     def __init__(
         self,
         number: int,
-        directory: str,
+        above: Folder,
         words: memoryview,
         tokens: Tokens,
         geometry: Geometry,
@@ -70,9 +71,9 @@ class Shard:
         self.words = words
         self.tokens = tokens
         self._hash_of = hash_of
-        directory = f"{directory}/{number:02x}"
-        self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
-        self.lock = ShardLock(f"{directory}/lock", patience)
+        folder = Folder(f"{number:02x}", above)
+        self.files = ShardFiles(folder, words, geometry, most_mapped, effects)
+        self.lock = ShardLock(folder, patience)
 
     # -- life -------------------------------------------------------------------------------------------
 
