@@ -178,7 +178,8 @@ def _refuse_others(folder: Folder) -> None:
 
 def _replace_locks(folder: Folder, patience: float, effects: Effects) -> None:
     """Remove locks that are none of ours: others would hold them, and keep us out, for ever."""
-    if not any(map(folder.objection, (_STRUCTURE_LOCK, USERS))):
+    names = [name for name in folder.names() if name in (_STRUCTURE_LOCK, USERS) or _LOCKS.fullmatch(name)]
+    if not any(map(folder.objection, names)):
         return
     deadline = time.monotonic() + patience
     while True:
@@ -190,8 +191,10 @@ def _replace_locks(folder: Folder, patience: float, effects: Effects) -> None:
         except BlockingIOError:
             _pause(folder, deadline, patience)
     try:
-        for name in (_STRUCTURE_LOCK, USERS):
-            if folder.objection(name):
+        for name in names:
+            found = folder.look(name)
+            is_theirs = found is not None and found.st_uid not in folder.owners
+            if folder.objection(name) and not (folder.exposure and is_theirs):
                 effects.unlink(folder, name)
     finally:
         fcntl.flock(folder.fd, fcntl.LOCK_UN)
@@ -289,8 +292,8 @@ def _make(folder: Folder, geometry: Geometry, effects: Effects) -> bytes:
     for name in folder.names():
         if _is_shard(name):
             _remove_shard(folder, name, effects)
-        elif _LOCKS.fullmatch(name):
-            _remove(folder, name, effects)
+        elif _LOCKS.fullmatch(name) and not folder.exposure:
+            _remove(folder, name, effects)  # others may have it open
     tokens.create(folder, geometry, effects)
     salt = os.urandom(16)
     control.create(folder, geometry, salt, effects)

@@ -383,8 +383,9 @@ class Engine:
 
     def give_up(self) -> None:
         """Have everybody open the directory anew: the file that stands for the whole goes."""
-        if self._folder is not None:
-            os.unlink(USERS, dir_fd=self._folder.fd)
+        folder = self._folder
+        if folder is not None:
+            os.unlink(USERS, dir_fd=folder.fd)
 
     def spoil(self) -> None:
         """Break all fences that were ever taken here: the directory is not this one any more."""
