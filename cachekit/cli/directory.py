@@ -63,7 +63,7 @@ def inspect_directory(path: str) -> Inspection:
 
 
 def holds_cache(path: str) -> bool:
-    """Whether somebody made a cache in the directory, sound or not.
+    """Whether the directory was made for a cache, sound or not.
 
     Raises:
         OSError: it may not be read.

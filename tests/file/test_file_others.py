@@ -251,7 +251,7 @@ def test_a_manifest_that_is_put_back_vouches_for_nothing(place: Path, tmp_path: 
 
 @as_root
 def test_a_manifest_that_another_user_wrote_vouches_for_nothing(place: Path, tmp_path: Path) -> None:
-    """He says that nobody else could write there, ever."""
+    """It says that no other user could write there, ever."""
     poison(place, tmp_path / "ran")
     body = (place / "manifest").read_bytes().partition(b" ")[2]
     body = json.dumps(json.loads(body) | {"private": True}, sort_keys=True).encode()
@@ -266,7 +266,7 @@ def test_a_manifest_that_another_user_wrote_vouches_for_nothing(place: Path, tmp
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["mode", "hard link"])
 def test_a_file_that_others_may_open_or_name(place: Path, tmp_path: Path, kind: str, how: str) -> None:
-    """Somebody may have it open, or write in it by its other name: it is not used again."""
+    """Others may have it open, or write in it by its other name: it is not used again."""
     place.chmod(0o700)
     with FileCache(place, 1) as cache:
         cache.set_value("k", "old")
@@ -473,12 +473,31 @@ def test_a_umask_that_lets_the_group_write(tmp_path: Path) -> None:
         os.umask(before)
 
 
+@as_root
+def test_the_commands_as_root_on_another_users_directory(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What only looks works; what would change it says whose it is."""
+
+    def fill() -> None:
+        with FileCache(place, 1) as cache:
+            cache.set_value("k", 1)
+
+    as_other(fill)
+    assert main(["inspect", str(place), "--keys", "k"]) == 0
+    assert main(["verify", str(place)]) == 0
+    before = owners_in(place)
+    assert main(["purge", "--yes", str(place)]) == 1
+    assert f"belongs to user {OTHER}" in capsys.readouterr().err
+    assert owners_in(place) == before == {OTHER}
+
+
 # -- locks of loads, and what stays open ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("thing", [_put_link, os.mkfifo, os.mkdir])
 def test_locks_of_loads(tmp_path: Path, thing: Callable[[Path], object]) -> None:
-    """Neither leases nor slots lock, or make, what somebody has put there."""
+    """Neither leases nor slots lock, or make, what was put there."""
     names = ["leases.lock", "loads-1.00.lock"]
     for name in names:
         thing(tmp_path / name)

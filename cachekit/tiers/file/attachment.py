@@ -97,7 +97,7 @@ class Attachment:
         if reason and self._unpickles:
             logging.getLogger("cachekit").warning(
                 "%s; so classes are read from the cache directory %s by an allow-list only. "
-                "Give it to this user alone (chmod go-w), or use a secret",
+                "End that (chmod go-w), or use a secret",
                 reason,
                 path,
             )

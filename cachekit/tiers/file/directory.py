@@ -9,7 +9,7 @@ FileFormatError too, and in a cache only files named like a cache's are ever rem
 
 Its manifest says whether only this user could write in it ever since it was made, and counts only as a file
 of ours. Where that ends, the manifest says so before anything is used. Where others could write once and
-cannot any more, all is removed, and made anew, before anything is trusted.
+cannot any more, all is removed, and made again, before anything is trusted.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: Effe
             os.close(users)
             raise
     finally:
-        # Not by closing it alone: a child that was forked meanwhile has it too.
+        # Not by closing it alone: a child that another thread has just forked has it too.
         unlock_descriptor(lock)
         os.close(lock)
     return Directory(folder, found, salt, users, exposure)

@@ -382,7 +382,7 @@ class Engine:
         return all(shard.lock.is_there() for shard in self._open_shards())
 
     def give_up(self) -> None:
-        """Have everybody open the directory anew: the file that stands for the whole goes."""
+        """Have all processes open the directory again: the file that stands for the whole goes."""
         folder = self._folder
         if folder is not None:
             os.unlink(USERS, dir_fd=folder.fd)

@@ -211,7 +211,7 @@ class ShardFiles:
         """Remove index and segment files of other names."""
         for name in filter(DATA_NAME.fullmatch, self.folder.names()):
             if name not in known:
-                with suppress(IsADirectoryError):  # which nobody of us made
+                with suppress(IsADirectoryError):  # a directory, which is none of ours
                     self.effects.unlink(self.folder, name)
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """The directories of a cache, opened once; every file in them is reached by the descriptor of its directory.
 
-So what was looked at is what is used, whatever somebody renames meanwhile. Below the cache directory no
-symbolic link is followed. A file or a shard's directory counts only if this user or root owns it, nobody
-else may write in it, and it has one name: what others put into a directory that they may write is never
-read, mapped, locked or written.
+What was looked at is what is used, whatever another process renames. Below the cache directory no symbolic
+link is followed. A file or a shard's directory counts only if this user or root owns it and no other user may
+use it; a file also has one name only. So what others put into a directory that they may write is never read,
+mapped, locked or written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, final
 from cachekit.tiers.file.trust import open_path, owners
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Not blocking: somebody may have put a pipe there.
+# Not blocking: it may be a pipe.
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What opening something that is no regular file fails with: a link, a socket, a directory.
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR})
@@ -33,7 +33,7 @@ class ForeignError(PermissionError):
 
 @final
 class Folder:
-    """A directory, open as long as somebody has this object. Safe in any thread.
+    """A directory, open as long as this object lives. Safe in any thread.
 
     Readers may be under way when a cache is closed, so nothing else closes the descriptor: its number could
     be that of another directory by then.
@@ -146,7 +146,7 @@ class Folder:
             return ""
         if found.st_uid not in self.owners:
             return f"belongs to user {found.st_uid}"
-        # With an ACL, the bits of the group are its mask: nobody in it may do more.
+        # With an ACL, the bits of the group are its mask: no user or group in it may do more.
         if mode & (stat.S_IWGRP | stat.S_IWOTH if directory else stat.S_IRWXG | stat.S_IRWXO):
             return f"may be used by others (mode {stat.S_IMODE(mode):o})"
         if not directory and found.st_nlink > 1:

@@ -128,7 +128,7 @@ class Engines:
 def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
     """What an engine on the directory as it is now would be known by, and who else may write in it.
 
-    None if nobody has opened it.
+    None if it is not there.
     """
     try:
         folder = Folder.at(path)

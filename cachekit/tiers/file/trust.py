@@ -134,7 +134,7 @@ def _writers(path: str, found: os.stat_result) -> str:
     if found.st_mode & stat.S_IWOTH:
         return f"everybody may write in {path}"
     # Of any group, however few seem to be in it: whom it has as a primary group, no list tells reliably.
-    # With an ACL, these bits are its mask, so that without them nobody in it may write either.
+    # With an ACL, these bits are its mask: without them no user in it may write either.
     if found.st_mode & stat.S_IWGRP:
         return f"group {found.st_gid} may write in {path}"
     return ""
