@@ -20,7 +20,7 @@ from zlib import crc32
 import pytest
 from forking import in_fork
 
-from cachekit import FileCache, TierUnavailableError
+from cachekit import FileCache, FileFormatError, TierUnavailableError
 from cachekit.cli import main
 from cachekit.locks.processes import ProcessLeases
 from cachekit.locks.slots import LoadSlots
@@ -398,6 +398,36 @@ def test_only_names_of_ours_are_removed(place: Path) -> None:
     assert set(os.listdir(place / "00")) == left
     assert main(["purge", "--yes", str(place)]) == 0
     assert left <= set(os.listdir(place / "00"))
+
+
+@as_root
+def test_another_users_lock_makes_no_cache(place: Path) -> None:
+    """Or one file of theirs would have files of one's own emptied away, that have a cache's names."""
+    (place / "manifest").write_bytes(b"mine")
+    (place / "de").mkdir()
+    (place / "de" / "messages.po").write_bytes(b"mine")
+
+    def attack() -> None:
+        for name in ("structure.lock", "tokens"):
+            (place / name).write_bytes(b"theirs")
+
+    as_other(attack)
+    for mode in (0o777, 0o700):
+        place.chmod(mode)
+        with pytest.raises(FileFormatError, match="is no cache directory, and holds 'de'"):
+            FileCache(place, 1)
+        assert sorted(os.listdir(place)) == ["de", "manifest", "structure.lock", "tokens"]
+
+
+def test_another_directory_under_the_same_number(place: Path, tmp_path: Path) -> None:
+    """A hard link to the file by which a process knows what it has open leads to no other directory."""
+    with FileCache(tmp_path / "own", 1, cleanup_interval=None) as own:
+        own.set_value("k", "own")
+        FileCache(place, 1).close()
+        (place / "users").unlink()
+        os.link(tmp_path / "own" / "users", place / "users")
+        with FileCache(place, 1, cleanup_interval=None) as cache:
+            assert cache.get_value("k") is None
 
 
 # -- who may write -------------------------------------------------------------------------------------------

@@ -350,10 +350,16 @@ def read_manifest(folder: Folder) -> Manifest:
 def _refuse_foreign(folder: Folder) -> None:
     """Raise FileFormatError if there is something in our way that no cache has made."""
     names = [name for name in folder.names() if _is_ours(name)]
-    if not names or is_cache(folder):
+    lock = folder.look(_STRUCTURE_LOCK)
+    # A lock that another user made says nothing of what is this user's, but all of what is that other user's.
+    is_theirs = lock is not None and lock.st_uid not in folder.owners
+    if not names or (is_cache(folder) and not is_theirs):
         return
     # It may still be what is left of one: of a removal that was cut short, or that a writer got into.
     for name in names:
+        found = folder.look(name)
+        if is_theirs and found is not None and found.st_uid not in folder.owners:
+            continue
         if _is_foreign(folder, name):
             raise FileFormatError(
                 f"{folder.path} is no cache directory, and holds {name!r}, which a cache would take for its "

@@ -132,7 +132,7 @@ def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
     """
     try:
         folder = Folder.at(path)
-        found = folder.look(USERS)
+        found = None if folder.objection(USERS) else folder.look(USERS)
     except OSError:  # the engine will find out why
         return None, ""
     # An engine takes the time from one clock, so another clock needs another engine. A method is equal to
