@@ -12,7 +12,8 @@ import shutil
 import socket
 import stat
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from zlib import crc32
@@ -60,13 +61,18 @@ class Payload:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One that others may reach: each run of pytest takes that away from the directory of all its runs."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory that others may reach, and write in."""
-    for above in list(tmp_path.parents)[:2]:
-        above.chmod(0o755)
+    """A directory in which others may write."""
     path = tmp_path / "cache"
     path.mkdir()
-    tmp_path.chmod(0o755)
     path.chmod(0o777)
     return path
 
