@@ -12,6 +12,8 @@ import shutil
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -232,16 +234,20 @@ def test_use_by_who_may_not_trust_it_ends_the_trust(place: Path, caplog: pytest.
         assert cache.get_value("trusted", "miss") == "miss"
         cache.set_value("plain", 1)
         place.chmod(0o700)
-        # One process or several: it is one engine here, and the same for others.
+        # One process or several: it is one engine here, and another in a process of its own.
         assert not is_trusted(place)
-        assert in_fork(lambda: is_trusted(place) and os.abort())() == 0
+        code = f"from cachekit import FileCache; FileCache({str(place)!r}, 1)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+        assert "it is not emptied while it is in use; so classes" in ended.stderr
         assert cache.get_value("plain") == 1
     with FileCache(place, 1) as cache:
         assert cache.get_value("plain") is None
     assert is_trusted(place)
 
 
-def test_a_manifest_that_is_put_back_vouches_for_nothing(place: Path, tmp_path: Path) -> None:
+def test_a_manifest_that_is_put_back_vouches_for_nothing(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """One from before others could write, beside what was made since."""
     place.chmod(0o700)
     assert is_trusted(place)
@@ -252,6 +258,7 @@ def test_a_manifest_that_is_put_back_vouches_for_nothing(place: Path, tmp_path: 
     place.chmod(0o700)
     with FileCache(place, 1) as cache:
         assert cache.get_value("k", "miss") == "miss"
+    assert "is emptied: it had damage" in caplog.text, "its control file is of another manifest"
     assert not (tmp_path / "ran").exists()
 
 
