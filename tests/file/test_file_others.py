@@ -152,6 +152,24 @@ def test_what_another_user_made_there_goes(
 
 
 @as_root
+def test_a_shard_of_another_user_that_cannot_be_emptied(place: Path) -> None:
+    """It has files in it that no cache made: they stay, and the error says what is in the way."""
+
+    def attack() -> None:
+        (place / "00").mkdir()
+        (place / "00" / "theirs").touch()
+
+    as_other(attack)
+    (place / "structure.lock").touch(0o600)
+    place.chmod(0o700)
+    with pytest.raises(
+        TierUnavailableError, match=f"its '00' belongs to user {OTHER}, and could not be removed"
+    ):
+        FileCache(place, 1)
+    assert os.listdir(place / "00") == ["theirs"]
+
+
+@as_root
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_of_another_user(place: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whichever it is: it is not read, locked or written, and the rest works."""
