@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from coherent_caches import three_caches
+from pairwise import in_suite_or_soak
 from redis_server import wait_until
 from tracing import at_line
 
@@ -28,10 +29,9 @@ class Setting(NamedTuple):
 
     caches: Three
     shared: bool  #: whether the other host sees anything of this one
-    files: bool  #: without them the other host is a neighbour like the other one
 
 
-@pytest.fixture(scope="module", params=["file", "redis", "both"])
+@pytest.fixture(scope="module")
 def setting(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setting]:
@@ -39,7 +39,7 @@ def setting(
     path = tmp_path_factory.mktemp("hosts")
     url = None if kind == "file" else redis_url
     with three_caches(path, url, f"everywhere-{path.name}-{kind}:", files=kind != "redis") as caches:
-        yield Setting(caches, kind != "file", kind != "redis")
+        yield Setting(caches, kind != "file")
 
 
 INVALIDATIONS: dict[str, Callable[[IntelligentCache, str], object]] = {
@@ -53,16 +53,26 @@ OPERATIONS = [
     "load", "load of many", "from redis", "from file", "many from redis", "many from file", "reload",
     "renewal", "adopted",
 ]  # fmt: skip
-#: Those whose steps are nearly those of another one are tried in full by the soak.
-CASES = [
-    pytest.param(
-        name,
-        how,
-        marks=pytest.mark.soak if ("many" in name or name == "renewal") and how in {"set", "pattern"} else (),
-    )
-    for name in OPERATIONS
-    for how in INVALIDATIONS
+#: Which tiers there are, and who invalidates; without files the other host is as any other process.
+PLACES = [
+    (tiers, who)
+    for tiers in ("file", "redis", "both")
+    for who in ("same", "neighbour", "other host")
+    if who != "other host" or tiers == "both"
 ]
+CASES = in_suite_or_soak(
+    (tiers, name, how, who) for tiers, who in PLACES for name in OPERATIONS for how in INVALIDATIONS
+)
+WRITES = in_suite_or_soak(
+    (tiers, level, how, who, many)
+    for tiers, levels_of in {
+        "file": ["all", "file"], "redis": ["all", "redis"], "both": ["all", "file", "redis"],
+    }.items()
+    for level in levels_of
+    for how in ("set", "delete", "tags")
+    for who in ("same", "neighbour")
+    for many in ("alone", "with others")
+)  # fmt: skip
 
 
 def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -> Callable[[], object]:
@@ -110,14 +120,9 @@ def evict(cache: IntelligentCache, key: str) -> None:
     store._server.unlink([store._layout.value(key)])
 
 
-@pytest.mark.parametrize(("name", "how"), CASES)
-@pytest.mark.parametrize("who", ["same", "neighbour", "other host"])
+@pytest.mark.parametrize(("setting", "name", "how", "who"), CASES, indirect=["setting"])
 def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -> None:
     """Whoever invalidates, and wherever the slow one is: nobody gets the old value afterwards."""
-    if who == "other host" and not setting.shared:
-        pytest.skip("nothing joins the hosts")
-    if who == "other host" and not setting.files:
-        pytest.skip("it is a neighbour")
     actor = setting.caches[["same", "neighbour", "other host"].index(who)]
     readers = setting.caches if setting.shared else setting.caches[:2]
     for number in itertools.count(1):
@@ -150,28 +155,18 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
                 assert reader.get(key) != "old", (name, number)
 
 
-@pytest.mark.parametrize("how", ["set", "delete", "tags"])
-@pytest.mark.parametrize("who", ["same", "neighbour"])
-@pytest.mark.parametrize(
-    "level", [CacheLevel.ALL, CacheLevel.FILE | CacheLevel.MEMORY, CacheLevel.REDIS | CacheLevel.MEMORY]
-)
-@pytest.mark.parametrize("many", [False, True], ids=["alone", "with others"])
-def test_two_writes_leave_one_value(
-    setting: Setting, level: CacheLevel, how: str, who: str, many: bool
-) -> None:
+@pytest.mark.parametrize(("setting", "level", "how", "who", "many"), WRITES, indirect=["setting"])
+def test_two_writes_leave_one_value(setting: Setting, level: str, how: str, who: str, many: str) -> None:
     """Another one's write between any two steps of a write: one of the two values is left, for everybody."""
     one, two, _ = setting.caches
-    if level & CacheLevel.FILE == CacheLevel(0) and one.redis_cache is None:
-        pytest.skip("there is no server")
-    if level & CacheLevel.REDIS == CacheLevel(0) and one.file_cache is None:
-        pytest.skip("there are no files")
+    cache_level = CacheLevel.ALL if level == "all" else CacheLevel[level.upper()] | CacheLevel.MEMORY
     actor = one if who == "same" else two
 
     def write(key: str) -> None:
-        if many:
-            one.set_many({"before": 1, key: "mine", "after": 1}, cache_level=level, tags={key})
+        if many == "with others":
+            one.set_many({"before": 1, key: "mine", "after": 1}, cache_level=cache_level, tags={key})
         else:
-            one.set(key, "mine", cache_level=level, tags={key})
+            one.set(key, "mine", cache_level=cache_level, tags={key})
 
     for number in itertools.count(1):
         key = f"k{next(_numbers)}"
