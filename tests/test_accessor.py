@@ -10,8 +10,8 @@ import threading
 from functools import partial
 
 import pytest
+from exploring import explored
 from forking import in_fork
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from racing import frequent_switches, in_thread, race
@@ -530,4 +530,4 @@ class BreakerAndJournal(RuleBasedStateMachine):
 
 
 TestBreakerAndJournal = BreakerAndJournal.TestCase
-TestBreakerAndJournal.settings = settings(max_examples=100)
+TestBreakerAndJournal.settings = explored(steps=2.5)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from counting import counted
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from racing import frequent_switches, race
@@ -210,7 +210,7 @@ class Front(RuleBasedStateMachine):
 
 
 TestFront = Front.TestCase
-TestFront.settings = settings(max_examples=100, stateful_step_count=50)
+TestFront.settings = explored(steps=2.5)
 
 
 class TestOne:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -214,5 +214,5 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.cache.close()
 
 
-CacheAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+CacheAgainstModel.TestCase.settings = explored(steps=2)
 TestCacheAgainstModel = CacheAgainstModel.TestCase

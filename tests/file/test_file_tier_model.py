@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from math import inf
 
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -261,5 +261,5 @@ class CachesAgainstDict(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-CachesAgainstDict.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+CachesAgainstDict.TestCase.settings = explored(steps=1.5)
 TestCachesAgainstDict = CachesAgainstDict.TestCase

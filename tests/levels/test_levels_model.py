@@ -10,9 +10,16 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 from coherent_caches import listen
-from hypothesis import HealthCheck, settings
+from exploring import explored
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis_server import wait_until
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
@@ -313,28 +320,8 @@ class Caches(RuleBasedStateMachine):
             self.directory.cleanup()
 
 
-def run(url: str, examples: int, steps: int) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
-    machine = type("Machine", (Caches,), {"url": url})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            suppress_health_check=list(HealthCheck),
-            derandomize=examples < 100,
-        ),
-    )
-
-
+@pytest.mark.hypothesis
 def test_the_caches_are_right(redis_url: str) -> None:
     """Whatever is done, in whatever order, by whichever cache."""
-    run(redis_url, 12, 15)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_the_caches_are_right_for_long(redis_url: str) -> None:
-    """A hundred times as much."""
-    run(redis_url, 500, 40)
+    machine = type("Machine", (Caches,), {"url": redis_url})
+    run_state_machine_as_test(machine, settings=explored(examples=0.4))

@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -220,5 +220,5 @@ class MemoryAgainstModel(RuleBasedStateMachine):
         self.cache.close()
 
 
-MemoryAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+MemoryAgainstModel.TestCase.settings = explored(steps=2)
 TestMemoryAgainstModel = MemoryAgainstModel.TestCase

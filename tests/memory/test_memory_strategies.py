@@ -13,8 +13,8 @@ from functools import partial
 from types import ModuleType
 
 import pytest
+from exploring import explored
 from forking import in_fork
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from naive_policies import NAIVE, Naive
@@ -195,7 +195,7 @@ class StrategyMachine(RuleBasedStateMachine):
             self.cache.close()
 
 
-StrategyMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+StrategyMachine.TestCase.settings = explored(steps=2.5)
 TestStrategies = StrategyMachine.TestCase
 
 
