@@ -15,21 +15,19 @@ from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, figur
 SOURCES = sorted(Path(cachekit.__file__).parent.rglob("*.py"))
 
 
-@pytest.mark.parametrize(
-    "source", SOURCES, ids=[str(path.relative_to(SOURCES[0].parent)) for path in SOURCES]
-)
-def test_nothing_is_called_between_reading_and_storing_a_counter(source: Path) -> None:
+def test_nothing_is_called_between_reading_and_storing_a_counter() -> None:
     """`counter += f()` reads the counter, calls, and stores: what others have counted meanwhile is lost."""
-    if source.parent.name == "cli":  # which has one thread for each counter
-        return
     found = [
-        f"line {node.lineno}: {ast.unparse(node)}"
+        f"{source}:{node.lineno}: {ast.unparse(node)}"
+        for source in SOURCES
+        if source.parent.name != "cli"  # which has one thread for each counter
         for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.AugAssign)
         and isinstance(node.target, ast.Attribute)
         and not isinstance(node.value, ast.Tuple)
         and any(isinstance(part, (ast.Call, ast.Await, ast.comprehension)) for part in ast.walk(node.value))
     ]
+    assert len(SOURCES) > 100
     assert found == []
 
 

@@ -40,9 +40,8 @@ def explored(*, examples: float = 1, steps: float = 1) -> settings:
 def pytest_configure(config: pytest.Config) -> None:
     """Explore from the seed that is given, or from that of the order of tests, or from a random one."""
     if core.global_force_seed is None:
-        core.global_force_seed = config.getoption("randomly_seed", None) or random.SystemRandom().getrandbits(
-            32
-        )
+        seed = config.getoption("randomly_seed", None) or random.SystemRandom().getrandbits(32)
+        core.global_force_seed = seed  # type: ignore[assignment]  # as the option of Hypothesis sets it
 
 
 def pytest_report_header() -> str:
