@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
-    "aio_caches", "disks", "exploring", "interrupting", "lease_servers", "loops", "patience",
+    "aio_caches", "disks", "exploring", "given_back", "interrupting", "lease_servers", "loops", "patience",
     "redis_fixtures", "three_tiers", "turns_taken",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import inside
 import pytest
 from loops import Run, own_threads, settle, until
 from racing import in_thread, race
@@ -75,15 +76,17 @@ class TestLoaders:
 
         run(main())
 
-    @pytest.mark.parametrize("error", [LookupError("x"), StopIteration("x")], ids=["any", "StopIteration"])
-    def test_errors_of_plain_functions(self, cache: IntelligentCache, run: Run, error: Exception) -> None:
+    @pytest.mark.parametrize("error", [LookupError, StopIteration])
+    def test_errors_of_plain_functions(
+        self, cache: IntelligentCache, run: Run, error: type[Exception]
+    ) -> None:
         """What a plain function raises is raised here; StopIteration as Python does it in coroutines."""
 
         def load() -> int:
-            raise error
+            raise error("x")
 
         async def main() -> None:
-            expected = RuntimeError if isinstance(error, StopIteration) else LookupError
+            expected = RuntimeError if error is StopIteration else LookupError
             with pytest.raises(expected):
                 await cache.get_or_set("k", load)
             assert await cache.get_or_set("k", lambda: 2) == 2
@@ -172,8 +175,7 @@ class TestOneLoad:
             task = asyncio.create_task(cache.get_or_set("k", slow))
             await slow.has_begun()
             thread = in_thread(lambda: cache.sync.get_or_set("k", fails))
-            flight = cache.sync._loads.flights._flights["k"]
-            await until(lambda: flight._event is not None, "the thread waits")
+            await until(lambda: inside.threads_waiting(cache, "k"), "the thread waits")
             slow.go.set()
             assert await task is thread()
 
@@ -270,7 +272,7 @@ class TestCancelling:
             task.cancel()
             await settle()
             slow.go.set()
-            await until(lambda: not cache.sync._loads.tasks._tasks, "the load is over")
+            await until(lambda: not inside.tasks(cache), "the load is over")
             assert await cache.get("k") == "paid for"
 
         run(main())
@@ -284,7 +286,7 @@ class TestCancelling:
             await slow.has_begun()
             second = asyncio.create_task(cache.get_or_set("k", slow))
             await all_wait(cache, 2)
-            (load,) = cache.sync._loads.tasks._tasks
+            (load,) = inside.tasks(cache)
             load.cancel()
             await slow.has_begun(2)
             slow.go.set()
@@ -326,8 +328,8 @@ class TestCancelling:
             del task
 
         run(main())
-        assert not cache.sync._loads.tasks._tasks
-        assert len(cache.sync._loads.flights) == 0
+        assert not inside.tasks(cache)
+        assert len(inside.flights(cache)) == 0
         assert run(cache.get_or_set("k", lambda: 2)) == 2
 
     def test_a_loop_that_ends_during_a_plain_load(self, cache: IntelligentCache, run: Run) -> None:
