@@ -10,6 +10,7 @@ import threading
 from functools import partial
 
 import pytest
+import traced
 from exploring import explored
 from forking import in_fork
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
-from cachekit import CacheEntry, MemoryCache, accessor
+from cachekit import CacheEntry, MemoryCache
 from cachekit.accessor import UNAVAILABLE, Accessor
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.journal import Journal
@@ -84,7 +85,7 @@ def test_a_lookup_is_counted_once_when_the_outage_ends_meanwhile() -> None:
         out.tier.mend()
         before = out.memory.get_stats().requests
         look = partial(out.accessor.lookup, 1, out.tier.get, "k")
-        reached = at_line(number, accessor, out.probe, look)
+        reached = at_line(number, traced.ACCESS, out.probe, look)
         if not reached:
             assert number > 1
             break

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
 from counting import Calls, counted, counted_async
 
@@ -172,7 +173,7 @@ class TestOptions:
             ):
                 assert function(1) is function(1)
                 assert own.contains(function.key(1))
-        assert cache._memory.size() == 0
+        assert inside.memory(cache).size() == 0
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),

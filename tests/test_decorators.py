@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock
 
+import inside
 import pytest
 from counting import counted
 from racing import frequent_switches, in_thread, race
@@ -136,7 +137,7 @@ class TestAnswers:
         for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"x": 1})]:
             with pytest.raises(TypeError, match=r"^at_module_level\(\): "):
                 at_module_level(*args, **kwargs)
-        assert cache._memory.size() == 0
+        assert inside.memory(cache).size() == 0
 
     def test_after_close(self) -> None:
         """A function whose cache was closed says so, also for what it had in front."""
@@ -208,7 +209,7 @@ class TestQuestions:
     def test_key(self, cache: IntelligentCache) -> None:
         """The key is readable, and the one that the cache knows."""
         at_module_level(1)
-        assert cache._memory.keys() == [at_module_level.key(1)]
+        assert inside.memory(cache).keys() == [at_module_level.key(1)]
         pattern = rf"{re.escape(__name__)}\.at_module_level@[0-9a-f]{{12}}\(1,2\)"
         assert re.fullmatch(pattern, at_module_level.key(1))
         assert cache.invalidate_by_pattern(r".*at_module_level@.*\(1,") == 1
@@ -266,7 +267,7 @@ class TestLeftAsItWas:
     def test_two_of_them(self, cache: IntelligentCache, clock: ManualClock) -> None:
         """One cache_result above another is two caches, each with its own answers."""
         assert stacked(1) is stacked(1)
-        assert cache._memory.size() == 2
+        assert inside.memory(cache).size() == 2
         assert stacked.key(1) != stacked.__wrapped__.key(1)  # type: ignore[attr-defined]
 
     def test_above_and_below_other_decorators(self, cache: IntelligentCache) -> None:
@@ -327,10 +328,9 @@ class TestOneLoad:
         function, calls = counted(fail)
         leader = in_thread(function)
         assert begun.wait(60)
-        flight = cache._loads.flights._flights[function.key()]
         others = [in_thread(function) for _ in range(3)]
         waiting = threading.Event()
-        while flight._event is None:  # none of them waits yet
+        while not inside.threads_waiting(cache, function.key()):  # none of them waits yet
             waiting.wait(0.001)
         go.set()
         errors = []
@@ -340,7 +340,7 @@ class TestOneLoad:
             errors.append(raised.value)
         assert errors.count(errors[0]) >= 2  # those who came after the end of the load began another one
         assert len(calls.seen) == len(set(map(id, errors)))
-        assert cache._memory.size() == 0
+        assert inside.memory(cache).size() == 0
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A function may ask itself."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 from counting import counted_async
 from racing import in_thread, race
@@ -201,7 +202,7 @@ class TestOneLoad:
             errors = await asyncio.gather(*tasks, return_exceptions=True)
             assert [type(error) for error in errors] == [LookupError] * 5
             assert slow.begun == 1
-            assert cache._memory.size() == 0
+            assert inside.memory(cache).size() == 0
 
         asyncio.run(main())
 
@@ -245,7 +246,7 @@ class TestOneLoad:
             slow = Slow(cache)
             first, second = (asyncio.create_task(slow.ask(1)) for _ in range(2))
             await settle()
-            (load,) = cache._loads.tasks._tasks
+            (load,) = inside.tasks(cache)
             load.cancel()
             await settle()
             assert slow.begun == 2
@@ -273,9 +274,8 @@ class TestOneLoad:
 
         loop = in_thread(lambda: asyncio.run(main()))
         assert begun.wait(60)
-        flight = cache._loads.flights._flights["shared"]
         waiter = in_thread(lambda: cache.get_or_set("shared", lambda: "worked out"))
-        while flight._event is None:
+        while not inside.threads_waiting(cache, "shared"):
             begun.wait(0)
         waits.set()
         loop()
@@ -291,8 +291,7 @@ class TestOneLoad:
             waiter = asyncio.create_task(
                 asyncio.to_thread(cache.get_or_set, "shared", lambda: pytest.fail("loaded twice"))
             )
-            flight = cache._loads.flights._flights["shared"]
-            while flight._event is None:
+            while not inside.threads_waiting(cache, "shared"):
                 await asyncio.sleep(0)
             slow.go.set()
             assert await waiter is await task
@@ -341,8 +340,7 @@ class TestOneLoad:
         leader = in_thread(lambda: asyncio.run(several()))
         assert begun.wait(60)
         others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
-        flight = cache._loads.flights._flights[function.key()]
-        while len(flight._watchers) < 12:
+        while inside.tasks_waiting(cache, function.key()) < 12:
             go.wait(0)
         go.set()
         answers = [answer for end in (leader, *others) for answer in end()]
@@ -450,6 +448,6 @@ class TestOneLoad:
 
         race(*[partial(asyncio.run, main()) for _ in range(2)])
         gc.collect()
-        assert len(cache._loads.flights) == 0
-        assert not cache._loads.tasks._tasks
-        assert len(cache._memory._store._fences) == 0
+        assert len(inside.flights(cache)) == 0
+        assert not inside.tasks(cache)
+        assert len(inside.fences(inside.memory(cache))) == 0

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 from counting import counted
 from exploring import explored
@@ -198,7 +199,7 @@ class Front(RuleBasedStateMachine):
     @invariant()
     def stores_agree(self) -> None:
         for cache in getattr(self, "caches", ()):
-            cache._memory._store.check()
+            inside.memory(cache)._check()
 
     def teardown(self) -> None:
         while getattr(self, "exits", ()):
@@ -301,7 +302,7 @@ class TestOne:
             memory = MemoryCache(10_000)
             cache = IntelligentCache(memory, file_cache=None)
             cache.set("k", 1)
-            held = memory._store.find("k")
+            held = inside.store(memory).find("k")
             assert held is not None
             fronts = [fronts_module.Front() for _ in range(2_000)]
 

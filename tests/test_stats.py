@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import inside
 import pytest
+import traced
 from tracing import at_line
 
 import cachekit
-from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, figures
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
 
 SOURCES = sorted(Path(cachekit.__file__).parent.rglob("*.py"))
 
@@ -38,7 +41,7 @@ def test_a_file_tier_counts_what_two_invalidations_remove(
     with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
         for number in range(10):
             cache.set_value(f"{number % 2}:{number}", number)
-        engine = type(cache._attachment._engine)
+        engine = type(inside.engine(cache))
         clear = engine.clear
 
         def clear_later(self: object) -> int:
@@ -67,7 +70,7 @@ def test_there_are_never_more_hits_than_requests(tmp_path: Path) -> None:
             seen.append(cache.get_stats()["combined"])
 
         line = 1
-        while at_line(line, figures, look_up, snapshot):
+        while at_line(line, traced.STATISTICS, look_up, snapshot):
             line += 1
         assert line > 5
         assert all(stats.request_hits <= stats.requests for stats in seen)
@@ -81,14 +84,14 @@ def test_a_redis_tier_counts_what_two_invalidations_remove(
     with RedisCache(url=redis_url, key_prefix="counted:", timeout=60) as cache:
         for number in range(10):
             cache.set_value(f"{number % 2}:{number}", number)
-        store = type(cache._store)
-        clear = store.clear
+        store = type(inside.redis_store(cache))
+        clear: Callable[[object], int] = store.clear
 
         def clear_later(self: object) -> int:
             thread = threading.Thread(target=cache.invalidate_by_pattern, args=("1:",))
             thread.start()
             thread.join()
-            return clear(self)  # type: ignore[arg-type]
+            return clear(self)
 
         monkeypatch.setattr(store, "clear", clear_later)
         cache.clear()

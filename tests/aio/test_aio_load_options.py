@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import inside
 import pytest
 from loops import Run, no_threads, until
 
@@ -108,7 +109,7 @@ def test_what_comes_late_is_kept(clocked: Clocked, run: Run) -> None:
         with pytest.raises(LoadTimeoutError):
             await cache.get_or_set("k", late, load=LoadOptions(hard_timeout=0.01))
         go.set()
-        await until(lambda: not len(cache.sync._loads.tasks), "the load is over")
+        await until(lambda: not len(inside.tasks(cache)), "the load is over")
         assert await cache.get("k") == "late"
 
     run(main())
@@ -134,7 +135,7 @@ def test_refreshing_ahead(clocked: Clocked, run: Run) -> None:
         assert [await ask(), await ask(), len(calls)] == [1, 1, 1]
         clocked.clock.advance(2)
         assert set(await asyncio.gather(ask(), ask(), ask())) == {1}
-        await until(lambda: not len(cache.sync._loads.tasks), "the reload is over")
+        await until(lambda: not len(inside.tasks(cache)), "the reload is over")
         assert (await ask(), len(calls)) == (2, 2)
 
     run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import inside
 from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -208,7 +209,7 @@ class CacheAgainstModel(RuleBasedStateMachine):
         stats = self.cache.get_stats()
         assert (stats["combined"].requests, stats["combined"].request_hits) == (self.requests, self.hits)
         assert stats["memory"].hits + stats["memory"].misses == self.requests
-        self.cache._memory._store.check()
+        inside.memory(self.cache)._check()
 
     def teardown(self) -> None:
         self.cache.close()

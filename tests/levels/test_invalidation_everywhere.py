@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import inside
 import pytest
+import traced
 from coherent_caches import three_caches
 from pairwise import in_suite_or_soak
 from redis_server import wait_until
 from tracing import at_line
 
-from cachekit import CacheLevel, IntelligentCache, levels, writing
+from cachekit import CacheLevel, IntelligentCache, RedisCache
 from cachekit.load_options import OFF
 from cachekit.terms import Terms
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
-STEPS = (levels, writing)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()
 
@@ -100,11 +101,12 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        return lambda: one._loads.reload(key, lambda: database[key], Terms(lambda _: 60.0, frozenset({key})))
+        terms = Terms(lambda _: 60.0, frozenset({key}))
+        return lambda: inside.loads(one).reload(key, lambda: database[key], terms)
     if name == "renewal":
         # What a hit in the last part of a life begins, or keeping warm.
         terms = Terms(lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False)
-        return lambda: one._loads.renew(key, lambda: database[key], terms)
+        return lambda: inside.loads(one).renew(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
     if name.endswith("from file") and one.redis_cache is not None:
@@ -116,8 +118,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
 
 def evict(cache: IntelligentCache, key: str) -> None:
     """The server runs out of room, and lets go of the value, not of its token."""
-    store = cache.redis_cache._store  # type: ignore[union-attr]
-    store._server.unlink([store._layout.value(key)])
+    inside.let_go(cast("RedisCache", cache.redis_cache), key)
 
 
 @pytest.mark.parametrize(("setting", "name", "how", "who"), CASES, indirect=["setting"])
@@ -134,7 +135,7 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
             INVALIDATIONS[how](actor, key)
 
         work = operation(name, setting, key, database)
-        reached = at_line(number, STEPS, invalidate, work)
+        reached = at_line(number, traced.COHERENCE, invalidate, work)
         if not reached:
             assert number > 3, "the operation has that many steps"
             break
@@ -172,7 +173,7 @@ def test_two_writes_leave_one_value(setting: Setting, level: str, how: str, who:
         key = f"k{next(_numbers)}"
         reached = at_line(
             number,
-            STEPS,
+            traced.COHERENCE,
             lambda key=key: INVALIDATIONS[how](actor, key),  # type: ignore[misc]
             lambda key=key: write(key),  # type: ignore[misc]
         )

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import inside
 import pytest
 from coherent_caches import listen
 from exploring import explored
@@ -222,7 +223,7 @@ class Caches(RuleBasedStateMachine):
         self.asked[at] += 1
         before = self.right(key)
         value = cache.get_or_set(key, loader, ttl=50, tags=tags, load=LoadOptions(refresh_ahead=0.9))
-        wait_until(lambda: not len(cache._loads.flights), "the reload has ended")
+        wait_until(lambda: not len(inside.flights(cache)), "the reload has ended")
         assert len(numbers) <= 1
         if value in numbers:
             self.loaded(at, {key: value}, {value}, tags)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import traced
 from racing import in_thread, race
 from tracing import at_line
 
-from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache, loads, refreshing
+from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.testing import ManualClock
 
 AHEAD = LoadOptions(refresh_ahead=0.2)
@@ -132,7 +133,7 @@ def test_a_hit_that_is_overtaken_by_another_ones_reload_begins_none(
             in_thread(ask)()
             finish()
 
-        reached = at_line(number, (loads, refreshing), overtake, ask)
+        reached = at_line(number, traced.RELOADS, overtake, ask)
         finish()
         assert len(loader.threads) == 1, number
         if not reached:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import inside
 import pytest
 from loops import until
 
@@ -44,14 +45,12 @@ def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
 
 async def all_wait(cache: IntelligentCache, number: int, key: str = "k") -> None:
     """Until so many wait for the load of the key."""
-    flights = cache.sync._loads.flights._flights
-    await until(lambda: key in flights and len(flights[key]._watchers) >= number, "all wait for the load")
+    await until(lambda: inside.tasks_waiting(cache, key) >= number, "all wait for the load")
 
 
 async def one_more(cache: IntelligentCache, key: str, loader: Callable[[], Any]) -> asyncio.Task[Any]:
     """A task that waits for the load of the key that is under way."""
-    flight = cache.sync._loads.flights._flights[key]
-    waiting = len(flight._watchers)
+    waiting = inside.tasks_waiting(cache, key)
     task = asyncio.create_task(cache.get_or_set(key, loader))
-    await until(lambda: len(flight._watchers) == waiting + 1, "the task waits")
+    await until(lambda: inside.tasks_waiting(cache, key) == waiting + 1, "the task waits")
     return task
