@@ -1,4 +1,8 @@
-"""cache_result on `async def`: one load per key on a loop, across loops and threads, and cancellation."""
+"""cache_result on `async def`: what is special about it.
+
+That there is one load per key among tasks, loops and threads, and what cancelling leaves behind, is in
+aio/test_aio_loads.py.
+"""
 
 from __future__ import annotations
 
@@ -177,86 +181,6 @@ class Slow:
 
 
 class TestOneLoad:
-    def test_tasks_on_a_loop(self, cache: IntelligentCache) -> None:
-        """Of tasks that ask together one works the answer out, and all get it."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(1)) for _ in range(20)]
-            await settle()
-            slow.go.set()
-            answers = await asyncio.gather(*tasks)
-            assert all(answer is answers[0] for answer in answers)
-            assert slow.begun == 1
-
-        asyncio.run(main())
-
-    def test_an_exception_reaches_every_task(self, cache: IntelligentCache) -> None:
-        """Whoever waits sees why, and nothing is kept."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(-1)) for _ in range(5)]
-            await settle()
-            slow.go.set()
-            errors = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(error) for error in errors] == [LookupError] * 5
-            assert slow.begun == 1
-            assert inside.memory(cache).size() == 0
-
-        asyncio.run(main())
-
-    @pytest.mark.parametrize("cancelled", [0, 1], ids=["the first", "another"])
-    def test_a_cancelled_caller(self, cache: IntelligentCache, cancelled: int) -> None:
-        """Cancelling one that waits, be it the one that began, leaves the load to the others."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(1)) for _ in range(3)]
-            await settle()
-            tasks.pop(cancelled).cancel()
-            await settle()
-            slow.go.set()
-            assert await asyncio.gather(*tasks) == [[1], [1]]
-            assert (slow.begun, slow.ended) == (1, 1)
-
-        asyncio.run(main())
-
-    def test_a_caller_that_has_no_patience(self, cache: IntelligentCache) -> None:
-        """A caller that gave up leaves the answer to the cache."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(slow.ask(1), 0)
-            task = asyncio.create_task(slow.ask(1))
-            await settle()
-            task.cancel()
-            await settle()
-            slow.go.set()
-            await settle()
-            assert cache.get(slow.ask.key(1)) == [1]
-
-        asyncio.run(main())
-
-    def test_a_load_that_is_cancelled_hands_over(self, cache: IntelligentCache) -> None:
-        """If the load itself is cancelled, one who waits begins another."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            first, second = (asyncio.create_task(slow.ask(1)) for _ in range(2))
-            await settle()
-            (load,) = inside.tasks(cache)
-            load.cancel()
-            await settle()
-            assert slow.begun == 2
-            slow.go.set()
-            with pytest.raises(asyncio.CancelledError):
-                await first
-            assert await second == [1]
-
-        asyncio.run(main())
-
     def test_a_loop_that_ends_hands_over(self, cache: IntelligentCache) -> None:
         """When the loop of a load ends, a thread that waits for the answer works it out itself."""
         begun, waits = threading.Event(), threading.Event()
@@ -280,45 +204,6 @@ class TestOneLoad:
         waits.set()
         loop()
         assert waiter() == "worked out"
-
-    def test_a_thread_waits_for_a_task(self, cache: IntelligentCache) -> None:
-        """A thread that asks for what a task is loading gets the task's answer, and the loop goes on."""
-
-        async def main() -> None:
-            slow = Slow(cache, key_func=lambda x: "shared")
-            task = asyncio.create_task(slow.ask(1))
-            await settle()
-            waiter = asyncio.create_task(
-                asyncio.to_thread(cache.get_or_set, "shared", lambda: pytest.fail("loaded twice"))
-            )
-            while not inside.threads_waiting(cache, "shared"):
-                await asyncio.sleep(0)
-            slow.go.set()
-            assert await waiter is await task
-
-        asyncio.run(main())
-
-    def test_a_task_waits_for_a_thread(self, cache: IntelligentCache) -> None:
-        """A task that asks for what a thread is loading gets its answer, without blocking the loop."""
-        begun, go = threading.Event(), threading.Event()
-
-        def load() -> list[int]:
-            begun.set()
-            go.wait(60)
-            return [1]
-
-        function, calls = counted_async(lambda: [2], key_func=lambda: "shared")
-        leader = in_thread(lambda: cache.get_or_set("shared", load))
-        assert begun.wait(60)
-
-        async def main() -> Any:
-            task = asyncio.create_task(function())
-            await settle()
-            go.set()
-            return await task
-
-        assert asyncio.run(main()) is leader()
-        assert calls.seen == []
 
     def test_loops_in_threads(self, cache: IntelligentCache) -> None:
         """Tasks on several loops wait for one load, too."""
@@ -347,14 +232,6 @@ class TestOneLoad:
         assert len(answers) == 12
         assert all(answer is answers[0] for answer in answers)
         assert len(count) == 1
-
-    def test_loops_that_race(self, cache: IntelligentCache) -> None:
-        """Whoever comes first, on whichever loop, there is one load."""
-        for x in range(20):
-            function, calls = counted_async(lambda x: [x], name=f"race {x}")
-            answers = race(*[lambda: asyncio.run(function(1))] * 4)  # noqa: B023
-            assert all(answer is answers[0] for answer in answers)
-            assert len(calls.seen) == 1
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A coroutine function may ask itself, also twice at a time."""
@@ -400,23 +277,6 @@ class TestOneLoad:
 
             answers = await asyncio.wait_for(asyncio.gather(ping(), pong()), 10)
             assert [answer[:4] for answer in answers] == ["ping", "pong"]
-
-        asyncio.run(main())
-
-    def test_invalidation_during_a_load(self, cache: IntelligentCache) -> None:
-        """An answer that is being worked out when it is invalidated is not kept; later callers ask anew."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            early = asyncio.create_task(slow.ask(1))
-            await settle()
-            await slow.ask.invalidate(1)
-            late = asyncio.create_task(slow.ask(1))
-            await settle()
-            assert slow.begun == 2
-            slow.go.set()
-            assert await early is not await late
-            assert await slow.ask(1) is await late
 
         asyncio.run(main())
 

@@ -6,13 +6,15 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import inside
 import pytest
-from loops import Run, own_threads, settle, until
+from loops import LOOPS, Run, own_threads, settle, until
+from pairwise import in_suite_or_soak
 from racing import in_thread, race
-from slow_loads import Slow, all_wait, fails, tasks_of
+from slow_loads import WAYS, Slow, Way, all_wait, fails, tasks_of
 
 from cachekit import SerializationError
 from cachekit.aio import IntelligentCache
@@ -24,6 +26,17 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 def cache(awaited: IntelligentCache) -> IntelligentCache:
     """With memory alone, and with files below it."""
     return awaited
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+#: Both ways on both loops, over both kinds of caches.
+in_both_ways = pytest.mark.parametrize(
+    ("awaited", "run", "way"), in_suite_or_soak(product(["memory", "files"], LOOPS, WAYS)), indirect=True
+)
 
 
 class TestLoaders:
@@ -137,12 +150,14 @@ class TestLoaders:
 
 
 class TestOneLoad:
-    def test_tasks(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Of tasks that ask together one loads, and all get what it loaded."""
 
         async def main() -> None:
             slow = Slow([1])
-            tasks = tasks_of(20, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(20, ask)
             await all_wait(cache, 20)
             slow.go.set()
             values = await asyncio.gather(*tasks)
@@ -152,12 +167,14 @@ class TestOneLoad:
 
         run(main())
 
-    def test_errors(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_errors(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """An exception reaches everyone who waits, and is not kept."""
 
         async def main() -> None:
             slow = Slow(LookupError("no"))
-            tasks = tasks_of(5, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(5, ask)
             await all_wait(cache, 5)
             slow.go.set()
             errors = await asyncio.gather(*tasks, return_exceptions=True)
@@ -167,12 +184,14 @@ class TestOneLoad:
 
         run(main())
 
-    def test_threads_and_tasks(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_threads_and_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Who awaits and who does not wait for the same load, whoever began it."""
 
         async def main() -> None:
             slow = Slow([1])
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             thread = in_thread(lambda: cache.sync.get_or_set("k", fails))
             await until(lambda: inside.threads_waiting(cache, "k"), "the thread waits")
@@ -195,9 +214,10 @@ class TestOneLoad:
 
         run(main())
 
-    def test_loops_in_threads(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_loops_in_threads(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Loops in several threads share one load, whichever of them begins."""
-        for number in range(10):
+        for _ in range(10):
             count = []
 
             async def load() -> list[int]:
@@ -205,20 +225,23 @@ class TestOneLoad:
                 await asyncio.sleep(0)
                 return [1]
 
-            async def several(key: str) -> list[Any]:
-                return await asyncio.gather(*[cache.get_or_set(key, load) for _ in range(3)])
+            async def several() -> list[Any]:
+                ask = way(cache, load)
+                return await asyncio.gather(*[ask() for _ in range(3)])
 
-            key = f"k{number}"
-            answers = race(*[lambda: run(several(key))] * 4)  # noqa: B023
+            answers = race(*[lambda: run(several())] * 4)
             assert {tuple(value) for answer in answers for value in answer} == {(1,)}
             assert len(count) == 1
+            cache.sync.delete("k")
 
-    def test_invalidation_during_a_load(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_invalidation_during_a_load(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """What is loaded while its key is deleted goes to who asked before, and is not kept."""
 
         async def main() -> None:
             slow = Slow("old")
-            early = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            early = asyncio.create_task(ask())
             await slow.has_begun()
             await cache.delete("k")
             assert await cache.get_or_set("k", lambda: "new") == "new"
@@ -245,12 +268,14 @@ class TestOneLoad:
 
 class TestCancelling:
     @pytest.mark.parametrize("cancelled", [0, 1], ids=["the first", "another"])
-    def test_a_caller(self, cache: IntelligentCache, run: Run, cancelled: int) -> None:
+    @in_both_ways
+    def test_a_caller(self, cache: IntelligentCache, run: Run, way: Way, cancelled: int) -> None:
         """One that is cancelled, be it the one that began, leaves the load to the others."""
 
         async def main() -> None:
             slow = Slow([1])
-            tasks = tasks_of(3, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(3, ask)
             await all_wait(cache, 3)
             gone = tasks.pop(cancelled)
             gone.cancel()
@@ -262,12 +287,16 @@ class TestCancelling:
 
         run(main())
 
-    def test_all_callers(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_all_callers(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A load that nobody waits for any more finishes, and is kept."""
 
         async def main() -> None:
             slow = Slow("paid for")
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask(), 0)  # gone before it has begun
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             task.cancel()
             await settle()
@@ -277,14 +306,16 @@ class TestCancelling:
 
         run(main())
 
-    def test_the_load_itself(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_the_load_itself(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """If the load is cancelled, one who waits for it begins another."""
 
         async def main() -> None:
             slow = Slow([1])
-            first = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            first = asyncio.create_task(ask())
             await slow.has_begun()
-            second = asyncio.create_task(cache.get_or_set("k", slow))
+            second = asyncio.create_task(ask())
             await all_wait(cache, 2)
             (load,) = inside.tasks(cache)
             load.cancel()
@@ -318,12 +349,14 @@ class TestCancelling:
 
         run(main())
 
-    def test_a_loop_that_ends(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways
+    def test_a_loop_that_ends(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A loop that ends in the middle of a load leaves nothing; the next loop loads."""
 
         async def main() -> None:
             slow = Slow()
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             del task
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import inside
@@ -37,6 +37,30 @@ class Slow:
 
     async def has_begun(self, times: int = 1) -> None:
         await until(lambda: self.begun >= times, "the loader was called")
+
+
+#: Makes what asks for "k" from a cache and a loader.
+Way = Callable[[IntelligentCache, Callable[[], Awaitable[Any]]], Callable[[], Coroutine[Any, Any, Any]]]
+
+
+def _by_key(
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]]
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    return lambda: cache.get_or_set("k", loader)
+
+
+def _by_cached_function(
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]]
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    @cache.cached(key_func=lambda: "k", name="asked")
+    async def ask() -> Any:
+        return await loader()
+
+    return ask
+
+
+#: One load path, driven in two ways.
+WAYS: dict[str, Way] = {"get_or_set": _by_key, "a cached function": _by_cached_function}
 
 
 def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
