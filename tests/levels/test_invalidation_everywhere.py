@@ -1,4 +1,7 @@
-"""An invalidation between any two steps of a load, a promotion, a reload and a write, of one key or many."""
+"""An invalidation between any two steps of a load, a promotion, a reload and a write, of one key or many.
+
+Beyond the model: the steps are the lines of the code, so one that the model does not have is tried too.
+"""
 
 from __future__ import annotations
 

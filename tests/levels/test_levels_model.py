@@ -1,4 +1,7 @@
-"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, loads, outages, figures."""
+"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, loads, outages, figures.
+
+Beyond the model of the protocol: what the public methods return, and figures, after any series of calls.
+"""
 
 from __future__ import annotations
 

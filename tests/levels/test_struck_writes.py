@@ -1,4 +1,7 @@
-"""A signal handler's exception between two steps of a write leaves nothing in memory that is older."""
+"""A signal handler's exception between two steps of a write leaves nothing in memory that is older.
+
+Beyond the model: the model kills whole processes, and here the process lives on with its memory.
+"""
 
 from __future__ import annotations
 
