@@ -22,7 +22,7 @@ import pytest
 from counting import counted_async
 from racing import in_thread, race
 
-from cachekit import CacheInfo, IntelligentCache, MemoryCache, SerializationError, cache_result, override
+from cachekit import IntelligentCache, MemoryCache, SerializationError, cache_result, override
 from cachekit.testing import ManualClock
 
 
@@ -53,20 +53,6 @@ async def settle() -> None:
 
 
 class TestAnswers:
-    def test_answers_none_and_exceptions(self, cache: IntelligentCache) -> None:
-        """Answers and None are remembered, exceptions are not."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda x: None if x == 1 else 1 / x)
-            assert [await function(1), await function(1), await function(2)] == [None, None, 0.5]
-            for _ in range(2):
-                with pytest.raises(ZeroDivisionError):
-                    await function(0)
-            assert calls.seen == [(1,), (2,), (0,), (0,)]
-            assert function.cache_info() == CacheInfo(1, 4, 2)
-
-        asyncio.run(main())
-
     def test_what_can_be_used_once_is_refused(self, cache: IntelligentCache) -> None:
         """An iterator, and something that is yet to be awaited, are errors that say what to do."""
 
@@ -83,40 +69,6 @@ class TestAnswers:
             function, _ = counted_async(lambda: iter([1]))
             with pytest.raises(SerializationError, match="can be read only once"):
                 await function()
-
-        asyncio.run(main())
-
-    def test_questions(self, cache: IntelligentCache, clock: ManualClock) -> None:
-        """What may have to ask a tier is awaited; key and cache_info are not."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda x: len(calls.seen), ttl=5, tags=lambda x: {f"x:{x}"})
-            assert await function(1) == 1
-            assert await function.invalidate(1) is True
-            assert await function(1) == 2
-            assert await function.refresh(1) == await function(1) == 3
-            assert cache.get(function.key(1)) == 3
-            assert await function.cache_clear() == 1
-            assert await function(1) == 4
-            assert cache.invalidate_by_tags({"x:1"}) == 1
-            assert await function(1) == 5
-            clock.advance(5)
-            assert await function(1) == 6
-
-        asyncio.run(main())
-
-    def test_copies_and_conditions(self, cache: IntelligentCache) -> None:
-        """Copy and store_if are as for `def`."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda: [1], copy=True)
-            for answer in (await function(), await function(), await function.refresh()):
-                answer.append(2)
-            assert await function() == [1]
-            function, calls = counted_async(lambda x: x, name="if", store_if=bool)
-            for x in (0, 0, 1, 1):
-                await function(x)
-            assert calls.seen == [(0,), (0,), (1,)]
 
         asyncio.run(main())
 
