@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = [
     "aio_caches", "counting", "disks", "exploring", "given_back", "interrupting", "lease_servers", "loops",
-    "patience", "redis_fixtures", "three_tiers", "turns_taken",
+    "patience", "redis_fixtures", "slow_loads", "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 

@@ -6,15 +6,13 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import inside
 import pytest
-from loops import LOOPS, Run, own_threads, settle, until
-from pairwise import in_suite_or_soak
+from loops import Run, own_threads, settle, until
 from racing import in_thread, race
-from slow_loads import WAYS, Slow, Way, all_wait, fails, tasks_of
+from slow_loads import Slow, Way, all_wait, fails, in_both_ways, tasks_of
 
 from cachekit import SerializationError
 from cachekit.aio import IntelligentCache
@@ -26,17 +24,6 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 def cache(awaited: IntelligentCache) -> IntelligentCache:
     """With memory alone, and with files below it."""
     return awaited
-
-
-@pytest.fixture
-def way(request: pytest.FixtureRequest) -> Way:
-    return WAYS[request.param]
-
-
-#: Both ways on both loops, over both kinds of caches.
-in_both_ways = pytest.mark.parametrize(
-    ("awaited", "run", "way"), in_suite_or_soak(product(["memory", "files"], LOOPS, WAYS)), indirect=True
-)
 
 
 class TestLoaders:
@@ -150,7 +137,7 @@ class TestLoaders:
 
 
 class TestOneLoad:
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Of tasks that ask together one loads, and all get what it loaded."""
 
@@ -167,7 +154,7 @@ class TestOneLoad:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_errors(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """An exception reaches everyone who waits, and is not kept."""
 
@@ -184,7 +171,7 @@ class TestOneLoad:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_threads_and_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Who awaits and who does not wait for the same load, whoever began it."""
 
@@ -214,7 +201,7 @@ class TestOneLoad:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_loops_in_threads(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Loops in several threads share one load, whichever of them begins."""
         for _ in range(10):
@@ -234,7 +221,7 @@ class TestOneLoad:
             assert len(count) == 1
             cache.sync.delete("k")
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_invalidation_during_a_load(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """What is loaded while its key is deleted goes to who asked before, and is not kept."""
 
@@ -268,7 +255,7 @@ class TestOneLoad:
 
 class TestCancelling:
     @pytest.mark.parametrize("cancelled", [0, 1], ids=["the first", "another"])
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_a_caller(self, cache: IntelligentCache, run: Run, way: Way, cancelled: int) -> None:
         """One that is cancelled, be it the one that began, leaves the load to the others."""
 
@@ -287,7 +274,7 @@ class TestCancelling:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_all_callers(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A load that nobody waits for any more finishes, and is kept."""
 
@@ -306,7 +293,7 @@ class TestCancelling:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_the_load_itself(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """If the load is cancelled, one who waits for it begins another."""
 
@@ -349,7 +336,7 @@ class TestCancelling:
 
         run(main())
 
-    @in_both_ways
+    @in_both_ways("awaited")
     def test_a_loop_that_ends(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A loop that ends in the middle of a load leaves nothing; the next loop loads."""
 

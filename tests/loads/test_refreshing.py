@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -87,25 +86,6 @@ def test_a_cached_function_reloads(cache: IntelligentCache, clock: ManualClock) 
     assert [answer(7), answer(7)] == [2, 2]
     assert loader.threads[1:] == ["cachekit-load"]
     assert answer.cache_info()[:2] == (4, 1)
-
-
-def test_a_cached_coroutine_function_reloads(cache: IntelligentCache, clock: ManualClock) -> None:
-    loader = Counting()
-
-    @cache.cached(ttl=100, name="answer")
-    async def answer() -> int:
-        await asyncio.sleep(0)
-        return loader()
-
-    async def main() -> list[int]:
-        answers = [await answer()]
-        clock.advance(81)
-        answers.append(await answer())
-        while len(loader.threads) < 2 or cache.get_stats()["memory"].sets < 2:
-            await asyncio.sleep(0)
-        return [*answers, await answer()]
-
-    assert asyncio.run(main()) == [1, 1, 2]
 
 
 def test_many_hits_are_one_reload(cache: IntelligentCache, clock: ManualClock) -> None:

@@ -1,14 +1,16 @@
-"""Loaders that wait to be let go, and who waits for them."""
+"""Loaders that wait to be let go, and who waits for them; a plugin, for its fixture."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from itertools import product
+from typing import Any, Protocol
 
 import inside
 import pytest
-from loops import until
+from loops import LOOPS, until
+from pairwise import in_suite_or_soak
 
 from cachekit.aio import IntelligentCache
 
@@ -39,20 +41,24 @@ class Slow:
         await until(lambda: self.begun >= times, "the loader was called")
 
 
-#: Makes what asks for "k" from a cache and a loader.
-Way = Callable[[IntelligentCache, Callable[[], Awaitable[Any]]], Callable[[], Coroutine[Any, Any, Any]]]
+class Way(Protocol):
+    """Makes what asks for "k" from a cache and a loader, with options of `get_or_set`."""
+
+    def __call__(
+        self, cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
+    ) -> Callable[[], Coroutine[Any, Any, Any]]: ...
 
 
 def _by_key(
-    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]]
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
 ) -> Callable[[], Coroutine[Any, Any, Any]]:
-    return lambda: cache.get_or_set("k", loader)
+    return lambda: cache.get_or_set("k", loader, **options)
 
 
 def _by_cached_function(
-    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]]
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
 ) -> Callable[[], Coroutine[Any, Any, Any]]:
-    @cache.cached(key_func=lambda: "k", name="asked")
+    @cache.cached(key_func=lambda: "k", name="asked", **options)
     async def ask() -> Any:
         return await loader()
 
@@ -61,6 +67,17 @@ def _by_cached_function(
 
 #: One load path, driven in two ways.
 WAYS: dict[str, Way] = {"get_or_set": _by_key, "a cached function": _by_cached_function}
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+def in_both_ways(fixture: str) -> pytest.MarkDecorator:
+    """Run a test in both ways, on both loops, over both caches of a fixture; some of that in the soak."""
+    combinations = in_suite_or_soak(product(["memory", "files"], LOOPS, WAYS))
+    return pytest.mark.parametrize((fixture, "run", "way"), combinations, indirect=True)
 
 
 def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
