@@ -388,10 +388,10 @@ def price(item):
 def test_one(cachekit_cache):
     assert price("a") == price("a") == len(calls)
     assert cachekit_cache is cachekit.get_default_cache()
-    assert inside.memory(cachekit_cache).size() == 1
+    assert cachekit_cache.memory_cache.size() == 1
 
 def test_two(cachekit_cache):
-    assert inside.memory(cachekit_cache).size() == 0
+    assert cachekit_cache.memory_cache.size() == 0
     test_one(cachekit_cache)
 
 def test_three(cachekit_disabled):

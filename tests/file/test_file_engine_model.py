@@ -251,8 +251,8 @@ def slot_by_slot() -> Iterator[None]:
 
 
 EngineAgainstDict.TestCase.settings = explored(steps=1.5)
-SmallEngineAgainstDict.TestCase.settings = explored(steps=2.5)
-GrowingEngineAgainstDict.TestCase.settings = explored(steps=2.5)
+SmallEngineAgainstDict.TestCase.settings = explored(steps=1.5)
+GrowingEngineAgainstDict.TestCase.settings = explored(steps=1.5)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
 TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

@@ -262,5 +262,5 @@ class CachesAgainstDict(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-CachesAgainstDict.TestCase.settings = explored(steps=1.5)
+CachesAgainstDict.TestCase.settings = explored()
 TestCachesAgainstDict = CachesAgainstDict.TestCase
