@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
 from forking import in_fork
 from loops import Run, no_threads, on_a_loop, own_threads
@@ -218,7 +219,7 @@ class TestLife:
         """A child has threads of its own for what it does, and the parent keeps its."""
         cache = IntelligentCache(MemoryCache(), None, file)
         asyncio.run(cache.set("k", 1))
-        executor = cache.sync._loads.tasks.threads._executor
+        executor = inside.loads(cache).tasks.threads._executor
         assert executor is not None
         wait_until(lambda: executor._idle_semaphore._value, "a thread waits for the next step")
 

@@ -216,6 +216,10 @@ class MemoryCache:
     def _peek_value(self, key: str) -> Any | Missing:
         return self._store.peek(key, lambda held: held.value)
 
+    def _check(self) -> None:
+        """Assert that what is held agrees with every index and bound; on a quiet tier."""
+        self._store.check()
+
     def _reader(self) -> Lookups:
         """Counters for one more reader of this tier, which bumps them instead of the tier's own."""
         return self._figures.reader()
