@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from cachekit import set_default_cache
 
@@ -15,15 +14,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell has it for what runs in its background: then so would the processes that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples in each run, however long this machine takes for them; others with
-# `--hypothesis-profile=explore`.
-settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
-settings.load_profile("same")
-
 pytest_plugins = [
-    "aio_caches", "disks", "interrupting", "lease_servers", "loops", "patience", "redis_fixtures",
-    "three_tiers", "turns_taken",
+    "aio_caches", "counting", "disks", "exploring", "given_back", "interrupting", "lease_servers", "loops",
+    "patience", "redis_fixtures", "slow_loads", "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 

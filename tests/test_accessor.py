@@ -10,15 +10,15 @@ import threading
 from functools import partial
 
 import pytest
+import traced
+from exploring import explored
 from forking import in_fork
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
 from cachekit import CacheEntry, MemoryCache
-from cachekit.coherence import accessor
 from cachekit.coherence.accessor import UNAVAILABLE, Accessor
 from cachekit.coherence.pending_invalidations import PendingInvalidations
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
@@ -85,7 +85,7 @@ def test_a_lookup_is_counted_once_when_the_outage_ends_meanwhile() -> None:
         out.tier.mend()
         before = out.memory.get_stats().requests
         look = partial(out.accessor.lookup, 1, out.tier.get, "k")
-        reached = at_line(number, accessor, out.probe, look)
+        reached = at_line(number, traced.ACCESS, out.probe, look)
         if not reached:
             assert number > 1
             break
@@ -531,4 +531,4 @@ class BreakerAndJournal(RuleBasedStateMachine):
 
 
 TestBreakerAndJournal = BreakerAndJournal.TestCase
-TestBreakerAndJournal.settings = settings(max_examples=100)
+TestBreakerAndJournal.settings = explored(steps=2.5)

@@ -17,6 +17,8 @@ SCRIPTS = [
     "asyncio_.py", "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py",
     "memory.py", "redis.py", "serialization.py",
 ]  # fmt: skip
+#: Those that take a second or two; `-m soak` runs the others.
+IN_SUITE = {"decorator.py", "eviction.py", "import_time.py", "loads.py"}
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
     "theine",
@@ -30,6 +32,23 @@ sys.modules.update(dict.fromkeys(blocked))
 sys.argv[:2] = [script]
 sys.path.insert(0, script.rpartition("/")[0])
 runpy.run_path(script, run_name="__main__")
+"""
+
+# Runs scripts for their help, one after the other.
+HELP = """
+import contextlib, io, json, runpy, sys
+folder, *scripts = sys.argv[1:]
+sys.path.insert(0, folder)
+pages = {}
+for script in scripts:
+    sys.argv[:] = [script, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        try:
+            runpy.run_path(f"{folder}/{script}", run_name="__main__")
+        except SystemExit as ended:
+            assert not ended.code, script
+    pages[script] = page.getvalue()
+print(json.dumps(pages))
 """
 
 # Asks one question of rows that fail in every way; prints the number of figures, and the trouble.
@@ -75,7 +94,9 @@ def test_every_script_is_tried_here() -> None:
     assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted([*SCRIPTS, "harness.py"])
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(one, marks=() if one in IN_SUITE else pytest.mark.soak) for one in SCRIPTS]
+)
 def test_it_runs(script: str, tmp_path: Path) -> None:
     """Each script ends well, says what it does, prints environment, tables and targets, and writes JSON."""
     file = tmp_path / "measured.json"
@@ -96,13 +117,14 @@ def test_it_runs(script: str, tmp_path: Path) -> None:
     assert measured["targets"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_says_what_it_measures(script: str) -> None:
-    """`--help` shows the options, and the script's own words."""
-    ended = run(str(BENCHMARKS / script), "--help")
-    assert ended.returncode == 0
-    assert all(option in ended.stdout for option in ("--rounds", "--quick", "--json"))
-    assert "beside" in ended.stdout
+def test_help_says_what_it_measures() -> None:
+    """`--help` shows the options, and the script's own words; each script imports what it measures."""
+    ended = run("-c", HELP, str(BENCHMARKS), *SCRIPTS)
+    assert ended.returncode == 0, ended.stderr
+    pages = json.loads(ended.stdout)
+    assert list(pages) == SCRIPTS
+    for script, page in pages.items():
+        assert all(word in page for word in ("--rounds", "--quick", "--json", "beside")), script
 
 
 def test_a_wrong_number_of_rounds_is_refused() -> None:

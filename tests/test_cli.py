@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,10 +74,19 @@ def table(text: str, title: str) -> list[list[str]]:
     return cells
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.CompletedProcess[str]]:
+    """The demo, run once, with its output in pipes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CACHEKIT_DIR", str(tmp_path_factory.mktemp("demo")))
+        yield run("demo", *SMALL)
+
+
 class TestDemo:
-    def test_each_module_is_loaded_once_and_new_processes_load_nothing(self) -> None:
+    def test_each_module_is_loaded_once_and_new_processes_load_nothing(
+        self, ended: subprocess.CompletedProcess[str]
+    ) -> None:
         """One load per module in the cold pass; the processes after it find all of it on the disk."""
-        ended = run("demo", *SMALL)
         assert (ended.returncode, ended.stderr) == (0, "")
         header, cold, warm = table(ended.stdout, "What the cache did")
         assert header == ["requests", "memory", "file", "loads", "took", "saved", "p50", "p99"]
@@ -106,9 +115,8 @@ class TestDemo:
         assert "127.0.0.1:1" in ended.stderr
         assert "Traceback" not in ended.stderr
 
-    def test_it_finds_something_out(self) -> None:
+    def test_it_finds_something_out(self, ended: subprocess.CompletedProcess[str]) -> None:
         """It names real functions of the standard library, the most complex one first."""
-        ended = run("demo", *SMALL)
         header, *functions = table(ended.stdout, "The most complex functions among them")
         assert header == ["function", "complexity", "lines"]
         complexities = [int(complexity) for _, complexity, _ in functions]
@@ -128,9 +136,8 @@ class TestDemo:
         counts = sorted((asked.count(source) for source in sources), reverse=True)
         assert sum(counts[:10]) > 5_000
 
-    def test_output_that_is_no_terminal_is_plain(self) -> None:
+    def test_output_that_is_no_terminal_is_plain(self, ended: subprocess.CompletedProcess[str]) -> None:
         """A pipe gets ASCII lines without control sequences, and no more than a screen of them."""
-        ended = run("demo", *SMALL)
         assert ended.stdout.isascii()
         assert "\x1b" not in ended.stdout
         assert len(ended.stdout.splitlines()) <= 30
@@ -154,9 +161,9 @@ class TestDemo:
         assert "\x1b" not in sent
         assert "one per key" in sent
 
-    def test_without_rich_a_pipe_gets_the_same_lines(self) -> None:
+    def test_without_rich_a_pipe_gets_the_same_lines(self, ended: subprocess.CompletedProcess[str]) -> None:
         """Rich changes the looks only: the findings are the same lines."""
-        bare, ended = run("demo", *SMALL, code=WITHOUT_RICH), run("demo", *SMALL)
+        bare = run("demo", *SMALL, code=WITHOUT_RICH)
         title = "The most complex functions among them"
         assert (bare.returncode, bare.stderr) == (0, "")
         assert table(bare.stdout, title) == table(ended.stdout, title)

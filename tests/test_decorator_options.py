@@ -11,8 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
-from counting import Calls, counted, counted_async
+from counting import Calls, Counts, counted, counted_async
 
 from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
 from cachekit.testing import ManualClock
@@ -37,10 +38,10 @@ async def awaited(answer: object) -> bool:
 
 
 class TestOptions:
-    def test_ttl(self, cache: IntelligentCache, clock: ManualClock) -> None:
+    def test_ttl(self, cache: IntelligentCache, counts: Counts, clock: ManualClock) -> None:
         """Seconds, a timedelta, the cache's default, or forever."""
         for ttl, life in [(5, 5), (timedelta(minutes=1), 60), (None, 100)]:
-            function, calls = counted(lambda: 1, ttl=ttl)
+            function, calls = counts(lambda: 1, ttl=ttl)
             function()
             clock.advance(life - 1)
             function()
@@ -50,9 +51,9 @@ class TestOptions:
             assert len(calls.seen) == 2
             function.cache_clear()
 
-    def test_ttl_of_nothing(self, cache: IntelligentCache) -> None:
+    def test_ttl_of_nothing(self, cache: IntelligentCache, counts: Counts) -> None:
         """With a TTL of 0 nothing is kept."""
-        function, calls = counted(lambda: 1, ttl=0)
+        function, calls = counts(lambda: 1, ttl=0)
         function(), function()
         assert len(calls.seen) == 2
 
@@ -75,9 +76,9 @@ class TestOptions:
 
         assert [asked()[:2], asked()[:2]] == [(1, 2), (3, 0)]
 
-    def test_ttl_function(self, cache: IntelligentCache, clock: ManualClock) -> None:
+    def test_ttl_function(self, cache: IntelligentCache, counts: Counts, clock: ManualClock) -> None:
         """The TTL may depend on the answer; None is the cache's default."""
-        function, calls = counted(lambda x: x, ttl=lambda answer: {1: 10, 2: 0}.get(answer))
+        function, calls = counts(lambda x: x, ttl=lambda answer: {1: 10, 2: 0}.get(answer))
         for x in (1, 1, 2, 2, 3, 3):
             function(x)
         assert calls.seen == [(1,), (2,), (2,), (3,)]
@@ -85,23 +86,23 @@ class TestOptions:
         function(1), function(3)
         assert calls.seen[4:] == [(1,)]
 
-    def test_store_if(self, cache: IntelligentCache) -> None:
+    def test_store_if(self, cache: IntelligentCache, counts: Counts) -> None:
         """An answer may be returned and not kept."""
-        function, calls = counted(lambda x: x, store_if=lambda answer: answer is not None)
+        function, calls = counts(lambda x: x, store_if=lambda answer: answer is not None)
         assert [function(None), function(None), function(1), function(1)] == [None, None, 1, 1]
         assert calls.seen == [(None,), (None,), (1,)]
 
-    def test_copy(self, cache: IntelligentCache) -> None:
+    def test_copy(self, cache: IntelligentCache, counts: Counts) -> None:
         """With copy=True a caller may change what it gets, the first one too; without, all share one."""
-        function, _ = counted(lambda: [[1]], copy=True)
+        function, _ = counts(lambda: [[1]], copy=True)
         for answer in (function(), function(), function.refresh()):
             answer[0].append(2)
         assert function() == [[1]]
 
-    def test_tags(self, cache: IntelligentCache) -> None:
+    def test_tags(self, cache: IntelligentCache, counts: Counts) -> None:
         """Answers carry the tags, which may depend on the arguments."""
         for tags in ({"user:1"}, lambda user: [f"user:{user}"]):
-            function, calls = counted(lambda user: user, tags=tags)
+            function, calls = counts(lambda user: user, tags=tags)
             function(1)
             assert cache.invalidate_by_tags({"user:2"}) == 0
             assert cache.invalidate_by_tags({"user:1"}) == 1
@@ -172,7 +173,7 @@ class TestOptions:
             ):
                 assert function(1) is function(1)
                 assert own.contains(function.key(1))
-        assert len(cache._core.memory) == 0
+        assert inside.memory(cache).size() == 0
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy as copying
 import functools
 import inspect
+import itertools
 import os
 import pickle
 import re
@@ -20,8 +21,9 @@ from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock
 
+import inside
 import pytest
-from counting import counted
+from counting import Counts, counted
 from racing import frequent_switches, in_thread, race
 
 from cachekit import (
@@ -63,23 +65,23 @@ def stacked(x: int) -> list[int]:
 
 
 class TestAnswers:
-    def test_an_answer_is_remembered(self, cache: IntelligentCache) -> None:
+    def test_an_answer_is_remembered(self, cache: IntelligentCache, counts: Counts) -> None:
         """The function is called once per question."""
-        function, calls = counted(lambda x: [x])
+        function, calls = counts(lambda x: [x])
         assert function(1) is function(1)
         assert function(2) == [2]
         assert calls.seen == [(1,), (2,)]
         assert function.cache_info() == CacheInfo(hits=1, misses=2, size=2)
 
-    def test_none_is_an_answer(self, cache: IntelligentCache) -> None:
+    def test_none_is_an_answer(self, cache: IntelligentCache, counts: Counts) -> None:
         """None is remembered like any other value."""
-        function, calls = counted(lambda x: None)
+        function, calls = counts(lambda x: None)
         assert [function(1), function(1)] == [None, None]
         assert len(calls.seen) == 1
 
-    def test_an_exception_is_not(self, cache: IntelligentCache) -> None:
+    def test_an_exception_is_not(self, cache: IntelligentCache, counts: Counts) -> None:
         """An exception passes through, and the next call tries again."""
-        function, calls = counted(lambda x: 1 / x)
+        function, calls = counts(lambda x: 1 / x)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 function(0)
@@ -98,9 +100,11 @@ class TestAnswers:
                 ask()
 
     @pytest.mark.parametrize("make", [iter, reversed, enumerate, lambda items: (item for item in items)])
-    def test_what_can_be_read_once_is_refused(self, cache: IntelligentCache, make: Any) -> None:
+    def test_what_can_be_read_once_is_refused(
+        self, cache: IntelligentCache, counts: Counts, make: Any
+    ) -> None:
         """An iterator as an answer is an error that says what to do, every time."""
-        function, _ = counted(lambda: make([1]))
+        function, _ = counts(lambda: make([1]))
         for _ in range(2):
             with pytest.raises(SerializationError, match="can be read only once; cache its contents instead"):
                 function()
@@ -136,7 +140,7 @@ class TestAnswers:
         for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"x": 1})]:
             with pytest.raises(TypeError, match=r"^at_module_level\(\): "):
                 at_module_level(*args, **kwargs)
-        assert len(cache._core.memory) == 0
+        assert inside.memory(cache).size() == 0
 
     def test_after_close(self) -> None:
         """A function whose cache was closed says so, also for what it had in front."""
@@ -165,6 +169,15 @@ def test_a_function_that_calls_itself_goes_a_hundred_levels_deep() -> None:
 
 
 class TestQuestions:
+    def test_invalidating_what_was_asked(self, cache: IntelligentCache, counts: Counts) -> None:
+        """One call's answer is forgotten, or all of them, or what has a tag."""
+        answers = itertools.count(1)
+        function, _ = counts(lambda x: next(answers), tags=lambda x: {f"x:{x}"})
+        assert [function(1), function.invalidate(1), function.invalidate(1)] == [1, True, False]
+        assert [function(1), function.refresh(1), function(1), cache.get(function.key(1))] == [2, 3, 3, 3]
+        assert [function.cache_clear(), function(1)] == [1, 4]
+        assert [cache.invalidate_by_tags({"x:1"}), function(1)] == [1, 5]
+
     def test_invalidate(self, cache: IntelligentCache) -> None:
         """One call's answer is forgotten, however the call is spelled."""
         at_module_level(1)
@@ -181,25 +194,27 @@ class TestQuestions:
         assert one.cache_info().size == 0
         assert two(1) is kept
 
-    def test_refresh(self, cache: IntelligentCache) -> None:
+    def test_refresh(self, cache: IntelligentCache, counts: Counts) -> None:
         """The function is called again, and the new answer takes the old one's place."""
         answers = iter("ab")
-        function, _ = counted(lambda: next(answers))
+        function, _ = counts(lambda: next(answers))
         assert [function(), function(), function.refresh(), function()] == ["a", "a", "b", "b"]
 
     @pytest.mark.parametrize(
         "options", [{"store_if": lambda answer: answer != "b"}, {"ttl": {"a": 5, "b": 0, "c": 5}.get}]
     )
-    def test_a_refresh_whose_answer_is_not_kept(self, cache: IntelligentCache, options: Any) -> None:
+    def test_a_refresh_whose_answer_is_not_kept(
+        self, cache: IntelligentCache, counts: Counts, options: Any
+    ) -> None:
         """The old answer goes nevertheless."""
         answers = iter("abc")
-        function, _ = counted(lambda: next(answers), **options)
+        function, _ = counts(lambda: next(answers), **options)
         assert [function(), function.refresh(), function(), function()] == ["a", "b", "c", "c"]
 
-    def test_a_refresh_that_fails(self, cache: IntelligentCache) -> None:
+    def test_a_refresh_that_fails(self, cache: IntelligentCache, counts: Counts) -> None:
         """The old answer stays."""
         answers: list[Any] = [1, 0]
-        function, _ = counted(lambda: 1 / answers.pop(0))
+        function, _ = counts(lambda: 1 / answers.pop(0))
         assert function() == 1
         with pytest.raises(ZeroDivisionError):
             function.refresh()
@@ -208,7 +223,7 @@ class TestQuestions:
     def test_key(self, cache: IntelligentCache) -> None:
         """The key is readable, and the one that the cache knows."""
         at_module_level(1)
-        assert [held.key for held in cache._core.memory.all_held()] == [at_module_level.key(1)]
+        assert inside.memory(cache).keys() == [at_module_level.key(1)]
         pattern = rf"{re.escape(__name__)}\.at_module_level@[0-9a-f]{{12}}\(1,2\)"
         assert re.fullmatch(pattern, at_module_level.key(1))
         assert cache.invalidate_by_pattern(r".*at_module_level@.*\(1,") == 1
@@ -266,7 +281,7 @@ class TestLeftAsItWas:
     def test_two_of_them(self, cache: IntelligentCache, clock: ManualClock) -> None:
         """One cache_result above another is two caches, each with its own answers."""
         assert stacked(1) is stacked(1)
-        assert len(cache._core.memory) == 2
+        assert inside.memory(cache).size() == 2
         assert stacked.key(1) != stacked.__wrapped__.key(1)  # type: ignore[attr-defined]
 
     def test_above_and_below_other_decorators(self, cache: IntelligentCache) -> None:
@@ -327,10 +342,9 @@ class TestOneLoad:
         function, calls = counted(fail)
         leader = in_thread(function)
         assert begun.wait(60)
-        flight = cache._core.loads.flights._flights[function.key()]
         others = [in_thread(function) for _ in range(3)]
         waiting = threading.Event()
-        while flight._event is None:  # none of them waits yet
+        while not inside.threads_waiting(cache, function.key()):  # none of them waits yet
             waiting.wait(0.001)
         go.set()
         errors = []
@@ -340,7 +354,7 @@ class TestOneLoad:
             errors.append(raised.value)
         assert errors.count(errors[0]) >= 2  # those who came after the end of the load began another one
         assert len(calls.seen) == len(set(map(id, errors)))
-        assert len(cache._core.memory) == 0
+        assert inside.memory(cache).size() == 0
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A function may ask itself."""

@@ -1,4 +1,8 @@
-"""cache_result on `async def`: one load per key on a loop, across loops and threads, and cancellation."""
+"""cache_result on `async def`: what is special about it.
+
+That there is one load per key among tasks, loops and threads, and what cancelling leaves behind, is in
+aio/test_aio_loads.py.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 from counting import counted_async
 from racing import in_thread, race
 
-from cachekit import CacheInfo, IntelligentCache, MemoryCache, SerializationError, cache_result, override
+from cachekit import IntelligentCache, MemoryCache, SerializationError, cache_result, override
 from cachekit.testing import ManualClock
 
 
@@ -48,20 +53,6 @@ async def settle() -> None:
 
 
 class TestAnswers:
-    def test_answers_none_and_exceptions(self, cache: IntelligentCache) -> None:
-        """Answers and None are remembered, exceptions are not."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda x: None if x == 1 else 1 / x)
-            assert [await function(1), await function(1), await function(2)] == [None, None, 0.5]
-            for _ in range(2):
-                with pytest.raises(ZeroDivisionError):
-                    await function(0)
-            assert calls.seen == [(1,), (2,), (0,), (0,)]
-            assert function.cache_info() == CacheInfo(1, 4, 2)
-
-        asyncio.run(main())
-
     def test_what_can_be_used_once_is_refused(self, cache: IntelligentCache) -> None:
         """An iterator, and something that is yet to be awaited, are errors that say what to do."""
 
@@ -78,40 +69,6 @@ class TestAnswers:
             function, _ = counted_async(lambda: iter([1]))
             with pytest.raises(SerializationError, match="can be read only once"):
                 await function()
-
-        asyncio.run(main())
-
-    def test_questions(self, cache: IntelligentCache, clock: ManualClock) -> None:
-        """What may have to ask a tier is awaited; key and cache_info are not."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda x: len(calls.seen), ttl=5, tags=lambda x: {f"x:{x}"})
-            assert await function(1) == 1
-            assert await function.invalidate(1) is True
-            assert await function(1) == 2
-            assert await function.refresh(1) == await function(1) == 3
-            assert cache.get(function.key(1)) == 3
-            assert await function.cache_clear() == 1
-            assert await function(1) == 4
-            assert cache.invalidate_by_tags({"x:1"}) == 1
-            assert await function(1) == 5
-            clock.advance(5)
-            assert await function(1) == 6
-
-        asyncio.run(main())
-
-    def test_copies_and_conditions(self, cache: IntelligentCache) -> None:
-        """Copy and store_if are as for `def`."""
-
-        async def main() -> None:
-            function, calls = counted_async(lambda: [1], copy=True)
-            for answer in (await function(), await function(), await function.refresh()):
-                answer.append(2)
-            assert await function() == [1]
-            function, calls = counted_async(lambda x: x, name="if", store_if=bool)
-            for x in (0, 0, 1, 1):
-                await function(x)
-            assert calls.seen == [(0,), (0,), (1,)]
 
         asyncio.run(main())
 
@@ -176,86 +133,6 @@ class Slow:
 
 
 class TestOneLoad:
-    def test_tasks_on_a_loop(self, cache: IntelligentCache) -> None:
-        """Of tasks that ask together one works the answer out, and all get it."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(1)) for _ in range(20)]
-            await settle()
-            slow.go.set()
-            answers = await asyncio.gather(*tasks)
-            assert all(answer is answers[0] for answer in answers)
-            assert slow.begun == 1
-
-        asyncio.run(main())
-
-    def test_an_exception_reaches_every_task(self, cache: IntelligentCache) -> None:
-        """Whoever waits sees why, and nothing is kept."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(-1)) for _ in range(5)]
-            await settle()
-            slow.go.set()
-            errors = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(error) for error in errors] == [LookupError] * 5
-            assert slow.begun == 1
-            assert len(cache._core.memory) == 0
-
-        asyncio.run(main())
-
-    @pytest.mark.parametrize("cancelled", [0, 1], ids=["the first", "another"])
-    def test_a_cancelled_caller(self, cache: IntelligentCache, cancelled: int) -> None:
-        """Cancelling one that waits, be it the one that began, leaves the load to the others."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            tasks = [asyncio.create_task(slow.ask(1)) for _ in range(3)]
-            await settle()
-            tasks.pop(cancelled).cancel()
-            await settle()
-            slow.go.set()
-            assert await asyncio.gather(*tasks) == [[1], [1]]
-            assert (slow.begun, slow.ended) == (1, 1)
-
-        asyncio.run(main())
-
-    def test_a_caller_that_has_no_patience(self, cache: IntelligentCache) -> None:
-        """A caller that gave up leaves the answer to the cache."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(slow.ask(1), 0)
-            task = asyncio.create_task(slow.ask(1))
-            await settle()
-            task.cancel()
-            await settle()
-            slow.go.set()
-            await settle()
-            assert cache.get(slow.ask.key(1)) == [1]
-
-        asyncio.run(main())
-
-    def test_a_load_that_is_cancelled_hands_over(self, cache: IntelligentCache) -> None:
-        """If the load itself is cancelled, one who waits begins another."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            first, second = (asyncio.create_task(slow.ask(1)) for _ in range(2))
-            await settle()
-            (load,) = cache._core.loads.tasks._tasks
-            load.cancel()
-            await settle()
-            assert slow.begun == 2
-            slow.go.set()
-            with pytest.raises(asyncio.CancelledError):
-                await first
-            assert await second == [1]
-
-        asyncio.run(main())
-
     def test_a_loop_that_ends_hands_over(self, cache: IntelligentCache) -> None:
         """When the loop of a load ends, a thread that waits for the answer works it out itself."""
         begun, waits = threading.Event(), threading.Event()
@@ -273,53 +150,12 @@ class TestOneLoad:
 
         loop = in_thread(lambda: asyncio.run(main()))
         assert begun.wait(60)
-        flight = cache._core.loads.flights._flights["shared"]
         waiter = in_thread(lambda: cache.get_or_set("shared", lambda: "worked out"))
-        while flight._event is None:
+        while not inside.threads_waiting(cache, "shared"):
             begun.wait(0)
         waits.set()
         loop()
         assert waiter() == "worked out"
-
-    def test_a_thread_waits_for_a_task(self, cache: IntelligentCache) -> None:
-        """A thread that asks for what a task is loading gets the task's answer, and the loop goes on."""
-
-        async def main() -> None:
-            slow = Slow(cache, key_func=lambda x: "shared")
-            task = asyncio.create_task(slow.ask(1))
-            await settle()
-            waiter = asyncio.create_task(
-                asyncio.to_thread(cache.get_or_set, "shared", lambda: pytest.fail("loaded twice"))
-            )
-            flight = cache._core.loads.flights._flights["shared"]
-            while flight._event is None:
-                await asyncio.sleep(0)
-            slow.go.set()
-            assert await waiter is await task
-
-        asyncio.run(main())
-
-    def test_a_task_waits_for_a_thread(self, cache: IntelligentCache) -> None:
-        """A task that asks for what a thread is loading gets its answer, without blocking the loop."""
-        begun, go = threading.Event(), threading.Event()
-
-        def load() -> list[int]:
-            begun.set()
-            go.wait(60)
-            return [1]
-
-        function, calls = counted_async(lambda: [2], key_func=lambda: "shared")
-        leader = in_thread(lambda: cache.get_or_set("shared", load))
-        assert begun.wait(60)
-
-        async def main() -> Any:
-            task = asyncio.create_task(function())
-            await settle()
-            go.set()
-            return await task
-
-        assert asyncio.run(main()) is leader()
-        assert calls.seen == []
 
     def test_loops_in_threads(self, cache: IntelligentCache) -> None:
         """Tasks on several loops wait for one load, too."""
@@ -341,22 +177,13 @@ class TestOneLoad:
         leader = in_thread(lambda: asyncio.run(several()))
         assert begun.wait(60)
         others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
-        flight = cache._core.loads.flights._flights[function.key()]
-        while len(flight._watchers) < 12:
+        while inside.tasks_waiting(cache, function.key()) < 12:
             go.wait(0)
         go.set()
         answers = [answer for end in (leader, *others) for answer in end()]
         assert len(answers) == 12
         assert all(answer is answers[0] for answer in answers)
         assert len(count) == 1
-
-    def test_loops_that_race(self, cache: IntelligentCache) -> None:
-        """Whoever comes first, on whichever loop, there is one load."""
-        for x in range(20):
-            function, calls = counted_async(lambda x: [x], name=f"race {x}")
-            answers = race(*[lambda: asyncio.run(function(1))] * 4)  # noqa: B023
-            assert all(answer is answers[0] for answer in answers)
-            assert len(calls.seen) == 1
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A coroutine function may ask itself, also twice at a time."""
@@ -405,23 +232,6 @@ class TestOneLoad:
 
         asyncio.run(main())
 
-    def test_invalidation_during_a_load(self, cache: IntelligentCache) -> None:
-        """An answer that is being worked out when it is invalidated is not kept; later callers ask anew."""
-
-        async def main() -> None:
-            slow = Slow(cache)
-            early = asyncio.create_task(slow.ask(1))
-            await settle()
-            await slow.ask.invalidate(1)
-            late = asyncio.create_task(slow.ask(1))
-            await settle()
-            assert slow.begun == 2
-            slow.go.set()
-            assert await early is not await late
-            assert await slow.ask(1) is await late
-
-        asyncio.run(main())
-
     def test_a_refresh_meets_callers(self, cache: IntelligentCache) -> None:
         """While an answer is refreshed the old one serves; afterwards the new one does."""
 
@@ -450,6 +260,6 @@ class TestOneLoad:
 
         race(*[partial(asyncio.run, main()) for _ in range(2)])
         gc.collect()
-        assert len(cache._core.loads.flights) == 0
-        assert not cache._core.loads.tasks._tasks
-        assert len(cache._core.memory._fences) == 0
+        assert len(inside.flights(cache)) == 0
+        assert not inside.tasks(cache)
+        assert len(inside.fences(inside.memory(cache))) == 0

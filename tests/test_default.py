@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import inside
 import pytest
 from counting import counted, counted_async
 from racing import in_thread, race
@@ -53,7 +54,7 @@ class TestFunctions:
         left = cachekit.optimize_cache_performance().size
         assert left == cache.get_stats()["combined"].size
         assert cachekit.clear_all_caches() is True
-        assert len(cache._core.memory) == 0
+        assert inside.memory(cache).size() == 0
 
     def test_set_default_cache(self) -> None:
         """It returns the cache until now; functions see the new one at once."""
@@ -84,7 +85,7 @@ class TestOverride:
         with IntelligentCache(file_cache=None) as cache, override(cache) as same:
             assert same is cache is get_default_cache()
             function(1), function(1)
-            assert len(cache._core.memory) == 1
+            assert inside.memory(cache).size() == 1
             assert function.cache_info() == CacheInfo(1, 1, 1)
         function(1)
         assert len(calls.seen) == 2
@@ -132,7 +133,7 @@ class TestOverride:
         end = in_thread(other)
         assert entered.wait(60)
         function()
-        assert (len(one._core.memory), len(two._core.memory)) == (0, 1)
+        assert (inside.memory(one).size(), inside.memory(two).size()) == (0, 1)
         outer.close()  # the older block ends first
         assert get_default_cache() is two
         done.set()
@@ -147,7 +148,7 @@ class TestOverride:
             function, _ = counted(lambda: 1, cache=own)
             with override(other):
                 function()
-            assert (len(own._core.memory), len(other._core.memory)) == (1, 0)
+            assert (inside.memory(own).size(), inside.memory(other).size()) == (1, 0)
 
     def test_a_call_across_a_switch(self) -> None:
         """A call that began before a switch fills the old cache, and never the new one's front."""
@@ -382,10 +383,10 @@ def price(item):
 def test_one(cachekit_cache):
     assert price("a") == price("a") == len(calls)
     assert cachekit_cache is cachekit.get_default_cache()
-    assert len(cachekit_cache._core.memory) == 1
+    assert cachekit_cache.memory_cache.size() == 1
 
 def test_two(cachekit_cache):
-    assert len(cachekit_cache._core.memory) == 0
+    assert cachekit_cache.memory_cache.size() == 0
     test_one(cachekit_cache)
 
 def test_three(cachekit_disabled):

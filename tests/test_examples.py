@@ -1,4 +1,4 @@
-"""The examples run, print what they promise, and are well typed."""
+"""The examples run, and print what they promise; test_typing.py sees to their types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from typecheckers import mypy, pyright
 
 HERE = Path(__file__).parents[1] / "examples"
 
@@ -58,16 +57,14 @@ def test_the_readmes_code_is_among_them() -> None:
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_it_runs(name: str, tmp_path: Path) -> None:
-    """It ends well, without a warning, and prints its line; the tests among them pass."""
+    """It ends well, without a warning, and prints its line; the tests among them pass.
+
+    What the first run has left behind does not make a second one wrong.
+    """
     printed = run(name, tmp_path)
     assert re.search(re.escape(EXPECTED[name]).replace(r"\#", r"\d+\.\d"), printed), printed
-
-
-@pytest.mark.parametrize("name", sorted(AGAIN))
-def test_it_runs_again(name: str, tmp_path: Path) -> None:
-    """What the first run has left behind does not make the second one wrong."""
-    run(name, tmp_path)
-    assert AGAIN[name] in run(name, tmp_path)
+    if name in AGAIN:
+        assert AGAIN[name] in run(name, tmp_path)
 
 
 def run(name: str, directory: Path) -> str:
@@ -82,14 +79,3 @@ def run(name: str, directory: Path) -> str:
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
-
-
-def test_mypy(tmp_path: Path) -> None:
-    """Mypy --strict has nothing to say."""
-    files = sorted(HERE.glob("*.py"))
-    assert mypy(tmp_path, *files) == f"Success: no issues found in {len(files)} source files\n"
-
-
-def test_pyright(tmp_path: Path) -> None:
-    """Nor has pyright."""
-    assert pyright(tmp_path, *sorted(HERE.glob("*.py"))) == []

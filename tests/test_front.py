@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import inside
 import pytest
 from counting import counted
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from racing import frequent_switches, race
@@ -198,7 +199,7 @@ class FastPath(RuleBasedStateMachine):
     @invariant()
     def stores_agree(self) -> None:
         for cache in getattr(self, "caches", ()):
-            cache._core.memory.check()
+            inside.memory(cache)._check()
 
     def teardown(self) -> None:
         while getattr(self, "exits", ()):
@@ -210,7 +211,7 @@ class FastPath(RuleBasedStateMachine):
 
 
 TestFront = FastPath.TestCase
-TestFront.settings = settings(max_examples=100, stateful_step_count=50)
+TestFront.settings = explored(steps=2.5)
 
 
 class TestOne:
@@ -301,7 +302,7 @@ class TestOne:
             memory = MemoryCache(10_000)
             cache = IntelligentCache(memory, file_cache=None)
             cache.set("k", 1)
-            held = memory._store.find("k")
+            held = inside.store(memory).find("k")
             assert held is not None
             fronts = [fronts_module.FastPath() for _ in range(2_000)]
 

@@ -27,7 +27,8 @@ from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from hypothesis import example, given, settings
+from exploring import explored
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachekit import KeyEncodingError, cache_result
@@ -203,7 +204,7 @@ class Rounded(float):
 
 class TestEncoding:
     @given(st.data())
-    @settings(max_examples=400)
+    @explored(examples=5)
     def test_equal_keys_exactly_if_equal_with_types(self, data: st.DataObject) -> None:
         """Two argument tuples of one length have one text exactly if they are the same, types included."""
         a = data.draw(_arguments)
@@ -214,7 +215,7 @@ class TestEncoding:
         assert same(a, b) == (text(*a) == text(*b))
 
     @given(_values, _values)
-    @settings(max_examples=400)
+    @explored(examples=5)
     @example(1, True)
     @example(1, 1.0)
     @example("1", 1)
@@ -230,7 +231,7 @@ class TestEncoding:
         assert same(a, b) == (encode(a) == encode(b))
 
     @given(_values)
-    @settings(max_examples=100)
+    @explored(examples=3)
     def test_a_copy_is_the_same_question(self, value: Any) -> None:
         """What is equal and made anew has the same text."""
         assert encode(value) == encode(copy.deepcopy(value))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from exploring import explored
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import IntelligentCache, cache_result, override
@@ -82,7 +83,7 @@ class TestCalls:
         st.lists(st.integers(0, 2), max_size=4),
         st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2), max_size=3),
     )
-    @settings(max_examples=300)
+    @explored(examples=5)
     def test_binding_is_python_s_own(self, function: Any, args: list[int], kwargs: dict[str, int]) -> None:
         """Each parameter gets what a call would give it, and what cannot be called is a TypeError."""
         try:

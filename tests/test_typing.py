@@ -1,7 +1,8 @@
 """What mypy and pyright see: the types of cached functions stay, and wrong calls are rejected.
 
 The files in typing/ hold what must be accepted, with `assert_type`, and what must not, marked with
-`# type: ignore[code]`. Both checkers run on the package as it is installed.
+`# type: ignore[code]`. The examples are accepted as they are. Both checkers run once, on the package as it is
+installed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from typecheckers import mypy, pyright
 
-HERE = Path(__file__).parent / "typing"
+HERE = Path(__file__).parent
+CASES = sorted((HERE / "typing").glob("*.py"))
+EXAMPLES = sorted((HERE.parent / "examples").glob("*.py"))
 
 
 def test_mypy(tmp_path: Path) -> None:
@@ -18,19 +21,18 @@ def test_mypy(tmp_path: Path) -> None:
 
     In strict mode a `type: ignore` that ignores nothing is an error.
     """
-    files = [HERE / "awaited.py", HERE / "functions.py"]
-    assert mypy(tmp_path, *files) == "Success: no issues found in 2 source files\n"
+    files = [file for file in CASES + EXAMPLES if file.name != "for_pyright.py"]
+    assert mypy(tmp_path, *files) == f"Success: no issues found in {len(files)} source files\n"
 
 
 def test_pyright(tmp_path: Path) -> None:
     """Pyright accepts the right calls and rejects exactly the wrong ones."""
-    files = sorted(HERE.glob("*.py"))
     expected = {
         (file.name, number)
-        for file in files
+        for file in CASES
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if "# type: ignore[" in line
     }
-    errors = pyright(tmp_path, *files)
+    errors = pyright(tmp_path, *CASES, *EXAMPLES)
     assert len(expected) > 30
     assert expected == {(name, line) for name, line, _ in errors}, errors

@@ -62,8 +62,9 @@ def _prepare_output() -> None:
 
 
 def _give_up_output() -> None:
-    with contextlib.suppress(io.UnsupportedOperation):  # a program that has put something else there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Suppressed: a program has put something else there.
+    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

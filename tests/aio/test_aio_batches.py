@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import inside
 import pytest
 from loops import Run, settle, until
 from slow_loads import Slow, fails, one_more
@@ -66,7 +67,7 @@ class TestMany:
             with pytest.raises(ValueError, match="returned keys that it was not asked for"):
                 await cache.get_or_set_many(["a"], too_much)
             assert await cache.get_many(["a", "x"]) == {}
-            assert len(cache.sync._core.loads.flights) == 0
+            assert len(inside.flights(cache)) == 0
 
         run(main())
 
@@ -120,14 +121,14 @@ class TestMany:
             with pytest.raises(asyncio.CancelledError):
                 await batch
             slow.go.set()
-            await until(lambda: not cache.sync._core.loads.tasks._tasks, "the load is over")
+            await until(lambda: not inside.tasks(cache), "the load is over")
             assert await cache.get("a") == 1
 
             slow = Slow({"b": 1})
             batch = asyncio.create_task(cache.get_or_set_many(["b"], lambda keys: slow()))
             await slow.has_begun()
             waiter = await one_more(cache, "b", lambda: 2)
-            (load,) = cache.sync._core.loads.tasks._tasks
+            (load,) = inside.tasks(cache)
             load.cancel()
             assert await waiter == 2
             with pytest.raises(asyncio.CancelledError, match="the load of several keys was cancelled"):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
+import inside
 import pytest
 from loops import Run, no_threads, settle, until
 from racing import in_thread
@@ -37,7 +38,7 @@ class TestEnd:
             await slow.has_begun(2)
             await all_wait(cache, 3)
             await cache.aclose()
-            assert not cache.sync._core.loads.tasks._tasks
+            assert not inside.tasks(cache)
             errors = await asyncio.gather(*tasks, batch, return_exceptions=True)
             assert [type(error) for error in errors] == [CacheClosedError] * 4
             assert slow.ended == 0
@@ -46,7 +47,7 @@ class TestEnd:
 
         run(main())
         no_threads()
-        assert len(cache.sync._core.loads.flights) == 0
+        assert len(inside.flights(cache)) == 0
 
     @pytest.mark.parametrize("loop_goes_on", [True, False])
     def test_what_would_be_awaited_after_the_end(
@@ -131,10 +132,10 @@ class TestEnd:
                 assert isinstance(await ends(call), KeyError)
             assert await ends(lambda: cache.get_or_set("k", stops_in_a_thread)) is None
             await settle()
-            assert not cache.sync._core.loads.tasks._tasks
+            assert not inside.tasks(cache)
 
         run(main())
-        assert len(cache.sync._core.loads.flights) == 0
+        assert len(inside.flights(cache)) == 0
 
     def test_who_waits_for_a_load_that_was_stopped_tries_again(
         self, cache: IntelligentCache, run: Run
@@ -184,12 +185,12 @@ class TestEnd:
             await cache.warm_cache(["c", "d"], lambda key: 1 / 0)
             await settle()
             assert asyncio.all_tasks() == {asyncio.current_task()}
-            assert not cache.sync._core.loads.tasks._tasks
+            assert not inside.tasks(cache)
 
         run(main())
-        assert len(cache.sync._core.loads.flights) == 0
+        assert len(inside.flights(cache)) == 0
         # A thread lets go of its step, whose context has the load, a moment after that is over.
-        fences = cache.sync._core.memory._fences
+        fences = inside.fences(inside.memory(cache))
         wait_until(lambda: gc.collect() >= 0 and len(fences) == 0, "the fences are gone")
         run(cache.close())
         no_threads()
@@ -251,8 +252,7 @@ class TestFullPools:
             waiters = [
                 asyncio.create_task(asyncio.to_thread(cache.sync.get_or_set, "k", fails)) for _ in range(4)
             ]
-            flight = cache.sync._core.loads.flights._flights["k"]
-            await until(lambda: flight._event is not None, "a thread waits")
+            await until(lambda: inside.threads_waiting(cache, "k"), "a thread waits")
             go.set()
             assert await asyncio.gather(leader, *waiters) == ["loaded"] * 5
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import inside
 import pytest
 from loops import Run, no_threads, until
+from slow_loads import Way, in_both_ways
 
 from cachekit import CacheError, LoadTimeoutError
 from cachekit.aio import FileCache, IntelligentCache, LoadOptions, MemoryCache
@@ -67,7 +69,8 @@ def test_a_load_that_fails_gives_the_stale_value(clocked: Clocked, run: Run) -> 
     run(main())
 
 
-def test_timeouts(clocked: Clocked, run: Run) -> None:
+@in_both_ways("clocked")
+def test_timeouts(clocked: Clocked, run: Run, way: Way) -> None:
     """A load that hangs gives the stale value, or an error; the next caller begins another one."""
     cache = clocked.cache
     soft = LoadOptions(soft_timeout=0.01)
@@ -76,7 +79,7 @@ def test_timeouts(clocked: Clocked, run: Run) -> None:
     async def main() -> None:
         await cache.get_or_set("k", lambda: "old", ttl=10, stale_ttl=60)
         clocked.clock.advance(10)
-        assert await cache.get_or_set("k", hangs, stale_ttl=60, load=soft) == "old"
+        assert await way(cache, hangs, stale_ttl=60, load=soft)() == "old"
         assert await cache.get_or_set("k", fails, stale_ttl=60) == "old", "it is still being loaded"
         with pytest.raises(LoadTimeoutError):
             await cache.get_or_set("new", hangs, load=hard)
@@ -94,7 +97,8 @@ def test_timeouts(clocked: Clocked, run: Run) -> None:
     no_threads()
 
 
-def test_what_comes_late_is_kept(clocked: Clocked, run: Run) -> None:
+@in_both_ways("clocked")
+def test_what_comes_late_is_kept(clocked: Clocked, run: Run, way: Way) -> None:
     """A load that outran its time goes on, and what it brings is there for who asks next."""
     cache = clocked.cache
 
@@ -105,16 +109,18 @@ def test_what_comes_late_is_kept(clocked: Clocked, run: Run) -> None:
             await go.wait()
             return "late"
 
-        with pytest.raises(LoadTimeoutError):
-            await cache.get_or_set("k", late, load=LoadOptions(hard_timeout=0.01))
+        ask = way(cache, late, load=LoadOptions(hard_timeout=0.01))
+        with pytest.raises(LoadTimeoutError, match="took longer than"):
+            await ask()
         go.set()
-        await until(lambda: not len(cache.sync._core.loads.tasks), "the load is over")
-        assert await cache.get("k") == "late"
+        await until(lambda: not len(inside.tasks(cache)), "the load is over")
+        assert await cache.get("k") == await ask() == "late"
 
     run(main())
 
 
-def test_refreshing_ahead(clocked: Clocked, run: Run) -> None:
+@in_both_ways("clocked")
+def test_refreshing_ahead(clocked: Clocked, run: Run, way: Way) -> None:
     """A hit in the last part of a life is answered at once, and one reload begins."""
     cache = clocked.cache
     options = LoadOptions(refresh_ahead=0.5)
@@ -126,15 +132,13 @@ def test_refreshing_ahead(clocked: Clocked, run: Run) -> None:
             calls.append(1)
             return len(calls)
 
-        async def ask() -> int:
-            return await cache.get_or_set("k", load, ttl=10, load=options)
-
+        ask = way(cache, load, ttl=10, load=options)
         assert await ask() == 1
         clocked.clock.advance(4)
         assert [await ask(), await ask(), len(calls)] == [1, 1, 1]
         clocked.clock.advance(2)
         assert set(await asyncio.gather(ask(), ask(), ask())) == {1}
-        await until(lambda: not len(cache.sync._core.loads.tasks), "the reload is over")
+        await until(lambda: not len(inside.tasks(cache)), "the reload is over")
         assert (await ask(), len(calls)) == (2, 2)
 
     run(main())

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import inside
 import pytest
 from loops import Run, own_threads, settle, until
 from racing import in_thread, race
-from slow_loads import Slow, all_wait, fails, tasks_of
+from slow_loads import Slow, Way, all_wait, fails, in_both_ways, tasks_of
 
 from cachekit import SerializationError
 from cachekit.aio import IntelligentCache
@@ -75,15 +76,17 @@ class TestLoaders:
 
         run(main())
 
-    @pytest.mark.parametrize("error", [LookupError("x"), StopIteration("x")], ids=["any", "StopIteration"])
-    def test_errors_of_plain_functions(self, cache: IntelligentCache, run: Run, error: Exception) -> None:
+    @pytest.mark.parametrize("error", [LookupError, StopIteration])
+    def test_errors_of_plain_functions(
+        self, cache: IntelligentCache, run: Run, error: type[Exception]
+    ) -> None:
         """What a plain function raises is raised here; StopIteration as Python does it in coroutines."""
 
         def load() -> int:
-            raise error
+            raise error("x")
 
         async def main() -> None:
-            expected = RuntimeError if isinstance(error, StopIteration) else LookupError
+            expected = RuntimeError if error is StopIteration else LookupError
             with pytest.raises(expected):
                 await cache.get_or_set("k", load)
             assert await cache.get_or_set("k", lambda: 2) == 2
@@ -134,12 +137,14 @@ class TestLoaders:
 
 
 class TestOneLoad:
-    def test_tasks(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Of tasks that ask together one loads, and all get what it loaded."""
 
         async def main() -> None:
             slow = Slow([1])
-            tasks = tasks_of(20, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(20, ask)
             await all_wait(cache, 20)
             slow.go.set()
             values = await asyncio.gather(*tasks)
@@ -149,12 +154,14 @@ class TestOneLoad:
 
         run(main())
 
-    def test_errors(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_errors(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """An exception reaches everyone who waits, and is not kept."""
 
         async def main() -> None:
             slow = Slow(LookupError("no"))
-            tasks = tasks_of(5, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(5, ask)
             await all_wait(cache, 5)
             slow.go.set()
             errors = await asyncio.gather(*tasks, return_exceptions=True)
@@ -164,16 +171,17 @@ class TestOneLoad:
 
         run(main())
 
-    def test_threads_and_tasks(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_threads_and_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Who awaits and who does not wait for the same load, whoever began it."""
 
         async def main() -> None:
             slow = Slow([1])
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             thread = in_thread(lambda: cache.sync.get_or_set("k", fails))
-            flight = cache.sync._core.loads.flights._flights["k"]
-            await until(lambda: flight._event is not None, "the thread waits")
+            await until(lambda: inside.threads_waiting(cache, "k"), "the thread waits")
             slow.go.set()
             assert await task is thread()
 
@@ -193,9 +201,10 @@ class TestOneLoad:
 
         run(main())
 
-    def test_loops_in_threads(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_loops_in_threads(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """Loops in several threads share one load, whichever of them begins."""
-        for number in range(10):
+        for _ in range(10):
             count = []
 
             async def load() -> list[int]:
@@ -203,20 +212,23 @@ class TestOneLoad:
                 await asyncio.sleep(0)
                 return [1]
 
-            async def several(key: str) -> list[Any]:
-                return await asyncio.gather(*[cache.get_or_set(key, load) for _ in range(3)])
+            async def several() -> list[Any]:
+                ask = way(cache, load)
+                return await asyncio.gather(*[ask() for _ in range(3)])
 
-            key = f"k{number}"
-            answers = race(*[lambda: run(several(key))] * 4)  # noqa: B023
+            answers = race(*[lambda: run(several())] * 4)
             assert {tuple(value) for answer in answers for value in answer} == {(1,)}
             assert len(count) == 1
+            cache.sync.delete("k")
 
-    def test_invalidation_during_a_load(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_invalidation_during_a_load(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """What is loaded while its key is deleted goes to who asked before, and is not kept."""
 
         async def main() -> None:
             slow = Slow("old")
-            early = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            early = asyncio.create_task(ask())
             await slow.has_begun()
             await cache.delete("k")
             assert await cache.get_or_set("k", lambda: "new") == "new"
@@ -243,12 +255,14 @@ class TestOneLoad:
 
 class TestCancelling:
     @pytest.mark.parametrize("cancelled", [0, 1], ids=["the first", "another"])
-    def test_a_caller(self, cache: IntelligentCache, run: Run, cancelled: int) -> None:
+    @in_both_ways("awaited")
+    def test_a_caller(self, cache: IntelligentCache, run: Run, way: Way, cancelled: int) -> None:
         """One that is cancelled, be it the one that began, leaves the load to the others."""
 
         async def main() -> None:
             slow = Slow([1])
-            tasks = tasks_of(3, lambda: cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            tasks = tasks_of(3, ask)
             await all_wait(cache, 3)
             gone = tasks.pop(cancelled)
             gone.cancel()
@@ -260,31 +274,37 @@ class TestCancelling:
 
         run(main())
 
-    def test_all_callers(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_all_callers(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A load that nobody waits for any more finishes, and is kept."""
 
         async def main() -> None:
             slow = Slow("paid for")
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask(), 0)  # gone before it has begun
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             task.cancel()
             await settle()
             slow.go.set()
-            await until(lambda: not cache.sync._core.loads.tasks._tasks, "the load is over")
+            await until(lambda: not inside.tasks(cache), "the load is over")
             assert await cache.get("k") == "paid for"
 
         run(main())
 
-    def test_the_load_itself(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_the_load_itself(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """If the load is cancelled, one who waits for it begins another."""
 
         async def main() -> None:
             slow = Slow([1])
-            first = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            first = asyncio.create_task(ask())
             await slow.has_begun()
-            second = asyncio.create_task(cache.get_or_set("k", slow))
+            second = asyncio.create_task(ask())
             await all_wait(cache, 2)
-            (load,) = cache.sync._core.loads.tasks._tasks
+            (load,) = inside.tasks(cache)
             load.cancel()
             await slow.has_begun(2)
             slow.go.set()
@@ -316,18 +336,20 @@ class TestCancelling:
 
         run(main())
 
-    def test_a_loop_that_ends(self, cache: IntelligentCache, run: Run) -> None:
+    @in_both_ways("awaited")
+    def test_a_loop_that_ends(self, cache: IntelligentCache, run: Run, way: Way) -> None:
         """A loop that ends in the middle of a load leaves nothing; the next loop loads."""
 
         async def main() -> None:
             slow = Slow()
-            task = asyncio.create_task(cache.get_or_set("k", slow))
+            ask = way(cache, slow)
+            task = asyncio.create_task(ask())
             await slow.has_begun()
             del task
 
         run(main())
-        assert not cache.sync._core.loads.tasks._tasks
-        assert len(cache.sync._core.loads.flights) == 0
+        assert not inside.tasks(cache)
+        assert len(inside.flights(cache)) == 0
         assert run(cache.get_or_set("k", lambda: 2)) == 2
 
     def test_a_loop_that_ends_during_a_plain_load(self, cache: IntelligentCache, run: Run) -> None:

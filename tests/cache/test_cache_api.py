@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import inside
 import pytest
 from forking import in_fork
 
@@ -261,7 +262,7 @@ def test_pickling_carries_the_configuration() -> None:
     with IntelligentCache(MemoryCache(5), default_ttl=7, file_cache=None) as cache:
         cache.set("k", 1)
         copy = pickle.loads(pickle.dumps(cache))
-        assert (copy._core.memory.max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
+        assert (inside.memory(copy).max_size, copy.default_ttl, copy.contains("k")) == (5, 7.0, False)
         assert repr(cache) == (
             "IntelligentCache(MemoryCache(max_size=5, default_ttl=None, size=1), default_ttl=7.0)"
         )
@@ -335,4 +336,4 @@ def test_wrong_arguments_are_named(
         call(cache)
     for word in words:
         assert word in str(caught.value)
-    assert len(cache._core.memory) == 0
+    assert inside.memory(cache).size() == 0

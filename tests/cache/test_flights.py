@@ -12,19 +12,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
-from types import ModuleType
 from typing import Any, NoReturn
 
+import inside
 import pytest
+import traced
 from racing import in_thread, race
 from tracing import at_line
 
 from cachekit import CacheClosedError, IntelligentCache, LoadOptions, MemoryCache, aio
-from cachekit.loading import batches, flights, path
+from cachekit.loading import flights
 from cachekit.loading.flights import Flight
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import NO_TAGS
-from cachekit.runtime import background
 from cachekit.runtime.background import BackgroundCall
 from cachekit.testing import ManualClock
 
@@ -50,7 +50,7 @@ def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> N
     for _ in range(3):  # as far as the loader's wait
         loop.call_soon(loop.stop)
         loop.run_forever()
-    assert len(cache._core.loads.flights) == 1
+    assert len(inside.flights(cache)) == 1
 
     async def prompt() -> str:
         return "loaded"
@@ -81,12 +81,11 @@ def test_who_waits_for_a_load_whose_loop_ends_begins_another(
     waiters: list[Callable[[], object]] = []
 
     async def until_they_wait() -> None:
-        while "k" not in cache._core.loads.flights._flights:
+        while not inside.flights(cache):
             await asyncio.sleep(0)
-        flight = cache._core.loads.flights._flights["k"]
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
         waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
-        while flight._event is None or len(flight._watchers) < 2:
+        while not inside.threads_waiting(cache, "k") or inside.tasks_waiting(cache, "k") < 2:
             await asyncio.sleep(0.001)  # between two looks at a condition
 
     loop.run_until_complete(until_they_wait())
@@ -108,7 +107,7 @@ def test_the_error_that_many_get_stays_as_short_as_it_was(cache: IntelligentCach
             raise ValueError
 
         waiters = [asyncio.ensure_future(load_async(cache, "k", fail)) for _ in range(100)]
-        while not cache._core.loads.flights or len(cache._core.loads.flights._flights["k"]._watchers) < 100:
+        while inside.tasks_waiting(cache, "k") < 100:
             await asyncio.sleep(0)
         begin.set()
         return await asyncio.gather(*waiters, return_exceptions=True)
@@ -139,7 +138,7 @@ def test_what_a_caller_is_handling_does_not_stick_to_the_error(cache: Intelligen
                 return await load_async(cache, "k", fail)
 
         waiters = [asyncio.ensure_future(call()) for _ in range(3)]
-        while not cache._core.loads.flights or len(cache._core.loads.flights._flights["k"]._watchers) < 3:
+        while inside.tasks_waiting(cache, "k") < 3:
             await asyncio.sleep(0)
         begin.set()
         return await asyncio.gather(*waiters, return_exceptions=True)
@@ -241,7 +240,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
 
     def until_it_waits(background: BackgroundCall) -> bool:
         begun = start(background)
-        while cache._core.loads.flights._flights["y"]._event is None:
+        while not inside.threads_waiting(cache, "y"):
             threading.Event().wait(0.001)
         return begun
 
@@ -253,7 +252,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
             await asyncio.Event().wait()
 
         task = asyncio.ensure_future(load_async(cache, "y", never))
-        while not cache._core.loads.flights:
+        while not inside.flights(cache):
             await asyncio.sleep(0)
         monkeypatch.setattr(BackgroundCall, "start", until_it_waits)
         options = LoadOptions(hard_timeout=50)
@@ -290,7 +289,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
 
     def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
-        at_line(number, flights, strike, lambda: finish(flight, value, error))
+        at_line(number, traced.FLIGHTS, strike, lambda: finish(flight, value, error))
 
     monkeypatch.setattr(Flight, "wait", announced)
     monkeypatch.setattr(Flight, "_finish", struck)
@@ -299,7 +298,7 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     except KeyboardInterrupt:
         pass
     assert waiters[0]() in {"loaded", "loaded again"}
-    assert len(cache._core.loads.flights) == 0
+    assert len(inside.flights(cache)) == 0
 
 
 def one() -> int:
@@ -314,10 +313,10 @@ ASK: dict[str, Callable[[IntelligentCache, str, LoadOptions], object]] = {
 
 
 @pytest.mark.parametrize("load", [LoadOptions(), LoadOptions(hard_timeout=50)], ids=["here", "background"])
-@pytest.mark.parametrize("module", [background, batches, path, flights])
+@pytest.mark.parametrize("part", traced.LOADING)
 @pytest.mark.parametrize("ask", ["one", "many", "again"])
 def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
-    cache: IntelligentCache, module: ModuleType, ask: str, load: LoadOptions
+    cache: IntelligentCache, part: str, ask: str, load: LoadOptions
 ) -> None:
     """Ctrl-C at any line: the key can be loaded, by any thread."""
 
@@ -328,12 +327,12 @@ def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
     for number in itertools.count(1):
         key = f"k{number}"
         try:
-            if not at_line(number, module, strike, partial(ASK[ask], cache, key, load)):
+            if not at_line(number, traced.LOADING[part], strike, partial(ASK[ask], cache, key, load)):
                 break
         except KeyboardInterrupt:
             struck += 1
         assert in_thread(partial(cache.get_or_set, key, lambda: 2))() in {1, 2}
-    assert struck or module in {background, batches}
+    assert struck or part in {"background", "batches"}
 
 
 def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> None:
@@ -364,13 +363,9 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
 
     def load_x() -> NoReturn:
         began["x"].set()
-        while "x" not in waited_for():
+        while not inside.threads_waiting(cache, "x"):
             threading.Event().wait(0.001)
         raise ValueError("x")
-
-    def waited_for() -> set[str]:
-        flights = list(cache._core.loads.flights._flights.values())
-        return {flight.key for flight in flights if flight._event is not None}
 
     def load_y() -> str:
         began["y"].set()
@@ -385,7 +380,7 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
         with pytest.raises(ValueError, match="x"):
             cache.get_or_set_many(["x", "y"], lambda keys: dict.fromkeys(keys, ""))
         failed.set()
-        while "a" not in waited_for():
+        while not inside.threads_waiting(cache, "a"):
             threading.Event().wait(0.001)
         return "a"
 
@@ -413,14 +408,13 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
             raise ValueError("y")
 
         def load_a() -> list[str]:
-            own = cache._core.loads.flights._flights["a"]
             x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
-            while not own._blocked_on:
+            while not inside.waits_for(cache, "a"):
                 threading.Event().wait(0.001)
             go_on.set()
             with pytest.raises(ValueError, match="y"):
                 cache.get_or_set_many(list(keys), lambda keys: {}, stale_ttl=10)
-            waited_for = [flight.key for flight in own._blocked_on]
+            waited_for = inside.waits_for(cache, "a")
             end.set()
             assert x() == "x"
             return waited_for
@@ -438,7 +432,7 @@ def test_a_batch_that_ends_halfway_leaves_no_flight(
     cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing the cache while a batch takes its flights strands nobody who waits for one of them."""
-    memory = cache._core.memory
+    memory = inside.store(inside.memory(cache))
     fence = type(memory).fence
     asked: list[str] = []
 
@@ -451,7 +445,7 @@ def test_a_batch_that_ends_halfway_leaves_no_flight(
     monkeypatch.setattr(type(memory), "fence", closing)
     with pytest.raises(CacheClosedError):
         cache.get_or_set_many(["a", "b", "c"], lambda keys: dict.fromkeys(keys, 1))
-    assert len(cache._core.loads.flights) == 0
+    assert len(inside.flights(cache)) == 0
 
 
 def test_a_value_that_was_paid_for_reaches_its_caller(cache: IntelligentCache) -> None:
@@ -486,8 +480,7 @@ def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
 def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
     """Caches come and go over one tier; what they saw stays counted."""
     with IntelligentCache(file_cache=None) as last:
-        memory = last.memory_cache
-        assert memory is not None
+        memory = inside.memory(last)
         memory.set_value("k", 1)
         for _ in range(50):
             with IntelligentCache(memory, close_tiers=False, file_cache=None) as passing:

@@ -37,7 +37,7 @@ def hits_of(strategy: CacheStrategy, capacity: int, keys: Iterable[str]) -> int:
         for key in keys:
             if cache.get_value(key) is None:
                 cache.set_value(key, key)
-        cache._store.check()
+        cache._check()
         stats = cache.get_stats()
         assert stats.evictions == stats.misses - stats.size
         return int(stats.hits)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import inside
 import pytest
 from file_checks import SMALL, check
 
@@ -123,7 +124,7 @@ def test_a_crash_after_every_effect(
         with Engine(path, geometry=geometry) as engine:
             check(engine, exact=False)
             engine.tick()
-            files = engine._shards[0].files
+            files = inside.shard(engine).files
             named = {b >> 37 for b in files.index.slots[1::2].tolist()}
             assert {number for number, size, _ in files.table.entries() if size & ALONE} <= named
             before = state_after(history, finished)
@@ -162,7 +163,7 @@ def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
     first, then = COPYING[:35], COPYING[35:]
     with Engine(tmp_path / "first", geometry=geometry) as engine:
         play(engine, first, lambda _: None)
-        assert not engine._shards[0].words[NEW]
+        assert not inside.shard(engine).words[NEW]
     shutil.copytree(tmp_path / "first", tmp_path / "whole")
     copies = 0
     for allowed in range(count_effects(tmp_path / "whole", then, geometry, None)):
@@ -171,7 +172,7 @@ def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
         finished = play_until_crash(path, then, geometry, None, allowed)
         before, after = (state_after(COPYING, len(first) + finished + extra) for extra in (0, 1))
         with Engine(path, geometry=geometry) as engine:
-            shard = engine._shards[0]
+            shard = inside.shard(engine)
             copies += bool(shard.words[NEW] and shard.words[NEW_CURSOR])
             check(engine, exact=False)
             seen: dict[str, bytes | None] = {}
@@ -193,8 +194,8 @@ def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> No
     for allowed in range(100, 140):
         play_until_crash(tmp_path / str(allowed), GROWING, SMALL, None, allowed)
         with Engine(tmp_path / str(allowed), geometry=SMALL) as engine:
-            files = engine._shards[0].files
-            engine._shards[0].lock.run(rebuild, files)
+            files = inside.shard(engine).files
+            inside.shard(engine).lock.run(rebuild, files)
             check(engine, bytes_drifted=True)
 
 
@@ -213,13 +214,13 @@ def test_a_write_that_was_cut_off_hides_nothing_behind_it(tmp_path: Path, torn: 
         with Engine(path, geometry=ROOMY) as engine:
             for number in range(3):
                 engine.put(f"after{number}", b"a" * 100)
-            files = engine._shards[0].files
+            files = inside.shard(engine).files
             segment = files.words[TAIL] >> 32
             files.words[TAIL] = 0
             files.words[COPIED] = 1 << 63  # copy whatever is live
             files.words[CURSOR] = segment << 32
             while files.words[CURSOR]:
-                assert engine._shards[0].lock.run(compaction.step, files, 1, 1 << 20)
+                assert inside.shard(engine).lock.run(compaction.step, files, 1, 1 << 20)
             assert not files.table.find(segment)
             for key in ("before", "after0", "after1", "after2"):
                 assert engine.get(key) is not None, f"{key} after {allowed} effects"
@@ -299,7 +300,7 @@ def test_a_value_that_can_never_fit(tmp_path: Path) -> None:
             engine.add("k", bytes(200_000), engine.token("k"))
         for number in range(20):
             engine.put(f"small{number}", bytes(100))
-        largest = bytes(engine._shards[0].files.largest() - 100)
+        largest = bytes(inside.shard(engine).files.largest() - 100)
         for number in range(10):
             engine.put(f"{number}", largest, expiry=math.inf)
             assert engine.get(f"{number}") is not None
@@ -319,5 +320,5 @@ def test_segment_numbers_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             found = other.get(f"k{number % 20}")
             assert found is not None
             assert found.payload == value(number, 800)
-        assert engine._shards[0].files.index.segments.incarnation > 2
+        assert inside.shard(engine).files.index.segments.incarnation > 2
         check(engine)

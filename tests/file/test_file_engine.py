@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 from zlib import crc32
 
+import inside
 import pytest
 from file_checks import SMALL, check, disk_usage, open_files
 from interrupting import no_collection
@@ -76,7 +77,7 @@ def test_real_shapes(tmp_path: Path, mib: int) -> None:
             key = f"key {number}"
             expected[key] = random_.randbytes(random_.choice([0, 10, 500, 2000]))
             engine.put(key, expected[key], flags=number, rt=2**64 - 1 - number)
-        largest = bytes(min(shard.files.largest() for shard in engine._shards) - 200)
+        largest = bytes(min(shard.files.largest() for shard in inside.shards(engine)) - 200)
         assert payload_of(engine, "key 1") == expected["key 1"]
     with Engine(tmp_path, mib << 20) as engine:
         assert {key: payload_of(engine, key) for key in expected} == expected
@@ -101,7 +102,8 @@ def test_a_shard_is_opened_when_a_key_asks_for_it(tmp_path: Path) -> None:
     with Engine(tmp_path, 100 << 20) as engine:
         assert engine.stats() == expected
         engine.put("0", b"w")
-        assert all(shard.files.index.generation < 0 for shard in engine._shards[1:] if shard.lock._fd < 0)
+        others = inside.shards(engine)[1:]
+        assert all(shard.files.index.generation < 0 for shard in others if shard.lock._fd < 0)
         assert engine._locate(key)[2].lock._fd < 0
         assert payload_of(engine, key) == b"v" * 200
         assert engine._locate(key)[2].lock._fd < 0, "a lookup takes no lock"
@@ -334,21 +336,21 @@ def test_a_call_from_inside_a_write(tmp_path: Path) -> None:
     """What a finalizer or a signal handler writes in the middle of a write is done right after it."""
     with Engine(tmp_path, geometry=SMALL) as engine:
         engine.put("victim", b"v")
-        files: Any = engine._shards[0].files
+        files: Any = inside.shard(engine).files
         pwrite = files._pwrite
-        inside: list[object] = []
+        between: list[object] = []
 
         def interrupted(fd: int, content: bytes, offset: int) -> object:
-            if not inside:
-                inside.append(engine.put("inner", b"i"))
-                inside.append(engine.delete("victim"))
-                inside.append(payload_of(engine, "victim"))
+            if not between:
+                between.append(engine.put("inner", b"i"))
+                between.append(engine.delete("victim"))
+                between.append(payload_of(engine, "victim"))
                 engine.put("outer", b"inner")
             return pwrite(fd, content, offset)
 
         files._pwrite = interrupted
         engine.put("outer", b"o")
-        assert inside[0] is not None
+        assert between[0] is not None
         assert payload_of(engine, "inner") == b"i"
         assert engine.get("victim") is None
         assert payload_of(engine, "outer") == b"inner"
@@ -361,7 +363,15 @@ class Interrupted(Exception):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
-    """Wherever its exception strikes, the lock is free afterwards, and a value is whole or gone."""
+    """Wherever its exception strikes, the lock is free afterwards, and a value is whole or gone.
+
+    In a process of its own: a descriptor that is struck before it has reached a variable stays open.
+    """
+    assert in_processes(1, lambda _: struck_at_any_time(tmp_path))[0] > 100
+
+
+def struck_at_any_time(path: Path) -> int:
+    """How often the work was struck."""
 
     def work(engine: Engine, key: str, step: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, random_.uniform(1e-6, 60e-6))
@@ -376,37 +386,33 @@ def test_a_signal_handler_that_raises(tmp_path: Path) -> None:
         if frame is not None:
             raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, strike)
+    signal.signal(signal.SIGALRM, strike)
     struck = 0
     random_ = random.Random(5)
-    try:
-        with (
-            no_collection(),
-            Engine(tmp_path, geometry=SMALL) as engine,
-            Engine(tmp_path, geometry=SMALL) as other,
-        ):
-            for number in range(9):  # files are open, and the index has its size
-                engine.put(f"k{number}", b"0|" * 30)
-                other.put("other", b"v")
-            for step in range(1500):
-                key = f"k{step % 9}"
-                try:
-                    work(engine, key, step)
-                except Interrupted:
-                    struck += 1
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                found = payload_of(other, key)
-                assert found is None or found == (found.split(b"|")[0] + b"|") * 30
-                assert other.put("other", b"v") is not None, "the lock is held by nobody"
-            for number in range(9):
-                engine.put(f"k{number}", b"end")
-                assert payload_of(other, f"k{number}") == b"end"
-            engine.tick()  # what an interrupted step left behind
-            check(engine, exact=False)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert struck > 100
+    with (
+        no_collection(),
+        Engine(path, geometry=SMALL) as engine,
+        Engine(path, geometry=SMALL) as other,
+    ):
+        for number in range(9):  # files are open, and the index has its size
+            engine.put(f"k{number}", b"0|" * 30)
+            other.put("other", b"v")
+        for step in range(1500):
+            key = f"k{step % 9}"
+            try:
+                work(engine, key, step)
+            except Interrupted:
+                struck += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            found = payload_of(other, key)
+            assert found is None or found == (found.split(b"|")[0] + b"|") * 30
+            assert other.put("other", b"v") is not None, "the lock is held by nobody"
+        for number in range(9):
+            engine.put(f"k{number}", b"end")
+            assert payload_of(other, f"k{number}") == b"end"
+        engine.tick()  # what an interrupted step left behind
+        check(engine, exact=False)
+    return struck
 
 
 def test_growth_keeps_everything(tmp_path: Path) -> None:
@@ -415,7 +421,7 @@ def test_growth_keeps_everything(tmp_path: Path) -> None:
         for number in range(5000):
             engine.put(f"{number}", b"%d" % number)
             assert payload_of(other, f"{number}") == b"%d" % number
-        assert engine._shards[0].files.index.capacity >= 8192
+        assert inside.shard(engine).files.index.capacity >= 8192
         assert all(payload_of(other, f"{number}") == b"%d" % number for number in range(5000))
         for number in range(5000):
             assert other.delete(f"{number}")[0] is True
@@ -441,7 +447,7 @@ def test_second_chance(tmp_path: Path) -> None:
 def test_a_cut_short_write_goes_on(tmp_path: Path) -> None:
     """A pwrite that writes a part is followed by the rest."""
     with Engine(tmp_path, geometry=SMALL) as engine:
-        files: Any = engine._shards[0].files
+        files: Any = inside.shard(engine).files
         pwrite = files._pwrite
         files._pwrite = lambda fd, content, offset: pwrite(fd, content[:100], offset)
         engine.put("k", b"value" * 150)
@@ -478,7 +484,7 @@ def test_many_tiny_values(tmp_path: Path) -> None:
         assert engine.get("19999") is not None
         assert engine.stats().evictions > 0
         check(engine)
-        for files in [shard.files for shard in engine._shards]:
+        for files in [shard.files for shard in inside.shards(engine)]:
             taken = sum(size for _, size, _ in files.table.entries())
             index = os.stat(f"{files.folder.path}/{name_of(files.index.generation)}").st_size
             assert taken + index <= engine.geometry.quota

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
+from exploring import explored
 from file_checks import SMALL, check
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -250,9 +250,9 @@ def slot_by_slot() -> Iterator[None]:
         yield
 
 
-EngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
-SmallEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
-GrowingEngineAgainstDict.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+EngineAgainstDict.TestCase.settings = explored(steps=1.5)
+SmallEngineAgainstDict.TestCase.settings = explored(steps=1.5)
+GrowingEngineAgainstDict.TestCase.settings = explored(steps=1.5)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
 TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

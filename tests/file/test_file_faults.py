@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import inside
 import pytest
 from disks import fill
 from patience import give_up_soon
@@ -345,7 +346,7 @@ def test_copies_of_a_removed_directory_are_not_trusted(tmp_path: Path) -> None:
         assert cache.get_value("k") is None
         neighbour.delete("nothing")
         assert neighbour.get_value("new") == 2
-        assert neighbour._attachment._engine is cache._attachment._engine
+        assert inside.engine(neighbour) is inside.engine(cache)
         assert cache.fence("k").is_current()
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import inside
 import pytest
 from file_checks import SMALL, check
 
@@ -47,7 +48,7 @@ def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
         for number in range(300):
             engine.put(f"{'drop' if number % 3 else 'keep'}:{number}", b"v" * 100)
         there = set(engine.keys())
-        generations = {engine._shards[0].words[1]}
+        generations = {inside.shard(engine).words[1]}
         count = 0
 
         def write() -> None:
@@ -60,7 +61,7 @@ def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
                 for step in range(40):
                     engine.put(f"new:{count}:{step}", b"")
                     engine.delete(f"new:{count}:{step}")
-            generations.add(engine._shards[0].words[1])
+            generations.add(inside.shard(engine).words[1])
 
         pattern = cast("re.Pattern[str]", Disturbing("drop", write))
         removed = engine.delete_matching(pattern)
@@ -88,7 +89,7 @@ def test_nothing_is_missed_that_reclaim_moves(tmp_path: Path, monkeypatch: pytes
             for step in range(3):
                 engine.put(f"old:{number % 40}:{step}", b"o" * 120)
         there = [key for key in list(engine.keys()) if key.startswith("drop")]
-        generation = engine._shards[0].words[1]
+        generation = inside.shard(engine).words[1]
         count = 0
 
         def write() -> None:
@@ -102,7 +103,7 @@ def test_nothing_is_missed_that_reclaim_moves(tmp_path: Path, monkeypatch: pytes
         assert [key for key in there if engine.get(key)] == []
         assert len(there) > 100
         assert moved > 100
-        assert engine._shards[0].words[1] == generation, "or all would have been looked at again for that"
+        assert inside.shard(engine).words[1] == generation, "or all would have been looked at again for that"
 
 
 def test_nothing_that_was_read_in_between_is_kept(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_many_calls_from_within_a_write(tmp_path: Path) -> None:
             for number in range(5000):
                 engine.put(f"k{number % 50}", b"%d" % number)
 
-        engine._shards[0].lock.run(ask)
+        inside.shard(engine).lock.run(ask)
         found = engine.get("k49")
         assert found is not None
         assert found.payload == b"4999"

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
 from file_checks import SMALL, check, disk_usage
 
@@ -191,7 +192,7 @@ def kill_loop(path: Path, kills: int, workers: int, geometry: Geometry, evicts: 
     report = KillLoop(open_store, workers, evicts).run(kills)
     with Engine(path, geometry=geometry) as engine:
         check(engine, exact=False)
-        for shard in engine._shards:
+        for shard in inside.shards(engine):
             # Nothing leaks: all that is on disk is named by the table, and every segment has an entry.
             assert all(live or number for number, _, live in shard.files.table.entries())
     return report
@@ -272,7 +273,7 @@ def stopped_holder(path: Path) -> Iterator[None]:
                     os.write(says, b"x")
                     signal.pause()
 
-                engine._shards[0].lock.run(hold)
+                inside.shard(engine).lock.run(hold)
         finally:
             os._exit(1)
     try:

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
+import traced
 from file_checks import open_files
 from racing import in_thread
 from tracing import at_line
@@ -19,8 +21,6 @@ from tracing import at_line
 from cachekit import CacheClosedError, FileCache
 from cachekit.runtime.clock import SystemClock
 from cachekit.testing.processes import fork
-from cachekit.tiers.file import engine_registry
-from cachekit.tiers.file.engine import segments as segments_module
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.segments import Segments
@@ -32,10 +32,10 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
     cache = FileCache(tmp_path / "a", 1, cleanup_interval=None)
     forgotten = [FileCache(tmp_path / "b", 1, cleanup_interval=None)]
     descriptors = forgotten[0]._attachment._engine._users
-    inside = threading.Event()
+    within = threading.Event()
 
     def write() -> bool:
-        inside.set()
+        within.set()
         deadline = time.monotonic() + 60
         while engines.lock.acquire(blocking=False):  # until the fork has it, and waits for us
             engines.lock.release()
@@ -44,10 +44,10 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
         forgotten.clear()
         return True
 
-    lock = cache._attachment._engine._shards[0].lock
+    lock = inside.shard(inside.engine(cache)).lock
     writer = threading.Thread(target=lock.run, args=(write,))
     writer.start()
-    assert inside.wait(60)
+    assert within.wait(60)
     child = fork()
     if child == 0:
         os._exit(0 if not _is_open(descriptors) else 1)
@@ -127,7 +127,7 @@ def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Pa
         own, clock = EngineRegistry(), SystemClock()
         engine, _ = own.acquire(str(tmp_path), 1 << 20, clock, 5)
         try:
-            came = at_line(number, engine_registry, strike, partial(own.release, engine))
+            came = at_line(number, traced.ENGINE_REGISTRY, strike, partial(own.release, engine))
         except _StruckError:
             pass
         assert in_thread(partial(is_free, own.lock))(), number
@@ -142,7 +142,7 @@ def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:
     with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
         for number in range(40):
             cache.set_value(f"k{number}", bytes(10_000))
-        files = cache._attachment._engine._shards[0].files
+        files = inside.shard(inside.engine(cache)).files
         known = files.index.segments
         number, came = 0, True
         while came:
@@ -152,7 +152,7 @@ def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:
                 assert segments.load(segment)
             last = files.table.entries()[3][0]
             came = at_line(
-                number, segments_module, partial(segments.forget_all_but, ()), partial(segments.load, last)
+                number, traced.SEGMENTS, partial(segments.forget_all_but, ()), partial(segments.load, last)
             )
             assert len(segments.mapped) <= 1
         assert number > 3

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import inside
 import pytest
 from file_checks import open_files
 from forking import in_fork
@@ -74,7 +75,7 @@ def test_the_sweep_comes_by_itself(tmp_path: Path) -> None:
 
 
 def engine_of(cache: FileCache) -> object:
-    return cache._attachment._engine
+    return inside.engine(cache)
 
 
 def test_one_engine_per_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -127,8 +128,8 @@ def test_any_clock_will_do(tmp_path: Path, kind: type[Offset]) -> None:
         FileCache(tmp_path, 1, clock=clock) as same,
         FileCache(tmp_path, 1, clock=other) as neighbour,
     ):
-        assert cache._attachment._engine is same._attachment._engine
-        assert cache._attachment._engine is not neighbour._attachment._engine
+        assert inside.engine(cache) is inside.engine(same)
+        assert inside.engine(cache) is not inside.engine(neighbour)
         cache.set_value("k", 1, ttl=100)
         other.ahead = 200
         assert (cache.get_value("k"), neighbour.get_value("k")) == (1, None)

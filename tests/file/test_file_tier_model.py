@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from math import inf
 
-from hypothesis import settings
+import inside
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -71,7 +72,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
     def open(self) -> None:
         clocks: list[Clock] = [self.clock, SameTime(self.clock)]
         self.caches = [FileCache(self.path, 64, None, clock=clock) for clock in clocks]
-        engines = {id(cache._attachment._engine) for cache in self.caches}
+        engines = {id(inside.engine(cache)) for cache in self.caches}
         assert len(engines) == 2
 
     # -- what should be -----------------------------------------------------------------------------
@@ -261,5 +262,5 @@ class CachesAgainstDict(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-CachesAgainstDict.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+CachesAgainstDict.TestCase.settings = explored()
 TestCachesAgainstDict = CachesAgainstDict.TestCase

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from exploring import explored
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.testing.history import Operation, violations
@@ -119,7 +120,7 @@ def explained(history: list[Operation]) -> bool:
 SPANS = st.permutations(range(12))
 
 
-@settings(max_examples=400)
+@explored(examples=10)
 @given(SPANS, st.lists(st.sampled_from(["Wa", "Wb", "Wc", "D", "a", "b", "c"]), min_size=2, max_size=6))
 def test_against_all_orders(times: list[int], what: list[str]) -> None:
     """On small histories it says what trying every order says."""

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import inside
 import pytest
 from coherent_caches import listening
 from forking import in_fork
@@ -239,7 +240,7 @@ def test_caches_come_and_go(make_cache: MakeCache, over: Over, caplog: pytest.Lo
     race(open_and_close, open_and_close, lambda: write(one), lambda: write(two))
     one.set("k", "last")
     assert two.get("k") == "last"
-    assert len(redis._store._bus._ears) == 2
+    assert len(inside.bus(redis).readers()) == 2
     assert caplog.text == ""
 
 
@@ -278,7 +279,7 @@ def test_a_cache_that_is_dropped_ends(make_cache: MakeCache) -> None:
         own.join(60)
         assert not own.is_alive()
         assert memory() is None
-    assert len(redis._store._bus._ears) == 1, "what is over is forgotten when the next one comes"
+    assert len(inside.bus(redis).readers()) == 1, "what is over is forgotten when the next one comes"
     redis.delete("k")
 
 
@@ -288,11 +289,10 @@ def test_a_tier_that_is_dropped_with_its_cache_ends(redis_url: str, prefix: str)
     redis = cache.redis_cache
     assert isinstance(redis, RedisCache)
     cache.set("k", 1)
-    (ear,) = redis._store._bus._ears
-    thread, server = ear._thread, weakref.ref(redis._server)
-    assert thread is not None
+    (thread,) = inside.bus(redis).readers()
+    server = weakref.ref(inside.server(redis))
     assert thread.is_alive()
-    del cache, redis, ear
+    del cache, redis
     gc.collect()
     thread.join(60)
     assert not thread.is_alive()

@@ -2,6 +2,7 @@
 
 Two hosts, that is two directories and two clocks, share one server. While it lasts no exception reaches a
 caller, and nothing that is over is served; when it is quiet everybody agrees, and the figures add up.
+Beyond the model: everything at once, statistics, and errors that no step of the protocol has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Processes with memory tiers of their own: nobody is served what was written over, or invalidated."""
+"""Processes with memory tiers of their own: nobody is served what was written over, or invalidated.
+
+Beyond the model: shared memory as it is on this machine, and deliberate breaks of each guard in the code.
+"""
 
 from __future__ import annotations
 
@@ -70,15 +73,8 @@ def history_of(
 INFINITE = float("inf")
 
 
-def test_every_read_is_explained(tmp_path: Path) -> None:
-    """Eight processes: nothing wrong, nothing old, and nothing missing."""
-    history = history_of(tmp_path, 8, 1000)
-    assert len(history) == 8000
-    assert violations(history, evicts=False) == []
-
-
 def test_every_read_is_explained_with_a_server(tmp_path: Path, redis_url: str) -> None:
-    """The same with a server between memory and file."""
+    """With a server between memory and file: nothing wrong, and nothing old."""
     assert violations(history_of(tmp_path, 4, 250, redis_url)) == []
 
 
@@ -86,15 +82,6 @@ def test_every_read_is_explained_on_a_full_disk(tmp_path: Path) -> None:
     """No segment may be begun any more: what cannot be stored is not served from elsewhere either."""
     history = history_of(tmp_path, 4, 500, room=1)
     assert violations(history) == []
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_a_long_history_is_explained(tmp_path: Path) -> None:
-    """Eight processes, 200,000 operations."""
-    history = history_of(tmp_path, 8, 25_000)
-    assert violations(history, evicts=False) == []
-    print(f"{len(history)} operations, 0 violations")
 
 
 # -- stale reads, with loads, tags and patterns --------------------------------------------------------

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import inside
 import pytest
+import traced
 from coherent_caches import listen
 from file_checks import SMALL
 from racing import in_thread
 from tracing import at_line
 
-import cachekit.coherence.writes as steps
 from cachekit import CacheLevel, FileCache, IntelligentCache, MemoryCache, RedisCache
 from cachekit.model.validation import checked_pattern
 from cachekit.testing import FaultyTier
@@ -72,8 +73,7 @@ def test_a_value_for_this_host_alone_gives_way(processes: tuple[Process, Process
     assert finish_two() is True
 
     seen = {one.cache.get("k"), two.cache.get("k"), one.get(), two.get()}
-    store = cast("RedisCache", one.redis.tier)._store
-    store._server.unlink([store._layout.value("k")])  # as a server without room does
+    inside.let_go(cast("RedisCache", one.redis.tier), "k")  # as a server without room does
     seen |= {one.get(), two.get()}
     assert len(seen - {None}) == 1
 
@@ -92,7 +92,7 @@ def test_nobody_keeps_the_life_from_before_a_touch(processes: tuple[Process, Pro
             two.memory_cache.delete(key)
             return two.get(key)
 
-        if not at_line(number, steps, look, lambda key=key: one.touch(key, 500)):  # type: ignore[misc]
+        if not at_line(number, traced.WRITES, look, lambda key=key: one.touch(key, 500)):  # type: ignore[misc]
             assert number > 3
             break
         assert two.get(key) == "value"
@@ -109,7 +109,7 @@ def test_a_pattern_is_news_with_every_key(tmp_path: Path) -> None:
         fence = engine.fence("k")
         assert fence.stands()
         assert fence.seen == fence.words[CHANGES]
-        for shard in engine._shards:
+        for shard in inside.shards(engine):
             shard.delete_matching(checked_pattern("k"), 0.0)
         assert engine.get("k") is None
         assert fence.seen != fence.words[CHANGES]

@@ -1,7 +1,7 @@
 """Histories of processes that are killed, on a disk that fills up, and on two hosts.
 
 Caches with memory tiers of their own; nobody reads anything older than a write or an invalidation that
-had returned.
+had returned. Beyond the model: real processes that really die, memory ordering, and disks without room.
 """
 
 from __future__ import annotations

@@ -1,25 +1,29 @@
-"""An invalidation between any two steps of a load, a promotion, a reload and a write, of one key or many."""
+"""An invalidation between any two steps of a load, a promotion, a reload and a write, of one key or many.
+
+Beyond the model: the steps are the lines of the code, so one that the model does not have is tried too.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+import inside
 import pytest
+import traced
 from coherent_caches import three_caches
+from pairwise import in_suite_or_soak
 from redis_server import wait_until
 from tracing import at_line
 
-from cachekit import CacheLevel, IntelligentCache
-from cachekit.coherence import tier_stack, writes
+from cachekit import CacheLevel, IntelligentCache, RedisCache
 from cachekit.loading.options import OFF
 from cachekit.loading.request import LoadRequest
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
-STEPS = (tier_stack, writes)
 Three = tuple[IntelligentCache, IntelligentCache, IntelligentCache]
 _numbers = itertools.count()
 
@@ -29,10 +33,9 @@ class Setting(NamedTuple):
 
     caches: Three
     shared: bool  #: whether the other host sees anything of this one
-    files: bool  #: without them the other host is a neighbour like the other one
 
 
-@pytest.fixture(scope="module", params=["file", "redis", "both"])
+@pytest.fixture(scope="module")
 def setting(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setting]:
@@ -40,7 +43,7 @@ def setting(
     path = tmp_path_factory.mktemp("hosts")
     url = None if kind == "file" else redis_url
     with three_caches(path, url, f"everywhere-{path.name}-{kind}:", files=kind != "redis") as caches:
-        yield Setting(caches, kind != "file", kind != "redis")
+        yield Setting(caches, kind != "file")
 
 
 INVALIDATIONS: dict[str, Callable[[IntelligentCache, str], object]] = {
@@ -54,16 +57,26 @@ OPERATIONS = [
     "load", "load of many", "from redis", "from file", "many from redis", "many from file", "reload",
     "renewal", "adopted",
 ]  # fmt: skip
-#: Those whose steps are nearly those of another one are tried in full by the soak.
-CASES = [
-    pytest.param(
-        name,
-        how,
-        marks=pytest.mark.soak if ("many" in name or name == "renewal") and how in {"set", "pattern"} else (),
-    )
-    for name in OPERATIONS
-    for how in INVALIDATIONS
+#: Which tiers there are, and who invalidates; without files the other host is as any other process.
+PLACES = [
+    (tiers, who)
+    for tiers in ("file", "redis", "both")
+    for who in ("same", "neighbour", "other host")
+    if who != "other host" or tiers == "both"
 ]
+CASES = in_suite_or_soak(
+    (tiers, name, how, who) for tiers, who in PLACES for name in OPERATIONS for how in INVALIDATIONS
+)
+WRITES = in_suite_or_soak(
+    (tiers, level, how, who, many)
+    for tiers, levels_of in {
+        "file": ["all", "file"], "redis": ["all", "redis"], "both": ["all", "file", "redis"],
+    }.items()
+    for level in levels_of
+    for how in ("set", "delete", "tags")
+    for who in ("same", "neighbour")
+    for many in ("alone", "with others")
+)  # fmt: skip
 
 
 def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -> Callable[[], object]:
@@ -91,15 +104,14 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        return lambda: one._core.loads.reload(
-            key, lambda: database[key], LoadRequest(lambda _: 60.0, frozenset({key}))
-        )
+        terms = LoadRequest(lambda _: 60.0, frozenset({key}))
+        return lambda: inside.loads(one).reload(key, lambda: database[key], terms)
     if name == "renewal":
         # What a hit in the last part of a life begins, or keeping warm.
         terms = LoadRequest(
             lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False
         )
-        return lambda: one._core.loads.reload_now(key, lambda: database[key], terms)
+        return lambda: inside.loads(one).renew(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
     if name.endswith("from file") and one.redis_cache is not None:
@@ -111,18 +123,12 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
 
 def evict(cache: IntelligentCache, key: str) -> None:
     """The server runs out of room, and lets go of the value, not of its token."""
-    store = cache.redis_cache._store  # type: ignore[union-attr]
-    store._server.unlink([store._layout.value(key)])
+    inside.let_go(cast("RedisCache", cache.redis_cache), key)
 
 
-@pytest.mark.parametrize(("name", "how"), CASES)
-@pytest.mark.parametrize("who", ["same", "neighbour", "other host"])
+@pytest.mark.parametrize(("setting", "name", "how", "who"), CASES, indirect=["setting"])
 def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -> None:
     """Whoever invalidates, and wherever the slow one is: nobody gets the old value afterwards."""
-    if who == "other host" and not setting.shared:
-        pytest.skip("nothing joins the hosts")
-    if who == "other host" and not setting.files:
-        pytest.skip("it is a neighbour")
     actor = setting.caches[["same", "neighbour", "other host"].index(who)]
     readers = setting.caches if setting.shared else setting.caches[:2]
     for number in itertools.count(1):
@@ -134,7 +140,7 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
             INVALIDATIONS[how](actor, key)
 
         work = operation(name, setting, key, database)
-        reached = at_line(number, STEPS, invalidate, work)
+        reached = at_line(number, traced.COHERENCE, invalidate, work)
         if not reached:
             assert number > 3, "the operation has that many steps"
             break
@@ -155,34 +161,24 @@ def test_it_wins_at_each_step(setting: Setting, name: str, how: str, who: str) -
                 assert reader.get(key) != "old", (name, number)
 
 
-@pytest.mark.parametrize("how", ["set", "delete", "tags"])
-@pytest.mark.parametrize("who", ["same", "neighbour"])
-@pytest.mark.parametrize(
-    "level", [CacheLevel.ALL, CacheLevel.FILE | CacheLevel.MEMORY, CacheLevel.REDIS | CacheLevel.MEMORY]
-)
-@pytest.mark.parametrize("many", [False, True], ids=["alone", "with others"])
-def test_two_writes_leave_one_value(
-    setting: Setting, level: CacheLevel, how: str, who: str, many: bool
-) -> None:
+@pytest.mark.parametrize(("setting", "level", "how", "who", "many"), WRITES, indirect=["setting"])
+def test_two_writes_leave_one_value(setting: Setting, level: str, how: str, who: str, many: str) -> None:
     """Another one's write between any two steps of a write: one of the two values is left, for everybody."""
     one, two, _ = setting.caches
-    if level & CacheLevel.FILE == CacheLevel(0) and one.redis_cache is None:
-        pytest.skip("there is no server")
-    if level & CacheLevel.REDIS == CacheLevel(0) and one.file_cache is None:
-        pytest.skip("there are no files")
+    cache_level = CacheLevel.ALL if level == "all" else CacheLevel[level.upper()] | CacheLevel.MEMORY
     actor = one if who == "same" else two
 
     def write(key: str) -> None:
-        if many:
-            one.set_many({"before": 1, key: "mine", "after": 1}, cache_level=level, tags={key})
+        if many == "with others":
+            one.set_many({"before": 1, key: "mine", "after": 1}, cache_level=cache_level, tags={key})
         else:
-            one.set(key, "mine", cache_level=level, tags={key})
+            one.set(key, "mine", cache_level=cache_level, tags={key})
 
     for number in itertools.count(1):
         key = f"k{next(_numbers)}"
         reached = at_line(
             number,
-            STEPS,
+            traced.COHERENCE,
             lambda key=key: INVALIDATIONS[how](actor, key),  # type: ignore[misc]
             lambda key=key: write(key),  # type: ignore[misc]
         )

@@ -1,4 +1,7 @@
-"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, loads, outages, figures."""
+"""Caches of two hosts against a dictionary: levels, TTLs, tags, patterns, loads, outages, figures.
+
+Beyond the model of the protocol: what the public methods return, and figures, after any series of calls.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,19 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import inside
 import pytest
 from coherent_caches import listen
-from hypothesis import HealthCheck, settings
+from exploring import explored
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis_server import wait_until
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
@@ -215,7 +226,7 @@ class Caches(RuleBasedStateMachine):
         self.asked[at] += 1
         before = self.right(key)
         value = cache.get_or_set(key, loader, ttl=50, tags=tags, load=LoadOptions(refresh_ahead=0.9))
-        wait_until(lambda: not len(cache._core.loads.flights), "the reload has ended")
+        wait_until(lambda: not len(inside.flights(cache)), "the reload has ended")
         assert len(numbers) <= 1
         if value in numbers:
             self.loaded(at, {key: value}, {value}, tags)
@@ -313,28 +324,8 @@ class Caches(RuleBasedStateMachine):
             self.directory.cleanup()
 
 
-def run(url: str, examples: int, steps: int) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
-    machine = type("Machine", (Caches,), {"url": url})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            suppress_health_check=list(HealthCheck),
-            derandomize=examples < 100,
-        ),
-    )
-
-
+@pytest.mark.hypothesis
 def test_the_caches_are_right(redis_url: str) -> None:
     """Whatever is done, in whatever order, by whichever cache."""
-    run(redis_url, 12, 15)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_the_caches_are_right_for_long(redis_url: str) -> None:
-    """A hundred times as much."""
-    run(redis_url, 500, 40)
+    machine = type("Machine", (Caches,), {"url": redis_url})
+    run_state_machine_as_test(machine, settings=explored(examples=0.4))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -55,6 +56,8 @@ WORLDS = {
     "two hosts": World(homes=(0, 1, 1)),
     "two hosts without files": World(files=False, homes=(0, 1)),
 }
+#: Who may be killed: nobody, or the writer.
+KILLED: list[tuple[str, ...]] = [(), ("w",)]
 #: One whose hits compare the news first.
 CHANGES = replace(WORLDS["file"], news=True)
 
@@ -81,25 +84,24 @@ def beside(
     return search(world, actors, stored=what != "load", memory=not killed, killed=killed, **terms)
 
 
-@pytest.mark.parametrize("killed", [(), ("w",)])
-@pytest.mark.parametrize("what", ["load", "promotion"])
 @pytest.mark.parametrize("how", WRITERS)
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_schedule_serves_the_old_value(name: str, how: str, what: str, killed: tuple[str, ...]) -> None:
+def test_no_schedule_serves_the_old_value(name: str, how: str) -> None:
     """One writer, who may be killed anywhere, and one who loads or promotes; the server may evict."""
     world = WORLDS[name]
-    found = beside(world, WRITERS[how](world), what, killed=killed)
-    assert found.run() is None
-    assert found.states > 30
+    for what, killed in product(["load", "promotion"], KILLED):
+        found = beside(world, WRITERS[how](world), what, killed=killed)
+        assert found.run() is None, (what, killed)
+        assert found.states > 30, (what, killed)
 
 
-@pytest.mark.parametrize("what", ["refresh", "own refresh", "refresh without room", "touch"])
 @pytest.mark.parametrize("how", WRITERS)
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_schedule_brings_the_old_value_back(name: str, how: str, what: str) -> None:
+def test_no_schedule_brings_the_old_value_back(name: str, how: str) -> None:
     """One writer, and one who replaces what is there by what is no newer, if the fence stands."""
     world = WORLDS[name]
-    assert beside(world, WRITERS[how](world), what, evicted=True).run() is None
+    for what in ("refresh", "own refresh", "refresh without room", "touch"):
+        assert beside(world, WRITERS[how](world), what, evicted=True).run() is None, what
 
 
 @pytest.mark.parametrize("name", ["file", "redis", "both"])
@@ -154,13 +156,13 @@ def test_nobody_keeps_the_life_from_before_a_touch(name: str) -> None:
 # -- for this host alone ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed", [(), ("w",)])
-@pytest.mark.parametrize("what", ["load", "promotion"])
 @pytest.mark.parametrize("name", ["both", "two hosts"])
-def test_a_write_for_this_host_alone(name: str, what: str, killed: tuple[str, ...]) -> None:
+def test_a_write_for_this_host_alone(name: str) -> None:
     """It ends what the key had everywhere, and then comes as if loaded."""
     world = WORLDS[name]
-    assert beside(world, write_here(world, 0, "w"), what, killed=killed).run() is None
+    for what, killed in product(["load", "promotion"], KILLED):
+        found = beside(world, write_here(world, 0, "w"), what, killed=killed)
+        assert found.run() is None, (what, killed)
 
 
 def test_a_write_for_this_host_alone_beside_another_one() -> None:
@@ -173,14 +175,14 @@ def test_a_write_for_this_host_alone_beside_another_one() -> None:
 # -- many keys --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed", [(), ("w",)])
-@pytest.mark.parametrize("what", ["load", "promotion"])
 @pytest.mark.parametrize("name", ["redis", "both", "two hosts"])
-def test_a_write_of_many_keys(name: str, what: str, killed: tuple[str, ...]) -> None:
+def test_a_write_of_many_keys(name: str) -> None:
     """Two of the same buckets: files first, then the server once for all, which tells the other hosts."""
     world = WORLDS[name]
-    actors = {"w": (0, write_many(world, 0, "w", together=True)), "o": (1, OTHERS[what](world, 1))}
-    assert search(world, actors, stored=what != "load", killed=killed, abandons=bool(killed)).run() is None
+    for what, killed in product(["load", "promotion"], KILLED):
+        actors = {"w": (0, write_many(world, 0, "w", together=True)), "o": (1, OTHERS[what](world, 1))}
+        found = search(world, actors, stored=what != "load", killed=killed, abandons=bool(killed))
+        assert found.run() is None, (what, killed)
 
 
 @pytest.mark.parametrize("name", ["redis", "both", "two hosts"])

@@ -1,4 +1,7 @@
-"""A signal handler's exception between two steps of a write leaves nothing in memory that is older."""
+"""A signal handler's exception between two steps of a write leaves nothing in memory that is older.
+
+Beyond the model: the model kills whole processes, and here the process lives on with its memory.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,25 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
+import inside
 import pytest
+import traced
 from coherent_caches import open_cache
 from tracing import at_line
 
 from cachekit import IntelligentCache
-from cachekit.coherence import writes
 from cachekit.loading.request import LoadRequest
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
+TERMS = LoadRequest(lambda _: 60.0, frozenset())
 WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "set": lambda cache, key: cache.set(key, "new"),
     "set_many": lambda cache, key: cache.set_many({"before": 1, key: "new", "after": 1}),
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many(["before", key, "after"]),
     "touch": lambda cache, key: cache.touch(key, 60),
-    "refresh": lambda cache, key: cache._core.loads.reload(
-        key, lambda: "new", LoadRequest(lambda _: 60.0, frozenset())
-    ),
+    "refresh": lambda cache, key: inside.loads(cache).reload(key, lambda: "new", TERMS),
     "tags": lambda cache, key: cache.invalidate_by_tags({"t"}),
     "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
     "clear": lambda cache, key: cache.clear(),
@@ -55,7 +58,7 @@ def test_memory_has_nothing_older(cache: IntelligentCache, name: str) -> None:
 
         struck = False
         try:
-            at_line(number, writes, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
+            at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
         except KeyboardInterrupt:
             struck = True
         seen = cache.memory_cache.get_value(key)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
+import inside
 from loops import Run, until
 from racing import in_thread
 
@@ -86,14 +86,13 @@ def test_what_has_the_lease_waits_for_a_load_without_one(tmp_path: Path) -> None
 
         def with_lease() -> str:
             both.wait(60)
-            blocked = cache._core.loads.flights._flights["leased"]._blocked_on
-            watch = in_thread(lambda: wait_for(blocked))
+            watch = in_thread(wait_for_it)
             value = "leased, " + cache.get_or_set("plain", lambda: "!")
             watch()
             return value
 
-        def wait_for(blocked: Sequence[object]) -> None:
-            asyncio.run(until(lambda: blocked, "it waits for the other one"))
+        def wait_for_it() -> None:
+            asyncio.run(until(lambda: inside.waits_for(cache, "leased"), "it waits for the other one"))
             waits.set()
 
         first = in_thread(lambda: cache.get_or_set("plain", plain))

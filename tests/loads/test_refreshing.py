@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import traced
 from racing import in_thread, race
 from tracing import at_line
 
 from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
-from cachekit.loading import path, refresh_ahead
 from cachekit.testing import ManualClock
 
 AHEAD = LoadOptions(refresh_ahead=0.2)
@@ -89,25 +88,6 @@ def test_a_cached_function_reloads(cache: IntelligentCache, clock: ManualClock) 
     assert answer.cache_info()[:2] == (4, 1)
 
 
-def test_a_cached_coroutine_function_reloads(cache: IntelligentCache, clock: ManualClock) -> None:
-    loader = Counting()
-
-    @cache.cached(ttl=100, name="answer")
-    async def answer() -> int:
-        await asyncio.sleep(0)
-        return loader()
-
-    async def main() -> list[int]:
-        answers = [await answer()]
-        clock.advance(81)
-        answers.append(await answer())
-        while len(loader.threads) < 2 or cache.get_stats()["memory"].sets < 2:
-            await asyncio.sleep(0)
-        return [*answers, await answer()]
-
-    assert asyncio.run(main()) == [1, 1, 2]
-
-
 def test_many_hits_are_one_reload(cache: IntelligentCache, clock: ManualClock) -> None:
     cache.set("k", 0, ttl=100)
     clock.advance(90)
@@ -133,7 +113,7 @@ def test_a_hit_that_is_overtaken_by_another_ones_reload_begins_none(
             in_thread(ask)()
             finish()
 
-        reached = at_line(number, (path, refresh_ahead), overtake, ask)
+        reached = at_line(number, traced.RELOADS, overtake, ask)
         finish()
         assert len(loader.threads) == 1, number
         if not reached:

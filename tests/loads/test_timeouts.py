@@ -167,30 +167,6 @@ def test_batches_have_it_too(cache: IntelligentCache) -> None:
     assert cache.get_or_set_many(["b", "c"], loader, load=LONG) == {"b": "slow"}
 
 
-def test_on_an_event_loop(cache: IntelligentCache) -> None:
-    """The task goes on, on its loop; so does its value."""
-    ended: list[int] = []
-
-    @cache.cached(name="slow", load=SHORT)
-    async def slow() -> str:
-        await go_on.wait()
-        ended.append(1)
-        return "slow"
-
-    go_on = asyncio.Event()
-
-    async def main() -> str:
-        with pytest.raises(LoadTimeoutError, match="took longer than"):
-            await slow()
-        go_on.set()
-        while not ended:
-            await asyncio.sleep(0)
-        return await slow()
-
-    assert asyncio.run(main()) == "slow"
-    assert ended == [1]
-
-
 def test_a_soft_timeout_on_an_event_loop(cache: IntelligentCache, clock: ManualClock) -> None:
     calls = []
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
 import redis
 from forking import in_fork
@@ -197,7 +198,7 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
         async def main() -> None:
             asking = asyncio.create_task(answer())
             await begun.wait()
-            (leading,) = one._core.loads.tasks._tasks
+            (leading,) = inside.tasks(one)
             leading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
@@ -234,7 +235,7 @@ def test_a_leader_that_is_cancelled_while_it_gets_its_lease_is_followed(
             asking = asyncio.create_task(aio.IntelligentCache.of(one).get_or_set("k", never))
             while not begun.is_set():
                 await asyncio.sleep(0)
-            (leading,) = one._core.loads.tasks._tasks
+            (leading,) = inside.tasks(one)
             leading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking

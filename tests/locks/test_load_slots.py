@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import traced
 from forking import in_fork
 from holders import kill, orphan_of, process_with
 from racing import race
 from tracing import at_line
 
 from cachekit.errors import TierUnavailableError
-from cachekit.loading import slots
 from cachekit.loading.slots import LoadSlots
 from cachekit.runtime.backoff import wait_for
 from cachekit.testing.processes import in_processes
@@ -171,7 +171,7 @@ def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
     kept: list[object] = []
     for number in itertools.count(1):
         try:
-            struck = at_line(number, slots, interrupt, take_and_give)
+            struck = at_line(number, traced.LOAD_SLOTS, interrupt, take_and_give)
         except KeyboardInterrupt:
             struck = True
         kept.clear()

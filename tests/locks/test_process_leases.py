@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import traced
 from file_checks import open_files
 from forking import in_fork
 from holders import kill, orphan_of, process_with
@@ -257,7 +258,9 @@ def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
     kept: list[object] = []  # a finalizer is not to be struck: what it raises is nobody's
     for number in itertools.count(1):
         try:
-            struck = at_line(number, process_lease, interrupt, lambda: kept.append(leases.try_acquire("k")))
+            struck = at_line(
+                number, traced.PROCESS_LEASES, interrupt, lambda: kept.append(leases.try_acquire("k"))
+            )
         except KeyboardInterrupt:
             struck = True
         kept.clear()
@@ -279,7 +282,7 @@ def test_an_interrupted_release_can_be_made_again(tmp_path: Path) -> None:
         lease = leases.try_acquire("k")
         assert lease is not None
         try:
-            struck = at_line(number, process_lease, interrupt, lease.release)
+            struck = at_line(number, traced.PROCESS_LEASES, interrupt, lease.release)
         except KeyboardInterrupt:
             struck = True
         lease.release()

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import inside
 import pytest
+import traced
 from racing import in_thread
 from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
-from cachekit.tiers.memory import removal, store, write_lock
 from cachekit.tiers.memory.entry import MemoryEntry
 
 Operation = Callable[[MemoryCache], object]
@@ -27,9 +28,6 @@ def refused_set_if(cache: MemoryCache) -> object:
     cache.delete("a")
     return cache.set_if("a", CacheEntry("a", "loaded"), fence)
 
-
-#: Where a write may be struck.
-STEPS = (store, removal, write_lock)
 
 OPERATIONS: dict[str, Operation] = {
     "overwrite": lambda cache: cache.set_value("a", "new", tags={"y", "z"}),
@@ -50,7 +48,7 @@ def full_cache() -> tuple[MemoryCache, list[MemoryEntry]]:
     cache = MemoryCache(max_size=3, cleanup_interval=None)
     for key in "abc":
         cache.set_value(key, f"old {key}", tags={"x", key})
-    return cache, cache._store.all_held()
+    return cache, inside.entries(cache)
 
 
 class Struck(Exception):
@@ -70,17 +68,17 @@ def test_an_exception_between_any_two_lines(name: str) -> None:
         number += 1
         cache, before = full_cache()
         try:
-            came = at_line(number, STEPS, strike, partial(operation, cache))
+            came = at_line(number, traced.MEMORY_WRITES, strike, partial(operation, cache))
         except Struck:
             pass
-        assert cache._store._state == 0, number
-        inside = cache._store.all_held()
-        assert len(inside) <= 3, number
+        assert inside.store(cache)._state == 0, number
+        left = inside.entries(cache)
+        assert len(left) <= 3, number
         for held in before:
-            assert held in inside or held.deadline == float("-inf"), number
-        for held in inside:
+            assert held in left or held.deadline == float("-inf"), number
+        for held in left:
             if held.deadline > 0:
-                assert all(held.key in cache._store._tags.having({tag}) for tag in held.tags), number
+                assert all(held.key in inside.store(cache)._tags.having({tag}) for tag in held.tags), number
         assert in_thread(partial(cache.delete, "none"))() is False, number
         operation(cache)
         live = {key for key in cache.keys() if cache.get_value(key) is not None}  # noqa: SIM118
@@ -113,16 +111,16 @@ def test_a_call_between_any_two_lines(name: str, refuses: bool) -> None:
             handler(cache)
 
         try:
-            came = at_line(number, STEPS, happens, partial(operation, cache))
+            came = at_line(number, traced.MEMORY_WRITES, happens, partial(operation, cache))
         except Struck:
             pass
-        assert cache._store._deferred == [], number
+        assert inside.store(cache)._deferred == [], number
         for key in cache.keys():  # noqa: SIM118
             entry = cache.get(key)
             assert entry is not None
             assert entry.value is not None, number
         assert not happened or cache.get_value("a") in {None, "new"}, number
-        cache._store.check() if not refuses else None
+        cache._check() if not refuses else None
     assert number > 3
 
 
@@ -134,13 +132,13 @@ def test_closing_between_any_two_lines(name: str) -> None:
         number += 1
         cache, _ = full_cache()
         try:
-            came = at_line(number, STEPS, cache.close, partial(OPERATIONS[name], cache))
+            came = at_line(number, traced.MEMORY_WRITES, cache.close, partial(OPERATIONS[name], cache))
         except CacheClosedError:
             pass
         if came:
             with pytest.raises(CacheClosedError):
                 cache.set_value("k", 1)
-            assert len(cache._store) == 0
+            assert len(inside.store(cache)) == 0
 
 
 def test_a_value_that_dies_at_close_finds_it_closed() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import inside
 import pytest
 from forking import in_fork
 from redis_server import wait_until
@@ -82,7 +83,7 @@ def test_a_forgotten_cache_is_collected() -> None:
             return bool(scheduler._wake._waiters)  # type: ignore[attr-defined]
 
     wait_until(has_nothing_to_do, "the thread waits")
-    gone = weakref.ref(cache._store)
+    gone = weakref.ref(inside.store(cache))
     del cache
     gc.collect()
     assert gone() is None
@@ -106,7 +107,7 @@ def test_a_forked_child_goes_on() -> None:
     def child() -> None:
         swept = threading.Event()
         cache.on_removal(lambda *_: swept.set())
-        cache._store.check()
+        cache._check()
         assert cache.get_value("inherited") == 1
         cache.set_value("short", 1, ttl=0.001)
         assert swept.wait(60)
@@ -121,7 +122,7 @@ def test_a_forked_child_goes_on() -> None:
         writer.join()
     assert statuses == [0] * 20
     cache.set_value("k", 1)
-    cache._store.check()
+    cache._check()
     cache.close()
 
 
@@ -147,7 +148,7 @@ def test_values_are_freed_when_entries_leave() -> None:
         value = Value()
         gone = weakref.ref(value)
         cache.set_value("k", value)
-        held = cache._store.find("k")
+        held = inside.store(cache).find("k")
         del value
         leave()
         assert gone() is None
@@ -159,9 +160,9 @@ def test_fences_that_are_forgotten_cost_nothing() -> None:
     """A load that never comes back leaves nothing behind."""
     cache = MemoryCache()
     fences = [cache.fence(f"k{number}") for number in range(100)]
-    assert len(cache._store._fences) == 100
+    assert len(inside.fences(cache)) == 100
     fences.clear()
-    assert len(cache._store._fences) == 0
+    assert len(inside.fences(cache)) == 0
 
 
 def test_memory_usage_follows_what_is_held() -> None:

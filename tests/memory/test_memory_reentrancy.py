@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 
+import inside
 import pytest
 from interrupting import InterruptedClock, no_collection
 
@@ -46,7 +47,7 @@ def test_a_finalizer_inside_a_write_is_served_after_it() -> None:
     gc.collect()
     assert len(ran) == 300
     assert all(cache.get_value(f"from finalizer {number}") == number for number in ran)
-    cache._store.check()
+    cache._check()
 
 
 def test_a_call_from_inside_a_write_is_carried_out_after_it() -> None:
@@ -58,17 +59,17 @@ def test_a_call_from_inside_a_write_is_carried_out_after_it() -> None:
     cache.set_value("a", 1, tags={"t"})
     cache.set_value("b", 1, tags={"t"})
 
-    def inside() -> None:
-        assert cache._store._state, "this is the middle of a write"
+    def within() -> None:
+        assert inside.store(cache)._state, "this is the middle of a write"
         assert cache.set_value("c", 3) is True
         assert cache.delete("b") is False
         assert cache.get_value("b") == 1
 
-    clock.happens = inside
+    clock.happens = within
     assert cache.delete("a") is True
     assert order == ["a", "b"]
     assert cache.get_value("c") == 3
-    cache._store.check()
+    cache._check()
 
 
 def test_a_value_that_dies_may_use_the_cache() -> None:
@@ -92,7 +93,7 @@ def test_a_value_that_dies_may_use_the_cache() -> None:
     cache.set_value("c", Value("cleared"))
     cache.clear()
     assert deaths == ["replaced", "evicted", "deleted", "cleared"]
-    cache._store.check()
+    cache._check()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
@@ -157,7 +158,7 @@ def test_a_signal_handler_may_call_the_cache() -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert calls[0] == 2000
-    cache._store.check()
+    cache._check()
 
 
 def test_a_listener_may_call_the_cache() -> None:

@@ -10,11 +10,14 @@ import re
 import weakref
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from types import ModuleType
 
+import inside
 import pytest
+import traced
+from exploring import explored
 from forking import in_fork
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from naive_policies import NAIVE, Naive
@@ -23,8 +26,8 @@ from tracing import at_line
 
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import policy_store, removal, store
-from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve, lfu, s3fifo, sieve, tinylfu, ttl
+from cachekit.tiers.memory import policy_store, store
+from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
@@ -180,8 +183,8 @@ class StrategyMachine(RuleBasedStateMachine):
     def agrees(self) -> None:
         if not hasattr(self, "cache"):
             return
-        self.cache._store.check()
-        assert {held.key for held in self.cache._store.all_held()} == set(self.weights)
+        self.cache._check()
+        assert {held.key for held in inside.entries(self.cache)} == set(self.weights)
         assert len(self.weights) <= self.MAX_SIZE
         stats = self.cache.get_stats()
         if self.limit is not None:
@@ -195,7 +198,7 @@ class StrategyMachine(RuleBasedStateMachine):
             self.cache.close()
 
 
-StrategyMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50)
+StrategyMachine.TestCase.settings = explored(steps=2.5)
 TestStrategies = StrategyMachine.TestCase
 
 
@@ -235,7 +238,7 @@ def test_threads(strategy: CacheStrategy | type[Order]) -> None:
 
     with cache, frequent_switches():
         race(*[partial(work, number) for number in range(8)])
-        cache._store.check()
+        cache._check()
         stats = cache.get_stats()
         assert stats.hits + stats.misses == sum(lookups)
         assert stats.size <= 40
@@ -258,12 +261,12 @@ def test_forks(strategy: CacheStrategy) -> None:
 
         def child() -> None:
             writes()
-            cache._store.check()
+            cache._check()
 
         children = race(writes, lambda: [in_fork(child) for _ in range(3)])[1]
         assert children is not None
         assert [wait() for wait in children] == [0, 0, 0]
-        cache._store.check()
+        cache._check()
 
 
 OPERATIONS: dict[str, Callable[[MemoryCache], object]] = {
@@ -276,26 +279,19 @@ OPERATIONS: dict[str, Callable[[MemoryCache], object]] = {
     "get": lambda cache: cache.get("a"),
 }
 
-INSIDE: list[tuple[CacheStrategy, ModuleType]] = [
-    (CacheStrategy.LRU, policy_store),
-    (CacheStrategy.W_TINYLFU, policy_store),
-    (CacheStrategy.W_TINYLFU, removal),
-    (CacheStrategy.W_TINYLFU, tinylfu),
-    (CacheStrategy.S3_FIFO, s3fifo),
-    (CacheStrategy.SIEVE, sieve),
-    (CacheStrategy.LFU, lfu),
-    (CacheStrategy.TTL, ttl),
-]
-
 
 class Struck(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize(("strategy", "module"), INSIDE)
-def test_an_exception_between_any_two_lines(strategy: CacheStrategy, module: ModuleType, name: str) -> None:
+@pytest.mark.parametrize("strategy", traced.POLICIES)
+def test_an_exception_between_any_two_lines(strategy: str) -> None:
     """Wherever a signal handler's exception strikes: bounds hold, and the policy knows what is held."""
+    for part, name in product(traced.POLICIES[strategy], OPERATIONS):
+        struck_everywhere(CacheStrategy[strategy], part, name)
+
+
+def struck_everywhere(strategy: CacheStrategy, part: ModuleType, name: str) -> None:
 
     def strike() -> None:
         raise Struck
@@ -303,28 +299,30 @@ def test_an_exception_between_any_two_lines(strategy: CacheStrategy, module: Mod
     number, came = 0, True
     while came:
         number += 1
+        where = strategy, name, number
         with MemoryCache(3, strategy, max_bytes=8000, cleanup_interval=None) as cache:
             for key in "abc":
                 cache.set_value(key, key, tags={"x"})
                 cache.get_value(key)
             try:
-                came = at_line(number, module, strike, partial(OPERATIONS[name], cache))
+                came = at_line(number, part, strike, partial(OPERATIONS[name], cache))
             except Struck:
                 pass
-            assert cache.size() <= 3, number
+            assert cache.size() <= 3, where
             for key in cache.keys():  # noqa: SIM118
-                assert cache.get(key) is not None, number
-                assert cache.get_value(key) is not None, number
+                assert cache.get(key) is not None, where
+                assert cache.get_value(key) is not None, where
             for more in range(8):
                 cache.set_value(f"more {more}", "m" * 600)
-                assert cache.size() <= 3, number
+                assert cache.size() <= 3, where
             cache.remove_expired()  # a write that was struck may leave a dead entry,
-            held = cache._store.all_held()  # or a key too many in the index of tags
-            assert all(one.key in cache._store._tags.having(one.tags) for one in held if one.tags), number
-            assert cache.memory_usage() == sum(one.weight for one in held), number  # type: ignore[attr-defined]
+            held = inside.entries(cache)  # or a key too many in the index of tags
+            having = inside.store(cache)._tags.having
+            assert all(one.key in having(one.tags) for one in held if one.tags), where
+            assert cache.memory_usage() == sum(one.weight for one in held), where  # type: ignore[attr-defined]
             for key in cache.keys():  # noqa: SIM118
-                assert cache.delete(key), number
-            assert cache.size() == cache.memory_usage() == 0, number
+                assert cache.delete(key), where
+            assert cache.size() == cache.memory_usage() == 0, where
 
 
 class TestHits:
@@ -337,8 +335,8 @@ class TestHits:
                 cache.set_value(key, key)
             for _ in range(1000):
                 cache.get_value("a")
-            assert isinstance(cache._store, policy_store.PolicyStore)
-            assert len(cache._store._hits) < 128
+            assert isinstance(inside.store(cache), policy_store.PolicyStore)
+            assert len(inside.store(cache)._hits) < 128
             for _ in range(998):
                 cache.get_value("b")
             for _ in range(999):
@@ -410,7 +408,7 @@ class TestOwnPolicies:
             cache = MemoryCache(3, strategy, max_bytes=10_000, cleanup_interval=None)
             cache.set_value("k", 1)
             cache.get_value("k")
-            store = weakref.ref(cache._store)
+            store = weakref.ref(inside.store(cache))
             del cache
             assert store() is None
         finally:
@@ -483,7 +481,7 @@ class TestOwnPolicies:
                 cache.set_value("c", 1)
             cache.set_value("c", 1)
             assert sorted(cache.keys()) == ["b", "c"]
-            cache._store.check()
+            cache._check()
 
     def test_a_policy_that_always_raises_keeps_no_old_value(self) -> None:
         """Neither a write nor a removal that it spoils leaves the older value to be read."""

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import inside
 import pytest
+import traced
 from interrupting import InterruptedClock
 from racing import frequent_switches, race
 from tracing import at_line
@@ -16,7 +18,7 @@ from tracing import at_line
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.model.counters import Lookups
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import stats, store
+from cachekit.tiers.memory import store
 
 THREADS = 8
 
@@ -68,11 +70,11 @@ def test_everything_at_once_leaves_the_store_whole(cache: MemoryCache) -> None:
 
     with frequent_switches():
         race(*[lambda number=number: work(number) for number in range(THREADS)])
-    cache._store.check()
+    cache._check()
     stats = cache.get_stats()
     assert stats.hits + stats.misses == sum(lookups)
     assert stats.size <= 50
-    assert len(cache._store._fences) == 0
+    assert len(inside.fences(cache)) == 0
 
 
 def test_no_hit_is_lost_to_another_thread(cache: MemoryCache) -> None:
@@ -137,12 +139,11 @@ def test_no_expired_value_under_threads(cache: MemoryCache, clock: ManualClock) 
 def test_nothing_comes_between_a_value_and_its_deadline(through: str, event: str) -> None:
     """A reader with an old value in hand does not take the deadline of a new one for its own."""
     clock = InterruptedClock()
-    tier = MemoryCache(2, clock=clock)
-    with IntelligentCache(tier, file_cache=None) as cache:
+    with IntelligentCache(MemoryCache(2, clock=clock), file_cache=None) as cache:
         computed = iter(range(10))
         function = cache.cached(name="f", ttl=5)(lambda argument: next(computed))
         reads: dict[str, tuple[str, Callable[[], object]]] = {
-            "tier": ("k", lambda: tier.get_value("k")),
+            "tier": ("k", lambda: inside.memory(cache).get_value("k")),
             "cache": ("k", lambda: cache.get("k")),
             "function": (function.key("k"), lambda: function("k")),
         }
@@ -189,7 +190,7 @@ def test_figures_never_go_back() -> None:
             def leave(memory: MemoryCache = memory, leaving: Any = leaving) -> None:
                 memory._figures.retire([leaving])
 
-            if not at_line(line, stats, look, leave):
+            if not at_line(line, traced.MEMORY_STATISTICS, look, leave):
                 break
             assert seen == [(3, 2)]
             coming[0].hits += 1

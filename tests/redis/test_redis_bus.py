@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import inside
 import pytest
 import redis
 from forking import in_fork
@@ -221,7 +222,7 @@ def test_a_lost_message_is_a_gap(make_cache: MakeCache) -> None:
     """A write whose message never came: the connection is fine, the heartbeat tells."""
     notes, other = listening(make_cache()), make_cache()
     other.set_value("k", 1)
-    outbox = other._store._bus.outbox
+    outbox = inside.outbox(other)
     number, _ = outbox.message("keys", ["lost"])
     outbox.settle(number)
     wait_until(lambda: notes.gaps >= 1, "the heartbeat tells that something is missing")
@@ -231,7 +232,7 @@ def test_a_lost_message_is_a_gap(make_cache: MakeCache) -> None:
 def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     """Several threads write; numbers come in any order; heartbeats confirm them all."""
     notes, other = listening(make_cache()), make_cache()
-    bus = other._store._bus
+    bus = inside.bus(other)
 
     def write() -> None:
         for number in range(100):
@@ -256,7 +257,7 @@ def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> 
     def period() -> None:
         for number in range(10):
             other.set_value(f"k{number}", 1)
-        other._store._bus._heart.beat()
+        inside.heartbeat(other).beat()
 
     for _ in range(3):
         period()
@@ -277,7 +278,7 @@ def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
     other.set_value("k", 1)
     assert other.put("k", CacheEntry("k", 2), other.successor(), expect=other.successor()) is False
     for _ in range(2):
-        other._store._bus._heart.beat()
+        inside.heartbeat(other).beat()
     other.delete("end")
     wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
     assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
@@ -295,7 +296,7 @@ def test_long_upkeep_does_not_hold_up_the_heartbeats(make_cache: MakeCache) -> N
     job = scheduler.every(0, sweep.run)
     try:
         cache.delete("k")
-        outbox = cache._store._bus.outbox
+        outbox = inside.outbox(cache)
         wait_until(lambda: outbox._confirmed == 1, "the heartbeat is sent")
     finally:
         go_on.set()
@@ -306,7 +307,7 @@ def test_a_heartbeat_that_failed_is_sent_in_time(server: RedisServer) -> None:
     """A server that was frozen for a moment: nothing was lost, so who listens need not forget anything."""
     with RedisCache(url=server.url, timeout=1) as writer, RedisCache(url=server.url, timeout=60) as reader:
         notes = listening(reader)
-        beats = writer._store._bus._heart
+        beats = inside.heartbeat(writer)
         writer.set_value("k", 1)
         with server.frozen():
             for _ in range(2):
@@ -341,8 +342,8 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
         assert scanning.wait(60)
         slow.set_value("k", 1)
         for _ in range(2):
-            slow._store._bus._heart.beat()
-        confirmed = slow._store._bus.outbox._confirmed
+            inside.heartbeat(slow).beat()
+        confirmed = inside.confirmed(slow)
         go_on.set()
         if fails:
             with pytest.raises(TierUnavailableError):
@@ -425,7 +426,10 @@ def test_an_interrupted_write_is_told_all_the_same(make_cache: MakeCache) -> Non
                 raise KeyboardInterrupt
 
     first, second = Interrupted(), listening(cache)
-    cache._store._bus._ears = (bus._BusReader(cache._server, b"", Outbox(), first), *cache._store._bus._ears)
+    inside.bus(cache)._ears = (
+        bus._BusReader(inside.server(cache), b"", Outbox(), first),
+        *inside.bus(cache)._ears,
+    )
     with pytest.raises(KeyboardInterrupt):
         cache.delete("k")
     assert second.told == [("keys", ["k"])]
@@ -455,11 +459,11 @@ def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
     """It is another writer, trusts nothing at first, and hears the parent, which hears it."""
     cache, other = make_cache(), make_cache()
     parents = listening(cache)
-    writer = cache._store._bus.outbox.writer
+    writer = inside.outbox(cache).writer
     ready, go = os.pipe()
 
     def child() -> None:
-        assert cache._store._bus.outbox.writer != writer
+        assert inside.outbox(cache).writer != writer
         wait_until(lambda: parents.gaps >= 2, "the child listens anew")
         os.write(go, b"x")
         wait_until(lambda: ("keys", ["of the parent"]) in parents.told, "the child hears the parent")
@@ -541,4 +545,4 @@ def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.
 
     monkeypatch.setattr("cachekit.tiers.redis.heartbeat.heartbeat_scheduler.every", forks_meanwhile)
     cache.delete("k")
-    assert cache._store._bus._heart._job is not None
+    assert inside.heartbeat(cache)._job is not None

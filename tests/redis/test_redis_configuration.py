@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import inside
 import pytest
 import redis
 import redis.asyncio
@@ -104,7 +105,7 @@ class TestConfiguration:
                 with cache:
                     cache.set_value("k", 1)
                     assert cache.get_value("k") == 1
-                    assert "hunter2" not in repr(cache) + repr(cache._address) + str(cache._server)
+                    assert "hunter2" not in repr(cache) + repr(cache._address) + str(inside.server(cache))
             for wrong in (
                 RedisCache(url=url.replace("2@", "3@"), timeout=60),
                 RedisCache(url=server.url, password="wrong-word", timeout=60),
@@ -137,7 +138,7 @@ class TestConfiguration:
         cache.put_many({"k": CacheEntry("k", b"\xff")}, {"k": cache.successor()})
         assert cache.get_value("k") == b"\xff"
         assert cache.keys() == ["k"]
-        assert cache._server._ways().client.connection_pool.max_connections == 2
+        assert inside.server(cache)._ways().client.connection_pool.max_connections == 2
 
     def test_it_pickles_as_its_configuration(self, make_cache: MakeCache) -> None:
         """A copy speaks to the same keys of the same server."""

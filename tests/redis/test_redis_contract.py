@@ -1,4 +1,7 @@
-"""The Redis tier passes the suite that every tier passes: on one server, on a Cluster, and on a client."""
+"""The Redis tier passes the suite that every tier passes: on one server, with and without a signature.
+
+`-m soak` runs it on a client of the caller, on Valkey and on a Cluster as well.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,13 @@ class TestSignedRedisCache(TestRedisCache):
         )
 
 
+@pytest.mark.soak
 class TestRedisCacheOnAClient(TestRedisCache):
     def make_tier(self, clock: ManualClock) -> RedisCache:
         return RedisCache(client=redis.Redis.from_url(self.url), key_prefix=self.prefix, clock=clock)
 
 
+@pytest.mark.soak
 class TestRedisCacheOnValkey(TierContract):
     """The other family of servers, where the first one is not that."""
 
@@ -50,6 +55,7 @@ class TestRedisCacheOnValkey(TierContract):
         return RedisCache(url=self.url, key_prefix=self.prefix, timeout=60, clock=clock)
 
 
+@pytest.mark.soak
 class TestRedisCacheOnACluster(TierContract):
     @pytest.fixture(autouse=True)
     def _place(self, cluster_nodes: list[tuple[str, int]], prefix: str) -> None:

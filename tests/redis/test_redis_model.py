@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import settings
+from exploring import explored
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -210,21 +210,15 @@ class RedisAgainstModel(RuleBasedStateMachine):
             assert (cache.get(one) is not None) == (one in live)
 
 
+@pytest.mark.hypothesis
 def test_against_a_dict(redis_url: str) -> None:
-    """A few hundred histories on one server."""
+    """On one server."""
     RedisAgainstModel.url, RedisAgainstModel.nodes = redis_url, None
-    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=100, stateful_step_count=25))
+    run_state_machine_as_test(RedisAgainstModel, settings=explored())
 
 
+@pytest.mark.hypothesis
 def test_against_a_dict_on_a_cluster(cluster_nodes: list[tuple[str, int]]) -> None:
     """The same on three."""
     RedisAgainstModel.nodes = cluster_nodes
-    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=12, stateful_step_count=20))
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_against_a_dict_at_length(redis_url: str) -> None:
-    """Two thousand histories."""
-    RedisAgainstModel.url, RedisAgainstModel.nodes = redis_url, None
-    run_state_machine_as_test(RedisAgainstModel, settings=settings(max_examples=2000, stateful_step_count=40))
+    run_state_machine_as_test(RedisAgainstModel, settings=explored(examples=0.2))

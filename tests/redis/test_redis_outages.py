@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
+import traced
 from forking import in_fork
 from interrupting import no_collection
 from racing import race
@@ -19,7 +21,7 @@ from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.errors import TierUnavailableError
-from cachekit.tiers.redis import RedisCache, connection_pool
+from cachekit.tiers.redis import RedisCache
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 
@@ -305,14 +307,14 @@ def test_a_scan_that_another_server_goes_on_with() -> None:
                     {key: CacheEntry(key, 1) for key in keys}, {key: cache.successor() for key in keys}
                 )
         with RedisCache(url=f"unix://{name}", timeout=5) as cache:
-            scan = cache._store.scan(None)
+            scan = inside.redis_store(cache).scan(None)
             found = set(next(scan))
             name.unlink()
             name.symlink_to(Path(new.directory, "socket"))
             old.kill()
             found.update(*scan)
             assert found == set(keys)
-            scan = cache._store.scan(None)
+            scan = inside.redis_store(cache).scan(None)
             next(scan)
             new.kill()
             with pytest.raises(TierUnavailableError):
@@ -436,7 +438,7 @@ def test_forks(server: RedisServer) -> None:
 
         # Connections that nobody uses at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
-        assert cache._server._ways().ask.__self__._free  # type: ignore[attr-defined]
+        assert inside.server(cache)._ways().ask.__self__._free
         children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()
@@ -489,7 +491,7 @@ def test_interrupted_at_any_line(server: RedisServer) -> None:
 
             def interrupted(number: int = number) -> bool:
                 try:
-                    return at_line(number, connection_pool, strike, lambda: cache.get("a"))
+                    return at_line(number, traced.CONNECTIONS, strike, lambda: cache.get("a"))
                 except Alarm:
                     return True
 

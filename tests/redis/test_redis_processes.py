@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+import inside
 import pytest
 from redis_server import wait_until
 
@@ -133,9 +134,9 @@ def test_an_invalidation_is_not_lost_to_a_load(make_cache: MakeCache) -> None:
 
 def make_source(cache: RedisCache, value: int) -> int:
     """The database, which is not a part of the cache: a plain key of the same server."""
-    cache._server.call("SET", cache.key_prefix + "source", value)
+    inside.server(cache).call("SET", cache.key_prefix + "source", value)
     return value
 
 
 def read_source(cache: RedisCache) -> int:
-    return int(cache._server.call("GET", cache.key_prefix + "source") or 0)
+    return int(inside.server(cache).call("GET", cache.key_prefix + "source") or 0)

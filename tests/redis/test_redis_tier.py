@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import inside
 import pytest
 from redis_looks import Point, arguments_of, commands_of, names_under, value_name
 from same import same
@@ -123,8 +124,8 @@ class TestFleetFences:
         origin = cache.origin("k")
         write = cache._entries._write(clock_entry, origin)
         assert write is not None
-        assert cache._store.add("k", write, origin, None) is True
-        assert cache._store.add("k", write, origin, None) is True
+        assert inside.redis_store(cache).add("k", write, origin, None) is True
+        assert inside.redis_store(cache).add("k", write, origin, None) is True
 
     @pytest.mark.parametrize(
         "happens",
@@ -216,7 +217,7 @@ class TestFleetFences:
         before = other.origin("k1")
         answers: list[object] = []
         origins = [before]
-        scan = cache._store.scan
+        scan = inside.redis_store(cache).scan
 
         def scanned(pattern: Any) -> Any:
             yield from scan(pattern)
@@ -226,7 +227,7 @@ class TestFleetFences:
             else:
                 origins.append(other.origin("k1"))
 
-        store: Any = cache._store
+        store: Any = inside.redis_store(cache)
         store.scan = scanned
         cache.invalidate_by_pattern("k")
         if taken == "meanwhile":
@@ -361,7 +362,7 @@ class TestTouch:
         """A set between its reading and its writing wins, and is what is prolonged."""
         cache, other = make_cache(), make_cache()
         cache.set_value("k", "old")
-        put = cache._store.put
+        put: Callable[..., bool] = inside.redis_store(cache).put
         calls = 0
 
         def interfered(*arguments: Any, **more: Any) -> bool:
@@ -371,7 +372,7 @@ class TestTouch:
                 other.set_value("k", "new", ttl=60)
             return put(*arguments, **more)
 
-        store: Any = cache._store
+        store: Any = inside.redis_store(cache)
         store.put = interfered
         assert cache.touch("k", 500) is True
         entry = cache.get("k")

@@ -1,9 +1,12 @@
-"""Functions that count their calls, to see what a cache asked them."""
+"""Functions that count their calls, to see what a cache asked them; a plugin, for its fixture."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from cachekit import cache_result
 
@@ -39,3 +42,38 @@ def counted_async(answer: Callable[..., Any], **options: Any) -> tuple[Any, Call
         return await result if hasattr(result, "__await__") else result
 
     return cache_result(**{"name": "counted"} | options)(function), calls
+
+
+class _Blocking:
+    """A cached coroutine function of which every question is awaited, each on a loop of its own."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.key, self.cache_info = function.key, function.cache_info
+
+    def __call__(self, *args: Any) -> Any:
+        return asyncio.run(self._function(*args))
+
+    def refresh(self, *args: Any) -> Any:
+        return asyncio.run(self._function.refresh(*args))
+
+    def invalidate(self, *args: Any) -> Any:
+        return asyncio.run(self._function.invalidate(*args))
+
+    def cache_clear(self) -> Any:
+        return asyncio.run(self._function.cache_clear())
+
+
+def _counted_blocking(answer: Callable[..., Any], **options: Any) -> tuple[Any, Calls]:
+    function, calls = counted_async(answer, **options)
+    return _Blocking(function), calls
+
+
+Counts = Callable[..., tuple[Any, Calls]]
+
+
+@pytest.fixture(params=[counted, _counted_blocking], ids=["def", "async def"])
+def counts(request: pytest.FixtureRequest) -> Counts:
+    """Makes cached functions as `counted` does: what is asked of one holds for `def` and for `async def`."""
+    make: Counts = request.param
+    return make

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import inside
+
 from cachekit.tiers.file.engine.control_block import (
     BUSY,
     ENTRIES,
@@ -52,7 +54,7 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
 
     Those of live bytes stay so (`bytes_drifted`) when the index is rebuilt.
     """
-    for shard in engine._shards:
+    for shard in inside.shards(engine):
         files = shard.files
         index = shard.lock.run(files.locked_index)
         assert index is not None

@@ -19,12 +19,15 @@ T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Run:
     """Both kinds of loop; slow callbacks, forgotten coroutines and lost exceptions are errors."""
 
     def run(coroutine: Coroutine[Any, Any, T]) -> T:
-        with asyncio.Runner(loop_factory=request.param) as runner:
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
             troubles: list[dict[str, Any]] = []
             runner.get_loop().set_exception_handler(lambda _, context: troubles.append(context))
             result = runner.run(coroutine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import inside
 import pytest
 
 from cachekit import FileCache
@@ -33,5 +34,5 @@ def long_patience() -> Iterator[None]:
 
 def give_up_soon(cache: FileCache) -> None:
     """Its writers wait half a second for a lock."""
-    for shard in cache._attachment._engine._shards:
+    for shard in inside.shards(inside.engine(cache)):
         shard.lock.patience = 0.5

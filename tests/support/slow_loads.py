@@ -1,13 +1,16 @@
-"""Loaders that wait to be let go, and who waits for them."""
+"""Loaders that wait to be let go, and who waits for them; a plugin, for its fixture."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import product
+from typing import Any, Protocol
 
+import inside
 import pytest
-from loops import until
+from loops import LOOPS, until
+from pairwise import in_suite_or_soak
 
 from cachekit.aio import IntelligentCache
 
@@ -38,20 +41,57 @@ class Slow:
         await until(lambda: self.begun >= times, "the loader was called")
 
 
+class Way(Protocol):
+    """Makes what asks for "k" from a cache and a loader, with options of `get_or_set`."""
+
+    def __call__(
+        self, cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
+    ) -> Callable[[], Coroutine[Any, Any, Any]]: ...
+
+
+def _by_key(
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    return lambda: cache.get_or_set("k", loader, **options)
+
+
+def _by_cached_function(
+    cache: IntelligentCache, loader: Callable[[], Awaitable[Any]], /, **options: Any
+) -> Callable[[], Coroutine[Any, Any, Any]]:
+    @cache.cached(key_func=lambda: "k", name="asked", **options)
+    async def ask() -> Any:
+        return await loader()
+
+    return ask
+
+
+#: One load path, driven in two ways.
+WAYS: dict[str, Way] = {"get_or_set": _by_key, "a cached function": _by_cached_function}
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+def in_both_ways(fixture: str) -> pytest.MarkDecorator:
+    """Run a test in both ways, on both loops, over both caches of a fixture; some of that in the soak."""
+    combinations = in_suite_or_soak(product(["memory", "files"], LOOPS, WAYS))
+    return pytest.mark.parametrize((fixture, "run", "way"), combinations, indirect=True)
+
+
 def tasks_of(number: int, work: Callable[[], Any]) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(work()) for _ in range(number)]
 
 
 async def all_wait(cache: IntelligentCache, number: int, key: str = "k") -> None:
     """Until so many wait for the load of the key."""
-    flights = cache.sync._core.loads.flights._flights
-    await until(lambda: key in flights and len(flights[key]._watchers) >= number, "all wait for the load")
+    await until(lambda: inside.tasks_waiting(cache, key) >= number, "all wait for the load")
 
 
 async def one_more(cache: IntelligentCache, key: str, loader: Callable[[], Any]) -> asyncio.Task[Any]:
     """A task that waits for the load of the key that is under way."""
-    flight = cache.sync._core.loads.flights._flights[key]
-    waiting = len(flight._watchers)
+    waiting = inside.tasks_waiting(cache, key)
     task = asyncio.create_task(cache.get_or_set(key, loader))
-    await until(lambda: len(flight._watchers) == waiting + 1, "the task waits")
+    await until(lambda: inside.tasks_waiting(cache, key) == waiting + 1, "the task waits")
     return task

@@ -21,13 +21,13 @@ _EXTRA = [] if sysconfig.get_path("purelib") == _PLACE else [_PLACE]
 
 
 def mypy(tmp_path: Path, *files: Path) -> str:
-    """What mypy --strict prints, without any configuration."""
+    """Return what mypy --strict prints, without any configuration."""
     ran = subprocess.run(
         [
             sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}",
-            *(file.name for file in files),
+            *files,
         ],
-        cwd=files[0].parent, env=os.environ | {"MYPYPATH": os.pathsep.join(_EXTRA)},
+        cwd=tmp_path, env=os.environ | {"MYPYPATH": os.pathsep.join(_EXTRA)},
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     return ran.stdout + ran.stderr

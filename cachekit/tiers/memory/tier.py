@@ -374,6 +374,10 @@ class MemoryCache:
 
     # -- life ---------------------------------------------------------------------------------------
 
+    def _check(self) -> None:
+        """Assert that what is held agrees with every index and bound; on a quiet tier."""
+        self._store.check()
+
     def close(self) -> None:
         """Let go of all entries and end the sweep. Listeners are not told; a second call does nothing."""
         self._store.close()

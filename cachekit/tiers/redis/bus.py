@@ -86,6 +86,10 @@ class Bus:
                 ear.tell(kind, body)
             raise
 
+    def readers(self) -> list[threading.Thread]:
+        """Return the threads that listen."""
+        return [ear.thread for ear in self._ears if ear.thread is not None]
+
     def close(self) -> None:
         """Confirm what was sent, and end all listening."""
         with self._lock:
@@ -118,7 +122,7 @@ class _BusReader:
         self._outbox = outbox
         self._listener = weakref.ref(listener)
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
 
     @property
     def is_over(self) -> bool:
@@ -137,7 +141,7 @@ class _BusReader:
             thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter ends
             raise TierUnavailableError("there is no thread to listen with") from error
-        self._thread = thread
+        self.thread = thread
 
     def restart(self) -> None:
         """In a forked child: the thread is gone, and what it would have heard with it."""
@@ -150,7 +154,7 @@ class _BusReader:
     def stop(self) -> None:
         """End it, and wait until it has."""
         self._stopped.set()
-        thread = self._thread
+        thread = self.thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 

@@ -1,0 +1,110 @@
+"""What tests see of the inside of caches: one place to change when something inside is renamed."""
+
+from __future__ import annotations
+
+from asyncio import Task
+from collections.abc import Collection
+from typing import Any
+
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, aio
+from cachekit.loading.flights import FlightTable
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.redis.bus import Bus
+from cachekit.tiers.redis.bus_protocol import Outbox
+from cachekit.tiers.redis.heartbeat import Heartbeat
+
+
+def _core(cache: IntelligentCache | aio.IntelligentCache) -> IntelligentCache:
+    return cache.sync if isinstance(cache, aio.IntelligentCache) else cache
+
+
+def memory(cache: IntelligentCache | aio.IntelligentCache) -> MemoryCache:
+    tier = _core(cache).memory_cache
+    assert tier is not None
+    return tier
+
+
+def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
+    return _core(cache)._core.loads
+
+
+def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
+    """Return the loads under way."""
+    return _core(cache)._core.loads.flights
+
+
+def threads_waiting(cache: IntelligentCache | aio.IntelligentCache, key: str) -> int:
+    return flights(cache).waiters(key)[0]
+
+
+def tasks_waiting(cache: IntelligentCache | aio.IntelligentCache, key: str) -> int:
+    return flights(cache).waiters(key)[1]
+
+
+def waits_for(cache: IntelligentCache | aio.IntelligentCache, key: str) -> list[str]:
+    """Return the keys that the load of a key waits for."""
+    return [flight.key for flight in flights(cache)._flights[key]._blocked_on]
+
+
+def tasks(cache: IntelligentCache | aio.IntelligentCache) -> Collection[Task[Any]]:
+    """Return the tasks of loads under way."""
+    return _core(cache)._core.loads.tasks._tasks
+
+
+def store(cache: MemoryCache) -> Any:
+    return cache._store
+
+
+def entries(cache: MemoryCache) -> list[MemoryEntry]:
+    """Return what the memory tier holds."""
+    return cache._store.all_held()
+
+
+def fences(cache: MemoryCache) -> Any:
+    """Return the fences of loads under way."""
+    return cache._store._fences
+
+
+def engine(cache: FileCache) -> Engine:
+    return cache._attachment._engine
+
+
+def shards(owner: Engine) -> Any:
+    return owner._shards
+
+
+def shard(owner: Engine) -> Shard:
+    """Return the first shard, of an engine that may have but one."""
+    return owner._shards[0]
+
+
+def bus(cache: RedisCache) -> Bus:
+    return cache._store._bus
+
+
+def outbox(cache: RedisCache) -> Outbox:
+    return cache._store._bus.outbox
+
+
+def confirmed(cache: RedisCache) -> int:
+    """Return the number of the last message that a heartbeat has confirmed."""
+    return cache._store._bus.outbox._confirmed
+
+
+def heartbeat(cache: RedisCache) -> Heartbeat:
+    return cache._store._bus._heart
+
+
+def server(cache: RedisCache) -> Any:
+    return cache._server
+
+
+def redis_store(cache: RedisCache) -> Any:
+    return cache._store
+
+
+def let_go(cache: RedisCache, *keys: str) -> None:
+    """Have the server run out of room: it lets go of the values, and not of their tokens."""
+    cache._server.unlink([cache._store._layout.value(key) for key in keys])

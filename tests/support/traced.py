@@ -1,0 +1,38 @@
+"""The modules whose lines tests strike or interrupt: one place to change when they are renamed or divided."""
+
+from __future__ import annotations
+
+from cachekit.coherence import accessor, tier_stack, writes
+from cachekit.loading import batches, core, flights, path, process_lease, refresh_ahead, slots
+from cachekit.runtime import background
+from cachekit.tiers.file import engine_registry
+from cachekit.tiers.file.engine import segments
+from cachekit.tiers.memory import policy_store, removal, store, write_lock
+from cachekit.tiers.memory import stats as memory_figures
+from cachekit.tiers.memory.eviction import lfu, s3fifo, sieve, tinylfu, ttl
+from cachekit.tiers.redis import connection_pool
+
+#: How tiers are looked up, filled and written to.
+COHERENCE = (tier_stack, writes)
+WRITES = (writes,)
+ACCESS = (accessor,)
+STATISTICS = (core,)
+
+FLIGHTS = (flights,)
+RELOADS = (path, refresh_ahead)
+#: The way of a caller to its loader: its parts, each traced alone.
+LOADING = {"background": background, "batches": batches, "loads": path, "flights": flights}
+
+MEMORY_WRITES = (store, removal, write_lock)
+MEMORY_STATISTICS = (memory_figures,)
+#: What each strategy runs inside a write: each part is traced alone.
+POLICIES = {
+    "LRU": [policy_store], "W_TINYLFU": [policy_store, removal, tinylfu], "S3_FIFO": [s3fifo], "SIEVE": [sieve],
+    "LFU": [lfu], "TTL": [ttl],
+}  # fmt: skip
+
+ENGINE_REGISTRY = (engine_registry,)
+SEGMENTS = (segments,)
+CONNECTIONS = (connection_pool,)
+PROCESS_LEASES = (process_lease,)
+LOAD_SLOTS = (slots,)
