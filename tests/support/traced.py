@@ -27,8 +27,8 @@ MEMORY_WRITES = (store, removal, write_lock)
 MEMORY_STATISTICS = (memory_figures,)
 #: What each strategy runs inside a write: each part is traced alone.
 POLICIES = {
-    "LRU": [policy_store], "W_TINYLFU": [policy_store, removal, tinylfu], "S3_FIFO": [s3fifo], "SIEVE": [sieve],
-    "LFU": [lfu], "TTL": [ttl],
+    "LRU": [policy_store], "W_TINYLFU": [policy_store, removal, tinylfu], "S3_FIFO": [s3fifo],
+    "SIEVE": [sieve], "LFU": [lfu], "TTL": [ttl],
 }  # fmt: skip
 
 ENGINE_REGISTRY = (engine_registry,)
