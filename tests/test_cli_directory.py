@@ -112,9 +112,9 @@ class TestInspect:
         opened = []
         real = os.open
 
-        def watching(name: str, flags: int, *more: int) -> int:
+        def watching(name: str, flags: int, *more: int, dir_fd: int | None = None) -> int:
             opened.append(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-            return real(name, flags, *more)
+            return real(name, flags, *more, dir_fd=dir_fd)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "open", watching)

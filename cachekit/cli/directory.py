@@ -14,6 +14,7 @@ from cachekit.cli.display import Display
 from cachekit.errors import CacheError
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache
+from cachekit.tiers.file.folder import Folder
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
@@ -54,16 +55,33 @@ def inspect_directory(path: str) -> Inspection:
     except FileNotFoundError as error:
         raise no_cache(path) from error
     except CacheError as error:
-        remedy = f"`cachekit purge {path}` makes it anew" if is_cache(path) else "it may be no cache at all"
+        is_one = holds_cache(path)
+        remedy = f"`cachekit purge {path}` makes it anew" if is_one else "it may be no cache at all"
         raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def holds_cache(path: str) -> bool:
+    """Whether the directory was made for a cache, sound or not.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return is_cache(Folder.at(path, strict=False))
+
+
+def _may_hold_cache(path: str) -> bool:
+    try:
+        return holds_cache(path)
+    except OSError:
+        return False
+
+
 def no_cache(path: str) -> DirectoryError:
     """What to say of a directory that is no cache: where programs have theirs, they are below it."""
     text = f"{path} is not a cache directory: it has no manifest"
-    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and is_cache(one.path))
+    below = sorted(one.path for one in os.scandir(path) if one.is_dir() and _may_hold_cache(one.path))
     if below:
         more = f", and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
         text += f"; below it are {', '.join(below[:_NAMED])}{more}"

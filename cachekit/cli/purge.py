@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cachekit.cli.directory import DirectoryError, absolute, no_cache, refuse, size
+from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
 from cachekit.tiers.file.engine.check import Inspection
-from cachekit.tiers.file.engine.directory import is_cache
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
 
@@ -29,7 +28,7 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
     """Do it, if that is meant; 0 if it was done, 1 if not."""
     try:
         path = absolute(plan.directory)
-        if not is_cache(path):
+        if not holds_cache(path):
             raise no_cache(path)
         geometry, what = _describe(path)
     except DirectoryError as error:

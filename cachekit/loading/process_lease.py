@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import sys
 import threading
@@ -20,8 +22,21 @@ def _hash(key: str) -> int:
     return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def open_lock(path: str, flags: int = 0) -> int:
+    """A file to be locked, made if it is not there; it may be the `opener` of `open`.
+
+    Raises:
+        PermissionError: another user has put something there.
+        OSError: as the system call does; also for a symbolic link.
+    """
+    # Not blocking: it may be a pipe.
+    more = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags & ~os.O_WRONLY | os.O_RDWR | more, 0o600)
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and found.st_uid in (0, os.geteuid()):
+        return fd
+    os.close(fd)
+    raise PermissionError(errno.EPERM, "it is another user's, or no regular file; remove it", path)
 
 
 class _Places(Protocol):
@@ -74,7 +89,7 @@ class _Bytes:
 
     def take(self, place: int) -> bool:
         if self._fd < 0:
-            self._fd = _open(self._path)
+            self._fd = open_lock(self._path)
         try:
             self._set(fcntl.F_WRLCK, place)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: POSIX allows either
@@ -119,7 +134,7 @@ class _Stripes:
     def take(self, place: int) -> bool:
         fd = self._fds.get(place)
         if fd is None:
-            fd = self._fds[place] = _open(os.path.join(self._directory, f"lease-{place:02x}.lock"))
+            fd = self._fds[place] = open_lock(os.path.join(self._directory, f"lease-{place:02x}.lock"))
         return self._lock(fd, blocking=False)
 
     def give(self, place: int) -> None:

@@ -82,5 +82,6 @@ class Fuzzer:
         shutil.rmtree(self._directory)
         for name, content in self._files.items():
             path = self._directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_bytes(content)
+            path.chmod(0o600)  # what others may open counts for nothing

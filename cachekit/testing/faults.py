@@ -7,6 +7,7 @@ import os
 from typing import Any, cast, final
 
 from cachekit.tiers.file.engine.file_ops import FileOps
+from cachekit.tiers.file.folder import Folder
 
 
 class CrashError(BaseException):
@@ -40,10 +41,10 @@ class StoppingEffects(FileOps):
         self._happen()
         FileOps.allocate(fd, size)
 
-    def create(self, path: str) -> int:
+    def create(self, folder: Folder, name: str) -> int:
         """Make a new file."""
         self._happen()
-        return FileOps.create(path)
+        return FileOps.create(folder, name)
 
     def pwrite(self, fd: int, content: Any, offset: int) -> int:
         """Write; the one that is cut off writes a part."""
@@ -52,20 +53,20 @@ class StoppingEffects(FileOps):
         self._happen()
         return FileOps.pwrite(fd, content, offset)
 
-    def replace(self, old: str, new: str) -> None:  # type: ignore[override]
+    def replace(self, folder: Folder, old: str, new: str) -> None:
         """Rename over."""
         self._happen()
-        FileOps.replace(old, new)
+        FileOps.replace(folder, old, new)
 
     def truncate(self, fd: int, size: int) -> None:
         """Give a file its size."""
         self._happen()
         FileOps.truncate(fd, size)
 
-    def unlink(self, path: str) -> None:  # type: ignore[override]
+    def unlink(self, folder: Folder, name: str) -> None:
         """Remove a file."""
         self._happen()
-        FileOps.unlink(path)
+        FileOps.unlink(folder, name)
 
     def words(self, view: memoryview) -> memoryview:
         """A view whose stores count."""

@@ -36,6 +36,8 @@ from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.index import name_of
+from cachekit.tiers.file.folder import Folder
 
 ROOMY = replace(SMALL, limit=8 << 20)
 
@@ -272,7 +274,7 @@ def test_tokens_do_not_outlive_their_file(tmp_path: Path) -> None:
         tags = engine.tag_tokens(["x"])
         engine.put("k", b"v", tags=tags)
     (tmp_path / "tokens").unlink()
-    fence_tokens.create(str(tmp_path / "tokens"), SMALL, StoppingEffects())
+    fence_tokens.create(Folder.at(str(tmp_path)), SMALL, StoppingEffects())
     with Engine(tmp_path, geometry=SMALL) as engine:
         assert engine.get("k") is None
         assert not engine.tags_are_current(tags)
@@ -462,7 +464,6 @@ def test_effects_cost_nothing() -> None:
     """In normal use the replaceable effects are the builtins themselves, and the views are the mappings."""
     view = memoryview(bytearray(16))
     assert EFFECTS.pwrite is os.pwrite
-    assert EFFECTS.unlink is os.unlink
     assert EFFECTS.words(view) is view
     assert EFFECTS.octets(view) is view
 
@@ -479,5 +480,5 @@ def test_many_tiny_values(tmp_path: Path) -> None:
         check(engine)
         for files in [shard.files for shard in engine._shards]:
             taken = sum(size for _, size, _ in files.table.entries())
-            index = os.stat(files.index_path(files.index.generation)).st_size
+            index = os.stat(f"{files.folder.path}/{name_of(files.index.generation)}").st_size
             assert taken + index <= engine.geometry.quota

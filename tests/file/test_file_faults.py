@@ -251,10 +251,17 @@ def test_permissions_taken_away(tmp_path: Path) -> None:
     os.chown(path.parent, OTHER, OTHER)
     for above in list(path.parents)[1:4]:
         above.chmod(0o755)
+
+    def permit(mode: int) -> None:
+        # What is open stays usable, and that of a shard is: so from its directory, too.
+        os.chmod(path, 0o700)
+        os.chmod(path / "00", mode)
+        os.chmod(path, mode)
+
     outcomes = survive(
         path,
-        only_first(lambda: path.chmod(0)),
-        only_first(lambda: path.chmod(0o700)),
+        only_first(lambda: permit(0)),
+        only_first(lambda: permit(0o700)),
         before=lambda me: os.setuid(OTHER),
     )
     judge(outcomes)

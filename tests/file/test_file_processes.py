@@ -25,6 +25,7 @@ from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine.shard_lock import ShardLock
+from cachekit.tiers.file.folder import Folder
 
 ROOMY = replace(SMALL, limit=8 << 20)
 
@@ -91,8 +92,8 @@ def test_a_long_history_is_explained(tmp_path: Path) -> None:
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = ShardLock.__init__
 
-    def unlocked(self: ShardLock, path: str, patience: float) -> None:
-        begin(self, path, patience)
+    def unlocked(self: ShardLock, folder: Folder, patience: float) -> None:
+        begin(self, folder, patience)
         self._lock = lambda fd, **_: True
 
     monkeypatch.setattr(ShardLock, "__init__", unlocked)

@@ -125,13 +125,13 @@ def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Pa
     while came:
         number += 1
         own, clock = EngineRegistry(), SystemClock()
-        engine = own.acquire(str(tmp_path), 1 << 20, clock, 5)
+        engine, _ = own.acquire(str(tmp_path), 1 << 20, clock, 5)
         try:
             came = at_line(number, engine_registry, strike, partial(own.release, engine))
         except _StruckError:
             pass
         assert in_thread(partial(is_free, own.lock))(), number
-        own.release(own.acquire(str(tmp_path), 1 << 20, clock, 5))
+        own.release(own.acquire(str(tmp_path), 1 << 20, clock, 5)[0])
         assert not own._returned, number
         engine.close()
     assert number > 3
@@ -147,7 +147,7 @@ def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:
         number, came = 0, True
         while came:
             number += 1
-            segments = Segments(files._directory, known.incarnation, files.geometry.segment, 1, EFFECTS)
+            segments = Segments(files.folder, known.incarnation, files.geometry.segment, 1, EFFECTS)
             for segment, _, _ in files.table.entries()[:3]:
                 assert segments.load(segment)
             last = files.table.entries()[3][0]

@@ -16,7 +16,7 @@ from cachekit.tiers.file.engine.control_block import (
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import Geometry
-from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.index import Index, name_of
 from cachekit.tiers.file.engine.segments import length_at
 from cachekit.tiers.file.engine.shard_files import ShardFiles
 
@@ -61,11 +61,11 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
         live = [(a, b) for a, b in pairs if b]
         entries = files.table.entries()
         names = {index.segments.name(number) for number, _, _ in entries}
-        names |= {"lock", os.path.basename(files.index_path(index.generation))}
+        names |= {"lock", name_of(index.generation)}
         if files.words[NEW]:
-            names.add(os.path.basename(files.index_path(files.words[NEW])))
+            names.add(name_of(files.words[NEW]))
             check_growth(files, index)
-        found = set(os.listdir(files._directory))
+        found = set(files.folder.names())
         assert len({a for a, _ in pairs}) == len(pairs), "a key has two slots"
         for a, _ in pairs:
             at = index.find(a)
@@ -94,7 +94,7 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
 def check_growth(files: ShardFiles, index: Index) -> None:
     """The index that is being filled says what the old one says of the slots before the cursor."""
     assert not files.words[BUSY]
-    new = Index(files.index_path(files.words[NEW]), files.words[NEW], EFFECTS)
+    new = Index(files.folder, files.words[NEW], EFFECTS)
     old, copied = index.slots.tolist()[: files.words[NEW_CURSOR]], new.slots.tolist()
     # B without A is an insert that a crash cut off: nobody finds it, and nobody copies it.
     expected = {a: b for a, b in zip(old[::2], old[1::2], strict=True) if a and b}

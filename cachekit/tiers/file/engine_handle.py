@@ -20,7 +20,8 @@ from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
 from cachekit.tiers.file.entry_codec import EntryCodec
-from cachekit.tiers.file.permissions import exposure, network_file_system
+from cachekit.tiers.file.folder import ForeignError
+from cachekit.tiers.file.permissions import network_file_system
 
 _OPENING: Final = 30.0  # seconds that the constructor waits for others who are opening the directory
 _REOPENING: Final = 2.0  # the same, for an operation
@@ -81,24 +82,22 @@ class EngineHandle:
                 f"or say allow_network_fs=True if this host alone uses it"
             )
         try:
-            engine = engines.acquire(path, self._limit, self._clock, opening)
+            engine, reason = engines.acquire(path, self._limit, self._clock, opening)
             # At once: whatever comes now, also a signal handler's exception, it is given back.
             finalizer = weakref.finalize(self, engines.release, engine)
             finalizer.atexit = False
-            try:
-                reason = exposure(path)
-            except BaseException:
-                finalizer()
-                raise
         except OSError as error:
+            remedy = "make it writable for this user"
+            if isinstance(error, ForeignError):
+                remedy = "remove that, and give the directory to this user alone"
             raise TierUnavailableError(
                 f"the cache directory {path} cannot be used: {error.strerror or error}; "
-                f"make it writable for this user, or choose another with cache_dir"
+                f"{remedy}, or choose another with cache_dir"
             ) from error
         if reason and self._unpickles:
             logging.getLogger("cachekit").warning(
                 "%s; so classes are read from the cache directory %s by an allow-list only. "
-                "Give it to this user alone (chmod go-w), or use a secret",
+                "End that (chmod go-w), or use a secret",
                 reason,
                 path,
             )
@@ -181,7 +180,7 @@ class EngineHandle:
         with engines.lock:
             if self._closed is None and self._is_there() and not self._engine.is_whole():
                 try:
-                    os.unlink(f"{self.path}/{USERS}")
+                    self._engine.give_up()
                 except OSError:
                     pass  # somebody was faster, or it cannot be mended
                 self._due = 0.0  # or our readers would fail until they look again

@@ -12,7 +12,6 @@ the lock meanwhile: or a fork could come in between that has what closing waits 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.folder import Folder
 
 _Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 
@@ -42,8 +42,10 @@ class EngineRegistry:
         self._returned: deque[Engine] = deque()
         fork.register(self)
 
-    def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
+    def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> tuple[Engine, str]:
         """The engine on the directory, opened now if there is none yet; to be given back by `release`.
+
+        And why others may have changed what is in the directory, or could now; empty if they never could.
 
         An engine that is there keeps its limit, as one in another process would. `opening` is how many
         seconds to wait for others who are opening the directory.
@@ -57,8 +59,8 @@ class EngineRegistry:
         finally:
             self.settle()
 
-    def _acquire(self, path: str, limit: int, clock: Clock, opening: float) -> Engine:
-        identity = _identify(path, clock)
+    def _acquire(self, path: str, limit: int, clock: Clock, opening: float) -> tuple[Engine, str]:
+        identity, exposure = _identify(path, clock)
         if identity is not None and identity in self._users:
             engine, count = self._users[identity]
             self._users[identity] = (engine, count + 1)
@@ -69,10 +71,10 @@ class EngineRegistry:
                     engine.geometry.limit,
                     limit,
                 )
-            return engine
+            return engine, exposure or engine.exposure
         engine = Engine(path, limit, clock=clock, opening=opening)
         self._users[*engine.identity, clock.time] = (engine, 1)
-        return engine
+        return engine, engine.exposure
 
     def release(self, engine: Engine) -> None:
         """Give an engine back, once for each `acquire`; the last one closes it."""
@@ -123,15 +125,19 @@ class EngineRegistry:
         self.settle()
 
 
-def _identify(path: str, clock: Clock) -> _Identity | None:
-    """What an engine on the directory as it is now would be known by; None if nobody has opened it."""
+def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
+    """What an engine on the directory as it is now would be known by, and who else may write in it.
+
+    None if it is not there.
+    """
     try:
-        found = os.stat(f"{path}/{USERS}")
+        folder = Folder.at(path)
+        found = None if folder.objection(USERS) else folder.look(USERS)
     except OSError:  # the engine will find out why
-        return None
+        return None, ""
     # An engine takes the time from one clock, so another clock needs another engine. A method is equal to
     # those of the same object, whether or not that can be compared or hashed.
-    return found.st_dev, found.st_ino, clock.time
+    return None if found is None else (found.st_dev, found.st_ino, clock.time), folder.exposure
 
 
 #: The engines of this process.

@@ -35,6 +35,7 @@ from cachekit.tiers.file.engine.format import (
 )
 from cachekit.tiers.file.engine.index import map_file, slots_of
 from cachekit.tiers.file.engine.segments import Segments
+from cachekit.tiers.file.folder import Folder
 
 _SLICE: Final = 1000  # slots that are looked at between two looks at the control block
 
@@ -93,28 +94,37 @@ class Inspection:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        version, geometry, salt, made = read_manifest(path)
+        # Of whomever the files are: they are looked at, and no value in them is read.
+        self._folder = Folder.at(path, strict=False)
+        manifest = read_manifest(self._folder)
+        version, geometry = manifest.version, manifest.geometry
         if version is None:
             raise FileNotFoundError(f"{path} is not a cache directory: it has no manifest")
         if geometry is None:
             what = "damaged" if version < 0 else f"of format {version}, not {FORMAT}"
             raise FileFormatError(f"{path} cannot be read: it is {what}")
         self.geometry: Geometry = geometry
-        self.made = made
-        self._hash_of = hasher(salt)
-        for name, room in (("tokens", fence_tokens), ("control", control_block)):
-            if not room.is_sound(f"{path}/{name}", geometry):
+        self.made = manifest.made
+        self._hash_of = hasher(manifest.salt)
+        for name, is_sound in (
+            (fence_tokens.NAME, fence_tokens.is_sound(self._folder, geometry)),
+            (control_block.NAME, control_block.is_sound(self._folder, geometry, manifest.salt)),
+        ):
+            if not is_sound:
                 raise FileFormatError(f"{path} cannot be read: its file {name!r} is damaged, or gone")
-        self._tokens = Tokens(f"{path}/tokens", geometry, EFFECTS, read_only=True)
-        self._blocks = control_block.map_blocks(f"{path}/control", geometry, EFFECTS, read_only=True)
+        self._tokens = Tokens(self._folder, geometry, EFFECTS, read_only=True)
+        self._blocks = control_block.map_blocks(self._folder, geometry, EFFECTS, read_only=True)
+        self._shards = [Folder(f"{number:02x}", self._folder) for number in range(geometry.shards)]
 
     def users(self) -> list[int] | None:
         """The processes that have it open; None where the system does not tell."""
         try:
-            found = os.stat(f"{self.path}/{USERS}")
+            found = self._folder.look(USERS)
             with open("/proc/locks", encoding="ascii") as file:
                 lines = file.read().splitlines()
         except OSError:
+            return None
+        if found is None:
             return None
         place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
         fields = [line.split() for line in lines]
@@ -158,18 +168,13 @@ class Inspection:
             return ("its index is damaged, or gone",)
         while True:
             segments = self._segments(number)
-            gone = self._gone(number, segments, Table(words, self.geometry))
+            gone = self._gone(segments, Table(words, self.geometry))
             if words[GENERATION] >> 32 == segments.incarnation:  # or numbers began anew meanwhile
                 return tuple([f"its segment {segments.name(segment)} is gone" for segment in gone])
 
-    def _gone(self, number: int, segments: Segments, table: Table) -> list[int]:
+    def _gone(self, segments: Segments, table: Table) -> list[int]:
         """The segments of which something is live, and whose files are not there."""
-        folder = f"{self.path}/{number:02x}"
-        missing = {
-            segment
-            for segment, _, live in table.entries()
-            if live and not os.path.exists(f"{folder}/{segments.name(segment)}")
-        }
+        missing = {segment for segment, _, live in table.entries() if live and not segments.is_there(segment)}
         if not missing:
             return []
         # One that was removed since has no live bytes any more.
@@ -180,9 +185,8 @@ class Inspection:
         words = self._blocks[number]
         while True:
             generation = words[GENERATION]
-            name = f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
             try:
-                capacity, view = map_file(f"{self.path}/{number:02x}/{name}", generation, read_only=True)
+                capacity, view = map_file(self._shards[number], generation, read_only=True)
                 return _Slots(generation, capacity, slots_of(view, capacity))
             except (FileNotFoundError, ValueError):
                 # Another one may have taken its place since its name was read.
@@ -191,7 +195,7 @@ class Inspection:
 
     def _segments(self, number: int) -> Segments:
         return Segments(
-            f"{self.path}/{number:02x}",
+            self._shards[number],
             self._blocks[number][GENERATION] >> 32,
             self.geometry.segment,
             64,

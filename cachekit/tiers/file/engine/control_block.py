@@ -21,9 +21,11 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.engine.file_ops import FileOps, mapped, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, PAGE, Geometry
+from cachekit.tiers.file.folder import Folder
 
+NAME: Final = "control"
 MAGIC: Final = int.from_bytes(b"ckCTRL\0\0", "little") + FORMAT
 
 GENERATION: Final = 1
@@ -46,33 +48,36 @@ TABLE: Final = 16
 ALONE: Final = 1  # in a size
 
 
-def create(path: str, geometry: Geometry, effects: FileOps) -> None:
-    """Make the file; every block is empty, and so without magic, until its shard is reset."""
-    fd = effects.create(path)
+def create(folder: Folder, geometry: Geometry, salt: bytes, effects: FileOps) -> None:
+    """Make the file; every block is empty, and so without magic, until its shard is reset.
+
+    It names the salt of its manifest: with another manifest, of before or after, it counts for nothing.
+    """
+    fd = effects.create(folder, NAME)
     try:
         effects.allocate(fd, geometry.control_size)
-        effects.pwrite(fd, array("Q", [MAGIC]).tobytes(), 0)
+        effects.pwrite(fd, array("Q", [MAGIC]).tobytes() + salt, 0)
     finally:
         os.close(fd)
 
 
-def is_sound(path: str, geometry: Geometry) -> bool:
+def is_sound(folder: Folder, geometry: Geometry, salt: bytes) -> bool:
     """Whether the file is there, has its size, and begins as it should."""
     try:
-        with open(path, "rb", opener=open_ours) as file:
+        with open(NAME, "rb", opener=folder.open) as file:
             return (
                 os.fstat(file.fileno()).st_size == geometry.control_size
-                and file.read(8) == array("Q", [MAGIC]).tobytes()
+                and file.read(8 + len(salt)) == array("Q", [MAGIC]).tobytes() + salt
             )
     except FileNotFoundError:
         return False
 
 
 def map_blocks(
-    path: str, geometry: Geometry, effects: FileOps, *, read_only: bool = False
+    folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
 ) -> list[memoryview]:
     """The words of each shard's block."""
-    view = mapped(path, geometry.control_size, read_only=read_only)
+    view = folder.mapped(NAME, geometry.control_size, read_only=read_only)
     starts = range(PAGE, geometry.control_size, geometry.block)
     return [effects.words(view[start : start + geometry.block].cast("Q")) for start in starts]
 

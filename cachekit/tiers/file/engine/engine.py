@@ -23,11 +23,12 @@ from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine.control_block import ENTRIES
-from cachekit.tiers.file.engine.directory import open_directory
+from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
 from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.file.folder import Folder
 
 _PATIENCE: Final = 2.0
 _OPENING: Final = 30.0
@@ -74,8 +75,8 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_hash_of", "_known", "_last_stats", "_shard_shift", "_shards", "_time",
-        "_users", "geometry", "path",
+        "__weakref__", "_closed", "_folder", "_hash_of", "_known", "_last_stats", "_shard_shift", "_shards",
+        "_time", "_users", "exposure", "geometry", "path",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +96,10 @@ class Engine:
             opening,
             effects,
         )
-        self.path = directory.path
+        self._folder: Folder | None = directory.folder
+        self.path = directory.folder.path
+        #: Why others may have changed what is in it; empty if they never could.
+        self.exposure = directory.exposure
         self.geometry = geometry = directory.geometry
         self._users = directory.users
         self._hash_of = hasher(directory.salt)
@@ -105,8 +109,8 @@ class Engine:
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
         try:
-            tokens = Tokens(f"{self.path}/tokens", geometry, effects)
-            blocks = control_block.map_blocks(f"{self.path}/control", geometry, effects)
+            tokens = Tokens(directory.folder, geometry, effects)
+            blocks = control_block.map_blocks(directory.folder, geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
             # By 64 if there is one shard: then every hash names number 0.
             self._shard_shift = 64 - geometry.shard_bits
@@ -114,7 +118,7 @@ class Engine:
                 self._shards += (
                     Shard(
                         number,
-                        self.path,
+                        directory.folder,
                         blocks[number],
                         tokens,
                         geometry,
@@ -376,6 +380,12 @@ class Engine:
         """Whether the files that this process locks are still those in the directory."""
         return all(shard.lock.is_there() for shard in self._open_shards())
 
+    def give_up(self) -> None:
+        """Have all processes open the directory again: the file that stands for the whole goes."""
+        folder = self._folder
+        if folder is not None:
+            os.unlink(USERS, dir_fd=folder.fd)
+
     def invalidate_all_tokens(self) -> None:
         """Break all fences that were ever taken here: the directory is not this one any more."""
         self._open_shards()[0].tokens.invalidate_all_tokens()
@@ -390,6 +400,7 @@ class Engine:
             shard.close()
         # The mappings go with the last reader that is under way.
         self._shards = ()
+        self._folder = None
         self._known = {}
         os.close(self._users)
 
@@ -460,6 +471,7 @@ def _outcome(outcome: Record | bool | None) -> Record | bool:
 
 def _most_mapped(shards: int) -> int:
     """Segments that each shard may keep mapped: together a third of the descriptors we may have."""
-    # Lock, index and tail of a shard take one each besides: of the 256 that macOS grants, 96 of 32 shards.
+    # Directory, lock, index and tail of a shard take one each besides: of the 256 that macOS grants, 128 of
+    # 32 shards.
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, min(1024, soft if soft > 0 else 1024) // 3 // shards)
+    return max(1, (min(1024, soft if soft > 0 else 1024) // 3 - shards) // shards)

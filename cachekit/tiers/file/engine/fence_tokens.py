@@ -18,9 +18,11 @@ from hashlib import blake2b
 from typing import Final, final
 
 from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
-from cachekit.tiers.file.engine.file_ops import FileOps, mapped, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
+from cachekit.tiers.file.folder import Folder
 
+NAME: Final = "tokens"
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
 _LOW: Final = WRITING - 1
@@ -58,13 +60,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_source.renew)
 
 
-def create(path: str, geometry: Geometry, effects: FileOps) -> None:
+def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
     """Make the file.
 
     Tags begin with tokens of their own, each another one: records that outlived an earlier file, or whose
     bucket was damaged, must not agree with it.
     """
-    fd = effects.create(path)
+    fd = effects.create(folder, NAME)
     try:
         effects.allocate(fd, geometry.tokens_size)
         start = 8 * (_HEAD + geometry.buckets)
@@ -75,10 +77,10 @@ def create(path: str, geometry: Geometry, effects: FileOps) -> None:
         os.close(fd)
 
 
-def is_sound(path: str, geometry: Geometry) -> bool:
+def is_sound(folder: Folder, geometry: Geometry) -> bool:
     """Whether the file is there, has its size, and begins as it should."""
     try:
-        with open(path, "rb", opener=open_ours) as file:
+        with open(NAME, "rb", opener=folder.open) as file:
             return (
                 os.fstat(file.fileno()).st_size == geometry.tokens_size
                 and file.read(16) == array("Q", [_MAGIC, geometry.buckets]).tobytes()
@@ -92,7 +94,7 @@ class Tokens:
     """The mapped tokens. Safe in any thread, before and after a fork.
 
     Args:
-        path: the file.
+        folder: the directory.
         geometry: of the directory.
         effects: by which it is changed.
         read_only: map it for looking at it alone.
@@ -100,9 +102,12 @@ class Tokens:
 
     __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
 
-    def __init__(self, path: str, geometry: Geometry, effects: FileOps, *, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
+    ) -> None:
+        view = folder.mapped(NAME, geometry.tokens_size, read_only=read_only)
         #: Everything, as 8-byte words; `bucket` tells which is a key's.
-        self.words = effects.words(mapped(path, geometry.tokens_size, read_only=read_only).cast("Q"))
+        self.words = effects.words(view.cast("Q"))
         self._news = -1
         self._shift = geometry.bucket_shift
         self._buckets = geometry.buckets

@@ -82,6 +82,7 @@ SIGBUS, and beyond this promise.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
@@ -90,6 +91,9 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from cachekit.tiers.fences import TagTokens
+
+#: The names of index and segment files, as they are written. Nothing else in a shard is ever removed.
+DATA_NAME: Final = re.compile(r"[1-9a-f][0-9a-f]{0,7}-[1-9a-f][0-9a-f]{0,7}\.(segment|index)")
 
 #: The version of everything in this module; a directory with another one is not read.
 FORMAT: Final = 1

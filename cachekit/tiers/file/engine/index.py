@@ -17,9 +17,10 @@ import os
 from array import array
 from typing import Final, final
 
-from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps, open_ours
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.format import FORMAT
 from cachekit.tiers.file.engine.segments import Segments
+from cachekit.tiers.file.folder import Folder
 
 _MAGIC: Final = int.from_bytes(b"ckINDEX\0", "little") + FORMAT
 _HEAD: Final = 64
@@ -33,17 +34,23 @@ def file_size(capacity: int) -> int:
     return _HEAD + 17 * capacity
 
 
-def map_file(path: str, generation: int, *, read_only: bool = False) -> tuple[int, memoryview]:
+def name_of(generation: int) -> str:
+    """The name of the file of an index."""
+    return f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
+
+
+def map_file(folder: Folder, generation: int, *, read_only: bool = False) -> tuple[int, memoryview]:
     """How many slots the file has, and all of it, mapped.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an index of this generation, or has not the size that it should.
     """
-    with open(path, "rb" if read_only else "r+b", opener=open_ours) as file:
+    name = name_of(generation)
+    with open(name, "rb" if read_only else "r+b", opener=folder.open) as file:
         size = os.fstat(file.fileno()).st_size
         if size < _HEAD:
-            raise ValueError(f"{path} is cut short")
+            raise ValueError(f"{folder.path}/{name} is cut short")
         # The descriptor that mmap keeps is the only one that stays open.
         access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
         view = memoryview(mmap.mmap(file.fileno(), size, access=access))
@@ -55,7 +62,7 @@ def map_file(path: str, generation: int, *, read_only: bool = False) -> tuple[in
         or capacity < 1
         or capacity & (capacity - 1)
     ):
-        raise ValueError(f"{path} is damaged")
+        raise ValueError(f"{folder.path}/{name} is damaged")
     return capacity, view
 
 
@@ -77,8 +84,8 @@ class Index:
 
     segments: Segments  #: the files that its slots speak of; whoever opens it says so
 
-    def __init__(self, path: str, generation: int, effects: FileOps) -> None:
-        capacity, view = map_file(path, generation)
+    def __init__(self, folder: Folder, generation: int, effects: FileOps) -> None:
+        capacity, view = map_file(folder, generation)
         self.generation = generation
         self.capacity = capacity
         #: For positions counted in words: always even.
@@ -118,7 +125,7 @@ class Index:
 def _no_index() -> Index:
     index = Index.__new__(Index)
     index.generation = -1
-    index.segments = Segments("", -1, 0, 0, EFFECTS)
+    index.segments = Segments(Folder(""), -1, 0, 0, EFFECTS)
     return index
 
 
@@ -126,9 +133,9 @@ def _no_index() -> Index:
 NO_INDEX: Final = _no_index()
 
 
-def create(path: str, generation: int, capacity: int, effects: FileOps) -> None:
+def create(folder: Folder, generation: int, capacity: int, effects: FileOps) -> None:
     """Make the file of an index that holds nothing yet."""
-    fd = effects.create(path)
+    fd = effects.create(folder, name_of(generation))
     try:
         effects.allocate(fd, file_size(capacity))
         effects.pwrite(fd, array("Q", [_MAGIC, generation, capacity]).tobytes(), 0)

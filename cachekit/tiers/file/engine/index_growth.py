@@ -67,7 +67,7 @@ def begin(files: ShardFiles, index: Index, capacity: int) -> None:
     # A number of its own for each attempt: others may still have the file of one that was thrown away.
     words[LAST] = generation = max(words[LAST], index.generation) + 1
     files.remove_index(generation)
-    index_file.create(files.index_path(generation), generation, capacity, files.effects)
+    index_file.create(files.folder, generation, capacity, files.effects)
     words[NEW_CAPACITY] = capacity
     for at in (NEW_USED, NEW_ENTRIES, NEW_CURSOR, BUSY):
         words[at] = 0
@@ -88,7 +88,7 @@ def _new_index(files: ShardFiles) -> Index | None:
     if known is not None and known.generation == generation:
         return known
     try:
-        files.growing = known = Index(files.index_path(generation), generation, files.effects)
+        files.growing = known = Index(files.folder, generation, files.effects)
     except (ValueError, FileNotFoundError):
         return None
     return known

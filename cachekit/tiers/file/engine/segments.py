@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Collection
 from typing import Final, TypeAlias, final
 
-from cachekit.tiers.file.engine.file_ops import FileOps, open_ours
+from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import HEADER, record_size
+from cachekit.tiers.file.folder import Folder
 
 #: Slicing either yields a private copy.
 Content: TypeAlias = "mmap.mmap | bytes"
@@ -26,18 +27,18 @@ class Segments:
     """Readers call `load` from any thread, without a lock; the rest needs the lock of the shard.
 
     Args:
-        directory: of the shard.
+        folder: the directory of the shard.
         incarnation: part of the names; it changes when numbers begin anew.
         size: bytes of an ordinary segment.
         most_mapped: how many to keep mapped; each takes a descriptor.
     """
 
-    __slots__ = ("_directory", "_effects", "_most_mapped", "_size", "incarnation", "mapped", "writing")
+    __slots__ = ("_effects", "_folder", "_most_mapped", "_size", "incarnation", "mapped", "writing")
 
     def __init__(
-        self, directory: str, incarnation: int, size: int, most_mapped: int, effects: FileOps
+        self, folder: Folder, incarnation: int, size: int, most_mapped: int, effects: FileOps
     ) -> None:
-        self._directory = directory
+        self._folder = folder
         self._size = size
         self._most_mapped = most_mapped
         self._effects = effects
@@ -50,16 +51,13 @@ class Segments:
         """The name of a segment's file in the directory."""
         return f"{self.incarnation:x}-{segment:x}.segment"
 
-    def _path(self, segment: int) -> str:
-        return f"{self._directory}/{self.name(segment)}"
-
     def load(self, segment: int) -> Content | None:
         """What a segment holds; None if it is gone."""
         known = self.mapped.get(segment)
         if known is not None:
             return known
         try:
-            fd = open_ours(self._path(segment), os.O_RDONLY)
+            fd = self._folder.open(self.name(segment), os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
@@ -79,21 +77,26 @@ class Segments:
     def head(self, segment: int, size: int) -> bytes:
         """The first bytes of a segment, without mapping it; empty if it is gone."""
         try:
-            with open(self._path(segment), "rb", buffering=0, opener=open_ours) as file:
+            with open(self.name(segment), "rb", buffering=0, opener=self._folder.open) as file:
                 return file.read(size)
         except FileNotFoundError:
             return b""
 
     def length(self, segment: int) -> int:
         """The bytes of a segment's file; 0 if it is gone."""
+        found = self._folder.look(self.name(segment))
+        return 0 if found is None else found.st_size
+
+    def is_there(self, segment: int) -> bool:
+        """Whether a segment has a file."""
         try:
-            return os.lstat(self._path(segment)).st_size
-        except FileNotFoundError:
-            return 0
+            return self._folder.look(self.name(segment)) is not None
+        except (FileNotFoundError, PermissionError):  # nor has its shard a directory, or none of ours
+            return False
 
     def create(self, segment: int) -> None:
         """Make an ordinary segment's file, of its full size, and keep it open for writing."""
-        fd = self._effects.create(self._path(segment))
+        fd = self._effects.create(self._folder, self.name(segment))
         try:
             self._effects.truncate(fd, self._size)
         except BaseException:
@@ -103,7 +106,7 @@ class Segments:
 
     def create_alone(self, segment: int, record: bytes) -> None:
         """Make the file of one large record. It is not kept open: once unlinked, its blocks are free."""
-        fd = self._effects.create(self._path(segment))
+        fd = self._effects.create(self._folder, self.name(segment))
         try:
             write_all(self._effects.pwrite, fd, record, 0)
         finally:
@@ -117,7 +120,7 @@ class Segments:
         """
         known, fd = self.writing
         if known != segment:
-            fd = open_ours(self._path(segment), os.O_RDWR)
+            fd = self._folder.open(self.name(segment), os.O_RDWR)
             self._keep(segment, fd)
         return fd
 
@@ -131,7 +134,7 @@ class Segments:
         """Remove a segment's file, if it is there."""
         self.mapped.pop(segment, None)
         try:
-            self._effects.unlink(self._path(segment))
+            self._effects.unlink(self._folder, self.name(segment))
         except FileNotFoundError:
             pass
 

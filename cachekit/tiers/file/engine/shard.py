@@ -37,6 +37,7 @@ from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.segments import Segments, length_at
 from cachekit.tiers.file.engine.shard_files import ShardFiles
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
+from cachekit.tiers.file.folder import Folder
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through
@@ -56,7 +57,7 @@ class Shard:
     def __init__(
         self,
         number: int,
-        directory: str,
+        above: Folder,
         words: memoryview,
         tokens: Tokens,
         geometry: Geometry,
@@ -70,9 +71,9 @@ class Shard:
         self.words = words
         self.tokens = tokens
         self._hash_of = hash_of
-        directory = f"{directory}/{number:02x}"
-        self.files = ShardFiles(directory, words, geometry, most_mapped, effects)
-        self.lock = ShardLock(f"{directory}/lock", patience)
+        folder = Folder(f"{number:02x}", above)
+        self.files = ShardFiles(folder, words, geometry, most_mapped, effects)
+        self.lock = ShardLock(folder, patience)
 
     # -- life -------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ goes for room.
 from __future__ import annotations
 
 import errno
-import os
 import threading
+from contextlib import suppress
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, final
 
@@ -31,6 +31,7 @@ from cachekit.tiers.file.engine.control_block import (
 )
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
+    DATA_NAME,
     HEADER,
     LENGTH_MASK,
     LENGTH_SHIFT,
@@ -47,6 +48,7 @@ from cachekit.tiers.file.engine.format import (
 from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.engine.segments import Content, Segments, length_at, write_all
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
+from cachekit.tiers.file.folder import Folder
 
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # records, or slots, that one lock hold or one look of a scan goes through
@@ -75,7 +77,7 @@ class ShardFiles:
     """Index, segments and control block of one shard.
 
     Args:
-        directory: of the shard; it is there as soon as its lock was held.
+        folder: the directory of the shard; it is there as soon as its lock was held.
         words: its control block.
         geometry: of the whole directory.
         most_mapped: how many segments to keep mapped.
@@ -86,14 +88,14 @@ class ShardFiles:
     growing: Index | None  #: the last one that this process saw being filled
 
     __slots__ = (
-        "_directory", "_most_mapped", "_most_shared", "_owed", "_pwrite", "_segment_size", "_writing",
-        "counter", "effects", "geometry", "growing", "index", "opening", "table", "words",
+        "_most_mapped", "_most_shared", "_owed", "_pwrite", "_segment_size", "_writing", "counter", "effects",
+        "folder", "geometry", "growing", "index", "opening", "table", "words",
     )  # fmt: skip
 
     def __init__(
-        self, directory: str, words: memoryview, geometry: Geometry, most_mapped: int, effects: FileOps
+        self, folder: Folder, words: memoryview, geometry: Geometry, most_mapped: int, effects: FileOps
     ) -> None:
-        self._directory = directory
+        self.folder = folder
         self.words = words
         self.geometry = geometry
         self._most_mapped = most_mapped
@@ -166,7 +168,7 @@ class ShardFiles:
         self._remove_all_but(set())
         # A full disk has their blocks back only now, and needs them for what follows.
         self.index.segments.forget_all_but(())
-        index_file.create(self.index_path(generation), generation, self.geometry.capacity, self.effects)
+        index_file.create(self.folder, generation, self.geometry.capacity, self.effects)
         words[CAPACITY] = self.geometry.capacity
         words[GENERATION] = generation
         words[0] = control_block.MAGIC
@@ -183,7 +185,7 @@ class ShardFiles:
             else:
                 self.remove_segment(number)
         known = {index.segments.name(number) for number in numbers}
-        known |= {os.path.basename(self.index_path(at)) for at in (index.generation, words[NEW])}
+        known |= {index_file.name_of(at) for at in (index.generation, words[NEW])}
         self._remove_all_but(known)
         index.segments.forget_all_but(numbers)
 
@@ -207,9 +209,10 @@ class ShardFiles:
 
     def _remove_all_but(self, known: set[str]) -> None:
         """Remove index and segment files of other names."""
-        for name in os.listdir(self._directory):
-            if name not in known and name.endswith((".segment", ".index")):
-                self.effects.unlink(f"{self._directory}/{name}")
+        for name in filter(DATA_NAME.fullmatch, self.folder.names()):
+            if name not in known:
+                with suppress(IsADirectoryError):  # a directory, which is none of ours
+                    self.effects.unlink(self.folder, name)
 
     def close(self) -> None:
         """Give back what is open for writing."""
@@ -218,14 +221,10 @@ class ShardFiles:
 
     # -- the index of the moment ------------------------------------------------------------------------
 
-    def index_path(self, generation: int) -> str:
-        """Where the index of that generation is."""
-        return f"{self._directory}/{generation >> 32:x}-{generation & _LOW32:x}.index"
-
     def remove_index(self, generation: int) -> None:
         """Remove the file of an index, if it is there."""
         try:
-            self.effects.unlink(self.index_path(generation))
+            self.effects.unlink(self.folder, index_file.name_of(generation))
         except FileNotFoundError:
             pass
 
@@ -236,14 +235,14 @@ class ShardFiles:
             before = self.index
             if before.generation == generation:
                 return before
-            index = Index(self.index_path(generation), generation, self.effects)
+            index = Index(self.folder, generation, self.effects)
             incarnation = generation >> 32
             if before.segments.incarnation == incarnation:
                 index.segments = before.segments
             else:
                 before.segments.close_writer()
                 index.segments = Segments(
-                    self._directory, incarnation, self.geometry.segment, self._most_mapped, self.effects
+                    self.folder, incarnation, self.geometry.segment, self._most_mapped, self.effects
                 )
             self.index = index
             return index
@@ -314,7 +313,7 @@ class ShardFiles:
         """
         # While an index grows, there are two; each turn with the lock brings that nearer to its end.
         if not compaction.step(self, _SLICE, self.geometry.limit) and not self.words[NEW]:
-            raise OSError(errno.ENOSPC, f"{self._directory} has no room for {size} bytes more")
+            raise OSError(errno.ENOSPC, f"{self.folder.path} has no room for {size} bytes more")
 
     def append(self, record: bytes, spare: int) -> int:
         """Write a record beyond the tail; the B that names it, or 0 if that needs room first.

@@ -18,7 +18,7 @@ from errno import ENOENT
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
-from cachekit.tiers.file.engine.file_ops import make_directories, open_or_make
+from cachekit.tiers.file.folder import Folder
 
 
 class _Again(enum.Enum):
@@ -36,6 +36,8 @@ _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
 _MOST_TURNS: Final = 10_000
 
+_NAME: Final = "lock"
+
 # In place of a descriptor.
 _UNOPENED: Final = -1
 _CLOSED: Final = -2
@@ -43,20 +45,24 @@ _CLOSED: Final = -2
 
 @final
 class ShardLock:
-    """Mutual exclusion of threads and processes, by the file `path`.
+    """Mutual exclusion of threads and processes, by the file `lock` in a directory.
 
     Args:
-        path: the lock file; made at first use, with its directory, if it is not there, and never removed.
+        folder: the directory; made at first use, with the file, if it is not there, and never removed.
         patience: the most seconds that anybody waits.
     """
 
-    __slots__ = ("_deferred", "_draining", "_fd", "_front", "_lock", "_owner", "_unlock", "path", "patience")
+    __slots__ = (
+        "_deferred", "_draining", "_fd", "_folder", "_front", "_lock", "_owner", "_unlock", "path",
+        "patience",
+    )  # fmt: skip
 
-    def __init__(self, path: str, patience: float) -> None:
+    def __init__(self, folder: Folder, patience: float) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
         from filelock import lock_descriptor, unlock_descriptor
 
-        self.path = path
+        self._folder = folder
+        self.path = f"{folder.path}/{_NAME}"
         self.patience = patience
         self._lock = lock_descriptor
         self._unlock = unlock_descriptor
@@ -68,12 +74,12 @@ class ShardLock:
 
     def _open(self) -> None:
         if self._fd == _CLOSED:
-            raise CacheClosedError(f"{os.path.dirname(self.path)} was closed")
+            raise CacheClosedError(f"{self._folder.path} was closed")
         try:
-            self._fd = open_or_make(self.path)
+            self._fd = self._folder.open_or_make(_NAME)
         except FileNotFoundError:
-            make_directories(os.path.dirname(self.path))
-            self._fd = open_or_make(self.path)
+            self._folder.make()
+            self._fd = self._folder.open_or_make(_NAME)
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while nobody else, thread or process, is in a `run` of this file.
@@ -155,9 +161,11 @@ class ShardLock:
         if self._fd < 0:
             return True
         try:
-            return os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
-        except OSError as error:
-            return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+            found = self._folder.look(_NAME)
+            is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
+            return is_same and self._folder.is_there()
+        except OSError:
+            return True  # it may not be looked at, which is no reason to give up what is open
 
     def close(self, also: Callable[[], object]) -> None:
         """Give the descriptor back, and call `also`, after whoever is in `run`.
