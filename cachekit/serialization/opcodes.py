@@ -37,10 +37,11 @@ From `_GLOBAL` downwards it is one of the globals.
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from cachekit.errors import UnreadableError
 from cachekit.serialization.allowlist import Table, Use
+from cachekit.serialization.collisions import COSTLY, MOST_ALIKE
 
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
 HEAVIEST_KEY: Final = 4096
@@ -63,9 +64,23 @@ _PLAIN: Final = 0
 _LIST: Final = 1
 _DICT: Final = 2
 _SET: Final = 3
-_INSTANCE: Final = 4
+_LONG_TEXT: Final = 4  # one that takes long to become a number
+_COLLIDING: Final = 5  # a number or tuple: others may share its hash
+_OF_LONG_TEXT: Final = 6  # a tuple of one such text
+_COSTLY: Final = 7  # what a guard made: the same, and it takes long to compare
+_INSTANCE: Final = 8
 
 _VALUE: Final = 1  # one part, of kind PLAIN
+_NUMBER: Final = _COLLIDING << _WEIGHT_BITS | 1
+_TUPLE: Final = _COLLIDING << _WEIGHT_BITS
+
+#: How much hashing a pickle may cause: so many parts of keys for each of its bytes, and so many besides.
+HASHED_PER_BYTE: Final = 8
+_HASHED_AT_LEAST: Final = 1 << 16
+
+# Of these, hashing and comparing take as long as so many parts.
+_EXACT: Final = frozenset({("decimal", "Decimal"), ("fractions", "Fraction")})
+_EXACT_PARTS: Final = 16
 
 # What may be filled by APPEND, by SETITEM and by ADDITEMS, besides instances of registered classes.
 _SEQUENCES: Final = frozenset({("collections", "deque")})
@@ -80,7 +95,7 @@ _FIXED: Final = {
     0x4B: (_VALUE, 1),  # BININT1
     0x4D: (_VALUE, 2),  # BININT2
     0x4A: (_VALUE, 4),  # BININT
-    0x47: (_VALUE, 8),  # BINFLOAT
+    0x47: (_NUMBER, 8),  # BINFLOAT
     0x29: (_VALUE, 0),  # EMPTY_TUPLE
     0x5D: (_LIST << _WEIGHT_BITS | 1, 0),  # EMPTY_LIST
     0x7D: (_DICT << _WEIGHT_BITS | 1, 0),  # EMPTY_DICT
@@ -97,6 +112,23 @@ _COUNTED: Final = {
     0x8D: 8,  # BINUNICODE8
     0x96: 8,  # BYTEARRAY8
 }
+
+
+# What stands for those that are no plain value.
+_SIZED: Final = {
+    0x8A: _NUMBER,
+    0x8B: _NUMBER,
+    0x58: _LONG_TEXT << _WEIGHT_BITS | 1,
+    0x8D: _LONG_TEXT << _WEIGHT_BITS | 1,
+}
+_HEAVIEST_NUMBER: Final = _NUMBER + HEAVIEST_KEY
+
+
+class Inspected(NamedTuple):
+    """What is known of a pickle that is safe to load."""
+
+    names: bool  #: whether it names any class
+    collides: bool  #: whether so many keys may share a hash that loading must watch them
 
 
 class RefusedClassError(UnreadableError):
@@ -119,8 +151,8 @@ def _damaged(what: str) -> NoReturn:
     raise UnreadableError(f"not a pickle that was written here: {what}", "damage")
 
 
-def inspect(pickle: bytes, table: Table) -> bool:
-    """Whether a pickle that is safe to load names any class.
+def inspect(pickle: bytes, table: Table) -> Inspected:
+    """Look through a pickle, and say how it may be loaded.
 
     Raises:
         RefusedClassError: it names a class that the table does not have, or misuses one that it has.
@@ -142,11 +174,6 @@ def _weight(items: list[int]) -> int:
     if deepest >= HEAVIEST_KEY + DEEPEST_VALUE:
         _damaged(f"tuples are nested more than {DEEPEST_VALUE} deep")
     return max(deepest, HEAVIEST_KEY) + 1
-
-
-def _long(size: int) -> int:
-    """What stands for an integer of so many bytes."""
-    return min(1 + (size >> 3), HEAVIEST_KEY + 1)
 
 
 def _depth(inside: list[tuple[int, int]]) -> int:
@@ -195,8 +222,11 @@ class _Machine:
         self._made: list[tuple[int, Use | None]] = [(0, None)] * _INSTANCE
         # Which of the instances that must not be nested deeply were put into which.
         self._nested: list[tuple[int, int]] = []
+        # How many parts the keys have, and how many keys could share a hash, in all containers.
+        self._hashed = 0
+        self._collide = 0
 
-    def run(self) -> bool:
+    def run(self) -> Inspected:
         pickle, stack, memo = self._pickle, self._stack, self._memo
         fixed, counted, size = _FIXED, _COUNTED, len(self._pickle)
         if pickle[:2] != b"\x80\x05":
@@ -235,7 +265,8 @@ class _Machine:
                 position = end + int.from_bytes(pickle[position:end], "little")
                 if position > size:
                     _damaged("it is cut")
-                stack.append(_long(position - end) if opcode == 0x8B else _VALUE)
+                item = _SIZED.get(opcode, _VALUE)
+                stack.append(min(item + (position - end >> 3), _HEAVIEST_NUMBER) if item == _NUMBER else item)
             elif opcode == 0x6A:  # LONG_BINGET
                 item = memo[int.from_bytes(pickle[position : position + 4], "little")]
                 stack.append(item)
@@ -265,7 +296,9 @@ class _Machine:
             _damaged("an instance without a state")
         if self._nested and _depth(self._nested) > DEEPEST_NEST:
             _damaged(f"collections are nested more than {DEEPEST_NEST} deep")
-        return bool(self._globals)
+        if self._hashed > HASHED_PER_BYTE * size + _HASHED_AT_LEAST:
+            _damaged("it asks to hash far more than was stored")
+        return Inspected(bool(self._globals), self._collide > MOST_ALIKE)
 
     def _cut(self) -> list[int]:
         """The items above the last mark, taken off the stack with it."""
@@ -292,8 +325,15 @@ class _Machine:
         )
 
     def _keys(self, items: list[int]) -> None:
-        if max([item & _WEIGHT for item in items if item > 0], default=0) > HEAVIEST_KEY:
-            _damaged(f"a dict key or set element has more than {HEAVIEST_KEY} parts")
+        self._hashed += len(items)
+        for item in items:
+            if item > _VALUE:
+                weight = item & _WEIGHT
+                if weight > HEAVIEST_KEY:
+                    _damaged(f"a dict key or set element has more than {HEAVIEST_KEY} parts")
+                self._hashed += weight
+                if item >= _TUPLE:
+                    self._collide += 1 if item < _COSTLY << _WEIGHT_BITS else COSTLY
 
     def _text(self, item: int) -> str:
         if not _GLOBAL < item < 0:
@@ -338,20 +378,26 @@ class _Machine:
     def frozen(self) -> None:
         items = self._cut()
         self._keys(items)
-        self._stack.append(_weight(items))
+        self._stack.append(_TUPLE | _weight(items))
 
     def tuple(self) -> None:
-        weight = _weight(self._cut())
-        self._stack.append(weight)
+        items = self._cut()
+        if len(items) == 1:
+            self._stack.append(items[0])
+            self.tuple1()
+        else:
+            self._stack.append(_TUPLE | _weight(items))
 
     def tuple1(self) -> None:
-        self._stack.append(_weight([self._stack.pop()]))
+        item = self._stack.pop()
+        of_text = item > 0 and item >> _WEIGHT_BITS == _LONG_TEXT
+        self._stack.append((_OF_LONG_TEXT << _WEIGHT_BITS if of_text else _TUPLE) | _weight([item]))
 
     def tuple2(self) -> None:
-        self._stack.append(_weight([self._stack.pop(), self._stack.pop()]))
+        self._stack.append(_TUPLE | _weight([self._stack.pop(), self._stack.pop()]))
 
     def tuple3(self) -> None:
-        self._stack.append(_weight([self._stack.pop(), self._stack.pop(), self._stack.pop()]))
+        self._stack.append(_TUPLE | _weight([self._stack.pop(), self._stack.pop(), self._stack.pop()]))
 
     def stack_global(self) -> None:
         name, module = self._text(self._stack.pop()), self._text(self._stack.pop())
@@ -365,7 +411,12 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments = self._stack.pop()
-        self._call(self._stack.pop(), Use.GUARDED, _weight([arguments]))
+        item, weight = self._stack.pop(), _weight([arguments])
+        if item <= _GLOBAL and self._globals[_GLOBAL - item] in _EXACT:
+            # Hashing a Decimal takes by its digits, and each time again.
+            long = arguments >> _WEIGHT_BITS == _OF_LONG_TEXT
+            weight = HEAVIEST_KEY + 1 if long else min(weight + _EXACT_PARTS, HEAVIEST_KEY + 1)
+        self._call(item, Use.GUARDED, weight)
 
     def newobj(self) -> None:
         arguments = self._stack.pop()
@@ -395,6 +446,8 @@ class _Machine:
         if use is not Use.GUARDED or self._globals[_GLOBAL - item] in _FILLED:
             weight |= len(self._made) << _WEIGHT_BITS
             self._made.append((_GLOBAL - item, None if use is Use.GUARDED else use))
+        else:
+            weight |= _COSTLY << _WEIGHT_BITS
         self._stack.append(weight)
 
 

@@ -1,7 +1,7 @@
 """The inspector is the unpickler's twin: after each opcode both have the same items on the same stacks.
 
-The reference is the standard library's unpickler in Python, taken opcode by opcode. Then the one in C, which is
-the one that reads, has to make the same value by the same calls.
+The reference is the standard library's unpickler in Python, taken opcode by opcode. Then the one in C, which
+reads in the end, has to make the same value by the same calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pickle_programs import OPCODES, Recorder, program
 from cachekit.errors import UnreadableError
 from cachekit.serialization import opcodes
 from cachekit.serialization.allowlist import Use, table
-from cachekit.serialization.literals import is_literal
+from cachekit.serialization.literals import recognise
 from cachekit.serialization.pickles import _Unpickler
 
 TABLE = table([Recorder])
@@ -190,10 +190,8 @@ def shape(value: Any, seen: dict[int, int]) -> object:
     if id(value) in seen:
         return ("seen", seen[id(value)])
     kind = type(value)
-    if (
-        kind in (list, tuple, dict, set, frozenset)
-        or hasattr(kind, "__iter__")
-        and kind.__module__ == "collections"
+    if kind in (list, tuple, dict, set, frozenset) or (
+        hasattr(kind, "__iter__") and kind.__module__ == "collections"
     ):
         seen[id(value)] = len(seen)
         items = value.items() if isinstance(value, dict) else value
@@ -222,7 +220,7 @@ def assert_twins(seeds: range) -> None:
             error.add_note(f"program {seed}: {text!r}")
             raise
         accepted += inspected(text)
-        if is_literal(text):
+        if recognise(text)[0] is not None:
             literal += 1
             in_python, _ = outcome(Reference(text).load)
             in_c, _ = outcome(lambda text=text: pickle.loads(text))

@@ -86,7 +86,8 @@ _TAKES: Final[dict[str, tuple[int, str]]] = {
 _CLOSES: Final[dict[str, tuple[str, str]]] = {
     "POP_MARK": ("", ""), "TUPLE": ("", "v"), "LIST": ("", "l"), "DICT": ("", "d"),
     "FROZENSET": ("", "v"),
-    "APPENDS": ("l", "l"), "SETITEMS": ("d", "d"), "ADDITEMS": ("s", "s"), "INST": ("", "i"), "OBJ": ("", "i"),
+    "APPENDS": ("l", "l"), "SETITEMS": ("d", "d"), "ADDITEMS": ("s", "s"),
+    "INST": ("", "i"), "OBJ": ("", "i"),
 }  # fmt: skip
 _MADE: Final = {"EMPTY_LIST": "l", "EMPTY_DICT": "d", "EMPTY_SET": "s", "MARK": "", "PROTO": "", "FRAME": ""}
 
