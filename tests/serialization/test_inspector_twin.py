@@ -251,12 +251,6 @@ def test_many_more_programs(part: int) -> None:
     assert_twins(range(10_000 + part * 25_000, 10_000 + (part + 1) * 25_000))
 
 
-@pytest.mark.parametrize("text", [text for text in hostile.CORPUS.values() if len(text) < 5000])
-def test_hostile_programs(text: bytes) -> None:
-    """The corpus as well: up to where it is refused, both machines do the same."""
-    followed(text)
-
-
 #: Opcodes that take items, with how many.
 TAKING = {
     "POP": 1, "MEMOIZE": 1, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 2, "SETITEM": 3, "BUILD": 2,
