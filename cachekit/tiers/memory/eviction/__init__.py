@@ -1,6 +1,6 @@
 """Which entry a full memory tier gives up: one policy a file, its class the algorithm's essay.
 
-LRU is not here: the store of the memory tier is one. `cachekit.tiers.base.EvictionPolicy` says what a policy
+LRU is not here: the store of the memory tier is one. `cachekit.tiers.memory.eviction.base.EvictionPolicy` says what a policy
 is told, and when; it knows keys, not values, and is never called by two threads at once unless it
 asks for it. The cost of a hit and of an eviction is constant for each, in the mean over many; SoonestToExpire
 takes time in proportion to the logarithm of the number of entries.
