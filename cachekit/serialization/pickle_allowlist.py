@@ -17,6 +17,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta, tzinfo
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -66,9 +67,28 @@ def _expect(condition: bool, kind: type) -> None:
         raise ValueError(f"not how a {kind.__name__} is pickled")
 
 
-def _fixed(_: Allowance, kind: type, *args: Any) -> Any:
-    # Every argument is a scalar whose size the result does not depend on.
-    _expect(len(args) <= 8, kind)
+def _complex(_: Allowance, kind: type, *args: Any) -> Any:
+    # Floats only: of a text or a long integer a float takes longer to make.
+    _expect(len(args) == 2 and type(args[0]) is type(args[1]) is float, kind)
+    return kind(*args)
+
+
+def _moment(_: Allowance, kind: type, *args: Any) -> Any:
+    # The packed state, and a zone.
+    _expect(1 <= len(args) <= 2 and type(args[0]) is bytes and len(args[0]) <= 10, kind)
+    _expect(all(isinstance(zone, tzinfo) for zone in args[1:]), kind)
+    return kind(*args)
+
+
+def _delta(_: Allowance, kind: type, *args: Any) -> Any:
+    # Days, seconds and microseconds, each of which fits 64 bits.
+    _expect(len(args) == 3 and all(type(one) is int and one.bit_length() < 64 for one in args), kind)
+    return kind(*args)
+
+
+def _offset(_: Allowance, kind: type, *args: Any) -> Any:
+    _expect(1 <= len(args) <= 2 and type(args[0]) is timedelta, kind)
+    _expect(all(type(name) is str for name in args[1:]), kind)
     return kind(*args)
 
 
@@ -116,8 +136,10 @@ def _path(allowance: Allowance, kind: type, *args: Any) -> Any:
     return kind(*args)
 
 
-def _zone(_: Allowance, kind: type, *args: Any) -> Any:
+def _zone(allowance: Allowance, kind: type, *args: Any) -> Any:
     _expect(len(args) == 1 and type(args[0]) is str and len(args[0]) < 256, kind)
+    # A zone that nothing holds any longer is read from its file again, which takes as long as a copy of this.
+    allowance.spend(1024)
     return kind(args[0])
 
 
@@ -149,11 +171,10 @@ _STANDARD: Final[dict[tuple[str, str], Grant]] = {
             "tuple",
         )
     },
-    ("builtins", "complex"): Grant(Use.GUARDED, _fixed),
-    **{
-        ("datetime", name): Grant(Use.GUARDED, _fixed)
-        for name in ("date", "datetime", "time", "timedelta", "timezone")
-    },
+    ("builtins", "complex"): Grant(Use.GUARDED, _complex),
+    **{("datetime", name): Grant(Use.GUARDED, _moment) for name in ("date", "datetime", "time")},
+    ("datetime", "timedelta"): Grant(Use.GUARDED, _delta),
+    ("datetime", "timezone"): Grant(Use.GUARDED, _offset),
     ("zoneinfo", "ZoneInfo"): Grant(Use.GUARDED, _zone),
     ("decimal", "Decimal"): Grant(Use.GUARDED, _decimal),
     ("fractions", "Fraction"): Grant(Use.GUARDED, _fraction),

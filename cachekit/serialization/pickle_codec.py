@@ -13,12 +13,13 @@ import pickle
 import sys
 from collections.abc import Iterable
 from types import CoroutineType
-from typing import Any, Final, Never, final
+from typing import Any, Final, final
 
 from cachekit.errors import SerializationError, UnreadableError
 from cachekit.serialization import pickle_inspector
+from cachekit.serialization.collisions import HealthMonitor, watched
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
-from cachekit.serialization.pickle_literals import is_literal
+from cachekit.serialization.pickle_literals import is_deep, recognise
 
 PROTOCOL: Final = 5
 
@@ -77,6 +78,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(payload))
         self._allowed = allowed
         self._allowance = Allowance(len(payload))
+        self._watch = HealthMonitor()
 
     def find_class(self, module: str, name: str) -> Any:
         grant = self._allowed.get((module, name))
@@ -89,8 +91,9 @@ class _Unpickler(pickle.Unpickler):
             return grant.guard(found)
         return functools.partial(grant.guard, self._allowance, found)
 
-    def persistent_load(self, _: Any) -> Never:
-        raise UnreadableError("a persistent id in a stored pickle", "damage")
+    def persistent_load(self, parts: Any) -> Any:
+        # No stored pickle comes here: inspection knows no opcode of persistent ids. `watched` writes them.
+        return self._watch.fill(parts)
 
 
 @final
@@ -146,21 +149,32 @@ class PickleCodec:
             ) from error
 
     def _load_allowed(self, payload: bytes) -> Any:
-        if is_literal(payload):
-            return pickle.loads(payload)
-        # First look, then load, both on the same immutable bytes: nobody can change them in
-        # between.
-        pickle_inspector.inspect(payload, self._allowed)
-        return _Unpickler(payload, self._allowed).load()
+        plain, tuples = recognise(payload)
+        if plain is not None:
+            value = pickle.loads(payload) if plain is payload else _Unpickler(plain, {}).load()
+            if tuples and is_deep(value):
+                pickle_inspector.inspect(payload, self._allowed)
+            return value
+        # First look, then load, both on the same immutable bytes: nothing can change them in between.
+        return self._load_inspected(payload, pickle_inspector.inspect(payload, self._allowed))
+
+    def _load_inspected(self, payload: bytes, inspected: pickle_inspector.Inspected) -> Any:
+        return _Unpickler(watched(payload) if inspected.collides else payload, self._allowed).load()
 
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""
-        if is_literal(payload):
-            return
         try:
-            if not pickle_inspector.inspect(payload, self._allowed):
+            plain, tuples = recognise(payload)
+            if plain is not None:
+                if tuples and is_deep(value):
+                    pickle_inspector.inspect(payload, self._allowed)
+                if plain is not payload:
+                    _Unpickler(plain, {}).load()
+                return
+            inspected = pickle_inspector.inspect(payload, self._allowed)
+            if not inspected.names and not inspected.collides:
                 return  # no class is named: nothing that loading could refuse
-            loaded = _Unpickler(payload, self._allowed).load()
+            loaded = self._load_inspected(payload, inspected)
         except pickle_inspector.RefusedClassError as refused:
             raise SerializationError(_refusal(value, refused.module, refused.name)) from refused
         except Exception as error:

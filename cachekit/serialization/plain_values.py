@@ -24,6 +24,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cachekit.errors import SerializationError, UnreadableError
+from cachekit.serialization.collisions import check
 from cachekit.serialization.pickle_codec import once_only
 
 TAG: Final = "$"
@@ -165,6 +166,8 @@ def decode(tagged: dict[str, Any]) -> Any:
     try:
         kind, *parts = tagged[TAG]
         return _RAISINGS[kind](*parts)
+    except UnreadableError:
+        raise
     except Exception as error:
         raise UnreadableError(f"a stored value is malformed: {type(error).__name__}", "damage") from error
 
@@ -219,6 +222,26 @@ def _fraction(numerator: int, denominator: int) -> Fraction:
     return Fraction(numerator, denominator)
 
 
+def _complex(real: float, imaginary: float) -> complex:
+    # Floats only: a complex of a text or a long integer takes longer.
+    if type(real) is not float or type(imaginary) is not float:
+        raise TypeError("a complex of something else")
+    return complex(real, imaginary)
+
+
+def _dict(*pairs: list[Any]) -> dict[Any, Any]:
+    check((key for key, _ in pairs), len(pairs))
+    return dict(pairs)
+
+
+def _items(kind: type[set[Any] | frozenset[Any]]) -> Callable[..., Any]:
+    def container(*items: Any) -> Any:
+        check(items, len(items))
+        return kind(items)
+
+    return container
+
+
 def _decimal(digits: str) -> Decimal:
     # Text only: an integer of a megabyte takes minutes to become digits.
     if type(digits) is not str:
@@ -244,13 +267,13 @@ _RAISINGS: Final[dict[str, Callable[..., Any]]] = {
     "int": lambda digits: int(digits, 16),
     "float": _float,
     "str": lambda packed: bytes.fromhex(packed).decode("utf-8", "surrogatepass"),
-    "dict": lambda *pairs: dict(pairs),
+    "dict": _dict,
     "tuple": lambda *items: items,
-    "set": lambda *items: set(items),
-    "frozenset": lambda *items: frozenset(items),
+    "set": _items(set),
+    "frozenset": _items(frozenset),
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
-    "complex": complex,
+    "complex": _complex,
     "Decimal": _decimal,
     "Fraction": _fraction,
     "UUID": lambda digits, safe: uuid.UUID(digits, is_safe=uuid.SafeUUID(safe)),

@@ -80,13 +80,33 @@ def test_deep_lists_are_harmless() -> None:
 
 
 def test_tuples_that_double_are_harmless_where_nothing_hashes_them() -> None:
-    """A tuple of 2**40,000 parts by reference is built from 280 KB, and costs no more than those."""
-    levels = (b"\x94j" + level.to_bytes(4, "little") + b"\x86" for level in range(40_000))
+    """A tuple of 2**1,500 parts by reference is built from 10 KB, and costs no more than those."""
+    levels = (b"\x94j" + level.to_bytes(4, "little") + b"\x86" for level in range(1500))
     payload = hostile.START + hostile.ONE + b"".join(levels) + b"."
     envelope = hostile.forged(payload)
     with hostile.bounded_memory():
         value = Serializer("ns").decode("key", envelope).value()
         assert value[0] is value[1]
+
+
+@pytest.mark.parametrize("before", [b"", hostile.name("builtins", "list") + b"0"], ids=["plain", "named"])
+def test_tuples_too_deep_to_be_hashed_by_their_reader_are_refused(before: bytes) -> None:
+    """Hashing a tuple has no guard against overflow of the stack: depth is bounded, width is not."""
+    codec = PickleCodec()
+    for level in b"\x85", b"N\x86":
+        deep = hostile.ONE + level * 200_000
+        with pytest.raises(UnreadableError):
+            codec.decode(hostile.START + before + deep + b".")
+    hash(codec.decode(hostile.START + before + hostile.ONE + b"\x85" * 7000 + b"."))
+    wide = codec.decode(codec.encode([tuple(range(10_000)), *zip(range(10_000), range(10_000), strict=True)]))
+    assert len(wide) == 10_001
+
+
+def test_items_of_a_deque_are_not_set() -> None:
+    """To set an item in the middle of a deque takes by its length: SETITEM is for what maps."""
+    deque_of_one = hostile.name("collections", "deque") + b")R" + b"Na"
+    with pytest.raises(UnreadableError):
+        PickleCodec().decode(hostile.START + deque_of_one + b"K\x00K\x01s.")
 
 
 def test_empty_sets_are_bounded_by_their_bytes() -> None:

@@ -1,0 +1,269 @@
+"""Keys that share a hash, and calls that cost more than they take: both are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import pickle
+import struct
+import time
+import uuid
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import hostile
+import pytest
+
+from cachekit.errors import SerializationError, UnreadableError
+from cachekit.serialization.collisions import MOST_ALIKE
+from cachekit.serialization.json_codec import JsonCodec
+from cachekit.serialization.msgpack_codec import MsgpackCodec
+from cachekit.serialization.pickle_allowlist import Use, table
+from cachekit.serialization.pickle_codec import PickleCodec
+
+PRIME = (1 << 61) - 1
+
+
+#: Keys that share one hash, by kind.
+ALIKE: dict[str, Callable[[int], Any]] = {
+    "int": lambda number: number * PRIME,
+    "negative": lambda number: -2 - number * PRIME,
+    "complex": lambda number: complex(-1000003.0 * number, float(number)),
+    "Decimal": lambda number: Decimal(number * PRIME),
+    "Fraction": lambda number: Fraction(number * PRIME + 1, 1 + (number + 1) * PRIME),
+    "tuple": lambda number: (number * PRIME, "text"),
+    "signs": lambda number: tuple(-1 - (number >> bit & 1) for bit in range(12)),
+    "nested": lambda number: ("a", (number * PRIME,)),
+    "frozenset": lambda number: frozenset([number * PRIME]),
+    "UUID": lambda number: uuid.UUID(int=number * PRIME),
+}
+#: Ordinary keys of the kinds whose hashes are not random.
+ORDINARY: dict[str, Callable[[int], Any]] = {
+    "int": lambda number: (1 << 62) + (number << 22),
+    "float": lambda number: number * 0.1,
+    "complex": lambda number: complex(number, -number),
+    "Decimal": lambda number: Decimal(number) / 100,
+    "Fraction": lambda number: Fraction(number, 7),
+    "tuple": lambda number: (number, number + 1),
+    "frozenset": lambda number: frozenset([number, "a"]),
+    "UUID": lambda number: uuid.UUID(int=number << 64 | number),
+    "datetime": lambda number: dt.datetime(2024, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=number),
+    "timedelta": lambda number: dt.timedelta(seconds=number),
+}
+
+CODECS = {"pickle": PickleCodec(), "json": JsonCodec(), "msgpack": MsgpackCodec()}
+codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+
+
+def forge(codec: Any, value: Any) -> bytes:
+    """What a codec without bounds writes."""
+    if codec.name == "pickle":
+        return pickle.dumps(value, 5)
+    lowered = codec._plainer.lower(value)
+    return bytes(codec._encoder.encode(lowered).encode() if codec.name == "json" else codec._packb(lowered))
+
+
+@codecs
+@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("shape", [dict.fromkeys, set, frozenset, lambda keys: [{"a": dict.fromkeys(keys)}]])
+def test_keys_that_share_a_hash_are_refused(codec: Any, kind: str, shape: Callable[[Any], Any]) -> None:
+    """Read or written, without trust: no more of them than a bound."""
+    keys = [ALIKE[kind](number) for number in range(MOST_ALIKE + 2)]
+    assert len({hash(key) for key in keys}) == 1
+    value = shape(keys)
+    with pytest.raises(UnreadableError, match="share a hash"):
+        codec.decode(forge(codec, value))
+    if codec.name == "pickle":
+        with pytest.raises(SerializationError, match="share a hash"):
+            codec.encode(value)
+
+
+@codecs
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_ordinary_keys_return(codec: Any, kind: str) -> None:
+    """Thousands of keys whose hashes are not random, in dicts and sets, with plain ones among them."""
+    keys = [ORDINARY[kind](number) for number in range(3000)]
+    value = [dict.fromkeys(keys), set(keys), {**dict.fromkeys(keys[:100]), "a": 1, None: 2}, frozenset(keys)]
+    assert codec.decode(codec.encode(value)) == value
+    assert list(codec.decode(codec.encode(value))[0]) == keys
+
+
+def test_collections_return_when_their_keys_are_watched() -> None:
+    """Filled by hand, each collection is what it was, in its order."""
+    pairs = [((number, "a"), number * 0.5) for number in range(500)]
+    for value in OrderedDict(pairs), defaultdict(float, pairs), Counter(dict(pairs)):
+        back = PickleCodec().decode(PickleCodec().encode(value))
+        assert back == value
+        assert type(back) is type(value)
+        assert list(back) == list(value)
+    shared = {(number, number): [] for number in range(200)}  # type: ignore[var-annotated]
+    back = PickleCodec().decode(PickleCodec().encode([shared, shared, {"me": shared}]))
+    assert back[0] is back[1] is back[2]["me"]
+
+
+def _numbers(count: int) -> list[bytes]:
+    return [hostile.number(number * PRIME) for number in range(1, count + 1)]
+
+
+_LIST = hostile.name("builtins", "list") + b"0"
+
+
+def _gets(value: bytes) -> bytes:
+    """A dict under keys of the memo, each with this value."""
+    memo = b"(" + b"".join(number + b"\x94" for number in _numbers(200)) + b"1"
+    return memo + b"}(" + b"".join(b"h" + bytes((index,)) + value for index in range(200)) + b"u"
+
+
+#: Programs that add keys of one hash by other ways than `pickle.dumps` does.
+HIDDEN: dict[str, bytes] = {
+    "one at a time": b"}" + b"".join(number + b"Ns" for number in _numbers(200)),
+    "one batch each": b"\x8f" + b"".join(b"(" + number + b"\x90" for number in _numbers(200)),
+    "from the memo": _gets(b"N"),
+    "from the memo, for floats": _gets(b"G" + bytes(8)),
+    "behind texts": b"}("
+    + b"".join(hostile.text("k") + b"N" + number + b"N" for number in _numbers(200))
+    + b"u",
+    "within a frame": b"\x95" + struct.pack("<Q", 1) + b"\x8f(" + b"".join(_numbers(200)) + b"\x90",
+    "floats between": b"}(" + b"".join(number + b"G" + bytes(8) for number in _numbers(200)) + b"u",
+}
+
+
+@pytest.mark.parametrize("program", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("before", [b"", _LIST], ids=["plain", "named"])
+def test_other_programs_that_add_them(program: bytes, before: bytes) -> None:
+    """However the keys get there, plain or with a class named before."""
+    with pytest.raises(UnreadableError, match="share a hash"):
+        PickleCodec().decode(hostile.START + before + program + b".")
+
+
+def test_a_heavy_key_is_not_hashed_over_and_over() -> None:
+    """Three bytes hash a tuple of 4,000 parts again: the sum is bounded by what was stored."""
+    key = b"(" + b"K\x01" * 4000 + b"t\x94"
+    program = hostile.START + key + b"0}(" + b"h\x00N" * 10_000 + b"u."
+    with pytest.raises(UnreadableError, match="hash far more than was stored"):
+        PickleCodec().decode(program)
+
+
+def test_a_decimal_of_many_digits_is_no_key() -> None:
+    """Hashing a Decimal takes by its digits each time, and comparing one with an integer longer still."""
+    digits = b"X" + struct.pack("<I", 100_000) + b"1" * 100_000
+    decimal = hostile.name("decimal", "Decimal") + digits + b"\x85R"
+    assert PickleCodec().decode(hostile.START + decimal + b".") == Decimal("1" * 100_000)
+    with pytest.raises(UnreadableError, match="more than 4096 parts"):
+        PickleCodec().decode(hostile.START + b"}" + decimal + b"Ns.")
+
+
+def test_integers_too_long_in_json() -> None:
+    """JSON's own integers are decimal, which takes the square of their length: they end at 64 bits here."""
+    value = 1 << 100_000
+    assert JsonCodec().decode(JsonCodec().encode(value)) == value
+    with pytest.raises(UnreadableError):
+        JsonCodec().decode(json.dumps({"$": ["complex", "1" * 1000, 0]}).encode())
+
+
+# -- what each callable may cost ----------------------------------------------------------------------------
+
+
+def _called(module: str, name: str, *arguments: bytes) -> bytes:
+    return hostile.call(hostile.name(module, name), *arguments)
+
+
+def _times(program: bytes, count: int) -> bytes:
+    """A list of what the program makes, so many times."""
+    return b"](" + program * count + b"e"
+
+
+_SHORT = b"C\x0a" + bytes((7, 232, 1, 1, 0, 0, 0, 0, 0, 0))
+_DELTA = _called("datetime", "timedelta", b"K\x00", b"K\x01", b"K\x01")
+_ZERO = b"G" + bytes(8)
+_LONG_TEXT = b"X" + struct.pack("<I", 50_000) + b"9" * 50_000
+_ITEMS = b"}(" + b"".join(hostile.text(f"{number:x}") + b"N" for number in range(3000)) + b"u"
+_PATHS = ("PurePosixPath", "PosixPath", "PureWindowsPath", "WindowsPath")
+
+#: For each callable: the dearest program that was found, and the most that it may cost for each of its bytes,
+#: in microseconds. The bounds leave room for slow and busy machines.
+COSTS: dict[tuple[str, str], tuple[bytes, float]] = {
+    ("builtins", "complex"): (_times(_called("builtins", "complex", _ZERO, _ZERO), 300), 5),
+    ("datetime", "date"): (_times(_called("datetime", "date", b"C\x04\x07\xe8\x01\x01"), 300), 5),
+    ("datetime", "time"): (_times(_called("datetime", "time", b"C\x06" + bytes(6)), 300), 5),
+    ("datetime", "datetime"): (_times(_called("datetime", "datetime", _SHORT), 300), 5),
+    ("datetime", "timedelta"): (_times(_DELTA, 300), 5),
+    ("datetime", "timezone"): (_times(_called("datetime", "timezone", _DELTA), 300), 5),
+    ("zoneinfo", "ZoneInfo"): (_times(_called("zoneinfo", "ZoneInfo", hostile.text("Europe/Rome")), 20), 50),
+    ("decimal", "Decimal"): (_called("decimal", "Decimal", _LONG_TEXT), 5),
+    ("fractions", "Fraction"): (
+        _called("fractions", "Fraction", *[hostile.long_number(4000, byte) for byte in b"\x55\x33"]), 50,
+    ),
+    ("uuid", "UUID"): (
+        _times(hostile.name("uuid", "UUID") + b")\x81}" + hostile.text("int") + b"K\x01sb", 300), 5,
+    ),
+    ("collections", "OrderedDict"): (_times(_called("collections", "OrderedDict"), 300), 5),
+    ("collections", "defaultdict"): (_times(_called("collections", "defaultdict"), 300), 5),
+    ("collections", "deque"): (_times(_called("collections", "deque"), 300), 5),
+    ("collections", "Counter"): (_called("collections", "Counter", _ITEMS), 5),
+    **{
+        (module, name): (_times(_called(module, name, hostile.text("a/" * 100)), 100), 10)
+        for module in ("pathlib", "pathlib._local")
+        for name in _PATHS
+    },
+}  # fmt: skip
+
+#: Arguments that no pickling of the callable writes, and that cost more than they take.
+DEAR: dict[tuple[str, str], list[tuple[bytes, ...]]] = {
+    ("builtins", "complex"): [(_LONG_TEXT,), (hostile.long_number(100_000, 1), b"G" + bytes(8)), ()],
+    ("datetime", "date"): [(b"K\x01",) * 3, (_LONG_TEXT,)],
+    ("datetime", "datetime"): [(b"M\xe8\x07", b"K\x01", b"K\x01"), (_SHORT, b"K\x01")],
+    ("datetime", "time"): [(b"K\x01",), ()],
+    ("datetime", "timedelta"): [(hostile.long_number(100_000, 1),) * 3, (b"G" + bytes(8),)],
+    ("datetime", "timezone"): [(b"K\x01",), (_DELTA, b"K\x01")],
+    ("zoneinfo", "ZoneInfo"): [(_LONG_TEXT,), (b"K\x01",)],
+    ("decimal", "Decimal"): [
+        (hostile.long_number(100_000, 1),),
+        (b"G" + bytes(8),),
+        (hostile.text("1"), b"N"),
+    ],
+    ("fractions", "Fraction"): [(hostile.text("1e999999999"),), (b"G" + bytes(8),), (b"K\x01", b"K\x00")],
+    ("collections", "OrderedDict"): [(b"]",)],
+    ("collections", "defaultdict"): [(b"N", b"}")],
+    ("collections", "deque"): [(hostile.text("abc"),), (b")", b"K\x01", b"N")],
+    ("collections", "Counter"): [(hostile.text("abc"),), (b"]",)],
+    ("pathlib", "PurePosixPath"): [(b"K\x01",)],
+}
+
+
+def test_every_callable_has_a_row() -> None:
+    """What is added to the list gets a bound here, or is never called."""
+    called = {name for name, grant in table(()).items() if grant.use is not Use.VALUE}
+    assert called == set(COSTS)
+
+
+@pytest.mark.parametrize("name", COSTS, ids=".".join)
+def test_what_a_callable_costs_is_bounded(name: tuple[str, str]) -> None:
+    """Per byte, after decompression, for the dearest arguments that its guard lets through."""
+    program, most = COSTS[name]
+    payload = hostile.START + program + b"."
+    codec = PickleCodec()
+
+    def spent() -> float:
+        begin = time.thread_time()
+        # Another Python has this path elsewhere, or another system has it not at all.
+        with contextlib.suppress(*[UnreadableError] * name[0].startswith("pathlib")):
+            codec.decode(payload)
+        return time.thread_time() - begin
+
+    spent()
+    assert min(spent() for _ in range(3)) / len(payload) * 1e6 < most
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(name, arguments) for name, rows in DEAR.items() for arguments in rows],
+)
+def test_dear_arguments_are_refused(name: tuple[str, str], arguments: tuple[bytes, ...]) -> None:
+    """A callable is given what its own pickles hold, of the same types, and nothing else."""
+    with hostile.bounded_memory(), pytest.raises(UnreadableError):
+        PickleCodec().decode(hostile.START + _called(*name, *arguments) + b".")
