@@ -1,4 +1,4 @@
-"""An agent with a slow model: what was asked once is in memory, and after a restart in files. No network."""
+"""Run an agent with a slow model: its answers are in memory, and after a restart in files. No network."""
 
 import asyncio
 import hashlib
@@ -13,7 +13,7 @@ calls = 0
 
 
 def model(prompt: str) -> str:
-    """Stands for a language model: a tenth of a second of real work."""
+    """Stand in for a language model: a tenth of a second of real work."""
     return hashlib.pbkdf2_hmac("sha256", prompt.encode(), b"a model", 150_000).hex()[:8]
 
 
@@ -30,7 +30,7 @@ async def ask(question: str, page: str, name: str = "small") -> str:
 
 
 async def research(path: Path) -> str:
-    page = await read(str(path))  # a part of the question: once it has changed, the model is asked anew
+    page = await read(str(path))  # part of the key: a changed page calls the model again
     return await ask("What is this about?", page)
 
 

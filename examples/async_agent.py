@@ -1,4 +1,4 @@
-"""An agent on asyncio that pays for each answer once, however many tasks ask, and however often it is run."""
+"""Run an agent on asyncio that pays for each answer once, for any number of tasks and of runs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ calls = 0
 async def generate(prompt: str, model: str = "large") -> str:
     global calls
     calls += 1
-    await asyncio.sleep(0.01)  # here the answer would come from a model
+    await asyncio.sleep(0.01)  # a real agent calls a model here
     return f"{model} says: {prompt[::-1]}"
 
 
 @cache_result(ttl=600, store_if=lambda page: page is not None)
 async def fetch(url: str) -> str | None:
-    """A page; that there is none just now is not worth remembering."""
+    """Return a page, or None if it is missing; None is not stored."""
     await asyncio.sleep(0.01)
     return None if "missing" in url else f"<html>{url}</html>"
 
 
 async def main() -> None:
-    # Ten tasks ask at once: one asks the model, nine wait for it.
+    # Ten tasks call at once: one calls the model, nine wait for it.
     answers = await asyncio.gather(*(generate("desserts") for _ in range(10)))
     print(f"{len(answers)} answers, calls of the model: {calls}; {answers[0]}")
 
     print(await fetch("https://example.org"), await fetch("https://example.org/missing"))
 
-    # Work it out anew, and let that be the answer from now on.
+    # Call the model again, and replace the stored answer.
     await generate.refresh("desserts")
     print(f"after a refresh: {calls}")
 

@@ -1,4 +1,4 @@
-"""Methods: is the instance part of the question or not?"""
+"""Cache methods, with the instance as part of the key or without it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from cachekit import cache_result
 
 @dataclass(frozen=True)
 class Shop:
-    """A dataclass is told from another by its fields, so `self` may be part of the question."""
+    """A dataclass is compared by its fields, so `self` can be part of the key."""
 
     country: str
 
     @cache_result
     def tax(self, price: int) -> float:
-        """What the state takes of a price."""
+        """Return the tax on a price."""
         print(f"  working out the tax on {price} in {self.country}")
         return price * {"DE": 0.19, "FR": 0.2}[self.country]
 
 
 class Client:
-    """One connection is as good as another, so `self` is left out."""
+    """All connections return the same users, so `self` is left out of the key."""
 
     def __init__(self) -> None:
         self.connection = object()
 
     @cache_result(ignore=("self",))
     def user(self, user_id: int) -> str:
-        """The user's name."""
+        """Return the user's name."""
         print(f"  asking the server for user {user_id}")
         return f"user {user_id}"
 
     @staticmethod
     @cache_result
     def normalised(name: str) -> str:
-        """One spelling of each name."""
+        """Return the name in one spelling."""
         return name.strip().lower()
 
 
@@ -43,5 +43,5 @@ print(Shop("DE").tax(100), Shop("DE").tax(100), Shop("FR").tax(100))
 print(Client().user(1), Client().user(1))
 print(Client.normalised(" Ada "))
 
-# Ask about a method through its class, with the instance as the first argument.
+# Call the functions of a cached method through its class, with the instance as the first argument.
 print("forgotten:", Shop.tax.invalidate(Shop("DE"), 100))

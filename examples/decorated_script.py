@@ -1,4 +1,4 @@
-"""Two lines make a function remember its answers; run it again, and nothing is worked out."""
+"""Cache a function with two lines. In the second run of this program nothing is computed."""
 
 from __future__ import annotations
 

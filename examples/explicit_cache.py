@@ -1,4 +1,4 @@
-"""A cache that you make, fill and ask yourself."""
+"""Make a cache of your own, store values in it, and read them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from cachekit import IntelligentCache, MemoryCache
 with IntelligentCache(MemoryCache(max_size=10_000), default_ttl=3600) as cache:
     cache.set("user:1", {"name": "Ada"}, ttl=60)
     print(cache.get("user:1"))
-    print(cache.get("user:2", "nobody"))
+    print(cache.get("user:2", "no such user"))
 
-    # One caller loads, others who ask meanwhile wait for it.
+    # One caller loads. Other callers wait for that load.
     print(cache.get_or_set("user:3", lambda: {"name": "Grace"}))
 
     # A region is a typed view of the keys with one prefix: pages.get("/") is `str | None`.

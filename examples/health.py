@@ -1,4 +1,4 @@
-"""A cache that says how it is: a health check, an alert and a line in the log, ready for a service."""
+"""Report the health of a cache: a health check, an alert and a line in the log, ready for a service."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def send_alert(message: str, severity: str) -> None:
 async def check_cache_performance() -> None:
     stats = await aio.get_cache_stats()
 
-    # Whoever asks the cache is served by any of its tiers: that is what an alert should look at.
+    # Any tier may serve a request, so an alert should look at the hit rate of requests.
     if stats["combined"]["request_hit_rate"] < 0.7:
         await send_alert("Low cache hit rate detected", severity="warning")
 
@@ -58,18 +58,18 @@ def log_cache_performance() -> None:
 
 
 def tell(new: Health, old: Health) -> None:
-    """Called by the cache itself, every time that its health is another one than it was."""
+    """Log a change of health; the cache calls this on every change."""
     logger.warning("cache: %s -> %s: %s", old.status, new.status, new.message)
 
 
 async def main() -> None:
-    for number in range(200):  # nothing that is asked for is there
+    for number in range(200):  # every lookup is a miss
         cache.get(f"user:{number}")
     print(await cache_health_check())
     await check_cache_performance()
     log_cache_performance()
 
-    # The same without thresholds of your own, and with what can be done about it.
+    # The same with the default thresholds, and with a remedy for each reason.
     health = cache.health(min_hit_rate=0.7)
     print(f"health: {health.status}, because of {[reason.cause for reason in health.reasons]}")
     print(health.message)

@@ -1,4 +1,4 @@
-"""An eviction policy of one's own: requests that run in circles, which LRU cannot serve."""
+"""Use an eviction policy of your own, for requests that run in circles, which LRU cannot serve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cachekit import CacheStrategy, MemoryCache
 
 
 class MostRecent:
-    """The entry that was used last leaves first."""
+    """Evict the entry that was used last."""
 
     def begin(self, capacity: int) -> None:
         self.order: dict[str, None] = {}
@@ -18,7 +18,7 @@ class MostRecent:
         self.order[key] = self.order.pop(key)
 
     def prolong(self, key: str, deadline: float) -> None:
-        """Deadlines do not matter here."""
+        """Do nothing: this policy ignores deadlines."""
 
     def evict(self, incoming: str) -> str:
         return self.order.popitem()[0]
@@ -30,7 +30,7 @@ class MostRecent:
 def hit_rate(cache: MemoryCache) -> float:
     with cache:
         for request in range(10_000):
-            key = f"page {request % 120}"  # one page after the other, and again from the first
+            key = f"page {request % 120}"  # one page after the other, then from the first again
             if cache.get_value(key) is None:
                 cache.set_value(key, "...")
         return cache.get_stats().hit_rate

@@ -1,4 +1,4 @@
-"""Results that are still there tomorrow: a second run of a program finds what the first one worked out."""
+"""Keep results on disk: a second run of a program finds what the first one computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with tempfile.TemporaryDirectory() as directory:
     for _ in range(2):
         subprocess.run([sys.executable, "-c", PROGRAM, directory], check=True)
 
-    # This process sees what the others stored, and what it drops is gone for all.
+    # This process sees what the others stored. What it invalidates is gone for all of them.
     with FileCache(directory, max_size_mb=100) as cache:
         cache.invalidate_by_tags({"numbers"})
         print("after an invalidation:", cache.get_value("primes"))

@@ -1,4 +1,4 @@
-"""The README's examples, with stand-ins for what is slow."""
+"""Run the README's examples, with fast stand-ins for the slow functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def slowly(question: str) -> str:
 
 @dataclass(frozen=True)
 class User:
-    """What the README caches."""
+    """The value that the README caches."""
 
     name: str
 
@@ -39,11 +39,11 @@ from cachekit import IntelligentCache, MemoryCache  # noqa: E402
 
 cache = IntelligentCache(MemoryCache(max_size=10_000), default_ttl=600)
 
-# One load, however many threads ask.
+# One load, for any number of threads.
 user = cache.get_or_set("user:1", lambda: load_user(1), tags={"users"})
 cache.set("user:2", User("Grace"), ttl=60, tags={"users"})
 
-cache.invalidate_by_pattern(r"user:\d+$")  # also what is being loaded at this moment
+cache.invalidate_by_pattern(r"user:\d+$")  # also defeats loads in progress
 cache.invalidate_by_tags({"users"})
 
 users = cache.region("user:", User)  # typed: users.get("1") is a User or None

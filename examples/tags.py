@@ -1,4 +1,4 @@
-"""Tags: forget everything that depends on one thing, wherever it is."""
+"""Invalidate by tag: drop every result that depends on one item, in all tiers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cachekit import (
     set_default_cache,
 )
 
-# Every run begins with the same prices, so nothing shall outlive one.
+# Every run begins with the same prices, so this cache has no file tier that outlives the run.
 set_default_cache(IntelligentCache(file_cache=None))
 
 PRICES = {"apple": 3, "pear": 4}

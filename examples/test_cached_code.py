@@ -1,4 +1,4 @@
-"""Tests of code that caches: run them with pytest."""
+"""Test code that caches; run this file with pytest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
 from cachekit.testing import ManualClock
 
-# In a conftest.py for all of your tests.
+# Put this line into conftest.py to have the fixtures in all tests.
 pytest_plugins = ["cachekit.testing.pytest_plugin"]
 
 asked: list[str] = []
@@ -25,7 +25,7 @@ def _nothing_asked() -> None:
 
 
 def test_with_a_cache_of_its_own(cachekit_cache: IntelligentCache) -> None:
-    """The fixture gives each test an empty default cache."""
+    """Use an empty default cache, which the fixture makes for each test."""
     assert price("apple") == price("apple") == 5
     assert asked == ["apple"]
     assert cachekit_cache.contains(price.key("apple"))
@@ -33,20 +33,20 @@ def test_with_a_cache_of_its_own(cachekit_cache: IntelligentCache) -> None:
 
 @pytest.mark.usefixtures("cachekit_disabled")
 def test_without_any_cache() -> None:
-    """Every call goes through."""
+    """Run the function at every call."""
     price("apple"), price("apple")
     assert asked == ["apple", "apple"]
 
 
 def test_with_one_part_uncached() -> None:
-    """The same for a few lines."""
+    """Disable caching for a few lines."""
     with disabled():
         price("apple"), price("apple")
     assert asked == ["apple", "apple"]
 
 
 def test_that_prices_are_asked_again() -> None:
-    """Time passes when the test says so."""
+    """Move time by hand."""
     clock = ManualClock()
     with IntelligentCache(MemoryCache(clock=clock)) as cache, override(cache):
         price("apple")
@@ -59,5 +59,5 @@ def test_that_prices_are_asked_again() -> None:
 
 
 def test_the_function_itself() -> None:
-    """The function without its cache is still there."""
+    """Call the function without its cache."""
     assert price.__wrapped__("pear") == 4

@@ -1,4 +1,4 @@
-"""How long an answer is good: for a while, for ever, or as long as the answer itself says."""
+"""Set a TTL: a number of seconds, no end, or a function of the result."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TypedDict
 from cachekit import FOREVER, IntelligentCache, MemoryCache
 from cachekit.testing import ManualClock
 
-clock = ManualClock()  # so that this program does not have to wait; leave clock= out in yours
+clock = ManualClock()  # so this program need not wait; leave clock= out in yours
 cache = IntelligentCache(MemoryCache(clock=clock), default_ttl=3600)
 
 
 class Token(TypedDict):
-    """What a login server sends."""
+    """The reply of a login server."""
 
     text: str
     expires_in: float

@@ -1,4 +1,4 @@
-"""A service that is warm before its first request, and stays so. Run it as two processes at once, too."""
+"""Warm a cache before the first request, and keep it warm. Run this as two processes at once, too."""
 
 import hashlib
 import sys
@@ -11,7 +11,7 @@ calls = 0
 
 
 def profile(key: str) -> str:
-    """Stands for a slow backend: some milliseconds of real work."""
+    """Stand in for a slow backend: some milliseconds of real work."""
     global calls
     calls += 1
     if key == "user:13":
@@ -21,7 +21,7 @@ def profile(key: str) -> str:
 
 def start(directory: Path) -> None:
     with IntelligentCache(file_cache=FileCache(directory)) as cache:
-        # progress=True: a bar on a terminal, one line in a log. Others who warm the same keys share the work.
+        # progress=True: a bar on a terminal, one line in a log. Processes with the same keys share the work.
         report = cache.warm_cache(popular, profile, ttl=600, progress=True, keep_warm=True)
         print(f"{len(report.loaded)} loaded, {len(report.fresh)} fresh, failed: {report.failed}")
         assert cache.get("user:7") is not None
@@ -30,6 +30,6 @@ def start(directory: Path) -> None:
 
 popular = [f"user:{number}" for number in range(100)]
 directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "cache"
-for _ in range(2):  # the second one finds in files what the first one has loaded
+for _ in range(2):  # the second start finds in files what the first one loaded
     start(directory)
 print(f"{calls} calls of the backend")

@@ -1,0 +1,133 @@
+"""The prose of cachekit uses plain English and the field's words, and names files that exist."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+#: The files whose prose is checked. A package is added when its prose is done: "cachekit/tiers/**/*.py".
+CHECKED = ("*.md", "docs/**/*.md", "examples/**/*.py")
+
+#: Patterns that occur in no sentence that we want, and what to write instead.
+WORDS = {
+    r"who(?:so|m)?ever": "a real subject: the caller, a process that ...",
+    r"nobody": "a real subject (no caller, no process, no other user), or the passive",
+    r"somebody": "a real subject: another caller, another process, another user",
+    r"anew": "again",
+    r"shall": "must, may, can, or the present tense",
+    r"meanwhile": "since then, at the same time, or while ...",
+    r"ears?": "listener",
+    r"hearts?": "heartbeat",
+    r"rooms|(?:this|each|every|another) room|room of (?:its|their) own": "package; or space",
+    r"(?:take|takes|taken|has|have|had|holds?|waits? for|without) (?:a|its|their|the) turn": "permit",
+    r"whose turn|takes? turns": "permit",
+    r"strangers?": "another client, another user",
+    r"neighbou?rs?": "another process",
+    r"people": "users",
+}
+
+#: Markdown and code are read at this width.
+WIDTH = 110
+
+
+def checked() -> list[Path]:
+    found = {glob: sorted(ROOT.glob(glob)) for glob in CHECKED}
+    assert all(found.values()), f"nothing matches {[glob for glob, files in found.items() if not files]}"
+    return sorted({file for files in found.values() for file in files})
+
+
+def prose(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield pieces of prose with the line that each begins in: of Python, its comments and strings."""
+    if file.suffix != ".py":
+        yield 1, file.read_text(encoding="utf-8")
+        return
+    with tokenize.open(file) as lines:
+        for token in tokenize.generate_tokens(lines.readline):
+            # An f-string is one token before Python 3.12, and several of these afterwards.
+            if tokenize.tok_name[token.type] in {"COMMENT", "STRING", "FSTRING_MIDDLE"}:
+                yield token.start[0], token.string
+
+
+def unwanted(file: Path) -> Iterator[str]:
+    """Yield a complaint for each unwanted word of a file."""
+    for line, text in prose(file):
+        for pattern, instead in WORDS.items():
+            # A sentence may be wrapped between two words of a pattern.
+            wrapped = pattern.replace(" ", r"\s+")
+            for match in re.finditer(rf"\b(?:{wrapped})\b", text, re.IGNORECASE):
+                number = line + text.count("\n", 0, match.start())
+                yield f"{file}:{number}: {match[0]!r}; write {instead}"
+
+
+def test_words() -> None:
+    """Each complaint names the file, the line, the word, and the word to use."""
+    complaints = [complaint for file in checked() for complaint in unwanted(file)]
+    assert not complaints, "\n".join(complaints)
+
+
+def test_every_unwanted_word_is_found(tmp_path: Path) -> None:
+    """In Markdown and in Python's comments, docstrings and messages; names of code are left alone."""
+    page, code = tmp_path / "page.md", tmp_path / "code.py"
+    page.write_text("# Whoever\n\nNobody has the\nturn, and every room has neighbours.\n")
+    code.write_text(
+        '"""The ear\nof a stranger."""\nanew = f"{1} people"  # what he shall do\nheartbeat = 1\n'
+    )
+    assert [complaint.partition("; ")[0] for complaint in unwanted(page)] == [
+        f"{page}:1: 'Whoever'",
+        f"{page}:3: 'Nobody'",
+        f"{page}:4: 'every room'",
+        f"{page}:3: 'has the\\nturn'",
+        f"{page}:4: 'neighbours'",
+    ]
+    assert [complaint.partition("; ")[0] for complaint in unwanted(code)] == [
+        f"{code}:1: 'ear'",
+        f"{code}:2: 'stranger'",
+        f"{code}:3: 'people'",
+        f"{code}:3: 'shall'",
+    ]
+
+
+def test_markdown_is_wrapped() -> None:
+    """Rows of tables excepted, which cannot be."""
+    too_long = [
+        f"{file}:{number}: {len(line)} characters"
+        for file in checked()
+        if file.suffix == ".md"
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > WIDTH and not line.startswith("|")
+    ]
+    assert not too_long, "\n".join(too_long)
+
+
+def test_links_lead_somewhere() -> None:
+    """Links between pages name files, and headings that those have."""
+    broken = []
+    for file in checked():
+        for target in re.findall(r"\]\((?!https?:)([^)]*)\)", file.read_text(encoding="utf-8")):
+            name, _, heading = target.partition("#")
+            page = file.parent / name if name else file
+            if not page.exists() or (heading and heading not in headings(page)):
+                broken.append(f"{file}: {target}")
+    assert not broken, "\n".join(broken)
+
+
+def headings(page: Path) -> set[str]:
+    """Return the headings of a page as links spell them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_map_of_packages() -> None:
+    """CONTRIBUTING.md names files that exist, and every package."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)`", text)
+    missing = [
+        name for name in named if not (ROOT / name).exists() and not (ROOT / "cachekit" / name).exists()
+    ]
+    assert not missing
+    packages = {file.parent.relative_to(ROOT) for file in ROOT.glob("cachekit/*/**/__init__.py")}
+    assert not [package for package in packages if f"`{package.as_posix()}`" not in text]
