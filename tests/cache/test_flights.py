@@ -493,13 +493,13 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
 def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
 
-    class MemoryEntry:
+    class Held:
         pass
 
-    gone: list[weakref.ref[MemoryEntry]] = []
+    gone: list[weakref.ref[Held]] = []
 
     def failing() -> int:
-        held = MemoryEntry()
+        held = Held()
         gone.append(weakref.ref(held))
         raise LookupError("no")
 

@@ -52,7 +52,7 @@ class Expected:
 
 
 @dataclass
-class MemoryEntry:
+class Held:
     fence: SharedFence
     broken: bool
 
@@ -65,7 +65,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         self.path = tempfile.mkdtemp(prefix="cachekit-test-")
         self.clock = ManualClock()
         self.model: dict[str, Expected] = {}
-        self.fences: list[MemoryEntry] = []
+        self.fences: list[Held] = []
         self.caches: list[FileCache] = []
 
     @initialize()
@@ -110,7 +110,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         self.model.pop(key, None)
         if age < 5:
             self.model[key] = Expected(value, now - max(age, 0) + 5, tags, origin)
-            self.fences.append(MemoryEntry(fence, False))
+            self.fences.append(Held(fence, False))
             assert fence.names == tags
 
     @rule(which=WHICH, key=KEYS, value=VALUES, settle_first=st.booleans())
@@ -123,7 +123,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         if not settle_first:
             self.set_value(1 - which, key, "between", None, frozenset())
         assert self.caches[1 - which].settle(fence) is settle_first
-        self.fences.append(MemoryEntry(fence, not settle_first))
+        self.fences.append(Held(fence, not settle_first))
 
     @rule(which=WHICH, key=KEYS)
     def delete(self, which: int, key: str) -> None:
@@ -175,7 +175,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
 
     @rule(which=WHICH, key=KEYS, tags=TAGS)
     def fence(self, which: int, key: str, tags: frozenset[str]) -> None:
-        self.fences.append(MemoryEntry(self.caches[which].fence(key, tags), False))
+        self.fences.append(Held(self.caches[which].fence(key, tags), False))
 
     @rule(which=WHICH, number=st.integers(0, 100), value=VALUES, life=LIVES)
     def add(self, which: int, number: int, value: object, life: float | None) -> None:
@@ -209,7 +209,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
         if new is not None:
             self.wrote(key)
             self.model[key] = self.expect(key, value, None, frozenset())
-            self.fences.append(MemoryEntry(new, False))
+            self.fences.append(Held(new, False))
 
     @invariant()
     def fences_stand_until_they_are_broken(self) -> None:
@@ -246,7 +246,7 @@ class CachesAgainstDict(RuleBasedStateMachine):
             assert found.entry.tags == expected.tags == found.fence.names
             assert abs(found.entry.expires_timestamp - expected.expiry) < 1e-5 or expected.expiry == inf
             assert found.origin == expected.origin
-            self.fences.append(MemoryEntry(found.fence, False))
+            self.fences.append(Held(found.fence, False))
 
     @invariant()
     def both_agree_with_the_dict(self) -> None:

@@ -26,18 +26,18 @@ _CHILDREN = f"/proc/self/task/{os.getpid()}/children"
 _PATIENCE = 10.0
 
 
-class MemoryEntry(NamedTuple):
+class Held(NamedTuple):
     """What this process has now."""
 
     descriptors: frozenset[str]
     threads: frozenset[threading.Thread]
     children: frozenset[str]
 
-    def more_than(self, other: MemoryEntry) -> bool:
+    def more_than(self, other: Held) -> bool:
         return not all(mine <= theirs for mine, theirs in zip(self, other, strict=True))
 
 
-def held() -> MemoryEntry:
+def held() -> Held:
     descriptors = os.listdir("/proc/self/fd")
     by_which_they_were_listed = os.open(os.devnull, os.O_RDONLY)  # again the lowest that is free
     os.close(by_which_they_were_listed)
@@ -45,7 +45,7 @@ def held() -> MemoryEntry:
     with open(_CHILDREN, encoding="ascii") as file:
         children = file.read().split()
     threads = [one for one in threading.enumerate() if one.name not in THREADS]
-    return MemoryEntry(frozenset(descriptors), frozenset(threads), frozenset(children))
+    return Held(frozenset(descriptors), frozenset(threads), frozenset(children))
 
 
 class GivenBack:
@@ -69,7 +69,7 @@ class GivenBack:
             return (yield)
         finally:
             now = held()
-            self.before = MemoryEntry(
+            self.before = Held(
                 self.before.descriptors | now.descriptors - earlier.descriptors,
                 self.before.threads | now.threads - earlier.threads,
                 self.before.children | now.children - earlier.children,
@@ -91,7 +91,7 @@ class GivenBack:
         if now.more_than(before):
             pytest.fail(f"{item.nodeid} leaves behind: {described(now, before)}", pytrace=False)
 
-    def _settled(self) -> MemoryEntry:
+    def _settled(self) -> Held:
         """Return what stays, also when garbage is collected and threads have had time to end."""
         mapped = {one for one in held().descriptors if any(file in _target(one) for file in FILES)}
         self.before = self.before._replace(descriptors=self.before.descriptors | mapped)
@@ -103,7 +103,7 @@ class GivenBack:
         return now
 
 
-def described(now: MemoryEntry, before: MemoryEntry) -> str:
+def described(now: Held, before: Held) -> str:
     """Return what there is more of, and where there is much of it, how much."""
     more = sorted(now.descriptors - before.descriptors)
     found = [f"{len(more)} descriptors:"] if len(more) > 8 else []
