@@ -14,6 +14,7 @@ from typing import Any
 import inside
 import pytest
 from counting import Calls, Counts, counted, counted_async
+from ids import without_address
 
 from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
 from cachekit.testing import ManualClock
@@ -208,7 +209,7 @@ class TestOptions:
                 r"ignore names \['db'\], but .* parameters \['x', 'y'\]",
             ),
         ],
-        ids=repr,
+        ids=without_address,
     )
     def test_bad_arguments(self, options: dict[str, Any], error: type[Exception], message: str) -> None:
         """A wrong argument is refused where it is written: its name, its value, and what to write."""

@@ -30,6 +30,7 @@ import pytest
 from exploring import explored
 from hypothesis import example, given
 from hypothesis import strategies as st
+from ids import without_address
 
 from cachekit import KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import arguments_text, encode
@@ -275,7 +276,7 @@ class TestEncoding:
             (_stat(10**18), _stat(10**18 + 1)),
             (time.localtime(0), time.struct_time([*time.localtime(0), "elsewhere", 1])),
         ],
-        ids=repr,
+        ids=without_address,
     )
     def test_two_that_look_alike(self, a: Any, b: Any) -> None:
         """Values that differ in what a careless text leaves out are two questions."""

@@ -18,6 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from ids import without_address
 from stored_values import Account, Point
 
 from cachekit.errors import SerializationError, UnreadableError
@@ -127,7 +128,7 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
         (ValueError("x"), "write allow=.ValueError.;"),
         (OrderedDict.fromkeys, "cannot be pickled|getattr"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_what_an_untrusted_place_may_not_hold(value: Any, message: str) -> None:
     """What reading would refuse is refused at encode, and nobody is told to register getattr."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ids import without_address
 from same import same
 from stored_values import BUILTIN, PLAIN, REGISTERED, nested
 
@@ -64,7 +65,7 @@ def test_nested_values_return_as_they_were(value: Any, serializer: Serializer) -
 
 
 @pytest.mark.parametrize("value", BUILTIN, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("options", [{}, {"trusted": True}, {"secret": SECRET}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"trusted": True}, {"secret": SECRET}], ids=without_address)
 def test_pickle_carries_standard_value_types(value: Any, options: dict[str, Any]) -> None:
     """The standard value types need no registration, in any place."""
     assert same(value, there_and_back(Serializer("ns", **options), value))
@@ -367,7 +368,7 @@ def test_serializers_without_a_secret_travel() -> None:
         ({"allow": ["Account"]}, TypeError, "without quotes"),
         ({"allow": [int], "codec": "json"}, ValueError, "allow is for codec='pickle' only"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_wrong_arguments_name_the_remedy(
     arguments: dict[str, Any], error: type[Exception], message: str
