@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
-from cachekit.aio.warming import warm
 from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MEMORY, MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys
@@ -261,7 +261,7 @@ class IntelligentCache(Facade[Core]):
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._sync._batches.load_async(missing, awaiting(loader), request)
+            found |= await self._sync._awaited.load_many(missing, awaiting(loader), request)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -288,7 +288,7 @@ class IntelligentCache(Facade[Core]):
         sync = self._sync
         request, load_key = sync._defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = sync._keep_warm
-        report = await warm(sync._levels, sync._awaited, wanted, load_key, request, concurrency, progress)
+        report = await warm_async(sync._awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, from_threads(load_key), request)

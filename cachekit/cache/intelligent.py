@@ -19,14 +19,12 @@ from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
-from cachekit.loading.batches import Batches
 from cachekit.loading.core import statistics_of
-from cachekit.loading.defaults import LoadDefaults
 from cachekit.loading.keep_warm import KeepWarm
 from cachekit.loading.options import OFF, LoadOptions, checked_jitter
-from cachekit.loading.path import Loads
-from cachekit.loading.request import LoadRequest
+from cachekit.loading.request import LoadDefaults, LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.threads_driver import Loads
 from cachekit.loading.warming import warm
 from cachekit.model.counters import Lookups
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
@@ -98,7 +96,6 @@ class IntelligentCache:
     __slots__ = (
         "__weakref__",
         "_awaited",
-        "_batches",
         "_close_tiers",
         "_closed",
         "_default_ttl",
@@ -163,8 +160,9 @@ class IntelligentCache:
         )
         self._loads = Loads(self._levels)
         self._awaited = AwaitedLoads(self._loads)
-        self._batches = Batches(self._loads, self._awaited)
-        self._defaults = LoadDefaults(self._loads, ttl, load, given is not None, enable_cache_warming)
+        self._defaults = LoadDefaults(
+            self._loads.path.permits, ttl, load, given is not None, enable_cache_warming
+        )
         self._keep_warm = KeepWarm(self._levels, self._loads) if enable_cache_warming else None
         # A hit bumps one counter, of whoever asked; tier and cache both read it (see `stats`).
         self._lookups = memory._reader()
@@ -377,14 +375,12 @@ class IntelligentCache:
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                request = LoadRequest(
-                    self._defaults.spread(lambda _: life, jitter), labels, _ALL, stale, options
-                )
+                request = LoadRequest(life, labels, _ALL, stale, options, jitter)
                 self._loads.refresh(checked_key(key), loader, request)
             found: V = value
             return found
-        spread = self._defaults.spread(lambda _: life, jitter)
-        return self._loads.load(checked_key(key), loader, LoadRequest(spread, labels, _ALL, stale, options))
+        request = LoadRequest(life, labels, _ALL, stale, options, jitter)
+        return self._loads.load(checked_key(key), loader, request)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -514,7 +510,7 @@ class IntelligentCache:
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._batches.load(missing, loader, request)
+            found |= self._loads.load_many(missing, loader, request)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -559,7 +555,7 @@ class IntelligentCache:
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         request = self._defaults.warming_request(ttl, tags, load, keep_warm)
         kept_warm = self._keep_warm
-        report = warm(self._levels, self._loads, wanted, loader_func, request, concurrency, progress)
+        report = warm(self._loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, request)

@@ -20,12 +20,13 @@ from racing import in_thread, race
 from tracing import at_line
 
 from cachekit import CacheClosedError, IntelligentCache, LoadOptions, MemoryCache, aio
-from cachekit.loading import batches, flights, path
+from cachekit.loading import flights, path, threads_driver
 from cachekit.loading.flights import Flight
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import background
 from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.outcome import Outcome
 from cachekit.testing import ManualClock
 
 
@@ -36,7 +37,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    return await cache._awaited.load(key, loader, LoadRequest(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
+    return await cache._awaited.load(key, loader, LoadRequest(60.0, NO_TAGS))  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:
@@ -276,9 +277,9 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     joined = threading.Event()
     waiters: list[Callable[[], str]] = []
 
-    def announced(flight: Flight[Any]) -> object:
+    def announced(flight: Flight[Any], seconds: float | None = None) -> Outcome[Any]:
         joined.set()
-        return wait(flight)
+        return wait(flight, seconds)
 
     def loader() -> str:
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded again")))
@@ -288,9 +289,9 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     def strike() -> None:
         raise KeyboardInterrupt
 
-    def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
+    def struck(flight: Flight[Any], outcome: Outcome[Any] | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
-        at_line(number, flights, strike, lambda: finish(flight, value, error))
+        at_line(number, flights, strike, lambda: finish(flight, outcome))
 
     monkeypatch.setattr(Flight, "wait", announced)
     monkeypatch.setattr(Flight, "_finish", struck)
@@ -314,7 +315,7 @@ ASK: dict[str, Callable[[IntelligentCache, str, LoadOptions], object]] = {
 
 
 @pytest.mark.parametrize("load", [LoadOptions(), LoadOptions(hard_timeout=50)], ids=["here", "background"])
-@pytest.mark.parametrize("module", [background, batches, path, flights])
+@pytest.mark.parametrize("module", [background, threads_driver, path, flights])
 @pytest.mark.parametrize("ask", ["one", "many", "again"])
 def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
     cache: IntelligentCache, module: ModuleType, ask: str, load: LoadOptions
@@ -333,7 +334,7 @@ def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
         except KeyboardInterrupt:
             struck += 1
         assert in_thread(partial(cache.get_or_set, key, lambda: 2))() in {1, 2}
-    assert struck or module in {background, batches}
+    assert struck or module is background
 
 
 def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> None:

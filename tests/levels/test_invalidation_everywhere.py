@@ -91,9 +91,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        return lambda: one._loads.reload(
-            key, lambda: database[key], LoadRequest(lambda _: 60.0, frozenset({key}))
-        )
+        return lambda: one._loads.reload(key, lambda: database[key], LoadRequest(60.0, frozenset({key})))
     if name == "renewal":
         # What a hit in the last part of a life begins, or keeping warm.
         terms = LoadRequest(

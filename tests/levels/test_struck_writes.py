@@ -22,9 +22,7 @@ WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "delete": lambda cache, key: cache.delete(key),
     "delete_many": lambda cache, key: cache.delete_many(["before", key, "after"]),
     "touch": lambda cache, key: cache.touch(key, 60),
-    "refresh": lambda cache, key: cache._loads.reload(
-        key, lambda: "new", LoadRequest(lambda _: 60.0, frozenset())
-    ),
+    "refresh": lambda cache, key: cache._loads.reload(key, lambda: "new", LoadRequest(60.0, frozenset())),
     "tags": lambda cache, key: cache.invalidate_by_tags({"t"}),
     "pattern": lambda cache, key: cache.invalidate_by_pattern(re.escape(key) + r"\Z"),
     "clear": lambda cache, key: cache.clear(),
