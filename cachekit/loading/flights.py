@@ -160,7 +160,8 @@ class Flight(Generic[F]):
     def _finish(self, outcome: Outcome[Any] | None) -> None:
         with _lock:
             # An interrupted leader calls this again, from `cancel`, and makes up for what is left to do.
-            self._table._remove(self)
+            if self._table._flights.get(self.key) is self:
+                del self._table._flights[self.key]
             _permit_holders.discard(self)
             if not self.is_over:
                 self.outcome = outcome
@@ -371,11 +372,8 @@ class FlightTable(Generic[F]):
         """Let no further caller join these flights; they may still end, for the callers that have."""
         with _lock:
             for flight in flights:
-                self._remove(flight)
-
-    def _remove(self, flight: Flight[F]) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+                if self._flights.get(flight.key) is flight:
+                    del self._flights[flight.key]
 
     def before_fork(self) -> None:
         """Take the lock."""

@@ -92,7 +92,7 @@ class LoadOptions:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether a load may have to wait for those of other processes."""
+        """Whether a load may have to wait for loads of other processes."""
         return self.lease != "thread" or self.max_concurrent_loads is not None
 
     def shared_by(self, lease: LeaseScope) -> LoadOptions:

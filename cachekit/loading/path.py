@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Flights: TypeAlias = list[Flight[LoadFence]]
+
+_FENCE, _KEY = attrgetter("fence"), attrgetter("key")
 
 
 class Call(NamedTuple):
@@ -75,7 +78,7 @@ class Detach(NamedTuple):
     """Begin the path that ends these flights in a thread or task of its own; None if there is no thread."""
 
     flights: Sequence[Flight[LoadFence]]
-    path: Path[None]
+    path: Path[object]
 
 
 class End(NamedTuple):
@@ -122,42 +125,55 @@ class LoadPath:
             The values, or an error. A key is missing if the loader left it out, or if another process has
             its lease and the request does not wait.
         """
-        begun = time.monotonic()
+        begun, options = time.monotonic(), request.options
         values: dict[str, Any] = {}
         while keys:
             if loop is not None:
                 self.tasks.refuse_if_closed()
             mine: Flights = []
             others: Flights = []
+            outcome: Outcome[dict[str, Any]] | None = None
             try:
                 self._join(keys, request, loop, mine, others)
+                others.reverse()  # for `pop`
                 keys = []
                 if mine:  # before waiting for others, so that two batches never block each other
-                    led = yield from self._lead(mine, loader, request, begun, loop)
-                    if led.error is not None:
-                        return led
-                    values |= led.value
+                    own, detached = list(map(_KEY, mine)), None
+                    soft = options.soft_timeout is not None and request.stale_ttl > 0
+                    if loop is not None or soft or options.hard_timeout is not None:
+                        detached = yield Detach(tuple(mine), self._run(list(mine), loader, request))
+                    if detached is None:
+                        outcome = yield from self._run(list(mine), loader, request)
+                    else:
+                        outcome = yield from self._await_own(detached, mine, loader, request, begun)
+                    if outcome.error is None:
+                        values |= outcome.value
+                    elif stale := self._stale(own, request, outcome.error):
+                        values |= stale
+                    else:
+                        return outcome
                 while others:
                     flight = others.pop()
-                    found = self._stale([flight.key], request)
-                    if found:
+                    if stale := self._stale([flight.key], request):  # rather than wait
                         flight.stop_waiting()
+                        values |= stale
+                        continue
+                    waited = yield from self._wait(flight, request, begun)
+                    if waited is None:
+                        keys += [flight.key] if request.waits else []
+                    elif waited.error is None:
+                        values[flight.key] = waited.value
+                    elif stale := self._stale([flight.key], request, waited.error):
+                        values |= stale
                     else:
-                        outcome = yield from self._wait(flight, request, begun)
-                        if outcome is None:
-                            keys.append(flight.key)
-                        elif outcome.error is None:
-                            found = {flight.key: outcome.value}
-                        else:
-                            found = self._stale([flight.key], request, outcome.error)
-                            if not found:
-                                return outcome
-                    values |= found
+                        return waited
             finally:
-                for flight in others:
-                    flight.stop_waiting()
-                for flight in mine:
-                    flight.cancel()  # closed or interrupted before its load has begun
+                # As in _run(), no flight and no error stays here. Flights that are left have not begun.
+                outcome = None
+                while others:
+                    others.pop().stop_waiting()
+                while mine:
+                    mine.pop().cancel()
         return Outcome(values)
 
     def _join(
@@ -183,51 +199,37 @@ class LoadPath:
                 to.append(flight)
             raise
 
-    def _lead(
+    def _await_own(
         self,
+        detached: object,
         mine: Flights,
         loader: Callable[..., Any],
         request: LoadRequest,
         begun: float,
-        loop: AbstractEventLoop | None,
     ) -> Path[Outcome[dict[str, Any]]]:
-        """Load the keys of own flights. `mine` is empty once a detached path ends them."""
-        led = list(mine)
-        keys = [flight.key for flight in led]
+        """Wait for own flights. A detached path ends these, so that `mine` is empty from now on."""
         values: dict[str, Any] = {}
-        detached = None
-        if loop is not None or request.in_background:
-            detached = yield Detach(tuple(led), self._run(list(led), loader, request))
-        if detached is None:
-            yield from self._run(list(led), loader, request)
+        led = tuple(mine)
         mine.clear()
-        waiting = list(led)
         try:
-            while waiting:
-                flight = waiting[-1]
-                outcome = flight.outcome
-                if not flight.is_over:
-                    outcome = yield from self._wait(flight, request, begun, leading=True)
-                    if outcome is None and not flight.is_over:
-                        # The load needs something that this very thread must do first: load here instead.
-                        for flight in waiting:
-                            mine.append(self.flights.lead(flight.key, flight.fence, loop))
-                        waiting = list(mine)
-                        yield from self._run(list(mine), loader, request)
-                        continue
-                waiting.pop()
-                if outcome is None:
-                    if detached is not None:
-                        yield End(
-                            detached, f"the load of {'several keys' if request.many else repr(keys[0])}"
-                        )
-                elif outcome.error is None:
+            for flight in led:
+                outcome = yield from self._wait(flight, request, begun, leading=True)
+                if outcome is not None and outcome.error is None:
                     values[flight.key] = outcome.value
-                else:
+                elif outcome is not None:
                     if not flight.is_over:  # too late; no further caller joins any part of this batch
                         self.flights.give_up(led)
-                    stale = self._stale(keys, request, outcome.error)
-                    return Outcome(stale) if stale else outcome
+                    return outcome
+                elif flight.is_over:
+                    load = "the load of several keys" if request.many else f"the load of {flight.key!r}"
+                    yield End(detached, load)
+                else:
+                    # The load needs something that this very thread must do first: load here instead.
+                    for one in led:
+                        if one.key not in values:
+                            mine.append(self.flights.lead(one.key, one.fence, None))
+                    outcome = yield from self._run(list(mine), loader, request)
+                    return outcome if outcome.error is not None else Outcome(values | outcome.value)
         finally:
             for flight in led:
                 flight.is_unwatched = not flight.is_over
@@ -257,7 +259,7 @@ class LoadPath:
         key: str,
         loader: Callable[..., Any],
         request: LoadRequest,
-        begin: Callable[[Sequence[Flight[LoadFence]], Path[None]], object],
+        begin: Callable[[Sequence[Flight[LoadFence]], Path[object]], object],
         is_due: Callable[[], bool],
         loop: AbstractEventLoop | None = None,
     ) -> Outcome[Any] | None:
@@ -280,16 +282,16 @@ class LoadPath:
                 flight.cancel()
         return flight.outcome
 
-    def _run(self, flights: Flights, loader: Callable[..., Any], request: LoadRequest) -> Path[None]:
+    def _run(
+        self, flights: Flights, loader: Callable[..., Any], request: LoadRequest
+    ) -> Path[Outcome[dict[str, Any]]]:
         """Load the keys of the flights, and end these. `flights` is for this path alone."""
         values: dict[str, Any] = {}
         missing: Flights = []
         permit: LoadPermit | None = None
         try:
             with loading_scope(*flights):
-                if not request.replaces:  # another load may have ended since the lookup
-                    values = self._in_memory(flights)
-                missing = [flight for flight in flights if flight.key not in values]
+                missing = flights if request.replaces else self._look_again(flights, values)
                 try:
                     if missing and request.options.takes_turns and not holds_permit():
                         permit = self._permit(missing[0].key, request)
@@ -298,8 +300,8 @@ class LoadPath:
                             raise FlightCancelled
                         missing = self._with_permit(missing, permit, request, values)
                     if missing:
-                        fences = [flight.fence for flight in missing]
-                        keys = [fence.key for fence in fences]
+                        fences = list(map(_FENCE, missing))
+                        keys = list(map(_KEY, missing))
                         if self.levels.redis is not None:
                             yield Blocking(self._complete_fences, (fences,))
                         started = self.levels.monotonic()
@@ -323,14 +325,18 @@ class LoadPath:
                 finally:
                     if permit is not None:
                         yield Blocking(permit.release)
-        except FlightCancelled:
-            pass  # another process has the lease
-        except Exception as error:  # noqa: BLE001  # the flights hand it to all callers
-            self._fail(flights, error)
-        else:
             for flight in flights:
                 if flight.key in values:
                     flight.set_result(values[flight.key])
+            return Outcome(values)
+        except FlightCancelled:  # another process has the lease
+            return Outcome({})
+        except Exception as error:  # noqa: BLE001  # the flights hand it to all callers
+            return self._fail(flights, error)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if flights[0].is_unwatched:
+                self.log.add(flights[0].key, error)
+            raise
         finally:
             # Callers try again for keys that were left out, and after KeyboardInterrupt and the like. No
             # flight stays in this frame: the traceback of an error refers to it, and a flight to its error.
@@ -338,9 +344,16 @@ class LoadPath:
             while flights:
                 flights.pop().cancel()
 
-    def _in_memory(self, flights: Flights) -> dict[str, Any]:
-        found = {flight.key: self.levels.peek_memory(flight.key) for flight in flights}
-        return {key: value for key, value in found.items() if value is not MISSING}
+    def _look_again(self, flights: Flights, values: dict[str, Any]) -> Flights:
+        """Add what other loads have stored since the lookup, and return the flights of the other keys."""
+        missing = []
+        for flight in flights:
+            value = self.levels.peek_memory(flight.key)
+            if value is MISSING:
+                missing.append(flight)
+            else:
+                values[flight.key] = value
+        return missing
 
     def _permit(self, key: str, request: LoadRequest) -> LoadPermit:
         def find() -> Any | Missing:
@@ -386,7 +399,9 @@ class LoadPath:
                 values[fence.key] = value = loaded[fence.key]
                 if type(value) not in PLAIN_TYPES:
                     refuse_unstorable(value, f"what was loaded for {fence.key!r}")
-                ttl = request.life(value, self.random_fraction)
+                ttl: Any = request.ttl
+                if request.jitter or callable(ttl):
+                    ttl = request.life(value, self.random_fraction)
                 if request.replaces or (ttl is not None and ttl > 0):
                     lasting.append((fence, value, ttl))
         levels, where = self.levels, (request.level, request.stale_ttl)
@@ -402,11 +417,12 @@ class LoadPath:
             pass  # closed during the load: nothing is stored, but the callers get the values
         return values
 
-    def _fail(self, flights: Flights, error: Exception) -> None:
-        if flights[0].is_unwatched:
-            self.log.add(flights[0].key, error)
+    def _fail(self, flights: Flights, error: Exception) -> Outcome[dict[str, Any]]:
         for flight in flights:
+            if flight.is_unwatched:
+                self.log.add(flight.key, error)
             flight.set_exception(error)
+        return Outcome(error=error)
 
     def _stale(
         self, keys: Sequence[str], request: LoadRequest, error: BaseException | None = None

@@ -42,12 +42,6 @@ class LoadRequest(NamedTuple):
         ttl = self.ttl(value) if callable(self.ttl) else self.ttl
         return ttl * (1 - self.jitter * random_fraction()) if ttl is not None and self.jitter else ttl
 
-    @property
-    def in_background(self) -> bool:
-        """Whether a caller may leave before the load has ended."""
-        soft = self.stale_ttl > 0 and self.options.soft_timeout is not None
-        return soft or self.options.hard_timeout is not None
-
     def timeouts(self, leading: bool, begun: float) -> list[tuple[float | None, bool]]:
         """Return how many seconds to wait, one timeout after the other, and for each whether it is the last.
 

@@ -115,7 +115,7 @@ class AwaitedLoads:
             return self._detach(step.flights, step.path)
         return await self._raise_end(step.detached, step.load)
 
-    def _detach(self, flights: Sequence[Flight[LoadFence]], path: Path[None]) -> asyncio.Task[None]:
+    def _detach(self, flights: Sequence[Flight[LoadFence]], path: Path[object]) -> asyncio.Task[object]:
         return self._tasks.begin(flights, self.drive(path))
 
     async def _acquire(self, permit: LoadPermit, seconds: float) -> LoadPermit | None:
@@ -132,7 +132,7 @@ class AwaitedLoads:
             acquired = await self.in_io_thread(permit.try_acquire)
         return acquired
 
-    async def _raise_end(self, task: asyncio.Task[None], load: str) -> None:
+    async def _raise_end(self, task: asyncio.Task[object], load: str) -> None:
         import asyncio
 
         await asyncio.wait([task])

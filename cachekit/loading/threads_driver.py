@@ -10,11 +10,12 @@ from typing import Any, TypeVar, final
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading.flights import Flight
-from cachekit.loading.path import Acquire, Blocking, Call, Detach, LoadPath, Path, Step, Wait
+from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, LoadPath, Path, Step, Wait
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING
 from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.backoff import wait_for
+from cachekit.runtime.outcome import Outcome
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -79,9 +80,9 @@ class Loads:
         Raises:
             Exception: what the loader raised.
         """
-        outcome = self.path.reload(key, loader, request, lambda _, path: self.drive(path), lambda: True)
-        if outcome is not None:
-            outcome.get()
+        # No local name for the outcome: the traceback of its error refers to this frame.
+        here = lambda _, path: self.drive(path)  # noqa: E731
+        (self.path.reload(key, loader, request, here, lambda: True) or Outcome()).get()
 
     def close(self) -> None:
         """Begin no further load as a task, and release the leases. Loads that are under way may end."""
@@ -96,7 +97,10 @@ class Loads:
                 step = path.send(None) if struck is None else path.throw(struck)
                 while True:
                     try:
-                        value = self._take(step)
+                        if type(step) is Call or type(step) is Blocking:
+                            value = step.function(*step.args)
+                        else:
+                            value = self._take(step)
                     except BaseException as error:  # noqa: BLE001  # the path handles it or raises it
                         step = path.throw(error)
                     else:
@@ -109,24 +113,14 @@ class Loads:
                 struck = error  # between two steps, by Ctrl-C: the path ends its flights and its permit
 
     def _take(self, step: Step) -> Any:
-        if isinstance(step, Call | Blocking):
-            return step.function(*step.args)
         if isinstance(step, Wait):
             return step.flight.wait(step.seconds)
         if isinstance(step, Acquire):
             return wait_for(step.permit.try_acquire, monotonic() + step.seconds)
         if isinstance(step, Detach):
             return self._detach(step.flights, step.path)
-        return step.detached.raise_exit()
+        return step.detached.raise_exit() if isinstance(step, End) else None
 
-    def _detach(self, flights: Sequence[Flight[LoadFence]], path: Path[None]) -> BackgroundCall | None:
-        background = BackgroundCall(partial(self._drive_detached, flights, path))
+    def _detach(self, _: Sequence[Flight[LoadFence]], path: Path[object]) -> BackgroundCall | None:
+        background = BackgroundCall(partial(self.drive, path))
         return background if background.start() else None
-
-    def _drive_detached(self, flights: Sequence[Flight[LoadFence]], path: Path[None]) -> None:
-        try:
-            self.drive(path)
-        except BaseException as error:
-            if not flights[0].is_unwatched:
-                raise
-            self.path.log.add(flights[0].key, error)  # SystemExit, which the flights hand to no caller

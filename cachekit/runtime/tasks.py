@@ -28,7 +28,7 @@ class Tasks:
     __slots__ = ("_closed", "_tasks", "threads")
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._closed = False
         #: Where steps are taken that may touch a disk or a socket.
         self.threads = IoThreadPool()
@@ -36,7 +36,7 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def begin(self, flights: Sequence[_Flight], leading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, flights: Sequence[_Flight], leading: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Have the flights flown in a task of the running loop."""
         import asyncio
 
@@ -49,7 +49,7 @@ class Tasks:
             raise
         self._tasks.add(task)
 
-        def end(task: asyncio.Task[None]) -> None:
+        def end(task: asyncio.Task[object]) -> None:
             self._tasks.discard(task)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:

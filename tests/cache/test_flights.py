@@ -495,8 +495,9 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
         assert len(memory._figures._readers) == 3  # of those that left, of the tier, of `last`
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("how", ["here", "in the background", "in a task", "in a thread for a task"])
-def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
+def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str, many: bool) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
 
     class MemoryEntry:
@@ -504,17 +505,18 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
 
     gone: list[weakref.ref[MemoryEntry]] = []
 
-    def failing() -> int:
+    def failing(*_: object) -> Any:
         held = MemoryEntry()
         gone.append(weakref.ref(held))
         raise LookupError("no")
 
-    async def failing_task() -> int:
+    async def failing_task(*_: object) -> Any:
         return failing()
 
-    async def ask(loader: Callable[[], Any]) -> None:
+    async def ask(loader: Callable[..., Any]) -> None:
         with contextlib.suppress(LookupError):
-            await aio.IntelligentCache.of(cache).get_or_set("k", loader)
+            view = aio.IntelligentCache.of(cache)
+            await (view.get_or_set_many(["k", "l"], loader) if many else view.get_or_set("k", loader))
         await asyncio.sleep(0)  # the task of the load says that it has ended
 
     gc.disable()
@@ -526,7 +528,10 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
         else:
             load = LoadOptions(hard_timeout=20) if how == "in the background" else LoadOptions()
             with contextlib.suppress(LookupError):
-                cache.get_or_set("k", failing, load=load)
+                if many:
+                    cache.get_or_set_many(["k", "l"], failing, load=load)
+                else:
+                    cache.get_or_set("k", failing, load=load)
         for thread in threading.enumerate():
             if thread.name in {"cachekit-load", "cachekit-step"}:
                 thread.join(60)
