@@ -1,4 +1,4 @@
-"""How many loads run at once in all processes that share a directory."""
+"""LoadSlots: a bound on how many loads run at once in all processes that share a directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cachekit.runtime import fork
 
 @final
 class LoadSlot:
-    """A slot of `LoadSlots`; see `Lease`. One that nobody has any more is released."""
+    """A slot of `LoadSlots`; see `Lease`. It is released when nothing refers to it any more."""
 
     __slots__ = ("_semaphore", "_slots")
 
@@ -25,18 +25,18 @@ class LoadSlot:
         self._semaphore = semaphore
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the slot. A second call does nothing."""
         self._slots._release(self._semaphore)
 
     def __del__(self) -> None:
-        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
-        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
-        # the lock may wait for the end of that.
+        # If a signal handler's exception strikes before a caller has the slot, only this releases it; the
+        # object may be half made. A released slot takes no lock, because this may run in the middle of any
+        # operation, and a fork that holds the lock may wait for the end of that one.
         if hasattr(self, "_semaphore") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:
-        """Whether it was not released, and this is no child of a fork."""
+        """Return whether the slot is not released, and this is no child of a fork."""
         return self._semaphore in self._slots._held
 
 
@@ -44,13 +44,13 @@ class LoadSlot:
 class LoadSlots:
     """At most so many loads at once in all processes that share a directory. Safe in any thread.
 
-    A slot ends with its process, however that dies. It is `portalocker.NamedBoundedSemaphore`, one locked
-    file per slot.
+    When a process dies, its slots are free. They are those of a `portalocker.NamedBoundedSemaphore`, one
+    locked file per slot.
 
     Args:
         name: what is bounded; letters, digits, and `.`, `_` or `-`.
-        limit: how many at once; processes that say different numbers get the largest of them together.
-        directory: an existing one, on a local file system, that nobody cleans up.
+        limit: how many at once. Processes that give different numbers get the largest of them together.
+        directory: an existing directory on a local file system, from which nothing deletes files.
 
     Raises:
         TypeError: a limit that is not an int.
@@ -74,19 +74,18 @@ class LoadSlots:
         fork.register(self)
 
     def try_acquire(self) -> LoadSlot | None:
-        """A slot, or None if all are taken. Does not wait.
+        """Return a slot, or None if all are taken. Does not wait.
 
         Raises:
             TierUnavailableError: the directory cannot be used.
         """
-        # It logs while we hold our lock. Whether that is wanted is cached by this, or else it would be
-        # found out under the lock of `logging`, which a fork takes together with ours in an order of
-        # its own.
+        # portalocker asks whether to log while we hold our lock. This caches the answer. Otherwise it would
+        # take the lock of `logging`, which a fork takes together with ours, in an order of its own.
         logging.getLogger("portalocker.utils").isEnabledFor(logging.DEBUG)
-        # One of its own for each slot: one holds one.
+        # A semaphore for each slot, because a semaphore holds one.
         semaphore = NamedBoundedSemaphore(self._limit, name=self._name, directory=self._directory)
         slot = LoadSlot(self, semaphore)
-        # Held all through, so that no fork copies a locked file that is not in the table yet.
+        # Held all the time, so that no fork copies a locked file that is not in the table yet.
         with self._lock:
             try:
                 if not semaphore.try_lock(semaphore.get_random_filenames()):
@@ -95,7 +94,7 @@ class LoadSlots:
             except (OSError, LockException) as error:
                 raise TierUnavailableError(f"no slot could be taken: {error}") from error
             except BaseException:
-                # A signal handler's exception: nobody will have a slot to release.
+                # A signal handler's exception: no caller gets the slot.
                 self._held.discard(semaphore)
                 semaphore.release()
                 raise
@@ -104,18 +103,19 @@ class LoadSlots:
     def _release(self, semaphore: NamedBoundedSemaphore) -> None:
         with self._lock:
             if semaphore in self._held:
-                # In this order, so that a release that was interrupted can be made again.
+                # In this order, so that an interrupted release can be repeated.
                 semaphore.release()
                 self._held.discard(semaphore)
 
     def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+        """Take the lock."""
         self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back. The child closes what it inherited.
+        """Release the lock. The child closes the files that it inherited.
 
-        To unlock it would be to unlock it for the parent, and to keep it open to hold it after its death.
+        If it unlocked them, they would be unlocked for the parent too. If it kept them open, they would stay
+        locked after the parent's death.
         """
         if in_child:
             for semaphore in self._held:

@@ -1,8 +1,7 @@
-"""The loads of one cache that are tasks of event loops, and the threads that take their blocking steps.
+"""Tasks: the loads of one cache that are tasks of event loops, and the threads for their blocking steps.
 
-It promises that a task lives until its load is over, though loops hold tasks weakly; that a flight whose
-task is cancelled, even before its first step, is handed over; and that nothing is pending when the cache has
-been closed.
+A task lives until its load is over, although event loops refer to tasks weakly. A flight whose task is
+cancelled, even before its first step, is handed over. When the cache is closed, no task is pending.
 """
 
 from __future__ import annotations
