@@ -14,11 +14,11 @@ from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
-from cachekit.aio.warming import warm
 from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.cache.intelligent import closes_tiers, core_of
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys
@@ -262,7 +262,7 @@ class IntelligentCache(Facade[Core]):
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._core.batches.load_async(missing, awaiting(loader), request)
+            found |= await self._core.awaited.load_many(missing, awaiting(loader), request)
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(
@@ -289,7 +289,7 @@ class IntelligentCache(Facade[Core]):
         core = self._core
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = core.keep_warm
-        report = await warm(core.tiers, core.awaited, wanted, load_key, request, concurrency, progress)
+        report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, from_threads(load_key), request)

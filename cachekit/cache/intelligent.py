@@ -292,16 +292,12 @@ class IntelligentCache:
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
-                request = LoadRequest(
-                    self._core.defaults.spread(lambda _: life, jitter), labels, _ALL, stale, options
-                )
+                request = LoadRequest(life, labels, _ALL, stale, options, jitter)
                 self._core.loads.refresh(checked_key(key), loader, request)
             found: V = value
             return found
-        spread = self._core.defaults.spread(lambda _: life, jitter)
-        return self._core.loads.load(
-            checked_key(key), loader, LoadRequest(spread, labels, _ALL, stale, options)
-        )
+        request = LoadRequest(life, labels, _ALL, stale, options, jitter)
+        return self._core.loads.load(checked_key(key), loader, request)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there."""
@@ -423,7 +419,7 @@ class IntelligentCache:
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._core.batches.load(missing, loader, request)
+            found |= self._core.loads.load_many(missing, loader, request)
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -468,7 +464,7 @@ class IntelligentCache:
             raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
         request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
         kept_warm = self._core.keep_warm
-        report = warm(self._core.tiers, self._core.loads, wanted, loader_func, request, concurrency, progress)
+        report = warm(self._core.loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
             if keep_warm:
                 kept_warm.keep(wanted, loader_func, request)

@@ -161,20 +161,24 @@ class CachedCall:
             tags = checked_tags(self._tags(*args, **kwargs), "what the tags function returns")
         return tags | {self._implicit}
 
-    def _life(self, cache: CacheCore) -> Life:
+    def _life(self, cache: CacheCore) -> float | Life:
+        if self._store_if is None and self._ttl is None:
+            return cache.default_ttl if self._fixed_life is None else self._fixed_life
+
         def life(value: Any) -> float | None:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
             return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
 
-        return cache.defaults.spread(life, self._jitter)
+        return life
 
     def _request(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
         """How an answer is loaded and kept."""
         options = cache.defaults.options(self._load)
         stale = cache.defaults.stale(self._stale_ttl)
-        return LoadRequest(self._life(cache), self._labels(args, kwargs), self._level, stale, options)
+        labels = self._labels(args, kwargs)
+        return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
 
     # -- answering ----------------------------------------------------------------------------------
 

@@ -13,12 +13,11 @@ from typing import Any, Final, Protocol, final
 from cachekit.coherence.accessor import Accessor, Lower
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
-from cachekit.loading.batches import Batches
-from cachekit.loading.defaults import LoadDefaults
 from cachekit.loading.keep_warm import KeepWarm
 from cachekit.loading.options import LoadOptions
-from cachekit.loading.path import Loads
+from cachekit.loading.request import LoadDefaults
 from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
@@ -53,7 +52,7 @@ class CacheCore:
         memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
         figures: the counters of the memory tier.
         tiers: all tiers as one.
-        loads, awaited, batches: the loads of this cache, in threads, in tasks, and of many keys.
+        loads, awaited: the loads of this cache, in threads and in tasks.
         defaults: how values are loaded when the caller does not say.
         keep_warm: the keys kept warm; None if that is off.
         lookups: the counters of callers that name no function of their own.
@@ -63,7 +62,7 @@ class CacheCore:
     """
 
     __slots__ = (
-        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "awaited", "batches", "closed",
+        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "awaited", "closed",
         "default_ttl", "defaults", "fast_paths", "figures", "keep_warm", "loads", "lookups", "memory",
         "tiers",
     )  # fmt: skip
@@ -96,8 +95,9 @@ class CacheCore:
         )
         self.loads = Loads(self.tiers)
         self.awaited = AwaitedLoads(self.loads)
-        self.batches = Batches(self.loads, self.awaited)
-        self.defaults = LoadDefaults(self.loads, default_ttl, load, memory is not None, keeps_warm)
+        self.defaults = LoadDefaults(
+            self.loads.path.permits, default_ttl, load, memory is not None, keeps_warm
+        )
         self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
         self.lookups = self.figures.reader()
         self._readers = [self.lookups]

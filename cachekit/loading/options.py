@@ -1,16 +1,16 @@
-"""LoadOptions: how a value is loaded. What belongs to the value, its TTLs and tags, stands beside its key."""
+"""LoadOptions: how a value is loaded. The TTLs and tags of the value are arguments beside its key."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeAlias, final
 
-#: Who shares one load of a key: the threads and tasks of a process, which always do; the processes on a
-#: directory; the hosts on a server.
+#: What shares one load of a key: the threads and tasks of a process; also the processes on a directory; also
+#: the hosts on a server.
 LeaseScope: TypeAlias = Literal["thread", "process", "fleet"]
 
 _SCOPES: Final = ("thread", "process", "fleet")
 
-# What a server can count, and what every clock can wait for.
+# A server counts milliseconds, and not every clock can wait for longer.
 _SHORTEST: Final = 0.001
 _LONGEST: Final = 1e9
 
@@ -24,24 +24,23 @@ class LoadOptions:
     """How values are loaded, for a whole cache, a cached function or one call. All is off by default.
 
     Args:
-        soft_timeout: seconds after which whoever has a stale value (`stale_ttl`) is given that, while the
-            load goes on in the background.
-        hard_timeout: seconds after which whoever waits gets a LoadTimeoutError, or a stale value if there
-            is one. The load goes on in the background, and what it brings is kept unless it was
-            invalidated meanwhile; who comes after that begins another one.
-        refresh_ahead: a hit in this last part of a value's life, 0 to less than 1, begins a reload in the
-            background.
-        lease: who shares one load of a key: "thread", the threads and tasks of this process; "process",
-            the processes on the directory of the file tier; "fleet", the hosts on the server of the
-            Redis tier.
-        lease_timeout: seconds that a load waits for a lease or a slot before it goes on without, and after
-            which a fleet's lease ends by itself. Make it longer than a load takes.
-        max_concurrent_loads: how many loads run at once in all processes on the directory of the file
-            tier, among those that name the same number; None is no limit.
+        soft_timeout: Seconds until a caller that has a stale value (`stale_ttl`) gets it. The load goes on in
+            the background.
+        hard_timeout: Seconds until a caller gets a LoadTimeoutError, or a stale value if it has one. The load
+            goes on in the background, and its value is stored unless the key is invalidated. Later callers
+            begin another load.
+        refresh_ahead: The last part of a value's life, 0 to less than 1, in which a hit begins a reload in
+            the background.
+        lease: What shares one load of a key. "thread": the threads and tasks of this process. "process": the
+            processes on the directory of the file tier. "fleet": the hosts on the server of the Redis tier.
+        lease_timeout: Seconds to wait for a lease or a slot. Afterwards the load runs without one. A lease on
+            the server also expires after this time, so make it longer than a load takes.
+        max_concurrent_loads: How many loads run at once in all processes on the directory of the file tier,
+            among those that give the same number. None is no limit.
 
-    Seconds are from 0.001 to 1e9. With a timeout that applies, a `def` loader runs in a thread of its
-    own, in a copy of the caller's context. A loader that asks for other keys while it has a lease or a slot
-    waits for no further one.
+    Seconds are from 0.001 to 1e9. If a timeout applies, a `def` loader runs in a thread of its own, in a copy
+    of the caller's context. A loader that asks for other keys while it holds a lease or a slot waits for no
+    further one.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -92,11 +91,11 @@ class LoadOptions:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether a load may have to wait for those of other processes."""
+        """Whether a load may have to wait for loads of other processes."""
         return self.lease != "thread" or self.max_concurrent_loads is not None
 
     def shared_by(self, lease: LeaseScope) -> LoadOptions:
-        """The same with this lease."""
+        """Return these options with another lease."""
         if self.lease == lease:
             return self
         return LoadOptions(**{**self._said(), "lease": lease})
@@ -147,10 +146,10 @@ OFF: Final = LoadOptions()
 
 
 def checked_options(load: object) -> LoadOptions:
-    """The options themselves.
+    """Return the options.
 
     Raises:
-        TypeError: they are something else.
+        TypeError: they are no LoadOptions.
     """
     if not isinstance(load, LoadOptions):
         raise TypeError(f"load must be LoadOptions(...), not {load!r} of type {type(load).__name__}")
@@ -158,11 +157,11 @@ def checked_options(load: object) -> LoadOptions:
 
 
 def checked_jitter(jitter: float) -> float:
-    """The share of a TTL that chance may take away.
+    """Return the share of a TTL that is taken away at random, at most.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is not 0 to less than 1.
     """
-    _check_share("jitter", jitter, "the share of a ttl that chance takes away")
+    _check_share("jitter", jitter, "the share of a ttl that is taken away at random")
     return jitter

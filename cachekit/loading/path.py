@@ -1,21 +1,19 @@
-"""The path of a load: one flight per key, look again, take a turn, call the loader, keep what it returns.
+"""The path of a load: a flight per key, a permit, the loader, the tiers. One key is a batch of one.
 
-It promises one load per key and process, and where asked per host or fleet (P7, by `turns`); and that a
-value whose key or tags were invalidated while it was loaded goes to those who waited for it but is not
-kept (P4, by `levels`). An exception reaches everyone who waits and is never kept; a leader that is
-interrupted or cancelled hands over to one of them.
+A path is a generator. It yields the steps that threads and tasks take differently; `threads_driver` and
+`tasks_driver` take them. A value whose key or tags were invalidated during the load reaches its callers, and
+is not stored (P4, see `coherence.tier_stack`). An error reaches all callers, and is never stored.
 
-Who has a stale value to fall back on does not wait for another one's load, and is given it when an own
-load fails or outruns its time. It is memory's, and is looked for only at that moment: one that was
-invalidated meanwhile is not there any more.
+A caller that has a stale value never waits for another caller's load. If its own load fails or exceeds a
+timeout, it gets the stale value. Memory is asked for it at that moment, so an invalidated one is not served.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
+from collections.abc import Callable, Generator, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
@@ -25,9 +23,8 @@ from cachekit.loading.flights import (
     FlightCancelled,
     FlightTable,
     FlightTimeout,
-    holding_permit,
     holds_permit,
-    loading,
+    loading_scope,
 )
 from cachekit.loading.permits import LoadPermit, PermitPool
 from cachekit.loading.refresh_ahead import RefreshSchedule
@@ -35,362 +32,420 @@ from cachekit.loading.request import LoadRequest
 from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
-from cachekit.runtime.background import BackgroundCall, RateLimitedLog
-from cachekit.runtime.backoff import wait_for
+from cachekit.runtime.background import RateLimitedLog
+from cachekit.runtime.backoff import random_fraction
+from cachekit.runtime.outcome import Outcome
 from cachekit.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
-    import asyncio
+    from asyncio import AbstractEventLoop
 
-P = ParamSpec("P")
-V = TypeVar("V")
+T = TypeVar("T")
+Flights: TypeAlias = list[Flight[LoadFence]]
+
+_FENCE, _KEY = attrgetter("fence"), attrgetter("key")
+
+
+class Call(NamedTuple):
+    """Call the loader."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class Blocking(NamedTuple):
+    """Call a function of the cache that may touch a disk or a socket."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+
+
+class Acquire(NamedTuple):
+    """Try to acquire a permit, at least once and for so many seconds; None if that fails."""
+
+    permit: LoadPermit
+    seconds: float
+
+
+class Wait(NamedTuple):
+    """Wait for the outcome of a flight. The step raises FlightTimeout or FlightCancelled."""
+
+    flight: Flight[LoadFence]
+    seconds: float | None
+
+
+class Detach(NamedTuple):
+    """Begin the path that ends these flights in a thread or task of its own; None if there is no thread."""
+
+    flights: Sequence[Flight[LoadFence]]
+    path: Path[object]
+
+
+class End(NamedTuple):
+    """Wait for the end of a detached path, and raise what ended it if that is no Exception."""
+
+    detached: Any
+    load: str
+
+
+Step: TypeAlias = Call | Blocking | Acquire | Wait | Detach | End
+Path: TypeAlias = Generator[Step, Any, T]
 
 
 @final
-class Loads:
-    """The loads of one cache into its levels. Safe in any thread and on any event loop."""
+class LoadPath:
+    """The path of all loads of one cache, and what they share. Safe in any thread and on any event loop.
 
-    __slots__ = ("complaints", "due", "figures", "flights", "levels", "tasks", "turns")
+    A `loop` is the running event loop of a caller on one, or None for a caller in a thread.
+    """
+
+    __slots__ = ("figures", "flights", "levels", "log", "permits", "random_fraction", "schedule", "tasks")
 
     def __init__(self, levels: TierStack) -> None:
         self.levels = levels
         self.flights: FlightTable[LoadFence] = FlightTable()
         self.figures = LoadCounters()
-        self.turns = PermitPool(levels, self.figures)
+        self.permits = PermitPool(levels, self.figures)
+        self.schedule = RefreshSchedule(levels)
         self.tasks = Tasks()
-        self.due = RefreshSchedule(levels)
-        self.complaints = RateLimitedLog(levels.monotonic)
-
-    # -- in threads ---------------------------------------------------------------------------------
+        self.log = RateLimitedLog(levels.monotonic)
+        #: For jitter; tests replace it.
+        self.random_fraction: Callable[[], float] = random_fraction
 
     def load(
         self,
-        key: str,
-        loader: Callable[[], V],
+        keys: Sequence[str],
+        loader: Callable[..., Any],
         request: LoadRequest,
-    ) -> V:
-        """The value of a key that a lookup did not find; waits for a load that is under way.
+        loop: AbstractEventLoop | None = None,
+    ) -> Path[Outcome[dict[str, Any]]]:
+        """Load distinct keys, or wait for loads of them that are under way.
 
-        Raises:
-            SerializationError: the loader returned something that can be used only once.
-            LoadTimeoutError: it took too long.
-            Exception: whatever the loader raised, here or in the thread that was waited for.
+        Returns:
+            The values, or an error. A key is missing if the loader left it out, or if another process has
+            its lease and the request does not wait.
         """
-        return self.load_on(key, loader, request)  # type: ignore[return-value]  # it waits
-
-    def load_on(self, key: str, loader: Callable[[], V], request: LoadRequest) -> V | Missing:
-        """`load`; MISSING if another process has its turn and the terms say not to wait."""
-        begun = time.monotonic()
-        while True:
-            fence = self.levels.fence(key, request.tags)
-            flight, leading = self.flights.join(key, fence, None)
-            value: V | Missing
+        begun, options = time.monotonic(), request.options
+        values: dict[str, Any] = {}
+        while keys:
+            if loop is not None:
+                self.tasks.refuse_if_closed()
+            mine: Flights = []
+            others: Flights = []
+            outcome: Outcome[dict[str, Any]] | None = None
             try:
-                if leading:
-                    value = self._lead_or_leave(flight, loader, request, begun)
-                else:
-                    value = self.instead(flight, request)
-                    if value is MISSING:
-                        value = self.wait(flight, request, begun)
-            except FlightCancelled:
-                if not request.waits:
-                    return MISSING
-                continue
-            except Exception as error:
-                value = self.fall_back(key, request, error)
-                if value is MISSING:
-                    raise
+                self._join(keys, request, loop, mine, others)
+                others.reverse()  # for `pop`
+                keys = []
+                if mine:  # before waiting for others, so that two batches never block each other
+                    own, detached = list(map(_KEY, mine)), None
+                    soft = options.soft_timeout is not None and request.stale_ttl > 0
+                    if loop is not None or soft or options.hard_timeout is not None:
+                        detached = yield Detach(tuple(mine), self._run(list(mine), loader, request))
+                    if detached is None:
+                        outcome = yield from self._run(list(mine), loader, request)
+                    else:
+                        outcome = yield from self._await_own(detached, mine, loader, request, begun)
+                    if outcome.error is None:
+                        values |= outcome.value
+                    elif stale := self._stale(own, request, outcome.error):
+                        values |= stale
+                    else:
+                        return outcome
+                while others:
+                    flight = others.pop()
+                    if stale := self._stale([flight.key], request):  # rather than wait
+                        flight.stop_waiting()
+                        values |= stale
+                        continue
+                    waited = yield from self._wait(flight, request, begun)
+                    if waited is None:
+                        keys += [flight.key] if request.waits else []
+                    elif waited.error is None:
+                        values[flight.key] = waited.value
+                    elif stale := self._stale([flight.key], request, waited.error):
+                        values |= stale
+                    else:
+                        return waited
             finally:
-                if leading and not flight.begun:
-                    flight.cancel()  # interrupted before anybody flew it
-                # A flight that crashed holds the error, whose traceback holds this frame: without this,
-                # what the loader held would stay until the garbage collector comes.
-                del flight
-            return value
+                # As in _run(), no flight and no error stays here. Flights that are left have not begun.
+                outcome = None
+                while others:
+                    others.pop().stop_waiting()
+                while mine:
+                    mine.pop().cancel()
+        return Outcome(values)
+
+    def _join(
+        self,
+        keys: Sequence[str],
+        request: LoadRequest,
+        loop: AbstractEventLoop | None,
+        mine: Flights,
+        others: Flights,
+    ) -> None:
+        flight, to = None, others
+        try:
+            for key in keys:
+                # The fence before the flight: what is invalidated from here on refuses the loaded value.
+                if request.replaces:
+                    mine.append(self.flights.lead(key, self.levels.successor(key, request.tags), loop))
+                else:
+                    flight, leading = self.flights.join(key, self.levels.fence(key, request.tags), loop)
+                    to = mine if leading else others
+                    to.append(flight)
+        except BaseException:
+            if flight is not None and flight not in to:  # interrupted just before
+                to.append(flight)
+            raise
+
+    def _await_own(
+        self,
+        detached: object,
+        mine: Flights,
+        loader: Callable[..., Any],
+        request: LoadRequest,
+        begun: float,
+    ) -> Path[Outcome[dict[str, Any]]]:
+        """Wait for own flights. A detached path ends these, so that `mine` is empty from now on."""
+        values: dict[str, Any] = {}
+        led = tuple(mine)
+        mine.clear()
+        try:
+            for flight in led:
+                outcome = yield from self._wait(flight, request, begun, leading=True)
+                if outcome is not None and outcome.error is None:
+                    values[flight.key] = outcome.value
+                elif outcome is not None:
+                    if not flight.is_over:  # too late; no further caller joins any part of this batch
+                        self.flights.give_up(led)
+                    return outcome
+                elif flight.is_over:
+                    load = "the load of several keys" if request.many else f"the load of {flight.key!r}"
+                    yield End(detached, load)
+                else:
+                    # The load needs something that this very thread must do first: load here instead.
+                    for one in led:
+                        if one.key not in values:
+                            mine.append(self.flights.lead(one.key, one.fence, None))
+                    outcome = yield from self._run(list(mine), loader, request)
+                    return outcome if outcome.error is not None else Outcome(values | outcome.value)
+        finally:
+            for flight in led:
+                flight.is_unwatched = not flight.is_over
+        return Outcome(values)
+
+    def _wait(
+        self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
+    ) -> Path[Outcome[Any] | None]:
+        """Wait for a flight until a timeout of the request; None if the caller must try again."""
+        for seconds, last in request.timeouts(leading, begun):
+            try:
+                outcome: Outcome[Any] = yield Wait(flight, seconds)
+                return outcome
+            except FlightCancelled:
+                return None
+            except FlightTimeout:
+                if leading and last:
+                    self.flights.give_up([flight])  # the load may hang for ever
+                stale = self._stale([flight.key], request)
+                if stale:
+                    return Outcome(stale[flight.key])
+        late = f"the load of {flight.key!r} took longer than {request.options.hard_timeout} s"
+        return Outcome(error=LoadTimeoutError(f"{late}; it goes on in the background"))
 
     def reload(
         self,
         key: str,
-        loader: Callable[[], V],
+        loader: Callable[..., Any],
         request: LoadRequest,
-    ) -> V:
-        """Load a key whether or not it is there; older loads of it are not kept.
+        begin: Callable[[Sequence[Flight[LoadFence]], Path[object]], object],
+        is_due: Callable[[], bool],
+        loop: AbstractEventLoop | None = None,
+    ) -> Outcome[Any] | None:
+        """Reload a key unless it is being loaded, or is not due; `begin` detaches or drives the path.
 
-        What was there serves until the new value has come, and no longer, even if that is not kept. Such a
-        load is not shared with other processes, and knows no soft timeout.
+        Only the leader asks `is_due`, because another load may have ended since the hit.
         """
-        fence = self.levels.successor(key, request.tags)
-        flight = self.flights.lead(key, fence, None)
-        try:
-            request = request._replace(options=request.options.shared_by("thread"), replaces=True)
-            value: V = self._lead_or_leave(flight, loader, request, time.monotonic())
-            return value
-        finally:
-            if not flight.begun:
-                flight.cancel()
-            del flight  # as in load_on()
-
-    def refresh(
-        self,
-        key: str,
-        loader: Callable[[], Any],
-        request: LoadRequest,
-    ) -> None:
-        """After a hit: begin a reload in the background if the value is in the last part of its life."""
-        if not self.due.is_due(key, request.options.refresh_ahead):
-            return
-        request = request._replace(replaces=True, waits=False)
-        flight = self.flight_alone(key, request)
-        if flight is None:
-            return
-        started = False
-        try:
-            if not self.due.begins(key, request.options.refresh_ahead):
-                return
-            work = partial(self._lead, flight, loader, request)
-            background = BackgroundCall(work, partial(self.complaints.add, key))
-            background.is_unwatched = True
-            started = background.start()
-        finally:
-            if not started and not flight.begun:
-                flight.cancel()
-
-    def reload_now(self, key: str, loader: Callable[[], Any], request: LoadRequest) -> None:
-        """Reload a key now and here, unless somebody else is loading it.
-
-        Raises:
-            Exception: whatever the loader raised.
-        """
-        flight = self.flight_alone(key, request)
-        if flight is not None:
-            try:
-                self._lead(flight, loader, request)
-            finally:
-                if not flight.begun:
-                    flight.cancel()
-                del flight  # as in load_on()
-
-    def flight_alone(
-        self, key: str, request: LoadRequest, loop: asyncio.AbstractEventLoop | None = None
-    ) -> Flight[LoadFence] | None:
-        """A flight to lead; None if there is one."""
         flight, leading = self.flights.join(key, self.levels.fence(key, request.tags), loop)
-        if leading:
-            return flight
-        flight.stop_waiting()
-        return None
-
-    def _lead_or_leave(
-        self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest, begun: float
-    ) -> Any:
-        if not request.in_background:
-            try:
-                return self._lead(flight, loader, request)
-            finally:
-                del flight  # as in load_on()
-        key = flight.key
-        background = BackgroundCall(
-            partial(self._lead, flight, loader, request), partial(self.complaints.add, key)
-        )
-        if not background.start():
-            return self._lead(flight, loader, request)
+        if not leading:
+            flight.stop_waiting()
+            return None
+        begun = None
         try:
-            return self.wait(flight, request, begun, leading=True)
-        except FlightCancelled:
-            if not flight.is_over:
-                # It needs what this very thread has to go on with first: so let it be done here.
-                return self._lead(self.flights.lead(key, flight.fence, None), loader, request)
-            background.raise_exit()
-            raise
+            if is_due():
+                flight.is_unwatched = True
+                path = self._run([flight], loader, request._replace(replaces=True, waits=False))
+                begun = begin([flight], path)
         finally:
-            background.is_unwatched = not flight.is_over
-            del background, flight  # as in load_on()
+            if begun is None:
+                flight.cancel()
+        return flight.outcome
 
-    def _lead(self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest) -> Any:
-        try:
-            flight.begun = True
-            with loading(flight):
-                # Another flight may have landed between the lookup and this one's start.
-                value = MISSING if request.replaces else self.levels.peek_memory(flight.key)
-                if value is MISSING:
-                    if request.options.takes_turns and not holds_permit():
-                        value = self._load_with_permit(flight, loader, request)
-                    else:
-                        value = self._load(flight.fence, loader, request)
-        except FlightCancelled:
-            return MISSING  # given up: who waits tries again
-        except Exception as error:
-            flight.set_exception(error)
-            raise
-        else:
-            flight.set_result(value)
-            return value
-        finally:
-            flight.cancel()  # KeyboardInterrupt and the like; otherwise it does nothing
-            del flight  # as in load_on()
-
-    # From here on no frame knows the flight: they are in the traceback of an error that the flight keeps.
-
-    def _load(self, fence: LoadFence, loader: Callable[[], Any], request: LoadRequest) -> Any:
-        self.levels.before_load(fence)
-        value = self.called(loader)
-        return self.keep(fence, value, request)
-
-    def _load_with_permit(
-        self, flight: Flight[LoadFence], loader: Callable[[], Any], request: LoadRequest
-    ) -> Any:
-        turn = self.turn(flight.key, request)
-        try:
-            if request.waits:
-                wait_for(turn.try_acquire, time.monotonic() + request.options.lease_timeout)
-            elif turn.try_acquire() is None:
-                raise FlightCancelled
-            if turn.value is not MISSING:
-                return turn.value
-            fence = self.refenced(flight, request)
-            with holding_permit(flight):
-                del flight
-                return self._load(fence, loader, request)
-        finally:
-            turn.release()
-
-    def wait(
-        self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
-    ) -> Any:
-        """The value of a flight, or in the time of the terms a stale one.
-
-        Args:
-            flight: which.
-            request: of the caller.
-            begun: when the caller began to ask, on the system's monotonic clock.
-            leading: whether the flight is the caller's own; nobody joins it any more after its time.
-
-        Raises:
-            LoadTimeoutError: it took too long.
-            Abandoned, Exception: as `Flight.wait` does.
-        """
-        try:
-            for last, seconds in request.timeouts(leading, begun):
-                try:
-                    return flight.wait(seconds)
-                except FlightTimeout:
-                    value = self.out_of_time(flight, request, leading and last, last)
-                    if value is not MISSING:
-                        return value
-            return flight.wait()
-        finally:
-            del flight  # as in load_on()
-
-    # -- life ---------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Begin no further load as a task; those that are under way may end."""
-        self.turns.close()
-        self.tasks.close()
-
-    # -- steps that both ways share -----------------------------------------------------------------
-
-    def called(self, loader: Callable[[], V]) -> V:
-        """What the loader returns; the call is counted."""
-        clock = self.levels.monotonic
-        started = clock()
-        try:
-            return loader()
-        except Exception:
-            self.figures.failures += 1
-            raise
-        finally:
-            self.count(clock() - started)
-
-    def count(self, took: float) -> None:
-        """A loader was called, for so many seconds."""
-        self.figures.loads += 1
-        self.figures.seconds += took
-
-    def keep(self, fence: LoadFence, value: Any, request: LoadRequest) -> Any:
-        """Keep what was loaded; the value, or the one that another process or host stored first."""
-        if type(value) not in PLAIN_TYPES:
-            refuse_unstorable(value, f"what was loaded for {fence.key!r}")
-        ttl = request.life(value)
-        try:
-            if request.replaces:
-                self.levels.writes.replace(fence, value, ttl, request.level, request.stale_ttl)
-            elif ttl is not None and ttl > 0:
-                return self.levels.keep(fence, value, ttl, request.level, request.stale_ttl)
-        except CacheClosedError:
-            pass  # closed meanwhile: there is nothing to keep it in, but it was paid for
-        return value
-
-    def keep_many(self, loaded: Iterable[tuple[LoadFence, Any]], request: LoadRequest) -> dict[str, Any]:
-        """`keep` for what one loader returned for several keys."""
+    def _run(
+        self, flights: Flights, loader: Callable[..., Any], request: LoadRequest
+    ) -> Path[Outcome[dict[str, Any]]]:
+        """Load the keys of the flights, and end these. `flights` is for this path alone."""
         values: dict[str, Any] = {}
-        lasting = []
-        for fence, value in loaded:
-            refuse_unstorable(value, f"what was loaded for {fence.key!r}")
-            values[fence.key] = value
-            ttl = request.life(value)
-            if ttl is not None and ttl > 0:
-                lasting.append((fence, value, ttl))
+        missing: Flights = []
+        permit: LoadPermit | None = None
         try:
-            values |= self.levels.keep_many(lasting, request.level, request.stale_ttl)
-        except CacheClosedError:
-            pass  # as above
-        return values
+            with loading_scope(*flights):
+                missing = flights if request.replaces else self._look_again(flights, values)
+                try:
+                    if missing and request.options.takes_turns and not holds_permit():
+                        permit = self._permit(missing[0].key, request)
+                        seconds = request.options.lease_timeout if request.waits else 0.0
+                        if (yield Acquire(permit, seconds)) is None and not request.waits:
+                            raise FlightCancelled
+                        missing = self._with_permit(missing, permit, request, values)
+                    if missing:
+                        fences = list(map(_FENCE, missing))
+                        keys = list(map(_KEY, missing))
+                        if self.levels.redis is not None:
+                            yield Blocking(self._complete_fences, (fences,))
+                        started = self.levels.monotonic()
+                        try:
+                            loaded = yield Call(loader, (list(keys),) if request.many else ())
+                        except Exception:
+                            self.figures.failures += 1
+                            raise
+                        finally:
+                            took = self.levels.monotonic() - started
+                            self.figures.loads += 1
+                            self.figures.seconds += took
+                        if request.many:
+                            _check_batch(loaded, keys)
+                        else:
+                            loaded = {keys[0]: loaded}
+                        values |= yield Blocking(self._store, (fences, loaded, request))
+                except GeneratorExit:
+                    permit = None  # The loop is gone, and takes no step. Leases end with their objects.
+                    raise
+                finally:
+                    if permit is not None:
+                        yield Blocking(permit.release)
+            for flight in flights:
+                if flight.key in values:
+                    flight.set_result(values[flight.key])
+            return Outcome(values)
+        except FlightCancelled:  # another process has the lease
+            return Outcome({})
+        except Exception as error:  # noqa: BLE001  # the flights hand it to all callers
+            return self._fail(flights, error)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if flights[0].is_unwatched:
+                self.log.add(flights[0].key, error)
+            raise
+        finally:
+            # Callers try again for keys that were left out, and after KeyboardInterrupt and the like. No
+            # flight stays in this frame: the traceback of an error refers to it, and a flight to its error.
+            missing.clear()
+            while flights:
+                flights.pop().cancel()
 
-    def turn(self, key: str, request: LoadRequest) -> LoadPermit:
-        """The turn of a load that others may share; it looks again when it has that."""
+    def _look_again(self, flights: Flights, values: dict[str, Any]) -> Flights:
+        """Add what other loads have stored since the lookup, and return the flights of the other keys."""
+        missing = []
+        for flight in flights:
+            value = self.levels.peek_memory(flight.key)
+            if value is MISSING:
+                missing.append(flight)
+            else:
+                values[flight.key] = value
+        return missing
 
-        def look() -> Any | Missing:
+    def _permit(self, key: str, request: LoadRequest) -> LoadPermit:
+        def find() -> Any | Missing:
             if request.replaces:
                 return MISSING
-            return (
-                self.levels.find(key, request.level) if request.is_asked else self.levels.promote_quietly(key)
-            )
+            if request.is_asked:
+                return self.levels.find(key, request.level)
+            return self.levels.promote_quietly(key)
 
-        return self.turns.turn(key, request.options, look, partial(self.stale, key, request))
+        def stale() -> Any | Missing:
+            return self._stale([key], request).get(key, MISSING)
 
-    def refenced(self, flight: Flight[LoadFence], request: LoadRequest) -> LoadFence:
-        """The flight's fence; what was invalidated while it waited for its turn does not count against it."""
-        if not request.replaces and not flight.fence.is_current():
-            flight.fence = self.levels.fence(flight.key, request.tags)
-        return flight.fence
+        return self.permits.permit(key, request.options, find, stale)
 
-    def stale(self, key: str, request: LoadRequest) -> Any | Missing:
-        """What memory has to fall back on, if the terms allow that; it counts as served."""
-        value = self.peek_stale(key, request)
-        if value is not MISSING:
-            self.figures.stale_served += 1
-        return value
+    def _with_permit(
+        self, missing: Flights, permit: LoadPermit, request: LoadRequest, values: dict[str, Any]
+    ) -> Flights:
+        """Return the flights whose keys are still to be loaded."""
+        if permit.value is not MISSING:  # another process has loaded the key; a batch has no lease
+            values[missing[0].key] = permit.value
+            return []
+        for flight in missing:
+            # What was invalidated while the load waited for its permit does not refuse the value.
+            if not request.replaces and not flight.fence.is_current():
+                flight.fence = self.levels.fence(flight.key, request.tags)
+        missing[0].hold_permit()
+        return missing
 
-    def peek_stale(self, key: str, request: LoadRequest) -> Any | Missing:
-        """`stale`, for whoever is still to decide whether it is served."""
-        return MISSING if request.replaces or not request.stale_ttl else self.levels.peek_stale(key)
+    def _complete_fences(self, fences: list[LoadFence]) -> None:
+        if len(fences) == 1:
+            self.levels.before_load(fences[0])
+        else:
+            self.levels.before_loads(fences)
 
-    def instead(self, flight: Flight[LoadFence], request: LoadRequest) -> Any | Missing:
-        """What to take rather than wait for another one's load; then the flight has been left."""
-        value = self.stale(flight.key, request)
-        if value is not MISSING:
-            flight.stop_waiting()
-        return value
+    def _store(
+        self, fences: list[LoadFence], loaded: Mapping[str, Any], request: LoadRequest
+    ) -> dict[str, Any]:
+        """Store what was loaded. Return the values, or those that another process or host stored first."""
+        values: dict[str, Any] = {}
+        lasting: list[tuple[LoadFence, Any, Any]] = []
+        for fence in fences:
+            if fence.key in loaded:
+                values[fence.key] = value = loaded[fence.key]
+                if type(value) not in PLAIN_TYPES:
+                    refuse_unstorable(value, f"what was loaded for {fence.key!r}")
+                ttl: Any = request.ttl
+                if request.jitter or callable(ttl):
+                    ttl = request.life(value, self.random_fraction)
+                if request.replaces or (ttl is not None and ttl > 0):
+                    lasting.append((fence, value, ttl))
+        levels, where = self.levels, (request.level, request.stale_ttl)
+        try:
+            if request.replaces:
+                for one in lasting:
+                    levels.writes.replace(*one, *where)
+            elif len(lasting) == 1:
+                values[lasting[0][0].key] = levels.keep(*lasting[0], *where)
+            elif lasting:
+                values |= levels.keep_many(lasting, *where)
+        except CacheClosedError:
+            pass  # closed during the load: nothing is stored, but the callers get the values
+        return values
 
-    def fall_back(self, key: str, request: LoadRequest, error: Exception) -> Any | Missing:
-        """What to take when a load has failed."""
-        value = self.stale(key, request)
-        if value is not MISSING:
-            self.complaints.add(key, error)
-        return value
+    def _fail(self, flights: Flights, error: Exception) -> Outcome[dict[str, Any]]:
+        for flight in flights:
+            if flight.is_unwatched:
+                self.log.add(flight.key, error)
+            flight.set_exception(error)
+        return Outcome(error=error)
 
-    def out_of_time(
-        self, flight: Flight[LoadFence], request: LoadRequest, leave_behind: bool, last: bool
-    ) -> Any | Missing:
-        """What to take when a limit has passed; MISSING if there is another one to wait for."""
-        if leave_behind:
-            # It may hang for ever: whoever comes from now on begins anew.
-            self.flights.give_up(flight)
-        value = self.stale(flight.key, request)
-        if value is MISSING and last:
-            raise LoadTimeoutError(
-                f"the load of {flight.key!r} took longer than {request.options.hard_timeout} s; "
-                f"it goes on in the background"
-            )
-        return value
+    def _stale(
+        self, keys: Sequence[str], request: LoadRequest, error: BaseException | None = None
+    ) -> dict[str, Any]:
+        """Return stale values to serve, perhaps because of an error; none unless all keys have one."""
+        if request.replaces or not request.stale_ttl:
+            return {}
+        values = {key: self.levels.peek_stale(key) for key in keys}
+        if any(value is MISSING for value in values.values()):
+            return {}
+        count = len(values)
+        self.figures.stale_served += count
+        if error is not None:
+            self.log.add(keys[0], error)
+        return values
+
+
+def _check_batch(loaded: object, keys: Sequence[str]) -> None:
+    if not isinstance(loaded, Mapping):
+        raise TypeError(f"loader must return a mapping from key to value, not a {type(loaded).__name__}")
+    surplus = loaded.keys() - set(keys)
+    if surplus:
+        raise ValueError(
+            f"loader returned keys that it was not asked for: {sorted(map(repr, surplus))[:5]}; "
+            f"return only keys of its argument"
+        )

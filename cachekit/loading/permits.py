@@ -1,12 +1,13 @@
-"""Whose turn it is to load: leases between processes or hosts, and slots that bound how many load at once.
+"""Permits: leases, of which a key has one among processes or hosts, and slots, which bound concurrent loads.
 
-It promises that one of those who share a tier loads a key while the others look for what it brings, and
-that nobody waits longer than `lease_timeout`: then, or if the tier that lends leases is out, one goes on
-without. So does a load inside one that has its turn, and a load that such a one waits for: two that wait
-for each other, one for a value and one for a turn, would both wait to the end. What may be kept is decided
-by fences, so a lease that is lost costs a second load and no more. A process that is killed gives its
-leases and slots of the host back at once; one that hangs, and a host that is gone, hold others up until
-that time is over.
+One of the processes that share a tier loads a key, while the others look for the value that it stores. No
+load waits for longer than `lease_timeout`; then, or if the tier that lends leases is out, it runs without a
+permit. So does a load inside one that holds a permit, and a load that such a one waits for: two loads that
+wait for each other, one for a value and one for a permit, would both wait until their timeouts.
+
+Fences decide what is stored, so a lost lease costs a second load and no more. When a process is killed, its
+leases and slots on the host are free at once. A process that hangs, or a host that is gone, holds others up
+until the timeout.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cachekit.loading.process_lease import ProcessLeases
     from cachekit.loading.slots import LoadSlots
 
-#: One attempt, which does not wait: None is "somebody else has it", UNAVAILABLE "nobody can have it".
+#: One attempt, which does not wait. None: another load has it. UNAVAILABLE: no load can have it.
 Attempt = Callable[[], Returnable | Unavailable | None]
 
 _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give it file_cache=FileCache(...)"
@@ -46,7 +47,7 @@ class PermitPool:
         self._slots: dict[int, LoadSlots] = {}
 
     def check(self, options: LoadOptions) -> None:
-        """Refuse options that the tiers at hand cannot carry out.
+        """Refuse options that need a tier that the cache does not have.
 
         Raises:
             ValueError: a tier is missing.
@@ -56,8 +57,8 @@ class PermitPool:
             raise ValueError(f"lease='process' needs a directory, {_NO_FILE}")
         if options.max_concurrent_loads is not None and not has_directory:
             raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
-        # What they need is loaded here, where they are asked for, and not in the threads of the first loads:
-        # a child that is forked in the middle of an import finds the module locked for ever.
+        # Import here what they need, and not in the threads of the first loads. A child that is forked in the
+        # middle of an import would find the module locked for ever.
         if options.lease == "process":
             import cachekit.loading.process_lease
         if options.max_concurrent_loads is not None:
@@ -68,7 +69,7 @@ class PermitPool:
             )
 
     def widest(self) -> LeaseScope:
-        """Who can share one load of a key, with the tiers at hand."""
+        """Return the widest scope of a lease that the tiers lend."""
         has_directory, has_server = self._lenders()
         return "fleet" if has_server else "process" if has_directory else "thread"
 
@@ -79,28 +80,24 @@ class PermitPool:
             redis is not None and isinstance(redis.tier, LendsLeases),
         )
 
-    def turn(
+    def permit(
         self,
         key: str,
         options: LoadOptions,
-        look: Callable[[], Any | Missing],
-        fall_back: Callable[[], Any | Missing],
+        find: Callable[[], Any | Missing],
+        stale: Callable[[], Any | Missing],
     ) -> LoadPermit:
-        """A turn to load a key, to be settled before the load and released after what it brought is kept.
+        """Return a permit to load a key, which the load acquires first, and releases after storing the value.
 
         Args:
-            key: what is to be loaded.
-            options: which say what the turn takes.
-            look: for what another one has loaded meanwhile; asked after every attempt.
-            fall_back: what to take rather than wait for another one.
+            key: what to load.
+            options: which say what the permit consists of.
+            find: finds a value that another process has stored; called after each attempt.
+            stale: returns a value to take rather than wait for another process.
         """
         lease = None if options.lease == "thread" else self._lease(key, options)
         slot = None if options.max_concurrent_loads is None else self._slot(options.max_concurrent_loads)
-        return LoadPermit(lease, slot, look, fall_back, self._figures)
-
-    def slot(self, limit: int) -> LoadPermit:
-        """A turn that takes no more than a slot."""
-        return LoadPermit(None, self._slot(limit), _nothing, _nothing, self._figures)
+        return LoadPermit(lease, slot, find, stale, self._figures)
 
     def _lease(self, key: str, options: LoadOptions) -> Attempt:
         if options.lease == "fleet":
@@ -113,7 +110,7 @@ class PermitPool:
         if self._leases is None:
             from cachekit.loading.process_lease import ProcessLeases
 
-            self._leases = ProcessLeases(file.tier.path)  # type: ignore[attr-defined]  # `check` has looked
+            self._leases = ProcessLeases(file.tier.path)  # type: ignore[attr-defined]  # see `check`
         leases = self._leases
         return lambda: file.access.call(leases.try_acquire, key)
 
@@ -136,46 +133,47 @@ class PermitPool:
 
 @final
 class LoadPermit:
-    """One load's lease and slot. Of one thread or task at a time."""
+    """The lease and the slot of one load, for one thread or task at a time."""
 
-    __slots__ = ("_fall_back", "_figures", "_held", "_lease", "_look", "_over", "_slot", "_waited", "value")
+    __slots__ = ("_figures", "_find", "_held", "_lease", "_released", "_slot", "_stale", "_waited", "value")
 
     def __init__(
         self,
         lease: Attempt | None,
         slot: Attempt | None,
-        look: Callable[[], Any | Missing],
-        fall_back: Callable[[], Any | Missing],
+        find: Callable[[], Any | Missing],
+        stale: Callable[[], Any | Missing],
         figures: LoadCounters,
     ) -> None:
         self._lease = lease
         self._slot = slot
-        self._look = look
-        self._fall_back = fall_back
+        self._find = find
+        self._stale = stale
         self._figures = figures
         self._held: list[Returnable] = []
-        self._over = False
+        self._released = False
         self._waited = False
-        #: What another one has loaded, so that there is nothing to load any more.
+        #: A value that another process has stored, or a stale one; then there is nothing to load.
         self.value: Any | Missing = MISSING
 
     def try_acquire(self) -> LoadPermit | None:
-        """One attempt: itself when it is time to go on, by loading or with `value`; None to try again later.
+        """Make one attempt, which may touch a disk or a socket.
 
-        It may touch a disk or a socket.
+        Returns:
+            The permit, if the load can go on, or there is a `value`; None to try again later.
         """
         if self._lease is not None:
             lease = self._lease()
             if lease is None:
-                self.value = self._look()
+                self.value = self._find()
                 if self.value is MISSING:
-                    self.value = self._fall_back()
+                    self.value = self._stale()
                 return self._later() if self.value is MISSING else self
             self._lease = None
             if lease is not UNAVAILABLE:
                 self._hold(lease)
-                # Whoever had it before may have stored the value between our lookup and now.
-                self.value = self._look()
+                # The last holder of the lease may have stored the value since our lookup.
+                self.value = self._find()
                 if self.value is not MISSING:
                     return self
         if self._slot is not None:
@@ -189,7 +187,7 @@ class LoadPermit:
 
     def _later(self) -> LoadPermit | None:
         if blocks_a_permit_holder():
-            return self  # whoever has what this one waits for may be waiting for this one
+            return self  # the holder of what this load waits for may be waiting for this load
         if not self._waited:
             self._waited = True
             self._figures.lease_waits += 1
@@ -197,20 +195,16 @@ class LoadPermit:
 
     def _hold(self, lent: Returnable) -> None:
         self._held.append(lent)
-        if self._over:  # its task was cancelled while a thread was about to get this
+        if self._released:  # the task was cancelled while a thread was about to acquire this
             self.release()
 
     def release(self) -> None:
-        """Give all of it back, also what is still to come. A second call does nothing."""
-        self._over = True
+        """Release all, also what a thread is about to acquire. A second call does nothing."""
+        self._released = True
         while self._held:
             try:
                 self._held.pop().release()
-            except IndexError:  # both of the threads that `_hold` speaks of are here
+            except IndexError:  # the other thread, of the two that `_hold` speaks of, has released it
                 return
             except TierUnavailableError:
-                pass  # the server is gone: there it ends by itself
-
-
-def _nothing() -> Missing:
-    return MISSING
+                pass  # the lease ends by itself on the server

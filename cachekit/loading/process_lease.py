@@ -1,4 +1,4 @@
-"""Leases between the processes of a host: locks that the kernel gives back whatever becomes of a process."""
+"""ProcessLeases: leases between the processes of a host. The kernel releases those of a process that dies."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def open_lock(path: str, flags: int = 0) -> int:
 
 
 class _Places(Protocol):
-    """Things that one process at a time may take; it keeps within itself who has taken what."""
+    """Places that one process at a time may take. They do not know which thread of it has taken one."""
 
     def place(self, key: str) -> int:
-        """Which one is the key's."""
+        """Return the place of a key."""
         ...
 
     def take(self, place: int) -> bool:
-        """Take it, unless another process has it."""
+        """Take a place, unless another process has it; return whether that succeeded."""
         ...
 
     def give(self, place: int) -> None:
-        """Give it back."""
+        """Release a place."""
         ...
 
     def close(self) -> None:
-        """Let go of the files, and so of what this process has taken; the next `take` opens them anew.
+        """Close the files, and so release all places. The next `take` opens the files again.
 
-        In a forked child it lets go of the inherited descriptors alone: a lock of this kind ends when
-        the last descriptor of its open file does, and the parent has one.
+        In a forked child this closes the inherited descriptors and releases nothing: a lock of this kind ends
+        with the last descriptor of its open file, and the parent has one.
         """
         ...
 
@@ -70,10 +70,10 @@ _HAS_BYTE_LOCKS = sys.platform == "linux"
 
 @final
 class _Bytes:
-    """One byte of one file per key, at an offset of 62 bits, where two keys as good as never meet.
+    """One byte of one file per key. The offset has 62 bits, so two keys practically never share one.
 
-    Nothing is written: a byte need not exist to be locked, and the file stays empty. The file is never
-    unlinked: whoever holds a lock of the old one would not be seen.
+    A byte need not exist to be locked, so the file stays empty. It is never unlinked, because locks of the
+    old file would not be seen in a new one.
     """
 
     _FLOCK: Final = struct.Struct("hhqqi0q")
@@ -113,14 +113,14 @@ class _Bytes:
 
 @final
 class _Stripes:
-    """One file per stripe of keys. Keys that share one wait for each other without need."""
+    """One file per stripe of keys. Loads of keys of the same stripe wait for each other needlessly."""
 
     _COUNT: Final = 256
 
     __slots__ = ("_directory", "_fds", "_lock", "_unlock")
 
     def __init__(self, directory: str) -> None:
-        # Loaded here: importing filelock costs six times what a bare interpreter does.
+        # Imported here, because importing filelock takes six times as long as starting Python.
         from filelock import lock_descriptor, unlock_descriptor
 
         self._directory = directory
@@ -149,29 +149,28 @@ class _Stripes:
 
 @final
 class ProcessLease:
-    """A lease of `ProcessLeases`; see `Lease`. One that nobody has any more is released."""
+    """A lease of `ProcessLeases`; see `Lease`. It is released when nothing refers to it any more."""
 
     __slots__ = ("_leases", "_place", "_token")
 
     def __init__(self, leases: ProcessLeases, place: int) -> None:
         self._leases = leases
         self._place = place
-        # The table does not hold the lease itself, or nobody would notice that it was dropped.
+        # The table has this token and not the lease, or the lease would never be dropped.
         self._token = object()
 
     def release(self) -> None:
-        """Give it back, which wakes those of this process who wait."""
+        """Release the lease, and wake the waiters of this process."""
         self._leases._release(self._place, self._token)
 
     def __del__(self) -> None:
-        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
-        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
-        # the lock may wait for the end of that.
+        # As in LoadSlot.__del__(): after a signal handler's exception only this releases the lease. A
+        # released one takes no lock, because this may run in any operation that a fork waits for.
         if hasattr(self, "_token") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:
-        """Whether it was not released, its `ProcessLeases` not closed, and this is no child of a fork."""
+        """Return whether the lease is neither released nor lost to `close` or to a fork."""
         return self._leases._held.get(self._place) is self._token
 
 
@@ -179,14 +178,14 @@ class ProcessLease:
 class ProcessLeases:
     """Leases between the processes that share a directory. Safe in any thread, and across forks.
 
-    A lease ends with its process, however that dies. It has no end of its own: a process that is stopped
-    in a loader keeps it, and others wait for it as long as they want to.
+    When a process dies, its leases are free. They do not expire: a process that is stopped in a loader keeps
+    its lease, and others wait for as long as they choose to.
 
     Args:
-        directory: an existing one, on a local file system.
+        directory: an existing directory on a local file system.
 
-    An open file has at most one lock of a byte, whoever asks. So who has which byte within the process
-    is kept in a table, and one descriptor serves all leases.
+    The kernel does not tell the threads of a process apart. So a table says which places this process has
+    taken, and one descriptor serves all leases.
     """
 
     __slots__ = ("__weakref__", "_closed", "_free", "_held", "_places")
@@ -200,7 +199,7 @@ class ProcessLeases:
         fork.register(self)
 
     def try_acquire(self, key: str) -> ProcessLease | None:
-        """The lease of a key, or None if somebody, in this process or another, has it. Does not wait.
+        """Return the lease of a key, or None if this process or another one has it. Does not wait.
 
         Raises:
             TierUnavailableError: the directory cannot be used.
@@ -222,7 +221,7 @@ class ProcessLeases:
             except OSError as error:
                 raise TierUnavailableError(f"no lease could be taken: {error}") from error
             except BaseException:
-                # A signal handler's exception: nobody will have a lease to release.
+                # A signal handler's exception: no caller gets the lease.
                 self._held.pop(place, None)
                 self._places.give(place)
                 raise
@@ -232,21 +231,21 @@ class ProcessLeases:
         with self._free:
             if self._held.get(place) is not token:
                 return
-            # In this order, so that a release that was interrupted can be made again.
+            # In this order, so that an interrupted release can be repeated.
             self._places.give(place)
             del self._held[place]
             self._free.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Return when somebody of this process releases a lease, or else after so many seconds.
+        """Wait until this process releases a lease, and for so many seconds at most.
 
-        What other processes release wakes nobody: they are asked again (`wait_for`).
+        A release by another process does not end the wait.
         """
         with self._free:
             self._free.wait(seconds)
 
     def close(self) -> None:
-        """Release everything; a second call does nothing."""
+        """Release all leases. A second call does nothing."""
         with self._free:
             self._closed = True
             self._held.clear()
@@ -254,13 +253,13 @@ class ProcessLeases:
             self._free.notify_all()
 
     def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+        """Take the lock."""
         self._free.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back. The child lets go of its descriptor.
+        """Release the lock. The child closes the inherited descriptor.
 
-        Else it would hold on to the leases of a dead parent, and release those of a living one.
+        Otherwise it would keep the leases of a dead parent, and release those of a living one.
         """
         if in_child:
             self._held = {}

@@ -1,7 +1,7 @@
-"""A line on stderr that says how far something has come: for a person who waits, and short in a log.
+"""Progress of a long call: a bar on a terminal, one line at the end anywhere else, or a callback.
 
-On a terminal it is drawn anew a few times a second; anywhere else there is one line, at the end. It needs
-nothing but the standard library, and never fails: a stream that cannot be written to shows nothing.
+The bar is redrawn a few times a second. It needs only the standard library, and never fails: a stream that
+cannot be written to shows nothing.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import Final, Protocol, TextIO, TypeAlias, final
 #: Called as `progress(done, total)`.
 ProgressCallback: TypeAlias = Callable[[int, int], object]
 
-_INTERVAL: Final = 0.1  # seconds between two drawings
+_INTERVAL: Final = 0.1  # seconds between two redraws
 _WIDEST: Final = 40  # characters of a bar
 
 
 class Progress(Protocol):
-    """Who is told how far something has come, by one thread."""
+    """Something that one thread tells how far it has come."""
 
     @property
     def patience(self) -> float | None:
-        """After how many seconds without `update` it wants to be `drawn`; None is never."""
+        """Seconds without `update` after which to call `draw`; None is never."""
         ...
 
     def update(self, done: int) -> None:
-        """So many are done."""
+        """Note how many are done."""
         ...
 
     def draw(self) -> None:
-        """Time has passed."""
+        """Show the time that has passed."""
         ...
 
     def end(self, summary: str | None) -> None:
-        """It is over: with this to say of it; None if it was broken off."""
+        """Show the summary; None if the call was broken off."""
         ...
 
 
 def progress_for(progress: ProgressCallback | bool | None, label: str, total: int) -> Progress:
-    """What the argument of that name asks for: a display for True, nothing for None and False.
+    """Return the display for a `progress` argument: a bar for True, nothing for None and False.
 
     Raises:
-        TypeError: it is neither of these, nor a function.
+        TypeError: as `check_progress`.
     """
     check_progress(progress)
     if progress is True:
@@ -53,7 +53,7 @@ def progress_for(progress: ProgressCallback | bool | None, label: str, total: in
 
 
 def check_progress(progress: object) -> None:
-    """Refuse what cannot be a `progress` argument.
+    """Refuse a `progress` argument of the wrong type.
 
     Raises:
         TypeError: it is neither a bool, nor None, nor a function.
@@ -67,7 +67,7 @@ def check_progress(progress: object) -> None:
 
 @final
 class CallbackProgress:
-    """A function of the caller's, or nobody; what it raises is the caller's."""
+    """Calls a function of the caller, or nothing. An exception of the function reaches the caller."""
 
     patience = None
 
@@ -76,15 +76,15 @@ class CallbackProgress:
         self._total = total
 
     def update(self, done: int) -> None:
-        """See `Progress`."""
+        """Call the function."""
         if self._callback is not None:
             self._callback(done, self._total)
 
     def draw(self) -> None:
-        """See `Progress`."""
+        """Do nothing."""
 
     def end(self, summary: str | None) -> None:
-        """See `Progress`."""
+        """Do nothing."""
 
 
 @final
@@ -92,9 +92,9 @@ class ProgressBar:
     """A bar on a terminal, or a last line anywhere else.
 
     Args:
-        label: what is being done, as a participle.
-        total: how many there are.
-        stream: where it is shown; None shows nothing.
+        label: what the call does, as a participle.
+        total: how many keys there are.
+        stream: where to show the bar; None shows nothing.
         now: the clock, in seconds.
     """
 
@@ -108,20 +108,19 @@ class ProgressBar:
         self._begun = now()
         self._due = self._begun
         self._done = 0
-        self._drawn = 0  # characters of what stands on the line
+        self._drawn = 0  # characters on the line
         self._moves = _is_terminal(stream)
-        #: See `Progress`.
         self.patience: float | None = _INTERVAL if self._moves else None
         self.draw()
 
     def update(self, done: int) -> None:
-        """See `Progress`. It writes at most ten times a second."""
+        """Note how many are done, and redraw the bar at most ten times a second."""
         self._done = done
         if self._moves and self._now() >= self._due:
             self.draw()
 
     def draw(self) -> None:
-        """See `Progress`."""
+        """Redraw the bar, on a terminal."""
         if self._stream is None or not self._moves:
             return
         now = self._now()
@@ -138,7 +137,7 @@ class ProgressBar:
         self._write(f"{self._label}  {text}")
 
     def end(self, summary: str | None) -> None:
-        """See `Progress`. The line is ended."""
+        """End the line with the summary."""
         took = _duration(self._now() - self._begun)
         if summary is None:
             summary = f"broken off after {self._done:,} of {self._total:,} keys"
@@ -153,7 +152,7 @@ class ProgressBar:
         try:
             self._stream.write(text + end)
             self._stream.flush()
-        except Exception:  # noqa: BLE001  # nobody reads it any more, it was closed, or is a stranger's
+        except Exception:  # noqa: BLE001  # the stream is closed, a broken pipe, or an object of the user
             self._stream = None
             self._moves, self.patience = False, None
 
@@ -161,15 +160,15 @@ class ProgressBar:
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    except Exception:  # noqa: BLE001  # it was closed; or it is a stranger's, and can only be written to
+    except Exception:  # noqa: BLE001  # the stream is closed, or has no more than `write`
         return False
 
 
 def _width(stream: TextIO) -> int:
     try:
-        # A terminal that does not know says 0.
+        # A terminal that does not know its width reports 0.
         return os.get_terminal_size(stream.fileno()).columns or 80
-    except Exception:  # noqa: BLE001  # it only says that it is one
+    except Exception:  # noqa: BLE001  # the stream is a terminal by its own word alone
         return 80
 
 

@@ -1,4 +1,4 @@
-"""Which values are due for a reload before their time is over, and how often that is tried."""
+"""RefreshSchedule: which values to reload before they expire, and how often to try."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Final, final
 
 from cachekit.coherence.tier_stack import TierStack
 
-_PAUSE: Final = 1.0  # seconds before the same key is tried again
+_PAUSE: Final = 1.0  # seconds between two attempts for one key
 _MOST: Final = 10_000  # keys whose pauses are remembered
 
 
 @final
 class RefreshSchedule:
-    """What `refresh_ahead` asks after a hit. Safe in any thread.
+    """When `refresh_ahead` reloads a key after a hit. Safe in any thread.
 
-    A reload that fails, or that another process has begun already, is tried again a second later and not
+    If a reload fails, or another process has begun it already, the next attempt is a second later, and not
     at the next hit.
     """
 
@@ -26,7 +26,7 @@ class RefreshSchedule:
         self._tried: dict[str, float] = {}
 
     def is_due(self, key: str, part: float) -> bool:
-        """Whether a reload may be begun: memory's entry is in the last part (0 to 1) of its life."""
+        """Return whether the entry in memory is in the last part (0 to 1) of its life."""
         life = self._levels.remaining_life(key)
         if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
@@ -34,7 +34,7 @@ class RefreshSchedule:
         return now >= self._tried.get(key, now)
 
     def begins(self, key: str, part: float) -> bool:
-        """`is_due` for whoever leads the reload, and alone can say it: another one may have landed since."""
+        """Return `is_due` for the leader of the reload, and note the attempt."""
         if not self.is_due(key, part):
             return False
         if len(self._tried) >= _MOST:

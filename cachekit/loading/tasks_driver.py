@@ -1,267 +1,148 @@
-"""The path of a load whose loader is a coroutine function: as `loads`, in tasks of the loop that asks.
+"""AwaitedLoads: the load path, driven on the event loop of its caller.
 
-A loader runs in a task of its own, so that who asked first may be cancelled without ending what others wait
-for. What may touch a disk or a socket happens in threads of the cache's; waiting for a turn does not.
+A loader runs in a task of its own, so cancelling its first caller does not end what others wait for. Steps
+that may touch a disk or a socket run in threads. Waiting for a flight or a permit does not.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
-from cachekit.loading.flights import (
-    Flight,
-    FlightCancelled,
-    FlightTimeout,
-    holding_permit,
-    holds_permit,
-    loading,
-)
-from cachekit.loading.path import Loads
+from cachekit.loading.flights import Flight
+from cachekit.loading.path import Acquire, Blocking, Call, Detach, Path, Step, Wait
 from cachekit.loading.permits import LoadPermit
 from cachekit.loading.request import LoadRequest
-from cachekit.model.types import MISSING, Missing
+from cachekit.loading.threads_driver import Loads
+from cachekit.model.types import MISSING
 from cachekit.runtime.backoff import pauses
+from cachekit.runtime.outcome import Outcome
 from cachekit.runtime.threads import run_in_thread
 
 if TYPE_CHECKING:
     import asyncio
 
 P = ParamSpec("P")
+T = TypeVar("T")
 V = TypeVar("V")
 
 
 @final
 class AwaitedLoads:
-    """The loads of one cache that are awaited; they share its flights. Safe on any event loop."""
+    """The loads of one cache, for callers that are tasks; they share flights with `Loads`. Safe on any loop.
 
-    __slots__ = ("_levels", "_loads")
+    The methods are those of `Loads`, with loaders that return awaitables. Cancelling a caller leaves the load
+    to the other callers, and to the cache.
+    """
+
+    __slots__ = ("_tasks", "path")
 
     def __init__(self, loads: Loads) -> None:
-        self._loads = loads
-        self._levels = loads.levels
+        self.path = loads.path
+        self._tasks = loads.tasks
 
-    async def load(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[V]],
-        request: LoadRequest,
-    ) -> V:
-        """`load` for a coroutine function, which is awaited in a task of its own on this loop.
-
-        Cancelling the caller leaves the load to those who wait for it, and to the cache.
-
-        Raises:
-            SerializationError: the loader returned something that can be used only once.
-            LoadTimeoutError: it took too long.
-            Exception: whatever the loader raised, here or where it was waited for.
-        """
-        return await self.load_on(key, loader, request)  # type: ignore[return-value]  # it waits
-
-    async def load_on(
-        self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest
-    ) -> V | Missing:
-        """`load_on` for a coroutine function."""
+    async def load(self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest) -> V:
+        """Load a key; see `Loads.load`."""
         import asyncio
 
-        begun = time.monotonic()
-        while True:
-            self._loads.tasks.refuse_if_closed()
-            fence = self._levels.fence(key, request.tags)
-            flight, leading = self._loads.flights.join(key, fence, asyncio.get_running_loop())
-            value: V | Missing = MISSING
-            task = None
-            try:
-                if leading:
-                    task = self._loads.tasks.begin([flight], self._lead(flight, loader, request))
-                else:
-                    value = self._loads.instead(flight, request)
-                if value is MISSING:
-                    value = await self.wait(flight, request, begun, leading=leading)
-            except FlightCancelled:
-                if task is not None:
-                    await self.raise_end(task, f"the load of {key!r}")
-                if not request.waits:
-                    return MISSING
-                continue
-            except Exception as error:
-                value = self._loads.fall_back(key, request, error)
-                if value is MISSING:
-                    raise
-            finally:
-                del flight, task  # as in Loads.load_on(); so below
-            return value
-
-    async def reload(
-        self,
-        key: str,
-        loader: Callable[[], Awaitable[V]],
-        request: LoadRequest,
-    ) -> V:
-        """`reload` for a coroutine function."""
-        import asyncio
-
-        fence = self._levels.successor(key, request.tags)
-        flight = self._loads.flights.lead(key, fence, asyncio.get_running_loop())
-        request = request._replace(options=request.options.shared_by("thread"), replaces=True)
-        begun = time.monotonic()
-        task = self._loads.tasks.begin([flight], self._lead(flight, loader, request))
-        try:
-            value: V = await self.wait(flight, request, begun, leading=True)
-        except FlightCancelled:
-            await self.raise_end(task, f"the load of {key!r}")
-            raise
-        finally:
-            del flight, task
+        path = self.path.load([key], loader, request, asyncio.get_running_loop())
+        value: V = (await self.drive(path)).get().get(key, MISSING)  # missing only if it does not wait
         return value
 
-    def refresh(
+    async def load_many(
         self,
-        key: str,
-        loader: Callable[[], Awaitable[Any]],
+        keys: Sequence[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, V]]],
         request: LoadRequest,
-    ) -> None:
-        """`refresh` for a coroutine function, which is awaited in a task of its own on this loop."""
-        if not self._loads.due.is_due(key, request.options.refresh_ahead):
-            return
+    ) -> dict[str, V]:
+        """Load distinct keys; see `Loads.load_many`."""
         import asyncio
 
-        request = request._replace(replaces=True, waits=False)
-        flight = self._loads.flight_alone(key, request, asyncio.get_running_loop())
-        if flight is None:
-            return
-        if self._loads.due.begins(key, request.options.refresh_ahead):
-            self._loads.tasks.begin([flight], self._lead(flight, loader, request, self._loads.complaints.add))
-        else:
-            flight.cancel()
+        path = self.path.load(keys, loader, request.of_many(), asyncio.get_running_loop())
+        return (await self.drive(path)).get()
 
-    async def _lead(
-        self,
-        flight: Flight[LoadFence],
-        loader: Callable[[], Awaitable[Any]],
-        request: LoadRequest,
-        failed: Callable[[str, Exception], None] | None = None,
-    ) -> None:
-        try:
-            with loading(flight):
-                value = MISSING if request.replaces else self._levels.peek_memory(flight.key)
-                if value is MISSING:
-                    if request.options.takes_turns and not holds_permit():
-                        value = await self._load_with_permit(flight, loader, request)
+    async def reload(self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest) -> V:
+        """Load a key whether or not a tier has it; see `Loads.reload`."""
+        return await self.load(key, loader, request.of_reload())
+
+    def refresh(self, key: str, loader: Callable[[], Awaitable[Any]], request: LoadRequest) -> None:
+        """Begin a reload after a hit if it is due; see `Loads.refresh`."""
+        part, schedule = request.options.refresh_ahead, self.path.schedule
+        if schedule.is_due(key, part):
+            import asyncio
+
+            loop, is_due = asyncio.get_running_loop(), partial(schedule.begins, key, part)
+            self.path.reload(key, loader, request, self._detach, is_due, loop)
+
+    async def in_io_thread(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Call a function that may touch a disk or a socket; in a thread, unless memory is the only tier."""
+        if not self.path.levels.lower:
+            return step(*args, **kwargs)
+        return await run_in_thread(step, *args, **kwargs)
+
+    async def drive(self, path: Path[T]) -> T:
+        """Take the steps of a path in this task, and return what the path returns."""
+        struck = None
+        while True:
+            try:
+                step = path.send(None) if struck is None else path.throw(struck)
+                while True:
+                    try:
+                        value = await self._take(step)
+                    except BaseException as error:  # noqa: BLE001  # the path handles it or raises it
+                        step = path.throw(error)
                     else:
-                        value = await self._load(flight.fence, loader, request)
-        except FlightCancelled:
-            pass  # as in _lead()
-        except Exception as error:  # noqa: BLE001  # the flight hands it to whoever waits
-            flight.set_exception(error)
-            if failed is not None:
-                failed(flight.key, error)
-        else:
-            flight.set_result(value)
-        finally:
-            flight.cancel()  # given up, or the task was cancelled; otherwise it does nothing
-            del flight
+                        step = path.send(value)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            except BaseException as error:
+                if path.gi_frame is None:  # type: ignore[attr-defined]
+                    raise
+                struck = error  # as in Loads.drive()
 
-    async def _load(
-        self, fence: LoadFence, loader: Callable[[], Awaitable[Any]], request: LoadRequest
-    ) -> Any:
-        await self.in_io_thread(self._levels.before_load, fence)
-        value = await self.called(loader)
-        return await self.in_io_thread(self._loads.keep, fence, value, request)
+    async def _take(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return await step.function(*step.args)
+        if isinstance(step, Blocking):
+            return await self.in_io_thread(step.function, *step.args)
+        if isinstance(step, Wait):
+            return await step.flight.wait_async(step.seconds)
+        if isinstance(step, Acquire):
+            return await self._acquire(step.permit, step.seconds)
+        if isinstance(step, Detach):
+            return self._detach(step.flights, step.path)
+        return await self._raise_end(step.detached, step.load)
 
-    async def called(self, loader: Callable[[], Awaitable[V]]) -> V:
-        """`called` for a coroutine function."""
-        clock = self._levels.monotonic
-        started = clock()
-        try:
-            return await loader()
-        except Exception:
-            self._loads.figures.failures += 1
-            raise
-        finally:
-            self._loads.count(clock() - started)
+    def _detach(self, flights: Sequence[Flight[LoadFence]], path: Path[object]) -> asyncio.Task[object]:
+        return self._tasks.begin(flights, self.drive(path))
 
-    async def _load_with_permit(
-        self, flight: Flight[LoadFence], loader: Callable[[], Awaitable[Any]], request: LoadRequest
-    ) -> Any:
-        turn = self._loads.turn(flight.key, request)
-        try:
-            await self.settle(turn, request)
-            if turn.value is not MISSING:
-                return turn.value
-            fence = self._loads.refenced(flight, request)
-            with holding_permit(flight):
-                del flight
-                return await self._load(fence, loader, request)
-        finally:
-            await run_in_thread(turn.release)
-
-    async def settle(self, turn: LoadPermit, request: LoadRequest) -> None:
-        """Wait until the turn is settled.
-
-        Raises:
-            FlightCancelled: another one has it, and the terms say not to wait.
-        """
+    async def _acquire(self, permit: LoadPermit, seconds: float) -> LoadPermit | None:
         import asyncio
 
-        settled = await run_in_thread(turn.try_acquire)
-        if settled is None and not request.waits:
-            raise FlightCancelled
-        # Between the attempts it sleeps on the loop: a pool whose threads all waited for turns would
-        # have none for those who have theirs.
-        for pause in pauses(time.monotonic() + request.options.lease_timeout):
-            if settled is not None:
+        deadline = monotonic() + seconds
+        acquired = await self.in_io_thread(permit.try_acquire)
+        # Between two attempts it sleeps on the loop. If it waited in a thread, all threads might wait for
+        # permits, and the loads that hold these would find none for their steps.
+        for pause in pauses(deadline):
+            if acquired is not None:
                 break
             await asyncio.sleep(pause)
-            settled = await run_in_thread(turn.try_acquire)
+            acquired = await self.in_io_thread(permit.try_acquire)
+        return acquired
 
-    async def wait(
-        self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
-    ) -> Any:
-        """`wait` on an event loop."""
-        try:
-            for last, seconds in request.timeouts(leading, begun):
-                try:
-                    return await flight.wait_async(seconds)
-                except FlightTimeout:
-                    value = self._loads.out_of_time(flight, request, leading and last, last)
-                    if value is not MISSING:
-                        return value
-            return await flight.wait_async()
-        finally:
-            del flight
-
-    async def raise_end(self, task: asyncio.Task[None], load: str) -> None:
-        """Raise what ended a load of the caller's own that brought neither a value nor an error.
-
-        Args:
-            task: of the load.
-            load: what it is, for the message.
-
-        Raises:
-            CacheClosedError: the cache was closed.
-            CancelledError: the load was cancelled.
-            BaseException: what the loader raised and is no Exception; those who waited try again.
-        """
+    async def _raise_end(self, task: asyncio.Task[object], load: str) -> None:
         import asyncio
 
         await asyncio.wait([task])
         if task.cancelled():
-            self._loads.tasks.refuse_if_closed()
-            raise asyncio.CancelledError(f"{load} was cancelled") from None
+            self._tasks.refuse_if_closed()
+            raise asyncio.CancelledError(f"{load} was cancelled")
         error = task.exception()
-        if error is not None:
-            context = error.__context__
+        if error is not None:  # no Exception, so that no flight has it
             try:
-                raise error
+                Outcome[None](error=error).get()
             finally:
-                error.__context__ = context  # and not what the caller is in the middle of handling
-                del error, task  # its traceback holds this frame
-
-    async def in_io_thread(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
-        """Take a step that may touch a disk or a socket, if there is any, off the loop."""
-        if not self._levels.lower:
-            return step(*args, **kwargs)
-        return await run_in_thread(step, *args, **kwargs)
+                del error  # its traceback refers to this frame

@@ -1,66 +1,106 @@
-"""Warming: many keys loaded ahead of time, several at once, and a report of what came of each.
+"""Warming: load many keys ahead of time, several at once, and report what came of each.
 
-What some tier has needs no load, and is copied into memory. Whoever else warms the same keys, in another
-process or on another host, does so at the same time and not twice: a key that somebody else is loading is
-put off until all others are done, and then waited for.
+A key that a lower tier has needs no load, and is copied into memory. Processes and hosts that warm the same
+keys at the same time load each key once: a key that another one is loading is put off until all others are
+done, and then waited for.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from cachekit.coherence.tier_stack import TierStack
-from cachekit.loading.path import Loads
+from cachekit.errors import CacheError
+from cachekit.loading.path import Blocking, LoadPath, Path
 from cachekit.loading.progress import Progress, ProgressCallback, check_progress, progress_for
 from cachekit.loading.request import LoadRequest
+from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.threads_driver import Loads
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
 
 @final
-class Agenda:
-    """The keys that are left, those that others are loading at the end. Safe in any thread."""
+class _Agenda:
+    """The keys that are left, and how to load them. Safe in any thread.
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._first = deque(keys)
-        self._later: deque[str] = deque()
+    `finished` is called with each key, and with whether it was loaded here, or with its error.
+    """
 
-    def next(self) -> tuple[str, bool] | None:
-        """A key, and whether to wait for somebody else who loads it; None if there is none left."""
-        for keys, waits in ((self._first, False), (self._later, True)):
-            try:
-                return keys.popleft(), waits
-            except IndexError:
-                pass
-        return None
-
-    def put_off(self, key: str) -> None:
-        """Somebody else is loading it."""
-        self._later.append(key)
+    def __init__(
+        self,
+        path: LoadPath,
+        keys: Sequence[str],
+        loader: Callable[[str], Any],
+        request: LoadRequest,
+        finished: Callable[[str, bool | BaseException], object],
+    ) -> None:
+        self._path = path
+        self._keys = deque((key, False) for key in keys)
+        self._loader = loader
+        self._request = request._replace(is_asked=False)
+        self._finished = finished
 
     def drop(self) -> None:
-        """Begin nothing more."""
-        self._first.clear()
-        self._later.clear()
+        """Begin no further load."""
+        self._keys.clear()
+
+    def work(self, loop: AbstractEventLoop | None = None) -> Path[None]:
+        """Warm keys until none is left."""
+        while self._keys:
+            try:
+                key, waits = self._keys.popleft()
+            except IndexError:  # another worker has taken the last one
+                return
+            result: bool | BaseException | None
+            try:
+                result = yield from self._warm(key, waits, loop)
+            except Exception as error:  # noqa: BLE001  # for the report
+                result = error
+            except BaseException as error:
+                if loop is None or not _is_of_the_load(error):
+                    self.drop()
+                    raise
+                result = CacheError(f"the load of {key!r} was cancelled")
+            if result is None:
+                self._keys.append((key, True))  # to wait for another process after all other keys
+            else:
+                self._finished(key, result)
+
+    def _warm(
+        self, key: str, waits: bool, loop: AbstractEventLoop | None
+    ) -> Path[bool | BaseException | None]:
+        """Load a key that no tier has; None if another process is loading it, and this one does not wait."""
+        levels = self._path.levels
+        if levels.peek_memory(key) is not MISSING:
+            return False
+        if levels.lower and (yield Blocking(levels.promote_quietly, (key,))) is not MISSING:
+            return False
+        called = False
+
+        def load() -> Any:
+            nonlocal called
+            called = True
+            return self._loader(key)
+
+        values = yield from self._path.load([key], load, self._request._replace(waits=waits), loop)
+        return called if values.value else values.error
 
 
-def warming_request(request: LoadRequest, waits: bool) -> LoadRequest:
-    """The terms on which one key is warmed: looking for it is nobody's request."""
-    return request._replace(is_asked=False, waits=waits)
+def _is_of_the_load(error: BaseException) -> bool:
+    """Return whether the load was cancelled, and not the task that waits for it."""
+    import asyncio
 
-
-def is_fresh(levels: TierStack, key: str) -> bool:
-    """Whether some tier has the key, which is then copied into memory; no lookup that counts."""
-    return levels.peek_memory(key) is not MISSING or (
-        levels.lower and levels.promote_quietly(key) is not MISSING
-    )
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
 
 
 def warm(
-    levels: TierStack,
     loads: Loads,
     keys: Sequence[str],
     loader: Callable[[str], Any],
@@ -68,117 +108,134 @@ def warm(
     concurrency: int,
     progress: ProgressCallback | bool | None,
 ) -> WarmReport:
-    """Load the keys that are not fresh, in a pool of threads that ends with the call.
+    """Load the keys that no tier has, in a pool of threads that ends with the call.
 
     A key that fails stops no other. The loads run in copies of the caller's context, which also says what
-    the caller itself is loading (see `singleflight`).
+    the caller itself is loading (see `flights`).
 
     Args:
-        levels: where the keys shall be.
-        loads: of the same cache.
+        loads: of the cache.
         keys: distinct.
-        loader: from a key to its value.
-        request: of all of the keys.
+        loader: returns the value of a key.
+        request: for all keys.
         concurrency: how many threads, at least 1.
         progress: called in the caller's thread as `progress(done, total)` after each key; True shows a bar.
-
-    Raises:
-        TypeError: `progress` is none of these.
-        ValueError: `concurrency` is not an int of at least 1.
-    """
-    check(concurrency, progress)
-    from concurrent.futures import ThreadPoolExecutor
-    from contextvars import copy_context
-    from queue import Empty, SimpleQueue
-
-    agenda = Agenda(keys)
-    context = copy_context()
-    finished: SimpleQueue[tuple[str, bool | BaseException]] = SimpleQueue()
-
-    def warm_one(key: str, waits: bool) -> bool | None:
-        """Whether it was loaded here; None if somebody else is doing that."""
-        if is_fresh(levels, key):
-            return False
-        called = False
-
-        def load() -> Any:
-            nonlocal called
-            called = True
-            return loader(key)
-
-        value = loads.load_on(key, load, warming_request(request, waits))
-        return None if value is MISSING else called
-
-    def work() -> None:
-        while (following := agenda.next()) is not None:
-            key, _ = following
-            try:
-                outcome: bool | BaseException | None = context.copy().run(warm_one, *following)
-            except BaseException as error:  # noqa: BLE001  # for the report, or for the caller
-                outcome = error
-                if not isinstance(error, Exception):  # SystemExit and the like: nothing more begins
-                    agenda.drop()
-            if outcome is None:
-                agenda.put_off(key)
-            else:
-                finished.put((key, outcome))
-
-    outcomes: dict[str, bool | Exception] = {}
-    with (
-        ThreadPoolExecutor(concurrency, thread_name_prefix="cachekit-warm") as threads,
-        shown(progress, len(keys), outcomes) as display,
-    ):
-        try:
-            for _ in range(min(concurrency, len(keys))):
-                threads.submit(work)
-            while len(outcomes) < len(keys):
-                try:
-                    key, outcome = finished.get(timeout=display.patience)
-                except Empty:
-                    display.draw()
-                    continue
-                if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-                    raise outcome  # SystemExit and the like
-                outcomes[key] = outcome
-                display.update(len(outcomes))
-        finally:
-            # Ctrl-C, or a failing progress callback: begin no further load.
-            agenda.drop()
-    return report(keys, outcomes)
-
-
-def check(concurrency: object, progress: object) -> None:
-    """Refuse what cannot be either.
 
     Raises:
         TypeError: `progress` is neither True or False, nor callable, nor None.
         ValueError: `concurrency` is not an int of at least 1.
     """
+    _check(concurrency, progress)
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+    from queue import Empty, SimpleQueue
+
+    context = copy_context()
+    finished: SimpleQueue[tuple[str, bool | BaseException]] = SimpleQueue()
+
+    def load(key: str) -> Any:
+        return copy_context().run(loader, key)  # what it sets there is not for the keys that follow
+
+    agenda = _Agenda(loads.path, keys, load, request, lambda *one: finished.put(one))
+
+    def work() -> None:
+        try:
+            context.copy().run(loads.drive, agenda.work())
+        except BaseException as error:  # noqa: BLE001  # SystemExit and the like, for the caller
+            finished.put(("", error))
+
+    results: dict[str, bool | BaseException] = {}
+    with (
+        ThreadPoolExecutor(concurrency, thread_name_prefix="cachekit-warm") as threads,
+        _shown(progress, len(keys), results) as display,
+    ):
+        try:
+            for _ in range(min(concurrency, len(keys))):
+                threads.submit(work)
+            while len(results) < len(keys):
+                try:
+                    key, result = finished.get(timeout=display.patience)
+                except Empty:
+                    display.draw()
+                    continue
+                if isinstance(result, BaseException) and not isinstance(result, Exception):
+                    raise result
+                results[key] = result
+                display.update(len(results))
+        finally:
+            agenda.drop()  # after Ctrl-C, or if the progress callback fails
+    return _report(keys, results)
+
+
+async def warm_async(
+    loads: AwaitedLoads,
+    keys: Sequence[str],
+    loader: Callable[[str], Awaitable[Any]],
+    request: LoadRequest,
+    concurrency: int,
+    progress: ProgressCallback | bool | None,
+) -> WarmReport:
+    """Load the keys that no tier has, as `warm`, in tasks that end with the call.
+
+    Raises:
+        TypeError, ValueError: as `warm`.
+    """
+    _check(concurrency, progress)
+    import asyncio
+
+    results: dict[str, bool | BaseException] = {}
+
+    def finished(key: str, result: bool | BaseException) -> None:
+        results[key] = result
+        display.update(len(results))
+
+    agenda = _Agenda(loads.path, keys, loader, request, finished)
+    loop = asyncio.get_running_loop()
+    with _shown(progress, len(keys), results) as display:
+        workers = [
+            asyncio.ensure_future(loads.drive(agenda.work(loop))) for _ in range(min(concurrency, len(keys)))
+        ]
+        try:
+            pending = set(workers)
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=display.patience, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for worker in done:
+                    worker.result()
+                display.draw()
+        finally:
+            for worker in workers:  # if this task was cancelled, or the progress callback fails
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return _report(keys, results)
+
+
+def _check(concurrency: object, progress: object) -> None:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
     check_progress(progress)
 
 
 @contextmanager
-def shown(
-    progress: ProgressCallback | bool | None, total: int, outcomes: Mapping[str, bool | Exception]
+def _shown(
+    progress: ProgressCallback | bool | None, total: int, results: Mapping[str, bool | BaseException]
 ) -> Iterator[Progress]:
-    """A display for as long as the block lasts; it ends with what came of them."""
+    """Show the progress inside a `with` block, and a summary of the results at its end."""
     display = progress_for(progress, "warming", total)
     try:
         yield display
     except BaseException:
         display.end(None)
         raise
-    loaded, fresh = (sum(outcome is which for outcome in outcomes.values()) for which in (True, False))
+    loaded, fresh = (sum(result is which for result in results.values()) for which in (True, False))
     failed = total - loaded - fresh
     display.end(f"{total:,} keys: {loaded:,} loaded, {fresh:,} fresh, {failed:,} failed")
 
 
-def report(keys: Sequence[str], outcomes: Mapping[str, bool | Exception]) -> WarmReport:
-    """What came of each key: True was loaded, False was fresh, an error failed."""
+def _report(keys: Sequence[str], results: Mapping[str, bool | BaseException]) -> WarmReport:
     return WarmReport(
-        loaded=[key for key in keys if outcomes[key] is True],
-        fresh=[key for key in keys if outcomes[key] is False],
-        failed={key: why for key in keys if isinstance(why := outcomes[key], Exception)},
+        loaded=[key for key in keys if results[key] is True],
+        fresh=[key for key in keys if results[key] is False],
+        failed={key: why for key in keys if isinstance(why := results[key], Exception)},
     )

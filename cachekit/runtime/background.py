@@ -1,4 +1,4 @@
-"""Work that may outlive the call that began it, in a thread of its own."""
+"""Work that may outlive the call that began it, in a thread of its own; and a log for its failures."""
 
 from __future__ import annotations
 
@@ -7,78 +7,72 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final, final
 
+from cachekit.runtime.outcome import Outcome
+
 _PAUSE: Final = 60.0  # seconds between two entries in the log
 
 
 @final
 class BackgroundCall:
-    """Something to be done in a daemon thread, in a copy of the context of whoever begins it.
+    """A function to call in a daemon thread, in a copy of the context of the thread that begins it.
 
     Args:
-        work: what; it hands its result, or an exception, to those who wait for it by itself.
-        failed: told of an exception that nobody waits for.
+        work: the function. It hands its result or its exception to its callers by itself.
 
     A process that ends does not wait for it.
     """
 
-    __slots__ = ("_exit", "_failed", "_thread", "_work", "is_unwatched")
+    __slots__ = ("_exit", "_thread", "_work")
 
-    def __init__(self, work: Callable[[], Any], failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
-        self._failed = failed
         self._thread: threading.Thread | None = None
         self._exit: BaseException | None = None
-        #: Whether nobody waits for it.
-        self.is_unwatched = False
 
     def start(self) -> bool:
-        """Begin; False if no thread is to be had, and then nothing was done."""
+        """Begin. Return False if there is no thread to be had; then nothing was done."""
         try:
             thread = threading.Thread(
                 target=copy_context().run, args=(self._run,), name="cachekit-load", daemon=True
             )
             thread.start()
-        except RuntimeError:  # as in upkeep
+        except RuntimeError:  # the interpreter ends, or the system has no thread left
             return False
         self._thread = thread
         return True
 
     def _run(self) -> None:
-        # Once it is done nothing here knows it: an error's traceback has this frame, and work has the error.
+        # The traceback of an error refers to this frame, and the work may refer to the error.
         work = self._work
         del self._work
         try:
             work()
-        except BaseException as error:  # noqa: BLE001  # for whoever waits, or else see `failed`
-            if self.is_unwatched:
-                self._failed(error)
-            elif not isinstance(error, Exception):  # SystemExit, of which the work has told nobody
+        except BaseException as error:  # noqa: BLE001  # for `raise_exit`
+            if not isinstance(error, Exception):  # SystemExit, which the work has handed to no caller
                 self._exit = error
         finally:
             del work
 
     @property
     def is_over(self) -> bool:
-        """Whether it does nothing any more, also because this is a child of a fork."""
+        """Whether the thread has ended, or is not of this process because this is a child of a fork."""
         return self._thread is None or not self._thread.is_alive()
 
     def raise_exit(self) -> None:
-        """Wait until it is over, and raise what ended it if that was no Exception, such as SystemExit."""
+        """Wait until the thread has ended, and raise what ended it if that is no Exception."""
         if self._thread is not None:
             self._thread.join()
         error, self._exit = self._exit, None
         if error is not None:
-            context = error.__context__
             try:
-                raise error
+                Outcome[None](error=error).get()
             finally:
-                error.__context__ = context  # and not what the caller is in the middle of handling
-                del error  # its traceback holds this frame
+                del error  # its traceback refers to this frame
 
 
 @final
 class RateLimitedLog:
-    """The log of failures that no caller is told of. One in a minute says enough; all are counted elsewhere.
+    """The log of failures that no caller gets. It takes one a minute; counters count all of them.
 
     Args:
         monotonic: the clock, in seconds.
@@ -91,7 +85,7 @@ class RateLimitedLog:
         self._last: float | None = None
 
     def add(self, key: str, error: BaseException) -> None:
-        """A load of the key failed, and nobody gets the error."""
+        """Log that a background load of the key failed."""
         now = self._monotonic()
         if self._last is not None and now < self._last + _PAUSE:
             return
@@ -99,6 +93,6 @@ class RateLimitedLog:
         import logging
 
         logging.getLogger("cachekit").warning(
-            "loading %r failed; what is there serves on as long as it may: %s: %s",
+            "load of %r failed, serving the old value if there is one: %s: %s",
             key, type(error).__name__, error,
         )  # fmt: skip

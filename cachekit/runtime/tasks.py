@@ -1,8 +1,7 @@
-"""The loads of one cache that are tasks of event loops.
+"""Tasks: the loads of one cache that are tasks of event loops.
 
-It promises that a task lives until its load is over, though loops hold tasks weakly; that a flight whose
-task is cancelled, even before its first step, is handed over; and that nothing is pending when the cache has
-been closed.
+A task lives until its load is over, although event loops refer to tasks weakly. A flight whose task is
+cancelled, even before its first step, is handed over. When the cache is closed, no task is pending.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ class Tasks:
     __slots__ = ("_closed", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def begin(self, flights: Sequence[_Flight], leading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(self, flights: Sequence[_Flight], leading: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Have the flights flown in a task of the running loop."""
         import asyncio
 
@@ -46,7 +45,7 @@ class Tasks:
             raise
         self._tasks.add(task)
 
-        def end(task: asyncio.Task[None]) -> None:
+        def end(task: asyncio.Task[object]) -> None:
             self._tasks.discard(task)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:

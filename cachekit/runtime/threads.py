@@ -13,9 +13,10 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 from cachekit.runtime import fork
+from cachekit.runtime.outcome import Outcome
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,9 +26,6 @@ R = TypeVar("R")
 
 _PATIENCE: Final = 0.05  # seconds that a step waits for a thread of the executor
 _MOST_SPARE: Final = 8  # spare threads of the process
-
-#: What a step returned, or what it raised.
-_Outcome: TypeAlias = "tuple[Any, BaseException | None]"
 
 
 async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -131,40 +129,36 @@ async def _outcome_of(submit: Callable[[Callable[[], None]], None], step: Callab
     import asyncio
 
     loop = asyncio.get_running_loop()
-    landed: asyncio.Future[_Outcome] = loop.create_future()
+    landed: asyncio.Future[Outcome[R]] = loop.create_future()
     submit(partial(_carry_out, partial(copy_context().run, step), loop, landed))
-    value: R
-    value, error = await landed
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error, landed  # its traceback holds this frame
-    return value
+    try:
+        return (await landed).get()
+    finally:
+        del landed  # the traceback of an error refers to this frame
 
 
 def _carry_out(
-    step: Callable[[], Any], loop: asyncio.AbstractEventLoop, landed: asyncio.Future[_Outcome]
+    step: Callable[[], Any], loop: asyncio.AbstractEventLoop, landed: asyncio.Future[Outcome[Any]]
 ) -> None:
     try:
-        outcome: _Outcome = step(), None
-    except BaseException as error:  # noqa: BLE001  # the task that waits gets it
-        outcome = None, error
+        outcome: Outcome[Any] = Outcome(step())
+    except BaseException as error:  # noqa: BLE001  # the caller gets it
+        outcome = Outcome(error=error)
     try:
         loop.call_soon_threadsafe(_land, landed, outcome)
     except RuntimeError:  # that loop was closed, and no task waits there any more
         _drop(outcome)
     finally:
-        del outcome, landed  # an error's traceback holds this frame
+        del outcome, landed  # an error's traceback refers to this frame
 
 
-def _land(landed: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
+def _land(landed: asyncio.Future[Outcome[Any]], outcome: Outcome[Any]) -> None:
     if landed.done():  # the task that waited was cancelled
         _drop(outcome)
     else:
         landed.set_result(outcome)
 
 
-def _drop(outcome: _Outcome) -> None:
-    if isinstance(outcome[0], CoroutineType):  # a warning would say that it was never awaited
-        outcome[0].close()
+def _drop(outcome: Outcome[Any]) -> None:
+    if isinstance(outcome.value, CoroutineType):  # a warning would say that it was never awaited
+        outcome.value.close()

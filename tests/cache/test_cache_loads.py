@@ -12,6 +12,7 @@ from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
 from cachekit.loading.flights import Flight, FlightTable
+from cachekit.runtime.outcome import Outcome
 from cachekit.tiers.base import Fence
 
 
@@ -27,9 +28,9 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     semaphore = threading.Semaphore(0)
     wait = Flight.wait
 
-    def announced(flight: Flight[Any]) -> object:
+    def announced(flight: Flight[Any], seconds: float | None = None) -> Outcome[Any]:
         semaphore.release()
-        return wait(flight)
+        return wait(flight, seconds)
 
     monkeypatch.setattr(Flight, "wait", announced)
     return semaphore

@@ -26,6 +26,7 @@ from cachekit.loading.flights import Flight
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.outcome import Outcome
 from cachekit.testing import ManualClock
 
 
@@ -36,7 +37,7 @@ def cache() -> Iterator[IntelligentCache]:
 
 
 async def load_async(cache: IntelligentCache, key: str, loader: object) -> object:
-    return await cache._core.awaited.load(key, loader, LoadRequest(lambda _: 60.0, NO_TAGS))  # type: ignore[arg-type]
+    return await cache._core.awaited.load(key, loader, LoadRequest(60.0, NO_TAGS))  # type: ignore[arg-type]
 
 
 def test_a_load_whose_loop_ended_is_not_waited_for(cache: IntelligentCache) -> None:
@@ -275,9 +276,9 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     joined = threading.Event()
     waiters: list[Callable[[], str]] = []
 
-    def announced(flight: Flight[Any]) -> object:
+    def announced(flight: Flight[Any], seconds: float | None = None) -> Outcome[Any]:
         joined.set()
-        return wait(flight)
+        return wait(flight, seconds)
 
     def loader() -> str:
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded again")))
@@ -287,9 +288,9 @@ def test_a_leader_struck_while_it_lands_strands_nobody(
     def strike() -> None:
         raise KeyboardInterrupt
 
-    def struck(flight: Flight[Any], value: object, error: BaseException | None) -> None:
+    def struck(flight: Flight[Any], outcome: Outcome[Any] | None) -> None:
         monkeypatch.setattr(Flight, "_finish", finish)
-        at_line(number, traced.FLIGHTS, strike, lambda: finish(flight, value, error))
+        at_line(number, traced.FLIGHTS, strike, lambda: finish(flight, outcome))
 
     monkeypatch.setattr(Flight, "wait", announced)
     monkeypatch.setattr(Flight, "_finish", struck)
@@ -332,7 +333,7 @@ def test_a_caller_struck_on_its_way_to_the_loader_strands_nobody(
         except KeyboardInterrupt:
             struck += 1
         assert in_thread(partial(cache.get_or_set, key, lambda: 2))() in {1, 2}
-    assert struck or part in {"background", "batches"}
+    assert struck or part == "background"
 
 
 def test_a_task_factory_that_fails_leaves_no_flight(cache: IntelligentCache) -> None:
@@ -489,8 +490,9 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
         assert len(memory._figures._readers) == 3  # of those that left, of the tier, of `last`
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("how", ["here", "in the background", "in a task", "in a thread for a task"])
-def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> None:
+def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str, many: bool) -> None:
     """What the loader held is let go of with the exception, without the garbage collector."""
 
     class Held:
@@ -498,17 +500,18 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
 
     gone: list[weakref.ref[Held]] = []
 
-    def failing() -> int:
+    def failing(*_: object) -> Any:
         held = Held()
         gone.append(weakref.ref(held))
         raise LookupError("no")
 
-    async def failing_task() -> int:
+    async def failing_task(*_: object) -> Any:
         return failing()
 
-    async def ask(loader: Callable[[], Any]) -> None:
+    async def ask(loader: Callable[..., Any]) -> None:
         with contextlib.suppress(LookupError):
-            await aio.IntelligentCache.of(cache).get_or_set("k", loader)
+            view = aio.IntelligentCache.of(cache)
+            await (view.get_or_set_many(["k", "l"], loader) if many else view.get_or_set("k", loader))
         await asyncio.sleep(0)  # the task of the load says that it has ended
 
     gc.disable()
@@ -520,7 +523,10 @@ def test_a_failed_load_leaves_no_cycle(cache: IntelligentCache, how: str) -> Non
         else:
             load = LoadOptions(hard_timeout=20) if how == "in the background" else LoadOptions()
             with contextlib.suppress(LookupError):
-                cache.get_or_set("k", failing, load=load)
+                if many:
+                    cache.get_or_set_many(["k", "l"], failing, load=load)
+                else:
+                    cache.get_or_set("k", failing, load=load)
         for thread in threading.enumerate():
             if thread.name in {"cachekit-load", "cachekit-step"}:
                 thread.join(60)

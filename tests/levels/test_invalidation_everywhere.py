@@ -104,7 +104,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         return lambda: one.get_or_set(key, late, tags={key})
     one.set(key, "old", tags={key})
     if name == "reload":
-        terms = LoadRequest(lambda _: 60.0, frozenset({key}))
+        terms = LoadRequest(60.0, frozenset({key}))
         return lambda: inside.loads(one).reload(key, lambda: database[key], terms)
     if name == "renewal":
         # What a hit in the last part of a life begins, or keeping warm.

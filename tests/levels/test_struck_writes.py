@@ -20,7 +20,7 @@ from cachekit.loading.request import LoadRequest
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
-TERMS = LoadRequest(lambda _: 60.0, frozenset())
+TERMS = LoadRequest(60.0, frozenset())
 WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
     "set": lambda cache, key: cache.set(key, "new"),
     "set_many": lambda cache, key: cache.set_many({"before": 1, key: "new", "after": 1}),

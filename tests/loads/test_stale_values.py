@@ -64,7 +64,7 @@ def test_a_load_that_fails_gives_the_stale_value(clocked: Clocked, caplog: pytes
     assert clocked.figures == (4, 3, 2)
     # Once a minute is enough for the log.
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "loading 'k' failed" in caplog.text
+    assert "load of 'k' failed" in caplog.text
     assert "OSError: backend down" in caplog.text
 
 

@@ -205,3 +205,58 @@ def test_a_batch_that_hangs_is_left_behind_with_all_of_its_keys() -> None:
         found = cache.get_or_set_many(["a", "b"], lambda keys: dict.fromkeys(keys, 1))
         assert found == {"a": 1, "b": 1}
         go.set()
+
+
+@pytest.mark.parametrize("error", [OSError("backend down"), SystemExit("no more")], ids=["error", "exit"])
+def test_an_error_that_no_caller_gets_is_logged(
+    cache: IntelligentCache, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """The caller has left after its timeout, so nothing else tells of the failure."""
+    slow = Slow()
+
+    def failing() -> NoReturn:
+        slow()
+        raise error
+
+    with pytest.raises(LoadTimeoutError):
+        cache.get_or_set("k", failing, load=SHORT)
+    threads = [thread for thread in threading.enumerate() if thread.name == "cachekit-load"]
+    slow.go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert f"load of 'k' failed, serving the old value if there is one: {type(error).__name__}" in caplog.text
+
+
+def test_an_error_that_no_task_gets_is_logged(
+    cache: IntelligentCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in threads."""
+
+    @cache.cached(key_func=lambda: "k", load=SHORT)
+    async def failing() -> NoReturn:
+        await go_on.wait()
+        raise OSError("backend down")
+
+    go_on = asyncio.Event()
+
+    async def main() -> None:
+        with pytest.raises(LoadTimeoutError):
+            await failing()
+        (load,) = cache._core.loads.tasks._tasks
+        go_on.set()
+        await load
+
+    asyncio.run(main())
+    assert "load of 'k' failed, serving the old value if there is one: OSError: backend down" in caplog.text
+
+
+@pytest.mark.parametrize("load", [LoadOptions(), LONG], ids=["here", "background"])
+def test_stop_iteration_is_an_error_like_any_other(cache: IntelligentCache, load: LoadOptions) -> None:
+    """A loader such as `lambda: next(rows)`: what it raises reaches the caller as it is."""
+    with pytest.raises(StopIteration):
+        cache.get_or_set("k", lambda: next(iter(())), load=load)
+    with pytest.raises(StopIteration):
+        cache.get_or_set_many(["k"], lambda keys: next(iter(())), load=load)
+    assert isinstance(
+        cache.warm_cache(["k"], lambda key: next(iter(())), load=load).failed["k"], StopIteration
+    )

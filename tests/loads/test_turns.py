@@ -30,8 +30,8 @@ from cachekit import (
     TierUnavailableError,
     aio,
 )
-from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading import process_lease
+from cachekit.loading.flights import Flight
 from cachekit.loading.permits import LoadPermit
 from cachekit.loading.process_lease import ProcessLeases
 from cachekit.testing import ManualClock
@@ -146,7 +146,7 @@ def stuck_at(step: str, place: Place, **more: Any) -> Callable[[], object]:
             return place.loaded("of the dead")
 
         if step == "before the loader":
-            TierStack.before_load = stop  # type: ignore[method-assign,assignment]
+            Flight.hold_permit = stop  # type: ignore[method-assign,assignment]
         if step == "before the release":
             LoadPermit.release = stop  # type: ignore[method-assign,assignment]
         cache = place.cache(**more)

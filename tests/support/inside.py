@@ -32,7 +32,7 @@ def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
 
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
     """Return the loads under way."""
-    return _core(cache)._core.loads.flights
+    return _core(cache)._core.loads.path.flights
 
 
 def threads_waiting(cache: IntelligentCache | aio.IntelligentCache, key: str) -> int:

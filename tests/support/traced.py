@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cachekit.coherence import accessor, tier_stack, writes
-from cachekit.loading import batches, core, flights, path, process_lease, refresh_ahead, slots
+from cachekit.loading import core, flights, path, process_lease, refresh_ahead, slots, threads_driver
 from cachekit.runtime import background
 from cachekit.tiers.file import engine_registry
 from cachekit.tiers.file.engine import segments
@@ -21,7 +21,7 @@ STATISTICS = (core,)
 FLIGHTS = (flights,)
 RELOADS = (path, refresh_ahead)
 #: The way of a caller to its loader: its parts, each traced alone.
-LOADING = {"background": background, "batches": batches, "loads": path, "flights": flights}
+LOADING = {"background": background, "threads_driver": threads_driver, "path": path, "flights": flights}
 
 MEMORY_WRITES = (store, removal, write_lock)
 MEMORY_STATISTICS = (memory_figures,)
