@@ -1,56 +1,58 @@
-"""LoadSlots: a bound on how many loads run at once in all processes that share a directory."""
+"""How many loads run at once in all processes that share a directory."""
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import re
 import threading
 from typing import final
 
-from portalocker import LockException, NamedBoundedSemaphore
+from portalocker import AlreadyLocked, Lock, LockException
 
 from cachekit.errors import TierUnavailableError
+from cachekit.loading.process_lease import open_lock
 from cachekit.runtime import fork
 
 
 @final
 class LoadSlot:
-    """A slot of `LoadSlots`; see `Lease`. It is released when nothing refers to it any more."""
+    """A slot of `LoadSlots`; see `Lease`. One that nobody has any more is released."""
 
-    __slots__ = ("_semaphore", "_slots")
+    __slots__ = ("_lock", "_slots")
 
-    def __init__(self, slots: LoadSlots, semaphore: NamedBoundedSemaphore) -> None:
+    def __init__(self, slots: LoadSlots, lock: Lock) -> None:
         self._slots = slots
-        self._semaphore = semaphore
+        self._lock = lock
 
     def release(self) -> None:
-        """Release the slot. A second call does nothing."""
-        self._slots._release(self._semaphore)
+        """Give it back."""
+        self._slots._release(self._lock)
 
     def __del__(self) -> None:
-        # If a signal handler's exception strikes before a caller has the slot, only this releases it; the
-        # object may be half made. A released slot takes no lock, because this may run in the middle of any
-        # operation, and a fork that holds the lock may wait for the end of that one.
-        if hasattr(self, "_semaphore") and self.is_held():
+        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
+        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
+        # the lock may wait for the end of that.
+        if hasattr(self, "_lock") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:
-        """Return whether the slot is not released, and this is no child of a fork."""
-        return self._semaphore in self._slots._held
+        """Whether it was not released, and this is no child of a fork."""
+        return self._lock in self._slots._held
 
 
 @final
 class LoadSlots:
     """At most so many loads at once in all processes that share a directory. Safe in any thread.
 
-    When a process dies, its slots are free. They are those of a `portalocker.NamedBoundedSemaphore`, one
-    locked file per slot.
+    A slot ends with its process, however that dies. It is `portalocker.Lock`, one locked file per slot: as
+    `portalocker.NamedBoundedSemaphore` has it, which would follow symbolic links.
 
     Args:
         name: what is bounded; letters, digits, and `.`, `_` or `-`.
-        limit: how many at once. Processes that give different numbers get the largest of them together.
-        directory: an existing directory on a local file system, from which nothing deletes files.
+        limit: how many at once; processes that say different numbers get the largest of them together.
+        directory: an existing one, on a local file system, that nobody cleans up.
 
     Raises:
         TypeError: a limit that is not an int.
@@ -69,58 +71,61 @@ class LoadSlots:
         self._name = name
         self._limit = limit
         self._directory = os.fspath(directory)
-        self._held: set[NamedBoundedSemaphore] = set()
+        self._held: set[Lock] = set()
         self._lock = threading.RLock()
         fork.register(self)
 
     def try_acquire(self) -> LoadSlot | None:
-        """Return a slot, or None if all are taken. Does not wait.
+        """A slot, or None if all are taken. Does not wait.
 
         Raises:
             TierUnavailableError: the directory cannot be used.
         """
-        # portalocker asks whether to log while we hold our lock. This caches the answer. Otherwise it would
-        # take the lock of `logging`, which a fork takes together with ours, in an order of its own.
+        # It logs while we hold our lock. Whether that is wanted is cached by this, or else it would be
+        # found out under the lock of `logging`, which a fork takes together with ours in an order of
+        # its own.
         logging.getLogger("portalocker.utils").isEnabledFor(logging.DEBUG)
-        # A semaphore for each slot, because a semaphore holds one.
-        semaphore = NamedBoundedSemaphore(self._limit, name=self._name, directory=self._directory)
-        slot = LoadSlot(self, semaphore)
-        # Held all the time, so that no fork copies a locked file that is not in the table yet.
-        with self._lock:
-            try:
-                if not semaphore.try_lock(semaphore.get_random_filenames()):
-                    return None
-                self._held.add(semaphore)
-            except (OSError, LockException) as error:
-                raise TierUnavailableError(f"no slot could be taken: {error}") from error
-            except BaseException:
-                # A signal handler's exception: no caller gets the slot.
-                self._held.discard(semaphore)
-                semaphore.release()
-                raise
-        return slot
+        numbers = random.sample(range(self._limit), self._limit)
+        for number in numbers:
+            path = os.path.join(self._directory, f"{self._name}.{number:02d}.lock")
+            lock = Lock(path, fail_when_locked=True, opener=open_lock)
+            slot = LoadSlot(self, lock)
+            # Held all through, so that no fork copies a locked file that is not in the table yet.
+            with self._lock:
+                try:
+                    lock.acquire()
+                    self._held.add(lock)
+                except AlreadyLocked:
+                    continue
+                except (OSError, LockException) as error:
+                    raise TierUnavailableError(f"no slot could be taken: {error}") from error
+                except BaseException:
+                    # A signal handler's exception: nobody will have a slot to release.
+                    self._held.discard(lock)
+                    lock.release()
+                    raise
+            return slot
+        return None
 
-    def _release(self, semaphore: NamedBoundedSemaphore) -> None:
+    def _release(self, lock: Lock) -> None:
         with self._lock:
-            if semaphore in self._held:
-                # In this order, so that an interrupted release can be repeated.
-                semaphore.release()
-                self._held.discard(semaphore)
+            if lock in self._held:
+                # In this order, so that a release that was interrupted can be made again.
+                lock.release()
+                self._held.discard(lock)
 
     def before_fork(self) -> None:
-        """Take the lock."""
+        """Take the lock (see `forks`)."""
         self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Release the lock. The child closes the files that it inherited.
+        """Give the lock back. The child closes what it inherited.
 
-        If it unlocked them, they would be unlocked for the parent too. If it kept them open, they would stay
-        locked after the parent's death.
+        To unlock it would be to unlock it for the parent, and to keep it open to hold it after its death.
         """
         if in_child:
-            for semaphore in self._held:
-                lock = semaphore.lock
-                if lock is not None and lock.fh is not None:
+            for lock in self._held:
+                if lock.fh is not None:
                     lock.fh.close()
                     lock.fh = None
             self._held = set()
