@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import CacheStats, IntelligentCache, MemoryCache
-from cachekit.coherence.accessor import Accessor
+from cachekit.coherence.accessor import TierAccessor
 from cachekit.health import Health, Thresholds, assess, since
 from cachekit.model.stats import COUNTED
 from cachekit.testing import FaultyTier
@@ -196,7 +196,7 @@ def test_an_accessor_is_a_state_of_a_tier() -> None:
     """As the cache hands it over; with the outage, the reason ends."""
     with IntelligentCache(file_cache=None):
         tier = FaultyTier(MemoryCache())
-        accessor = Accessor("file", tier)
+        accessor = TierAccessor("file", tier)  # type: ignore[type-var]
         tier.fail("keys")
         assert assess({}, {"file": accessor}).status == "healthy"
         accessor.call(tier.keys)

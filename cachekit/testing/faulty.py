@@ -56,6 +56,8 @@ class FaultyTier:
             if not hasattr(FaultyTier, name):
                 # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))
+        if hasattr(tier, "path"):
+            self.path = tier.path  # no method, and yet a member of a `DirectoryTier`
         fork.register(self)
 
     def _forwarding(self, name: str) -> Callable[..., Any]:
