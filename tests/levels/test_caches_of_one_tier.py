@@ -239,7 +239,7 @@ def test_caches_come_and_go(make_cache: MakeCache, over: Over, caplog: pytest.Lo
     race(open_and_close, open_and_close, lambda: write(one), lambda: write(two))
     one.set("k", "last")
     assert two.get("k") == "last"
-    assert len(redis._store._bus._ears) == 2
+    assert len(redis._store._bus._readers) == 2
     assert caplog.text == ""
 
 
@@ -278,7 +278,7 @@ def test_a_cache_that_is_dropped_ends(make_cache: MakeCache) -> None:
         own.join(60)
         assert not own.is_alive()
         assert memory() is None
-    assert len(redis._store._bus._ears) == 1, "what is over is forgotten when the next one comes"
+    assert len(redis._store._bus._readers) == 1, "what is over is forgotten when the next one comes"
     redis.delete("k")
 
 
@@ -288,7 +288,7 @@ def test_a_tier_that_is_dropped_with_its_cache_ends(redis_url: str, prefix: str)
     redis = cache.redis_cache
     assert isinstance(redis, RedisCache)
     cache.set("k", 1)
-    (ear,) = redis._store._bus._ears
+    (ear,) = redis._store._bus._readers
     thread, server = ear._thread, weakref.ref(redis._server)
     assert thread is not None
     assert thread.is_alive()

@@ -436,7 +436,7 @@ def test_forks(server: RedisServer) -> None:
 
         # Connections that nobody uses at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
-        assert cache._server._ways().ask.__self__._free  # type: ignore[attr-defined]
+        assert cache._server._connections().ask.__self__._free  # type: ignore[attr-defined]
         children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()
