@@ -75,14 +75,14 @@ class TierWrites:
         try:
             with cleaning_on_interrupt(self._drop, keys):
                 for start in range(0, len(keys), _TOGETHER):
-                    entries = [
-                        checked_entry(key, values[key], now, ttl, tags, stale_ttl=stale_ttl)
-                        for key in keys[start : start + _TOGETHER]
-                    ]
-                    if redis and file and levels & FILE and not levels & REDIS:
-                        for entry in entries:
+                    entries: list[CacheEntry] = []
+                    for key in keys[start : start + _TOGETHER]:
+                        entry = checked_entry(key, values[key], now, ttl, tags, stale_ttl=stale_ttl)
+                        if redis and file and levels & FILE and not levels & REDIS:
                             self._write_on_this_host(redis, file, entry, levels, steps)
-                    else:
+                        else:
+                            entries.append(entry)
+                    if entries:
                         self._write(entries, tags, levels, steps)
         except Exception:
             # A tier cannot hold a value: then none holds the keys, nor what was to be replaced.

@@ -84,7 +84,7 @@ class FaultyTier:
         self._set("lie", methods)
 
     def mend(self, *methods: str) -> None:
-        """Be in order again; whoever hangs goes on."""
+        """Be in order again; calls that hang go on."""
         with self._changed:
             for name in methods or list(self._faults):
                 self._drop(self._known(name))
@@ -223,7 +223,7 @@ class FaultyTier:
         self._changed.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back; in the child nobody hangs, and faults are its own from now on."""
+        """Release the lock; in the child no call hangs, and faults are its own from now on."""
         if in_child:
             self._changed = threading.Condition()
             self._hanging = 0

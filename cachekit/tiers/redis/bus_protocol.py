@@ -41,6 +41,8 @@ PATIENCE: Final = 5.0
 
 Kind: TypeAlias = Literal["keys", "tags", "pattern", "all", "beat"]
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def portions(sizes: Mapping[str, int]) -> list[list[str]]:
     """Divide keys, with the sizes of their values, into what fits into one message and one step.
@@ -81,7 +83,7 @@ class Outbox:
         with self._lock:
             number = self._last = next(self._numbers)
             self._in_hand.add(number)
-        return number, _text(self.writer, number, kind, body)
+        return number, _encode([_VERSION, self.writer, number, kind, body])
 
     def settle(self, *numbers: int) -> None:
         """Note that messages were published; or that they were not, which readers must notice."""
@@ -100,7 +102,7 @@ class Outbox:
             self._settled = settled
             if due <= self._confirmed:
                 return None
-            return due, _text(self.writer, 0, "beat", [self._confirmed, due])
+            return due, _encode([_VERSION, self.writer, 0, "beat", [self._confirmed, due]])
 
     def confirm(self, number: int) -> None:
         """Note that the heartbeat was published."""
@@ -116,10 +118,6 @@ class Outbox:
             self.renew()
         else:
             self._lock.release()
-
-
-def _text(writer: str, number: int, kind: Kind, body: Any) -> str:
-    return json.dumps([_VERSION, writer, number, kind, body], separators=(",", ":"))
 
 
 @final

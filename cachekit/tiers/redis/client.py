@@ -158,7 +158,15 @@ class Client:
             TierUnavailableError: one of them failed, or gave no answer. All may have been carried out.
         """
         if len(calls) == 1:  # without a pipeline, which takes longer
-            return [self._run(calls[0])]
+            (call,) = calls
+            ask = (self._opened or self._connections()).ask
+            try:
+                try:
+                    return [ask(*call.command())]
+                except self._no_script:  # a server that was started, or flushed, since
+                    return [ask(*call.command("EVAL"))]
+            except self._errors as error:
+                raise self._unavailable(error) from error
         answers = self._answers([call.command() for call in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
         if unknown:
@@ -166,16 +174,6 @@ class Client:
             for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
         return [self._checked(answer) for answer in answers]
-
-    def _run(self, call: Call) -> Any:
-        ask = (self._opened or self._connections()).ask
-        try:
-            try:
-                return ask(*call.command())
-            except self._no_script:  # a server that was started, or flushed, since
-                return ask(*call.command("EVAL"))
-        except self._errors as error:
-            raise self._unavailable(error) from error
 
     def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; return how many were there."""

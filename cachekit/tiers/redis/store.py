@@ -143,7 +143,7 @@ class Store:
         self._prolong(writes)
         only = "" if instead_of is None else digest(instead_of)
         expected = "" if expect is None else expect
-        parts = self._together(writes)
+        parts = [[*writes]] if len(writes) == 1 else self._together(writes)
         with self._bus.publishing("keys", parts) as messages:
             calls = []
             for keys, message in zip(parts, messages, strict=True):
@@ -167,7 +167,7 @@ class Store:
         A script writes and publishes, or does neither, even if the client is killed. In a Cluster each key
         goes alone, because keys live on different nodes.
         """
-        if self._server.is_cluster or len(writes) == 1:
+        if self._server.is_cluster:
             return [[one] for one in writes]
         return portions({one: 0 if write is None else len(write.envelope) for one, write in writes.items()})
 
