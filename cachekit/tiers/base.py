@@ -185,10 +185,10 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
 
 class Lease(Protocol):
-    """The right to load a key, until it is released or expires."""
+    """The right to load a key, until it is released, expires, or its process ends."""
 
     def release(self) -> None:
-        """Give it back. A second call does nothing."""
+        """Give it back. A second call does nothing, nor does a call in a child of a fork."""
         ...
 
 
