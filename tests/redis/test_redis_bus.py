@@ -256,7 +256,7 @@ def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> 
     def period() -> None:
         for number in range(10):
             other.set_value(f"k{number}", 1)
-        other._store._bus._heartbeat.beat()
+        other._store._bus.heartbeat.beat()
 
     for _ in range(3):
         period()
@@ -277,7 +277,7 @@ def test_a_write_that_is_refused_is_no_loss(make_cache: MakeCache) -> None:
     other.set_value("k", 1)
     assert other.put("k", CacheEntry("k", 2), other.successor(), expect=other.successor()) is False
     for _ in range(2):
-        other._store._bus._heartbeat.beat()
+        other._store._bus.heartbeat.beat()
     other.delete("end")
     wait_until(lambda: ("keys", ["end"]) in notes.told, "all is heard")
     assert notes.told == [("keys", ["k"])] * 2 + [("keys", ["end"])]
@@ -306,7 +306,7 @@ def test_a_heartbeat_that_failed_is_sent_in_time(server: RedisServer) -> None:
     """A server that was frozen for a moment: nothing was lost, so who listens need not forget anything."""
     with RedisCache(url=server.url, timeout=1) as writer, RedisCache(url=server.url, timeout=60) as reader:
         notes = listening(reader)
-        beats = writer._store._bus._heartbeat
+        beats = writer._store._bus.heartbeat
         writer.set_value("k", 1)
         with server.frozen():
             for _ in range(2):
@@ -341,7 +341,7 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
         assert scanning.wait(60)
         slow.set_value("k", 1)
         for _ in range(2):
-            slow._store._bus._heartbeat.beat()
+            slow._store._bus.heartbeat.beat()
         confirmed = slow._store._bus.outbox._confirmed
         go_on.set()
         if fails:
@@ -544,4 +544,4 @@ def test_a_fork_beside_the_first_message(cache: RedisCache, monkeypatch: pytest.
 
     monkeypatch.setattr("cachekit.tiers.redis.heartbeat.heartbeat_scheduler.every", forks_meanwhile)
     cache.delete("k")
-    assert cache._store._bus._heartbeat._job is not None
+    assert cache._store._bus.heartbeat._job is not None

@@ -23,7 +23,7 @@ from typing import Any, Final, final
 from cachekit.errors import TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, PublishedWrite, tell
+from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.heartbeat import Heartbeat
 
@@ -47,16 +47,10 @@ class Bus:
         self.outbox = Outbox()
         self._lock = threading.Lock()
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
-        self._heartbeat = Heartbeat(server, channel, self.outbox)
+        self.heartbeat = Heartbeat(server, channel, self.outbox)
         # What this has sent must be confirmed even if the bus is no longer held.
-        weakref.finalize(self, self._heartbeat.drop).atexit = False
+        weakref.finalize(self, self.heartbeat.drop).atexit = False
         fork.register(self)
-
-    def publishing(self, kind: Kind, bodies: Sequence[Any]) -> PublishedWrite:
-        """Return messages that are published, or lost, by the end of a `with` block; heartbeats follow."""
-        if not self._heartbeat.is_beating:
-            self._heartbeat.keep_beating()
-        return PublishedWrite(self.outbox, self.tell, kind, bodies)
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
         """Begin to listen; the function returned ends that, and may be called twice.
@@ -93,22 +87,67 @@ class Bus:
         """Confirm what was sent, and end all listening."""
         with self._lock:
             readers, self._readers = self._readers, ()
-        self._heartbeat.end()
+        self.heartbeat.end()
         for reader in readers:
             reader.stop()
 
     def before_fork(self) -> None:
         """Take the locks, so that no thread holds them in the child."""
         self._lock.acquire()
-        self._heartbeat.before_fork()
+        self.heartbeat.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
         """Release the locks; the child is another writer, and listens with threads of its own."""
-        self._heartbeat.after_fork(in_child)
+        self.heartbeat.after_fork(in_child)
         self._lock.release()
         if in_child:
             for reader in self._readers:
                 reader.restart()  # one that is over ends at once
+
+
+@final
+class PublishedWrite:
+    """Messages that a `with` block publishes, or fails to publish. Heartbeats follow.
+
+    In both cases the listeners of this process are notified by the end of the block, because a write that
+    failed may have been carried out. The class is written by hand: one by `contextlib` takes three times as
+    long, and each write has one.
+
+    Args:
+        bus: the bus.
+        kind: the kind of the messages.
+        bodies: the body of each message.
+    """
+
+    __slots__ = ("_bodies", "_bus", "_kind", "_numbers")
+
+    def __init__(self, bus: Bus, kind: Kind, bodies: Sequence[Any]) -> None:
+        self._bus = bus
+        self._kind: Kind = kind
+        self._bodies = bodies
+        self._numbers: list[int] = []
+
+    def __enter__(self) -> list[str]:
+        bus = self._bus
+        if not bus.heartbeat.is_beating:
+            bus.heartbeat.keep_beating()
+        texts = []
+        try:
+            for body in self._bodies:
+                number, text = bus.outbox.message(self._kind, body)
+                self._numbers.append(number)
+                texts.append(text)
+        except BaseException:
+            # A number that stays in hand would keep all later ones from being confirmed.
+            bus.outbox.settle(*self._numbers)
+            raise
+        return texts
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._bus.outbox.settle(*self._numbers)
+        finally:
+            self._bus.tell(self._kind, self._bodies)
 
 
 @final

@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
@@ -118,56 +118,6 @@ class Outbox:
             self.renew()
         else:
             self._lock.release()
-
-
-@final
-class PublishedWrite:
-    """Messages of an outbox, which a `with` block publishes, or fails to publish.
-
-    In both cases the listeners of this process are notified by the end of the block, because a write that
-    failed may have been carried out. The class is written by hand: one by `contextlib` takes three times as
-    long, and each write has one.
-
-    Args:
-        outbox: the writer of the messages.
-        tell: called with kind and bodies.
-        kind: the kind of the messages.
-        bodies: the body of each message.
-    """
-
-    __slots__ = ("_bodies", "_kind", "_numbers", "_outbox", "_tell")
-
-    def __init__(
-        self,
-        outbox: Outbox,
-        tell: Callable[[Kind, Sequence[Any]], None],
-        kind: Kind,
-        bodies: Sequence[Any],
-    ) -> None:
-        self._outbox = outbox
-        self._tell = tell
-        self._kind: Kind = kind
-        self._bodies = bodies
-        self._numbers: list[int] = []
-
-    def __enter__(self) -> list[str]:
-        texts = []
-        try:
-            for body in self._bodies:
-                number, text = self._outbox.message(self._kind, body)
-                self._numbers.append(number)
-                texts.append(text)
-        except BaseException:
-            # A number that stays in hand would keep all later ones from being confirmed.
-            self._outbox.settle(*self._numbers)
-            raise
-        return texts
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._outbox.settle(*self._numbers)
-        finally:
-            self._tell(self._kind, self._bodies)
 
 
 def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:

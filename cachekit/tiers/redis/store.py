@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, final
 
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.redis.bus import Bus
+from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
@@ -116,7 +116,7 @@ class Store:
 
     def renew(self) -> None:
         """Remove the tokens of all buckets, and notify the fleet to trust nothing."""
-        with self._bus.publishing("all", [None]) as messages:
+        with PublishedWrite(self._bus, "all", [None]) as messages:
             self._forget_buckets()
             self._publish(messages)
 
@@ -144,7 +144,7 @@ class Store:
         only = "" if instead_of is None else digest(instead_of)
         expected = "" if expect is None else expect
         parts = [[*writes]] if len(writes) == 1 else self._together(writes)
-        with self._bus.publishing("keys", parts) as messages:
+        with PublishedWrite(self._bus, "keys", parts) as messages:
             calls = []
             for keys, message in zip(parts, messages, strict=True):
                 names: list[bytes] = []
@@ -218,7 +218,7 @@ class Store:
     def _remove(self, names: Mapping[str, Sequence[bytes]], kind: Kind) -> list[str]:
         """Remove the names of each key, or tag; return those whose first name was there."""
         parts = self._together(dict.fromkeys(names))
-        with self._bus.publishing(kind, parts) as messages:
+        with PublishedWrite(self._bus, kind, parts) as messages:
             calls = []
             for some, message in zip(parts, messages, strict=True):
                 of_all = [name for one in some for name in names[one]]
@@ -293,9 +293,9 @@ class Store:
             self._forget_buckets()
             yield
         except BaseException:
-            with self._bus.publishing(kind, [body]):
+            with PublishedWrite(self._bus, kind, [body]):
                 raise
-        with self._bus.publishing(kind, [body]) as messages:
+        with PublishedWrite(self._bus, kind, [body]) as messages:
             self._publish(messages)
             self._forget_buckets()
 
