@@ -8,6 +8,8 @@ import os
 import pickle
 import threading
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from forking import in_fork
@@ -17,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
-from cachekit import CacheEntry, MemoryCache
+from cachekit import CacheEntry, FileCache, MemoryCache
 from cachekit.coherence import accessor
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
 from cachekit.coherence.pending_invalidations import PendingInvalidations
@@ -175,6 +177,7 @@ def test_a_full_tier_is_read_and_not_written(caplog: pytest.LogCaptureFixture) -
     assert out.accessor.state == "closed"
     assert out.accessor.is_full
     assert out.accessor.call(out.tier.get, "k") is None, "what the write should have replaced is served"
+    assert out.accessor.is_full, "a read says nothing about room"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert out.accessor.errors == 3
     out.tier.mend()
@@ -242,6 +245,20 @@ def test_a_fleet_is_told_of_many_keys_at_once(redis_url: str, prefix: str) -> No
             assert [redis.get(key) is None for key in ("a", "b", "c")] == [True, True, everything]
             assert fence.is_current() is not everything
         assert (tier.calls["remove_many"], tier.calls["delete"]) == (1, 0)
+        assert (tier.calls["ping"], tier.calls["size"]) == (2, 2), "size is no probe: it looks at every key"
+
+
+def test_refused_lookups_are_counted_by_key(tmp_path: Path) -> None:
+    """One for each key that was asked for; what is no lookup does not count."""
+    tier: Any = FaultyTier(FileCache(tmp_path, 64))
+    accessor = TierAccessor("file", tier)
+    tier.fail()
+    assert accessor.call(tier.size) is UNAVAILABLE
+    for operation in (tier.get, tier.look, tier.peek):
+        assert accessor.call(operation, "a") is UNAVAILABLE
+    assert accessor.call(tier.get_many, ["a", "b"]) is UNAVAILABLE
+    accessor.close()
+    assert (accessor.refused, accessor.unavailable) == (4, 4)
 
 
 def test_one_call_in_64_is_timed() -> None:
