@@ -8,6 +8,8 @@ import os
 import pickle
 import threading
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import traced
@@ -18,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
-from cachekit import CacheEntry, MemoryCache
-from cachekit.coherence.accessor import UNAVAILABLE, Accessor
+from cachekit import CacheEntry, FileCache, MemoryCache
+from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
 from cachekit.coherence.pending_invalidations import PendingInvalidations
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.testing import FaultyTier, ManualClock
@@ -34,7 +36,9 @@ class Outage:
         self.memory = MemoryCache(max_size=50_000)
         self.tier = FaultyTier(self.memory)
         self.events: list[str] = []
-        self.accessor = Accessor("file", self.tier, strict=strict, recovered=self.recovered, clock=self.clock)
+        self.accessor = TierAccessor(  # type: ignore[type-var]
+            "file", self.tier, strict=strict, recovered=self.recovered, clock=self.clock
+        )
 
     def recovered(self) -> None:
         self.events.append(f"recovered while {self.accessor.state}, {self.accessor.pending} pending")
@@ -84,7 +88,7 @@ def test_a_lookup_is_counted_once_when_the_outage_ends_meanwhile() -> None:
         out.begin()
         out.tier.mend()
         before = out.memory.get_stats().requests
-        look = partial(out.accessor.lookup, 1, out.tier.get, "k")
+        look = partial(out.accessor.call, out.tier.get, "k")
         reached = at_line(number, traced.ACCESS, out.probe, look)
         if not reached:
             assert number > 1
@@ -106,7 +110,7 @@ def test_an_outage_costs_one_failure_and_no_exception(caplog: pytest.LogCaptureF
     out = Outage()
     with caplog.at_level(logging.INFO, "cachekit"):
         out.begin()
-        assert [out.accessor.lookup(1, out.tier.get, "k") for _ in range(9)] == [UNAVAILABLE] * 9
+        assert [out.accessor.call(out.tier.get, "k") for _ in range(9)] == [UNAVAILABLE] * 9
         assert out.tier.calls["get"] == 1
         out.tier.mend()
         out.clock.advance(2)
@@ -115,8 +119,8 @@ def test_an_outage_costs_one_failure_and_no_exception(caplog: pytest.LogCaptureF
         assert out.accessor.state == "closed"
     texts = [record.getMessage() for record in caplog.records]
     assert texts == [
-        "the file tier is out; going on without it: get: out, as the test asked for",
-        "the file tier is back after 2.0 s, in which 9 calls were refused",
+        "file tier unavailable, bypassing it until it recovers: get: out, as the test asked for",
+        "file tier recovered after 2.0 s, using it again: 9 calls were refused",
     ]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert (out.accessor.errors, out.accessor.refused, out.accessor.unavailable) == (1, 9, 9)
@@ -130,7 +134,7 @@ def test_lookups_without_an_answer_are_counted_once() -> None:
         out.tier.fail()
         for _ in range(3):
             try:
-                out.accessor.lookup(1, out.tier.get, "k")
+                out.accessor.call(out.tier.get, "k")
             except TierUnavailableError:
                 assert strict
         assert (out.tier.get_stats().unavailable, out.accessor.unavailable) == (1, 2)
@@ -144,7 +148,7 @@ def test_strict_raises_the_error_and_then_says_since_when() -> None:
     with pytest.raises(TierUnavailableError, match="as the test asked for"):
         out.accessor.call(out.tier.get, "k")
     out.clock.advance(3)
-    with pytest.raises(TierUnavailableError, match=r"file tier has been out for 3\.0 s"):
+    with pytest.raises(TierUnavailableError, match=r"file tier has been unavailable for 3\.0 s"):
         out.accessor.call(out.tier.get, "k")
     out.accessor.close()
 
@@ -168,15 +172,16 @@ def test_a_full_tier_is_read_and_not_written(caplog: pytest.LogCaptureFixture) -
     out.fill("k")
     out.tier.fail("set", full=True)
     for _ in range(3):
-        assert out.accessor.store(out.tier.set, "k", CacheEntry("k", 1)) is UNAVAILABLE
+        assert out.accessor.call(out.tier.set, "k", CacheEntry("k", 1)) is UNAVAILABLE
         out.accessor.missed_keys(["k"])
     assert out.accessor.state == "closed"
     assert out.accessor.is_full
     assert out.accessor.call(out.tier.get, "k") is None, "what the write should have replaced is served"
+    assert out.accessor.is_full, "a read says nothing about room"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert out.accessor.errors == 3
     out.tier.mend()
-    assert out.accessor.store(out.tier.set, "k", CacheEntry("k", 1)) is True
+    assert out.accessor.call(out.tier.set, "k", CacheEntry("k", 1)) is True
     assert not out.accessor.is_full
 
 
@@ -221,7 +226,7 @@ def test_a_fleet_is_told_of_many_keys_at_once(redis_url: str, prefix: str) -> No
     with RedisCache(url=redis_url, key_prefix=prefix, timeout=60) as redis:
         tier = FaultyTier(redis)
         clock = ManualClock()
-        accessor = Accessor("redis", tier, clock=clock)
+        accessor = TierAccessor("redis", tier, clock=clock)  # type: ignore[type-var]
         for everything in (False, True):
             for key in ("a", "b", "c"):
                 redis.set(key, CacheEntry(key, "old"))
@@ -240,6 +245,20 @@ def test_a_fleet_is_told_of_many_keys_at_once(redis_url: str, prefix: str) -> No
             assert [redis.get(key) is None for key in ("a", "b", "c")] == [True, True, everything]
             assert fence.is_current() is not everything
         assert (tier.calls["remove_many"], tier.calls["delete"]) == (1, 0)
+        assert (tier.calls["ping"], tier.calls["size"]) == (2, 2), "size is no probe: it looks at every key"
+
+
+def test_refused_lookups_are_counted_by_key(tmp_path: Path) -> None:
+    """One for each key that was asked for; what is no lookup does not count."""
+    tier: Any = FaultyTier(FileCache(tmp_path, 64))
+    accessor = TierAccessor("file", tier)
+    tier.fail()
+    assert accessor.call(tier.size) is UNAVAILABLE
+    for operation in (tier.get, tier.look, tier.peek):
+        assert accessor.call(operation, "a") is UNAVAILABLE
+    assert accessor.call(tier.get_many, ["a", "b"]) is UNAVAILABLE
+    accessor.close()
+    assert (accessor.refused, accessor.unavailable) == (4, 4)
 
 
 def test_one_call_in_64_is_timed() -> None:
@@ -259,7 +278,7 @@ def test_a_closed_accessor_probes_no_more() -> None:
     out.tier.mend()
     out.accessor.close()
     out.probe()
-    assert (out.tier.calls["size"], out.events) == (0, [])
+    assert (out.tier.calls["peek"], out.events) == (0, [])
 
 
 def test_a_replay_that_fails_goes_on_later() -> None:
@@ -311,7 +330,7 @@ def test_a_busy_cache_does_not_keep_its_tier_out() -> None:
     assert (out.memory.get("a"), out.accessor.pending) == (None, 1)
     out.tier.mend()
     probing()
-    assert (out.accessor.state, out.accessor.pending, out.tier.calls["size"]) == ("closed", 0, 1)
+    assert (out.accessor.state, out.accessor.pending, out.tier.calls["peek"]) == ("closed", 0, 1)
 
 
 def test_a_failure_while_it_closes_loses_nothing() -> None:
@@ -411,7 +430,7 @@ def test_upkeep_finds_out_that_the_tier_is_back() -> None:
     """By itself, with the real clock and thread; the job ends with the outage."""
     back = threading.Event()
     tier = FaultyTier(MemoryCache())
-    accessor = Accessor("file", tier, recovered=back.set)
+    accessor = TierAccessor("file", tier, recovered=back.set)  # type: ignore[type-var]
     tier.fail()
     assert accessor.call(tier.size) is UNAVAILABLE
     tier.mend()
@@ -449,8 +468,7 @@ def test_a_child_keeps_what_was_missed_also_from_the_middle_of_a_replay() -> Non
 
     def in_child() -> None:
         assert (out.accessor.state, out.accessor.pending) == ("open", 1)
-        out.tier = out.accessor._tier = FaultyTier(out.memory)
-        out.accessor._probe = out.tier.size
+        out.tier = out.accessor.tier = FaultyTier(out.memory)
         out.probe()
         assert (out.accessor.state, out.memory.size()) == ("closed", 0)
 
@@ -474,7 +492,7 @@ class BreakerAndJournal(RuleBasedStateMachine):
     @rule(key=keys)
     def write(self, key: str) -> None:
         entry = CacheEntry(key, "old", tags={key[0]})
-        if self.out.accessor.store(self.out.tier.set, key, entry) is UNAVAILABLE:
+        if self.out.accessor.call(self.out.tier.set, key, entry) is UNAVAILABLE:
             self.out.accessor.missed_keys([key])
             self.missed |= {key} & set(self.out.memory.keys())
         else:

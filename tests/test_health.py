@@ -6,13 +6,12 @@ import json
 from math import inf, nan
 from typing import Any, NamedTuple
 
-import inside
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachekit import CacheStats, IntelligentCache
-from cachekit.coherence.accessor import Accessor
+from cachekit import CacheStats, IntelligentCache, MemoryCache
+from cachekit.coherence.accessor import TierAccessor
 from cachekit.health import Health, Thresholds, assess, since
 from cachekit.model.stats import COUNTED
 from cachekit.testing import FaultyTier
@@ -195,9 +194,9 @@ def test_figures_close_to_their_threshold_are_not_rounded_to_it() -> None:
 
 def test_an_accessor_is_a_state_of_a_tier() -> None:
     """As the cache hands it over; with the outage, the reason ends."""
-    with IntelligentCache(file_cache=None) as cache:
-        tier = FaultyTier(inside.memory(cache))
-        accessor = Accessor("file", tier)
+    with IntelligentCache(file_cache=None):
+        tier = FaultyTier(MemoryCache())
+        accessor = TierAccessor("file", tier)  # type: ignore[type-var]
         tier.fail("keys")
         assert assess({}, {"file": accessor}).status == "healthy"
         accessor.call(tier.keys)

@@ -236,10 +236,10 @@ class IntelligentCache:
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None:
             return self._core.tiers.writes.write(
-                name, value, life, labels, cache_level, stale_seconds(stale_ttl)
+                {name: value}, life, labels, cache_level, stale_seconds(stale_ttl)
             )
         if self._core.tiers.lower:
-            return self._core.tiers.writes.write(name, value, life, labels, cache_level)
+            return self._core.tiers.writes.write({name: value}, life, labels, cache_level)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -369,7 +369,7 @@ class IntelligentCache:
         for key, value in checked.items():
             refuse_unstorable(value, f"the value of {key!r}")
         if self._core.tiers.lower:
-            return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
+            return self._core.tiers.writes.write(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 

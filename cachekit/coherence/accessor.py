@@ -1,9 +1,8 @@
-"""A lower tier as a cache uses it: behind a breaker, so that an outage costs a bounded time and no exception.
+"""TierAccessor: one lower tier behind a circuit breaker. An outage costs a bounded time and no exception.
 
-A call to a tier that fails becomes `UNAVAILABLE`, is counted, and is logged once per outage. What the
-tier missed meanwhile is journalled, and made good before the tier is asked anything again, so that a
-failing tier never brings back what was overwritten or invalidated. Every close of the breaker is a gap in
-what other caches had to say, too; `recovered` tells the cache, which stops trusting its copies.
+A call that the tier fails returns `UNAVAILABLE`. It is counted, and logged once per outage. What the tier
+missed is kept in `pending_invalidations` and carried out before the tier is used again. So a tier that comes
+back never serves what was overwritten or invalidated.
 """
 
 from __future__ import annotations
@@ -11,27 +10,24 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.coherence.breaker import BreakerState, CircuitBreaker
 from cachekit.coherence.notifications import acting_for
 from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.counters import LatencyHistogram
+from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
-from cachekit.tiers.base import InvalidatesPatterns, InvalidatesTags, ServerTier, Tier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 if TYPE_CHECKING:
     import logging
 
-
-from typing import Generic
-
-from cachekit.model.stats import COUNTED, CacheStats
-
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=DirectoryTier | ServerTier)
 
 
 class _Unavailable(enum.Enum):
@@ -44,18 +40,22 @@ class _Unavailable(enum.Enum):
         return False
 
 
-#: What a call returns if the tier could not answer; false, as is a write that was not done.
+#: What a call returns if the tier could not answer. It is false, like a write that was not done.
 UNAVAILABLE: Final = _Unavailable.UNAVAILABLE
 Unavailable: TypeAlias = Literal[_Unavailable.UNAVAILABLE]
 
-#: Seconds between two looks at whether an open breaker is due; no I/O unless it is.
+#: Seconds between two checks of whether an open breaker is due; a check does no I/O unless it is.
 _TICK: Final = 0.05
-#: How many names are carried out between two looks at the lock.
+#: How many pending names are carried out between two acquisitions of the lock.
 _BATCH: Final = 1_000
 #: One call in so many is timed.
 _SAMPLE: Final = 64
-#: Seconds between two warnings of a tier without room: one near its limit has room now and then.
+#: Seconds between two warnings about a full tier, because a tier near its limit has room now and then.
 _FULL_WARNING: Final = 60.0
+#: The operations of a tier that store something.
+_STORING: Final = ("set", "put", "put_many", "add", "add_many")
+#: The operations that look up one key and count it.
+_LOOKUPS: Final = ("get", "look")
 
 
 def _do_nothing() -> None:
@@ -63,48 +63,49 @@ def _do_nothing() -> None:
 
 
 @final
-class Accessor:
-    """One lower tier behind its breaker. Every method is safe in any thread, before and after a fork.
+class TierAccessor(Generic[T]):
+    """One lower tier behind its circuit breaker. Safe in any thread, before and after a fork.
 
     Args:
-        name: what people call the tier, as in a log line.
-        tier: the tier. It stays the caller's: `close` does not close it.
-        strict: whether a failure is raised, as TierUnavailableError, and not returned as `UNAVAILABLE`.
-        recovered: called when an outage is over, before the first call goes through again and once more
-            when calls do; by a background thread. If it raises the first time, the outage goes on and it
-            is called again.
-        probe: something cheap that fails while the tier is out, else asking for its size.
-        actor: in whose name the tier is called (see `speaking`); None for nobody's.
-        clock: where the time comes from.
+        name: the tier's name in log lines, errors and statistics.
+        tier: the tier. `close` does not close it.
+        strict: whether a failure raises TierUnavailableError, instead of returning `UNAVAILABLE`.
+        recovered: called when an outage ends: before calls go through again, and once more when they do. A
+            background thread calls it. If it raises the first time, the outage goes on.
+        actor: the object in whose name the tier is called (see `notifications.acting_for`), or None.
+        clock: the clock of outages.
 
-    `call` is for operations that need no room, `store` for those that do. Whoever is told `UNAVAILABLE`
-    by a write, or catches its error under `strict`, then says what was missed: `missed_keys`,
-    `missed_tags`, `missed_pattern`, `missed_everything`. Only then does the cache's own call return.
+    After a write that returned `UNAVAILABLE`, or raised under `strict`, the caller reports what the tier
+    missed: `missed_keys`, `missed_tags`, `missed_pattern` or `missed_everything`. Only then does the
+    cache's own call return.
     """
 
     __slots__ = (
-        "__weakref__", "_breaker", "_calls", "_clock", "_closed", "_full_since", "_full_warned", "_job",
-        "_pending", "_probe", "_recovered", "_refused_before", "_speaker", "_tier", "errors", "latency",
-        "name", "refused", "strict", "unavailable",
+        "__weakref__", "_actor", "_breaker", "_calls", "_clock", "_closed", "_full_since", "_full_warned",
+        "_get_many", "_is_server", "_job", "_lookups", "_pending", "_recovered", "_refused_before",
+        "_storing", "errors", "latency", "name", "refused", "strict", "tier", "unavailable",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        tier: Tier,
+        tier: T,
         *,
         strict: bool = False,
         recovered: Callable[[], object] = _do_nothing,
-        probe: Callable[[], object] | None = None,
         actor: object = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
+        self.tier: T = tier
         self.strict = strict
-        self._tier = tier
         self._recovered = recovered
-        self._probe = tier.size if probe is None else probe
-        self._speaker = actor
+        self._actor = actor
+        # Asked once: an `isinstance` with a Protocol looks at each of its members.
+        self._is_server = isinstance(tier, ServerTier)
+        self._storing = _methods(tier, _STORING)
+        self._lookups = _methods(tier, _LOOKUPS)
+        self._get_many = _methods(tier, ("get_many",))
         self._clock: Clock = SystemClock() if clock is None else clock
         self._breaker = CircuitBreaker(self._clock.monotonic)
         self._pending = PendingInvalidations()
@@ -114,23 +115,23 @@ class Accessor:
         self._full_warned: float | None = None
         self._calls = 0
         self._refused_before = 0
-        #: Calls that the tier failed, without room included; probes are not counted.
+        #: Calls that the tier failed, including those without room, and excluding probes.
         self.errors = 0
         #: Calls that the breaker refused.
         self.refused = 0
-        #: Lookups that the breaker refused; those that the tier failed it counts itself.
+        #: Lookups that the breaker refused. The tier itself counts those that it failed.
         self.unavailable = 0
         #: Durations of successful calls, one in 64.
         self.latency = LatencyHistogram()
 
     @property
     def state(self) -> BreakerState:
-        """Of the breaker, in a word."""
+        """The state of the breaker."""
         return self._breaker.state
 
     @property
     def outages(self) -> int:
-        """How many there have been, one under way included."""
+        """The number of outages, including one in progress."""
         return self._breaker.outages
 
     @property
@@ -140,7 +141,7 @@ class Accessor:
 
     @property
     def out_for(self) -> float:
-        """Seconds that an outage has lasted; 0 if there is none."""
+        """Seconds since the outage began; 0 without one."""
         return self._breaker.open_for
 
     @property
@@ -150,31 +151,40 @@ class Accessor:
 
     @property
     def pending(self) -> int:
-        """How many invalidations the tier still has to be told, "everything" being one."""
+        """The number of invalidations that the tier missed; "everything" counts as one."""
         with self._breaker.lock:
             return len(self._pending)
+
+    def get_stats(self) -> CacheStats:
+        """Return the tier's own statistics, plus the lookups that the breaker refused."""
+        own = self.tier.get_stats().to_dict()
+        numbers = {name: own[name] for name in COUNTED}
+        refused = self.unavailable  # read once: it changes
+        numbers["unavailable"] += refused
+        numbers["requests"] += refused
+        return CacheStats(**numbers)
 
     # -- calls --------------------------------------------------------------------------------------
 
     def call(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
-        """The result of an operation of the tier, or `UNAVAILABLE`.
+        """Return the result of an operation of the tier, or `UNAVAILABLE`.
 
         Raises:
             TierUnavailableError: under `strict` only.
-            Exception: any other that the operation raises; those say nothing about the tier's health.
+            Exception: any other that the operation raises. Those say nothing about the tier's health.
         """
-        return self._refuse() if self._breaker.refuses else self._carry(operation, *args, **kwargs)
-
-    def _carry(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
+        # Read once: if the breaker closed between two reads, the tier would count a refused lookup too.
+        if self._breaker.refuses:
+            return self._refuse(operation, args)
         self._calls += 1
         timed = not self._calls % _SAMPLE
         begin = time.perf_counter() if timed else 0.0
         begun = self._clock.monotonic()
         try:
-            if self._speaker is None:
+            if self._actor is None:
                 result = operation(*args, **kwargs)
             else:
-                result = acting_for(self._speaker, operation, *args, **kwargs)
+                result = acting_for(self._actor, operation, *args, **kwargs)
         except TierUnavailableError as error:
             self._failed(error, begun)
             if self.strict:
@@ -182,34 +192,24 @@ class Accessor:
             return UNAVAILABLE
         if timed:
             self.latency.record(time.perf_counter() - begin)
-        return result
-
-    def lookup(
-        self, count: int, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R | Unavailable:
-        """`call` for something that looks up `count` keys, which are `unavailable` if it is refused."""
-        # Asked once: a breaker that closed in between would have the tier count the lookup too.
-        if not self._breaker.refuses:
-            return self._carry(operation, *args, **kwargs)
-        self.unavailable += count
-        return self._refuse()
-
-    def store(self, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | Unavailable:
-        """`call` for something that needs room; when it succeeds, the tier has some."""
-        result = self.call(operation, *args, **kwargs)
-        if self._full_since is not None and result is not UNAVAILABLE:
+        if self._full_since is not None and operation in self._storing:
             self._full_since = None
         return result
 
-    def _refuse(self) -> Unavailable:
+    def _refuse(self, operation: Callable[..., object], args: tuple[Any, ...]) -> Unavailable:
         self.refused += 1
+        if operation in self._lookups:
+            self.unavailable += 1
+        elif operation in self._get_many:
+            asked = len(args[0])
+            self.unavailable += asked
         if self._job is None and not self._closed:
-            # Whoever began the outage was cut off, by a fork or a signal, before it could see to this.
+            # The call that began the outage was interrupted, by a fork or a signal, before it did this.
             self._probe_with(scheduler.every(_TICK, self.probe))
         if self.strict:
             raise TierUnavailableError(
-                f"the {self.name} tier has been out for {self._breaker.open_for:.1f} s; "
-                f"it is tried again in the background"
+                f"the {self.name} tier has been unavailable for {self._breaker.open_for:.1f} s; "
+                f"cachekit probes it in the background"
             )
         return UNAVAILABLE
 
@@ -221,7 +221,7 @@ class Accessor:
             self._began(error)
 
     def _no_room(self, error: TierUnavailableError) -> None:
-        # The breaker stays closed: what is there can be read, and removing needs no room.
+        # The breaker stays closed: reading and removing need no room.
         now = self._clock.monotonic()
         with self._breaker.lock:
             begins = self._full_since is None
@@ -230,56 +230,55 @@ class Accessor:
             if warn:
                 self._full_warned = now
         if warn:
-            _logger().warning("the %s tier has no room; it is read, but not written: %s", self.name, error)
+            _logger().warning("%s tier has no room, reading from it without storing: %s", self.name, error)
 
     def _began(self, error: TierUnavailableError) -> None:
         self._refused_before = self.refused
-        _logger().warning("the %s tier is out; going on without it: %s", self.name, error)
-        # Outside the lock: upkeep has a lock of its own.
+        _logger().warning("%s tier unavailable, bypassing it until it recovers: %s", self.name, error)
+        # Outside the lock: the scheduler has a lock of its own.
         self._probe_with(scheduler.every(_TICK, self.probe))
 
-    # -- what it missed -----------------------------------------------------------------------------
+    # -- missed invalidations -----------------------------------------------------------------------
 
     def missed_keys(self, keys: Iterable[str]) -> None:
-        """The tier did not learn, or may not have, that these keys were written or deleted.
+        """Note that the tier did not learn, or may not have, that these keys were written or deleted.
 
-        During an outage this is noted. Otherwise the call failed and the tier is in order again, or was
-        never out: the keys are removed from it now, and noted only if that fails.
+        During an outage they become pending. Otherwise the tier works again, or never stopped: the keys are
+        removed from it now, and become pending only if that fails.
         """
-        names = dict.fromkeys(keys, 0)
-        self._missed(Invalidations(0, names, {}, {}))
+        self._missed(Invalidations(0, dict.fromkeys(keys, 0), {}, {}))
 
     def missed_tags(self, tags: Iterable[str]) -> None:
-        """The same of tags that were invalidated."""
+        """Note that the tier may have missed the invalidation of these tags."""
         self._missed(Invalidations(0, {}, dict.fromkeys(tags, 0), {}))
 
     def missed_pattern(self, pattern: str) -> None:
-        """The same of the keys that a regular expression matches."""
+        """Note that the tier may have missed the invalidation of keys that match a regular expression."""
         self._missed(Invalidations(0, {}, {}, {pattern: 0}))
 
     def missed_everything(self) -> None:
-        """The same of all keys."""
+        """Note that the tier may have missed the invalidation of all keys."""
         self._missed(Invalidations(1, {}, {}, {}))
 
     def _missed(self, missed: Invalidations) -> None:
         with self._breaker.lock:
-            # While it closes nobody adds to the journal, or a busy cache would keep it from ever being
-            # empty: the tier works by then, so each carries out its own.
+            # While the breaker is closing nothing becomes pending, or a busy cache would never let the
+            # pending invalidations run out. The tier works by then, so each caller carries out its own.
             if self._breaker.state in ("open", "probing"):
                 self._note(missed)
                 return
         try:
-            acting_for(self._speaker, self._carry_out, missed)
+            acting_for(self._actor, self._carry_out, missed)
         except CacheClosedError:
             raise
         except BaseException as error:
-            # Whatever it was: the tier still has what it must not serve.
+            # Whatever it was, the tier still has what it must not serve.
             with self._breaker.lock:
                 self._note(missed)
                 began = self._breaker.trip()
             if not isinstance(error, TierUnavailableError):
                 if began:
-                    self._began(TierUnavailableError(f"it could not be told what it missed: {error}"))
+                    self._began(TierUnavailableError(f"an invalidation failed: {error}"))
                 raise
             self.errors += 1
             if began:
@@ -294,40 +293,37 @@ class Accessor:
             self._pending.add_everything()
 
     def _carry_out(self, missed: Invalidations) -> None:
-        tier = self._tier
+        tier: DirectoryTier | ServerTier = self.tier
         if missed.everything:
-            tier.clear()  # which breaks every fence, too
+            tier.clear()  # which breaks every fence too
             return
-        if missed.keys:
-            if isinstance(tier, ServerTier):
-                tier.remove_many(list(missed.keys))
-            else:
-                for key in missed.keys:
-                    tier.delete(key)
+        if self._is_server and missed.keys:
+            tier.remove_many(list(missed.keys))  # type: ignore[union-attr]  # it is a ServerTier
+        else:
+            for key in missed.keys:
+                tier.delete(key)
         if missed.tags:
-            if isinstance(tier, InvalidatesTags):
-                tier.invalidate_by_tags(list(missed.tags))
-            else:
-                tier.clear()
+            tier.invalidate_by_tags(list(missed.tags))
         for pattern in missed.patterns:
-            if isinstance(tier, InvalidatesPatterns):
-                tier.invalidate_by_pattern(pattern)
-            else:
-                tier.clear()
+            tier.invalidate_by_pattern(pattern)
 
     # -- recovery -----------------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Try a tier that is out, if it is time to, and trust it again if it works.
+        """Try a tier that is out, if a probe is due, and use it again if it works.
 
-        Upkeep calls this, whose one thread waits for a server that does not answer as long as the tier's
-        timeout is; other upkeep of the process is that much later.
+        The scheduler calls this. Its one thread waits as long as the tier's timeout for a server that does
+        not answer, and delays other scheduled tasks by that much.
 
-        The order: the tier answers; it is told what it missed, or it would bring that back; the cache is
-        told, and drops its copies, since nobody said what other caches wrote meanwhile, and since none
-        may be kept by a call that goes through from now on; the rest of what was missed; and only when
-        nothing is left, looked at under the lock, calls go through. Then the cache is told again: a call
-        that was refused at the very end may have kept what the tier would not have vouched for.
+        The order of steps:
+
+        1. The tier answers.
+        2. It carries out what it missed. Otherwise it would bring that back.
+        3. `recovered` is called, and the cache drops its copies in memory: other caches wrote during the
+           outage, without a message. A call that goes through from now on must not find such a copy.
+        4. It carries out the rest of what it missed. Under the lock, nothing is pending: calls go through.
+        5. `recovered` is called again. A call that was refused at the very end may have stored a copy that
+           the tier would not have confirmed.
         """
         breaker = self._breaker
         if self._closed or not breaker.refuses:
@@ -337,8 +333,8 @@ class Accessor:
             return
         took: float | None = None
         try:
-            self._probe()
-            # As much as a full journal: a busy cache may be adding to it all the time.
+            self._ask()
+            # As many as are pending now: a busy cache may be adding to them all the time.
             self._replay()
             self._recovered()
             if breaker.begin_closing():
@@ -347,16 +343,25 @@ class Accessor:
             if took is not None:
                 self._recovered()
         except (TierUnavailableError, CacheClosedError):
-            pass  # not back yet, or closed below us: neither is news
+            pass  # not back yet, or closed: the next probe finds out
         finally:
             if took is None:
                 breaker.probe_failed()
         if took is not None:
             refused = self.refused - self._refused_before
             _logger().info(
-                "the %s tier is back after %.1f s, in which %d calls were refused", self.name, took, refused
-            )
+                "%s tier recovered after %.1f s, using it again: %d calls were refused",
+                self.name, took, refused,
+            )  # fmt: skip
             self._probe_with(None)
+
+    def _ask(self) -> None:
+        """Do something cheap that fails while the tier is out."""
+        tier: DirectoryTier | ServerTier = self.tier
+        if self._is_server:
+            tier.ping()  # type: ignore[union-attr]  # it is a ServerTier
+        else:
+            tier.peek("")
 
     def _replay(self) -> None:
         with self._breaker.lock:
@@ -364,7 +369,7 @@ class Accessor:
         for _ in range(batches):
             with self._breaker.lock:
                 missed = self._pending.next_batch(_BATCH)
-            acting_for(self._speaker, self._carry_out, missed)
+            acting_for(self._actor, self._carry_out, missed)
             with self._breaker.lock:
                 self._pending.acknowledge(missed)
 
@@ -375,35 +380,16 @@ class Accessor:
             before.cancel()
 
     def close(self) -> None:
-        """End the background work; what the tier still had to be told is forgotten with it."""
+        """End the background work. Pending invalidations are forgotten."""
         self._closed = True
         self._probe_with(None)
+
+
+def _methods(tier: object, names: Iterable[str]) -> frozenset[Callable[..., object]]:
+    return frozenset(getattr(tier, name) for name in names if hasattr(tier, name))
 
 
 def _logger() -> logging.Logger:
     import logging
 
     return logging.getLogger("cachekit")
-
-
-T = TypeVar("T", bound=Tier)
-
-
-@final
-class Lower(Generic[T]):
-    """A tier below memory, and the accessor through which every call to it goes."""
-
-    __slots__ = ("access", "tier")
-
-    def __init__(self, tier: T, access: Accessor) -> None:
-        self.tier = tier
-        self.access = access
-
-    def get_stats(self) -> CacheStats:
-        """The tier's own figures, with the lookups that never came to it."""
-        figures = self.tier.get_stats().to_dict()
-        numbers = {name: figures[name] for name in COUNTED}
-        never = self.access.unavailable  # once: it moves
-        numbers["unavailable"] += never
-        numbers["requests"] += never
-        return CacheStats(**numbers)

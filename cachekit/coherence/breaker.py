@@ -1,10 +1,9 @@
-"""A circuit breaker: what one outage of a tier costs, which is one bounded wait and then nothing.
+"""CircuitBreaker: an outage of a tier costs one bounded wait, and nothing afterwards.
 
-The first failure opens it, and from then on every call is refused at once, without a look at the tier.
-Whether the tier is back is found out in the background, never by a caller, after pauses that double with
-jitter ("Release It!", Nygard 2007, chapter 5; "Exponential Backoff And Jitter", Brooker 2015), from one
-outage to the next, too, if that comes as soon. It only keeps the state; who calls the tier, and what is
-made good before it is trusted again, is `accessor`'s.
+The first failure opens it. From then on every call is refused at once, without a call of the tier. Background
+probes find out whether the tier has recovered, after pauses that double with jitter ("Release It!", Nygard
+2007, chapter 5; "Exponential Backoff And Jitter", Brooker 2015). The pauses go on doubling if the next outage
+comes at once. This class only keeps the state; `accessor` calls and probes the tier.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.backoff import random_fraction
 
 #: `closed`: calls go through. `open`: they are refused. `probing`: refused, and the tier is being tried.
-#: `closing`: refused for the last time, while what the tier missed is made good.
+#: `closing`: refused for the last time, while the tier carries out what it missed.
 BreakerState: TypeAlias = Literal["closed", "open", "probing", "closing"]
 
 FIRST_PAUSE: Final = 0.1
@@ -30,8 +29,8 @@ class CircuitBreaker:
 
     Args:
         monotonic: a clock in seconds that never jumps.
-        jitter: a number from 0 up to 1, each time another; it takes up to half of a pause away, so that
-            the processes of a host do not try the tier all at once.
+        jitter: returns random numbers from 0 up to 1. They shorten pauses by up to a half, so that the
+            processes of a host do not probe the tier all at once.
     """
 
     __slots__ = (
@@ -44,23 +43,23 @@ class CircuitBreaker:
     ) -> None:
         self._monotonic = monotonic
         self._jitter = jitter
-        #: Held for a few instructions at a time, never across a call to anything else: what is decided
-        #: with the state in view (see `accessor`) is decided under it. Reentrant, for finalizers.
+        #: Held for a few instructions, never across a call to anything else. Decisions that depend on the
+        #: state are made under it (see `accessor`). Reentrant, for finalizers.
         self.lock = threading.RLock()
         self._state: BreakerState = "closed"
         self._since = 0.0
         self._closed_at = 0.0
         self._pause = FIRST_PAUSE
         self._due = 0.0
-        #: How often it has opened.
+        #: The number of outages.
         self.outages = 0
-        #: Whether calls are refused: the state as one attribute, for a caller that has no time.
+        #: Whether calls are refused: one attribute, because every call reads it.
         self.refuses = False
         fork.register(self)
 
     @property
     def state(self) -> BreakerState:
-        """In a word."""
+        """The state, in a word."""
         return self._state
 
     @property
@@ -76,29 +75,29 @@ class CircuitBreaker:
             return max(0.0, self._due - self._monotonic()) if self.refuses else 0.0
 
     def trip(self, begun: float | None = None) -> bool:
-        """The tier has failed; True if this began an outage, False if there was one already.
+        """Note that the tier failed; return whether this begins an outage.
 
         Args:
-            begun: when the call that failed began, by the clock; None is now.
+            begun: when the call that failed began, by the clock; None for now.
         """
         with self.lock:
             if self._state == "closed":
                 self.outages += 1
                 self._since = self._monotonic()
-                # One that works for no longer than it was waited for does not work: a probe may well succeed
-                # where callers are refused, as on a server that only reads.
+                # A tier that worked for no longer than the pause does not work. A probe may succeed where
+                # other calls fail, for example on a read-only server.
                 worked = (self._since if begun is None else begun) - self._closed_at
                 again = self.outages > 1 and worked <= self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE) if again else FIRST_PAUSE
                 self._open()
                 self.refuses = True
                 return True
-            if self._state == "closing":  # not to be trusted after all: `close_if` will find it open
+            if self._state == "closing":  # `close_if` then finds it open
                 self._open()
             return False
 
     def begin_probe(self) -> bool:
-        """Whether the tier is to be tried now, by the caller alone, who then says how it went."""
+        """Return whether to probe the tier now. Only this caller does, and reports the outcome."""
         with self.lock:
             if self._state != "open" or self._monotonic() < self._due:
                 return False
@@ -106,7 +105,7 @@ class CircuitBreaker:
             return True
 
     def begin_closing(self) -> bool:
-        """The probe succeeded, and what was missed is being made good; False if there is no probe."""
+        """Note that the probe succeeded; return False if there is no probe."""
         with self.lock:
             if self._state != "probing":
                 return False
@@ -114,17 +113,17 @@ class CircuitBreaker:
             return True
 
     def probe_failed(self) -> None:
-        """Wait for twice as long."""
+        """Note that the probe failed: the next pause is twice as long."""
         with self.lock:
             if self._state != "closed":
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
                 self._open()
 
     def close_if(self, condition: Callable[[], bool]) -> float | None:
-        """End the outage if nothing came in between and the condition, asked under the lock, holds.
+        """End the outage if nothing failed in between and the condition, checked under the lock, holds.
 
         Returns:
-            How many seconds the outage took, or None if it goes on.
+            The seconds that the outage took, or None if it goes on.
         """
         with self.lock:
             if self._state != "closing" or not condition():
@@ -139,11 +138,11 @@ class CircuitBreaker:
         self._due = self._monotonic() + self._pause * (1 - self._jitter() / 2)
 
     def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+        """Take the lock, so that no thread holds it in the child."""
         self.lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back; in the child nobody is probing any more, and it may begin anew."""
+        """Release the lock; the child has no thread that probes, so a probe may begin."""
         if in_child and self._state in ("probing", "closing"):
             self._state = "open"
         self.lock.release()

@@ -1,8 +1,8 @@
-"""Who speaks to a tier in this thread, so that a cache does not listen to what it says itself.
+"""Notifications of a server tier: which ones a cache applies to its memory tier, and which are its own.
 
-A tier that hosts share tells everyone in the process of a write before the call returns, in the thread that
-made it (see `ports.ServerTier.subscribe`). Who wrote knows already, and would drop the value that it is
-about to keep.
+A tier that hosts share notifies all caches of the process of a write, in the thread that made it, before the
+call returns (see `tiers.base.ServerTier.subscribe`). The cache that wrote must ignore that, or it would drop
+the value that it is about to store.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _thread = _Thread()
 
 
 def acting_for(actor: object, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """What the operation returns, called in the speaker's name.
+    """Return what the operation returns, called in the actor's name.
 
-    Calls may be nested: what a listener does when it is told is said in the name of whoever does that.
+    Calls may be nested. What a listener does is done in the name of the innermost actor.
     """
     before = _thread.actor
     _thread.actor = actor
@@ -38,16 +38,12 @@ def acting_for(actor: object, operation: Callable[P, R], /, *args: P.args, **kwa
         _thread.actor = before
 
 
-def is_acting_for(actor: object) -> bool:
-    """Whether this thread is in a call that was made in this name, and in none within that."""
-    return _thread.actor is actor
-
-
 @final
 class MemoryInvalidator:
-    """What the bus of the fleet tells, carried out on memory (see `ports.BusListener`).
+    """Applies the notifications of a server tier to the memory tier, except those of its own cache.
 
-    What a cache over this memory does itself is left to that cache.
+    Args:
+        memory: the store of the memory tier. Its cache calls the server in its name.
     """
 
     __slots__ = ("__weakref__", "_memory")
@@ -56,21 +52,21 @@ class MemoryInvalidator:
         self._memory = memory
 
     def keys_changed(self, keys: Sequence[str]) -> None:
-        """Drop them."""
-        if not is_acting_for(self._memory):
+        """Drop the keys."""
+        if _thread.actor is not self._memory:
             self._memory.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
-        """Drop what has one of them."""
-        if not is_acting_for(self._memory):
+        """Drop entries with one of the tags."""
+        if _thread.actor is not self._memory:
             self._memory.invalidate_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
-        """Drop what matches."""
-        if not is_acting_for(self._memory):
+        """Drop entries whose key matches."""
+        if _thread.actor is not self._memory:
             self._memory.invalidate_matching(checked_pattern(pattern))
 
     def everything_changed(self) -> None:
-        """Drop all."""
-        if not is_acting_for(self._memory):
+        """Drop all entries."""
+        if _thread.actor is not self._memory:
             self._memory.clear()

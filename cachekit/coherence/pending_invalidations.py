@@ -1,9 +1,8 @@
-"""What a tier missed while it was out of reach, so that it can be made good before it is trusted again.
+"""PendingInvalidations: what a tier missed during an outage, and must carry out before it is used again.
 
-Everything in it is an invalidation: of keys, of tags, of patterns, of all. So the order is of no
-importance, twice does no harm, and when there is too much of it "everything" stands for it all. Nothing
-leaves it before it has been carried out: a replay that is cut off at any point, by a failure or by a
-fork, has lost nothing.
+They are invalidations of keys, tags, patterns, or everything. So their order does not matter, and carrying
+one out twice does no harm. If there are too many, "everything" replaces them. A name stays until it was
+carried out, so a replay that is cut short by a failure or a fork loses nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ PATTERNS: Final = 100
 
 
 class Invalidations(NamedTuple):
-    """A part of a journal: names, each with the number of the entry that it was read from."""
+    """A part of what is pending: names, each with the number under which it was added."""
 
-    everything: int  #: 0 if it is not asked for
+    everything: int  #: its number; 0 if not everything is invalidated
     keys: dict[str, int]
     tags: dict[str, int]
     patterns: dict[str, int]
@@ -33,9 +32,9 @@ class PendingInvalidations:
     Not locked: the owner calls every method under its own lock.
 
     Args:
-        keys: how many distinct keys it holds before they become "everything".
-        tags: the same of tags.
-        patterns: the same of patterns.
+        keys: the number of distinct keys beyond which they become "everything".
+        tags: the same for tags.
+        patterns: the same for patterns.
     """
 
     __slots__ = ("_bounds", "_entries", "_everything", "_keys", "_patterns", "_tags")
@@ -49,23 +48,23 @@ class PendingInvalidations:
         self._patterns: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many names are in it, "everything" being one."""
+        """Return the number of names; "everything" is one."""
         return len(self._keys) + len(self._tags) + len(self._patterns) + bool(self._everything)
 
     def add_keys(self, keys: Iterable[str]) -> None:
-        """These keys were written or deleted."""
+        """Add keys that were written or deleted."""
         self._add(self._keys, keys)
 
     def add_tags(self, tags: Iterable[str]) -> None:
-        """These tags were invalidated."""
+        """Add tags that were invalidated."""
         self._add(self._tags, tags)
 
     def add_pattern(self, pattern: str) -> None:
-        """The keys that a regular expression matches were invalidated."""
+        """Add a regular expression whose matching keys were invalidated."""
         self._add(self._patterns, (pattern,))
 
     def add_everything(self) -> None:
-        """All was invalidated, or is too much to tell."""
+        """Add everything, in place of all other names."""
         self._entries += 1
         self._everything = self._entries
         self._keys.clear()
@@ -73,7 +72,7 @@ class PendingInvalidations:
         self._patterns.clear()
 
     def _add(self, into: dict[str, int], names: Iterable[str]) -> None:
-        # Also while "everything" is in it: whoever carries that out may have passed this key already.
+        # Also while everything is pending: the tier may be carrying that out, and have passed this key.
         for name in names:
             self._entries += 1
             into[name] = self._entries
@@ -82,7 +81,7 @@ class PendingInvalidations:
             self.add_everything()
 
     def next_batch(self, count: int) -> Invalidations:
-        """A part to carry out: "everything" with all that it covers, or else up to `count` of each."""
+        """Return a part to carry out: "everything" with all names, or else up to `count` of each kind."""
         limit = None if self._everything else count
         return Invalidations(
             self._everything,
@@ -92,7 +91,7 @@ class PendingInvalidations:
         )
 
     def acknowledge(self, done: Invalidations) -> None:
-        """Take out what has been carried out, but for what was missed once more since it was read."""
+        """Remove what was carried out, except for names that were added again since they were read."""
         for held, carried_out in (
             (self._keys, done.keys),
             (self._tags, done.tags),

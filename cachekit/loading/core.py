@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, final
 
-from cachekit.coherence.accessor import Accessor, Lower
+from cachekit.coherence.accessor import TierAccessor
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.keep_warm import KeepWarm
@@ -21,7 +21,7 @@ from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
-from cachekit.tiers.base import DirectoryTier, Pings, ServerTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache, figures_of, memory_of_nothing, store_of
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
@@ -88,10 +88,14 @@ class CacheCore:
         self.figures = figures_of(tier)
         self.default_ttl = default_ttl
         self.closed = False
+        # Other caches write during an outage, without a message: memory is cleared when it ends.
+        recovered = self.memory.clear
         self.tiers = TierStack(
             self.memory,
-            None if redis is None else Lower(redis, self._accessor("redis", redis, strict)),
-            None if file is None else Lower(file, self._accessor("file", file, strict)),
+            None
+            if redis is None
+            else TierAccessor("redis", redis, strict=strict, recovered=recovered, actor=self.memory),
+            None if file is None else TierAccessor("file", file, strict=strict, recovered=recovered),
         )
         self.loads = Loads(self.tiers)
         self.awaited = AwaitedLoads(self.loads)
@@ -103,17 +107,6 @@ class CacheCore:
         self._readers = [self.lookups]
         self._functions: dict[str, Lookups] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
-
-    def _accessor(self, name: str, tier: ServerTier | DirectoryTier, strict: bool) -> Accessor:
-        # Nothing says what other caches wrote during an outage, so memory is cleared when it ends.
-        return Accessor(
-            name,
-            tier,
-            strict=strict,
-            recovered=self.memory.clear,
-            probe=tier.ping if isinstance(tier, Pings) else None,
-            actor=self.memory if isinstance(tier, ServerTier) else None,
-        )
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""

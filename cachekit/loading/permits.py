@@ -22,14 +22,14 @@ from cachekit.loading.flights import blocks_a_permit_holder
 from cachekit.loading.options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
-from cachekit.tiers.base import HasDirectory, LendsLeases, Returnable
+from cachekit.tiers.base import Lease
 
 if TYPE_CHECKING:
     from cachekit.loading.process_lease import ProcessLeases
     from cachekit.loading.slots import LoadSlots
 
 #: One attempt, which does not wait. None: another load has it. UNAVAILABLE: no load can have it.
-Attempt = Callable[[], Returnable | Unavailable | None]
+Attempt = Callable[[], Lease | Unavailable | None]
 
 _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give it file_cache=FileCache(...)"
 
@@ -74,11 +74,7 @@ class PermitPool:
         return "fleet" if has_server else "process" if has_directory else "thread"
 
     def _lenders(self) -> tuple[bool, bool]:
-        file, redis = self._levels.file, self._levels.redis
-        return (
-            file is not None and isinstance(file.tier, HasDirectory),
-            redis is not None and isinstance(redis.tier, LendsLeases),
-        )
+        return self._levels.file is not None, self._levels.redis is not None
 
     def permit(
         self,
@@ -103,27 +99,25 @@ class PermitPool:
         if options.lease == "fleet":
             redis = self._levels.redis
             assert redis is not None
-            server: Any = redis.tier
-            return lambda: redis.access.call(server.lease, key, options.lease_timeout)
+            return lambda: redis.call(redis.tier.lease, key, options.lease_timeout)
         file = self._levels.file
         assert file is not None
         if self._leases is None:
             from cachekit.loading.process_lease import ProcessLeases
 
-            self._leases = ProcessLeases(file.tier.path)  # type: ignore[attr-defined]  # see `check`
+            self._leases = ProcessLeases(file.tier.path)
         leases = self._leases
-        return lambda: file.access.call(leases.try_acquire, key)
+        return lambda: file.call(leases.try_acquire, key)
 
     def _slot(self, limit: int) -> Attempt:
         file = self._levels.file
         assert file is not None
         slots = self._slots.get(limit)
         if slots is None:
-            directory = file.tier.path  # type: ignore[attr-defined]  # as above
             from cachekit.loading.slots import LoadSlots
 
-            slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, directory))
-        return lambda: file.access.call(slots.try_acquire)
+            slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, file.tier.path))
+        return lambda: file.call(slots.try_acquire)
 
     def close(self) -> None:
         """Release the leases of this process."""
@@ -150,7 +144,7 @@ class LoadPermit:
         self._find = find
         self._stale = stale
         self._figures = figures
-        self._held: list[Returnable] = []
+        self._held: list[Lease] = []
         self._released = False
         self._waited = False
         #: A value that another process has stored, or a stale one; then there is nothing to load.
@@ -193,7 +187,7 @@ class LoadPermit:
             self._figures.lease_waits += 1
         return None
 
-    def _hold(self, lent: Returnable) -> None:
+    def _hold(self, lent: Lease) -> None:
         self._held.append(lent)
         if self._released:  # the task was cancelled while a thread was about to acquire this
             self.release()

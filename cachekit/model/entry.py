@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, final
 
 from cachekit.model.types import TTL, Tags
@@ -73,6 +74,9 @@ class CacheEntry:
         "value",
     )
 
+    #: When the value was made, in seconds since the epoch. Every store reads it, so it costs no Python call.
+    created_timestamp: float = property(attrgetter("_created"))  # type: ignore[assignment]
+
     def __init__(
         self,
         key: str,
@@ -104,11 +108,6 @@ class CacheEntry:
     def last_accessed(self) -> datetime:
         """When the tier last served it, as an aware datetime."""
         return datetime.fromtimestamp(self._last, UTC)
-
-    @property
-    def created_timestamp(self) -> float:
-        """When the value was made, in seconds since the epoch."""
-        return self._created
 
     @property
     def expires_timestamp(self) -> float:

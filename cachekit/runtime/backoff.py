@@ -1,10 +1,10 @@
-"""What a lease is, and how to wait for one."""
+"""Random fractions for jitter, and pauses that double while an attempt is repeated."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 
 def random_fraction() -> float:
@@ -12,18 +12,6 @@ def random_fraction() -> float:
     import random
 
     return random.random()
-
-
-class Lease(Protocol):
-    """The right to load a key, or to load at all; until it is released, lost, or its process dies."""
-
-    def release(self) -> None:
-        """Give it back. A second call does nothing, nor does one in a child of a fork."""
-        ...
-
-    def is_held(self) -> bool:
-        """Whether it still is what it was."""
-        ...
 
 
 L = TypeVar("L")

@@ -56,6 +56,8 @@ class FaultyTier:
             if not hasattr(FaultyTier, name):
                 # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))
+        if hasattr(tier, "path"):
+            self.path = tier.path  # no method, and yet a member of a `DirectoryTier`
         fork.register(self)
 
     def _forwarding(self, name: str) -> Callable[..., Any]:
@@ -82,7 +84,7 @@ class FaultyTier:
         self._set("lie", methods)
 
     def mend(self, *methods: str) -> None:
-        """Be in order again; whoever hangs goes on."""
+        """Be in order again; calls that hang go on."""
         with self._changed:
             for name in methods or list(self._faults):
                 self._drop(self._known(name))
@@ -221,7 +223,7 @@ class FaultyTier:
         self._changed.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back; in the child nobody hangs, and faults are its own from now on."""
+        """Release the lock; in the child no call hangs, and faults are its own from now on."""
         if in_child:
             self._changed = threading.Condition()
             self._hanging = 0

@@ -1,8 +1,7 @@
-"""The shapes that cachekit's rooms ask of each other, as Protocols.
+"""The interfaces that tiers implement: `Tier`, `DirectoryTier`, `ServerTier`, and what goes with them.
 
-A tier is anything with the methods of `Tier`; what only some tiers can do stands in a Protocol of its
-own, and a cache asks with `isinstance` before it relies on it. `cachekit.testing.TierContract` is the
-test suite that goes with `Tier`.
+`cachekit.testing.TierContract` is the test suite that goes with `Tier`. A cache takes a `DirectoryTier` as
+`file_cache` and a `ServerTier` as `redis_cache`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from cachekit.tiers.fences import ServerTokens, SharedFence
 
 
 class Fence(Protocol):
-    """What `Tier.fence` hands out before something slow: opaque, but for one question."""
+    """The result of `Tier.fence`, taken before something slow: opaque, except for one question."""
 
     def is_current(self) -> bool:
-        """Whether nothing has written or invalidated the key, or one of the tags, since."""
+        """Return whether nothing has written or invalidated the key, or one of the tags, since."""
         ...
 
 
@@ -28,58 +27,58 @@ class Fence(Protocol):
 class Tier(Protocol):
     """One place that holds entries. Every method may be called from any thread.
 
-    Only wrong arguments raise `TypeError` or `ValueError`; a tier that fails raises
-    `TierUnavailableError`, which a cache over it absorbs; after `close` every method but `close` and
+    Only wrong arguments raise `TypeError` or `ValueError`. A tier that fails raises
+    `TierUnavailableError`, which a cache over it absorbs. After `close` every method but `close` and
     `get_stats` raises `CacheClosedError`.
     """
 
     def get(self, key: str) -> CacheEntry | None:
-        """The live entry under the key, as a snapshot, or None; never one whose time is over."""
+        """Return a snapshot of the live entry under the key, or None; never an expired one."""
         ...
 
     def set(self, key: str, entry: CacheEntry) -> bool:
-        """Store the entry in place of whatever the key held, and break its fences.
+        """Store the entry in place of the key's older one, break the key's fences, and return True.
 
         A copy lives as long as the entry has left, and at most as long as the tier's own default. An
-        entry whose time is over removes the key instead. True.
+        expired entry removes the key instead.
 
         Raises:
-            ValueError: the entry's own key is another one.
+            ValueError: the entry has another key.
         """
         ...
 
     def delete(self, key: str) -> bool:
-        """Remove the key, and break its fences whether or not it was there; True if it was."""
+        """Remove the key, and break its fences even if it has no entry; return whether it had one."""
         ...
 
     def clear(self) -> bool:
-        """Remove everything, and break every fence. True."""
+        """Remove everything, break every fence, and return True."""
         ...
 
     def keys(self, pattern: str | None = None) -> Iterable[str]:
-        """The keys of live entries, those that the regular expression matches from the start."""
+        """Return the keys of live entries that the regular expression matches from the start."""
         ...
 
     def size(self) -> int:
-        """How many entries are held; ones that expired unnoticed may be among them."""
+        """Return the number of entries. Expired ones may be among them."""
         ...
 
     def memory_usage(self) -> int:
-        """How many bytes they take; the tier says of what."""
+        """Return the number of bytes that the entries take; the tier says of what."""
         ...
 
     def get_stats(self) -> CacheStats:
-        """What has been counted; never does I/O."""
+        """Return what has been counted; never does I/O."""
         ...
 
     def fence(self, key: str, tags: Tags = ()) -> Fence:
-        """A fence to take before a value is loaded or copied, and to hand to `set_if` after it."""
+        """Return a fence to take before a value is loaded or copied, and to pass to `set_if` afterwards."""
         ...
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
-        """Store the entry if the fence, taken for this key, is current; True if it was stored.
+        """Store the entry if the fence, taken for this key, is current; return whether it was stored.
 
-        Unlike `set` it breaks no fence: it tells nobody anything new.
+        Unlike `set` it breaks no fence: the value is no newer than the fence.
 
         Raises:
             ValueError: the fence was taken for another key, or not for all the tags of the entry.
@@ -87,7 +86,7 @@ class Tier(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back memory, descriptors and background work; a second call does nothing."""
+        """Release memory, descriptors and background work. A second call does nothing."""
         ...
 
 
@@ -96,7 +95,7 @@ class InvalidatesTags(Protocol):
     """A tier that can drop all entries with a tag."""
 
     def invalidate_by_tags(self, tags: Tags) -> int:
-        """Drop entries with any of the tags, and break fences that name one; how many were dropped."""
+        """Drop entries with any of the tags, break fences that name one, and return how many were dropped."""
         ...
 
 
@@ -105,36 +104,41 @@ class InvalidatesPatterns(Protocol):
     """A tier that can drop all entries whose keys match."""
 
     def invalidate_by_pattern(self, pattern: str) -> int:
-        """Drop entries that the regular expression matches from the start; how many were dropped."""
+        """Drop entries that the regular expression matches from the start; return how many were dropped."""
         ...
 
 
 class FencedEntry(NamedTuple):
-    """What `DirectoryTier.look` found."""
+    """The result of `DirectoryTier.look`."""
 
     entry: CacheEntry
     fence: SharedFence  #: taken before the entry was read, over its key and tags
-    origin: ServerTokens | None  #: what the fleet's server said when the value was stored, if there was one
+    origin: ServerTokens | None  #: the server's tokens when the value was stored, if there was a server
 
 
 @runtime_checkable
 class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
-    """A tier that the processes of one host share, with fences that may stand beside copies in memory.
+    """A tier in a directory that the processes of one host share. Its fences can guard copies in memory.
 
-    What the cache above it needs to keep its tiers one. Every method may raise TierUnavailableError;
-    one that writes has then changed nothing, or has removed what the key had.
+    Every method may raise TierUnavailableError. One that writes has then changed nothing, or has removed
+    the key's older entry.
     """
 
+    @property
+    def path(self) -> str:
+        """The directory, absolute, on a local file system. Leases and load slots are kept in it too."""
+        ...
+
     def peek(self, key: str) -> CacheEntry | None:
-        """`get`, but no lookup: nothing is counted."""
+        """Do what `get` does, without counting a lookup. A cache also calls it to probe the tier."""
         ...
 
     def look(self, key: str) -> FencedEntry | None:
-        """`get`, with what a copy elsewhere needs to be checked later; a lookup that counts."""
+        """Do what `get` does, and return what checks a copy of the entry later; counts a lookup."""
         ...
 
     def fence(self, key: str, tags: Tags = ()) -> SharedFence:
-        """A fence that writes of every process break; no I/O."""
+        """Return a fence that writes of every process break; no I/O."""
         ...
 
     def put(
@@ -146,33 +150,45 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         expect: SharedFence | None = None,
         in_flux: bool = False,
     ) -> SharedFence | None:
-        """`set`; the fence over key and tags that holds from this write on.
+        """Do what `set` does; return the fence over key and tags that holds from this write on.
 
-        With `expect` nothing is changed unless that fence stands; then the answer is None. With
-        `in_flux` nobody may copy the value elsewhere until `settle` has ended the write.
+        With `expect` it changes nothing unless that fence is current, and then returns None. With
+        `in_flux` the write is in progress until `settle`: until then no copy of the value may be made.
         """
         ...
 
     def remove(self, key: str, *, in_flux: bool = False) -> tuple[bool, SharedFence]:
-        """`delete`; whether it was there, and the fence that holds from this write on."""
+        """Do what `delete` does; return whether there was an entry, and the fence that holds from now on."""
         ...
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now, as a write of the key; True if there is one."""
+        """Give a live entry a new life from now, as a write of the key; return whether there is one."""
         ...
 
     def settle(self, fence: SharedFence) -> bool:
-        """End a write that was left in flux; False if another write of the key came in between."""
+        """End a write that is in progress; return False if another write of the key came in between."""
         ...
 
     def add(
         self, key: str, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None = None
     ) -> CacheEntry | bool:
-        """`set_if`, but a live entry that came first stays, and is the answer."""
+        """Do what `set_if` does, but keep a live entry that was stored first, and return it."""
         ...
 
     def renew(self) -> None:
-        """Break all fences of keys, in every process."""
+        """Break the fences of all keys, in every process."""
+        ...
+
+    def remove_expired(self) -> int:
+        """Remove expired entries now; return how many were removed."""
+        ...
+
+
+class Lease(Protocol):
+    """The right to load a key, until it is released, expires, or its process ends."""
+
+    def release(self) -> None:
+        """Give it back. A second call does nothing, nor does a call in a child of a fork."""
         ...
 
 
@@ -180,145 +196,107 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 class ServerTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
     """A tier that hosts share through a server, which compares the fences itself.
 
-    Every method may raise TierUnavailableError; one that writes may then have been carried out or not.
+    Every method may raise TierUnavailableError. One that writes may then have been carried out or not.
     """
 
-    def peek(self, key: str) -> CacheEntry | None:
-        """`get`, but no lookup: nothing is counted."""
-        ...
-
-    def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """The live entries among the keys, in one round trip; each is a lookup that counts."""
-        ...
-
-    def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now, as a write that tells the hosts; True if there is one."""
-        ...
-
-    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
-        """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
-        ...
-
-    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
-        """`origin` of several keys in one round trip."""
-        ...
-
-    def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
-        """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
-        ...
-
-    def put(
-        self, key: str, entry: CacheEntry, origin: ServerTokens, *, expect: ServerTokens | None = None
-    ) -> bool:
-        """`set`, which makes the token of `origin` the key's, and tells the other hosts.
-
-        With `expect` nothing is changed unless the tokens are those; then the answer is False.
-        """
-        ...
-
-    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
-        """`put` of several keys at once."""
-        ...
-
-    def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`delete` of several keys at once; those that were there."""
-        ...
-
-    def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
-        """Store the entry if the tokens are still those of `origin`.
-
-        Returns:
-            A live entry that is there already; or whether it was stored.
-        """
-        ...
-
-    def add_many(
-        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
-    ) -> dict[str, CacheEntry | bool]:
-        """`add` of several keys at once; nothing is stored if one cannot be."""
-        ...
-
-    def renew(self) -> None:
-        """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
-        ...
-
-    def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Tell `listener` what is written and invalidated from now on; the function returned ends it.
-
-        What is done through this tier itself it is told in the thread that does it, before the call returns.
-        The listener is held by that function and its own holders, not by the tier: with them it ends.
-        """
-        ...
-
-
-@runtime_checkable
-class HasDirectory(Protocol):
-    """A tier with a directory, on a local file system, that the processes of the host share."""
-
-    @property
-    def path(self) -> str:
-        """The directory, absolute."""
-        ...
-
-
-@runtime_checkable
-class Sweeps(Protocol):
-    """A tier that removes by itself what is over, and can be asked to do so now."""
-
-    def remove_expired(self) -> int:
-        """Remove it; how many entries that were."""
-        ...
-
-
-@runtime_checkable
-class Pings(Protocol):
-    """A tier that can say at little cost whether it is out; others are asked for their size."""
-
     def ping(self) -> None:
-        """Return if it answers.
+        """Return if the server answers.
 
         Raises:
             TierUnavailableError: it does not.
         """
         ...
 
-
-class Returnable(Protocol):
-    """Something that was lent."""
-
-    def release(self) -> None:
-        """Give it back. A second call does nothing."""
+    def peek(self, key: str) -> CacheEntry | None:
+        """Do what `get` does, without counting a lookup."""
         ...
 
+    def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
+        """Return the live entries among the keys, in one round trip; each key counts as a lookup."""
+        ...
 
-@runtime_checkable
-class LendsLeases(Protocol):
-    """A tier whose server can say who of a fleet does something."""
+    def touch(self, key: str, ttl: TTL = None) -> bool:
+        """Give a live entry a new life from now, as a write of the key; return whether there is one."""
+        ...
 
-    def lease(self, key: str, seconds: float) -> Returnable | None:
-        """The lease of a key, which ends by itself after so many seconds; None if another one has it."""
+    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
+        """Return the current tokens of key and tags, which are a fence for `add`; one round trip."""
+        ...
+
+    def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
+        """Return what `origin` returns for each of several keys, in one round trip."""
+        ...
+
+    def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
+        """Return a fresh token, which the next `put` makes the key's, and the tags' tokens.
+
+        Without tags it does no I/O.
+        """
+        ...
+
+    def put(
+        self, key: str, entry: CacheEntry, origin: ServerTokens, *, expect: ServerTokens | None = None
+    ) -> bool:
+        """Do what `set` does, make the token of `origin` the key's, and notify the other hosts.
+
+        With `expect` it changes nothing unless the key's token is that one, and then returns False.
+        """
+        ...
+
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
+        """Do what `put` does for several keys at once."""
+        ...
+
+    def remove_many(self, keys: Sequence[str]) -> list[str]:
+        """Do what `delete` does for several keys at once; return those that had an entry."""
+        ...
+
+    def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
+        """Store the entry if the tokens are still those of `origin`.
+
+        Returns:
+            A live entry that was stored first; or whether this one was stored.
+        """
+        ...
+
+    def add_many(
+        self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
+    ) -> dict[str, CacheEntry | bool]:
+        """Do what `add` does for several keys at once. If one entry cannot be stored, none is."""
+        ...
+
+    def subscribe(self, listener: BusListener) -> Callable[[], None]:
+        """Notify `listener` of writes and invalidations from now on; the function returned ends that.
+
+        Changes made through this tier itself reach it in the thread that makes them, before the call
+        returns. The tier holds the listener weakly: without other holders the subscription ends.
+        """
+        ...
+
+    def lease(self, key: str, seconds: float) -> Lease | None:
+        """Return the lease of a key, which expires after so many seconds; None if it is taken."""
         ...
 
 
 class BusListener(Protocol):
-    """Who is told what others have done: by a bus thread, or by whoever does it through the same tier.
+    """What a `ServerTier` notifies of changes, in a thread of the bus or in the thread that made the change.
 
-    A cache takes no notice of what its own calls tell (see `speaking`). Calls may come in several threads at
-    once, and more than once for one write.
+    A cache ignores notifications of its own calls (see `coherence.notifications`). Calls may come in several
+    threads at once, and more than once for one write.
     """
 
     def keys_changed(self, keys: Sequence[str]) -> None:
-        """These keys were written, or deleted."""
+        """Handle that these keys were written or deleted."""
         ...
 
     def tags_changed(self, tags: frozenset[str]) -> None:
-        """These tags were invalidated."""
+        """Handle that these tags were invalidated."""
         ...
 
     def pattern_changed(self, pattern: str) -> None:
-        """Keys that match the regular expression, or some of them, were invalidated."""
+        """Handle that keys which match the regular expression, or some of them, were invalidated."""
         ...
 
     def everything_changed(self) -> None:
-        """The tier was cleared; or messages may have been lost, so that nothing is to be trusted."""
+        """Handle that the tier was cleared, or that messages may have been lost: trust no copy."""
         ...

@@ -1,18 +1,17 @@
-"""Fences answer: was this key, or one of its tags, invalidated since I looked?
+"""Fences answer one question: was this key, or one of its tags, invalidated since the fence was taken?
 
-Whoever is about to do something slow with a key (load its value, copy it from another tier) takes a
-fence first, and its result is kept only if the fence still stands. Every write and every invalidation
-breaks the fences that it concerns, before it returns. This is promise P4: an invalidation is never
-lost to work in flight.
+Before something slow with a key, such as loading its value or copying it from another tier, a caller takes a
+fence. The result is stored only if the fence is still current. Every write and every invalidation breaks the
+fences that it concerns, before it returns. So an invalidation is never lost to work in progress.
 
-`SharedFence` is one that every process of a host breaks: it compares a token in memory that they share
-(see `tiers.file.tokens`), and may stand beside a copy of the value for as long as the copy lives. That is
-promise P5. `ServerTokens` is what a fleet's server said of a key; only the server can compare it.
+`PrivateFence` is a fence of one process. `FenceTable` knows the private fences that are held, and nothing
+else. So a write that meets no work in progress pays for one truth test, and a fence is broken only by its own
+key and tags. A token that is handed out at a miss and checked at the fill is the lease of "Scaling Memcache
+at Facebook" (Nishtala et al., NSDI 2013, section 3.2.1).
 
-`FenceTable` is the private fence of one process. It knows the fences that someone still holds, and
-nothing else, so a write that meets no work in flight pays for one truth test, and a fence is broken
-by its own key and tags alone. The idea of a token handed out at a miss and checked at the fill is the
-lease of "Scaling Memcache at Facebook" (Nishtala et al., NSDI 2013, section 3.2.1).
+`SharedFence` is a fence that every process of a host breaks: it compares a token in shared memory (see
+`tiers.file.engine.fence_tokens`). It may stand beside a copy of the value for as long as the copy lives.
+`ServerTokens` are what a server says of a key; only the server can compare them.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
-#: The bit of a token that says that a write is under way: what is read now may not be kept elsewhere.
+#: The bit of a token that says that a write is in progress: no copy of what is read now may be stored.
 WRITING: Final = 1 << 63
 
-#: Which shared word changes with every invalidation of tags, all through it.
+#: The index of the shared word that changes with every invalidation of tags.
 EPOCH: Final = 2
 
-#: Which shared word changes with every write and every invalidation, before it can be seen elsewhere.
-#: While it says the same, whatever stood still stands: a hit compares this one word, and nothing else.
+#: The index of the shared word that changes with every write and every invalidation, before others see it.
+#: While it is unchanged, all fences that were current are current: a hit compares only this word.
 CHANGES: Final = 3
 
 #: Bucket and token of each tag of a value.
@@ -37,28 +36,28 @@ TagTokens: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class SharedTokens(Protocol):
-    """A table of 64-bit tokens in memory that processes share; see `tiers.file.tokens`."""
+    """A table of 64-bit tokens in shared memory; see `tiers.file.engine.fence_tokens`."""
 
     @property
     def words(self) -> Sequence[int]:
-        """All of them; word `EPOCH` is the epoch of tags."""
+        """All tokens; word `EPOCH` is the epoch of tags."""
         ...
 
     def of_tags(self, tags: Iterable[str]) -> TagTokens:
-        """Bucket and token of each tag as they are now."""
+        """Return bucket and current token of each tag."""
         ...
 
     def are_current(self, tags: TagTokens) -> bool:
-        """Whether none of the tags was invalidated since their tokens were read."""
+        """Return whether none of the tags was invalidated since their tokens were read."""
         ...
 
     def news(self) -> int:
-        """What the word `CHANGES` says."""
+        """Return the word `CHANGES`."""
         ...
 
 
 class ServerTokens(NamedTuple):
-    """The tokens that a fleet's server had for a key and its tags when a value was read or made."""
+    """The tokens that the server had for a key and its tags when a value was read or made."""
 
     token: int  #: of the key's bucket
     tags: Mapping[str, int]  #: of each tag of the value
@@ -66,18 +65,18 @@ class ServerTokens(NamedTuple):
 
 @final
 class SharedFence:
-    """A fence that the writes and invalidations of every process of the host break. See `ports.Fence`.
+    """A fence that the writes and invalidations of every process of the host break.
 
     Args:
         tokens: the shared table.
-        key: what it is for.
-        bucket: the word of the table that is the key's token.
-        token: what that word said; with the FLUX bit, the fence never stands.
-        epoch: what the epoch said, before the tokens of the tags were read.
+        key: the key that it guards.
+        bucket: the index of the word that is the key's token.
+        token: the value of that word. With the WRITING bit, the fence is never current.
+        epoch: the epoch before the tokens of the tags were read.
         names: the tags that it covers.
         tags: their tokens.
 
-    Immutable but for `seen`: as long as the word `CHANGES` says that, the fence stands as it did.
+    Immutable except for `seen`: while the word `CHANGES` has this value, the fence is current.
     """
 
     __slots__ = ("bucket", "epoch", "key", "names", "seen", "tags", "token", "tokens", "words")
@@ -94,7 +93,7 @@ class SharedFence:
     ) -> None:
         self.tokens = tokens
         self.words = tokens.words
-        self.seen = -1  # nothing says that: the first one who asks finds out
+        self.seen = -1  # no word has this value, so the first reader calls `stands`
         self.key = key
         self.bucket = bucket
         self.token = token
@@ -103,14 +102,14 @@ class SharedFence:
         self.tags = tags
 
     def is_current(self) -> bool:
-        """Whether nothing, in any process, has written or invalidated the key or one of the tags since."""
+        """Return whether nothing, in any process, has written or invalidated the key or a tag since."""
         if self.token & WRITING or self.words[self.bucket] != self.token:
             return False
         return not self.tags or self.tokens.are_current(self.tags)
 
     def stands(self) -> bool:
-        """`is_current`, for a copy that is asked often: `seen` is then what `CHANGES` said before it was."""
-        news = self.tokens.news()  # first: what changes from here on changes it again
+        """Return whether it is current; note `CHANGES` in `seen`, for a copy that is read often."""
+        news = self.tokens.news()  # first: a change from here on changes it again
         if not self.is_current():
             return False
         if not news & WRITING:
@@ -118,9 +117,9 @@ class SharedFence:
         return True
 
     def naming(self, names: frozenset[str]) -> SharedFence:
-        """The same fence over tags that the value turned out to have, as of when this one was taken.
+        """Return the same fence over the tags that the value turned out to have.
 
-        Broken from the start if any tag at all was invalidated in between: which, nobody knows.
+        It is never current if any tag was invalidated since this one was taken: it may be one of these.
         """
         if not names:
             return self
@@ -132,12 +131,12 @@ class SharedFence:
 
 @final
 class PrivateFence:
-    """A fence of this process; it stands until something breaks it. See `ports.Fence`.
+    """A fence of this process. It is current until a write or an invalidation breaks it.
 
     Args:
-        key: what it is for.
+        key: the key that it guards.
         tags: the tags that it names.
-        every_tag: whether any invalidation of tags breaks it, because those of the value are not known yet.
+        every_tag: whether the invalidation of any tag breaks it, because the value's tags are not known yet.
     """
 
     __slots__ = ("__weakref__", "broken", "every_tag", "key", "tags")
@@ -149,32 +148,32 @@ class PrivateFence:
         self.broken = False
 
     def is_current(self) -> bool:
-        """Whether nothing has written or invalidated the key, or one of the tags, since."""
+        """Return whether nothing has written or invalidated the key, or one of the tags, since."""
         return not self.broken
 
 
 @final
 class FenceTable:
-    """The fences that are held at this moment, by key.
+    """The private fences that are held, by key.
 
-    Not locked: the owner calls every method under its own lock. Fences are held weakly, so one that its
-    holder forgets needs no giving back.
+    Not locked: the owner calls every method under its own lock. The table holds fences weakly: a fence ends
+    with its holder.
     """
 
     __slots__ = ("_fences", "held")
 
     def __init__(self) -> None:
-        # It removes a fence that nobody holds in one step, in whichever thread lets go of it, and never
-        # a newer fence of the same key.
+        # It removes a fence that is no longer held in one step, in any thread, and never a newer fence of the
+        # same key.
         self._fences: weakref.WeakValueDictionary[str, PrivateFence] = weakref.WeakValueDictionary()
-        #: What is held, by key; for an owner who has no time for a call, to see that there is nothing.
+        #: The fences by key: the owner tests without a call whether there are any.
         self.held: Mapping[str, object] = self._fences.data  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.held)
 
     def take(self, key: str, tags: frozenset[str], every_tag: bool = False) -> PrivateFence:
-        """A fence for the key and the tags. Holders of one key share one, with the tags of them all."""
+        """Return a fence for the key and the tags. Holders of one key share it, with the tags of them all."""
         fence = self._fences.get(key)
         if fence is None:
             fence = self._fences[key] = PrivateFence(key, tags, every_tag)

@@ -77,12 +77,10 @@ def outages(path: Path, server: RedisServer, rounds: int) -> Outages:
             else:
                 file.fail("put", "add", full=True)
             with server.frozen():
-                wait_until(lambda: all(one.redis and one.redis.access.is_out for one in levels), "it is out")
+                wait_until(lambda: all(one.redis and one.redis.is_out for one in levels), "it is out")
             file.mend()
             wait_until(
-                lambda: (
-                    not any(lower.access.is_out for one in levels for lower in (one.redis, one.file) if lower)
-                ),
+                lambda: not any(lower.is_out for one in levels for lower in (one.redis, one.file) if lower),
                 "they are back",
             )
     finally:

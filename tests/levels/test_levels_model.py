@@ -72,8 +72,8 @@ class Caches(RuleBasedStateMachine):
             cache = IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file))
             for lower in (cache._core.tiers.redis, cache._core.tiers.file):
                 assert lower is not None
-                lower.access._clock = self.clock
-                lower.access._breaker._monotonic = self.clock.monotonic
+                lower._clock = self.clock
+                lower._breaker._monotonic = self.clock.monotonic
             self.caches.append(cache)
         listen(*self.caches)
         self.model: dict[str, Stored] = {}
@@ -284,8 +284,8 @@ class Caches(RuleBasedStateMachine):
         self.model.pop(key, None)
         tier.mend()
         self.clock.advance(10)
-        while lower.access.state != "closed":
-            lower.access.probe()
+        while lower.state != "closed":
+            lower.probe()
             self.clock.advance(10)
         self.settle(at)
 

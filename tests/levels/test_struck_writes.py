@@ -45,8 +45,15 @@ def cache(
         yield opened
 
 
+class Alarm(Exception):
+    """What a handler of SIGALRM may raise."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Alarm])
 @pytest.mark.parametrize("name", WRITES)
-def test_memory_has_nothing_older(cache: IntelligentCache, name: str) -> None:
+def test_memory_has_nothing_older(
+    cache: IntelligentCache, name: str, kind: type[KeyboardInterrupt | Alarm]
+) -> None:
     """What memory answers afterwards is what lies below it."""
     assert cache.memory_cache is not None
     for number in itertools.count(1):
@@ -54,12 +61,12 @@ def test_memory_has_nothing_older(cache: IntelligentCache, name: str) -> None:
         cache.set(key, "old", tags={"t"})
 
         def strike() -> None:
-            raise KeyboardInterrupt
+            raise kind
 
         struck = False
         try:
             at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
-        except KeyboardInterrupt:
+        except kind:
             struck = True
         seen = cache.memory_cache.get_value(key)
         cache.memory_cache.delete(key)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from cachekit.runtime.backoff import Lease, wait_for
+from cachekit.runtime.backoff import wait_for
 from cachekit.testing import ManualClock
+from cachekit.tiers.base import Lease
 
 
 class Granted:

@@ -426,9 +426,9 @@ def test_an_interrupted_write_is_told_all_the_same(make_cache: MakeCache) -> Non
                 raise KeyboardInterrupt
 
     first, second = Interrupted(), listening(cache)
-    inside.bus(cache)._ears = (
+    inside.bus(cache)._readers = (
         bus._BusReader(inside.server(cache), b"", Outbox(), first),
-        *inside.bus(cache)._ears,
+        *inside.bus(cache)._readers,
     )
     with pytest.raises(KeyboardInterrupt):
         cache.delete("k")

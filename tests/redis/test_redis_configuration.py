@@ -63,7 +63,7 @@ class TestConfiguration:
             ({"client": redis.Redis(decode_responses=True)}, ValueError, "decode_responses"),
             ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
             ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
-            ({"client": redis.Redis(), "host": "h"}, ValueError, "knows its server already"),
+            ({"client": redis.Redis(), "host": "h"}, ValueError, "must come without an address"),
         ],
     )
     def test_wrong_arguments(self, arguments: Any, error: type[Exception], words: str) -> None:
@@ -138,7 +138,7 @@ class TestConfiguration:
         cache.put_many({"k": CacheEntry("k", b"\xff")}, {"k": cache.successor()})
         assert cache.get_value("k") == b"\xff"
         assert cache.keys() == ["k"]
-        assert inside.server(cache)._ways().client.connection_pool.max_connections == 2
+        assert inside.server(cache)._connections().client.connection_pool.max_connections == 2
 
     def test_it_pickles_as_its_configuration(self, make_cache: MakeCache) -> None:
         """A copy speaks to the same keys of the same server."""
@@ -209,4 +209,4 @@ class TestConfiguration:
 def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that is forked while another thread reads one would find the import system locked for ever."""
     monkeypatch.delattr(scripts, "files")
-    assert all(scripts.script(name).text for name in ("put", "add", "remove", "tokens"))
+    assert all(script.text for script in (scripts.PUT, scripts.ADD, scripts.REMOVE, scripts.TOKENS))

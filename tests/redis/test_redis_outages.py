@@ -438,7 +438,7 @@ def test_forks(server: RedisServer) -> None:
 
         # Connections that nobody uses at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
-        assert inside.server(cache)._ways().ask.__self__._free
+        assert inside.server(cache)._connections().ask.__self__._free
         children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()

@@ -13,7 +13,7 @@ import pytest
 from redis_server import RedisServer
 
 from cachekit.tiers.redis import RedisCache
-from cachekit.tiers.redis.connection import ways_to
+from cachekit.tiers.redis.connection import connect
 
 _SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -93,18 +93,18 @@ def test_all_connections_forget(server: RedisServer, path: str) -> None:
     url = f"unix://{server.directory}{path}" if path else server.url
     with RedisCache(url=url, timeout=60) as cache:
         assert cache._address is not None
-        ways = ways_to(cache._address)
-        ways.ask("PING")
-        lines = [ways.ask.__self__._free[0], ways.client.connection_pool.get_connection()]  # type: ignore[attr-defined]
+        connections = connect(cache._address)
+        connections.ask("PING")
+        lines = [connections.ask.__self__._free[0], connections.client.connection_pool.get_connection()]  # type: ignore[attr-defined]
         assert [forgets(line) for line in lines] == [True, True]
-        ways.close()
+        connections.close()
 
 
 def test_those_to_a_cluster_forget(cluster_nodes: list[tuple[str, int]]) -> None:
     """Each of its nodes has connections of its own."""
     with RedisCache.cluster(cluster_nodes, timeout=60) as cache:
         assert cache._address is not None
-        ways = ways_to(cache._address)
-        nodes = [ways.client.get_redis_connection(node) for node in ways.client.get_primaries()]
+        connections = connect(cache._address)
+        nodes = [connections.client.get_redis_connection(node) for node in connections.client.get_primaries()]
         assert [forgets(node.connection_pool.get_connection()) for node in nodes] == [True] * 3
-        ways.close()
+        connections.close()

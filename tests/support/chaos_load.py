@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, cast
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
-from cachekit.coherence.accessor import Accessor
+from cachekit.coherence.accessor import TierAccessor
 from cachekit.testing import FaultyTier
 from cachekit.testing.clock import JumpingClock
 from cachekit.tiers.base import DirectoryTier, ServerTier
@@ -292,7 +292,7 @@ def breakages(parts: Parts) -> list[Callable[[], None]]:
         redis.fail,
         lambda: redis.fail("get", "put"),
         lambda: redis.fail("put", "add", full=True),
-        lambda: redis.fail("delete", "invalidate_by_tags", "invalidate_by_pattern"),
+        lambda: redis.fail("remove_many", "invalidate_by_tags", "invalidate_by_pattern"),
         lambda: redis.hang("get", "get_many", "add", "origin", timeout=0.1),
         file.fail,
         lambda: file.fail("look"),
@@ -379,14 +379,17 @@ def count_lookups() -> Counter[str]:
     """How many keys the cache of this process asks each lower tier for, whether or not it can answer."""
     asked: Counter[str] = Counter()
     lock = threading.Lock()
-    lookup = Accessor.lookup
+    call = TierAccessor.call
 
-    def counted(self: Accessor, count: int, *arguments: Any) -> Any:
+    def counted(self: TierAccessor[Any], operation: Any, /, *args: Any, **kwargs: Any) -> Any:
         with lock:
-            asked[self.name] += count
-        return lookup(self, count, *arguments)
+            if operation in (self.tier.get, getattr(self.tier, "look", None)):
+                asked[self.name] += 1
+            elif operation == getattr(self.tier, "get_many", None):
+                asked[self.name] += len(args[0])
+        return call(self, operation, *args, **kwargs)
 
-    Accessor.lookup = counted  # type: ignore[method-assign, assignment]  # this process is a worker's alone
+    TierAccessor.call = counted  # type: ignore[method-assign]  # this process is a worker's alone
     return asked
 
 

@@ -94,7 +94,7 @@ def confirmed(cache: RedisCache) -> int:
 
 
 def heartbeat(cache: RedisCache) -> Heartbeat:
-    return cache._store._bus._heart
+    return cache._store._bus.heartbeat
 
 
 def server(cache: RedisCache) -> Any:

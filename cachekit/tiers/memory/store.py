@@ -413,20 +413,24 @@ class Store(RemovalMixin):
     def fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """Take a fence for the key and the tags, before something slow."""
         with self._lock:
-            self.refuse_if_closed()
+            if self._state == CLOSED:
+                self.refuse_if_closed()
             return self._fences.take(key, tags, False)
 
     def fresh_fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
         """Take a fence after breaking the older ones of the key: no older load is stored after this one."""
         with self._lock:
-            self.refuse_if_closed()
-            self._fences.break_key(key)
+            if self._state == CLOSED:
+                self.refuse_if_closed()
+            if self._fenced:
+                self._fences.break_key(key)
             return self._fences.take(key, tags, False)
 
     def copy_fence(self, key: str) -> PrivateFence:
         """Take a fence before an entry is copied from another tier, whatever tags it turns out to have."""
         with self._lock:
-            self.refuse_if_closed()
+            if self._state == CLOSED:
+                self.refuse_if_closed()
             return self._fences.take(key, NO_TAGS, True)
 
     def tagged(self, tag: str) -> int:

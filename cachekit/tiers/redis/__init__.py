@@ -1,4 +1,4 @@
-"""The Redis tier: `tier` is what people and caches speak to, `store` is what lies on the server."""
+"""The Redis tier: `tier` is what users and caches call, `store` is what lies on the server."""
 
 from cachekit.tiers.redis.tier import RedisCache
 

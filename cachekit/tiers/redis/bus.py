@@ -1,12 +1,13 @@
-"""The bus: what one cache writes or invalidates, the others under the same prefix hear of.
+"""The bus: each cache learns what the other caches under its prefix write or invalidate.
 
-Messages are published by the scripts that write (see `put.lua`), so there is no write without its message.
-Those who listen to the very tier that was written are told in the thread that wrote, before the call
-returns, and take no notice of the message. A listener has a thread and a connection of its own. Whenever
-it cannot know that it has heard everything, it is told to trust nothing: at the beginning, after the
-connection was lost and when it is back, when a message cannot be read, and when numbers or heartbeats are
-missing (see `messages`). No value comes from here: a stranger who publishes on the channel can
-make caches forget or, in the name of a writer, keep them from noticing a loss.
+The scripts that write also publish the message (see `put.lua`), so there is no write without its message. A
+listener on the very tier that was written is notified in the thread that wrote, before the call returns, and
+ignores the message. A listener has a thread and a connection of its own. Whenever it may have missed a
+message, it is told to trust nothing. That is when the thread begins, when the connection is lost and made
+again, when a message cannot be read, and when numbers or heartbeats are missing (see `bus_protocol`).
+
+No value comes over the bus. Another client that publishes on the channel can make caches drop entries or, in
+the name of a writer, hide a loss from them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
@@ -26,7 +27,7 @@ from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, 
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.heartbeat import Heartbeat
 
-_STEP: Final = 0.1  # seconds that a thread listens before it looks up: so long `close` may wait for it
+_STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
@@ -36,8 +37,8 @@ class Bus:
     """Both ends of the bus of one cache. Safe in any thread, before and after a fork.
 
     Args:
-        server: the way to the server.
-        channel: where the caches of one prefix meet.
+        server: the client of the server.
+        channel: the channel that the caches of one prefix share.
     """
 
     def __init__(self, server: Client, channel: bytes) -> None:
@@ -45,76 +46,117 @@ class Bus:
         self.channel = channel
         self.outbox = Outbox()
         self._lock = threading.Lock()
-        self._ears: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
-        self._heart = Heartbeat(server, channel, self.outbox)
-        # When nobody holds this any more what it has sent must still be confirmed.
-        weakref.finalize(self, self._heart.drop).atexit = False
+        self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
+        self.heartbeat = Heartbeat(server, channel, self.outbox)
+        # What this has sent must be confirmed even if the bus is no longer held.
+        weakref.finalize(self, self.heartbeat.drop).atexit = False
         fork.register(self)
 
-    def keep_confirming(self) -> None:
-        """See to it that heartbeats follow, from the first message on."""
-        self._heart.keep_beating()
-
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Begin to listen; the function returned ends it, and may be called twice.
+        """Begin to listen; the function returned ends that, and may be called twice.
 
-        That function holds the listener, and nothing else here does: when both are gone, listening ends too.
+        Only that function holds the listener. When both are no longer held, listening ends too.
         """
-        ear = _BusReader(self._server, self.channel, self.outbox, listener)
+        mine = _BusReader(self._server, self.channel, self.outbox, listener)
         kept = [listener]
         with self._lock:
-            self._ears = (*(one for one in self._ears if not one.is_over), ear)
-        ear.start()
+            self._readers = (*(reader for reader in self._readers if not reader.is_over), mine)
+        mine.start()
 
         def end() -> None:
             kept.clear()
             with self._lock:
-                self._ears = tuple(one for one in self._ears if one is not ear)
-            ear.stop()
+                self._readers = tuple(reader for reader in self._readers if reader is not mine)
+            mine.stop()
 
         return end
 
-    def tell(self, kind: Kind, body: Any) -> None:
-        """Tell all who listen here, now and in this thread, what a message says."""
-        ears = self._ears
+    def tell(self, kind: Kind, bodies: Sequence[Any]) -> None:
+        """Notify the listeners of this process, in this thread, of what messages say."""
+        readers = self._readers
         try:
-            for ear in ears:
-                ear.tell(kind, body)
+            for reader in readers:
+                reader.tell(kind, bodies)
         except BaseException:
-            # A signal handler's, at any point. To be told twice does no harm.
-            for ear in ears:
-                ear.tell(kind, body)
+            # A signal handler may raise at any point. A second notification does no harm.
+            for reader in readers:
+                reader.tell(kind, bodies)
             raise
 
     def readers(self) -> list[threading.Thread]:
         """Return the threads that listen."""
-        return [ear.thread for ear in self._ears if ear.thread is not None]
+        return [reader.thread for reader in self._readers if reader.thread is not None]
 
     def close(self) -> None:
         """Confirm what was sent, and end all listening."""
         with self._lock:
-            ears, self._ears = self._ears, ()
-        self._heart.end()
-        for ear in ears:
-            ear.stop()
+            readers, self._readers = self._readers, ()
+        self.heartbeat.end()
+        for reader in readers:
+            reader.stop()
 
     def before_fork(self) -> None:
-        """Take the locks (see `forks`)."""
+        """Take the locks, so that no thread holds them in the child."""
         self._lock.acquire()
-        self._heart.before_fork()
+        self.heartbeat.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the locks back; the child is another writer, and listens with threads of its own."""
-        self._heart.after_fork(in_child)
+        """Release the locks; the child is another writer, and listens with threads of its own."""
+        self.heartbeat.after_fork(in_child)
         self._lock.release()
         if in_child:
-            for ear in self._ears:
-                ear.restart()  # one that is over ends at once
+            for reader in self._readers:
+                reader.restart()  # one that is over ends at once
+
+
+@final
+class PublishedWrite:
+    """Messages that a `with` block publishes, or fails to publish. Heartbeats follow.
+
+    In both cases the listeners of this process are notified by the end of the block, because a write that
+    failed may have been carried out. The class is written by hand: one by `contextlib` takes three times as
+    long, and each write has one.
+
+    Args:
+        bus: the bus.
+        kind: the kind of the messages.
+        bodies: the body of each message.
+    """
+
+    __slots__ = ("_bodies", "_bus", "_kind", "_numbers")
+
+    def __init__(self, bus: Bus, kind: Kind, bodies: Sequence[Any]) -> None:
+        self._bus = bus
+        self._kind: Kind = kind
+        self._bodies = bodies
+        self._numbers: list[int] = []
+
+    def __enter__(self) -> list[str]:
+        bus = self._bus
+        if not bus.heartbeat.is_beating:
+            bus.heartbeat.keep_beating()
+        texts = []
+        try:
+            for body in self._bodies:
+                number, text = bus.outbox.message(self._kind, body)
+                self._numbers.append(number)
+                texts.append(text)
+        except BaseException:
+            # A number that stays in hand would keep all later ones from being confirmed.
+            bus.outbox.settle(*self._numbers)
+            raise
+        return texts
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._bus.outbox.settle(*self._numbers)
+        finally:
+            self._bus.tell(self._kind, self._bodies)
 
 
 @final
 class _BusReader:
-    """A thread that listens for one listener until it is stopped, or nobody holds the listener any more."""
+    """A thread that reads the bus for one listener, until it is stopped or the listener is no longer held."""
 
     def __init__(self, server: Client, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
         self._server = server
@@ -126,33 +168,36 @@ class _BusReader:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nobody to listen for any more."""
+        """Whether it was stopped, or the listener is no longer held."""
         return self._stopped.is_set() or self._listener() is None
 
-    def tell(self, kind: Kind, body: Any) -> None:
-        """Tell the listener what a message says; whoever is stopped may be told still."""
+    def tell(self, kind: Kind, bodies: Sequence[Any]) -> None:
+        """Notify the listener of what messages say. This may happen even after `stop`."""
         listener = self._listener()
         if listener is not None:
-            tell(listener, kind, body)
+            for body in bodies:
+                tell(listener, kind, body)
 
     def start(self) -> None:
         thread = threading.Thread(target=self._run, name="cachekit-bus", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter ends
-            raise TierUnavailableError("there is no thread to listen with") from error
+            raise TierUnavailableError("no thread can be started to read the bus") from error
         self.thread = thread
 
     def restart(self) -> None:
-        """In a forked child: the thread is gone, and what it would have heard with it."""
+        """Start again in a forked child, where the thread is gone."""
         self._stopped = threading.Event()
         try:
             self.start()
         except TierUnavailableError:
-            logging.getLogger("cachekit").exception("a forked process does not hear what others write")
+            logging.getLogger("cachekit").exception(
+                "bus reader not started in a forked process, its memory may be stale until entries expire"
+            )
 
     def stop(self) -> None:
-        """End it, and wait until it has."""
+        """End it, and wait until it has ended."""
         self._stopped.set()
         thread = self.thread
         if thread is not None and thread is not threading.current_thread():
@@ -160,43 +205,45 @@ class _BusReader:
 
     def _run(self) -> None:
         inbox = Inbox(self._outbox.writer, self._listener)
-        # In a forked child this is the first that the listener hears.
+        # A listener of a forked child has missed messages, and learns of it here.
         inbox.gap()
         pause = _SHORTEST_PAUSE
         while not self.is_over:
             begun = time.monotonic()
             try:
                 self._listen(inbox)
-            except Exception as error:  # noqa: BLE001  # whatever it was: a thread that ends would be silence
-                logging.getLogger("cachekit").info("the bus of %s was interrupted: %s", self._server, error)
+            except Exception as error:  # noqa: BLE001  # whatever it was: without the thread nothing would arrive
+                logging.getLogger("cachekit").info(
+                    "bus of %s interrupted, clearing memory: %s", self._server, error
+                )
                 inbox.gap()
             if time.monotonic() - begun > _LONGEST_PAUSE:
                 pause = _SHORTEST_PAUSE
             if self.is_over:
                 break
-            # Not all of a fleet at the same moment.
+            # Jitter, so that the fleet does not reconnect all at once.
             self._stopped.wait(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, _LONGEST_PAUSE)
         if not self._stopped.is_set():
             logging.getLogger("cachekit").info(
-                "a listener on %s was dropped, and hears no more", self._server
+                "bus of %s: a listener was dropped without close(), listening ends", self._server
             )
 
     def _listen(self, inbox: Inbox) -> None:
-        """Hear what is published until the connection is lost, or `stop`."""
+        """Read what is published until the connection is lost, or `stop`."""
         pubsub = self._server.pubsub()
         try:
             pubsub.subscribe(self._channel)
-            asked = heard = time.monotonic()
+            asked = received = time.monotonic()
             while not self.is_over:
                 message = pubsub.get_message(timeout=_STEP)
                 now = time.monotonic()
                 if message is not None:
-                    heard = now
-                    self._hear(message, inbox, now)
-                elif now - heard > PATIENCE:
+                    received = now
+                    self._receive(message, inbox, now)
+                elif now - received > PATIENCE:
                     raise TierUnavailableError("the server does not answer on the bus")
-                elif now - max(heard, asked) > HEARTBEAT:
+                elif now - max(received, asked) > HEARTBEAT:
                     asked = now
                     pubsub.ping()
                 inbox.tick(now)
@@ -204,9 +251,9 @@ class _BusReader:
             pubsub.close()
 
     @staticmethod
-    def _hear(message: dict[str, Any], inbox: Inbox, now: float) -> None:
+    def _receive(message: dict[str, Any], inbox: Inbox, now: float) -> None:
         if message["type"] == "message":
             inbox.receive(message["data"], now)
         elif message["type"] == "subscribe":
-            # The first time there may have been messages before; after that, the driver connected anew.
+            # Messages may have been lost before: this thread has just begun, or the driver has reconnected.
             inbox.gap()

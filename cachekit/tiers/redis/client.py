@@ -1,8 +1,8 @@
-"""The way to the server: when to connect, how long to wait, what to try again, and how errors are called.
+"""The client of a server or a Cluster: when it connects, how long it waits, what it tries again, its errors.
 
-Here is the difference between a single server and a Cluster. It connects at the first call; a call waits for
-the timeout, is tried once more, and then raises `TierUnavailableError`. Everything that is sent through it
-may be sent twice. Nobody but this module, `address`, `lines` and `bus` knows redis-py.
+It connects at the first call. A call waits for the timeout, is tried once more, and then raises
+`TierUnavailableError`. So everything that is sent through it may be sent twice. Only this module,
+`connection`, `connection_pool`, `bus` and `lease` know redis-py.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.tiers.redis.connection import Address, Connections, ways_to
+from cachekit.tiers.redis.connection import Address, Connections, connect
 from cachekit.tiers.redis.scripts import Script
 
-_BATCH: Final = 500  # commands in one pipeline, so that neither side piles up much
-_SCANNED: Final = 1000  # keys that the server looks at before it answers others
+_BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
+_SCANNED: Final = 1000  # keys that the server looks at before it answers other clients
 
 
 class ForeignValue:
     """The type of `FOREIGN`."""
 
 
-#: Something is there, and it is not a string: another program's.
+#: What `read` returns for a value that is no string, and so another program's.
 FOREIGN: Final = ForeignValue()
 
 
 class Call(NamedTuple):
-    """A script with what it is to be run on."""
+    """A script, with its keys and arguments."""
 
     script: Script
     keys: Sequence[bytes]
     arguments: Sequence[bytes | str | int]
 
     def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
-        """As a command: by digest, or with "EVAL" by text."""
+        """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)
 
 
 @final
 class Client:
-    """A single server, whatever stands before it, or a Cluster. Safe in any thread, before and after a fork.
+    """A single server or a Cluster. Safe in any thread, before and after a fork.
 
     Args:
-        address: where it is; or
-        client: a client of redis-py that somebody else has made, and will close.
+        address: where it is; None with a client.
+        client: a client of redis-py, which `close` leaves open.
     """
 
     def __init__(self, address: Address | None, client: Any = None) -> None:
@@ -58,8 +58,9 @@ class Client:
         self._own = client is None
         self._opened = None if client is None else Connections(client, client.execute_command, lambda: None)
         self._lock = threading.Lock()
-        self._closed = False
-        # What a Cluster's client raises is not a RedisError.
+        #: Whether `close` was called.
+        self.is_closed = False
+        # What a Cluster's client raises is no RedisError.
         self._errors: tuple[type[Exception], ...] = (
             redis.RedisError,
             redis.exceptions.RedisClusterException,
@@ -80,21 +81,21 @@ class Client:
             return str(self._address)
         return "the Redis Cluster of a client" if self.is_cluster else "the Redis of a client"
 
-    # -- one thing at a time ------------------------------------------------------------------------
+    # -- one command --------------------------------------------------------------------------------
 
     def call(self, *command: Any) -> Any:
-        """The answer to one command.
+        """Return the answer to one command.
 
         Raises:
             TierUnavailableError: there was none, or it was an error.
         """
         try:
-            return self._ways().ask(*command)
+            return (self._opened or self._connections()).ask(*command)
         except self._errors as error:
             raise self._unavailable(error) from error
 
     def ping(self) -> None:
-        """Return if it answers, or in a Cluster each primary does.
+        """Return if it answers, in a Cluster if each primary does.
 
         Raises:
             TierUnavailableError: not all did.
@@ -102,7 +103,7 @@ class Client:
         if not self.is_cluster:
             self.call("PING")
             return
-        client = self._ways().client
+        client = self._connections().client
         try:
             for primary in client.get_primaries():
                 client.execute_command("PING", target_nodes=primary)
@@ -110,38 +111,23 @@ class Client:
             raise self._unavailable(error) from error
 
     def read(self, name: bytes) -> bytes | ForeignValue | None:
-        """What is stored there; `FOREIGN` if it is not a string.
+        """Return what is stored there; `FOREIGN` if it is no string.
 
         Raises:
-            TierUnavailableError: the server did not say.
+            TierUnavailableError: the server did not answer.
         """
         try:
-            found: bytes | None = self._ways().ask("GET", name)
+            found: bytes | None = (self._opened or self._connections()).ask("GET", name)
         except self._errors as error:
             if self._is_foreign(error):
                 return FOREIGN
             raise self._unavailable(error) from error
         return found
 
-    def run(self, call: Call) -> Any:
-        """What a script returns.
-
-        Raises:
-            TierUnavailableError: it did not run, or failed; or nobody knows.
-        """
-        ask = self._ways().ask
-        try:
-            try:
-                return ask(*call.command())
-            except self._no_script:  # a server that was started, or flushed, since
-                return ask(*call.command("EVAL"))
-        except self._errors as error:
-            raise self._unavailable(error) from error
-
     # -- many at once -------------------------------------------------------------------------------
 
     def read_many(self, names: Sequence[bytes]) -> list[bytes | None]:
-        """What is stored there, None for what is not, or is not a string. One round trip per 500."""
+        """Return what is stored there, None for nothing, or no string. One round trip per 500."""
         if not self.is_cluster:
             found: list[bytes | None] = []
             for start in range(0, len(names), _BATCH):
@@ -151,7 +137,7 @@ class Client:
         return [None if self._is_foreign(answer) else self._checked(answer) for answer in answers]
 
     def do_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The answers to several commands, each of which names one key.
+        """Return the answers to several commands, each of which names one key.
 
         Raises:
             TierUnavailableError: one of the answers is an error; the others may have been carried out.
@@ -159,18 +145,28 @@ class Client:
         return [self._checked(answer) for answer in self._answers(commands)]
 
     def try_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """`do_many`, but a command that fails with an answer of the server's own yields None."""
+        """Do what `do_many` does, with None for a command that the server answers with an error."""
         answers = self._answers(commands)
         return [
             None if isinstance(answer, self._response_error) else self._checked(answer) for answer in answers
         ]
 
-    def run_many(self, calls: Sequence[Call]) -> list[Any]:
-        """What scripts return.
+    def run(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the results of scripts.
 
         Raises:
-            TierUnavailableError: one of them failed; the others may have been carried out.
+            TierUnavailableError: one of them failed, or gave no answer. All may have been carried out.
         """
+        if len(calls) == 1:  # without a pipeline, which takes longer
+            (call,) = calls
+            ask = (self._opened or self._connections()).ask
+            try:
+                try:
+                    return [ask(*call.command())]
+                except self._no_script:  # a server that was started, or flushed, since
+                    return [ask(*call.command("EVAL"))]
+            except self._errors as error:
+                raise self._unavailable(error) from error
         answers = self._answers([call.command() for call in calls])
         unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
         if unknown:
@@ -180,7 +176,7 @@ class Client:
         return [self._checked(answer) for answer in answers]
 
     def unlink(self, names: Sequence[bytes]) -> int:
-        """Remove keys; how many were there."""
+        """Remove keys; return how many were there."""
         if self.is_cluster:
             return sum(self.do_many([("UNLINK", name) for name in names]))
         removed = 0
@@ -189,11 +185,11 @@ class Client:
         return removed
 
     def scan(self, glob: bytes) -> Iterator[list[bytes]]:
-        """The names that the glob matches, in batches, from all primaries of a Cluster.
+        """Return the names that the glob matches, in batches, from all primaries of a Cluster.
 
-        A name may come twice; one that comes or goes meanwhile may be among them or not.
+        A name may come twice. One that is added or removed during the scan may be among them or not.
         """
-        client = self._ways().client
+        client = self._connections().client
         clients = [client]
         if self.is_cluster:
             clients = [client.get_redis_connection(primary) for primary in client.get_primaries()]
@@ -204,10 +200,10 @@ class Client:
                 yield from self._scan(one.connection_pool, glob)
 
     def _scan(self, pool: Any, glob: bytes) -> Iterator[list[bytes]]:
-        """The names on one server, all over one connection.
+        """Return the names on one server, all over one connection.
 
-        Another connection may lead to another server, restarted or promoted, to which a cursor says something
-        else: that would leave out names without a word. So whoever tries again begins anew.
+        Another connection may lead to another server, restarted or promoted, where a cursor means something
+        else, and names would be left out silently. So a second try starts from the beginning.
         """
         try:
             connection = pool.get_connection()
@@ -233,8 +229,8 @@ class Client:
             pool.release(connection)
 
     def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The answers in order, errors of the server among them as exceptions."""
-        client = self._ways().client
+        """Return the answers in order, with errors of the server among them as exceptions."""
+        client = self._connections().client
         answers: list[Any] = []
         try:
             for start in range(0, len(commands), _BATCH):
@@ -250,59 +246,54 @@ class Client:
     # -- the bus ------------------------------------------------------------------------------------
 
     def pubsub(self) -> Any:
-        """A subscription of redis-py, on a connection of its own. It raises what the driver raises."""
-        client = self._ways().client
+        """Return a subscription of redis-py, on a connection of its own. It raises the driver's errors."""
+        client = self._connections().client
         if not self.is_cluster:
             return client.pubsub()
-        # Any node will do: what is published on one is heard on all.
+        # Any node will do: a message published on one node reaches all.
         node = client.get_random_node()
         return client.get_redis_connection(node).pubsub()
 
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections, unless they are those of a client that was handed in."""
+        """Close the connections, unless they are those of a client that was passed in."""
         with self._lock:
-            self._closed = True
-            ways, self._opened = self._opened, None
-        if ways is not None:
+            self.is_closed = True
+            connections, self._opened = self._opened, None
+        if connections is not None:
             with suppress(*self._errors):
-                ways.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+                connections.close()
 
     def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+        """Take the lock, so that no thread holds it in the child."""
         self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the lock back; in the child leave the parent's connections alone."""
+        """Release the lock; in the child leave the parent's connections alone."""
         if in_child and self._own:
             self._opened = None
         self._lock.release()
 
     def client(self) -> Any:
-        """The driver's own client of the moment: for what is asked seldom.
+        """Return the driver's client, for rare commands.
 
         Raises:
             TierUnavailableError: it could not be made.
         """
-        return self._ways().client
+        return self._connections().client
 
-    def _ways(self) -> Connections:
-        ways = self._opened
-        if ways is not None:
-            return ways
+    def _connections(self) -> Connections:
+        opened = self._opened
+        if opened is not None:
+            return opened
         with self._lock:
-            if self._closed:
-                raise CacheClosedError("this RedisCache is closed")
+            if self.is_closed:
+                raise CacheClosedError("this RedisCache was closed; make a new one")
             if self._opened is None:
                 assert self._address is not None
                 try:
-                    self._opened = ways_to(self._address)
+                    self._opened = connect(self._address)
                 except self._errors as error:
                     raise self._unavailable(error) from error
             return self._opened

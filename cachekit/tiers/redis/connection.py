@@ -1,4 +1,4 @@
-"""Where the server is, who we are to it, and ways there whose waits are bounded."""
+"""The address of a server, with what it takes to log in, and connections to it whose waits are bounded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server is and who we are to it. Its repr has no password."""
+    """Where the server is, and what it takes to log in. Its repr has no password."""
 
     host: str
     port: int
@@ -56,17 +56,17 @@ def _check_url(url: object) -> None:
     except (ValueError, TypeError, AttributeError, RedisError):
         raise ValueError(
             "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
-            "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; what was "
-            "given is not shown, because it may have a password in it"
+            "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; the given "
+            "one is not shown, because it may contain a password"
         ) from None
 
 
 def checked_client(client: Any) -> Any:
-    """A client that was handed in.
+    """Return a client that was passed in.
 
     Raises:
-        TypeError: it is not a client of redis-py, or an asynchronous one, or a pipeline.
-        ValueError: it decodes what it reads, or keeps what it has read.
+        TypeError: it is no client of redis-py, or an asynchronous one, or a pipeline.
+        ValueError: it decodes what it reads, or caches it.
     """
     import redis
 
@@ -83,8 +83,8 @@ def checked_client(client: Any) -> Any:
         )
     if isinstance(client, redis.Redis) and client.get_cache() is not None:
         raise ValueError(
-            "client must not have a cache of its own (cache_config): it serves what was invalidated a moment "
-            "ago; make one without it, cachekit's memory tier is nearer anyway"
+            "client must not have a cache of its own (cache_config): it serves values that were invalidated; "
+            "make one without it, and use cachekit's memory tier"
         )
     return client
 
@@ -99,14 +99,14 @@ def one_server(
     ssl: bool,
     timeout: float,
 ) -> Address:
-    """The address that the arguments of `RedisCache` give.
+    """Return the address that the arguments of `RedisCache` give.
 
     Raises:
-        TypeError, ValueError: they do not; the message has no password.
+        TypeError, ValueError: an argument is wrong. The message has no password.
     """
     if url is not None:
-        if (host, port, db, ssl) != (_NOWHERE[0], _NOWHERE[1], _NOWHERE[2], False):
-            raise ValueError("url says where the server is; leave out host, port, db and ssl")
+        if (host, port, db, ssl) != (_DEFAULTS[0], _DEFAULTS[1], _DEFAULTS[2], False):
+            raise ValueError("url must be the only address; leave out host, port, db and ssl")
         _check_url(url)
     where = _checked_node(host, port)
     return Address(*where, _checked_int("db", db, 0), url, username, password, ssl, _checked_timeout(timeout))
@@ -116,12 +116,12 @@ def no_server(client: Any, *arguments: object) -> None:
     """Refuse an address beside a client.
 
     Raises:
-        ValueError: one of the arguments of `one_server` is not what it is when it is left out.
+        ValueError: one of the arguments of `one_server` does not have its default.
     """
-    if arguments != _NOWHERE:
+    if arguments != _DEFAULTS:
         raise ValueError(
-            f"client, a {type(client).__name__}, knows its server already; leave out host, port, db, url, "
-            f"username, password, ssl and timeout"
+            f"client must come without an address, because the {type(client).__name__} has one; leave out "
+            f"host, port, db, url, username, password, ssl and timeout"
         )
 
 
@@ -132,10 +132,10 @@ def some_nodes(
     ssl: bool,
     timeout: float,
 ) -> Address:
-    """The address of a Cluster.
+    """Return the address of a Cluster.
 
     Raises:
-        TypeError, ValueError: an argument is of no use for that.
+        TypeError, ValueError: an argument is wrong.
     """
     if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
         raise TypeError(f"nodes must be a list such as [('host', 6379)], not {nodes!r}")
@@ -148,8 +148,8 @@ def some_nodes(
     return Address(*some[0], 0, None, username, password, ssl, wait, tuple(some))
 
 
-#: The arguments of `one_server` when nobody says anything.
-_NOWHERE: Final = ("localhost", 6379, 0, None, None, None, False, 0.25)
+#: The defaults of the arguments of `one_server`.
+_DEFAULTS: Final = ("localhost", 6379, 0, None, None, None, False, 0.25)
 
 
 def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> int:
@@ -188,15 +188,15 @@ def _checked_timeout(timeout: float) -> float:
 
 
 class Connections(NamedTuple):
-    """How to get to a server: a client for what needs one, and something quicker for single commands."""
+    """A client of the driver, and a faster function for single commands."""
 
     client: Any
-    ask: Callable[..., Any]  #: takes a command, returns its answer
+    ask: Callable[..., Any]  #: takes a command and returns its answer
     close: Callable[[], object]
 
 
-def ways_to(address: Address) -> Connections:
-    """Make them; their waits are bounded. Only a Cluster's client connects already."""
+def connect(address: Address) -> Connections:
+    """Return connections whose waits are bounded. Only a Cluster's client connects already."""
     import redis
     from redis.backoff import NoBackoff
     from redis.cluster import ClusterNode
@@ -212,7 +212,7 @@ def ways_to(address: Address) -> Connections:
         "password": address.password,
     }
     if address.nodes is not None:
-        options["redis_connect_func"] = _never_later  # which is called when it is connected
+        options["redis_connect_func"] = _reset_on_close  # called after the connection is made
         nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
         cluster = redis.RedisCluster(
             startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
@@ -227,41 +227,42 @@ def ways_to(address: Address) -> Connections:
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
     kind = options.pop("connection_class", redis.Connection)
-    options["redis_connect_func"] = _connected  # which is called instead of what connects
+    options["redis_connect_func"] = _on_connect  # called instead of `on_connect`
     # It waits when all connections are in use; the plain pool raises.
     pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
         connection_class=_leaving_replicas(kind), **options
     )
     client = redis.Redis(connection_pool=pool)
     arguments = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
-    lines = ConnectionPool(lambda: kind(**arguments), pool.max_connections, patience)
+    single = ConnectionPool(lambda: kind(**arguments), pool.max_connections, patience)
 
     def close() -> None:
-        lines.close()
+        single.close()
         client.close()
         pool.disconnect()
 
-    return Connections(client, lines.ask, close)
+    return Connections(client, single.ask, close)
 
 
-def _never_later(connection: Any) -> None:
-    """Have the system forget, when the connection is closed, what the server has not acknowledged.
+def _reset_on_close(connection: Any) -> None:
+    """Let the system discard, when the connection is closed, what the server has not acknowledged.
 
-    It would go on sending it: when the network is back, seconds later, a write that we have given up would
-    come after newer ones.
+    Otherwise the system goes on sending it. When the network recovers, seconds later, a write that the tier
+    has given up would arrive after newer ones.
     """
+    # The driver has no public name for the socket of a connection, nor an option for this level.
     connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _connected(connection: Any) -> None:
-    _never_later(connection)
+def _on_connect(connection: Any) -> None:
+    _reset_on_close(connection)
     connection.on_connect()
 
 
 def _leaving_replicas(kind: Any) -> Any:
-    """The class of connections, but one that leads to a server that only reads is taken for a broken one.
+    """Return a class of connections that treats a connection to a read-only server as broken.
 
-    After a failover the name of the server may lead to the new main one, which only who connects anew finds.
+    After a failover the name of the server may lead to the new primary, which only a new connection finds.
     """
     from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004
 

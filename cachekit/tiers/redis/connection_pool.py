@@ -1,8 +1,8 @@
-"""Connections for one command at a time, without what a client of the driver adds to each.
+"""Connections for one command at a time, without what the driver's client and pool add to each command.
 
-A command over `redis.Redis` and its pool takes two thirds of its time in them; over a connection of the
-driver itself it does not. What is left to do is here: lend each connection to one thread at a time, at most
-so many, try once more after a broken or silent one, and never use one again whose answer was not read.
+A command over `redis.Redis` and its pool spends two thirds of its time in them. This pool only lends each
+connection to one thread at a time, bounds their number, and tries once more after a broken or silent one. It
+never uses a connection again whose answer was not read.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any, final
 
 @final
 class ConnectionPool:
-    """Connections to one server. Safe in any thread; after a fork the child makes another `ConnectionPool`.
+    """Connections to one server. Safe in any thread. After a fork the child makes another pool.
 
     Args:
-        connection: makes one that is not connected yet, and does not retry by itself.
-        most: how many there may be.
+        make: makes a connection that is not connected yet, and does not retry by itself.
+        most: the largest number of connections.
         patience: seconds to wait for one when all are in use.
     """
 
-    def __init__(self, connection: Callable[[], Any], most: int, patience: float) -> None:
+    def __init__(self, make: Callable[[], Any], most: int, patience: float) -> None:
         from redis import exceptions
 
-        self._connection = connection
+        self._make = make
         self._free: list[Any] = []
         self._places = threading.BoundedSemaphore(most)
         self._patience = patience
@@ -36,30 +36,30 @@ class ConnectionPool:
         self._closed = False
 
     def ask(self, *command: Any) -> Any:
-        """The answer to a command; tried once more if the connection breaks or stays silent."""
+        """Return the answer to a command; try once more if the connection breaks or stays silent."""
         if not self._places.acquire(timeout=self._patience):
             raise self._full("all connections are in use")
         try:
             try:
-                line = self._free.pop()
+                connection = self._free.pop()
             except IndexError:
-                line = self._connection()
+                connection = self._make()
             try:
                 try:
-                    answer = self._exchange(line, command)
+                    answer = self._exchange(connection, command)
                 except self._broken:
-                    line.disconnect()
-                    answer = self._exchange(line, command)
+                    connection.disconnect()
+                    answer = self._exchange(connection, command)
             except self._answers as error:
                 if isinstance(error, self._elsewhere):
-                    line.disconnect()  # after a failover its name may lead to the new main server
-                self._free.append(line)
+                    connection.disconnect()  # after a failover its name may lead to the new primary
+                self._free.append(connection)
                 raise
             except BaseException:
-                # An answer may be on its way, which the next command would take for its own.
-                line.disconnect()
+                # An answer may still arrive, which the next command would take for its own.
+                connection.disconnect()
                 raise
-            self._free.append(line)
+            self._free.append(connection)
         finally:
             self._places.release()
         if self._closed:
@@ -67,15 +67,15 @@ class ConnectionPool:
         return answer
 
     @staticmethod
-    def _exchange(line: Any, command: tuple[Any, ...]) -> Any:
-        line.send_command(*command, check_health=False)
-        return line.read_response()
+    def _exchange(connection: Any, command: tuple[Any, ...]) -> Any:
+        connection.send_command(*command, check_health=False)
+        return connection.read_response()
 
     def close(self) -> None:
-        """Close the connections; one that is in use now, when it is not any more."""
+        """Close the connections; one that is in use is closed afterwards."""
         self._closed = True
         while self._free:
             try:
                 self._free.pop().disconnect()
-            except IndexError:  # another thread closes them too
+            except IndexError:  # another thread closes them as well
                 return

@@ -1,12 +1,10 @@
-"""The fence of the Redis tier, whose tokens only the server can compare; and checks of what goes with it."""
+"""The fence of the Redis tier, whose tokens only the server can compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol, final
 
 from cachekit.model.entry import CacheEntry
-from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import ServerTokens
 
@@ -17,12 +15,12 @@ class _Judge(Protocol):
 
 @final
 class RedisFence:
-    """A fence that writes and invalidations of the whole fleet break. See `ports.Fence`.
+    """A fence that writes and invalidations of the whole fleet break.
 
     Args:
-        key: what it is for.
+        key: the key that it guards.
         origin: the tokens of key and tags when it was taken.
-        judge: who asks the server.
+        judge: asks the server.
     """
 
     __slots__ = ("_judge", "key", "origin")
@@ -33,17 +31,17 @@ class RedisFence:
         self._judge = judge
 
     def is_current(self) -> bool:
-        """Whether nobody has written or invalidated the key, or one of the tags, since. One round trip.
+        """Return whether nothing has written or invalidated the key, or a tag, since. One round trip.
 
         Raises:
-            TierUnavailableError: the server did not say.
+            TierUnavailableError: the server did not answer.
             CacheClosedError: the tier was closed.
         """
         return self._judge.is_current(self.key, self.origin)
 
 
 def check_fence(fence: Fence, entry: CacheEntry) -> ServerTokens:
-    """The tokens of a fence that was taken for this entry; refuse any other."""
+    """Return the tokens of a fence that was taken for this entry; refuse any other."""
     if not isinstance(fence, RedisFence):
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
     if fence.key != entry.key or not fence.origin.tags.keys() >= entry.tags:
@@ -53,23 +51,3 @@ def check_fence(fence: Fence, entry: CacheEntry) -> ServerTokens:
             f"that will be stored"
         )
     return fence.origin
-
-
-def checked_origin(origin: ServerTokens) -> ServerTokens:
-    """The origin, if it is one."""
-    if not isinstance(origin, ServerTokens):
-        raise TypeError(f"origin must come from this tier's origin() or successor(), not {origin!r}")
-    return origin
-
-
-def checked_pairs(
-    entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
-) -> list[tuple[CacheEntry, ServerTokens]]:
-    """The entries, each with its origin."""
-    pairs = []
-    for key, entry in entries.items():
-        check_entry(key, entry)
-        if key not in origins:
-            raise ValueError(f"origins has none for the key {key!r}; take one with origins([...])")
-        pairs.append((entry, checked_origin(origins[key])))
-    return pairs

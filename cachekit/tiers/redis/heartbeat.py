@@ -1,8 +1,7 @@
-"""Heartbeats, by which a writer on the bus confirms what it has sent (see `messages`).
+"""Heartbeats, by which a writer on the bus confirms what it has sent (see `bus_protocol`).
 
-All that was sent is confirmed, whatever becomes of the cache that sent it: whether it is closed, or dropped
-without that, and whether its program ends, or is a worker of `multiprocessing`. Else the fleet would wait
-for the heartbeat, and then do without its copies in memory.
+All that was sent is confirmed, even if the cache is closed, or dropped without `close`, or its program ends,
+or is a worker of `multiprocessing`. Otherwise the fleet would wait for the heartbeat, then clear its memory.
 """
 
 from __future__ import annotations
@@ -19,45 +18,45 @@ from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
 from cachekit.tiers.redis.client import Client
 
-#: Heartbeats have a thread of their own, which waits for nothing but servers. Other upkeep may take longer
-#: than a fleet has patience: a sweep of a million entries in files, a value kept warm, a tier that hangs.
+#: Heartbeats have a thread of their own, which waits for nothing but servers. Other scheduled tasks may take
+#: longer than readers wait: a sweep of a million entries in files, a value kept warm, a tier that hangs.
 heartbeat_scheduler: Final = Scheduler("cachekit-pulse")
 
-#: Those that have something to confirm, or may have: also those whose caches are gone.
+#: Those that may have something to confirm, including those whose caches are gone.
 _beating: set[Heartbeat] = set()
 
 
 @atexit.register
 def _confirm_before_exit() -> None:
-    for heart in list(_beating):
-        heart.confirm_the_last()
+    for heartbeat in list(_beating):
+        heartbeat.confirm_the_last()
 
 
-#: What `multiprocessing` calls at the end of a worker, where `atexit` calls nothing; once it is registered.
+#: What `multiprocessing` calls at the end of a worker, where `atexit` does not run; None until registered.
 _of_a_worker: Any = None
 
 
 def _confirm_before_a_worker_ends() -> None:
     global _of_a_worker
     util: Any = sys.modules.get("multiprocessing.util")
-    # A worker forgets what was registered where it was forked.
+    # A forked worker drops what its parent registered.
     if util is not None and (_of_a_worker is None or not _of_a_worker.still_active()):
         _of_a_worker = util.Finalize(None, _confirm_before_exit, exitpriority=0)
 
 
 @final
 class Heartbeat:
-    """Sends the heartbeats of one outbox. Safe in any thread; its owner sees to forks.
+    """Sends the heartbeats of one outbox. Safe in any thread; its owner handles forks.
 
     Args:
-        server: the way to the server.
-        channel: of the bus.
-        outbox: what is to be confirmed.
+        server: the client of the server.
+        channel: the channel of the bus.
+        outbox: the messages to confirm.
     """
 
     __slots__ = (
-        "__weakref__", "_beats", "_channel", "_dropped", "_job", "_lock", "_outbox", "_process", "_server",
-        "_silent_until",
+        "__weakref__", "_channel", "_dropped", "_job", "_lock", "_outbox", "_process", "_server",
+        "_silent_until", "is_beating",
     )  # fmt: skip
 
     def __init__(self, server: Client, channel: bytes, outbox: Outbox) -> None:
@@ -66,18 +65,17 @@ class Heartbeat:
         self._outbox = outbox
         self._lock = threading.Lock()
         self._job: ScheduledTask | None = None
-        self._beats = False  # in this process, in which the last heartbeat is seen to as well
+        #: Whether heartbeats follow a message of this process, up to the last one before it ends.
+        self.is_beating = False
         self._dropped = False
         self._process = os.getpid()
         self._silent_until = 0.0
 
     def keep_beating(self) -> None:
-        """See to it that heartbeats follow, from the first message on."""
-        if self._beats:
-            return
+        """Let heartbeats follow, from the first message on."""
         _confirm_before_a_worker_ends()
         if self._job is None:
-            # Without the lock: a fork takes that of the pulse before ours.
+            # Without the lock: a fork takes the lock of the scheduler before this one.
             job = heartbeat_scheduler.every(HEARTBEAT, self.beat)
             with self._lock:
                 first = self._job is None
@@ -87,38 +85,40 @@ class Heartbeat:
                 _beating.add(self)
             else:
                 job.cancel()
-        self._beats = True
+        self.is_beating = True
 
     def beat(self) -> None:
         """Publish a heartbeat, if there is anything to confirm."""
         if not self._dropped:
-            self._revalidate(final=False)
+            self._send(final=False)
             return
-        _beating.discard(self)  # which ends this job, too
+        _beating.discard(self)  # which ends this job too
         self.confirm_the_last()
 
     def drop(self) -> None:
-        """The cache is gone: one heartbeat follows, and no other. No I/O, for finalizers."""
+        """Note that the cache is gone: one last heartbeat follows. No I/O, for finalizers."""
         self._dropped = True
         if self._job is not None:
-            self._job.due = 0.0  # with the next one of any cache: this one keeps a connection open
+            self._job.due = (
+                0.0  # with the next heartbeat of any cache, because this one keeps a connection open
+            )
 
     def end(self) -> None:
         """Confirm what was sent; no heartbeat follows."""
         with self._lock:
             job, self._job = self._job, None
-            self._beats = False
+            self.is_beating = False
         _beating.discard(self)
         if job is not None:
             job.cancel()
             self.confirm_the_last()
 
     def confirm_the_last(self) -> None:
-        """Confirm all that was sent, unless that is another process's business."""
+        """Confirm all that was sent, unless another process sent it."""
         if self._process == os.getpid():
-            self._revalidate(final=True)
+            self._send(final=True)
 
-    def _revalidate(self, *, final: bool) -> None:
+    def _send(self, *, final: bool) -> None:
         if time.monotonic() < self._silent_until and not final:
             return
         due = self._outbox.heartbeat(final=final)
@@ -128,21 +128,21 @@ class Heartbeat:
         try:
             self._server.call("PUBLISH", self._channel, text)
         except (TierUnavailableError, CacheClosedError):
-            # The next one will speak of the same messages. This thread belongs to all caches, and shall not
-            # wait for a server that is out all the time; nor the fleet for this writer, when it is back.
+            # The next heartbeat confirms the same messages. This thread serves all caches, so it must not
+            # wait for an unavailable server all the time. Nor must the fleet wait long once it recovers.
             self._silent_until = time.monotonic() + HEARTBEAT
             return
         self._outbox.confirm(number)
 
     def before_fork(self) -> None:
-        """Take the locks (see `forks`)."""
+        """Take the locks, so that no thread holds them in the child."""
         self._lock.acquire()
         self._outbox.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give them back; the child is another writer."""
+        """Release them; the child is another writer."""
         self._outbox.after_fork(in_child)
         self._lock.release()
         if in_child:
             self._process = os.getpid()
-            self._beats = False
+            self.is_beating = False

@@ -1,15 +1,14 @@
-"""What is called what on the server: values, tokens of buckets, tokens of tags, and the channel.
+"""The names of keys on the server: values, tokens of buckets, tokens of tags, leases, and the channel.
 
     prefix {1234} : key     a value; 1234 is the bucket of its key
     prefix {1234}           the token of the bucket
     prefix {#tag}           the token of a tag
-    prefix {lease:key}      a lease, see `locks.fleet`
+    prefix {lease:key}      a lease, see `lease`
     prefix !                the channel of the bus
 
-without the spaces. What stands in the braces decides where in a Cluster a key lives, so a value and its
-token, which one script changes together, are always neighbours; a single server has the same layout. A
-prefix has no braces of its own, so the keys of a cache whose prefix begins with another's are not
-mistaken for that one's.
+without the spaces. The text in the braces decides on which node of a Cluster a key lives. So a value and its
+token, which one script changes together, live on one node. A single server has the same layout. A prefix has
+no braces. So the keys of a cache are never taken for those of another whose prefix begins with its own.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from zlib import crc32
 
 from cachekit.model.validation import checked_key
 
-#: So many tokens of buckets there are at the most, under each prefix. As many as a Cluster has slots.
+#: The number of buckets under each prefix: as many as a Cluster has slots.
 BUCKETS: Final = 1 << 14
 
 _GLOB: Final = re.compile(rb"([\\*?\[\]^-])")
@@ -32,13 +31,13 @@ def _octets(text: str) -> bytes:
 
 @final
 class Layout:
-    """Names under one prefix.
+    """The names under one prefix.
 
     Args:
-        prefix: what they all begin with.
+        prefix: the beginning of all names.
 
     Raises:
-        TypeError: it is not a str.
+        TypeError: it is no str.
         ValueError: it is empty, or has braces.
     """
 
@@ -48,33 +47,33 @@ class Layout:
         self.prefix = checked_key(prefix, "key_prefix")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ValueError(
-                f"key_prefix must not be empty or contain braces, not {prefix!r}; the cache uses braces to "
-                f"keep what belongs together on one node of a Cluster"
+                f"key_prefix must not be empty or contain braces, not {prefix!r}; choose another, because "
+                f"braces decide on which node of a Cluster a key lives"
             )
         self._prefix = _octets(self.prefix)
         self._value = re.compile(re.escape(self._prefix) + rb"\{(\d+)\}:(.*)", re.DOTALL)
         self.channel = self._prefix + b"!"
 
     def names(self, key: str) -> tuple[bytes, bytes]:
-        """Where a key's value is, and the token of its bucket."""
-        octets = _octets(key)
+        """Return the names of a key's value, and of its bucket's token."""
+        octets = key.encode("utf-8", "surrogatepass")
         token = b"%s{%d}" % (self._prefix, crc32(octets) % BUCKETS)
         return b"%s:%s" % (token, octets), token
 
     def value(self, key: str) -> bytes:
-        """Where a key's value is."""
+        """Return the name of a key's value."""
         return self.names(key)[0]
 
     def tag(self, tag: str) -> bytes:
-        """Where a tag's token is."""
+        """Return the name of a tag's token."""
         return b"%s{#%s}" % (self._prefix, _octets(tag))
 
     def tokens(self) -> list[bytes]:
-        """The tokens of all buckets."""
+        """Return the names of the tokens of all buckets."""
         return [b"%s{%d}" % (self._prefix, bucket) for bucket in range(BUCKETS)]
 
     def key(self, name: bytes) -> str | None:
-        """The key whose value has this name; None if it is not the name of a value of ours."""
+        """Return the key whose value has this name; None if no value of this cache has it."""
         match = self._value.fullmatch(name)
         if match is None:
             return None
@@ -84,15 +83,15 @@ class Layout:
             return None
 
     def is_tag(self, name: bytes) -> bool:
-        """Whether it is the token of a tag."""
+        """Return whether it is the name of a tag's token."""
         return name.startswith(self._prefix + b"{#") and name.endswith(b"}")
 
     def values_glob(self, beginning: str = "") -> bytes:
-        """A glob, for the server, of the values of keys with this beginning."""
+        """Return a glob for the server that matches the values of keys with this beginning."""
         return self._glob(self._prefix) + b"{[0-9]*}:" + self._glob(_octets(beginning)) + b"*"
 
     def everything_glob(self) -> bytes:
-        """A glob, for the server, of all keys under the prefix."""
+        """Return a glob for the server that matches all names under the prefix."""
         return self._glob(self._prefix) + b"{*"
 
     @staticmethod
@@ -101,10 +100,10 @@ class Layout:
 
 
 def literal_beginning(pattern: str) -> str:
-    """What every text begins with that the regular expression, without flags, matches, as far as is plain.
+    """Return a beginning of all texts that the regular expression, without flags, matches from the start.
 
-    Letters, digits and a few signs up to the first that means something else, and not the last of them
-    if what follows could make it optional. Alternatives give nothing, and nor do flags in the pattern.
+    It consists of letters, digits and a few signs, up to the first character that means something else. The
+    last one is left out if what follows could make it optional. Alternatives and inline flags give nothing.
     """
     if "|" in pattern:
         return ""

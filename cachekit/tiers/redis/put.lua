@@ -1,4 +1,4 @@
--- Stores values, makes tokens those of their buckets, and tells the fleet.
+-- Stores values, makes tokens those of their buckets, and notifies the fleet.
 --
 -- KEYS     of each value: its name, and that of the token of its bucket
 -- ARGV[1]  the channel        ARGV[2]  the message        ARGV[3]  the tokens' life in milliseconds
@@ -6,11 +6,11 @@
 --          token; "", or the SHA-1 of the only value that may be replaced; "", or the only token that may
 --          be replaced
 --
--- Returns of each value 1; or 0 if another value, or another token, than the one that may be replaced is
--- there, and nothing of it was changed. That is told as well: a number of the writer's that nobody hears
--- of counts as a loss, for which the fleet would drop all that it has in memory.
--- Running it twice leaves what running it once does. With a token that may be replaced it knows a second
--- time by its own token.
+-- Returns 1 for each value; or 0 if another value, or token, than the one that may be replaced is stored, and
+-- nothing was changed. That is published as well: a missing number counts as a loss, and the fleet would drop
+-- all copies in memory.
+-- Running it twice has the effect of running it once. With a token that may be replaced, it recognises the
+-- second run by its own token.
 
 local stored, failure = {}, nil
 
@@ -28,7 +28,7 @@ local function may_replace(name, token, only, expected, own)
     return true
 end
 
--- First of all, so that who may not publish does not write either; nobody reads before the end.
+-- First, so that a user who may not publish does not write either. No client reads before the end.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 for i = 1, #KEYS, 2 do
     local name, token = KEYS[i], KEYS[i + 1]

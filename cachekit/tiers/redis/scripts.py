@@ -1,7 +1,7 @@
-"""The Lua that the server runs, each script in a file of its own beside this one.
+"""The Lua scripts that the server runs. Each has a file of its own beside this one.
 
-All are read when this module is imported, not at first use: reading goes through the import system, whose
-locks a child of a fork finds held for ever if another thread was in there.
+All are read when this module is imported, not at first use. Reading goes through the import system: a child
+of a fork would find its locks held for ever if another thread was importing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 
 class Script(NamedTuple):
-    """A script and the name by which a server that has seen it knows it."""
+    """A script, and the digest by which a server that has seen it knows it."""
 
     text: bytes
     digest: str
@@ -23,9 +23,7 @@ def _read(name: str) -> Script:
     return Script(text, sha1(text, usedforsecurity=False).hexdigest())
 
 
-_SCRIPTS: Final = {name: _read(name) for name in ("put", "add", "remove", "tokens")}
-
-
-def script(name: str) -> Script:
-    """The script of this name: "put", "add", "remove" or "tokens"."""
-    return _SCRIPTS[name]
+PUT: Final = _read("put")
+ADD: Final = _read("add")
+REMOVE: Final = _read("remove")
+TOKENS: Final = _read("tokens")

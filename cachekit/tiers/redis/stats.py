@@ -1,42 +1,46 @@
-"""What one process counts of its dealings with the server."""
+"""The counters of one RedisCache in one process."""
 
 from __future__ import annotations
 
 from typing import Final, final
 
-from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
 from cachekit.model.stats import CacheStats
 from cachekit.runtime.clock import Clock
-from cachekit.tiers.redis.client import Client
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
 @final
 class Figures:
-    """Counters of one tier; `CacheStats` says when each moves.
+    """Counters of one tier; `CacheStats` says when each changes.
 
     Args:
-        clock: what hits are timed with.
+        clock: the clock of latencies.
+
+    Attributes:
+        counter: the counters that all tiers have.
+        size: how many values there were when they were last counted.
+        memory_usage: how many bytes they took when they were last measured.
+        unavailable: lookups that the server did not answer.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.counter = TierCounters()
-        self.size = 0  #: when it was last measured
-        self.memory_usage = 0  #: the same
+        self.size = 0
+        self.memory_usage = 0
+        self.unavailable = 0
         self._now = clock.monotonic
         self._lookups = Lookups()
-        self._unavailable = 0
         self._latency = LatencyHistogram()
         self._sample_due = 0.0
 
     def begin(self) -> float:
-        """The moment at which a lookup begins."""
+        """Return the time at which a lookup begins."""
         return self._now()
 
     def end(self, begun: float, found: bool) -> None:
-        """A lookup has ended; a few of those that found something are timed."""
+        """Count a lookup, and time a few of the hits."""
         if not found:
             self._lookups.misses += 1
             return
@@ -47,18 +51,13 @@ class Figures:
             self._sample_due = now + _SAMPLED
 
     def end_many(self, asked: int, found: int) -> None:
-        """So many lookups have ended at once."""
+        """Count several lookups that were one call."""
         self._lookups.hits += found
         self._lookups.misses += asked - found
 
-    def fail(self, lookups: int = 0) -> None:
-        """The server did not answer, to so many lookups, or to something else."""
-        self._unavailable += lookups
-        self.counter.errors += 1
-
     def snapshot(self) -> CacheStats:
-        """All of it."""
-        hits, misses, unavailable = self._lookups.hits, self._lookups.misses, self._unavailable
+        """Return all counters."""
+        hits, misses, unavailable = self._lookups.hits, self._lookups.misses, self.unavailable
         counter = self.counter
         return CacheStats(
             hits=hits,
@@ -76,25 +75,3 @@ class Figures:
             requests=hits + misses + unavailable,
             request_hits=hits,
         )
-
-
-@final
-class Guard:
-    """A `with` block around whatever asks the server: not after `close`, and its failures are counted.
-
-    It has no state of its own, so one serves all threads, and costs nothing to make.
-    """
-
-    __slots__ = ("_figures", "_server")
-
-    def __init__(self, server: Client, figures: Figures) -> None:
-        self._server = server
-        self._figures = figures
-
-    def __enter__(self) -> None:
-        if self._server.is_closed:
-            raise CacheClosedError("this RedisCache is closed")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, TierUnavailableError):
-            self._figures.fail()

@@ -1,9 +1,8 @@
-"""What the tier keeps on the server, in bytes: values, tokens, and the messages that go with writes.
+"""What the tier stores on the server, in bytes: values, tokens, and the messages that go with writes.
 
-A bucket's token, and a tag's, is a random number that every write or invalidation makes another one, by
-setting a fresh one or by removing it: one that is missing counts as changed, whoever took it away. So it
-does no harm if the server evicts or forgets tokens, and they have a time to live, so that nothing stays
-behind. Whatever an envelope is, and whether a value is still good, `tier` knows.
+The token of a bucket or a tag is a random number. Every write or invalidation changes it, by setting a fresh
+one or by removing it: a missing token counts as changed. So the server may evict tokens, and they have a time
+to live, so that none stays for ever. `entries` knows what an envelope is, and whether a value is still good.
 """
 
 from __future__ import annotations
@@ -11,28 +10,29 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from hashlib import sha1
 from itertools import chain
 from typing import Final, NamedTuple, final
 
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.redis.bus import Bus
-from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, PublishedWrite, portions
+from cachekit.tiers.redis.bus import Bus, PublishedWrite
+from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
-from cachekit.tiers.redis.scripts import script
+from cachekit.tiers.redis.scripts import ADD, PUT, REMOVE, TOKENS
 
-#: Milliseconds that a token lives without being asked for; one of a tag at least as long as its values.
+#: Milliseconds that a token lives without being read. A tag's token lives at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
 
-_MOST_DIGITS: Final = 19  # of a token, whose bits are 63
+_MOST_DIGITS: Final = 19  # of a token, which has 63 bits
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
+_NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is negative
 
 
 def fresh() -> int:
-    """A token that nobody has had before: 63 bits of the system's randomness, so forks need no care."""
+    """Return a new token: 63 bits of the system's randomness, so that forks need no care."""
     return int.from_bytes(os.urandom(8), "little") >> 1 or fresh()
 
 
@@ -40,12 +40,13 @@ class Write(NamedTuple):
     """A value on its way to the server."""
 
     envelope: bytes
-    life: int | None  #: milliseconds; None has no end
-    tags: Iterable[str] = ()  #: whose tokens must live as long
+    life: int | None  #: milliseconds; None for no end
+    origin: ServerTokens  #: for `put` with the fresh token of the key, for `add` with the expected tokens
+    tags: Iterable[str] = ()  #: those whose tokens must live as long
 
 
 def digest(envelope: bytes) -> str:
-    """What stands for a value that a script may replace."""
+    """Return what identifies a value that a script may replace."""
     return sha1(envelope, usedforsecurity=False).hexdigest()
 
 
@@ -53,7 +54,7 @@ def digest(envelope: bytes) -> str:
 class Store:
     """The keys under one prefix. Safe in any thread, before and after a fork.
 
-    Every method may raise `TierUnavailableError`; one that writes may have been carried out then.
+    Every method may raise `TierUnavailableError`. One that writes may have been carried out then.
     """
 
     def __init__(self, server: Client, layout: Layout) -> None:
@@ -64,60 +65,60 @@ class Store:
     # -- reading ------------------------------------------------------------------------------------
 
     def read(self, key: str) -> bytes | ForeignValue | None:
-        """The envelope of a key, None without one, `FOREIGN` for somebody else's data. One round trip."""
+        """Return the envelope of a key, None without one, or `FOREIGN` for another program's data.
+
+        One round trip.
+        """
         return self._server.read(self._layout.value(key))
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The envelopes of several keys, in one round trip."""
+        """Return the envelopes of several keys, in one round trip."""
         return self._server.read_many([self._layout.value(key) for key in keys])
 
     def heads(self, keys: Sequence[str]) -> list[bytes | None]:
-        """How the envelopes begin; their ends are not read."""
+        """Return the beginnings of the envelopes; the rest is not transferred."""
         names = [self._layout.value(key) for key in keys]
         return self._server.try_many([("GETRANGE", name, 0, _HEAD - 1) for name in names])
 
     def tag_tokens(self, tags: Sequence[str]) -> dict[str, int | None]:
-        """The tags' tokens; None for one that is missing. One round trip."""
+        """Return the tags' tokens, None for a missing one; one round trip."""
         found = self._server.read_many([self._layout.tag(tag) for tag in tags])
         return {tag: _number(token) for tag, token in zip(tags, found, strict=True)}
 
     # -- tokens -------------------------------------------------------------------------------------
 
     def tokens(self, keys: Sequence[str], tags: Iterable[str]) -> tuple[list[int], dict[str, int]]:
-        """The tokens of the keys' buckets and of the tags; missing ones are made. One round trip.
+        """Return the tokens of the keys' buckets and of the tags, and make missing ones; one round trip.
 
-        Of many, a few hundred are read in one step of the server.
+        Of many tokens, a few hundred are read in one step of the server.
         """
         tags = list(tags)
         names = [self._layout.names(key)[1] for key in keys] + [self._layout.tag(tag) for tag in tags]
-        if not names:
-            return [], {}
         distinct = list(dict.fromkeys(names))  # many keys share a bucket
         most = 1 if self._server.is_cluster else MOST_TOGETHER
         calls = []
         for start in range(0, len(distinct), most):
             some = distinct[start : start + most]
-            calls.append(Call(script("tokens"), some, [TOKEN_LIFE, *(fresh() for _ in some)]))
-        answers = [self._server.run(calls[0])] if len(calls) == 1 else self._server.run_many(calls)
-        found = dict(zip(distinct, chain.from_iterable(answers), strict=True))
+            calls.append(Call(TOKENS, some, [TOKEN_LIFE, *(fresh() for _ in some)]))
+        found = dict(zip(distinct, chain.from_iterable(self._server.run(calls)), strict=True))
         tokens = [int(found[name]) for name in names]
         return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
 
     def is_current(self, key: str, origin: ServerTokens) -> bool:
-        """Whether the tokens are still those of the origin."""
+        """Return whether the tokens are still those of the origin."""
         names = [self._layout.names(key)[1], *(self._layout.tag(tag) for tag in origin.tags)]
         found = self._server.read_many(names)
         return [_number(token) for token in found] == [origin.token, *origin.tags.values()]
 
     def forget_tags(self, tags: Sequence[str]) -> None:
-        """Remove the tags' tokens, and tell the fleet: whatever names one of them is over."""
+        """Remove the tags' tokens, and notify the fleet. An entry that names one of them has ended."""
         self._remove({tag: [self._layout.tag(tag)] for tag in tags}, "tags")
 
     def renew(self) -> None:
-        """Remove the tokens of all buckets, and tell the fleet to trust nothing."""
-        with self._sending("all") as message:
+        """Remove the tokens of all buckets, and notify the fleet to trust nothing."""
+        with PublishedWrite(self._bus, "all", [None]) as messages:
             self._forget_buckets()
-            self._server.call(*self._publish(message))
+            self._publish(messages)
 
     def _forget_buckets(self) -> None:
         self._server.unlink(self._layout.tokens())
@@ -125,127 +126,104 @@ class Store:
     # -- writing ------------------------------------------------------------------------------------
 
     def put(
-        self,
-        key: str,
-        write: Write,
-        token: int,
-        instead_of: bytes | None = None,
-        expect: int | None = None,
-    ) -> bool:
-        """Store a value, make the token its bucket's, tell the fleet. One round trip.
+        self, writes: Mapping[str, Write], *, instead_of: bytes | None = None, expect: int | None = None
+    ) -> int:
+        """Store values, make the tokens of their origins those of their buckets, and notify the fleet.
+
+        One round trip. Of many values, a few hundred are stored in one step of the server.
 
         Args:
-            key: where.
-            write: what.
-            token: a fresh one.
-            instead_of: the only envelope that may be replaced; None is any, or none.
-            expect: the only token that may be replaced; None is any, or none.
+            writes: what to store, by key.
+            instead_of: the only envelope that may be replaced; None for any, or none.
+            expect: the only token that may be replaced; None for any, or none.
 
         Returns:
-            False if another envelope, or token, was there.
+            How many were stored: not those that would have replaced another envelope, or token.
         """
-        if write.tags:
-            self._prolong([write])
+        self._prolong(writes)
         only = "" if instead_of is None else digest(instead_of)
-        said = write.envelope, _life(write), token, only, "" if expect is None else expect
-        with self._sending("keys", [key]) as message:
-            (stored,) = self._server.run(self._put_call([key], said, message))
-        return bool(stored)
-
-    def put_many(self, writes: Mapping[str, tuple[Write, int]]) -> None:
-        """`put` of several keys, each with its token, a few hundred in one step of the server."""
-        self._prolong([write for write, _ in writes.values()])
-        with ExitStack() as sent:
+        expected = "" if expect is None else expect
+        parts = [[*writes]] if len(writes) == 1 else self._together(writes)
+        with PublishedWrite(self._bus, "keys", parts) as messages:
             calls = []
-            for keys in self._together({key: len(write.envelope) for key, (write, _) in writes.items()}):
-                said: list[bytes | str | int] = []
+            for keys, message in zip(parts, messages, strict=True):
+                names: list[bytes] = []
+                said: list[bytes | str | int] = [self._bus.channel, message, TOKEN_LIFE]
                 for key in keys:
-                    write, token = writes[key]
-                    said += write.envelope, _life(write), token, "", ""
-                calls.append(self._put_call(keys, said, sent.enter_context(self._sending("keys", keys))))
-            self._server.run_many(calls)
+                    write = writes[key]
+                    names += self._layout.names(key)
+                    said += write.envelope, "" if write.life is None else write.life
+                    said += write.origin.token, only, expected
+                calls.append(Call(PUT, names, said))
+            answers = self._server.run(calls)
+        stored = 0
+        for answer in answers:
+            stored += sum(answer)
+        return stored
 
-    def _put_call(self, keys: Sequence[str], said: Iterable[bytes | str | int], message: str) -> Call:
-        names = [name for key in keys for name in self._layout.names(key)]
-        return Call(script("put"), names, (self._bus.channel, message, TOKEN_LIFE, *said))
+    def _together(self, writes: Mapping[str, Write | None]) -> list[list[str]]:
+        """Return the keys, or tags, that one script may have.
 
-    def _together(self, sizes: Mapping[str, int]) -> list[list[str]]:
-        """The keys that one script may have: they are told of, or not, with what it does, whoever is killed.
-
-        In a Cluster each goes alone, because they live on different nodes.
+        A script writes and publishes, or does neither, even if the client is killed. In a Cluster each key
+        goes alone, because keys live on different nodes.
         """
-        return [[key] for key in sizes] if self._server.is_cluster else portions(sizes)
+        if self._server.is_cluster:
+            return [[one] for one in writes]
+        return portions({one: 0 if write is None else len(write.envelope) for one, write in writes.items()})
 
-    def add(self, key: str, write: Write, origin: ServerTokens, instead_of: bytes | None) -> bytes | bool:
-        """Store a value if the tokens are those of the origin, and nothing is there. One round trip, or two.
+    def add(self, writes: Mapping[str, Write], dead: bytes | None = None) -> dict[str, bytes | bool]:
+        """Store values whose tokens are still those of the origins, where nothing is stored.
+
+        One round trip, or two.
 
         Args:
-            key: where.
-            write: what.
-            origin: the tokens; of tags, those that the envelope names.
-            instead_of: an envelope that counts as nothing.
+            writes: what to store, by key.
+            dead: an envelope that counts as nothing.
 
         Returns:
-            The envelope that is there; or whether it was stored.
+            For each key the envelope that was there; or whether the value was stored.
         """
-        if write.tags:
-            self._prolong([write])
-        now = self.tag_tokens(list(origin.tags)) if self._server.is_cluster else {}
-        answer = self._server.run(self._add_call(key, write, origin, now, instead_of))
-        return answer if isinstance(answer, bytes) else bool(answer)
-
-    def add_many(self, writes: Mapping[str, tuple[Write, ServerTokens]]) -> dict[str, bytes | bool]:
-        """`add` of several keys at once."""
-        self._prolong([write for write, _ in writes.values()])
+        self._prolong(writes)
         now: Mapping[str, int | None] = {}
         if self._server.is_cluster:
-            now = self.tag_tokens(list({tag for _, origin in writes.values() for tag in origin.tags}))
-        calls = [self._add_call(key, write, origin, now) for key, (write, origin) in writes.items()]
-        answers = self._server.run_many(calls)
+            now = self.tag_tokens(list({tag for write in writes.values() for tag in write.origin.tags}))
+        calls = [self._add_call(key, write, now, dead) for key, write in writes.items()]
         return {
             key: answer if isinstance(answer, bytes) else bool(answer)
-            for key, answer in zip(writes, answers, strict=True)
+            for key, answer in zip(writes, self._server.run(calls), strict=True)
         }
 
-    def _add_call(
-        self,
-        key: str,
-        write: Write,
-        origin: ServerTokens,
-        now: Mapping[str, int | None],
-        instead_of: bytes | None = None,
-    ) -> Call:
+    def _add_call(self, key: str, write: Write, now: Mapping[str, int | None], dead: bytes | None) -> Call:
+        origin = write.origin
         value, token = self._layout.names(key)
         names, tokens = [value, token], [origin.token]
         if self._server.is_cluster:
-            # Tags live on other nodes, where a script cannot look. That one of them changes between this
-            # look and the script does no harm: the envelope has the tokens, and every reader compares.
+            # Tags live on other nodes, where a script cannot look. If a tag's token changes between this
+            # look and the script, that does no harm: every reader compares the tokens in the envelope.
             if any(now[tag] != known for tag, known in origin.tags.items()):
-                tokens = [-1]  # none is like it, so that a value that is there is found, and none is stored
+                tokens = [_NONE_IS_LIKE_IT]  # finds a value that is there, and stores none
         else:
             names += [self._layout.tag(tag) for tag in origin.tags]
             tokens += origin.tags.values()
-        only = "" if instead_of is None else digest(instead_of)
-        return Call(script("add"), names, (write.envelope, _life(write), only, *tokens))
+        life = "" if write.life is None else write.life
+        return Call(ADD, names, (write.envelope, life, "" if dead is None else digest(dead), *tokens))
 
-    def remove(self, key: str) -> bool:
-        """Remove a value, break its fences, tell the fleet; whether it was there. One round trip."""
-        return bool(self.remove_many([key]))
+    def remove(self, keys: Sequence[str]) -> list[str]:
+        """Remove values, break their fences, and notify the fleet; return the keys that were there.
 
-    def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`remove` of several keys; those that were there."""
+        One round trip.
+        """
         return self._remove({key: self._layout.names(key) for key in keys}, "keys")
 
     def _remove(self, names: Mapping[str, Sequence[bytes]], kind: Kind) -> list[str]:
-        """Remove what each of the keys, or tags, is called on the server; those whose first was there."""
-        parts = self._together(dict.fromkeys(names, 0))
-        with ExitStack() as sent:
+        """Remove the names of each key, or tag; return those whose first name was there."""
+        parts = self._together(dict.fromkeys(names))
+        with PublishedWrite(self._bus, kind, parts) as messages:
             calls = []
-            for some in parts:
-                message = sent.enter_context(self._sending(kind, some))
+            for some, message in zip(parts, messages, strict=True):
                 of_all = [name for one in some for name in names[one]]
-                calls.append(Call(script("remove"), of_all, (self._bus.channel, message)))
-            answers = [self._server.run(calls[0])] if len(calls) == 1 else self._server.run_many(calls)
+                calls.append(Call(REMOVE, of_all, (self._bus.channel, message)))
+            answers = self._server.run(calls)
         return [
             one
             for some, answer in zip(parts, answers, strict=True)
@@ -253,12 +231,13 @@ class Store:
             if was_there
         ]
 
-    def _prolong(self, writes: Iterable[Write]) -> None:
-        """See to it that the tokens of tags live as long as the values; most do without being asked."""
+    def _prolong(self, writes: Mapping[str, Write]) -> None:
+        """Make the tokens of tags live as long as the values. Most do without a command."""
         lives: dict[str, int | None] = {}
-        for life, tags in ((write.life, write.tags) for write in writes):
-            if tags and (life is None or life > TOKEN_LIFE // 2):
-                for tag in tags:
+        for write in writes.values():
+            life = write.life
+            if write.tags and (life is None or life > TOKEN_LIFE // 2):
+                for tag in write.tags:
                     known = lives.get(tag, 0)
                     lives[tag] = None if life is None or known is None else max(life, known)
         commands: list[tuple[object, ...]] = []
@@ -272,8 +251,8 @@ class Store:
     # -- all of it ----------------------------------------------------------------------------------
 
     def scan(self, matches: re.Pattern[str] | None) -> Iterator[list[str]]:
-        """The keys of values, in batches; those that match from the start. A key may come twice."""
-        # Only what stands literally at its beginning can be left to the server.
+        """Return the keys of values that match from the start, in batches. A key may come twice."""
+        # The server can match only the literal beginning.
         plain = matches is not None and not matches.flags & ~re.UNICODE
         beginning = literal_beginning(matches.pattern) if matches is not None and plain else ""
         for names in self._server.scan(self._layout.values_glob(beginning)):
@@ -284,17 +263,17 @@ class Store:
                 yield keys
 
     def remove_matching(self, pattern: re.Pattern[str]) -> int:
-        """Remove the values whose keys match, and tell the fleet; how many there were."""
+        """Remove the values whose keys match, and notify the fleet; return how many there were."""
         removed = 0
-        with self._going_through(*_told(pattern)):
+        with self._scanning(*_message_of(pattern)):
             for keys in self.scan(pattern):
                 removed += self._server.unlink([self._layout.value(key) for key in keys])
         return removed
 
     def clear(self) -> int:
-        """Remove everything under the prefix, and tell the fleet; how many values there were."""
+        """Remove everything under the prefix, and notify the fleet; return how many values there were."""
         removed = 0
-        with self._going_through("all"):
+        with self._scanning("all"):
             for names in self._server.scan(self._layout.everything_glob()):
                 values = [name for name in names if self._layout.key(name) is not None]
                 removed += self._server.unlink(values)
@@ -302,30 +281,30 @@ class Store:
         return removed
 
     @contextmanager
-    def _going_through(self, kind: Kind, body: object = None) -> Iterator[None]:
-        """Around a scan that removes: break the fences of all keys, and tell the fleet when it is done.
+    def _scanning(self, kind: Kind, body: object = None) -> Iterator[None]:
+        """Surround a scan that removes: break the fences of all keys, and notify the fleet afterwards.
 
-        The message gets its number only then: heartbeats confirm nothing that comes after a number in hand,
-        so those who listen would take a scan that is long for a loss. One that fails is a number lost.
+        The message gets its number only then. Heartbeats confirm nothing that comes after a number in hand,
+        so listeners would take a long scan for a loss. A scan that fails leaves a number that is never sent.
         """
         try:
-            # First, so that what is being loaded now is not added behind the scan's back; and once more,
-            # for what was read from a value that the scan had not come to yet.
+            # First, so that a load in progress adds nothing behind the scan; and once more, for what was
+            # read from a value that the scan had not reached.
             self._forget_buckets()
             yield
         except BaseException:
-            with self._sending(kind, body):
+            with PublishedWrite(self._bus, kind, [body]):
                 raise
-        with self._sending(kind, body) as message:
-            self._server.call(*self._publish(message))
+        with PublishedWrite(self._bus, kind, [body]) as messages:
+            self._publish(messages)
             self._forget_buckets()
 
     def size(self) -> int:
-        """How many values there are, by a scan."""
+        """Return how many values there are, by a scan."""
         return len({key for keys in self.scan(None) for key in keys})
 
     def memory_usage(self, sample: int) -> int:
-        """Bytes that the values take by the server's own account: of a sample, times their number."""
+        """Return the bytes that the values take on the server, estimated from a sample."""
         keys = list({key for keys in self.scan(None) for key in keys})
         if not keys:
             return 0
@@ -338,16 +317,12 @@ class Store:
     # -- the bus, and life --------------------------------------------------------------------------
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """See `ports.ServerTier.subscribe`."""
+        """Notify `listener` of changes; the function returned ends that."""
         return self._bus.subscribe(listener)
 
-    def _sending(self, kind: Kind, body: object = None) -> PublishedWrite:
-        """A message that is published, or lost, by the end of the block."""
-        self._bus.keep_confirming()
-        return PublishedWrite(self._bus.outbox, self._bus.tell, kind, body)
-
-    def _publish(self, message: str) -> tuple[str, bytes, str]:
-        return "PUBLISH", self._bus.channel, message
+    def _publish(self, messages: Iterable[str]) -> None:
+        for message in messages:
+            self._server.call("PUBLISH", self._bus.channel, message)
 
     def close(self) -> None:
         """End the bus and the connections."""
@@ -355,19 +330,15 @@ class Store:
         self._server.close()
 
 
-def _told(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
-    """A message of which keys are concerned: of all of them, if the flags are not in the pattern itself."""
+def _message_of(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
+    """Return kind and body of the message: all keys, if the flags are not in the pattern itself."""
     if re.compile(pattern.pattern).flags == pattern.flags:
         return "pattern", pattern.pattern
     return "all", None
 
 
-def _life(write: Write) -> int | str:
-    return "" if write.life is None else write.life
-
-
 def _number(token: bytes | None) -> int | None:
-    """A token; None also for what no cache has put there."""
+    """Return the token; None also for what no cache has stored there."""
     if token is None or len(token) > _MOST_DIGITS or not token.isdigit():
         return None
     return int(token)

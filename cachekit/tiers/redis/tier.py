@@ -1,18 +1,19 @@
 """RedisCache: the tier that hosts share through a server.
 
-It checks what it is given, turns entries into envelopes and back, decides whether what it reads is still
-good, and keeps the figures of this process; `store` keeps the bytes, `server` knows the driver, `bus` tells
-the fleet. What is read is not trusted: it is checked, and cannot run code unless it is signed.
+It checks arguments and counts. `entries` turns entries into envelopes and back, `store` knows the keys on the
+server, `client` knows the driver, and `bus` notifies the fleet. What is read is not trusted: it is checked,
+and cannot run code unless it is signed.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, final
 
-from cachekit.errors import TierUnavailableError
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
@@ -30,53 +31,75 @@ from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_fence, checked_origin, checked_pairs
+from cachekit.tiers.redis.fence import RedisFence, check_fence
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
-from cachekit.tiers.redis.stats import Figures, Guard
+from cachekit.tiers.redis.stats import Figures
 from cachekit.tiers.redis.store import Store, fresh
 
-_MEASURED: Final = 1000  # values whose memory the server is asked for, at the most
+_MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _asks_server(method: Callable[Concatenate[RedisCache, P], R]) -> Callable[Concatenate[RedisCache, P], R]:
+    """Let a method refuse a closed tier, and count its failures."""
+
+    @functools.wraps(method)
+    def asking(self: RedisCache, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._server.is_closed:
+            raise CacheClosedError("this RedisCache was closed; make a new one")
+        try:
+            return method(self, *args, **kwargs)
+        except TierUnavailableError:
+            self._counter.errors += 1
+            raise
+
+    return asking
 
 
 @final
 class RedisCache:
-    """The tier on a Redis (7.0 or newer) or Valkey that hosts share; a single one, or a Cluster.
+    """The tier on a Redis (7.0 or newer) or Valkey that hosts share: a single server, or a Cluster.
 
     Args:
-        host: where the server is.
+        host: the server's name or address.
         port: its port.
         db: the number of the database.
-        key_prefix: what all its keys begin with. Caches with the same prefix are one cache; it has no
-            braces. It also names what signatures are bound to.
+        key_prefix: the beginning of all its keys, without braces. Caches with the same prefix share their
+            entries. Signatures are bound to it.
         url: redis://, rediss:// (TLS) or unix://, instead of host, port, db and ssl.
-        client: a `redis.Redis` or `redis.RedisCluster` of your own, as Sentinel gives, instead of all the
-            others up to `timeout`. Its timeouts are its own; `close` leaves it open.
-        username: whom to log in as.
-        password: and with what; it is in no repr, log or error.
+        client: a `redis.Redis` or `redis.RedisCluster` of your own, for example from Sentinel, instead of
+            all arguments from `host` to `timeout`. Its own timeouts hold; `close` leaves it open.
+        username: the user to log in as.
+        password: the user's password. No repr, log or error contains it.
         ssl: whether to use TLS.
-        timeout: seconds to wait for a connection or an answer. A call is tried once more.
-        default_ttl: seconds (or a timedelta) that it keeps any copy at the longest; None sets no such limit.
+        timeout: seconds to wait for a connection or an answer (default 0.25). A call is tried once more.
+        default_ttl: seconds, or a timedelta, that a copy is kept at most; None for no such limit.
         codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec` of your own.
         compression: "zlib", "zstd" (needs the extra), or None; for payloads of 2 KiB to 64 MiB.
-        secret: sign what is stored, and read nothing that is not signed with it; at least 16 bytes. A list
-            signs with the first and reads with any. Without one, only plain values and the classes in
+        secret: signs what is stored, at least 16 bytes. Then only what is signed with it is read. A list
+            signs with the first and reads with any. Without a secret, only plain values and the classes in
             `allow` are read.
         allow: classes that an unsigned pickle may contain, besides the standard value types.
-        clock: where the time comes from; another one is for tests.
+        clock: the clock of lives and latencies; tests pass another one.
 
     Raises:
-        TypeError, ValueError: an argument is not one of these.
+        TypeError, ValueError: an argument is wrong.
         ModuleNotFoundError: an extra is not installed.
 
-    All methods are safe in any thread, before and after a fork. It connects at the first call. Arguments of
-    the wrong type are a TypeError, a key that is no str among them, and a value that would not come back as
-    it is a `SerializationError`; one that takes more than 64 MiB is a `ValueTooLargeError`. When the server
-    does not answer, or with an error, it is a `TierUnavailableError`: what was to be written may have been
-    written then. After `close`, it is a `CacheClosedError`.
+    All methods are safe in any thread, before and after a fork. It connects at the first call. Methods raise:
 
-    It pickles as its configuration, the password included, but not with a secret or a client.
-    `access_count` of its entries is 0: nobody counts for a fleet.
+    - `TypeError` for an argument of the wrong type;
+    - `SerializationError` for a value that would not be read back as it is;
+    - `ValueTooLargeError` for a value of more than 64 MiB;
+    - `TierUnavailableError` if the server does not answer, or answers with an error. A write may have been
+      carried out then;
+    - `CacheClosedError` after `close`.
+
+    It pickles as its configuration, including the password, but not with a secret or a client.
+    `access_count` of its entries is 0, because no count is shared.
     """
 
     def __init__(
@@ -123,11 +146,11 @@ class RedisCache:
         allow: Iterable[Any] = (),
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> RedisCache:
-        """A tier on a Redis Cluster, found by any of its nodes.
+        """Return a tier on a Redis Cluster, found by any of its nodes.
 
         Args:
-            nodes: host and port of some of them; the others are found by asking.
-            key_prefix: as for `RedisCache`, and so are all the others.
+            nodes: host and port of some nodes; they know the others.
+            key_prefix: as for `RedisCache`, like all others.
             username: for all nodes.
             password: for all nodes.
             ssl: for all nodes.
@@ -140,7 +163,7 @@ class RedisCache:
             clock: as there.
 
         Raises:
-            TypeError, ValueError: an argument is not one of these.
+            TypeError, ValueError: an argument is wrong.
         """
         address = some_nodes(nodes, username, password, ssl, timeout)
         self = cls.__new__(cls)
@@ -164,7 +187,7 @@ class RedisCache:
             layout.prefix, codec=codec, compression=compression, secret=secret, allow=allow
         )
         self._address = address
-        # Not the secret: it is kept nowhere.
+        # Without the secret, which only the serializer holds.
         longest = None if cap == FOREVER else cap
         self._configuration = layout.prefix, longest, codec, compression, allow, clock
         self._longest = cap
@@ -173,142 +196,146 @@ class RedisCache:
         self._store = Store(self._server, layout)
         self._figures = Figures(clock)
         self._counter = self._figures.counter
-        self._guard = Guard(self._server, self._figures)
         self._entries = Entries(self._store, self._serializer, secret is not None, clock, cap, self._counter)
 
     @property
     def key_prefix(self) -> str:
-        """What all its keys begin with."""
+        """The beginning of all its keys."""
         return self._configuration[0]
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Seconds that a copy is kept at most; None for no such limit."""
         return None if self._longest == FOREVER else self._longest
 
     # -- looking ------------------------------------------------------------------------------------
 
     def get_value(self, key: str, default: Any = None) -> Any:
-        """The value under the key, or `default`; a lookup that counts."""
+        """Return the value under the key, or `default`; counts a lookup."""
         entry = self.get(key)
         return default if entry is None else entry.value
 
     def get(self, key: str) -> CacheEntry | None:
-        """The live entry under the key, or None; a lookup that counts.
+        """Return the live entry under the key, or None; counts a lookup.
 
         One round trip, and a second one if the entry has tags. What cannot be read, because it is damaged,
-        foreign, not signed or not allowed, is a miss, and counts as an error too.
+        of another program, not signed or not allowed, is a miss, and counts as an error too.
         """
-        key = checked_key(key)
         begun = self._figures.begin()
         try:
-            entry = self._entries.get(key)
+            entry = self._entries.get(key if type(key) is str else checked_key(key))
         except TierUnavailableError:
-            self._figures.fail(lookups=1)
+            self._figures.unavailable += 1
+            self._counter.errors += 1
             raise
         self._figures.end(begun, entry is not None)
         return entry
 
+    @_asks_server
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """The live entries among the keys, in one round trip, or two; each is a lookup that counts."""
+        """Return the live entries among the keys, in one or two round trips; each key counts as a lookup."""
         keys = checked_keys(keys)
-        self._refuse_if_closed()
         try:
             entries = self._entries.get_many(keys)
         except TierUnavailableError:
-            self._figures.fail(lookups=len(keys))
+            asked = len(keys)
+            self._figures.unavailable += asked
             raise
         self._figures.end_many(len(keys), len(entries))
         return entries
 
+    @_asks_server
     def peek(self, key: str) -> CacheEntry | None:
-        """Like `get`, but no lookup: hits and misses do not move."""
-        with self._guard:
-            return self._entries.get(checked_key(key))
+        """Do what `get` does, without counting a lookup."""
+        return self._entries.get(checked_key(key))
 
+    @_asks_server
     def __contains__(self, key: str) -> bool:
-        """Whether there is a live entry; no lookup. Its value is not transferred."""
-        with self._guard:
-            return bool(self._entries.alive([checked_key(key)]))
+        """Return whether there is a live entry; counts no lookup, and does not transfer the value."""
+        return bool(self._entries.alive([checked_key(key)]))
 
+    @_asks_server
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
-        """The keys of live entries, in no particular order; with a pattern those that it matches.
+        """Return the keys of live entries that match, in no particular order.
 
-        The server is made to go through all of its keys, not only this cache's, in small steps, and is
-        asked for the first bytes of each value (for all of them with a secret): for tools and tests, not
-        for every day.
+        The server goes through all of its keys, not only this cache's, in small steps. It sends the first
+        bytes of each value, and with a secret whole values. So this is for tools and tests.
 
         Args:
-            pattern: a regular expression, matched from the start of the key.
+            pattern: a regular expression, matched from the start of the key; None for all keys.
 
         Raises:
             ValueError: it is not a regular expression.
         """
-        matches = None if pattern is None else checked_pattern(pattern)
-        with self._guard:
-            return self._entries.keys(matches)
+        return self._entries.keys(None if pattern is None else checked_pattern(pattern))
 
+    @_asks_server
     def size(self) -> int:
-        """How many values there are, also those that a tag has ended; goes through all keys of the server."""
-        with self._guard:
-            self._figures.size = self._store.size()
-        return self._figures.size
+        """Return how many values there are. The server goes through all of its keys.
 
-    def memory_usage(self) -> int:
-        """Bytes that the values take on the server, by its own account.
-
-        It goes through all of the server's keys, and asks for up to 1,000; the rest are taken to be alike.
+        Values that the invalidation of a tag has ended are among them.
         """
-        with self._guard:
-            self._figures.memory_usage = self._store.memory_usage(_MEASURED)
-        return self._figures.memory_usage
+        size = self._figures.size = self._store.size()
+        return size
 
+    @_asks_server
+    def memory_usage(self) -> int:
+        """Return the bytes that the values take on the server, by its own account.
+
+        The server goes through all of its keys. It measures up to 1,000 values; the result is estimated.
+        """
+        usage = self._figures.memory_usage = self._store.memory_usage(_MEASURED)
+        return usage
+
+    @_asks_server
     def ping(self) -> None:
-        """Return if the server answers, in a Cluster each primary; else a `TierUnavailableError`."""
-        with self._guard:
-            self._server.ping()
+        """Return if the server answers, in a Cluster each primary; else raise `TierUnavailableError`."""
+        self._server.ping()
 
     def get_stats(self) -> CacheStats:
-        """What this process has counted until now; see `CacheStats`. It stays readable after `close`.
+        """Return what this process has counted; see `CacheStats`. It stays readable after `close`.
 
-        It asks nobody: `size` and `memory_usage_bytes` are what the methods last measured, 0 before that.
+        It does no I/O: `size` and `memory_usage_bytes` are what the methods last measured, 0 before that.
         """
         return self._figures.snapshot()
 
     # -- fences -------------------------------------------------------------------------------------
 
     def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
-        """The tokens of key and tags as they are now: a fence for `add`. One round trip."""
+        """Return the current tokens of key and tags, which are a fence for `add`; one round trip."""
         return self.origins([key], tags)[key]
 
+    @_asks_server
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
-        """`origin` of several keys in one round trip."""
+        """Return what `origin` returns for each of several keys, in one round trip."""
         keys = checked_keys(keys)
-        with self._guard:
-            of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
+        of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
         return {key: ServerTokens(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
+    @_asks_server
     def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
-        """A fresh token for a key, which its next `put` makes the current one; no I/O without tags."""
-        with self._guard:
-            return ServerTokens(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
+        """Return a fresh token, which the next `put` makes the key's, and the tags' tokens.
+
+        Without tags it does no I/O.
+        """
+        return ServerTokens(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
 
     def fence(self, key: str, tags: Tags = ()) -> RedisFence:
-        """A fence for `set_if`; take it before the value is loaded. One round trip."""
+        """Return a fence for `set_if`; take it before the value is loaded. One round trip."""
         key = checked_key(key)
         return RedisFence(key, self.origin(key, checked_tags(tags)), self._store)
 
     # -- writing ------------------------------------------------------------------------------------
 
     def set_value(self, key: str, value: Any, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """Store a value in place of whatever the key held.
+        """Store a value in place of the key's older one.
 
         Args:
-            key: where.
-            value: anything that the codec carries.
-            ttl: its life from now, in seconds or as a timedelta, no longer than the tier's
-                `default_ttl`; 0 or less keeps nothing and removes what was there.
-            tags: labels by which it can be invalidated together with others; they cost a second round trip.
+            key: the key.
+            value: anything that the codec can encode.
+            ttl: seconds, or a timedelta, that it lives from now, at most the tier's `default_ttl`. 0 or
+                less stores nothing, and removes the key.
+            tags: labels by which entries can be invalidated together; they cost a second round trip.
 
         Returns:
             True.
@@ -316,158 +343,159 @@ class RedisCache:
         return self.set(checked_key(key), CacheEntry(key, value, self._clock.time(), ttl=ttl, tags=tags))
 
     def set(self, key: str, entry: CacheEntry) -> bool:
-        """Store an entry in place of whatever the key held; it keeps the age that it has.
+        """Store an entry in place of the key's older one; it keeps the age that it has.
 
-        An entry whose time is over removes the key instead. One created in the future, by another
-        machine's clock, counts as created now. One round trip, and one more with tags.
+        An expired entry removes the key instead. One created in the future, by another machine's clock,
+        counts as created now. One round trip, and one more with tags.
 
         Returns:
             True.
 
         Raises:
-            ValueError: the entry's own key is another one.
+            ValueError: the entry has another key.
         """
         check_entry(key, entry)
         self.put(key, entry, self.successor(entry.tags))
         return True
 
+    @_asks_server
     def put(
-        self, key: str, entry: CacheEntry, origin: ServerTokens, *, expect: ServerTokens | None = None
+        self,
+        key: str,  # noqa: ARG002  # the entry has it
+        entry: CacheEntry,
+        origin: ServerTokens,
+        *,
+        expect: ServerTokens | None = None,
     ) -> bool:
-        """`set`, which makes the token of `origin` the key's, and tells the other hosts.
+        """Do what `set` does, make the token of `origin` the key's, and notify the other hosts.
+
+        Caches call this with arguments that they have checked. Use `set` elsewhere.
 
         Args:
-            key: where.
-            entry: what.
+            key: the key of the entry.
+            entry: the entry.
             origin: a fresh token (`successor`), with the tokens that the tags had when the value was made.
             expect: change nothing unless the key's token is still that of this origin.
 
         Returns:
-            True, unless the expected token was replaced meanwhile.
+            True, unless the expected token was replaced.
 
         Raises:
-            ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
+            ValueError: the origin has no token for one of the entry's tags.
         """
-        check_entry(key, entry)
-        with self._guard:
-            expected = None if expect is None else checked_origin(expect)
-            return self._entries.put(entry, checked_origin(origin), expected)
+        return self._entries.put([(entry, origin)], expect)
 
+    @_asks_server
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
-        """`put` of several keys at once.
+        """Do what `put` does for several keys at once; caches call this.
 
         Raises:
-            ValueError: an entry's own key is another one, or there is no origin for a key, or one that has
-                no token for one of its tags.
+            ValueError: an origin has no token for one of the entry's tags.
         """
-        pairs = checked_pairs(entries, origins)
-        with self._guard:
-            self._entries.put_many(pairs)
+        self._entries.put([(entry, origins[key]) for key, entry in entries.items()])
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
-        """Store an entry if the fence, taken for this key before it was loaded, is still current.
+        """Store an entry if the fence, taken for this key before the value was loaded, is still current.
 
         A live entry that is there already stays.
 
         Returns:
-            True if it was stored; False if it was refused, or its time is over.
+            True if it was stored; False if it was refused, or has expired.
 
         Raises:
-            ValueError: the entry's own key is another one, or the fence was taken for another key, or
-                not for all the tags of the entry.
+            ValueError: the entry has another key, or the fence was taken for another key, or not for all
+                the tags of the entry.
         """
         check_entry(key, entry)
         return self.add(key, entry, check_fence(fence, entry)) is True
 
+    @_asks_server
     def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
-        """Store the entry if the tokens are still those of `origin`. It breaks no fence: it is no news.
+        """Store the entry if the tokens are still those of `origin`. It breaks no fence.
+
+        Caches call this with arguments that they have checked. Use `set_if` elsewhere.
 
         Returns:
-            A live entry that is there already, whatever the tokens; or whether it was stored.
+            A live entry that is there already, whatever the tokens; or whether this one was stored.
 
         Raises:
-            ValueError: the entry's own key is another one, or the origin has no token for one of its tags.
+            ValueError: the origin has no token for one of the entry's tags.
         """
-        check_entry(key, entry)
-        with self._guard:
-            return self._entries.add(entry, checked_origin(origin))
+        return self._entries.add([(entry, origin)])[key]
 
+    @_asks_server
     def add_many(
         self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
     ) -> dict[str, CacheEntry | bool]:
-        """`add` of several keys at once; nothing is stored if one cannot be.
+        """Do what `add` does for several keys at once; caches call this. If one cannot be stored, none is.
 
         Raises:
-            ValueError: as for `put_many`.
+            ValueError: an origin has no token for one of the entry's tags.
         """
-        pairs = checked_pairs(entries, origins)
-        with self._guard:
-            return self._entries.add_many(pairs)
+        return self._entries.add([(entry, origins[key]) for key, entry in entries.items()])
 
+    @_asks_server
     def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now, without changing its value; True if there is one.
+        """Give a live entry a new life from now, without changing its value; return whether there is one.
 
-        It is read, and stored again if nobody has changed it meanwhile: three round trips at the most.
+        It is read, and stored again if no other client has changed it: three round trips at most.
         """
         key = checked_key(key)
         life = min(math.inf if ttl is None else seconds(ttl), self._longest)
-        if life <= 0:
-            return self.delete(key)
-        with self._guard:
-            return self._entries.prolong(key, life)
+        return bool(self._remove([key])) if life <= 0 else self._entries.prolong(key, life)
 
+    @_asks_server
     def delete(self, key: str) -> bool:
-        """Remove the key, break its fences, and tell the other hosts; True if the server held a value."""
-        key = checked_key(key)
-        with self._guard:
-            removed = self._store.remove(key)
-        self._counter.deletes += removed
-        return removed
+        """Remove the key, break its fences, and notify the other hosts; return whether there was a value."""
+        return bool(self._remove([checked_key(key)]))
 
+    @_asks_server
     def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """`delete` of several keys at once; those that the server held."""
-        keys = checked_keys(keys)
-        with self._guard:
-            removed = self._store.remove_many(keys)
+        """Do what `delete` does for several keys at once; return those that had a value."""
+        return self._remove(checked_keys(keys))
+
+    def _remove(self, keys: Sequence[str]) -> list[str]:
+        removed = self._store.remove(keys)
         count = len(removed)
         self._counter.deletes += count
         return removed
 
+    @_asks_server
     def clear(self) -> bool:
-        """Remove everything under the prefix, break every fence, and tell the other hosts. True.
+        """Remove everything under the prefix, break every fence, and notify the other hosts. True.
 
-        The server is made to go through all of its keys, in small steps.
+        The server goes through all of its keys, in small steps.
         """
-        with self._guard:
-            removed = self._store.clear()
+        removed = self._store.clear()
         self._counter.invalidations += removed
         return True
 
+    @_asks_server
     def renew(self) -> None:
-        """Change the tokens of all keys, so that nothing that was read before is kept; tell the hosts."""
-        with self._guard:
-            self._store.renew()
+        """Change the tokens of all keys, so that nothing read before is stored; notify the hosts."""
+        self._store.renew()
 
+    @_asks_server
     def invalidate_by_tags(self, tags: Tags) -> int:
-        """Drop entries with any of the tags, break fences that name one, and tell the other hosts.
+        """Drop entries with any of the tags, break fences that name one, and notify the other hosts.
 
-        One round trip, however many entries there are: they are not looked for, but what names a tag's
-        former token is over. The server gives their memory back at the end of their time.
+        One round trip, however many entries there are. The tags get new tokens, so entries with the older
+        ones have ended. The server frees their memory when their time to live ends.
 
         Returns:
-            0: nobody counts them.
+            0: the entries are not counted.
         """
         tags = checked_tags(tags)
         if tags:
-            with self._guard:
-                self._store.forget_tags(list(tags))
+            self._store.forget_tags(list(tags))
         return 0
 
+    @_asks_server
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
-        """Drop entries whose key the regular expression matches from the start, and tell the other hosts.
+        """Drop entries whose key the regular expression matches from the start, and notify the other hosts.
 
-        Loads under way of any key are refused. The server is made to go through all of its keys, in small
-        steps, and sends those that begin as all matches must.
+        Loads in progress are refused, whatever their key. The server goes through all of its keys, in small
+        steps, and sends those that begin like all matches.
 
         Returns:
             How many the server held.
@@ -475,31 +503,32 @@ class RedisCache:
         Raises:
             ValueError: it is not a regular expression.
         """
-        compiled = checked_pattern(pattern)
-        with self._guard:
-            removed = self._store.remove_matching(compiled)
+        removed = self._store.remove_matching(checked_pattern(pattern))
         self._counter.invalidations += removed
         return removed
 
+    @_asks_server
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
-        """Tell `listener` what is written and invalidated from now on.
+        """Notify `listener` of writes and invalidations from now on.
 
-        Of what others do it is told by a thread of its own, and first of all with `everything_changed`: when
-        the thread begins, and again when the server has confirmed that it listens. It is called so again
-        whenever something may have been missed. Of what is done through this very object it is told in the
-        thread that does it, before the call returns, and also if that fails.
+        A thread of its own notifies it of what others do. The first call is `everything_changed`: when the
+        thread begins, and again when the server has confirmed the subscription. The same call follows
+        whenever a message may have been lost. Changes made through this very object reach it in the thread
+        that makes them, before the call returns, even if the call fails.
 
         Returns:
-            A function without arguments that ends it. It holds the listener, and this tier does not: a
-            listener that nobody holds, and whose function nobody holds, ends by itself.
+            A function without arguments that ends it. This function holds the listener; the tier does not.
+            A subscription whose listener and function are no longer held ends by itself.
         """
-        self._refuse_if_closed()
         return self._store.subscribe(listener)
 
+    @_asks_server
     def lease(self, key: str, seconds: float) -> FleetLease | None:
-        """See `ports.LendsLeases`; one round trip."""
-        with self._guard:
-            return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
+        """Return the lease of a key, which expires after so many seconds; None if it is taken.
+
+        One round trip.
+        """
+        return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -507,10 +536,6 @@ class RedisCache:
         """End the bus, and close the connections, unless they are a client's. A second call does nothing."""
         if not self._server.is_closed:
             self._store.close()
-
-    def _refuse_if_closed(self) -> None:
-        with self._guard:
-            pass
 
     def __enter__(self) -> RedisCache:
         return self
@@ -521,8 +546,8 @@ class RedisCache:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._address is None:
             raise TypeError(
-                "a RedisCache on a client does not pickle, because connections do not; make one by url, or "
-                "by host and port"
+                "a RedisCache with client= does not pickle, because connections do not; make it with url=, "
+                "or with host and port"
             )
         self._serializer.__reduce__()  # refuses if there is a secret
         return _configured, (self._address, *self._configuration)

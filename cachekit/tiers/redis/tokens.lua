@@ -10,7 +10,7 @@ local life = tonumber(ARGV[1])
 local tokens = {}
 for i, key in ipairs(KEYS) do
     local token = redis.pcall('GET', key)
-    -- What is there may be a stranger's: only what the caller could have made is taken for a token.
+    -- Another program may have stored anything here. Only what a cache could have made is a token.
     if type(token) ~= 'string' or #token > 19 or not string.match(token, '^[1-9]%d*$') then
         token = ARGV[i + 1]
         redis.call('SET', key, token, 'PX', ARGV[1])
