@@ -186,7 +186,7 @@ class TestOptions:
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
             ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str"),
             ({"ttl": True}, TypeError, "ttl must be"),
-            ({"ttl": float("nan")}, ValueError, "ttl must not be NaN; use FOREVER"),
+            ({"ttl": float("nan")}, ValueError, "ttl must be a number, not NaN; use FOREVER"),
             ({"cache_level": "memory"}, TypeError, "cache_level must be a CacheLevel, not 'memory'"),
             ({"key_func": "k"}, TypeError, "key_func must be a function, not 'k'"),
             ({"store_if": True}, TypeError, "store_if must be a function, not True"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, final
 
 from cachekit.model.counters import LatencyHistogram, Lookups
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
@@ -68,25 +68,13 @@ class Figures:
         readers = self._readers
         hits = sum([reader.hits for reader in readers])
         misses = sum([reader.misses for reader in readers])
-        counter = store.counter
-        return CacheStats(
+        return tier_stats(
+            store.counter,
+            self.latency,
             hits=hits,
             misses=misses,
             size=len(store),
             memory_usage_bytes=usage(store),
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
-            evictions=counter.evictions,
-            expirations=counter.expirations,
-            promotions=counter.promotions,
-            refusals=counter.refusals,
-            oversized=counter.oversized,
-            errors=counter.errors,
-            latency_p50=self.latency.quantile(0.5),
-            latency_p99=self.latency.quantile(0.99),
-            requests=hits + misses,
-            request_hits=hits,
         )
 
 
