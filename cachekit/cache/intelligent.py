@@ -77,7 +77,7 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_core", "_figures", "_find", "_lookups", "_monitor", "_now", "_store",
+        "__weakref__", "_close_tiers", "_core", "_find", "_lookups", "_monitor", "_now", "_stats", "_store",
         "_strict", "_tiers", "_touch",
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ class IntelligentCache:
         self._touch = core.memory.touch
         self._now = core.memory.now
         self._store = core.memory
-        self._figures = core.figures
+        self._stats = core.figures
         self._lookups = core.lookups
         self._monitor = None
         if on_health_change is not None:
@@ -186,8 +186,8 @@ class IntelligentCache:
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1
-                    if now > self._figures.sample_due:
-                        self._figures.sample(self._store, held.key)
+                    if now > self._stats.sample_due:
+                        self._stats.sample(self._store, held.key)
                     return value
         if cache_level is not _ALL or self._core.closed:
             self._core.check(cache_level)

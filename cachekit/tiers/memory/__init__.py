@@ -1,4 +1,4 @@
-"""The memory tier: `tier` is what people and caches speak to, `store` is what holds the entries."""
+"""The memory tier. `tier` has the class that callers use, `store` holds the entries."""
 
 from cachekit.tiers.memory.tier import MemoryCache, figures_of, memory_of_nothing, store_of
 
