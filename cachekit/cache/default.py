@@ -15,7 +15,7 @@ from typing import Any, Final, final
 
 from cachekit.cache import config
 from cachekit.cache.intelligent import IntelligentCache, core_of
-from cachekit.decorator.source import is_disabled, switching, tell_followers
+from cachekit.decorator.source import is_disabled, reset_followers, switching
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import OptimizationReport, WarmReport
@@ -107,7 +107,7 @@ def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None
         checked_cache(cache)
     with switching:
         before, _default = _default, cache
-        tell_followers()
+        reset_followers()
     return before
 
 
@@ -121,7 +121,7 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
     checked_cache(cache)
     with switching:
         _overriding.append(cache)
-        tell_followers()
+        reset_followers()
     try:
         yield cache
     finally:
@@ -129,7 +129,7 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
             # The innermost block that named this cache: blocks of several threads may end in any order.
             index = len(_overriding) - 1 - _overriding[::-1].index(cache)
             del _overriding[index]
-            tell_followers()
+            reset_followers()
 
 
 def checked_cache(cache: object) -> IntelligentCache:

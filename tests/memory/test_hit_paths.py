@@ -19,14 +19,11 @@ from cachekit.tiers.memory.store import Store
 NAMES = {
     "self.now": "now_of",
     "self._now": "now_of",
-    "front.now": "now_of",
     "fast_path.now": "now_of",
     "self.touch": "touch",
     "self._touch": "touch",
-    "front.touch": "touch",
     "fast_path.touch": "touch",
     "self._lookups.hits": "hits",
-    "front.lookups.hits": "hits",
     "fast_path.lookups.hits": "hits",
     "lookups.hits": "hits",
 }
