@@ -127,11 +127,18 @@ class Health(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return status, message and reasons, ready for JSON. An infinite threshold becomes None."""
-        reasons: list[dict[str, Any]] = [
-            dict(zip(Reason._fields, reason, strict=True)) for reason in self.reasons
+        reasons = [
+            {
+                "status": reason.status,
+                "cause": reason.cause,
+                "tier": reason.tier,
+                "value": reason.value,
+                "threshold": None if reason.threshold == inf else reason.threshold,
+                "message": reason.message,
+                "remedy": reason.remedy,
+            }
+            for reason in self.reasons
         ]
-        for reason in reasons:
-            reason["threshold"] = None if reason["threshold"] == inf else reason["threshold"]
         return {"status": self.status, "message": self.message, "reasons": reasons}
 
 

@@ -1,4 +1,4 @@
-"""LFU: what was asked for least often leaves first."""
+"""LFU: evict the entry that was requested least often."""
 
 from __future__ import annotations
 
