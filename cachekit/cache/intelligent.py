@@ -461,8 +461,8 @@ class IntelligentCache:
                 the tiers offer).
             concurrency: The number of threads that load, at least 1 (default 8).
             keep_warm: Whether to load the keys again before they expire (default False), one after the other
-                in a background thread, until the cache is closed or this method is called for them with
-                False.
+                in a background thread. It ends when the cache is closed, or when this method is called for
+                the keys with False.
             progress: With True, show a bar on stderr if that is a terminal, else one line at the end. Or a
                 function, called in this thread as `progress(done, total)` after each key.
 

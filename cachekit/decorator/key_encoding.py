@@ -121,10 +121,10 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
 def encode(value: object, depth: int = _DEEPEST) -> str:
     """Return the text of one value with its type: two values share a text only if type and value are equal.
 
-    Equality means: builtins and plain values of the standard library by content (0.0 and -0.0 differ, NaN
-    equals itself, Decimals compare by their digits), enum members by name and value, classes by name,
-    functions by name, code and defaults, dataclasses and named tuples by class and fields. Other objects
-    compare by the result of their `__cache_key__()`, or by the parts that `third_party` decomposes them into.
+    Builtins and plain values of the standard library compare by content: 0.0 and -0.0 differ, NaN equals
+    itself, and Decimals compare by their digits. Enum members compare by name and value, classes by name, and
+    functions by name, code and defaults. Dataclasses and named tuples compare by class and fields. Other
+    objects compare by the result of `__cache_key__()`, or by the parts that `third_party` returns.
 
     Raises:
         Unkeyable: the value has no identity that could be part of a key.
