@@ -3,7 +3,7 @@
 from cachekit import cache_result
 
 @cache_result
-def answer(question): ...
+def area(width, height): ...
 """
 
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-#: Not every program has a directory, or a server: what they need is loaded when it is named (PEP 562).
+#: Imported when they are first used (PEP 562), because many programs use no directory and no server.
 _ON_FIRST_USE = {"FileCache": "cachekit.tiers.file.tier", "RedisCache": "cachekit.tiers.redis"}
 
 

@@ -1,4 +1,4 @@
-"""`python -m cachekit` is the `cachekit` command, for where scripts are not on the path."""
+"""`python -m cachekit` runs the `cachekit` command, for environments without scripts on the path."""
 
 import sys
 

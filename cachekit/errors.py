@@ -1,39 +1,38 @@
-"""Every error that cachekit raises of its own accord.
+"""The errors of cachekit.
 
-One root, `CacheError`, so that a caller can catch everything that is ours; children say which part
-failed. A bad argument is not among them: that is a plain `TypeError` or `ValueError` which names the
-argument, the value and the remedy. All are picklable, so that they cross process boundaries.
+All inherit `CacheError`; the subclass names what failed. All can be pickled, so they cross process
+boundaries. An invalid argument raises a plain `TypeError` or `ValueError` instead, which names the
+argument, the value and the remedy.
 """
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-#: Why stored bytes were not read: cut, changed or forged (`damage`); written by another version
-#: (`version`); by a codec or a compression that is not at hand (`codec`); not signed with a secret
-#: that is known here, or for another key (`signature`); naming a class that may not be unpickled, or
-#: that is gone (`class`).
+#: Why stored bytes were not read. `damage`: they are cut, changed or forged. `version`: another version
+#: wrote them. `codec`: their codec or compression is not installed. `signature`: they are not signed with
+#: a known secret, or for another key. `class`: they name a class that is not allowed, or does not exist.
 UnreadableReason: TypeAlias = Literal["damage", "version", "codec", "signature", "class"]
 
 
 class CacheError(Exception):
-    """The root of cachekit's own errors."""
+    """The base class of cachekit's errors."""
 
 
 class CacheClosedError(CacheError):
-    """A cache, or a tier of it, was used after `close()`."""
+    """A cache or tier was used after `close()`."""
 
 
 class SerializationError(CacheError):
-    """A value cannot make the trip to storage and come back as it was; the message names its type."""
+    """A value cannot be stored and read back unchanged; the message names its type."""
 
 
 class UnreadableError(CacheError):
-    """Stored bytes cannot be turned into the value that was stored; tiers count it as a miss.
+    """Stored bytes cannot be decoded to the stored value. Tiers count this as a miss.
 
     Args:
-        message: what was found, never the bytes themselves.
-        reason: which of the few ways it was; also the attribute `reason`.
+        message: What was found, never the bytes themselves.
+        reason: Which kind of failure it was (default "damage"); also the attribute `reason`.
     """
 
     reason: UnreadableReason
@@ -47,20 +46,21 @@ class UnreadableError(CacheError):
 
 
 class KeyEncodingError(CacheError, TypeError):
-    """An argument of a cached function has no identity that could go into a key.
+    """An argument of a cached function cannot be part of a cache key.
 
-    It is a `TypeError` too, because that is what Python raises for an unhashable argument.
+    It is also a `TypeError`, which Python raises for an unhashable argument.
     """
 
 
 class TierUnavailableError(CacheError):
-    """A tier could not do what it was asked: its disk, its server or the way to it failed.
+    """A tier failed: its disk, its server, or the connection to it.
 
-    The cause is what the system, or the driver, raised. A cache over the tier goes on without it.
+    `__cause__` is the error of the operating system or the driver. A cache bypasses a tier that fails.
 
     Args:
-        message: what failed, and where.
-        full: whether only room is missing, so that the tier can still be read; also the attribute `full`.
+        message: What failed, and where.
+        full: Whether the tier is only full, and can still be read (default False); also the attribute
+            `full`.
     """
 
     def __init__(self, *message: object, full: bool = False) -> None:
@@ -69,16 +69,16 @@ class TierUnavailableError(CacheError):
 
 
 class LoadTimeoutError(CacheError, TimeoutError):
-    """A load took longer than its `hard_timeout`; it goes on in the background."""
+    """A load exceeded its `hard_timeout`; it continues in the background."""
 
 
 class LockTimeoutError(TierUnavailableError):
-    """A lock between processes was not to be had in time; nothing was changed."""
+    """A lock between processes was not free in time; nothing was changed."""
 
 
 class FileFormatError(CacheError):
-    """A cache directory was made by another version, or is in use in another shape."""
+    """A cache directory was created by another version, or is in use with other settings."""
 
 
 class ValueTooLargeError(CacheError, ValueError):
-    """A value is larger than the cache has room for; the message tells both sizes."""
+    """A value is larger than the space for it; the message gives both sizes."""

@@ -1,9 +1,8 @@
-"""How a cache is, in one word, and what a person can do about it: judged from its statistics alone.
+"""Judges the health of a cache from its statistics alone.
 
-`assess` is a function of what it is given: it asks no tier anything, keeps nothing and can be called with
-numbers from anywhere, another process's included. Who collects them, and tells when the answer changes, is
-`cache`. Counters are sums since the cache was made; `since` gives those of a span of time, which is
-what an alert that shall end with its cause wants to be judged on.
+`assess` is a pure function: it calls no tier and keeps no state, so the numbers may come from another
+process. Counters are sums since the cache was created. `since` gives the counts of a time span, so that
+an alert ends with its cause. `HealthMonitor` collects statistics and reports changes.
 """
 
 from __future__ import annotations
@@ -18,66 +17,65 @@ from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
 
-#: What is wrong: `hit_rate`, `memory`: beyond its threshold. `out`: the tier does not work, and the cache
-#: goes on without it. `full`: it has no room for what is new. `unavailable`, `errors`, `refusals`: too
-#: many of these counters (see `CacheStats`).
+#: What is wrong. `hit_rate`, `memory`: beyond the threshold. `out`: the tier fails, and the cache bypasses
+#: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`: the share of this
+#: counter is too high (see `CacheStats`).
 Cause: TypeAlias = Literal["out", "full", "memory", "hit_rate", "unavailable", "errors", "refusals"]
 
 _RANK: Final = {"healthy": 0, "warning": 1, "critical": 2}
 
 
 class TierState(Protocol):
-    """What statistics do not tell of a tier; an `accessor.Accessor` is one."""
+    """The state of a tier that its statistics do not show. `coherence.accessor.Accessor` is one."""
 
     @property
     def is_out(self) -> bool:
-        """Whether it does not work, and calls are refused."""
+        """Return whether the tier fails, so that the cache bypasses it."""
         ...
 
     @property
     def out_for(self) -> float:
-        """Seconds that an outage has lasted; 0 if there is none."""
+        """Return the seconds since the outage began; 0 if there is none."""
         ...
 
     @property
     def is_full(self) -> bool:
-        """Whether the last write found no room."""
+        """Return whether the last write found the tier full."""
         ...
 
     @property
     def pending(self) -> int:
-        """How many invalidations the tier still has to be told."""
+        """Return how many invalidations the tier has missed so far."""
         ...
 
 
 class Thresholds(NamedTuple):
-    """From where on something is a reason. 0 switches a minimum off, and `math.inf` a maximum."""
+    """The limits of `assess`. 0 disables a minimum, and `math.inf` a maximum."""
 
-    #: Warning below this share of requests that some tier answered, 0 to 1.
+    #: Warning below this share of requests that any tier served, 0 to 1.
     min_hit_rate: float = 0.5
-    #: Requests, or lookups of a tier, below which no share of them is judged: a cache that has just begun
-    #: has answered nothing yet.
+    #: With fewer requests, or lookups of a tier, no share is judged: a new cache has no hits yet.
     min_requests: int = 100
-    #: Warning, and critical, above so many bytes of the memory tier.
+    #: Warning, and critical, above this number of bytes in the memory tier.
     memory_bytes_warning: float = 500 * 2**20
     memory_bytes_critical: float = 2**30
-    #: A tier that is out is a warning, and critical after so many seconds.
+    #: An outage of a tier is a warning, and critical after this number of seconds.
     outage_seconds_critical: float = 300.0
-    #: Warning above this share of a tier's lookups that it could not answer, 0 to 1.
+    #: Warning above this share of a tier's lookups that failed, 0 to 1.
     max_unavailable: float = 0.05
     #: Warning above this share of a tier's operations that failed, 0 to 1.
     max_errors: float = 0.01
-    #: Warning above this share of values that were not kept, because their key or a tag was
+    #: Warning above this share of values that were not stored, because their key or a tag was
     #: invalidated while they were loaded, 0 to 1.
     max_refusals: float = 0.25
 
     def checked(self) -> Thresholds:
-        """Itself.
+        """Return these thresholds after a check.
 
         Raises:
-            TypeError: something that is not a number.
-            ValueError: NaN, something negative, a share of more than 1, or a warning that comes after its
-                critical.
+            TypeError: a threshold is not a number.
+            ValueError: a threshold is NaN or negative, a share is more than 1, or `memory_bytes_warning` is
+                more than `memory_bytes_critical`.
         """
         for name, value in self._asdict().items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -87,11 +85,15 @@ class Thresholds(NamedTuple):
                     f"{name} must be 0 or more, not {value!r}; 0 switches a minimum off, math.inf a maximum"
                 )
         if self.min_hit_rate > 1:
-            raise ValueError(f"min_hit_rate is a share, 0 to 1, not {self.min_hit_rate!r}")
+            raise ValueError(
+                f"min_hit_rate must be a share, 0 to 1, not {self.min_hit_rate!r}; 0 disables the check"
+            )
         for name in ("max_unavailable", "max_errors", "max_refusals"):
             value = getattr(self, name)
             if 1 < value < inf:
-                raise ValueError(f"{name} is a share, 0 to 1, not {value!r}; math.inf switches it off")
+                raise ValueError(
+                    f"{name} must be a share, 0 to 1, not {value!r}; math.inf disables the check"
+                )
         if self.memory_bytes_warning > self.memory_bytes_critical:
             raise ValueError(
                 f"memory_bytes_warning must not be more than memory_bytes_critical, "
@@ -101,33 +103,42 @@ class Thresholds(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """One thing that is not as it should be."""
+    """One cause of a warning or a critical status."""
 
     status: Literal["warning", "critical"]
     cause: Cause
-    tier: str  #: "memory", "redis", "file"; "combined" for the cache as a whole
-    value: float  #: what it is: seconds, bytes or a share
-    threshold: float  #: what it should be at most, or at least
-    message: str  #: what is so, for people
-    remedy: str  #: what can be done about it
+    tier: str  #: "memory", "redis" or "file"; "combined" for the cache as a whole
+    value: float  #: the measured seconds, bytes or share
+    threshold: float  #: the limit that the value exceeds, or falls below
+    message: str  #: the measured fact as a sentence
+    remedy: str  #: what to do about it
 
 
 class Health(NamedTuple):
-    """How a cache is: the worst of its reasons, or healthy if there is none."""
+    """The health of a cache: the worst status among its reasons, or healthy without a reason."""
 
     status: Status
-    reasons: tuple[Reason, ...]  #: the worst ones first
+    reasons: tuple[Reason, ...]  #: critical ones first
 
     @property
     def message(self) -> str:
-        """All of it in one line."""
+        """Return all reasons with their remedies in one line."""
         return "; ".join(f"{reason.message}: {reason.remedy}" for reason in self.reasons) or "healthy"
 
     def to_dict(self) -> dict[str, Any]:
-        """Status, message and reasons, ready for JSON: an infinite threshold is None."""
-        reasons = [reason._asdict() for reason in self.reasons]
-        for reason in reasons:
-            reason["threshold"] = None if reason["threshold"] == inf else reason["threshold"]
+        """Return status, message and reasons, ready for JSON. An infinite threshold becomes None."""
+        reasons = [
+            {
+                "status": reason.status,
+                "cause": reason.cause,
+                "tier": reason.tier,
+                "value": reason.value,
+                "threshold": None if reason.threshold == inf else reason.threshold,
+                "message": reason.message,
+                "remedy": reason.remedy,
+            }
+            for reason in self.reasons
+        ]
         return {"status": self.status, "message": self.message, "reasons": reasons}
 
 
@@ -136,16 +147,17 @@ def assess(
     tiers: Mapping[str, TierState] | None = None,
     thresholds: Thresholds | None = None,
 ) -> Health:
-    """The health of a cache.
+    """Return the health of a cache.
 
     Args:
-        stats: of its tiers by name, and of all under "combined", as `get_stats` gives them.
-        tiers: the state of each lower tier by name.
-        thresholds: from where on something is a reason; the defaults if left out.
+        stats: The statistics of its tiers by name, and of the whole cache under "combined", as `get_stats`
+            returns them.
+        tiers: The state of each lower tier by name (default: none is out or full).
+        thresholds: The limits (default: `Thresholds()`).
 
     Raises:
-        TypeError: `thresholds` that are no Thresholds, or one that is not a number.
-        ValueError: a threshold that makes no sense.
+        TypeError: `thresholds` is not a Thresholds, or one of them is not a number.
+        ValueError: a threshold is out of range.
     """
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise TypeError(
@@ -158,16 +170,16 @@ def assess(
         *_of_requests(stats, limits),
         *_of_counters(stats, tiers or {}, limits),
     ]
-    # Stable: of one rank they stay as they are, the more urgent first.
+    # The sort is stable: within one status the order above stays, the most urgent first.
     reasons.sort(key=lambda reason: -_RANK[reason.status])
     return Health(reasons[0].status if reasons else "healthy", tuple(reasons))
 
 
 def since(earlier: Mapping[str, CacheStats], now: Mapping[str, CacheStats]) -> dict[str, CacheStats]:
-    """What was counted between two snapshots of one cache; sizes and latencies are those of the later.
+    """Return what was counted between two snapshots of one cache; sizes and latencies come from `now`.
 
-    A tier that the earlier one does not have, or whose counters are lower than they were, has begun anew:
-    its counters are taken as they are.
+    If a tier is missing in `earlier`, or one of its counters is lower now, the tier was restarted. Its
+    counters are then used as they are.
     """
     spans = {}
     for name, later in now.items():
@@ -189,19 +201,19 @@ def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[R
         if state.is_out:
             out_for, pending = state.out_for, state.pending
             longest = limits.outage_seconds_critical
-            told = f", and has to be told of {pending} invalidations" if pending else ""
+            missed = f", and has missed {pending} invalidations" if pending else ""
             yield Reason(
                 "critical" if out_for >= longest else "warning",
                 "out", name, out_for, longest,
-                f"the {name} tier has been out for {out_for:.0f} s{told}",
-                "see the log for the first error, and look after its server or its disk; "
-                "the cache goes on without it and takes it up again by itself",
+                f"the {name} tier has been out for {out_for:.0f} s{missed}",
+                "see the log for the first error, and check its server or its disk; "
+                "the cache bypasses the tier until it recovers",
             )  # fmt: skip
         if state.is_full:
             yield Reason(
                 "warning", "full", name, 1.0, 0.0,
-                f"the {name} tier has no room for new values",
-                "make room where it is kept, or give the tier a lower limit",
+                f"the {name} tier has no space for new values",
+                "free space where it is stored, or give the tier a lower limit",
             )  # fmt: skip
 
 
@@ -236,16 +248,16 @@ def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterato
 
 
 def _why_missed(combined: CacheStats) -> str:
-    # Where most entries went says what would have kept them.
-    gone = {
-        "most entries left for room; make max_size, max_bytes or max_size_mb larger": combined.evictions,
-        "most entries expired; use a longer ttl where values stay right for longer": combined.expirations,
+    # The most frequent kind of removal shows what would keep entries longer.
+    removed = {
+        "most entries were evicted; make max_size, max_bytes or max_size_mb larger": combined.evictions,
+        "most entries expired; use a longer ttl where values stay valid for longer": combined.expirations,
         "most entries were invalidated; use narrower tags and patterns": combined.invalidations,
     }
-    advice, most = max(gone.items(), key=lambda item: item[1])
+    advice, most = max(removed.items(), key=lambda item: item[1])
     if most * 2 > combined.requests - combined.request_hits:
         return advice
-    return "keys may be too specific to come back; look at what goes into them, or warm them"
+    return "keys may be too specific to recur; check what goes into them, or warm them"
 
 
 def _of_counters(
@@ -256,20 +268,20 @@ def _of_counters(
             continue
         lookups = counted.hits + counted.misses + counted.unavailable
         is_out = name in tiers and tiers[name].is_out
-        if not is_out:  # which is said already
+        if not is_out:  # an outage is reported above
             yield from _share(
                 "unavailable", name, counted.unavailable, lookups, limits.max_unavailable, limits,
-                "lookups got no answer",
-                "it fails again and again; see the log, and look after its server, its network or its disk",
+                "lookups failed",
+                "it fails repeatedly; see the log, and check its server, its network or its disk",
             )  # fmt: skip
             yield from _share(
                 "errors", name, counted.errors, lookups + counted.sets + counted.deletes, limits.max_errors,
-                limits, "operations failed", "see the log for what they say",
+                limits, "operations failed", "see the log for the errors",
             )  # fmt: skip
         yield from _share(
             "refusals", name, counted.refusals, counted.refusals + counted.sets, limits.max_refusals, limits,
-            "values were out of date before they were stored",
-            "their keys or tags are invalidated while they load; invalidate less often, or more narrowly",
+            "values were outdated before they were stored",
+            "their keys or tags are invalidated while they load; invalidate less often, or use narrower tags",
         )  # fmt: skip
 
 
@@ -283,7 +295,7 @@ def _share(
     what: str,
     remedy: str,
 ) -> Iterator[Reason]:
-    # What upkeep tried and failed to do is an error too, and in no whole: a share is at most all of it.
+    # Errors of background tasks belong to no operation, so the quotient may exceed 1.
     share = min(1.0, part / whole) if whole else 0.0
     if whole >= max(1, limits.min_requests) and share > limit:
         yield Reason(
@@ -297,23 +309,23 @@ def _percent(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
-_INTERVAL: Final = 10.0  # seconds between two looks
-_LOOKS: Final = 6  # how many of them a judgement spans: a minute, so that an alert ends with its cause
+_INTERVAL: Final = 10.0  # seconds between two snapshots
+_SNAPSHOTS: Final = 6  # snapshots that a judgement spans: one minute, so that an alert ends with its cause
 
 Statistics = Mapping[str, CacheStats]
 
 
 @final
 class HealthMonitor:
-    """Looks at a cache every ten seconds, in upkeep's thread, and judges its last minute.
+    """Judges the last minute of a cache every ten seconds, in the background thread.
 
     Args:
-        changed: called as `changed(new, old)` when the status is another one; healthy comes first.
-        statistics: asked for the figures.
-        judge: makes them a health.
+        changed: Called as `changed(new, old)` when the status changes. The first old status is healthy.
+        statistics: Returns the current statistics.
+        judge: Returns the health for the statistics of the last minute.
     """
 
-    __slots__ = ("__weakref__", "_changed", "_earlier", "_job", "_judge", "_last", "_statistics")
+    __slots__ = ("__weakref__", "_changed", "_earlier", "_judge", "_last", "_statistics", "_task")
 
     def __init__(
         self,
@@ -325,11 +337,11 @@ class HealthMonitor:
         self._statistics = statistics
         self._judge = judge
         self._last = Health("healthy", ())
-        self._earlier: deque[Statistics] = deque([statistics()], _LOOKS)
-        self._job: ScheduledTask = scheduler.every(_INTERVAL, self.look)
+        self._earlier: deque[Statistics] = deque([statistics()], _SNAPSHOTS)
+        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check)
 
-    def look(self) -> None:
-        """Look once."""
+    def check(self) -> None:
+        """Judge the last minute, and report a changed status."""
         now = self._statistics()
         health, before = self._judge(since(self._earlier[0], now)), self._last
         self._earlier.append(now)
@@ -338,5 +350,5 @@ class HealthMonitor:
             self._changed(health, before)
 
     def close(self) -> None:
-        """Look no more."""
-        self._job.cancel()
+        """End the monitoring."""
+        self._task.cancel()

@@ -37,7 +37,7 @@ def test_thresholds_are_arguments() -> None:
         assert cache.health(min_requests=10).status == "warning"
         assert cache.health(min_requests=10, min_hit_rate=0).status == "healthy"
         assert cache.health(memory_bytes_warning=1, memory_bytes_critical=2).status == "critical"
-        with pytest.raises(ValueError, match="min_hit_rate is a share"):
+        with pytest.raises(ValueError, match="min_hit_rate must be a share"):
             cache.health(min_hit_rate=2)
         with pytest.raises(TypeError, match="min_hits"):
             cache.health(min_hits=2)
@@ -53,7 +53,7 @@ def test_a_tier_that_is_out_is_said(tmp_path: Path) -> None:
         cache.set("k", 1)
         (reason,) = cache.health().reasons
         assert (reason.status, reason.cause, reason.tier) == ("warning", "out", "file")
-        assert "has to be told of" in reason.message
+        assert "has missed" in reason.message
         assert "the file tier has been out" in cache.health().message
         assert cache.health(outage_seconds_critical=0).status == "critical"
 
@@ -78,14 +78,14 @@ def test_changes_are_told_once_and_end_with_their_cause() -> None:
     with IntelligentCache(MemoryCache(), file_cache=None, on_health_change=told) as cache:
         watch = cache._monitor
         assert watch is not None
-        watch.look()
+        watch.check()
         assert told.changes == []
         miss(cache, 200)
-        watch.look()
-        watch.look()
+        watch.check()
+        watch.check()
         assert told.changes == [("warning", "healthy")]
         for _ in range(6):
-            watch.look()
+            watch.check()
         assert told.changes == [("warning", "healthy"), ("healthy", "warning")]
         assert cache.health().status == "warning", "of all its life"
 

@@ -95,7 +95,7 @@ class TestDemo:
         assert warm[:2] == ["restart", "60"]
         assert int(warm[3]) > 0
         assert warm[4] == "0"
-        assert "3 modules asked for, 3 loads in all: one per key." in ended.stdout
+        assert "3 modules requested, 3 loads in all: one per key." in ended.stdout
 
     def test_another_host_is_served_by_the_first_ones_work(self, redis_url: str) -> None:
         """Processes with a directory of their own, and the same server, load nothing either."""
@@ -152,7 +152,7 @@ class TestDemo:
         assert "━" in sent
         closing = COLOUR.sub("", sent).partition("What the cache did")[2]
         assert "…" not in closing
-        assert "3 modules asked for, 3 loads in all: one per key." in closing
+        assert "3 modules requested, 3 loads in all: one per key." in closing
 
     def test_without_rich_a_terminal_gets_plain_lines(self) -> None:
         """The demo needs nothing that is not installed with cachekit."""
@@ -179,7 +179,7 @@ class TestDemo:
         forgetful = cachekit.cache_result(store_if=lambda _: False)(demo_work.analyse.__wrapped__)
         monkeypatch.setattr(demo_work, "analyse", forgetful)
         assert main(["demo", "--modules", "2", "--requests", "40"]) == 1
-        assert re.search(r"2 modules asked for, but \d+ loads made!", capsys.readouterr().out)
+        assert re.search(r"2 modules requested, but \d+ loads made!", capsys.readouterr().out)
 
     def test_disabled_caching_is_refused(self) -> None:
         """With caching switched off there is nothing to show, and it says so."""
@@ -265,10 +265,10 @@ class TestArguments:
             (("fly",), "invalid choice: 'fly'"),
             (("demo", "--modules", "0"), "argument --modules: must be at least 1, not 0"),
             (("demo", "--requests", "-5"), "argument --requests: must be at least 1, not -5"),
-            (("demo", "--threads", "many"), "argument --threads: 'many' is not a whole number"),
+            (("demo", "--threads", "many"), "argument --threads: must be a whole number, not 'many'"),
             (("demo", "--processes", "0"), "argument --processes: must be at least 1, not 0"),
             (("demo", "--threads", "1000"), "argument --threads: must be at most 256, not 1000"),
-            (("demo", "--seed", "1.5"), "argument --seed: '1.5' is not a whole number"),
+            (("demo", "--seed", "1.5"), "argument --seed: must be a whole number, not '1.5'"),
             (("demo", "--speed", "1"), "unrecognized arguments: --speed 1"),
         ],
     )

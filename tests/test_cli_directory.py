@@ -342,7 +342,7 @@ class TestPurge:
     def test_a_manifest_of_something_else(self, tmp_path: Path) -> None:
         """Is not offered for removal."""
         (tmp_path / "manifest").write_text("mine")
-        assert "it may be no cache at all" in run("inspect", str(tmp_path))[2]
+        assert "it may not be a cache" in run("inspect", str(tmp_path))[2]
         assert "is not a cache directory" in run("purge", "--yes", str(tmp_path))[2]
         assert [one.name for one in tmp_path.iterdir()] == ["manifest"]
 

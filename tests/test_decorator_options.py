@@ -142,7 +142,7 @@ class TestOptions:
     def test_key_func_must_return_a_str(self, cache: IntelligentCache) -> None:
         """Anything else is a TypeError that says who returned it."""
         function, _ = counted(lambda x: x, key_func=lambda x: x)
-        with pytest.raises(TypeError, match="what key_func returns must be a str, not 1"):
+        with pytest.raises(TypeError, match="the result of key_func must be a str, not 1"):
             function(1)
 
     def test_name_and_version(self, cache: IntelligentCache) -> None:
@@ -188,7 +188,7 @@ class TestOptions:
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
             ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str"),
             ({"ttl": True}, TypeError, "ttl must be"),
-            ({"ttl": float("nan")}, ValueError, "ttl must not be NaN; use FOREVER"),
+            ({"ttl": float("nan")}, ValueError, "ttl must be a number, not NaN; use FOREVER"),
             ({"cache_level": "memory"}, TypeError, "cache_level must be a CacheLevel, not 'memory'"),
             ({"key_func": "k"}, TypeError, "key_func must be a function, not 'k'"),
             ({"store_if": True}, TypeError, "store_if must be a function, not True"),
@@ -206,7 +206,7 @@ class TestOptions:
             (
                 {"ignore": ("db",)},
                 ValueError,
-                r"ignore names \['db'\], but .* parameters \['x', 'y'\]",
+                r"ignore must name parameters of .* \['x', 'y'\], not \['db'\]",
             ),
         ],
         ids=without_address,
@@ -219,7 +219,7 @@ class TestOptions:
     @pytest.mark.parametrize("thing", [60, "x", len, functools.partial(len), functools.lru_cache(len), Calls])
     def test_what_is_no_function(self, thing: Any) -> None:
         """Only functions are decorated; a number was meant as a parameter."""
-        with pytest.raises(TypeError, match=r"decorates functions, not .*call it from a def.*ttl=60"):
+        with pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"):
             cache_result(thing)
 
     def test_a_level_that_the_cache_has_not(self, cache: IntelligentCache) -> None:
@@ -297,7 +297,7 @@ class TestMethods:
     @pytest.mark.parametrize("outside", [classmethod, staticmethod])
     def test_below_it_they_are_refused(self, outside: Any) -> None:
         """The wrong order says what the right one is."""
-        with pytest.raises(TypeError, match=f"put @{outside.__name__} above @cache_result, not below it"):
+        with pytest.raises(TypeError, match=f"@{outside.__name__} must be above @cache_result, not below it"):
             cache_result(outside(base))
 
     def test_questions_are_asked_through_the_class(self, cache: IntelligentCache) -> None:
@@ -311,7 +311,7 @@ class TestMethods:
         method: Any = client.price
         for ask in (method.invalidate, method.refresh, method.key):
             with pytest.raises(
-                TypeError, match=r"ask through the class, .* Client.price.key\(instance, ...\)"
+                TypeError, match=r"must be the instance, .* Client.price.key\(instance, ...\)"
             ):
                 ask(3)
 
@@ -319,7 +319,7 @@ class TestMethods:
         """Which it does not pass on to its questions; without it the error shows how."""
         Client.made(1)
         method: Any = Client.made
-        with pytest.raises(TypeError, match=r"with the class .* Client.made.key\(Client, ...\)"):
+        with pytest.raises(TypeError, match=r"must be the class, .* Client.made.key\(Client, ...\)"):
             method.invalidate(1)
         assert method.invalidate(Client, 1) is True
 

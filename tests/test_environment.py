@@ -152,8 +152,8 @@ class TestVariables:
             assert cache.file_cache is None
             assert cache.get_or_set("k", lambda: 1) == 1
         assert len(caplog.records) == 1
-        assert "going on without a file tier" in caplog.text
-        assert "said by CACHEKIT_DIR" in caplog.text
+        assert "file tier disabled" in caplog.text
+        assert "set the directory with CACHEKIT_DIR" in caplog.text
 
     def test_without_a_directory_and_without_memory_there_is_no_cache(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

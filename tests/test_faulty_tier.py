@@ -90,7 +90,7 @@ def test_it_times_out() -> None:
     """As a call to a frozen server does."""
     tier = FaultyTier(MemoryCache())
     tier.hang("size", timeout=0.001)
-    with pytest.raises(TierUnavailableError, match=r"within 0\.001 s"):
+    with pytest.raises(TierUnavailableError, match=r"timed out after 0\.001 s"):
         tier.size()
     with pytest.raises(TimeoutError):
         tier.wait_for_hanging(timeout=0.001)
@@ -142,12 +142,12 @@ def test_what_is_no_tier_is_refused() -> None:
 def test_a_manual_clock_goes_forward(seconds: float) -> None:
     """One that says NaN would let nothing expire any more."""
     clock = ManualClock()
-    with pytest.raises(ValueError, match="seconds must not be negative"):
+    with pytest.raises(ValueError, match="seconds must be 0 or more"):
         clock.advance(seconds)
     assert clock.time() == ManualClock().time()
 
 
 def test_a_name_that_is_no_method_is_refused() -> None:
     """With the names there are."""
-    with pytest.raises(ValueError, match="'gte' is not a method of MemoryCache"):
+    with pytest.raises(ValueError, match=r"a method must be one of .* of MemoryCache, not 'gte'"):
         FaultyTier(MemoryCache()).fail("gte")

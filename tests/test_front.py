@@ -252,8 +252,8 @@ class TestOne:
             function, _ = counted(lambda x: x)
             for x in range(1000):
                 function(x)
-            front = function.__closure__[0].cell_contents.front
-            assert len(front._spots) <= 8
+            fast_path = function.__closure__[0].cell_contents.fast_path
+            assert len(fast_path._slots) <= 8
 
     def test_large_questions_are_asked_exactly(self) -> None:
         """Long arguments, whose keys end in a digest, are told apart by the front too."""

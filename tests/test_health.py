@@ -90,8 +90,7 @@ def test_a_tier_that_is_out_is_a_warning_and_then_critical() -> None:
     health = assess({}, {"file": State(), "redis": State(301, pending=7)})
     assert causes(health) == [("critical", "out", "redis")]
     assert (
-        health.reasons[0].message
-        == "the redis tier has been out for 301 s, and has to be told of 7 invalidations"
+        health.reasons[0].message == "the redis tier has been out for 301 s, and has missed 7 invalidations"
     )
 
 
@@ -160,8 +159,12 @@ def test_thresholds_can_be_switched_off() -> None:
     ("wrong", "error", "text"),
     [
         ({"min_hit_rate": -0.1}, ValueError, "min_hit_rate must be 0 or more, not -0.1"),
-        ({"min_hit_rate": 50}, ValueError, "min_hit_rate is a share, 0 to 1, not 50"),
-        ({"max_errors": 5}, ValueError, "max_errors is a share, 0 to 1, not 5; math.inf switches it off"),
+        ({"min_hit_rate": 50}, ValueError, "min_hit_rate must be a share, 0 to 1, not 50"),
+        (
+            {"max_errors": 5},
+            ValueError,
+            "max_errors must be a share, 0 to 1, not 5; math.inf disables the check",
+        ),
         ({"max_errors": nan}, ValueError, "max_errors must be 0 or more, not nan"),
         ({"max_errors": "5 %"}, TypeError, "max_errors must be a number, not '5 %' of type str"),
         ({"min_requests": True}, TypeError, "min_requests must be a number"),

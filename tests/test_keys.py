@@ -145,12 +145,15 @@ class TestIdentity:
 
             return times
 
-        with pytest.raises(ValueError, match=r"made.<locals>.times uses variables .* \(n\).*name=.*key_func"):
+        with pytest.raises(
+            ValueError,
+            match=r"made.<locals>.times must identify it, but it uses variables .* \(n\).*name=.*key_func",
+        ):
             made(1)
 
     def test_a_lambda(self) -> None:
         """So must a lambda."""
-        with pytest.raises(ValueError, match=r"is a lambda, so its name .* name=\.\.\."):
+        with pytest.raises(ValueError, match=r"must identify it, but it is a lambda; set name=\.\.\."):
             cache_result(lambda x: x)
 
     def test_methods_with_super(self) -> None:
@@ -173,7 +176,7 @@ class TestIdentity:
 
     def test_a_decorator_that_cannot_be_told_from_another(self) -> None:
         """What a decorator holds may have no identity; then the function needs a name."""
-        with pytest.raises(ValueError, match=r"has a decorator around it that uses .*no identity.*name="):
+        with pytest.raises(ValueError, match=r"has a decorator that captured .*no identity.*name="):
             cache_result(scaled(object())(base))
         cache_result(name="scaled base")(scaled(object())(base))
 

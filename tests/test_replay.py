@@ -103,15 +103,15 @@ class TestLogs:
     @pytest.mark.parametrize(
         ("name", "content", "column", "words"),
         [
-            ("log.u32", b"abcde", None, "ends in the middle of a 32-bit number"),
-            ("log.csv", b"time,key\n1,a\n", "name", "has no column 'name'; its first line has time, key"),
+            ("log.u32", b"abcde", None, "must have whole 32-bit numbers"),
+            ("log.csv", b"time,key\n1,a\n", "name", "the column must be one of time, key of .*, not 'name'"),
             ("log.csv", b"1,a\n1\n", "2", "line 2 of .* has 1 columns, and no column 2"),
             ("log.csv", b"1,a\n", "0", "and no column 0"),
             ("log.gz", b"\x1f\x8b nonsense", None, "compress"),
             ("log.gz", gzip.compress(b"a\n" * 99, mtime=0)[:-9], None, "ended before"),
             ("log.gz", _FLIPPED, None, "log.gz is damaged: .*decompressing"),
-            ("log.csv", b"k\n" + b"a" * 200_000, "k", "line 2 of .*log.csv is no CSV: field larger than"),
-            ("log", b"", None, "there are no requests"),
+            ("log.csv", b"k\n" + b"a" * 200_000, "k", "line 2 of .*log.csv must be CSV: field larger than"),
+            ("log", b"", None, "must have at least one request"),
         ],
     )
     def test_what_cannot_be_read(
@@ -308,9 +308,9 @@ class TestAdvice:
         lines = advice(curves([10, 20, 80, 160], LRU=[0.3, 0.5, 0.6, 0.605], optimum=[0.7] * 4))
         assert lines[0] == "Advice: MemoryCache(80)"
         assert (
-            lines[1] == "Size: up to 80 entries, twice the room gives 5.0 points or so; beyond 80 only 0.5."
+            lines[1] == "Size: up to 80 entries, twice the size gives about 5.0 points; beyond 80 only 0.5."
         )
-        assert lines[3] == "No policy could answer more than 70.00 % at this size."
+        assert lines[3] == "No policy can serve more than 70.00 % at this size."
 
     def test_a_cliff_is_looked_beyond(self) -> None:
         """A loop gives nothing until all of it fits; the size where it does is the one."""
@@ -321,7 +321,7 @@ class TestAdvice:
         """And it says that a larger one may be worth it."""
         lines = advice(curves([10, 20], LRU=[0.3, 0.5], optimum=[0.7] * 2))
         assert lines[0] == "Advice: MemoryCache(20)"
-        assert "it was the largest that was tried" in lines[1]
+        assert "it was the largest one simulated" in lines[1]
 
     def test_a_policy_that_saves_loads(self) -> None:
         """Fewer loads than LRU by two percent or more; of two that are alike the cheaper one."""
@@ -329,7 +329,7 @@ class TestAdvice:
             curves([100], LRU=[0.5], SIEVE=[0.6], S3_FIFO=[0.6005], W_TINYLFU=[0.601], optimum=[0.8])
         )
         assert lines[0] == "Advice: MemoryCache(100, CacheStrategy.SIEVE)"
-        assert "SIEVE answers 60.00 %, LRU 50.00 %, so 20.0 % of the loads are saved" in lines[2]
+        assert "SIEVE serves 60.00 %, LRU 50.00 %, so 20.0 % of the loads are saved" in lines[2]
         assert "S3-FIFO and W-TinyLFU would do as well and cost more" in lines[2]
 
     def test_lru_if_others_save_next_to_nothing(self) -> None:
@@ -353,14 +353,18 @@ class TestPicture:
         (tmp_path / "log").write_text("\n".join(made_up(500)))
         picture = tmp_path / "curves.svg"
         text = shown(tmp_path / "log", "--plot", picture, "--policies", "lru,sieve", capsys=capsys)
-        assert f"The picture is in {picture}." in text
+        assert f"The chart is in {picture}." in text
         drawn = picture.read_text()
         assert drawn.lstrip().startswith("<?xml")
         assert all(f"<!-- {name} -->" in drawn for name in ("LRU", "SIEVE", "optimum", "hit ratio (%)"))
 
     @pytest.mark.parametrize(
         ("name", "words"),
-        [("picture", "must end in one of"), ("picture.txt", r"\.png"), ("none/picture.png", "no directory")],
+        [
+            ("picture", "must end in one of"),
+            ("picture.txt", r"\.png"),
+            ("none/picture.png", "must be in an existing directory"),
+        ],
     )
     def test_where_none_can_be_drawn(self, tmp_path: Path, name: str, words: str) -> None:
         """It says so before the work, not after."""
@@ -390,14 +394,14 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--sizes", "many"], "'many' is neither a number of entries nor a percentage"),
+            (["--sizes", "many"], "a size must be a number of entries or a percentage, not 'many'"),
             (["--sizes", "0"], "a size must be more than 0, not '0'"),
             (["--sizes", "nan%"], "a size must be more than 0, not 'nan%'"),
-            (["--sizes", "1" + 400 * "0"], "is neither a number of entries nor"),
-            (["--sizes", ","], "name at least one size"),
-            (["--policies", "lru,best"], "there is no policy 'best' to replay; there are lru, fifo, sieve"),
-            (["--policies", ""], "name at least one policy"),
-            (["--sample", "2"], "must be a number more than 0 and at most 1, not '2'"),
+            (["--sizes", "1" + 400 * "0"], "a size must be a number of entries or"),
+            (["--sizes", ","], "sizes must not be empty"),
+            (["--policies", "lru,best"], "a policy must be one of lru, fifo, sieve"),
+            (["--policies", ""], "policies must not be empty"),
+            (["--sample", "2"], "must be more than 0 and at most 1, not '2'"),
         ],
     )
     def test_refused(self, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

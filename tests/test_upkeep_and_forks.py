@@ -40,7 +40,7 @@ def test_a_job_that_exits_does_not_end_the_others(caplog: pytest.LogCaptureFixtu
     first.cancel()
     second.cancel()
     wait_until(lambda: scheduler._thread is None, "the thread has ended")
-    assert "background upkeep failed" in caplog.text
+    assert "a background task failed" in caplog.text
 
 
 def test_a_thread_that_cannot_start_fails_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_handler_may_end_a_job_while_one_begins() -> None:
             job.cancel()
 
     in_thread(inside)()
-    assert scheduler._jobs == []
+    assert scheduler._tasks == []
 
 
 class Witness:

@@ -1,1 +1,1 @@
-"""What a user calls: IntelligentCache, Region, cache_result, the default cache and configuration."""
+"""The public API: IntelligentCache, Region, cache_result, the default cache and its configuration."""

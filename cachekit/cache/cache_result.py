@@ -1,4 +1,4 @@
-"""cache_result: the public decorator, which uses the default cache or the one that it is given."""
+"""`cache_result`, the public decorator: it uses the default cache, or the cache that it is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-# Checkers match functions of Any with the first of these, whatever it is; no other function is of Never.
+# Type checkers choose the first overload for functions that return Any. No other function returns Never.
 @overload
 def cache_result(  # type: ignore[overload-overlap]  # as below
     function: Callable[P, Never], /
@@ -64,38 +64,39 @@ def cache_result(
     load: LoadOptions | None = None,
     copy: bool = False,
 ) -> Any:
-    """Remember the answers of a function, bare or with parameters; for `def` and `async def`.
+    """Cache the results of a `def` or `async def` function. Use it bare, or with parameters.
 
-    A call whose answer is known returns it; otherwise one caller works it out and those who ask
-    meanwhile wait for it. None is an answer. An exception reaches everyone who waits, and is not kept.
-    Put it below @classmethod and @staticmethod.
+    A call returns the cached result if there is one. Otherwise one caller runs the function, and concurrent
+    callers of the same call wait for it. None is cached like any result. An exception reaches all waiting
+    callers and is not cached. Put the decorator below @classmethod and @staticmethod.
 
     Args:
-        function: what to decorate, when bare.
-        ttl: how long an answer is good, in seconds or as a timedelta; or a function from the answer to
-            that. None is the cache's default, FOREVER no expiry, 0 or less does not keep it.
-        cache_level: the tiers to use.
-        key_func: from the call's arguments to its key, which is used as it is.
-        tags: labels by which answers can be invalidated; or a function from the call's arguments to them.
-        cache: the cache to use; None is the default one at the time of the call.
-        name: the function's identity in keys, in place of module and name; needed for closures and
-            lambdas, of which there may be several with one name.
-        version: "auto" is a digest of the function's code, so that an edited function never serves an
-            old answer; another text is kept until you change it.
-        ignore: names of parameters that are no part of the question, such as ("self",) or ("db",).
-        store_if: from an answer to whether to keep it.
-        stale_ttl: for how long after its life an answer may stand in for a call that fails, that takes
-            longer than its soft timeout, or that another caller has begun; None is not at all.
-        jitter: the share of the TTL, 0 to less than 1, that chance may take away.
-        load: how the function is called; None is what the cache says. See `LoadOptions`.
-        copy: hand out deep copies, for callers that change what they get.
+        function: The function to decorate, when used bare.
+        ttl: The life of a result, in seconds or as a timedelta, or a function from the result to that.
+            None (the default) means the cache's default, FOREVER no expiry. A result with a TTL of 0 or
+            less is not cached.
+        cache_level: The tiers to use (default: all).
+        key_func: From the arguments of a call to its cache key, which is used unchanged.
+        tags: Labels by which results can be invalidated, or a function from the arguments to them.
+        cache: The cache to use (default: the default cache at the time of the call).
+        name: The identity of the function in keys, instead of module and name. Required for closures and
+            lambdas, of which several may share one name.
+        version: "auto" (the default) is a digest of the function's code, so that an edited function never
+            returns a result of the old code. Any other text stays until you change it.
+        ignore: Names of parameters that are not part of the cache key, such as ("self",) or ("db",).
+        store_if: From a result to whether to cache it.
+        stale_ttl: Seconds, or a timedelta, after its life in which a stale result may replace a call that
+            fails, that exceeds its soft timeout, or that another caller has begun (default None: never).
+        jitter: The share of the TTL, from 0 (the default) to less than 1, that is subtracted at random.
+        load: How the function is called (default: the cache's `load`); see `LoadOptions`.
+        copy: Whether to return deep copies (default False), for callers that change results.
 
     Raises:
-        TypeError: what is decorated is not a function, or is a generator; an argument of the wrong type.
+        TypeError: the decorated object is not a function or is a generator, or an argument of the wrong type.
         ValueError: a closure or lambda without a name, or an `ignore` that names no parameter.
 
-    A call raises KeyEncodingError for an argument that cannot be part of a key, and SerializationError
-    for an answer that can be read or awaited only once.
+    A call raises KeyEncodingError for an argument that cannot be part of a key, and SerializationError for a
+    result that can be read or awaited only once.
     """
     options = CachedOptions(
         ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy

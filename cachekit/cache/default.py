@@ -1,8 +1,8 @@
-"""The cache of this process that nobody had to make, and functions that speak to it.
+"""The default cache of this process, and functions that use it.
 
-It is built at the first use and can be replaced: for good by `set_default_cache`, for a while by
-`override`. `disabled`, or CACHEKIT_DISABLE in the environment, makes every cached function call through.
-All of it is for the whole process, whatever the thread.
+It is built at the first use. `set_default_cache` replaces it for good, `override` for a `with` block.
+`disabled`, or CACHEKIT_DISABLE in the environment, makes every cached function bypass the cache. All of
+this applies to the whole process, in every thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, final
 
 from cachekit.cache import config
 from cachekit.cache.intelligent import IntelligentCache, core_of
-from cachekit.decorator.source import is_disabled, switching, tell_followers
+from cachekit.decorator.source import is_disabled, reset_followers, switching
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import OptimizationReport, WarmReport
@@ -23,25 +23,24 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import TTL, Tags
 from cachekit.runtime import fork
 
-#: How long the default cache keeps what says no ttl: over a weekend, and with Redis below the time from which
-#: tagged values need another round trip.
-_KEPT: Final = 7 * 24 * 3600.0
+#: The default TTL of the default cache: longer than a weekend, and below the time from which Redis needs
+#: another round trip for tagged values.
+_DEFAULT_TTL: Final = 7 * 24 * 3600.0
 
-# A cache is built without `switching`: building takes locks that a fork takes before that one, and may log.
+# A cache is built without holding `switching`: building takes locks that a fork takes before that one.
 _building = threading.RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
 
 
 class _ForkGuard:
-    """Gives a child a lock of its own: the thread that was building a cache is not in the child."""
-
+    # Not a ForkSafeLock: a fork must not wait for a cache that is being built.
     def before_fork(self) -> None:
         pass
 
     def after_fork(self, in_child: bool) -> None:
         global _building
-        if in_child:
+        if in_child:  # the thread that held the lock is not in the child
             _building = threading.RLock()
 
 
@@ -51,7 +50,7 @@ fork.register(_fork_guard)
 
 @final
 class DefaultSource:
-    """The default cache, whichever that is at the time of a call."""
+    """The default cache at the time of each call."""
 
     __slots__ = ()
 
@@ -64,12 +63,16 @@ class DefaultSource:
         return core_of(get_default_cache())
 
     def is_ready(self) -> bool:
-        """Return whether nothing has to be built."""
+        """Return whether `current` need not build the cache."""
         return _default is not None or bool(_overriding) or is_disabled()
 
 
 def get_default_cache() -> IntelligentCache:
-    """The cache that cached functions use unless told otherwise; it is built at the first call."""
+    """Return the cache that cached functions use by default; it is built at the first call.
+
+    Raises:
+        ValueError: an environment variable of the configuration has an invalid value.
+    """
     current = _current()
     if current is None:
         with _building:
@@ -80,12 +83,12 @@ def get_default_cache() -> IntelligentCache:
 
 def _build() -> None:
     global _default
-    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_KEPT)
+    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_DEFAULT_TTL)
     with switching:
         if _default is None:
             _default = built
             return
-    built.close()  # another one was set meanwhile
+    built.close()  # another thread has set one
 
 
 def _current() -> IntelligentCache | None:
@@ -94,72 +97,70 @@ def _current() -> IntelligentCache | None:
 
 
 def set_default_cache(cache: IntelligentCache | None) -> IntelligentCache | None:
-    """Make `cache` the default one; None has a new one built at the next use.
+    """Make `cache` the default cache; with None, a new one is built at the next use.
 
     Returns:
-        The one until now, for the caller to close; None if there was none.
+        The previous default cache, for the caller to close; None if there was none.
 
     Raises:
-        TypeError: it is not an IntelligentCache.
+        TypeError: `cache` is not an IntelligentCache.
     """
     global _default
     if cache is not None:
         checked_cache(cache)
     with switching:
         before, _default = _default, cache
-        tell_followers()
+        reset_followers()
     return before
 
 
 @contextmanager
 def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
-    """Make `cache` the default one inside a `with` block: a fresh cache for a test.
+    """Make `cache` the default cache inside a `with` block, for example in a test.
 
     Raises:
-        TypeError: it is not an IntelligentCache.
+        TypeError: `cache` is not an IntelligentCache.
     """
     checked_cache(cache)
     with switching:
         _overriding.append(cache)
-        tell_followers()
+        reset_followers()
     try:
         yield cache
     finally:
         with switching:
-            # The innermost block that named this cache: blocks of several threads may end in any order.
+            # The innermost block for this cache: blocks of several threads may end in any order.
             index = len(_overriding) - 1 - _overriding[::-1].index(cache)
             del _overriding[index]
-            tell_followers()
+            reset_followers()
 
 
 def checked_cache(cache: object) -> IntelligentCache:
-    """Return the cache; raise TypeError if it is none, or one that is awaited."""
+    """Return the cache; raise TypeError if it is not a synchronous IntelligentCache."""
     if hasattr(type(cache), "__aenter__"):
-        raise TypeError(
-            f"cache must be an IntelligentCache, and this one is awaited: {cache!r}; pass its `.sync`"
-        )
+        raise TypeError(f"cache must be an IntelligentCache, not the awaitable {cache!r}; pass its `.sync`")
     if not isinstance(cache, IntelligentCache):
         raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
     return cache
 
 
 def get_cache_stats() -> dict[str, CacheStats]:
-    """`IntelligentCache.get_stats` of the default cache."""
+    """Return the statistics of the default cache, as `IntelligentCache.get_stats` does."""
     return get_default_cache().get_stats()
 
 
 def invalidate_cache_pattern(pattern: str | re.Pattern[str]) -> int:
-    """`IntelligentCache.invalidate_by_pattern` of the default cache."""
+    """Remove matching keys from the default cache, as `IntelligentCache.invalidate_by_pattern` does."""
     return get_default_cache().invalidate_by_pattern(pattern)
 
 
 def invalidate_cache_tags(tags: Tags) -> int:
-    """`IntelligentCache.invalidate_by_tags` of the default cache."""
+    """Remove tagged entries from the default cache, as `IntelligentCache.invalidate_by_tags` does."""
     return get_default_cache().invalidate_by_tags(tags)
 
 
 def clear_all_caches() -> bool:
-    """`IntelligentCache.clear` of the default cache: all of its levels."""
+    """Remove all entries from all tiers of the default cache, as `IntelligentCache.clear` does."""
     return get_default_cache().clear()
 
 
@@ -174,7 +175,7 @@ def warm_cache_keys(
     keep_warm: bool = False,
     progress: Callable[[int, int], object] | bool | None = None,
 ) -> WarmReport:
-    """`IntelligentCache.warm_cache` of the default cache."""
+    """Load keys into the default cache, as `IntelligentCache.warm_cache` does."""
     return get_default_cache().warm_cache(
         keys,
         loader_func,
@@ -188,5 +189,5 @@ def warm_cache_keys(
 
 
 def optimize_cache_performance() -> OptimizationReport:
-    """`IntelligentCache.optimize_cache` of the default cache."""
+    """Remove expired entries of the default cache, as `IntelligentCache.optimize_cache` does."""
     return get_default_cache().optimize_cache()

@@ -1,8 +1,7 @@
-"""IntelligentCache: one cache over up to three tiers, the memory of this process first.
+"""`IntelligentCache`: one cache over up to three tiers, the memory of this process first.
 
-It checks what it is given, answers from memory, applies the cache's default TTL, and keeps the figures.
-What is not in memory `levels` looks for, and writes; loads go down their path in `loads`. How entries are
-evicted is the tiers' business; which question a key stands for is `decorators`'.
+It checks arguments, serves hits from memory and applies the default TTL. `coherence` reads and writes the
+other tiers, and `loading` loads values.
 """
 
 from __future__ import annotations
@@ -49,35 +48,36 @@ _ALL = CacheLevel.ALL
 
 @final
 class IntelligentCache:
-    """A cache over the tiers that it is given.
+    """A cache over one to three tiers.
 
     Args:
-        memory_cache: the memory tier; left out, a `MemoryCache()` of its own; None for none.
-        redis_cache: the tier that hosts share; left out or None, there is none.
-        file_cache: the tier that the processes of this host share; left out, the program's own (see
-            `cachekit.cache.config`), or none, with a warning, if that cannot be opened; None for none.
-        default_ttl: seconds (or a timedelta) that an entry lives when `set` does not say; None or
-            `FOREVER` for no expiry.
-        enable_cache_warming: whether `warm_cache` may keep keys warm.
-        load: how values are loaded where a call or a cached function does not say; see `LoadOptions`.
-        strict: raise TierUnavailableError where a tier fails, rather than going on without it.
-        on_health_change: called as `on_health_change(new, old)`, in a thread of the cache's, when the
-            status of its health is another one than ten seconds before; it is judged on the last minute.
-        close_tiers: whether `close` closes the tiers too; say False for tiers that are shared.
+        memory_cache: The memory tier (default: a new `MemoryCache()`); None for no memory tier.
+        redis_cache: The tier that hosts share (default None: no such tier).
+        file_cache: The tier that the processes of this host share; None for no such tier. The default is the
+            directory of this program (see `cachekit.cache.config`). If that cannot be opened, a warning is
+            logged and there is no file tier.
+        default_ttl: The life of an entry when `set` gives none, in seconds or as a timedelta (default 3600).
+            None or `FOREVER` means no expiry.
+        enable_cache_warming: Whether `warm_cache` may keep keys warm (default True).
+        load: How values are loaded unless a call or a cached function says otherwise; see `LoadOptions`.
+        strict: Whether a failing tier raises TierUnavailableError. By default it is bypassed.
+        on_health_change: Called as `on_health_change(new, old)` in a background thread when the status of the
+            last minute differs from that of ten seconds ago (default None).
+        close_tiers: Whether `close` closes the tiers too (default True); use False for shared tiers.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
-        TierUnavailableError: the file tier was left out, cannot be opened, and would be the only one.
+        TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
-    that is not a str, and CacheClosedError after `close`. `cache_level` says which tiers a call speaks
-    to; one that names no tier of this cache is a ValueError. It pickles as its configuration: the copy
-    has the same lower tiers and an empty memory, keeps nothing warm, and tells nobody of its health.
+    that is not a str, and CacheClosedError after `close`. `cache_level` selects the tiers of a call;
+    ValueError if none of them is a tier of this cache. The cache pickles as its configuration: the copy has
+    the same lower tiers and an empty memory tier, keeps no keys warm, and does not call `on_health_change`.
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_core", "_figures", "_find", "_lookups", "_monitor", "_now", "_store",
+        "__weakref__", "_close_tiers", "_core", "_find", "_lookups", "_monitor", "_now", "_stats", "_store",
         "_strict", "_tiers", "_touch",
     )  # fmt: skip
 
@@ -107,19 +107,22 @@ class IntelligentCache:
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
         if on_health_change is not None and not callable(on_health_change):
-            raise TypeError(f"on_health_change must be a function of two healths, not {on_health_change!r}")
+            raise TypeError(
+                f"on_health_change must be a function of two healths, not {on_health_change!r}; "
+                f"write def changed(new, old)"
+            )
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
         self._strict = strict
         self._close_tiers = close_tiers
         self._core = core = CacheCore(
             *self._tiers, default_ttl=ttl, load=load, keeps_warm=enable_cache_warming, strict=strict
         )
-        # What a hit needs, so that it is one function with no call in between.
+        # Copies of what a hit needs, so that it makes no call in between.
         self._find = core.memory.find
         self._touch = core.memory.touch
         self._now = core.memory.now
         self._store = core.memory
-        self._figures = core.figures
+        self._stats = core.memory_stats
         self._lookups = core.lookups
         self._monitor = None
         if on_health_change is not None:
@@ -127,22 +130,22 @@ class IntelligentCache:
 
     @property
     def memory_cache(self) -> MemoryCache | None:
-        """The memory tier, if there is one."""
+        """Return the memory tier, or None."""
         return self._tiers[0]
 
     @property
     def redis_cache(self) -> ServerTier | None:
-        """The tier that hosts share, if there is one."""
+        """Return the tier that hosts share, or None."""
         return self._tiers[1]
 
     @property
     def file_cache(self) -> DirectoryTier | None:
-        """The tier that the processes of this host share, if there is one."""
+        """Return the tier that the processes of this host share, or None."""
         return self._tiers[2]
 
     @property
     def default_ttl(self) -> float:
-        """Seconds that an entry lives when nobody says; `FOREVER` for no expiry."""
+        """Return the default life of an entry in seconds; `FOREVER` for no expiry."""
         return self._core.default_ttl
 
     # -- one key ------------------------------------------------------------------------------------
@@ -152,16 +155,16 @@ class IntelligentCache:
     @overload
     def get(self, key: str, default: D, *, cache_level: CacheLevel = ...) -> Any | D: ...
     def get(self, key: str, default: Any = None, *, cache_level: CacheLevel = _ALL) -> Any:
-        """The value of the nearest tier that has the key, or `default`.
+        """Return the value from the nearest tier that has the key, or `default`.
 
-        A cached None is a value; ask with another default to tell it from a miss.
+        A cached None is a value. Pass another default, such as `MISSING`, to distinguish it from a miss.
 
         Raises:
             TypeError: the key is not a str.
             ValueError: `cache_level` names no tier of this cache.
         """
         if cache_level is _ALL:
-            # The hit path: the steps of MemoryCache.get_value, which says what they are.
+            # The hit path: the steps of MemoryCache.get_value, where they are explained.
             try:
                 held = self._find(key)
             except TypeError:  # unhashable
@@ -186,8 +189,8 @@ class IntelligentCache:
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1
-                    if now > self._figures.sample_due:
-                        self._figures.sample(self._store, held.key)
+                    if now > self._stats.sample_due:
+                        self._stats.sample(self._store, held.key)
                     return value
         if cache_level is not _ALL or self._core.closed:
             self._core.check(cache_level)
@@ -205,27 +208,26 @@ class IntelligentCache:
         *,
         stale_ttl: TTL = None,
     ) -> bool:
-        """Store a value in place of whatever the key held.
+        """Store a value in place of any entry under the key.
 
         Args:
-            key: where.
-            value: anything that the lower tiers can store; memory holds it by reference.
-            ttl: its life from now, in seconds or as a timedelta; None is the cache's default, FOREVER
-                no expiry; 0 or less keeps nothing and removes what was there.
-            cache_level: the tiers that shall hold it; no other one holds the key afterwards.
-            tags: labels by which it can be invalidated together with others.
-            stale_ttl: for how long after its life `get_or_set` and cached functions may still fall back on
-                it, if they name a `stale_ttl` too; None is not at all.
+            key: The key, a str.
+            value: Any object that the lower tiers can store; the memory tier holds it by reference.
+            ttl: The life from now, in seconds or as a timedelta. None means the cache's default, FOREVER no
+                expiry. With 0 or less the key is removed.
+            cache_level: The tiers that store the value (default: all). All other tiers drop the key.
+            tags: Labels by which the entry can be invalidated together with others (default: none).
+            stale_ttl: Seconds, or a timedelta, after its life in which `get_or_set` and cached functions may
+                use the stale value, if they set a `stale_ttl` too (default None: never).
 
         Returns:
-            True if every tier carried it out. If one failed, it will have dropped the key before it
-            is used again.
+            True if every tier did it. A tier that failed drops the key before it is used again.
 
         Raises:
             TypeError: a key, TTL, level or tag of the wrong type.
             ValueError: a TTL of NaN, or a level that names no tier of this cache.
             SerializationError: the value can be read or awaited only once, or a tier cannot store it.
-            ValueTooLargeError: it is larger than a tier has room for. The key is gone.
+            ValueTooLargeError: the value is too large for a tier. The key was removed.
         """
         if cache_level is not _ALL or self._core.closed:
             self._core.check(cache_level)
@@ -253,31 +255,32 @@ class IntelligentCache:
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> V:
-        """The value of the key; if there is none, that of `loader()`, which is stored.
+        """Return the value of the key; on a miss, call `loader()`, store the result and return it.
 
-        One caller loads, others who ask meanwhile wait for it. If the key, or one of the tags, is
-        written or invalidated during the load, its value is returned but not stored. An exception of
-        the loader reaches everyone who waits; nothing is stored. A loader may ask for other keys, and
-        even for its own, which it then loads itself; but not from threads that it starts and waits for.
+        Concurrent callers wait for the first one, which loads. If the key or one of the tags is written or
+        invalidated during the load, the value is returned but not stored. If the loader raises, all waiting
+        callers get the exception, and nothing is stored. A loader may get other keys, and its own key,
+        which it then loads itself; but it must not wait for threads that do so.
 
         Args:
-            key: where.
-            loader: a function without arguments.
-            ttl: as for `set`.
-            tags: as for `set`.
-            stale_ttl: for how long after its life the value may stand in for a load that fails, that
-                takes longer than its soft timeout, or that another caller has begun; None is not at
-                all. `get` never returns it, and invalidation removes it. It is kept in memory.
-            jitter: the share of the TTL, 0 to less than 1, that chance may take away, so that values
-                stored together do not expire together.
-            load: how to load; None is the cache's `load`.
+            key: The key, a str.
+            loader: A function without arguments.
+            ttl: As for `set`.
+            tags: As for `set`.
+            stale_ttl: Seconds, or a timedelta, after its life in which the stale value may replace a load
+                that fails, that exceeds its soft timeout, or that another caller has begun (default None:
+                never). `get` never returns a stale value, and invalidation removes it. Only the memory tier
+                keeps it.
+            jitter: The share of the TTL, from 0 (the default) to less than 1, that is subtracted at random,
+                so that values stored together do not expire together.
+            load: How to load (default: the cache's `load`).
 
         Raises:
             TypeError: an argument of the wrong type, such as a loader that is not callable.
-            ValueError: a number out of range, or a `load` that needs a tier that is not there.
-            SerializationError: the loader returned something that can be read or awaited only once.
-            LoadTimeoutError: it took longer than the hard timeout.
-            Exception: whatever the loader raised.
+            ValueError: a number out of range, or a `load` that needs a tier that the cache does not have.
+            SerializationError: the loader returned a value that can be read or awaited only once.
+            LoadTimeoutError: the load exceeded the hard timeout.
+            Exception: what the loader raised.
         """
         if not callable(loader):
             raise TypeError(
@@ -300,14 +303,14 @@ class IntelligentCache:
         return self._core.loads.load(checked_key(key), loader, request)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
-        """Remove the key, and refuse every load of it that is under way; True if it was there."""
+        """Remove the key, and refuse every load of it in progress; return whether it was there."""
         self._core.check(cache_level)
         return self._core.tiers.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now (None: the default TTL); True if there is one.
+        """Give a live entry a new life from now (None: the default TTL); return whether there is one.
 
-        It counts as a write of the key: loads of it that are under way are not kept.
+        It counts as a write of the key: loads of it in progress are not stored.
         """
         self._core.check(_ALL)
         return self._core.tiers.writes.touch(
@@ -315,7 +318,7 @@ class IntelligentCache:
         )
 
     def contains(self, key: str) -> bool:
-        """Whether some tier has a live entry; no lookup that counts."""
+        """Return whether a tier has a live entry; it counts no lookup."""
         self._core.check(_ALL)
         return self._store.peek_value(checked_key(key)) is not MISSING or (
             self._core.tiers.lower and self._core.tiers.peek(key) is not None
@@ -324,7 +327,7 @@ class IntelligentCache:
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
-        """What the cache knows about one key, for a person who wonders; no lookup that counts."""
+        """Return what the cache knows about one key, for debugging; it counts no lookup."""
         self._core.check(_ALL)
         entry, level = self._store.peek_entry(checked_key(key)), CacheLevel.MEMORY
         if entry is None:
@@ -339,7 +342,7 @@ class IntelligentCache:
     # -- many keys ----------------------------------------------------------------------------------
 
     def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
-        """The values of the keys that are there, in the order asked for; each is a lookup that counts."""
+        """Return the values of the keys that are found, in the order of `keys`; each counts as a lookup."""
         self._core.check(cache_level)
         wanted = checked_keys(keys)
         found = self._core.look_up_many_in_memory(wanted, cache_level)
@@ -354,9 +357,9 @@ class IntelligentCache:
         cache_level: CacheLevel = _ALL,
         tags: Tags | None = None,
     ) -> bool:
-        """`set` each key of the mapping, with one TTL and the same tags; True if all were carried out.
+        """Store each value of the mapping as `set` does; return whether every tier did it.
 
-        Arguments are checked before the first is stored.
+        All arguments are checked before the first value is stored.
         """
         self._core.check(cache_level)
         if not isinstance(values, Mapping):
@@ -374,7 +377,7 @@ class IntelligentCache:
         return all(done)
 
     def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
-        """`delete` each key; how many were there."""
+        """Remove each key as `delete` does; return how many were there."""
         self._core.check(cache_level)
         return self._core.tiers.writes.delete_many(checked_keys(keys), cache_level)
 
@@ -389,32 +392,37 @@ class IntelligentCache:
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> dict[str, V]:
-        """The values of the keys; one call `loader(missing)` loads all that nobody has or is loading.
+        """Return the values of the keys; one call `loader(missing)` loads all keys that are missing.
+
+        Keys that another caller is loading are not passed to the loader; this call waits for them.
 
         Args:
-            keys: which; one that is named twice counts once.
-            loader: from a list of keys to a mapping of their values; keys that it leaves out are
-                missing from the result, and nothing is stored for them.
-            ttl: as for `set`, for all of them.
-            tags: as for `set`, for all of them.
-            stale_ttl: as for `get_or_set`; a load of several keys that fails falls back only if all of them
-                have a value.
-            jitter: as for `get_or_set`, for each of them.
-            load: as for `get_or_set`; but many keys take no lease, and are not refreshed ahead.
+            keys: The keys; repetitions count once.
+            loader: From a list of keys to a mapping of their values. Keys that it leaves out are missing from
+                the result, and nothing is stored for them.
+            ttl: As for `set`, for all values.
+            tags: As for `set`, for all values.
+            stale_ttl: As for `get_or_set`. A failed load of several keys returns stale values only if all of
+                the keys have one.
+            jitter: As for `get_or_set`, for each value.
+            load: As for `get_or_set`, but without a lease and without refresh-ahead.
 
         Returns:
             The values in the order of `keys`.
 
         Raises:
-            TypeError: an argument of the wrong type; the loader is not callable, or returned no mapping.
-            ValueError: a number out of range, a `load` that needs a tier that is not there; or the
-                loader returned keys that it was not asked for.
-            LoadTimeoutError: it took longer than the hard timeout.
-            Exception: whatever the loader raised.
+            TypeError: an argument of the wrong type, a loader that is not callable, or that returned no
+                mapping.
+            ValueError: a number out of range, a `load` that needs a tier that the cache does not have, or the
+                loader returned keys that it was not called for.
+            LoadTimeoutError: the load exceeded the hard timeout.
+            Exception: what the loader raised.
         """
         wanted = checked_keys(keys)
         if not callable(loader):
-            raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
+            raise TypeError(
+                f"loader must be a function of a list of keys, not {loader!r}; pass it without calling it"
+            )
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
@@ -434,34 +442,37 @@ class IntelligentCache:
         keep_warm: bool = False,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """Load the keys that no tier has, several at a time; those that only lower tiers have, into memory.
+        """Load the keys that no tier has, several at a time, and promote those that only lower tiers have.
 
-        A key that fails stops no other; it is in the report. Unless `load` or the cache's own says something
-        else, others who share a tier and warm the same keys do so together: each key is loaded once among
-        the hosts on the server, or the processes on the directory. What is kept warm is loaded likewise.
+        A key that fails does not stop the others; the report has its exception. Hosts or processes that share
+        a tier and warm the same keys share the work by leases: each key is loaded once among all of them,
+        unless `load`, or the cache's `load`, has another lease. Keeping keys warm uses the same leases.
 
         Args:
-            keys: which; one that is named twice counts once.
-            loader_func: from a key to its value.
-            ttl: as for `set`, for all of them.
-            tags: as for `set`, for all of them.
-            load: how to load; None is the cache's `load`, and if that has no lease, with the widest that the
-                tiers lend.
-            concurrency: how many threads load, at least 1.
-            keep_warm: load them again, one after the other and in a thread of the cache's, before their
-                time is over, until the cache is closed or this is called for them without it.
-            progress: True shows a bar on stderr, if that is a terminal, and else one line at the end; or a
+            keys: The keys; repetitions count once.
+            loader_func: From a key to its value.
+            ttl: As for `set`, for all values.
+            tags: As for `set`, for all values.
+            load: How to load (default: the cache's `load`; if that has no lease, with the widest lease that
+                the tiers offer).
+            concurrency: The number of threads that load, at least 1 (default 8).
+            keep_warm: Whether to load the keys again before they expire (default False), one after the other
+                in a background thread. It ends when the cache is closed, or when this method is called for
+                the keys with False.
+            progress: With True, show a bar on stderr if that is a terminal, else one line at the end. Or a
                 function, called in this thread as `progress(done, total)` after each key.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type, or a function that is not callable.
-            ValueError: `concurrency` is less than 1; `load` needs a tier that is not there; or `keep_warm`
-                with a TTL of 0 or less, or if the cache was made with enable_cache_warming=False.
+            ValueError: `concurrency` is less than 1, `load` needs a tier that the cache does not have, or
+                `keep_warm` with a TTL of 0 or less, or with enable_cache_warming=False.
         """
         wanted = checked_keys(keys)
         self._core.check(_ALL)
         if not callable(loader_func):
-            raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
+            raise TypeError(
+                f"loader_func must be a function of a key, not {loader_func!r}; pass it without calling it"
+            )
         request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
         kept_warm = self._core.keep_warm
         report = warm(self._core.loads, wanted, loader_func, request, concurrency, progress)
@@ -475,30 +486,30 @@ class IntelligentCache:
     # -- invalidation -------------------------------------------------------------------------------
 
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
-        """Remove everything, and refuse every load that is under way; True unless a tier failed."""
+        """Remove all entries, and refuse every load in progress; return False if a tier failed."""
         self._core.check(cache_level)
         return self._core.tiers.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
 
-        Loads under way of keys that match are refused, whether or not the key was stored.
+        Loads in progress of matching keys are refused, whether or not the key was stored.
 
         Returns:
             How many entries were removed, from the tier that had most of them.
 
         Raises:
-            TypeError: the pattern is not a str.
-            ValueError: it is not a regular expression.
+            TypeError: the pattern is neither a str nor a compiled pattern of str.
+            ValueError: the pattern is not a valid regular expression.
         """
         self._core.check(_ALL)
         return self._core.tiers.writes.invalidate_matching(checked_pattern(pattern))
 
     def invalidate_by_tags(self, tags: Tags) -> int:
-        """Remove entries with any of the tags, and refuse loads under way that name one.
+        """Remove entries with any of the tags, and refuse loads in progress that name one.
 
         Returns:
-            How many entries are known to be removed: lower tiers do not count theirs.
+            How many entries are known to be removed; lower tiers do not count theirs.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
@@ -511,51 +522,55 @@ class IntelligentCache:
     def region(
         self,
         prefix: str,
-        type: type[V],  # noqa: A002  # the name that says it
+        type: type[V],  # noqa: A002  # the clearest name
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
     ) -> Region[V]:
-        """A typed view of the keys that begin with `prefix`; see `Region`.
+        """Return a typed view of the keys that begin with `prefix`; see `Region`.
 
         Args:
-            prefix: what every key of the region begins with; a separator is yours to include.
-            type: what its values are; another type is refused at `set`.
-            ttl: the region's own default; None is the cache's.
-            tags: what every entry stored through the region carries.
+            prefix: The prefix of every key of the region; include a separator yourself.
+            type: The class of its values; `set` refuses values of another one.
+            ttl: The region's default TTL (default: the cache's).
+            tags: Tags of every entry that is stored through the region (default: none).
+
+        Raises:
+            TypeError: `prefix` is not a str, `type` is not a class, or a TTL or tag of the wrong type.
+            ValueError: the TTL is NaN.
         """
         return Region(self, prefix, type, ttl=ttl, tags=tags)
 
-    # -- figures ------------------------------------------------------------------------------------
+    # -- statistics ---------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, CacheStats]:
-        """The figures of each tier, and "combined": their sum, with the requests and loads of this cache."""
+        """Return the statistics of each tier, and their sum as "combined", with requests and loads."""
         return self._core.get_stats()
 
     def health(self, **thresholds: float) -> Health:
-        """How the cache is, in one word, with reasons and what can be done about each.
+        """Return the health of the cache: a status, and reasons with a remedy each.
 
-        It is judged from the figures since the cache was made; `cachekit.health.since` and `assess` judge a
-        span of time.
+        It covers the time since the cache was created. Use `cachekit.health.since` and `assess` for another
+        time span.
 
         Args:
-            thresholds: from where on something is a reason; see `cachekit.health.Thresholds`.
+            thresholds: The limits by name; see `cachekit.health.Thresholds` for names and defaults.
 
         Raises:
             TypeError: no such threshold, or one that is not a number.
-            ValueError: a threshold that makes no sense.
+            ValueError: a threshold out of range.
         """
         self._core.check(_ALL)
         return self._judge(self.get_stats(), **thresholds)
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
-        limits: Any = thresholds  # `checked` looks at each
+        limits: Any = thresholds  # `Thresholds.checked` checks each
         return assess(statistics, self._core.tiers.states(), Thresholds(**limits))
 
     def optimize_cache(self) -> OptimizationReport:
-        """Do now what is done in the background from time to time, and say what that left.
+        """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.
 
-        Expired entries are removed from all tiers; what is advised is what `health` says.
+        The background thread does the same from time to time.
         """
         self._core.check(_ALL)
         started = time.perf_counter()
@@ -586,7 +601,7 @@ class IntelligentCache:
         load: LoadOptions | None = None,
         copy: bool = False,
     ) -> CacheDecorator:
-        """`cachekit.cache_result` with this cache."""
+        """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
         options = CachedOptions(
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy
         )
@@ -595,8 +610,8 @@ class IntelligentCache:
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the cache, and its tiers unless it was told not to. A second call does nothing."""
-        self._find = find_nothing  # so that a hit meets the check too
+        """Close the cache, and its tiers unless `close_tiers` is False. A second call does nothing."""
+        self._find = find_nothing  # so that hits reach the check for closed caches
         if self._monitor is not None:
             self._monitor.close()
         self._core.close()
@@ -621,12 +636,12 @@ class IntelligentCache:
 
 
 def core_of(cache: IntelligentCache) -> CacheCore:
-    """Return the inside of a cache: for its other views."""
+    """Return the core of a cache, for its other views."""
     return cache._core
 
 
 def closes_tiers(cache: IntelligentCache) -> bool:
-    """Return whether `close` of the cache closes its tiers too."""
+    """Return whether `close` of the cache also closes its tiers."""
     return cache._close_tiers
 
 

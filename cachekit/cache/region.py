@@ -1,6 +1,6 @@
-"""Region: a typed view of the keys of a cache that begin with one prefix.
+"""`Region`: a typed view of the keys of a cache that begin with one prefix.
 
-It holds nothing itself: two regions of one prefix are one, and `cache.get(prefix + key)` sees what
+It holds no entries itself: two regions of one prefix are equal, and `cache.get(prefix + key)` sees what
 `region.set(key, ...)` stored.
 """
 
@@ -20,7 +20,7 @@ D = TypeVar("D")
 
 
 class KeyedCache(Protocol):
-    """What a region asks of its cache."""
+    """The methods of a cache that a region uses."""
 
     def get(self, key: str, default: Any, /) -> Any:
         """Return the value of the key, or `default`."""
@@ -59,7 +59,7 @@ class KeyedCache(Protocol):
 
 @final
 class RegionKeys(Generic[V]):
-    """The keys, the type, the TTL and the tags of a region: what its two views share."""
+    """The keys, the type, the TTL and the tags of a region, for its sync and its async view."""
 
     __slots__ = ("_kind", "_tags", "_ttl", "prefix")
 
@@ -72,7 +72,7 @@ class RegionKeys(Generic[V]):
             isinstance(None, self._kind)
         except TypeError as error:
             raise TypeError(
-                f"type must be a class that values can be told by, not {kind!r}: {error}"
+                f"type must be a class that isinstance() accepts, not {kind!r}: {error}"
             ) from None
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)
@@ -82,19 +82,19 @@ class RegionKeys(Generic[V]):
         return self.prefix + checked_key(key)
 
     def ttl(self, ttl: TTL) -> TTL:
-        """Return the TTL, or that of the region if it is None."""
+        """Return the TTL, or the region's TTL if it is None."""
         return self._ttl if ttl is None else ttl
 
     def tags(self, tags: Tags | None) -> AbstractSet[str]:
-        """Return the tags, with those of the region."""
+        """Return the tags together with those of the region."""
         return self._tags if tags is None else self._tags | checked_tags(tags)
 
     def checked(self, value: Any, key: str) -> V:
         """Return the value; raise TypeError if it is not of the region's type."""
         if not isinstance(value, self._kind):
             raise TypeError(
-                f"region {self.prefix!r} holds {self._kind.__name__}, and the value of {key!r} is a "
-                f"{type(value).__name__}; delete the key, or use another prefix for other types"
+                f"the value of {key!r} in region {self.prefix!r} must be of type {self._kind.__name__}, "
+                f"not {type(value).__name__}; delete the key, or use another prefix for other types"
             )
         checked: V = value
         return checked
@@ -105,9 +105,9 @@ class RegionKeys(Generic[V]):
 
 @final
 class Region(Generic[V]):
-    """The keys of `cache` that begin with `prefix`, holding values of one type; keys are without it.
+    """The keys of `cache` that begin with `prefix`, for values of one type. Keys are given without prefix.
 
-    Safe in any thread. Made by `IntelligentCache.region`, which says what the arguments are.
+    Safe in any thread. Create it with `IntelligentCache.region`, which documents the arguments.
     """
 
     __slots__ = ("_cache", "_keys")
@@ -118,7 +118,7 @@ class Region(Generic[V]):
 
     @property
     def prefix(self) -> str:
-        """What every key of the region begins with."""
+        """Return the prefix of every key of the region."""
         return self._keys.prefix
 
     @overload
@@ -126,17 +126,16 @@ class Region(Generic[V]):
     @overload
     def get(self, key: str, default: D) -> V | D: ...
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of the key, or `default`.
+        """Return the value of the key, or `default`.
 
         Raises:
-            TypeError: the key is not a str, or another way into the cache stored something there that
-                is not of the region's type.
+            TypeError: the key is not a str, or the cache has a value of another type under it.
         """
         value = self._cache.get(self._keys.full(key), MISSING)
         return default if value is MISSING else self._keys.checked(value, key)
 
     def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """`IntelligentCache.set`, with the region's TTL and tags.
+        """Store a value as `IntelligentCache.set` does, with the region's TTL and tags.
 
         Raises:
             TypeError: the value is not of the region's type.
@@ -155,10 +154,10 @@ class Region(Generic[V]):
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> V:
-        """`IntelligentCache.get_or_set`, with the region's TTL and tags.
+        """Return the value, loaded on a miss as by `IntelligentCache.get_or_set`, with the region's defaults.
 
         Raises:
-            TypeError: what was found or loaded is not of the region's type; it is not stored.
+            TypeError: the value found or loaded is not of the region's type; it is not stored.
         """
         if not callable(loader):
             raise TypeError(
@@ -176,17 +175,17 @@ class Region(Generic[V]):
         return self._keys.checked(value, key)
 
     def delete(self, key: str) -> bool:
-        """Remove the key; True if it was there."""
+        """Remove the key; return whether it was there."""
         return self._cache.delete(self._keys.full(key))
 
     def contains(self, key: str) -> bool:
-        """Whether there is a live entry; no lookup that counts."""
+        """Return whether there is a live entry; it counts no lookup."""
         return self._cache.contains(self._keys.full(key))
 
     __contains__ = contains
 
     def clear(self) -> int:
-        """Remove every key that begins with the prefix; how many were there."""
+        """Remove every key that begins with the prefix; return how many were there."""
         return self._cache.invalidate_by_pattern(re.escape(self._keys.prefix))
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
-"""The `cachekit` command: reads the arguments and hands over to the command that they name.
+"""The `cachekit` command: parses the arguments and runs the command that they name.
 
-A wrong argument ends with status 2 and a message that says what would be right; Ctrl-C ends with 130,
-and a reader that goes away (`cachekit demo | head`) is no error. Output that has nowhere to go is dropped,
-and what its encoding does not have is escaped. What a command does is its own file's.
+A wrong argument exits with status 2 and a message with the remedy, Ctrl-C with 130. A closed output pipe
+(`cachekit demo | head`) is no error. Output without a destination is dropped, and characters that its
+encoding does not have are escaped.
 """
 
 from __future__ import annotations
@@ -15,25 +15,40 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import cachekit
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    from typing import Protocol
 
-_INTERRUPTED: Final = 130  # what shells report for a program that Ctrl-C ended
+    class Commands(Protocol):
+        """What `add_subparsers` returns."""
+
+        def add_parser(
+            self,
+            name: str,
+            *,
+            help: str,  # noqa: A002  # the name that argparse has
+            description: str,
+            epilog: str = ...,
+        ) -> argparse.ArgumentParser:
+            """Add a command, and return its parser."""
+            ...
+
+
+_INTERRUPTED: Final = 130  # the status that shells report for a program that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name; None takes those of this process.
+    """Run the command that the arguments name (default: the arguments of this process).
 
     Returns:
-        The status for the shell: 0 if the command did what it was asked to.
+        The exit status: 0 if the command succeeded.
 
     Raises:
-        SystemExit: the arguments were wrong, or only asked for help or the version.
+        SystemExit: an argument is wrong, or the arguments ask for help or the version.
     """
     _prepare_output()
     options = _parser().parse_args(arguments)
@@ -45,24 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more on its way out, and must not fail again.
+        # Python flushes stdout again at exit, and must not fail then.
         _give_up_output()
         return 0
-    except OSError as error:  # such as a full disk, where the output goes
+    except OSError as error:  # such as a full disk for the output
         print(f"cachekit {options.command}: {error}", file=sys.stderr)
         _give_up_output()
         return 1
 
 
 def _prepare_output() -> None:
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the process lives
+    if sys.stdout is None:  # the parent process closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # open until the process ends
     elif isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # any str is a key; so it is on stderr anyway
+        sys.stdout.reconfigure(errors="backslashreplace")  # any str is a key; stderr has this by default
 
 
 def _give_up_output() -> None:
-    # Suppressed: a program has put something else there.
+    # Suppressed: stdout was replaced by an object without a file.
     with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
 
@@ -82,16 +97,16 @@ def _add_demo(commands: Commands) -> None:
         "demo",
         help="watch real work become faster",
         description=(
-            "Analyses the source of Python's standard library through cached functions: several "
-            "threads ask many questions, most of them about a few modules, first of an empty cache; "
-            "then new processes ask once more. Ends with what it found out and what was saved where."
+            "Analyses the source of Python's standard library through cached functions. Several threads "
+            "ask many questions, most of them about a few modules, first with an empty cache. Then new "
+            "processes ask the same. Ends with the results, and with what each tier saved."
         ),
     )
     demo.add_argument(
         "--modules",
         type=_whole_number(least=1),
         metavar="N",
-        help="ask about the N largest modules only (default: all of them)",
+        help="ask about the N largest modules only (default: all)",
     )
     demo.add_argument(
         "--requests",
@@ -117,14 +132,14 @@ def _add_demo(commands: Commands) -> None:
     demo.add_argument(
         "--redis",
         metavar="URL",
-        help="a server that another host shares, played by processes with a directory of their own",
+        help="a server that another host shares; processes with another directory play that host",
     )
     demo.add_argument(
         "--seed",
         type=_whole_number(),
         default=1,
         metavar="N",
-        help="another number asks other questions (default: %(default)s)",
+        help="the seed of the random questions (default: %(default)s)",
     )
     demo.set_defaults(run=_demo)
 
@@ -132,17 +147,16 @@ def _add_demo(commands: Commands) -> None:
 def _add_replay(commands: Commands) -> None:
     replay = commands.add_parser(
         "replay",
-        help="see what a cache would make of your own requests",
+        help="show the hit ratio of policies and sizes on your own requests",
         description=(
-            "Reads logs of requests, lets each policy answer them at each size, and shows the hit ratios "
-            "beside the optimum, which knows the future. Ends with the size and the policy that it would "
-            "choose, and why."
+            "Reads logs of requests, simulates each policy at each size, and shows the hit ratios beside the "
+            "optimum, which knows the future. Ends with the recommended size and policy, and the reasons."
         ),
         epilog=(
-            "A log has one key a line; or it is CSV, if there is a --column; or, if its name ends in .u32, "
-            "little-endian 32-bit numbers. Any of them may be compressed with gzip, or a pipe. Logs may be "
-            "larger than memory: eight bytes a request are kept in a temporary directory (see TMPDIR), and "
-            "thirty-two while the optimum is prepared."
+            "A log has one key per line. With --column it is CSV. If its name ends in .u32, it has "
+            "little-endian 32-bit numbers. Each may be compressed with gzip, or be a pipe. Logs may be "
+            "larger than memory: a temporary directory (see TMPDIR) takes 8 bytes per request, and 32 while "
+            "the optimum is prepared."
         ),
     )
     replay.add_argument(
@@ -151,7 +165,7 @@ def _add_replay(commands: Commands) -> None:
     replay.add_argument(
         "--column",
         metavar="NAME",
-        help="the column of CSV that has the key; a number, from 1 on, if the first line has no names",
+        help="the CSV column with the key; a number, from 1, if the first line has no names",
     )
     replay.add_argument(
         "--sizes",
@@ -172,14 +186,14 @@ def _add_replay(commands: Commands) -> None:
         type=_share,
         default=1.0,
         metavar="SHARE",
-        help="look at a share of the keys only, such as 0.1, which is faster and nearly as right",
+        help="simulate this share of the keys only, such as 0.1: faster, and nearly as accurate",
     )
     replay.add_argument(
         "--file-tier",
         action="store_true",
-        help="also a FileCache's directory with the room of so many entries of a kilobyte, which is slower",
+        help="also simulate a FileCache's directory with space for as many entries of 1 KiB; slower",
     )
-    replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture, too; needs the plot extra")
+    replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart; needs the plot extra")
     replay.set_defaults(run=_replay)
 
 
@@ -205,7 +219,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number more than 0 and at most 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text!r}")
     return share
 
 
@@ -214,8 +228,8 @@ def _add_directory_commands(commands: Commands) -> None:
         "inspect",
         help="show what is in a cache directory",
         description=(
-            "Shows entries, sizes, expiry, shards and health of a FileCache's directory, and changes "
-            "nothing in it. Ends with status 1 if something is damaged."
+            "Shows entries, sizes, expiry, shards and health of a FileCache's directory without changing it. "
+            "Exits with status 1 if the directory is damaged."
         ),
     )
     inspect.add_argument("directory", metavar="DIR", help="the directory of the cache")
@@ -223,32 +237,32 @@ def _add_directory_commands(commands: Commands) -> None:
         "--keys",
         type=_pattern,
         metavar="PATTERN",
-        help="list the live keys that this regular expression matches from the start, too",
+        help="also list the live keys that this regular expression matches from the start",
     )
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
 
     verify = commands.add_parser(
         "verify",
-        help="read every record of a cache directory and compare its checksum",
+        help="read every record of a cache directory and check its checksum",
         description=(
-            "Reads every record and compares its checksum. Changes nothing unless told to repair. Ends "
-            "with status 1 if something is damaged."
+            "Reads every record and checks its checksum. Changes nothing without --repair. Exits with status "
+            "1 if the directory is damaged."
         ),
     )
     verify.add_argument("directory", metavar="DIR", help="the directory of the cache")
     verify.add_argument(
-        "--repair", action="store_true", help="drop what is damaged, and files that belong to nothing"
+        "--repair", action="store_true", help="remove damaged entries, and files that belong to no entry"
     )
     verify.set_defaults(run=_verify)
 
     purge = commands.add_parser(
         "purge",
         help="remove every entry of a cache directory",
-        description="Removes every entry, also while processes use the directory. Asks before it does.",
+        description="Removes every entry, also while processes use the directory. Asks for confirmation.",
     )
     purge.add_argument("directory", metavar="DIR", help="the directory of the cache")
-    purge.add_argument("--yes", action="store_true", help="do not ask")
+    purge.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     purge.set_defaults(run=_purge)
 
 
@@ -257,7 +271,7 @@ def _whole_number(least: int | None = None, most: int | None = None) -> Callable
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
         if least is not None and number < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {number}")
         if most is not None and number > most:

@@ -1,4 +1,4 @@
-"""The picture of a replay: hit ratio over size, a line for each policy. Needs the `plot` extra."""
+"""The chart of a replay: hit ratio over size, with one line per policy. Needs the `plot` extra."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARKERS: Final = "osDv^Xph"
 
 
 def check_can_draw(path: Path) -> None:
-    """Raise SystemExit unless a picture can be drawn there: before the work, not after it."""
+    """Raise SystemExit, before the simulation, if the chart cannot be drawn to `path`."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
@@ -22,15 +22,17 @@ def check_can_draw(path: Path) -> None:
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in kinds:
         raise SystemExit(
-            f"cachekit replay: the name of the picture, {path}, must end in one of "
+            f"cachekit replay: the file name of the chart, {path}, must end in one of "
             f"{', '.join(f'.{kind}' for kind in sorted(kinds))}"
         )
     if not path.absolute().parent.is_dir():
-        raise SystemExit(f"cachekit replay: there is no directory {path.absolute().parent} for the picture")
+        raise SystemExit(
+            f"cachekit replay: the chart must be in an existing directory, not {path.absolute().parent}"
+        )
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Draw the curves into a file, whose format is that of its name.
+    """Draw the curves to a file, in the format of its suffix.
 
     Raises:
         SystemExit: the file cannot be written.
@@ -55,12 +57,12 @@ def draw(curves: Curves, path: Path) -> None:
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
-    axes.set_xlabel("entries held, at the most")
+    axes.set_xlabel("maximum number of entries")
     axes.set_ylabel("hit ratio (%)")
-    axes.set_title("What each policy answers")
+    axes.set_title("Hit ratio by policy")
     axes.grid(alpha=0.3)
     axes.legend()
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise SystemExit(f"cachekit replay: the picture cannot be written: {error}") from error
+        raise SystemExit(f"cachekit replay: the chart cannot be written: {error}") from error

@@ -1,11 +1,8 @@
 """`cachekit demo`: real work on input that every machine has, through cached functions.
 
-Threads ask questions about the modules of Python's standard library, most of them about a few popular
-ones. An answer is worked out from an analysis of the module's source, and both are remembered by
-`cache_result`, in a cache of the demo's own. The first pass over the stream of questions meets an empty
-cache; the second is made by new processes, which find in its directory what the first one worked out;
-with a Redis there is a third, by processes that play another host. The figures shown are those of this
-run, on this machine (see `passes`). The demo fails if a module was analysed more than once.
+Threads ask questions about the modules of Python's standard library. Each result comes from an analysis of
+the module's source, and `cache_result` caches both. `passes` measures the passes over the questions. The
+demo fails if a module was analysed more than once.
 """
 
 from __future__ import annotations
@@ -36,14 +33,14 @@ from cachekit.cli.demo_work import (
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Run the demo and show it.
+    """Run the demo and show its results.
 
     Returns:
-        0; 1 if a module was analysed more than once, which would be a fault of the cache.
+        0; 1 if a module was analysed more than once, which would be a defect of the cache.
 
     Raises:
-        SystemExit: this Python came without sources, the environment disables caching, or there is no
-            server at the URL.
+        SystemExit: this Python has no sources, the environment disables caching, or there is no server at
+            the URL.
     """
     from cachekit.cli.passes import Place, cold_pass, later_pass
 
@@ -51,11 +48,11 @@ def run(plan: Plan, display: Display) -> int:
     asked = sorted({source for _, source in stream})
     with tempfile.TemporaryDirectory(prefix="cachekit-demo-") as directory:
         here, there = (Place(f"{directory}/{host}", plan.redis, directory) for host in ("here", "there"))
-        # Room for everything: what a cache gives up when it is full is not this demo's subject.
+        # Space for all entries: eviction is not the subject of this demo.
         room = MemoryCache(max_size=len(asked) * (1 + len(QUESTIONS)))
         with here.cache(room) as cache, override(cache):
             if is_disabled():
-                raise SystemExit("cachekit demo: CACHEKIT_DISABLE is set, so there is nothing to show")
+                raise SystemExit("cachekit demo: CACHEKIT_DISABLE must not be set; unset it to see the cache")
             _introduce(plan, display)
             passes = [cold_pass("cold", stream, plan, display)]
             passes.append(later_pass("restart", stream, plan, here, display))
@@ -80,7 +77,7 @@ def _introduce(plan: Plan, display: Display) -> None:
         f"of Python {platform.python_version()}'s standard library to an empty cache; "
         f"then {_count(plan.processes, 'new process')}"
     )
-    display.line("ask the same, and find what the first one left on the disk.")
+    display.line("ask the same, and find what the first pass left on the disk.")
     display.line()
 
 
@@ -131,12 +128,12 @@ def _show_passes(passes: Sequence[Pass], plan: Plan, display: Display) -> None:
 def _verdict(passes: Sequence[Pass], asked: int, plan: Plan, display: Display) -> int:
     loads = sum(it.analysed for it in passes)
     where = "memory, redis, file" if plan.redis is not None else "memory, file"
-    display.line(f"{where}: lookups that each answered; loads: modules analysed; p50, p99: per")
-    display.line("request; saved: processor time, had each request analysed its module again.")
+    display.line(f"{where}: lookups served; loads: modules analysed; p50, p99: per")
+    display.line("request; saved: processor time of all analyses that a cache avoids.")
     if loads != asked:
-        display.line(f"{_count(asked, 'module')} asked for, but {_count(loads, 'load')} made!")
+        display.line(f"{_count(asked, 'module')} requested, but {_count(loads, 'load')} made!")
         return 1
-    display.line(f"{_count(asked, 'module')} asked for, {_count(loads, 'load')} in all: one per key.")
+    display.line(f"{_count(asked, 'module')} requested, {_count(loads, 'load')} in all: one per key.")
     return 0
 
 

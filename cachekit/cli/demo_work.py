@@ -1,4 +1,4 @@
-"""The work of the demo: analyse the sources of the standard library, through cached functions."""
+"""The work of the demo: analysing the sources of the standard library, through cached functions."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Function(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """What there is to know about a module."""
+    """The analysis of a module."""
 
     lines: int
     classes: int
     functions: tuple[Function, ...]
     imports: frozenset[str]  #: the top-level names
-    seconds: float  #: of processor time that the analysis took
+    seconds: float  #: processor time that the analysis took
 
 
 _SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -49,24 +49,24 @@ _BRANCHES: Final = (
     ast.match_case, ast.Assert,
 )  # fmt: skip
 
-#: The demo's own witness: how often the work was done is not asked of the cache that is on show.
+#: The modules analysed, counted without the cache that the demo shows.
 analysed: list[str] = []
 
-# CPython before 3.11.8 and 3.12.2 counts the depth of syntax trees for all threads together, and takes
-# two that are built at once for an error (python/cpython#106905).
+# CPython before 3.11.8 and 3.12.2 counts the depth of syntax trees for all threads together, so two trees
+# built at once raise an error (python/cpython#106905).
 _one_parser = threading.Lock()
 
 
 @cache_result
 def analyse(source: str) -> Analysis:
-    """Analyse a module, given as the path of its source below the standard library's directory."""
+    """Return the analysis of a module, by the path of its source below the standard library."""
     analysed.append(source)
     started = time.thread_time()
     text = (_STDLIB / source).read_bytes()
     try:
         with _one_parser:
             tree = ast.parse(text)
-    except SyntaxError:  # a template, or written for another Python: it has lines and nothing more
+    except SyntaxError:  # a template, or written for another Python version: only its lines are counted
         tree = ast.Module([], [])
     functions = tuple(_functions(tree, module_name(source)))
     return Analysis(
@@ -80,12 +80,12 @@ def analyse(source: str) -> Analysis:
 
 @cache_result
 def answer(question: str, source: str) -> str:
-    """Answer one of `QUESTIONS` about a module."""
+    """Return the answer to one of `QUESTIONS` about a module."""
     return QUESTIONS[question](analyse(source))
 
 
 def _functions(scope: ast.AST, name: str) -> Iterator[Function]:
-    """The functions inside a module, class or function, in no particular order."""
+    # Yields the functions inside a module, class or function, in no particular order.
     for node in _own_nodes(scope):
         if isinstance(node, _SCOPES):
             inner = f"{name}.{node.name}"
@@ -97,7 +97,7 @@ def _functions(scope: ast.AST, name: str) -> Iterator[Function]:
 
 
 def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below, down to the functions and classes inside but not into them."""
+    # Yields all nodes below, including inner functions and classes, but not what is inside those.
     pending = list(ast.iter_child_nodes(scope))
     while pending:
         node = pending.pop()
@@ -147,15 +147,15 @@ QUESTIONS: Final[dict[str, Callable[[Analysis], str]]] = {
 
 
 def module_name(source: str) -> str:
-    """The dotted name of the module with this source."""
+    """Return the dotted name of the module with this source."""
     return ".".join(Path(source).with_suffix("").parts).removesuffix(".__init__")
 
 
 def library_sources() -> list[str]:
-    """The sources of the standard library's modules, without its tests, the largest first.
+    """Return the sources of the standard library's modules, without its tests, the largest first.
 
     Raises:
-        SystemExit: this Python came without them.
+        SystemExit: this Python has no sources.
     """
     sizes: dict[str, int] = {}
     for path in _STDLIB.rglob("*.py"):
@@ -171,11 +171,11 @@ def library_sources() -> list[str]:
 
 
 class Plan(NamedTuple):
-    """What the demo was asked to do."""
+    """The options of the demo."""
 
-    modules: int | None  #: the largest ones; None for all
+    modules: int | None  #: the number of largest modules; None for all
     requests: int
-    threads: int  #: in each process
+    threads: int  #: per process
     processes: int  #: of the passes after the first
     redis: str | None  #: the URL of a server, for the pass of another host
     seed: int
@@ -189,7 +189,7 @@ class Request(NamedTuple):
 
 
 def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Request]:
-    """Requests of which the n-th most popular module gets 1/n as many as the first (Zipf's law)."""
+    """Return requests in which the n-th most popular module has 1/n of the first one's (Zipf's law)."""
     random_fraction = random.Random(seed)
     popular_first = random_fraction.sample(sources, len(sources))
     weights = list(accumulate(1 / rank for rank in range(1, len(sources) + 1)))
@@ -198,16 +198,16 @@ def request_stream(sources: Sequence[str], requests: int, seed: int) -> list[Req
 
 
 def planned_stream(plan: Plan) -> list[Request]:
-    """The requests of a plan, the same ones in every process.
+    """Return the requests of a plan, the same in every process.
 
     Raises:
-        SystemExit: this Python came without sources.
+        SystemExit: this Python has no sources.
     """
     return request_stream(library_sources()[: plan.modules], plan.requests, plan.seed)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return a number of seconds with a suitable unit."""
     if seconds >= 100:
         return f"{seconds / 60:.1f} min"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):

@@ -1,4 +1,4 @@
-"""What the commands about cache directories share: finding one, saying no, sizes and times for people."""
+"""Helpers of the commands for cache directories: find a directory, report errors, format sizes and times."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cachekit.tiers.file.folder import Folder
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _SPANS: Final = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
 _STEP: Final = 1000  # entries between two reports of progress
-_NAMED: Final = 20  # caches below a directory that is none itself
+_NAMED: Final = 20  # the most cache directories that an error names
 
 
 class DirectoryError(Exception):
-    """The directory cannot be worked on; the message is for a person."""
+    """The directory cannot be used; the message is shown to the user."""
 
 
 def absolute(path: str) -> str:
-    """The directory that is meant.
+    """Return the absolute path of a directory.
 
     Raises:
-        DirectoryError: there is none, or nobody lets us see it.
+        DirectoryError: it does not exist, or cannot be read.
     """
     path = os.path.abspath(os.path.expanduser(path))
     try:
@@ -44,10 +44,10 @@ def absolute(path: str) -> str:
 
 
 def inspect_directory(path: str) -> Inspection:
-    """The directory, to be looked at.
+    """Open a cache directory for inspection.
 
     Raises:
-        DirectoryError: it is none, or cannot be read.
+        DirectoryError: it is not a cache directory, or cannot be read.
     """
     path = absolute(path)
     try:
@@ -55,18 +55,17 @@ def inspect_directory(path: str) -> Inspection:
     except FileNotFoundError as error:
         raise no_cache(path) from error
     except CacheError as error:
-        is_one = holds_cache(path)
-        remedy = f"`cachekit purge {path}` makes it anew" if is_one else "it may be no cache at all"
+        remedy = f"`cachekit purge {path}` rebuilds it" if holds_cache(path) else "it may not be a cache"
         raise DirectoryError(f"{error}; {remedy}") from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def holds_cache(path: str) -> bool:
-    """Whether the directory was made for a cache, sound or not.
+    """Return whether the directory was made for a cache, sound or not.
 
     Raises:
-        OSError: it may not be read.
+        OSError: the directory cannot be read.
     """
     return is_cache(Folder.at(path, strict=False))
 
@@ -79,7 +78,7 @@ def _may_hold_cache(path: str) -> bool:
 
 
 def no_cache(path: str) -> DirectoryError:
-    """What to say of a directory that is no cache: where programs have theirs, they are below it."""
+    """Return the error for a directory that is no cache; it names the caches directly below."""
     text = f"{path} is not a cache directory: it has no manifest"
     below = sorted(one.path for one in os.scandir(path) if one.is_dir() and _may_hold_cache(one.path))
     if below:
@@ -89,13 +88,13 @@ def no_cache(path: str) -> DirectoryError:
 
 
 def refuse(error: Exception) -> int:
-    """Say why a command cannot go on; its status."""
+    """Print the error of a command to stderr; return the exit status."""
     print(f"cachekit: {error}", file=sys.stderr)
     return 1
 
 
 def watched(inspection: Inspection, label: str, display: Display | None, *, verify: bool) -> Iterator[Item]:
-    """The items of a directory, with progress."""
+    """Yield the items of a directory, and show the progress."""
     if display is None:
         yield from inspection.items(verify=verify)
         return
@@ -110,7 +109,7 @@ def watched(inspection: Inspection, label: str, display: Display | None, *, veri
 
 
 def size(number: float) -> str:
-    """Bytes, for people."""
+    """Return a number of bytes with a unit."""
     if number < 1024:
         return f"{number:,.0f} bytes"
     power = min(len(_UNITS), int(math.log2(number)) // 10)
@@ -118,12 +117,12 @@ def size(number: float) -> str:
 
 
 def printable(key: str) -> str:
-    """A key as it is, if a terminal can show it; otherwise with escapes."""
+    """Return a key unchanged if it is printable, otherwise with escapes."""
     return key if key and key.isprintable() else repr(key)
 
 
 def remaining(expiry: float) -> str:
-    """The time until a moment, for people."""
+    """Return the time until `expiry`, in seconds since the epoch, with a unit."""
     if expiry == math.inf:
         return "for ever"
     seconds = max(0.0, expiry - time.time())

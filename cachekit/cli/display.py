@@ -1,7 +1,7 @@
-"""How commands speak to a person: lines, a progress bar, tables.
+"""The output of commands: lines, a progress bar, tables.
 
-On a terminal with rich installed, in colour and with a moving bar; anywhere else the same words as plain
-ASCII lines, so that a log or a pipe reads well. Commands say what to show, never how.
+On a terminal with rich installed it has colour and a moving bar. Otherwise it is the same text as plain
+ASCII lines, for logs and pipes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING, Final, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Told how much is done by now, out of the total.
+#: Called with the amount that is done so far.
 Report = Callable[[int], None]
 
 _QUARTERS: Final = 4
-_WIDEST: Final = 100_000  # columns of a table
+_WIDEST: Final = 100_000  # columns of characters in a table
 
 
 class Display(Protocol):
-    """Where a command shows what it does."""
+    """The output of a command."""
 
     def line(self, text: str = "") -> None:
-        """One line of text."""
+        """Show one line of text."""
         ...
 
     def progress(self, label: str, total: int, unit: str) -> AbstractContextManager[Report]:
-        """Progress towards `total`, for as long as the block lasts; reports may repeat themselves."""
+        """Show progress towards `total` inside the block; the same amount may be reported again."""
         ...
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; its first column is text, the others are figures."""
+        """Show a table. Its first column is text, the others are numbers."""
         ...
 
 
 def display_for(stream: TextIO) -> Display:
-    """The best display that this stream, and what is installed, allow."""
+    """Return the best display for the stream and the installed packages."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         return PlainDisplay(stream)
     try:
@@ -50,19 +50,17 @@ def display_for(stream: TextIO) -> Display:
 
 
 class PlainDisplay:
-    """Lines of text; progress is a line for each quarter."""
+    """Lines of text; progress is one line per quarter."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def line(self, text: str = "") -> None:
-        """See `Display`."""
-        # Flushed, so that whoever reads a pipe sees progress when there is some.
+    def line(self, text: str = "") -> None:  # noqa: D102
+        # Flushed, so that the reader of a pipe sees progress at once.
         print(text, file=self._stream, flush=True)
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:
-        """See `Display`."""
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:  # noqa: D102
         started = time.perf_counter()
         shown = 0
 
@@ -77,8 +75,7 @@ class PlainDisplay:
 
         yield report
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """See `Display`."""
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: D102
         lines = [header, *rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         self.line(title)
@@ -89,19 +86,17 @@ class PlainDisplay:
 
 
 class RichDisplay:
-    """Colour, and a bar that moves."""
+    """Colour, and a moving bar."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def line(self, text: str = "") -> None:
-        """See `Display`."""
-        # As it is: `:cat:` is no picture of a cat, and what somebody will copy has no line break in it.
+    def line(self, text: str = "") -> None:  # noqa: D102
+        # Unchanged: `:cat:` must not become an emoji, and text to copy must not contain line breaks.
         self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:
-        """See `Display`."""
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:  # noqa: D102
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeElapsedColumn as Elapsed
 
@@ -117,8 +112,7 @@ class RichDisplay:
             task = bar.add_task(label, total=total)
             yield lambda done: bar.update(task, completed=done)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """See `Display`."""
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:  # noqa: D102
         from rich import box
         from rich.measure import Measurement
         from rich.table import Table
@@ -135,7 +129,7 @@ class RichDisplay:
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(row)))
-        # On a narrow terminal lines run over; figures with their ends cut off would say something else.
+        # On a narrow terminal let lines wrap: numbers with their ends cut off would be wrong.
         options = self._console.options.update(width=_WIDEST)
         needed = Measurement.get(self._console, options, table).maximum
         if needed > self._console.width:

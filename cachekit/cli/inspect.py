@@ -1,7 +1,7 @@
 """`cachekit inspect DIR`: what is in a cache directory, how full it is, and whether it looks sound.
 
-It reads, and changes nothing: neither files nor which entries count as recently read. Figures of a
-directory that is in use are those of a moment.
+It changes nothing, neither files nor the record of recent reads. If the directory is in use, the numbers
+are those of one moment.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cachekit.cli.display import Display
 from cachekit.tiers.file.engine.check import STATES, Inspection
 from cachekit.tiers.file.permissions import exposure, network_file_system
 
-_SHOWN: Final = 20  # problems
+_SHOWN: Final = 20  # the most problems that are listed
 _TIMES: Final = (("within an hour", 3600.0), ("within a day", 86_400.0), ("within a week", 604_800.0))
 _LATER: Final = "later"
 _NEVER: Final = "never"
 
 
 class Plan(NamedTuple):
-    """What is asked for."""
+    """The options of the command."""
 
     directory: str
     keys: re.Pattern[str] | None  #: list the live keys that it matches from the start
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Show it; 0 if it looks sound, 1 if it does not, or cannot be read."""
+    """Show a directory; return 0 if it looks sound, 1 if it is damaged or cannot be read."""
     try:
         inspection = inspect_directory(plan.directory)
     except DirectoryError as error:
@@ -54,7 +54,7 @@ def run(plan: Plan, display: Display) -> int:
 
 
 def _look(inspection: Inspection, pattern: re.Pattern[str] | None, display: Display | None) -> dict[str, Any]:
-    """Everything there is to show, ready for JSON."""
+    # Everything that is shown, ready for JSON.
     parts = inspection.parts()
     problems = [f"shard {part.number:02x}: {problem}" for part in parts for problem in part.problems]
     states = dict.fromkeys(STATES, 0)
@@ -113,7 +113,7 @@ def _show(report: dict[str, Any], pattern: re.Pattern[str] | None, display: Disp
     mean = report["live_bytes"] / live if live else 0
     display.line()
     rows = [
-        ["made", time.strftime("%Y-%m-%d %H:%M", time.localtime(report["made"]))],
+        ["created", time.strftime("%Y-%m-%d %H:%M", time.localtime(report["made"]))],
         ["limit", size(report["limit"])],
         ["on disk", f"{size(report['disk_bytes'])} ({report['disk_bytes'] / report['limit']:.0%})"],
         ["live entries", f"{live:,}"],
@@ -166,7 +166,7 @@ def _show(report: dict[str, Any], pattern: re.Pattern[str] | None, display: Disp
     for problem in problems[:_SHOWN]:
         display.line(f"  {problem}")
     if problems:
-        display.line(f"`cachekit verify --repair {report['directory']}` drops what is damaged.")
+        display.line(f"`cachekit verify --repair {report['directory']}` removes what is damaged.")
 
 
 def _users(users: list[int] | None) -> str:

@@ -1,7 +1,7 @@
-"""The passes of the demo: one stream of questions, asked by threads of this process or of new ones.
+"""The passes of the demo: one stream of questions, from threads of this process or of new processes.
 
-A pass is measured alike wherever it runs. New processes are spawned, so they have nothing but what the
-tiers give them; each tells how far it is, and at the end what it counted.
+Every pass is measured in the same way. The first meets an empty cache. New processes are spawned, so they
+have only what the tiers give them. Each reports its progress, and its counts at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cachekit.cli import demo_work
 from cachekit.cli.demo_work import Analysis, Function, Plan, Request
 from cachekit.cli.display import Display
 
-_LOOK_AGAIN: Final = 0.1  # seconds between two looks at the progress
+_LOOK_AGAIN: Final = 0.1  # seconds between two reports of progress
 
 
 class Place(NamedTuple):
@@ -33,10 +33,10 @@ class Place(NamedTuple):
 
     directory: str
     redis: str | None  #: the URL of the server that it shares with other hosts
-    run: str  #: the name of this run, so that it meets no other one's keys
+    run: str  #: the name of this run, which keeps its keys apart from those of other runs
 
     def cache(self, memory: MemoryCache) -> IntelligentCache:
-        """The cache of one process there.
+        """Return the cache of one process on this host.
 
         Raises:
             SystemExit: there is no server at the URL.
@@ -54,11 +54,11 @@ class Place(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One pass over the stream, measured."""
+    """The measurements of one pass over the stream."""
 
     name: str
     requests: int
-    answered: Mapping[str, int]  #: lookups, by the tier that had the answer
+    answered: Mapping[str, int]  #: lookups by the tier that served them
     analysed: int
     seconds: float
     saved: float  #: seconds of processor time that analyses would have taken
@@ -67,7 +67,7 @@ class Pass(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """What one process did of a pass."""
+    """The measurements of one process in a pass."""
 
     taken: array[float]
     analysed: list[str]
@@ -75,7 +75,7 @@ class _Share(NamedTuple):
 
 
 class _Stopwatch:
-    """The work of several threads on one stream, each request timed."""
+    """Runs several threads on one stream, and times each request."""
 
     def __init__(self, stream: Sequence[Request], threads: int) -> None:
         self._shares = [stream[number::threads] for number in range(threads)]
@@ -83,7 +83,7 @@ class _Stopwatch:
         self._stop = threading.Event()
 
     def run(self, watch: Callable[[int], object]) -> array[float]:
-        """Ask everything, and tell `watch` now and then how much is done; the seconds of each request."""
+        """Run all requests, and call `watch` with their progress; return the seconds of each request."""
         with ThreadPoolExecutor(len(self._shares), thread_name_prefix="demo") as threads:
             jobs: set[Future[None]] = set()
             try:
@@ -98,7 +98,7 @@ class _Stopwatch:
                         job.result()
                     watch(sum(map(len, self._taken)))
             finally:
-                # Ctrl-C, or a failure in one thread: the others need not go on.
+                # Ctrl-C, or a failure in one thread: the other threads must stop.
                 self._stop.set()
         return array("d", [second for part in self._taken for second in part])
 
@@ -112,7 +112,7 @@ class _Stopwatch:
 
 
 def _work(stream: Sequence[Request], threads: int, watch: Callable[[int], object]) -> _Share:
-    """This process's share of a pass, through the cache in use."""
+    # Runs this process's share of a pass, through the cache in use.
     before, analysed = _answered(), len(demo_work.analysed)
     taken = _Stopwatch(stream, threads).run(watch)
     return _Share(taken, demo_work.analysed[analysed:], _answered() - before)
@@ -125,18 +125,18 @@ def _answered() -> Counter[str]:
 
 
 def cold_pass(name: str, stream: Sequence[Request], plan: Plan, display: Display) -> Pass:
-    """The first pass, by threads of this process, through the cache in use."""
+    """Run the first pass, with threads of this process, through the cache in use."""
     demo_work.analysed.clear()
     new = {source for _, source in stream}
     started = time.perf_counter()
-    # There is something to analyse: that is what takes the time.
+    # The progress is that of the analyses, which take nearly all of the time.
     with display.progress(name, len(new), "modules analysed") as report:
         share = _work(stream, plan.threads, lambda _: report(len(demo_work.analysed)))
     return _measured(name, stream, [share], time.perf_counter() - started)
 
 
 def later_pass(name: str, stream: Sequence[Request], plan: Plan, place: Place, display: Display) -> Pass:
-    """A pass by new processes, which have nothing but the tiers of that place.
+    """Run a pass with new processes, which have only the tiers of that place.
 
     Raises:
         SystemExit: one of them died.
@@ -155,13 +155,13 @@ def _spawned(plan: Plan, place: Place) -> Iterator[list[Connection]]:
     spawn = get_context("spawn")
     processes: list[SpawnProcess] = []
     connections: list[Connection] = []
-    # Ctrl-C reaches all processes; those that inherit that it is ignored leave it to this one.
+    # Ctrl-C reaches all processes. Children that inherit SIG_IGN leave it to this process.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for number in range(plan.processes):
             ours, theirs = spawn.Pipe(duplex=False)
-            # Each makes the stream for itself: whoever starts a process waits until that has read all that
-            # it is given, and for ever if it dies before.
+            # Each child creates the stream itself: a parent that passes a large argument blocks until the
+            # child has read it, and for ever if the child dies before.
             process = spawn.Process(target=_child, args=(theirs, place, plan, number), daemon=True)
             process.start()
             theirs.close()
@@ -172,13 +172,13 @@ def _spawned(plan: Plan, place: Place) -> Iterator[list[Connection]]:
     finally:
         signal.signal(signal.SIGINT, before)
         for process in processes:
-            if not all(it.closed for it in connections):  # cut off: the others need not go on
+            if not all(it.closed for it in connections):  # interrupted: the other processes must stop
                 process.terminate()
             process.join()
 
 
 def _gathered(connections: list[Connection], report: Callable[[int], None]) -> list[_Share]:
-    """What each process did; `report` is told how much they have done together."""
+    # Collects the measurements of each process; `report` gets the sum of their progress.
     shares: list[_Share] = []
     done = dict.fromkeys(connections, 0)
     while len(shares) < len(connections):

@@ -1,7 +1,7 @@
 """`cachekit purge DIR`: removes every entry of a cache directory, also while processes use it.
 
-They find it empty at their next lookup, and what they have copied into memory is no longer trusted. A
-directory that is damaged, or of another version, is made anew if nobody uses it.
+The next lookup of such a process finds the directory empty, and no process serves copies in memory any
+more. A directory that is damaged, or of another version, is rebuilt if no process uses it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from cachekit.tiers.file.engine.format import Geometry
 
 
 class Plan(NamedTuple):
-    """What is asked for."""
+    """The options of the command."""
 
     directory: str
-    sure: bool  #: do not ask
+    sure: bool  #: do not ask for confirmation
 
 
 def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
-    """Do it, if that is meant; 0 if it was done, 1 if not."""
+    """Purge a directory after confirmation; return 0 if that was done, 1 if not."""
     try:
         path = absolute(plan.directory)
         if not holds_cache(path):
@@ -45,12 +45,12 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
         return refuse(error)
     except OSError as error:
         return refuse(DirectoryError(f"{path} cannot be purged: {error.strerror}"))
-    display.line(f"{removed:,} entries were removed." if geometry else "It was made anew.")
+    display.line(f"{removed:,} entries were removed." if geometry else "The directory was rebuilt.")
     return 0
 
 
 def _describe(path: str) -> tuple[Geometry | None, str]:
-    """The shape of the directory, if it is sound, and what would go, for a person."""
+    # The geometry of the directory, None if it is damaged, and a description of what would be removed.
     try:
         found = Inspection(path)
     except (FileNotFoundError, FileFormatError):
@@ -65,5 +65,5 @@ def _confirmed(ask: Callable[[str], str], question: str) -> bool:
         return ask(question).strip().lower() in ("y", "yes")
     except (EOFError, UnicodeDecodeError):
         return False
-    except RuntimeError:  # what `input` raises if stdin is closed
+    except RuntimeError:  # `input` raises it if stdin is closed
         return False

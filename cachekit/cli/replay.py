@@ -1,9 +1,8 @@
-"""`cachekit replay`: what a cache in front of your own requests would answer, by size and policy.
+"""`cachekit replay`: the hit ratios of a cache for recorded requests, by size and policy.
 
-Reads request logs, lets every policy answer the stream at every size, and shows the hit ratios beside
-the optimum, which no policy can reach because it knows the future. It ends with the size and the
-policy that it would choose, and why. Everything it finds depends on the requests alone: entries count as
-of one size, and time does not pass.
+It reads request logs, simulates every policy at every size, and shows the hit ratios beside the optimum,
+which knows the future. It ends with a recommended size and policy, and the reasons. All entries count as
+one size, and no time passes.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from cachekit.cli.simulation import (
 )
 from cachekit.model.types import CacheStrategy
 
-#: What is tried if nobody says otherwise. TTL is missing because logs do not tell when an entry expires.
-#: What a hit costs rises from the left to the right.
+#: The default policies, by the increasing cost of a hit. TTL is missing because logs have no expiry times.
 POLICIES: Final = (
     CacheStrategy.LRU,
     CacheStrategy.FIFO,
@@ -38,15 +36,15 @@ POLICIES: Final = (
     CacheStrategy.LFU,
     CacheStrategy.W_TINYLFU,
 )
-#: Sizes that are tried if nobody says otherwise, in percent of the distinct keys.
+#: The default sizes, in percent of the distinct keys.
 PERCENTAGES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
-_WORTH: Final = 1.0  # points of hit ratio that twice the room should give
-_FEWER: Final = 0.02  # share of the loads that another policy than LRU should save
-_ALIKE: Final = 0.005  # share of the loads that two policies may differ by and count as equal
+_WORTH: Final = 1.0  # points of hit ratio that twice the size must give
+_FEWER: Final = 0.02  # share of the loads that a policy must save over LRU
+_ALIKE: Final = 0.005  # share of the loads by which policies that count as equal may differ
 _CHEAPEST_FIRST: Final = POLICIES
 
-#: Names in tables and pictures.
+#: Names in tables and charts.
 NAMES: Final = {
     CacheStrategy.LRU: "LRU",
     CacheStrategy.FIFO: "FIFO",
@@ -58,26 +56,25 @@ NAMES: Final = {
 
 
 class Plan(NamedTuple):
-    """What the replay was asked to do."""
+    """The options of the replay."""
 
     files: Sequence[Path]
     column: str | None
     sizes: Sequence[tuple[float, bool]]  #: each a number of entries, or a percentage (True)
     policies: Sequence[CacheStrategy]
-    sample: float  #: the share of the keys that is looked at, 0 to 1
+    sample: float  #: the share of the keys that is simulated, more than 0 to 1
     plot: Path | None
-    file_tier: bool = False  #: measure that, too
+    file_tier: bool = False  #: simulate the file tier, too
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Run the replay and show it.
+    """Run the replay and show its results.
 
     Returns:
         0.
 
     Raises:
-        SystemExit: a file cannot be read as what it should be, there are no requests, or the picture
-            cannot be drawn.
+        SystemExit: a file has another format, there are no requests, or the chart cannot be drawn.
     """
     if plan.plot is not None:
         from cachekit.cli.chart import check_can_draw
@@ -86,16 +83,16 @@ def run(plan: Plan, display: Display) -> int:
     with tempfile.TemporaryDirectory(prefix="cachekit-replay-") as scratch:
         requests = _read(plan, Path(scratch), display)
         if not requests.unsampled:
-            raise SystemExit("cachekit replay: there are no requests in what was read")
+            raise SystemExit("cachekit replay: the logs must have at least one request; check the files")
         if not requests.number:
             raise SystemExit(
                 f"cachekit replay: none of the {requests.unsampled:,} requests is in a sample of "
-                f"{plan.sample:g} of the keys; look at a larger one"
+                f"{plan.sample:g} of the keys; use a larger --sample"
             )
         distinct = round(requests.distinct / plan.sample)
         display.line(f"{requests.unsampled:,} requests for {distinct:,} distinct keys")
         if plan.sample < 1:
-            display.line(f"of which {requests.number:,} for {requests.distinct:,} keys are looked at")
+            display.line(f"of which {requests.number:,} for {requests.distinct:,} keys are simulated")
         sizes = _sizes(plan.sizes, distinct)
         curves = _replay(plan, requests, sizes, Path(scratch), display)
     display.line()
@@ -104,7 +101,7 @@ def run(plan: Plan, display: Display) -> int:
         from cachekit.cli.chart import draw
 
         draw(curves, plan.plot)
-        display.line(f"The picture is in {plan.plot}.")
+        display.line(f"The chart is in {plan.plot}.")
     display.line()
     for line in advice(curves):
         display.line(line)
@@ -128,17 +125,17 @@ def _read(plan: Plan, scratch: Path, display: Display) -> Requests:
 
 
 def _offset(report: Report, before: int, total: int) -> Report:
-    # A log that somebody writes to is longer by now.
+    # A log that another process is writing may be longer than at the start.
     return lambda done: report(min(before + done, total))
 
 
 def _sizes(wanted: Sequence[tuple[float, bool]], distinct: int) -> list[int]:
-    """Entries, ascending, without those that are the same."""
+    # The numbers of entries, ascending and without repetitions.
     return sorted({max(1, round(size / 100 * distinct if share else size)) for size, share in wanted})
 
 
 def _replay(plan: Plan, requests: Requests, sizes: Sequence[int], scratch: Path, display: Display) -> Curves:
-    # A cache for a sample of the keys is smaller by as much.
+    # For a sample of the keys, the cache is smaller by the same share.
     small = [max(1, round(size * plan.sample)) for size in sizes]
     rows = [NAMES[policy] for policy in plan.policies] + [FILE_TIER] * plan.file_tier + [OPTIMUM]
     ratios: dict[str, list[float]] = {name: [] for name in rows}
@@ -189,7 +186,7 @@ def _star(name: str, ratio: float, top: float) -> str:
 
 
 def advice(curves: Curves) -> list[str]:
-    """The size and the policy to choose, as a line of code, and why, in sentences."""
+    """Return the recommended size and policy, as a line of code, and the reasons in sentences."""
     policies = curves.of_policies()
     best = list(map(max, zip(*policies.values(), strict=True)))
     chosen, why_size = _choose_size(curves.sizes, best)
@@ -201,19 +198,19 @@ def advice(curves: Curves) -> list[str]:
         f"Advice: MemoryCache({curves.sizes[chosen]}{argument})",
         f"Size: {why_size}",
         f"Policy: {why_policy}",
-        f"No policy could answer more than {100 * optimum:.2f} % at this size.",
+        f"No policy can serve more than {100 * optimum:.2f} % at this size.",
     ]
 
 
 def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]:
-    """The index of the size from which on no larger one is worth its room."""
+    # The index of the smallest size beyond which no larger one is worth its memory, and the reasons.
 
     def gain(smaller: int, larger: int) -> float:
-        """Points for twice the room, between two sizes."""
+        # Points of hit ratio per doubling, between two sizes.
         return 100 * (best[larger] - best[smaller]) / math.log2(sizes[larger] / sizes[smaller])
 
     def most_beyond(index: int) -> float:
-        # Not only the next one: a loop over many keys gives nothing until all of them fit.
+        # Not only the next size: a loop over many keys gives nothing until all of them fit.
         return max(gain(index, larger) for larger in range(index + 1, len(sizes)))
 
     last = len(sizes) - 1
@@ -221,18 +218,18 @@ def _choose_size(sizes: Sequence[int], best: Sequence[float]) -> tuple[int, str]
     reasons = []
     if chosen:
         points = gain(chosen - 1, chosen)
-        reasons.append(f"up to {sizes[chosen]:,} entries, twice the room gives {points:.1f} points or so")
+        reasons.append(f"up to {sizes[chosen]:,} entries, twice the size gives about {points:.1f} points")
     if chosen < last:
         reasons.append(f"beyond {sizes[chosen]:,} only {most_beyond(chosen):.1f}")
     elif last:
-        reasons.append("it was the largest that was tried, and a larger one may be worth its memory")
+        reasons.append("it was the largest one simulated, and a larger one may be worth its memory")
     else:
-        reasons.append("it was the only one that was tried")
+        reasons.append("it was the only one simulated")
     return chosen, "; ".join(reasons) + "."
 
 
 def _choose_policy(ratios: Mapping[str, float]) -> tuple[str, str]:
-    """The policy that saves loads worth its price, of those that were tried."""
+    # The simulated policy that saves enough loads for its price, and the reasons.
     loads = {name: 1 - ratio for name, ratio in ratios.items()}
     fewest = min(loads.values())
     alike = [name for name, share in loads.items() if share <= fewest * (1 + _ALIKE)]
@@ -240,12 +237,12 @@ def _choose_policy(ratios: Mapping[str, float]) -> tuple[str, str]:
     policy = min(alike, key=order.index)
     lru = NAMES[CacheStrategy.LRU]
     if lru in loads and loads[lru] * (1 - _FEWER) <= loads[policy]:
-        reason = f"LRU answers {100 * ratios[lru]:.2f} %, and its hits are the cheapest"
+        reason = f"LRU serves {100 * ratios[lru]:.2f} %, and its hits are the cheapest"
         if policy != lru:
             saved = 1 - loads[policy] / loads[lru]
             reason += f"; {policy} would save {100 * saved:.1f} % of the loads, too few to matter"
         return lru, reason + "."
-    reason = f"{policy} answers {100 * ratios[policy]:.2f} %"
+    reason = f"{policy} serves {100 * ratios[policy]:.2f} %"
     if lru in loads:
         saved = 1 - loads[policy] / loads[lru]
         reason += f", LRU {100 * ratios[lru]:.2f} %, so {100 * saved:.1f} % of the loads are saved"
@@ -256,28 +253,28 @@ def _choose_policy(ratios: Mapping[str, float]) -> tuple[str, str]:
 
 
 def parse_policies(text: str) -> tuple[CacheStrategy, ...]:
-    """Policies from their names with commas between them, as in `lru,s3-fifo`.
+    """Return the policies of a list of names with commas, as in `lru,s3-fifo`.
 
     Raises:
-        ValueError: there is no such policy; the message names those that there are.
+        ValueError: a name is not that of a policy; the message lists the names.
     """
     chosen = []
     for name in filter(None, (part.strip().lower() for part in text.split(","))):
         policy = next((policy for policy in POLICIES if policy.value == name), None)
         if policy is None:
             known = ", ".join(policy.value for policy in POLICIES)
-            raise ValueError(f"there is no policy {name!r} to replay; there are {known}")
+            raise ValueError(f"a policy must be one of {known}, not {name!r}")
         chosen.append(policy)
     if not chosen:
-        raise ValueError("name at least one policy")
+        raise ValueError("policies must not be empty; name at least one")
     return tuple(dict.fromkeys(chosen))
 
 
 def parse_sizes(text: str) -> tuple[tuple[float, bool], ...]:
-    """Sizes with commas between them, each a number of entries or a percentage of the keys.
+    """Return the sizes of a list with commas, each a number of entries or a percentage of the keys.
 
     Raises:
-        ValueError: one is neither, or not more than 0.
+        ValueError: a size is neither, or not more than 0.
     """
     sizes = []
     for part in filter(None, chain.from_iterable(piece.split() for piece in text.split(","))):
@@ -285,10 +282,10 @@ def parse_sizes(text: str) -> tuple[tuple[float, bool], ...]:
         try:
             size = float(part[:-1] if share else int(part.replace("_", "")))
         except (ValueError, OverflowError):
-            raise ValueError(f"{part!r} is neither a number of entries nor a percentage") from None
+            raise ValueError(f"a size must be a number of entries or a percentage, not {part!r}") from None
         if not 0 < size < math.inf:
             raise ValueError(f"a size must be more than 0, not {part!r}")
         sizes.append((size, share))
     if not sizes:
-        raise ValueError("name at least one size")
+        raise ValueError("sizes must not be empty; name at least one")
     return tuple(sizes)

@@ -1,8 +1,8 @@
 """Request logs: read once, from several formats, into a file of numbers that is read many times.
 
-A log may be larger than memory: what is kept of it is eight bytes a request on disk, in a temporary
-directory. Keys become 64-bit numbers whose bits are evenly spread; two keys of a billion become the
-same one with a probability of a few percent, which changes no figure that anybody could see.
+A log may be larger than memory: a temporary directory takes eight bytes per request. Keys become 64-bit
+hashes. Two of a billion keys share a hash with a probability of a few percent, which changes no visible
+digit.
 """
 
 from __future__ import annotations
@@ -19,45 +19,43 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Final, cast, final
 
-_CHUNK: Final = 1 << 16  # requests that are in memory at a time
-_SET: Final = 1 << 18  # distinct keys that are counted one by one
+_CHUNK: Final = 1 << 16  # requests in memory at a time
+_SET: Final = 1 << 18  # distinct keys that are counted exactly
 _BITS: Final = 64
-_GOLDEN: Final = (
-    0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: spreads numbers that follow each other
-)
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: spreads consecutive numbers
 
 
 @final
 class Requests:
-    """The stream of requests, as numbers on disk; or those for a share of the keys.
+    """The stream of requests, or a sample of it by keys, as numbers on disk.
 
-    A cache smaller by that share answers about the same part of them, once one has made up for how many
-    they are: whether the few keys that are asked for most are in the sample decides that, and any
-    cache answers those (Waldspurger, Park, Garthwaite, Ahmad, "Efficient MRC Construction with SHARDS",
-    FAST '15, with its adjustment).
+    For a sample, a cache that is smaller by the same share has about the same hit ratio, after a correction
+    for the number of requests in the sample. That number depends on whether the few most popular keys are in
+    the sample, and any cache serves those (Waldspurger, Park, Garthwaite, Ahmad, "Efficient MRC Construction
+    with SHARDS", FAST '15, with its adjustment).
 
     Args:
-        path: of a file that does not exist yet.
-        share: of the keys that is kept, 0 to 1.
+        path: The path of a file that does not exist yet.
+        share: The share of the keys that is kept, more than 0 to 1 (default 1).
     """
 
     def __init__(self, path: Path, share: float = 1.0) -> None:
         self._path = path
         self._share = share
         self._limit = round(share * (1 << 32))
-        self._step = 0  # only keys with so many zero bits at their end are counted
+        self._step = 0  # only keys that end in this many zero bits are counted
         self._seen: set[int] = set()
         self.number = 0
-        self.unsampled = 0  #: requests that were read
+        self.unsampled = 0  #: requests read, in the sample or not
 
     def hit_ratio(self, hits: int) -> float:
-        """The share of requests that a cache answers which has so many hits on these."""
+        """Return the hit ratio of a cache that has this many hits on these requests."""
         expected = self.unsampled * self._share
         return min(max((hits + expected - self.number) / expected, 0.0), 1.0)
 
     @property
     def distinct(self) -> int:
-        """How many different keys there are; beyond 262,144 of them an estimate, right to a percent."""
+        """Return the number of distinct keys; above 262,144 it is an estimate, right to about 1 %."""
         # Flajolet, "On adaptive sampling", Computing 43 (1990).
         return len(self._seen) << self._step
 
@@ -67,7 +65,7 @@ class Requests:
             for chunk in _chunks(keys):
                 self.unsampled += len(chunk)
                 if self._share < 1:
-                    # By the upper bits; the lower ones serve to count.
+                    # The upper bits select the sample, because the lower ones count distinct keys.
                     chunk = array("Q", (key for key in chunk if key >> 32 < self._limit))
                 chunk.tofile(file)
                 self.number += len(chunk)
@@ -82,12 +80,12 @@ class Requests:
             self._seen = {key for key in self._seen if not key & mask}
 
     def chunks(self) -> Iterator[array[int]]:
-        """The stream from its beginning, in parts that fit in memory."""
+        """Yield the stream from its beginning, in parts that fit in memory."""
         return read_numbers(self._path)
 
 
 def read_numbers(path: Path) -> Iterator[array[int]]:
-    """Numbers of 64 bits from a file, in parts that fit in memory."""
+    """Yield 64-bit numbers from a file, in parts that fit in memory."""
     with path.open("rb") as file:
         while True:
             chunk = array("Q")
@@ -109,17 +107,18 @@ def _chunks(keys: Iterable[int]) -> Iterator[array[int]]:
 
 
 def read_log(path: Path, column: str | None, seen: Callable[[int], object]) -> Iterator[int]:
-    """The keys of a log, as numbers, in order.
+    """Yield the keys of a log as numbers, in order.
 
     Args:
-        path: the log, or a pipe; one key a line, or CSV if there is a column, or little-endian 32-bit
-            numbers if the name ends in `.u32`; each of them also compressed with gzip.
-        column: of CSV: a name from its first line, or a number from 1 on if it has no such line.
-        seen: told how many bytes of the file have been read; not of a pipe, which has no size.
+        path: The log, or a pipe: one key per line, or CSV if there is a column, or little-endian 32-bit
+            numbers if the name ends in `.u32`. Each may be compressed with gzip.
+        column: The CSV column with the key: a name from the first line, or a number from 1 if the first
+            line has no names.
+        seen: Called with the number of bytes read so far; not for a pipe, which has no size.
 
     Raises:
-        ValueError: there is no such column, the file ends in the middle of a number, or what it has is no
-            CSV, or no gzip; the message names the file.
+        ValueError: there is no such column, the file ends in the middle of a number, or the file is not
+            valid CSV or gzip; the message names the file.
         OSError: the file cannot be read.
     """
     with path.open("rb") as raw:
@@ -161,7 +160,7 @@ def _numbers(path: Path, stream: IO[bytes]) -> Generator[int, None, None]:
             spread = (key + 1) * _GOLDEN & (1 << _BITS) - 1
             yield spread ^ spread >> 29
     if rest:
-        raise ValueError(f"{path} ends in the middle of a 32-bit number; is it a log of lines?")
+        raise ValueError(f"{path} must have whole 32-bit numbers; if it is a log of lines, rename it")
 
 
 def _lines(stream: IO[bytes]) -> Generator[int, None, None]:
@@ -177,9 +176,9 @@ def _column(path: Path, stream: IO[bytes], column: str) -> Generator[int, None, 
     try:
         yield from _cells(path, rows, column)
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num} of {path} is no CSV: {error}") from error
+        raise ValueError(f"line {rows.line_num} of {path} must be CSV: {error}") from error
     finally:
-        text.detach()  # or it would close the stream, which is not its own
+        text.detach()  # otherwise it would close the stream, which belongs to the caller
 
 
 def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
@@ -188,7 +187,7 @@ def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
     else:
         header: list[str] = next(rows, [])
         if column not in header:
-            raise ValueError(f"{path} has no column {column!r}; its first line has {', '.join(header)}")
+            raise ValueError(f"the column must be one of {', '.join(header)} of {path}, not {column!r}")
         index = header.index(column)
     for row in rows:
         if not row:
@@ -199,5 +198,5 @@ def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
 
 
 def sizes_of(paths: Sequence[Path]) -> int:
-    """Bytes that the files have together."""
+    """Return the bytes of all files together."""
     return sum(path.stat().st_size for path in paths)

@@ -1,8 +1,8 @@
-"""What policies make of a stream of requests, and what could be made of it at best.
+"""Simulations of eviction policies and of the optimum on a stream of requests.
 
-Every request means "get; on a miss, insert", and every entry is of one size. A simulation keeps what its
-policy keeps and the keys that are held; the optimum, which looks ahead, reads the next use of each
-request from a file that was written before.
+Every request means "get, and on a miss insert", and every entry has the same size. A simulation keeps only
+the keys held and the data of its policy. The optimum reads the next use of each request from a file that
+was written before.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
 from cachekit.tiers.memory.eviction import POLICIES
 
-#: Of a request after which its key is not asked for again.
+#: The next use of a request whose key is not requested again.
 NEVER: Final = (1 << 64) - 1
 
-_PART: Final = 1 << 21  # requests whose next uses are found at a time
+_PART: Final = 1 << 21  # requests whose next uses are computed at a time
 _SLACK: Final = 1024
-_RECORD: Final = 1024  # bytes, with its key
+_RECORD: Final = 1024  # bytes of a record, with its key
 
 Progress = Callable[[int], object]
 
 
 @final
 class _Lru:
-    """LRU, in the shape of the other policies."""
+    """LRU with the methods of an eviction policy."""
 
     def begin(self, capacity: int) -> None:  # noqa: ARG002
         order: OrderedDict[int, None] = OrderedDict()
@@ -48,7 +48,7 @@ class _Lru:
 
 
 def simulate(strategy: CacheStrategy, capacity: int, requests: Requests, progress: Progress) -> int:
-    """How many requests a cache of so many entries answers."""
+    """Return how many requests a cache with this many entries serves."""
     policy: Any = _Lru() if strategy is CacheStrategy.LRU else POLICIES[strategy]()
     policy.begin(capacity)
     insert, hit, evict = policy.insert, policy.hit, policy.evict
@@ -69,13 +69,13 @@ def simulate(strategy: CacheStrategy, capacity: int, requests: Requests, progres
 
 
 def simulate_directory(entries: int, requests: Requests, directory: Path, progress: Progress) -> int | None:
-    """How many requests the file tier answers, whose segments give read records a second chance.
+    """Return how many requests the file tier serves, whose segments give read records a second chance.
 
-    Its directory may take the bytes that so many records of a kilobyte take; its index and its fences, and
-    what is dead in its segments, are among them.
+    Its directory may take as many bytes as this many records of 1 KiB, including its index, its fences and
+    the dead records in its segments.
 
     Returns:
-        None if that is less than a directory takes at the least.
+        The number of hits; None if that is less than the minimum size of a directory.
     """
     if entries * _RECORD < SMALLEST_LIMIT:
         return None
@@ -94,13 +94,12 @@ def simulate_directory(entries: int, requests: Requests, directory: Path, progre
 
 
 def write_next_uses(requests: Requests, directory: Path) -> Path:
-    """Write for each request the position of the next one for its key; the file.
+    """Write a file with the position of the next request for the same key, for each request; return its path.
 
-    The keys are taken apart into shares that fit in memory, so a stream with more keys than that is no
-    problem.
+    The keys are split into shares that fit in memory, so the number of keys is not limited by memory.
 
     Raises:
-        OSError: the disk has no room for it.
+        OSError: the disk is full.
     """
     result = directory / "next-uses"
     result.touch()
@@ -108,7 +107,7 @@ def write_next_uses(requests: Requests, directory: Path) -> Path:
         return result
     shares = -(-requests.number // _PART)
     with result.open("r+b") as file:
-        # Its blocks, too: a store into a mapped file for which the disk has none is a SIGBUS.
+        # Allocate its blocks, too: a store into a mapped file without a block on a full disk is a SIGBUS.
         FileOps.allocate(file.fileno(), 8 * requests.number)
     with (
         result.open("r+b") as file,
@@ -126,7 +125,7 @@ def write_next_uses(requests: Requests, directory: Path) -> Path:
 
 
 def _shares(requests: Requests, number: int, directory: Path) -> Iterator[array[int]]:
-    """Keys and positions, in turn, of each share of the keys."""
+    # Yields keys and positions, in turn, of each share of the keys.
     paths = [directory / f"share-{index}" for index in range(number)]
     files: list[BinaryIO] = [path.open("wb") for path in paths]
     try:
@@ -151,13 +150,13 @@ def _shares(requests: Requests, number: int, directory: Path) -> Iterator[array[
 
 
 def simulate_optimum(capacity: int, requests: Requests, next_uses: Path, progress: Progress) -> int:
-    """How many requests a cache answers that knows the future.
+    """Return how many requests a cache serves that knows the future.
 
-    Belady's: the entry whose next use is farthest away leaves ("A study of replacement algorithms for a
-    virtual-storage computer", IBM Systems Journal 5 (1966)).
+    Belady's algorithm evicts the entry whose next use is farthest away ("A study of replacement algorithms
+    for a virtual-storage computer", IBM Systems Journal 5 (1966)).
     """
-    upcoming: dict[int, int] = {}  # of what is held
-    heap: list[tuple[int, int]] = []  # farthest first; with places that are out of date
+    upcoming: dict[int, int] = {}  # the next use of each entry held
+    heap: list[tuple[int, int]] = []  # farthest use first, including outdated items
     hits = 0
     for chunk, uses in zip(requests.chunks(), read_numbers(next_uses), strict=True):
         for key, use in zip(chunk, uses, strict=True):
@@ -183,11 +182,11 @@ FILE_TIER: Final = "file tier"
 
 
 class Curves(NamedTuple):
-    """Hit ratios, 0 to 1, by policy, one for each size; NaN where there is none."""
+    """Hit ratios, 0 to 1, by policy, one for each size; NaN if there is none."""
 
     sizes: Sequence[int]
     ratios: Mapping[str, Sequence[float]]
 
     def of_policies(self) -> dict[str, Sequence[float]]:
-        """Those that one can choose between."""
+        """Return the curves of the policies that a user can choose."""
         return {name: it for name, it in self.ratios.items() if name not in {OPTIMUM, FILE_TIER}}

@@ -1,7 +1,7 @@
-"""`cachekit verify DIR`: reads every record of a cache directory and compares its checksum.
+"""`cachekit verify DIR`: reads every record of a cache directory and checks its checksum.
 
-Without `--repair` it changes nothing. With it, damaged entries are dropped, as a lookup would have done,
-and files that belong to nothing are removed. The directory may be in use.
+Without `--repair` it changes nothing. With it, damaged entries are removed, as a lookup would have done,
+and so are files that belong to no entry. The directory may be in use.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from cachekit.errors import CacheError
 from cachekit.tiers.file.engine.check import STATES, Inspection, Item
 from cachekit.tiers.file.engine.engine import Engine
 
-_SHOWN: Final = 20  # problems
+_SHOWN: Final = 20  # the most problems that are listed
 
 
 class Plan(NamedTuple):
-    """What is asked for."""
+    """The options of the command."""
 
     directory: str
     repair: bool
 
 
 def run(plan: Plan, display: Display) -> int:
-    """Check it; 0 if all is sound, or is now; 1 if it is not, or cannot be read."""
+    """Check a directory; return 0 if it is sound, or is after the repair, and 1 otherwise."""
     try:
         inspection = inspect_directory(plan.directory)
     except DirectoryError as error:
@@ -50,7 +50,7 @@ def run(plan: Plan, display: Display) -> int:
     if not shards and not damaged:
         return 0
     if not plan.repair:
-        display.line(f"`cachekit verify --repair {inspection.path}` drops what is damaged.")
+        display.line(f"`cachekit verify --repair {inspection.path}` removes what is damaged.")
         return 1
     return _repair(inspection, damaged, display)
 

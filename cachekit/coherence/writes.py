@@ -114,7 +114,7 @@ class TierWrites:
                 if not isinstance(error, (SerializationError, ValueTooLargeError)):
                     raise
                 # The caller has paid for the load, and only this process can hold the value.
-                if not was_current or not self._memory.put_entry(entry, fence.memory, news=True):
+                if not was_current or not self._memory.put_entry(entry, fence.memory, breaks_fences=True):
                     self._memory.delete(key)
 
     def _write(
@@ -262,12 +262,12 @@ class TierWrites:
         """Take the last step of a write: memory gets the entry, or at least drops the older one."""
         if levels == MEMORY:
             # The value belongs to this process, so no write of another process concerns it.
-            stored = self._memory.put_entry(entry, fence, None, news=True)
+            stored = self._memory.put_entry(entry, fence, None, breaks_fences=True)
         else:
             stored = (
                 bool(levels & MEMORY)
                 and may_store(self._file, shared_fence)
-                and self._memory.put_entry(entry, fence, shared_fence, news=True)
+                and self._memory.put_entry(entry, fence, shared_fence, breaks_fences=True)
             )
         if not stored:
             self._memory.delete(entry.key, unless)

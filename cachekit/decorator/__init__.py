@@ -1,1 +1,1 @@
-"""What a cached function is: keys from calls, the fast path, and its methods."""
+"""Cached functions: cache keys of calls, the fast path, and the methods of a cached function."""

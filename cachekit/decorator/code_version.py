@@ -7,31 +7,31 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Final
 
-_VARARGS: Final = 0x04
-_VARKEYWORDS: Final = 0x08
+VARARGS: Final = 0x04
+VARKEYWORDS: Final = 0x08
 
 
 def unwrapped(function: FunctionType) -> FunctionType:
-    """The function that other decorators were put around."""
-    return list(_chain(function))[-1]
+    """Return the innermost function that the decorators wrap."""
+    return list(wrapper_chain(function))[-1]
 
 
 def signature_source(function: FunctionType) -> FunctionType:
-    """The function whose parameters say what a call means: wrappers that only pass on are looked through.
+    """Return the function whose parameters define a call; wrappers that only pass arguments on are skipped.
 
-    One with parameters that have defaults may pass on something else than the wrapped function's own
-    defaults, so its own count.
+    A wrapper with default values may pass on other values than the wrapped function's defaults, so it is
+    not skipped.
     """
-    chain = list(_chain(function))
+    chain = list(wrapper_chain(function))
     for one in chain:
-        stars = one.__code__.co_flags & (_VARARGS | _VARKEYWORDS)
-        if stars != _VARARGS | _VARKEYWORDS or one.__defaults__ or one.__kwdefaults__:
+        stars = one.__code__.co_flags & (VARARGS | VARKEYWORDS)
+        if stars != VARARGS | VARKEYWORDS or one.__defaults__ or one.__kwdefaults__:
             return one
     return chain[-1]
 
 
-def _chain(function: FunctionType) -> Iterator[FunctionType]:
-    """The function and those that it wraps, the innermost last."""
+def wrapper_chain(function: FunctionType) -> Iterator[FunctionType]:
+    """Yield the function and the functions that it wraps, the innermost last."""
     seen: set[int] = set()
     inner: object = function
     while isinstance(inner, FunctionType) and id(inner) not in seen:
@@ -41,23 +41,25 @@ def _chain(function: FunctionType) -> Iterator[FunctionType]:
 
 
 def version_of(function: FunctionType) -> str:
-    """A digest of the function's code, and of each one that it wraps; comments are not in it."""
-    parts = (part for one in _chain(function) for part in _code_parts(one.__code__))
-    return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts), 6)
+    """Return a digest of the code of the function and of each function that it wraps, without comments."""
+    parts = (part for one in wrapper_chain(function) for part in _code_parts(one.__code__))
+    return digest_of(b"".join(b"%d:%b" % (len(part), part) for part in parts), 6)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # half a surrogate pair is a character like any other
+def to_bytes(text: str) -> bytes:
+    """Return any text as UTF-8."""
+    return text.encode("utf-8", "surrogatepass")  # half a surrogate pair is a valid character of a str
 
 
-def _digest(content: bytes, size: int) -> str:
+def digest_of(content: bytes, size: int) -> str:
+    """Return a digest of `size` bytes as hex digits."""
     import hashlib
 
     return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
 def _code_parts(code: CodeType) -> Iterator[bytes]:
-    # Bytecode means something only to the interpreter that it was compiled for.
+    # Bytecode is valid only for the interpreter version that compiled it.
     yield repr(sys.version_info[:2]).encode()
     yield code.co_code
     yield getattr(code, "co_exceptiontable", b"")
@@ -79,15 +81,16 @@ def _constant_parts(constant: object) -> Iterator[bytes]:
         for member in constant:
             yield from _constant_parts(member)
     elif isinstance(constant, frozenset):
-        # `x in {"a", "b"}` is compiled to one, and its order hangs on the hash seed.
+        # `x in {"a", "b"}` compiles to a frozenset, whose order depends on the hash seed.
         yield b"frozenset%d" % len(constant)
         yield from sorted(b"".join(_constant_parts(member)) for member in constant)
     elif type(constant) is int:
-        yield kind + b":" + _int_text(constant).encode()
+        yield kind + b":" + int_text(constant).encode()
     else:
         yield kind + b":" + repr(constant).encode("utf-8", "surrogatepass")
 
 
-def _int_text(value: int) -> str:
+def int_text(value: int) -> str:
+    """Return the text of an int of any size."""
     # Past a few thousand digits Python refuses the decimal text, and hex is faster anyway.
     return str(value) if -(10**18) < value < 10**18 else hex(value)

@@ -1,14 +1,13 @@
-"""The front of a cached function: from a call's arguments, as they are, to the entry that answers it.
+"""The fast path of a cached function: from the arguments of a call to the memory entry of its result.
 
-Binding a call and writing its key takes microseconds. So a cached function remembers which entry of the
-memory tier answered a call. An entry whose deadline is ahead, and whose value is in its place, is in the
-store (see `tiers.memory.store`), whatever has been set, evicted or invalidated meanwhile: the front needs
-no bookkeeping. Two things it must see to itself:
+Binding a call and encoding its key takes microseconds, so a cached function remembers the entry of each
+call. An entry that is live and has its value is in the store, whatever was set, evicted or invalidated
+since (see `tiers.memory.store`), so the fast path needs no bookkeeping. It handles two things itself:
 
-- 1 == 1.0 == True, as keys of a dict. Each spot of the front remembers the exact types, and only
-  types without such siblings inside (no containers) are let in. 0.0 and -0.0 stay out.
-- the cache in use may change (override, disabled), or be closed. Then every function drops its front; a
-  caller in the middle of filling the old one fills what nobody reads any more.
+- As dict keys, 1 == 1.0 == True. So each slot remembers the exact types of the arguments. Types that could
+  hide such a difference inside, such as containers, do not get a slot, and neither do 0.0 and -0.0.
+- The cache in use may change (override, disabled) or close. Then every function replaces its fast path. A
+  caller that is still filling the old one fills an object that no call reads any more.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ from cachekit.tiers.memory.entry import MemoryEntry
 
 @final
 class _KeywordMark:
-    """Stands between the positional arguments of a call and its keywords."""
+    """Separates the positional arguments of a call from its keywords."""
 
     __slots__ = ()
 
 
 _KEYWORD_MARK: Final = _KeywordMark()
 
-# What a method was asked when it was called without an instance: nothing that has an answer.
+# The call key of a method that was called without an instance: it never has a slot.
 _NO_CALL: Final = (object(),)
 
-# Equal values of one of these types are one question; see the module for what is left out.
+# Equal values of one of these types make equal calls; the module docstring says what is left out.
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
 
 
 @final
 class FastPathSlot:
-    """Where the front points: an entry of the store, and the exact types of the arguments."""
+    """The memory entry of one call, and the exact types of the arguments."""
 
     __slots__ = ("double", "first", "held", "kinds", "second", "single")
 
     def __init__(self, held: MemoryEntry, kinds: tuple[type, ...]) -> None:
         self.held = held
         self.kinds = kinds
-        # One argument, or two, is the usual case, and compared without making a tuple.
+        # One or two arguments are the usual case, and are compared without creating a tuple.
         self.first, self.second = (*kinds, None, None)[:2]
         self.single = len(kinds) == 1
         self.double = len(kinds) == 2
@@ -57,14 +56,14 @@ class FastPathSlot:
 
 @final
 class FastPath:
-    """The front of one function, for the cache that it uses now.
+    """The fast path of one function, for the cache that it uses now.
 
-    It is empty, and bound to no cache, when it takes its place; whoever fills it has taken hold of it
-    before asking which cache is in use. So what is filled in late, after a switch, goes to a front that
-    was replaced. Safe in any thread.
+    It starts empty and without a cache. A caller takes the fast path before it asks which cache is in use.
+    So after a switch, a late caller adds its entry to a fast path that was already replaced. Safe in any
+    thread.
     """
 
-    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_spots", "find", "lookups", "now", "touch")
+    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_slots", "find", "lookups", "now", "touch")
 
     find: Callable[[tuple[Any, ...]], FastPathSlot | None]
     lookups: Lookups
@@ -73,24 +72,23 @@ class FastPath:
 
     def __init__(self) -> None:
         self._cache: CacheCore | None = None
-        self._spots: dict[tuple[Hashable, ...], FastPathSlot] = {}
-        self.find = self._spots.get
+        self._slots: dict[tuple[Hashable, ...], FastPathSlot] = {}
+        self.find = self._slots.get
 
     def add(
         self,
-        asked: tuple[Any, ...],
+        call_key: tuple[Any, ...],
         held: MemoryEntry,
         cache: CacheCore,
         lookups: Lookups,
         ahead: float = 0.0,
     ) -> None:
-        """Point to the entry from what was asked, if that is of the plain sort.
+        """Add the entry of a call, if all its arguments have plain types.
 
-        Calls that come in the last part of its life, `ahead` of all of it, are left to the cache, which has
-        it reloaded.
+        Calls in the last `ahead` part of the entry's life go to the cache, which reloads the entry.
         """
-        kinds = tuple(map(type, asked))
-        if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in asked):
+        kinds = tuple(map(type, call_key))
+        if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in call_key):
             return
         if self._cache is None:
             self.lookups = lookups
@@ -102,86 +100,88 @@ class FastPath:
                 self.find = self._find_ahead
             self._cache = cache
             cache.fast_paths[self] = None
-        if len(self._spots) >= self._limit:
-            # Spots whose entries have left are never asked for again; this is how they go.
-            self._spots.clear()
-        self._spots[asked] = FastPathSlot(held, kinds)
-        if cache.closed:  # in between, so that it may not know of this front
-            self._spots.clear()
+        if len(self._slots) >= self._limit:
+            # Slots of removed entries are never read again; clearing all is how they leave.
+            self._slots.clear()
+        self._slots[call_key] = FastPathSlot(held, kinds)
+        if cache.closed:  # it closed during the lines above, and may not know this fast path
+            self._slots.clear()
 
-    def _find_ahead(self, asked: tuple[Any, ...]) -> FastPathSlot | None:
-        """A spot whose entry is not in the last part of its life."""
-        spot = self._spots.get(asked)
-        if spot is not None:
-            held = spot.held
+    def _find_ahead(self, call_key: tuple[Any, ...]) -> FastPathSlot | None:
+        # Finds the slot of a call unless its entry is in the last part of its life.
+        slot = self._slots.get(call_key)
+        if slot is not None:
+            held = slot.held
             if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != inf:
                 return None
-        return spot
+        return slot
 
     def forget_cache(self) -> None:
-        """Point nowhere any more: the cache was closed."""
-        self._spots.clear()
+        """Drop all slots, because the cache was closed."""
+        self._slots.clear()
 
 
 def call_key(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -> tuple[Any, ...]:
-    """What a call asked, as one tuple: for `FastPath.add`, and written out in the wrappers below."""
-    asked = (args[1:] if args else _NO_CALL) if skips_first else args
-    return (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values()) if kwargs else asked
+    """Return the key of a call in a fast path: for `FastPath.add`, and inline in the wrappers below."""
+    call_key = (args[1:] if args else _NO_CALL) if skips_first else args
+    return (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values()) if kwargs else call_key
 
 
 class SlowPath(Protocol):
-    """What a wrapper turns to when the front does not know."""
+    """What a wrapper calls when the fast path has no slot for the call."""
 
-    front: FastPath
+    fast_path: FastPath
 
-    def slow_path(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The answer to a call."""
+    def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of a call."""
         ...
 
-    async def slow_path_async(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The answer to a call of a coroutine function."""
+    async def slow_path_async(
+        self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return the result of a call of a coroutine function."""
         ...
 
 
-# The two below have the same steps, written out twice because a call in between would be a fifth of a
-# hit; they are those of MemoryCache.get_value, after a comparison of types. Change one, change all.
+# The two wrappers below are the same except for two words, because a shared function would cost a fifth of a
+# hit. After the comparison of types the steps are those of MemoryCache.get_value. Change all together.
 
 
 def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable[..., Any]:
-    """A function that answers from the front, or else asks `cached`.
+    """Return a function that serves calls from the fast path, or else calls `cached.slow_path`.
 
     Args:
-        cached: whose front it is.
-        skips_first: the first argument is no part of the question.
-        copies: hand out deep copies.
+        cached: The cached function.
+        skips_first: Whether the first argument is not part of the cache key.
+        copies: Whether to return deep copies.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        front = cached.front
-        asked = (args[1:] if args else _NO_CALL) if skips_first else args
+        fast_path = cached.fast_path
+        call_key = (args[1:] if args else _NO_CALL) if skips_first else args
         if kwargs:
-            asked = (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values())
+            call_key = (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
-            spot = front.find(asked)
+            slot = fast_path.find(call_key)
         except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
-            spot = None
-        if spot is not None and (
-            not asked
+            slot = None
+        if slot is not None and (
+            not call_key
             or (
-                type(asked[0]) is spot.first
+                type(call_key[0]) is slot.first
                 and (
-                    spot.single
+                    slot.single
                     or (
-                        type(asked[1]) is spot.second
-                        and (spot.double or tuple(map(type, asked)) == spot.kinds)
+                        type(call_key[1]) is slot.second
+                        and (slot.double or tuple(map(type, call_key)) == slot.kinds)
                     )
                 )
             )
         ):
-            held = spot.held
+            held = slot.held
             value = held.value
             shared_fence = held.shared_fence
-            now = front.now()
+            now = fast_path.now()
             if (
                 now < held.deadline
                 and held.value is value
@@ -192,14 +192,14 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
                 )
             ):
                 try:
-                    front.touch(held.key)
+                    fast_path.touch(held.key)
                 except KeyError:
                     pass
                 held.accesses += 1
                 held.last = now
-                front.lookups.hits += 1
+                fast_path.lookups.hits += 1
                 return copy.deepcopy(value) if copies else value
-        return cached.slow_path(front, args, kwargs)
+        return cached.slow_path(fast_path, args, kwargs)
 
     return wrapper
 
@@ -207,34 +207,34 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
 def async_wrapper_of(
     cached: SlowPath, *, skips_first: bool, copies: bool
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """`wrapper_of`, for a coroutine function."""
+    """Return what `wrapper_of` does, for a coroutine function."""
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        front = cached.front
-        asked = (args[1:] if args else _NO_CALL) if skips_first else args
+        fast_path = cached.fast_path
+        call_key = (args[1:] if args else _NO_CALL) if skips_first else args
         if kwargs:
-            asked = (*asked, _KEYWORD_MARK, *kwargs, *kwargs.values())
+            call_key = (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
-            spot = front.find(asked)
+            slot = fast_path.find(call_key)
         except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
-            spot = None
-        if spot is not None and (
-            not asked
+            slot = None
+        if slot is not None and (
+            not call_key
             or (
-                type(asked[0]) is spot.first
+                type(call_key[0]) is slot.first
                 and (
-                    spot.single
+                    slot.single
                     or (
-                        type(asked[1]) is spot.second
-                        and (spot.double or tuple(map(type, asked)) == spot.kinds)
+                        type(call_key[1]) is slot.second
+                        and (slot.double or tuple(map(type, call_key)) == slot.kinds)
                     )
                 )
             )
         ):
-            held = spot.held
+            held = slot.held
             value = held.value
             shared_fence = held.shared_fence
-            now = front.now()
+            now = fast_path.now()
             if (
                 now < held.deadline
                 and held.value is value
@@ -245,13 +245,13 @@ def async_wrapper_of(
                 )
             ):
                 try:
-                    front.touch(held.key)
+                    fast_path.touch(held.key)
                 except KeyError:
                     pass
                 held.accesses += 1
                 held.last = now
-                front.lookups.hits += 1
+                fast_path.lookups.hits += 1
                 return copy.deepcopy(value) if copies else value
-        return await cached.slow_path_async(front, args, kwargs)
+        return await cached.slow_path_async(fast_path, args, kwargs)
 
     return wrapper

@@ -1,10 +1,8 @@
-"""cache_result: a function that remembers its answers, with its types left as they were.
+"""`cache_result`: a function that caches its results and keeps its type.
 
-It promises that a question has one key (`keys`), that each is loaded once at a time (`loads`), that
-None is an answer and an exception is not, and that a hit costs little more than a dict lookup.
-
-Most hits are answered by `fronts`, from the arguments as they are, before any key is written.
-With a `key_func`, which may look at more than the arguments, there is no front.
+Equal calls share one cache key (`key_encoding`), and concurrent calls with one key run the function once
+(`loading`). `None` is cached, exceptions are not. A hit costs little more than a dict lookup: `fast_path`
+serves most hits without a key. With a `key_func`, which may read more than the arguments, it is not used.
 """
 
 from __future__ import annotations
@@ -37,23 +35,23 @@ _ASYNC_GENERATOR: Final = 0x200
 def _checked_function(function: object) -> FunctionType:
     if isinstance(function, (classmethod, staticmethod)):
         kind = type(function).__name__
-        raise TypeError(f"put @{kind} above @cache_result, not below it")
+        raise TypeError(f"@{kind} must be above @cache_result, not below it; swap the two lines")
     if not isinstance(function, FunctionType):
         raise TypeError(
-            f"cache_result decorates functions, not {function!r} of type {type(function).__name__}; "
-            f"call it from a def, and name parameters, as in cache_result(ttl=60)"
+            f"cache_result must decorate a function, not {function!r} of type {type(function).__name__}; "
+            f"call that in a def, and pass options by name, as in cache_result(ttl=60)"
         )
     flags = unwrapped(function).__code__.co_flags | function.__code__.co_flags
     if flags & (_GENERATOR | _ASYNC_GENERATOR):
         raise TypeError(
-            f"{function.__qualname__} is a generator, whose items can be read only once, so a second "
-            f"caller would find none; return a list instead"
+            f"{function.__qualname__} must not be a generator, because its items can be read only once; "
+            f"return a list instead"
         )
     return function
 
 
 class CachedOptions(NamedTuple):
-    """What `cache_result` was told, by the names of its parameters; `CachedCall` checks it."""
+    """The arguments of `cache_result` under their names; `CachedCall` checks them."""
 
     ttl: TTL | Callable[[Any], TTL]
     cache_level: CacheLevel
@@ -72,8 +70,7 @@ class CachedOptions(NamedTuple):
 def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator:
     """Return the decorator that caches functions in the cache of `source`.
 
-    Raises:
-        TypeError, ValueError: by the decorator, as `cache_result` says.
+    The decorator raises TypeError and ValueError as `cache_result` documents.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -84,21 +81,21 @@ def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator
 
 @final
 class CachedCall:
-    """A cached function: its options, checked, and what its wrapper does off the fast path."""
+    """A cached function: its checked options, and what its wrapper calls off the fast path."""
 
     __slots__ = (
         "__weakref__", "_copies", "_fixed_life", "_fixed_tags", "_function", "_implicit", "_jitter",
         "_key_func", "_level", "_load", "_prefix", "_signature", "_source", "_stale_ttl", "_store_if",
-        "_tags", "_ttl", "front",
+        "_tags", "_ttl", "fast_path",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, source: CacheSource, options: CachedOptions) -> None:
         ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy = options
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
-                raise TypeError(f"{argument} must be a function, not {value!r}")
+                raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
         if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & _COROUTINE:
-            raise TypeError(f"store_if must be a def function, not {store_if!r}, which has to be awaited")
+            raise TypeError(f"store_if must be a def function, not {store_if!r}, which must be awaited")
         if not isinstance(copy, bool):
             raise TypeError(f"copy must be True or False, not {copy!r}")
         if not isinstance(level, CacheLevel):
@@ -127,38 +124,38 @@ class CachedCall:
             identity = identity_of(function)
         self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
         self._implicit = f"cachekit.function:{identity}"
-        self.front = FastPath()
+        self.fast_path = FastPath()
         follow(self)
 
     def __cache_key__(self) -> str:
-        """What tells one cached function from another, when a decorator was put around it."""
+        """Return what identifies this function when a decorator is put around it."""
         return self._prefix
 
     def forget_cache(self) -> None:
-        """The cache in use may be another one from now on (see `source.follow`)."""
-        self.front = FastPath()
+        """Replace the fast path, because the cache in use may have changed (see `source.follow`)."""
+        self.fast_path = FastPath()
 
-    # -- what a call means --------------------------------------------------------------------------
+    # -- keys and requests --------------------------------------------------------------------------
 
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The key of a call."""
+        """Return the cache key of a call."""
         if self._key_func is not None:
-            return checked_key(self._key_func(*args, **kwargs), "what key_func returns")
+            return checked_key(self._key_func(*args, **kwargs), "the result of key_func")
         try:
             bound = self._signature.bind(args, kwargs)
         except TypeError:
             if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
-            # A decorator below takes other arguments than the function that it wraps. The star keeps
-            # these apart from arguments that happen to be a tuple and a dict.
+            # A decorator below takes other arguments than the function that it wraps. The star keeps this
+            # key apart from a call whose arguments are a tuple and a dict.
             return f"{self._prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
         return f"{self._prefix}({arguments_text(bound)})"
 
-    def _labels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
+    def _tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
         if self._tags is None:
             tags = self._fixed_tags
         else:
-            tags = checked_tags(self._tags(*args, **kwargs), "what the tags function returns")
+            tags = checked_tags(self._tags(*args, **kwargs), "the result of the tags function")
         return tags | {self._implicit}
 
     def _life(self, cache: CacheCore) -> float | Life:
@@ -169,21 +166,21 @@ class CachedCall:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
-            return cache.default_ttl if ttl is None else seconds(ttl, "what the ttl function returns")
+            return cache.default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
 
         return life
 
     def _request(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
-        """How an answer is loaded and kept."""
+        # How a result is loaded and stored.
         options = cache.defaults.options(self._load)
         stale = cache.defaults.stale(self._stale_ttl)
-        labels = self._labels(args, kwargs)
+        labels = self._tags_of(args, kwargs)
         return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
 
-    # -- answering ----------------------------------------------------------------------------------
+    # -- calls --------------------------------------------------------------------------------------
 
-    def slow_path(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The answer to a call that the front did not know."""
+    def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of a call that the fast path did not serve."""
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
@@ -194,13 +191,15 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refreshes(cache):
+        elif self._refresh_ahead(cache):
             cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
-        self._remember(front, args, kwargs, key, cache, lookups)
-        return self._handed_out(value)
+        self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
+        return self._copied(value)
 
-    async def slow_path_async(self, front: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`slow_path` for a coroutine function."""
+    async def slow_path_async(
+        self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what `slow_path` does, for a coroutine function."""
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -212,13 +211,13 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refreshes(cache):
+        elif self._refresh_ahead(cache):
             cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
-        self._remember(front, args, kwargs, key, cache, lookups)
-        return self._handed_out(value)
+        self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
+        return self._copied(value)
 
-    def _refreshes(self, cache: CacheCore) -> float:
-        """From which part of its life on a hit has an answer reloaded; 0 if that is off."""
+    def _refresh_ahead(self, cache: CacheCore) -> float:
+        # The part of its life from which on a hit reloads a result; 0 if that is disabled.
         return (cache.defaults.load if self._load is None else self._load).refresh_ahead
 
     def _look_up(
@@ -229,9 +228,9 @@ class CachedCall:
         lookups = cache.reader(self._implicit)
         return key, lookups, cache.look_in_memory(key, self._level, lookups)
 
-    def _remember(
+    def _add_to_fast_path(
         self,
-        front: FastPath,
+        fast_path: FastPath,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: str,
@@ -240,24 +239,24 @@ class CachedCall:
     ) -> None:
         if self._key_func is not None:
             return
-        # On a free-threaded build this finds nothing, and the front stays empty.
+        # On a free-threaded build this finds nothing, and the fast path stays empty.
         held = cache.memory.find(key)
         if held is not None:
-            asked = call_key(args, kwargs, self._signature.ignores_first)
-            front.add(asked, held, cache, lookups, self._refreshes(cache))
+            called = call_key(args, kwargs, self._signature.ignores_first)
+            fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
 
-    def _handed_out(self, value: Any) -> Any:
+    def _copied(self, value: Any) -> Any:
         return copying.deepcopy(value) if self._copies else value
 
     async def _build_cache(self) -> None:
-        """Build the default cache off the loop: its first use opens a directory."""
+        # Off the event loop: the first use of the default cache opens a directory.
         if not self._source.is_ready():
             await in_own_thread(self._source.current)
 
-    # -- the questions a cached function answers ------------------------------------------------------
+    # -- the methods of a cached function -------------------------------------------------------------
 
     def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
-        """See `CachedFunction.refresh`."""
+        """Run the function and store its result, as `CachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
         cache = self._source.current()
         if cache is None:
@@ -266,10 +265,10 @@ class CachedCall:
         cache.check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        return self._handed_out(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
+        return self._copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
 
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
-        """See `AsyncCachedFunction.refresh`."""
+        """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
         await self._build_cache()
         cache = self._source.current()
@@ -280,14 +279,14 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
-        return self._handed_out(value)
+        return self._copied(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
-        """See `CachedFunction.invalidate`."""
+        """Remove the result of this call, as `CachedFunction.invalidate` does."""
         return self._delete(self._source.stored(), self.key_of(*args, **kwargs))
 
     async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
-        """See `AsyncCachedFunction.invalidate`."""
+        """Remove the result of this call, as `AsyncCachedFunction.invalidate` does."""
         key = self.key_of(*args, **kwargs)
         await self._build_cache()
         cache = self._source.stored()
@@ -298,18 +297,18 @@ class CachedCall:
         return cache.tiers.writes.delete(key, CacheLevel.ALL)
 
     def cache_clear(self) -> int:
-        """See `CachedFunction.cache_clear`."""
+        """Remove all results, as `CachedFunction.cache_clear` does."""
         cache = self._source.stored()
         cache.check()
         return cache.tiers.writes.invalidate_tags(frozenset({self._implicit}))
 
     async def cache_clear_async(self) -> int:
-        """See `AsyncCachedFunction.cache_clear`."""
+        """Remove all results, as `AsyncCachedFunction.cache_clear` does."""
         await self._build_cache()
         return await self._source.stored().awaited.in_io_thread(self.cache_clear)
 
     def cache_info(self) -> CacheInfo:
-        """See `CachedFunction.cache_info`."""
+        """Return hits, misses and size, as `CachedFunction.cache_info` does."""
         cache = self._source.current()
         if cache is None:
             return CacheInfo(0, 0, 0)
@@ -319,12 +318,13 @@ class CachedCall:
         return CacheInfo(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
 
     def key_of(self, /, *args: Any, **kwargs: Any) -> str:
-        """See `CachedFunction.key`."""
+        """Return the cache key of this call, as `CachedFunction.key` does."""
         self._refuse_bound(args, kwargs)
         return self.key(args, kwargs)
 
     def _refuse_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse `instance.method.invalidate(1)`, which Python passes on without the instance."""
+        # `instance.method.invalidate(1)` arrives without the instance, because a function attribute is not
+        # bound.
         function = unwrapped(self._function)
         owner, _, name = function.__qualname__.rpartition(".")
         if (
@@ -338,16 +338,16 @@ class CachedCall:
         if owner not in {base.__qualname__ for base in kind.__mro__}:
             if function.__code__.co_varnames[0] == "cls":
                 raise TypeError(
-                    f"{name} is a class method: ask with the class as the first argument, as in "
+                    f"the first argument of {name} must be the class, because it is a class method; call "
                     f"{owner}.{name}.key({owner}, ...)"
                 )
             raise TypeError(
-                f"{name} is a method: ask through the class, with the instance as the first argument, "
-                f"as in {owner}.{name}.key(instance, ...)"
+                f"the first argument of {name} must be the instance, because it is a method; call it "
+                f"through the class, as in {owner}.{name}.key(instance, ...)"
             )
 
     def wrapper(self) -> Any:
-        """The function that takes the place of the one decorated."""
+        """Return the function that replaces the decorated one."""
         function = self._function
         is_async = bool(function.__code__.co_flags & _COROUTINE)
         make = async_wrapper_of if is_async else wrapper_of

@@ -1,14 +1,14 @@
-"""From a call of a function to a key: one question, one key; two questions, two keys (P16).
+"""Cache keys of function calls: equal calls share one key, different calls have different keys (P16).
 
-A key is `identity@version(arguments)`. The identity is the function's module and qualified name; the
-version a digest of its code; the arguments are bound to the parameters, defaults applied, and each is
-written with its type and, where it could run into its neighbour, its length. So f(1, 2), f(1, b=2) and
-f(a=1, b=2) are one key, and 1, 1.0, True and "1" are four. The same call gives the same key in every
-process and under every hash seed.
+A key is `identity@version(arguments)`. The identity is the function's module and qualified name. The
+version is a digest of its code. The arguments are bound to the parameters and defaults are applied. Each
+argument is encoded with its type and, where the text could run into the next one, its length. So
+f(1, 2), f(1, b=2) and f(a=1, b=2) share one key, and 1, 1.0, True and "1" have four. The same call has the
+same key in every process and with every hash seed.
 
-What the version sees is the function's own compiled code (and that of functions which decorators wrapped
-around it): not comments or blank lines, and not the helpers that it calls. A change of layout within a
-line may count as an edit, because compilers since 3.12 place instructions by it; that costs one answer.
+The version covers the compiled code of the function, and of functions that decorators wrapped around it.
+It does not cover comments, blank lines, or helpers that the function calls. A change of layout within a
+line may change the version, because compilers since 3.12 place instructions by it. That costs one load.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 from cachekit.decorator.code_version import (
-    _bytes,
-    _chain,
-    _digest,
-    _int_text,
+    digest_of,
+    int_text,
     signature_source,
+    to_bytes,
     unwrapped,
     version_of,
+    wrapper_chain,
 )
 from cachekit.decorator.third_party import Unkeyable, decompose
 from cachekit.errors import KeyEncodingError
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
-_HEAD: Final = 60  # how many of them stay in a longer key, before the digest
-_DEEPEST: Final = 50  # nested containers; beyond it is a cycle, or data that is no argument
+_HEAD: Final = 60  # characters that stay readable in a longer key, before the digest
+_DEEPEST: Final = 50  # nested containers; deeper nesting is a cycle, or data that is no argument
 
 
 def identity_of(function: FunctionType) -> str:
-    """Module and qualified name, the same in this process and in its children.
+    """Return module and qualified name, the same in this process and in its children.
 
-    The main program is its file, so that spawned children (where it is `__mp_main__`) agree and two
-    scripts do not; run with `-m` it is the module's real name. What decorators around the function were
-    given is part of the identity, as the end of a digest: `retried(2)(f)` and `retried(3)(f)` are two.
+    The main program is named by its file, so that spawned children (where it is `__mp_main__`) agree and
+    two scripts differ. With `-m` it is the module's real name. The arguments of decorators around the
+    function are part of the identity, as a digest at its end: `retried(2)(f)` and `retried(3)(f)` differ.
 
     Raises:
-        ValueError: a closure or a lambda, of which there may be several with one name, or one that a
-            decorator was put around with something that cannot be told from another of its kind.
+        ValueError: the function is a closure or a lambda, of which several may share one name, or one of
+            its decorators captured a value that cannot be part of a name.
     """
     unclear = _ambiguity(function)
     if unclear is not None:
         raise ValueError(
-            f"{function.__qualname__} {unclear}, so its name does not say which one it is; give it a "
-            f"name of its own with name=..., or a key_func"
+            f"the name of {function.__qualname__} must identify it, but it {unclear}; set name=... to a "
+            f"unique name, or pass a key_func"
         )
     settings = ",".join(encode(setting) for setting in _captured_values(function))
-    return name_of(function) + (f"~{_digest(_bytes(settings), 4)}" if settings else "")
+    return name_of(function) + (f"~{digest_of(to_bytes(settings), 4)}" if settings else "")
 
 
 def name_of(function: FunctionType) -> str:
-    """Module and qualified name, which several closures may share."""
+    """Return module and qualified name, which several closures may share."""
     return _name(unwrapped(function))
 
 
@@ -75,20 +75,20 @@ def _ambiguity(function: FunctionType) -> str | None:
         for setting in _captured_values(function):
             encode(setting)
     except Unkeyable as error:
-        return f"has a decorator around it that uses what cannot be part of a name ({error})"
+        return f"has a decorator that captured a value that cannot be part of a name ({error})"
     return None
 
 
 def _captured_values(function: FunctionType) -> Iterator[object]:
-    """What the code of wrappers and wrapped does not show: captured values and unbound defaults."""
-    chain = list(_chain(function))
+    # Yields what the code of wrappers and wrapped does not show: captured values and unbound defaults.
+    chain = list(wrapper_chain(function))
     bound = signature_source(function)
     for one in chain:
         if one is not chain[-1]:
             for variable, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
                 try:
                     value = cell.cell_contents
-                except ValueError:  # assigned to only later, or never
+                except ValueError:  # not assigned yet, or never
                     value = None
                 if all(value is not other for other in chain):
                     yield variable, value
@@ -97,10 +97,10 @@ def _captured_values(function: FunctionType) -> Iterator[object]:
 
 
 def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
-    """The arguments as the part of a key in parentheses; long ones end in a digest.
+    """Return the part of a key in parentheses; long arguments end in a digest.
 
     Raises:
-        KeyEncodingError: one has no identity that could go into a key.
+        KeyEncodingError: an argument has no identity that could be part of a key.
     """
     parts = []
     for name, value in bound:
@@ -109,22 +109,25 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
         except Unkeyable as error:
             raise KeyEncodingError(
                 f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
-                f"ignore=({name!r},), give its class a __cache_key__() method that returns what tells "
-                f"one from another, or make the key yourself with key_func"
+                f"ignore=({name!r},), give its class a __cache_key__() method that returns what "
+                f"identifies a value, or return the key from a key_func"
             ) from None
     text = ",".join(parts)
     if len(text) <= _LONGEST:
         return text
-    return f"{text[:_HEAD]}~{_digest(_bytes(text), 16)}"
+    return f"{text[:_HEAD]}~{digest_of(to_bytes(text), 16)}"
 
 
 def encode(value: object, depth: int = _DEEPEST) -> str:
-    """One value with its type, such that two values have one text only if they are equal and of one type.
+    """Return the text of one value with its type: two values share a text only if type and value are equal.
 
-    Equal means: builtins and the standard library's plain values by content (0.0 and -0.0 are two, NaN
-    is one; Decimals by their digits), enum members by name and value, classes by name, functions by
-    name, code and defaults, dataclasses and named tuples by class and fields, other objects by what
-    their `__cache_key__()` returns, or by what `foreign` takes them apart into.
+    Builtins and plain values of the standard library compare by content: 0.0 and -0.0 differ, NaN equals
+    itself, and Decimals compare by their digits. Enum members compare by name and value, classes by name, and
+    functions by name, code and defaults. Dataclasses and named tuples compare by class and fields. Other
+    objects compare by the result of `__cache_key__()`, or by the parts that `third_party` returns.
+
+    Raises:
+        Unkeyable: the value has no identity that could be part of a key.
     """
     kind = type(value)
     encoder = _ENCODERS.get(kind)
@@ -146,7 +149,7 @@ def _encode_sorted(value: Iterable[object], depth: int) -> str:
 
 
 def _encode_defaultdict(value: defaultdict[Any, Any], depth: int) -> str:
-    # What it gives for a key that is not there is part of what it is.
+    # The default factory is part of the value.
     return f"defaultdict({encode(value.default_factory, _deeper(depth))},{_encode_dict(value, depth)})"
 
 
@@ -170,8 +173,8 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     type(None): lambda _value, _: "None",
     type(...): lambda _value, _: "...",
     bool: lambda value, _: repr(value),
-    int: lambda value, _: _int_text(value),
-    # It has a point, an exponent, or is inf or nan: it is never an int's.
+    int: lambda value, _: int_text(value),
+    # It has a point or an exponent, or is inf or nan, so it never equals the text of an int.
     float: lambda value, _: repr(value),
     complex: lambda value, _: f"complex({value.real!r},{value.imag!r})",
     str: _encode_str,
@@ -183,7 +186,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     frozenset: lambda value, depth: f"frozenset{{{_encode_sorted(value, depth)}}}",
     dict: lambda value, depth: f"dict{{{_encode_dict(value, depth)}}}",
     defaultdict: _encode_defaultdict,
-    # Its order is part of what it equals.
+    # Its order is part of its equality.
     OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(value.items(), depth)})",
     deque: lambda value, depth: f"deque({_encode_sequence((value.maxlen, *value), depth)})",
     range: lambda value, _: f"range({value.start},{value.stop},{value.step})",
@@ -195,9 +198,9 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
     own = getattr(kind, "__cache_key__", None)
     if own is not None:
         return f"<{_name(kind)}:{encode(own(value), _deeper(depth))}>"
-    # By its type, not by isinstance(): a proxy says that it is what it stands for, and that may change.
+    # By type, not by isinstance(): a proxy claims the class of its target, which may change.
     if issubclass(kind, enum.Enum):
-        # A member of a Flag may be a combination without a name of its own.
+        # A member of a Flag may be a combination without a name.
         return f"<{_class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}>"
     if issubclass(kind, type):
         return f"<class {_class_name(value, to_be_found=True)}>"
@@ -214,10 +217,10 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
         if parts is not None:
             return f"<{_class_name(kind)}:{encode(parts, _deeper(depth))}>"
         what = _name(kind).removeprefix("builtins.")
-        raise Unkeyable(f"a value of type {what} has no identity but its place in memory")
+        raise Unkeyable(f"a value of type {what} has no identity except its place in memory")
     if getattr(value, "__dict__", None) or _has_slots(kind, base):
-        raise Unkeyable(f"a {_name(kind)} is a {base.__name__} with attributes of its own")
-    # A named tuple, or a str of a class of its own: what the builtin holds, under the class's name.
+        raise Unkeyable(f"a {_name(kind)} is a {base.__name__} with further attributes")
+    # A named tuple, or a subclass of str: the content of the builtin, under the name of the class.
     return f"<{_class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
 
 
@@ -225,8 +228,8 @@ def _as_it_is(value: object) -> object:
     return value
 
 
-#: What a value of a subclass holds, whatever the methods of the subclass say; for the others, to be asked
-#: in the usual way loses nothing.
+#: Reads the content of a subclass without the methods that the subclass overrides. Other types need no
+#: such function.
 _PLAIN: Final[dict[type, Callable[[Any], object]]] = {
     int: int.__int__,
     float: float.__float__,
@@ -244,10 +247,8 @@ _PLAIN: Final[dict[type, Callable[[Any], object]]] = {
 
 
 def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a tuple of a class of its own holds, with the names of its fields if they have any.
-
-    Two classes of one name may differ in them. `os.stat_result` and the like have more than the tuple shows.
-    """
+    # Returns the content of a tuple subclass, with the names of its fields if it has any: two classes of
+    # one name may differ in them. `os.stat_result` and the like have more fields than the tuple shows.
     members = tuple(tuple.__iter__(value))
     kind = type(value)
     names = getattr(kind, "_fields", None)
@@ -255,7 +256,7 @@ def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
         return names, members
     counts = vars(kind)
     if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
-        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the others by name
+        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the other fields by name
         return members, reduced[1][1]
     return members
 
@@ -271,14 +272,14 @@ def _deeper(depth: int) -> int:
 
 
 def _encode_fields(value: Any, kind: type, depth: int) -> str:
-    # Who made a dataclass has the module loaded; to load it is a fifth of our import.
+    # A dataclass exists only if its module is loaded; importing it takes a fifth of our import time.
     names = [field.name for field in sys.modules["dataclasses"].fields(value)]
     decorated = next(one for one in kind.__mro__ if "__dataclass_fields__" in vars(one))
     if decorated is not kind and (
         getattr(value, "__dict__", {}).keys() - set(names) or _has_slots(kind, decorated)
     ):
         raise Unkeyable(
-            f"a {_name(kind)} is no dataclass itself, and has more attributes than the fields of one"
+            f"a {_name(kind)} is not a dataclass itself, and has more attributes than the fields of its base"
         )
     unset = [name for name in names if not hasattr(value, name)]
     if unset:
@@ -293,31 +294,29 @@ def _encode_function(value: Any, depth: int) -> str:
     if isinstance(value, FunctionType):
         unclear = _ambiguity(value)
         if unclear is not None:
-            raise Unkeyable(f"{value.__qualname__} {unclear}, so its name does not say which one it is")
+            raise Unkeyable(f"{value.__qualname__} {unclear}, so its name does not identify it")
         described = signature_source(value)
         defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
         return f"<function {identity_of(value)}@{version_of(value)}{defaults}>"
     if value.__self__ is None or isinstance(value.__self__, ModuleType):
         return f"<function {value.__module__}.{value.__qualname__}>"
-    # A method of a builtin, such as one dict's own `get`.
+    # A method of a builtin object, such as the `get` of one dict.
     return f"<method {value.__name__} of {encode(value.__self__, _deeper(depth))}>"
 
 
 def _standard_text(value: Any, kind: type) -> str | None:
-    """The text of a plain value of the standard library; None for anything else.
-
-    The modules are looked up, not imported: without them there is no value of their types.
-    """
+    # The text of a plain value of the standard library; None for other values. The modules are looked up,
+    # not imported: without them no value of their types exists.
     module = kind.__module__
     if module == "datetime":
         if hasattr(value, "utcoffset") and not hasattr(value, "isoformat"):
-            return repr(value)  # a time zone, whose str may be only a name that somebody gave it
+            return repr(value)  # a time zone, whose str may be only the name that it was given
         zone = getattr(value, "tzinfo", None)
-        # Two zones may share an offset, and a fold tells two instants apart.
+        # Two zones may share an offset, and `fold` distinguishes two instants.
         known = zone is None or (type(zone).__module__ in _ZONES and _standard_text(zone, type(zone)))
         return f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if known else None
     if module == "zoneinfo":
-        return getattr(value, "key", None)  # one that was read from a file has none
+        return getattr(value, "key", None)  # None for a zone that was read from a file
     if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
         return str(value)
     if module in {"uuid", "decimal", "fractions", "ipaddress"}:
@@ -331,24 +330,22 @@ _ZONES: Final = frozenset({"datetime", "zoneinfo"})
 
 
 def _class_name(kind: type, *, to_be_found: bool = False) -> str:
-    """Its name, if that says which class it is.
-
-    Several classes of one factory have one name. One that is nowhere to be found under its name may
-    still be the only one, which is enough for the values of a class, but not for a class itself.
-    """
+    # The name of a class, if it identifies the class. Classes of one factory may share a name. A class that
+    # its module does not have under its name may still be the only one of that name. That is enough for
+    # the values of a class, but not for a class itself.
     module, name = kind.__module__, kind.__qualname__
     if "<locals>" in name:
-        raise Unkeyable(f"the class {name} is defined inside a function, which may make several")
+        raise Unkeyable(f"the class {name} is defined inside a function, which may create several")
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     if found is not kind and (to_be_found or found is not None) and module != "builtins":
-        raise Unkeyable(f"the class {module}.{name} is not the one to be found under that name")
+        raise Unkeyable(f"the class {module}.{name} is not what its module has under that name")
     return _name(kind)
 
 
 def _name(named: type | FunctionType) -> str:
-    """Module and qualified name; the main program is its file, or its real name if run with -m."""
+    # Module and qualified name. The main program is named by its file, or by its real name with -m.
     module = named.__module__
     if module in {"__main__", "__mp_main__"}:
         if isinstance(named, FunctionType):
@@ -356,7 +353,7 @@ def _name(named: type | FunctionType) -> str:
         else:
             variables = vars(sys.modules.get(module, sys.modules["__main__"]))
         spec = variables.get("__spec__")
-        # A directory or an archive that is run as a program has a spec, which says only `__main__`.
+        # The spec of a directory or an archive that is run as a program is named `__main__` only.
         if spec is not None and spec.name != "__main__":
             module = spec.name
         elif variables.get("__file__") is not None:

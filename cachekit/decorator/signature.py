@@ -6,20 +6,20 @@ from collections.abc import Iterable
 from types import FunctionType
 from typing import Any, final
 
-from cachekit.decorator.code_version import _VARARGS, _VARKEYWORDS
+from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 
 
 @final
 class Signature:
-    """The parameters of a function, to bind calls to: one tuple of values for equal questions.
+    """The parameters of a function. Binds equal calls to equal values.
 
     Args:
-        function: its own code says what the parameters are.
-        ignore: names of parameters that are no part of the question.
+        function: The function whose code says what the parameters are.
+        ignore: The names of parameters that are not part of the cache key.
 
     Raises:
-        TypeError: `ignore` is a str.
-        ValueError: `ignore` names something that is no parameter.
+        TypeError: `ignore` is a str, or not iterable.
+        ValueError: `ignore` has a name that is not a parameter.
     """
 
     __slots__ = (
@@ -41,8 +41,8 @@ class Signature:
         self._positional = self._names[: code.co_argcount]
         self._by_keyword = frozenset(self._names[code.co_posonlyargcount :])
         starred = list(code.co_varnames[fixed:])
-        self._star = starred.pop(0) if code.co_flags & _VARARGS else ""
-        self._stars = starred.pop(0) if code.co_flags & _VARKEYWORDS else ""
+        self._star = starred.pop(0) if code.co_flags & VARARGS else ""
+        self._stars = starred.pop(0) if code.co_flags & VARKEYWORDS else ""
         defaults = function.__defaults__ or ()
         self._defaults: dict[str, Any] = dict(
             zip(self._positional[code.co_argcount - len(defaults) :], defaults, strict=True)
@@ -52,19 +52,19 @@ class Signature:
         every = [*self._names, *filter(None, (self._star, self._stars))]
         if ignored - set(every):
             raise ValueError(
-                f"ignore names {sorted(map(str, ignored - set(every)))}, but {function.__qualname__} has the "
-                f"parameters {every}"
+                f"ignore must name parameters of {function.__qualname__}, which are {every}, "
+                f"not {sorted(map(str, ignored - set(every)))}"
             )
         self._shown = tuple(name for name in every if name not in ignored)
-        #: Whether any parameter is no part of the question, and whether the first, such as `self`, is not.
+        #: Whether any parameter is ignored, and whether the first one is, such as `self`.
         self.ignores = bool(ignored)
         self.ignores_first = bool(self._positional) and self._positional[0] in ignored
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
-        """Name and value of each parameter that is part of the question, in order.
+        """Return name and value of each parameter that is part of the cache key, in order.
 
         Raises:
-            TypeError: the function cannot be called like this.
+            TypeError: the function cannot be called with these arguments.
         """
         bound = self._defaults | dict(zip(self._positional, args, strict=False))
         surplus = args[len(self._positional) :]
@@ -90,8 +90,10 @@ class Signature:
                 inspect.signature(self._function, follow_wrapped=False).bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{name}(): {error}") from None
-            # Only a __signature__ that somebody set by hand can disagree with the code.
-            raise TypeError(f"{name}() does not take these arguments")
+            # Only a __signature__ that was set by hand can disagree with the code.
+            raise TypeError(
+                f"{name}() does not accept these arguments; compare its __signature__ and its code"
+            )
         if self._star:
             bound[self._star] = surplus
         if self._stars:

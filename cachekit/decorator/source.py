@@ -1,7 +1,7 @@
-"""Which cache a cached function uses now, and whether caching is on.
+"""Which cache a cached function uses now, and whether caching is enabled.
 
-A cached function asks its source at each call that its fast path does not answer. Caching is switched off
-for the whole process, by `disabled` or CACHEKIT_DISABLE. Fast paths follow each switch.
+A cached function asks its source at each call that its fast path does not serve. `disabled` or
+CACHEKIT_DISABLE disables caching for the whole process. Every switch resets the fast paths.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CacheSource(Protocol):
 
 @final
 class FixedSource:
-    """One cache, which was handed to the decorator."""
+    """The one cache that the decorator was given."""
 
     __slots__ = ("_core",)
 
@@ -64,28 +64,18 @@ class FixedSource:
         return True
 
 
-class _ForkGuard:
-    """Keeps a child from beginning in the middle of a switch."""
-
-    def before_fork(self) -> None:
-        switching.acquire()
-
-    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
-        switching.release()
-
-
-_fork_guard = _ForkGuard()
-fork.register(_fork_guard)
+# A child must not begin in the middle of a switch.
+_fork_guard = fork.ForkSafeLock(switching)
 
 
 def follow(follower: HoldsEntries) -> None:
-    """Tell the follower of every switch from now on; it is held weakly."""
+    """Reset the follower at every switch from now on; only a weak reference to it is kept."""
     with switching:
         _followers.add(follower)
 
 
-def tell_followers() -> None:
-    """Have all followers drop their entries: for after a switch, so that they find the new cache."""
+def reset_followers() -> None:
+    """Let all followers drop their entries after a switch, so that they find the new cache."""
     for follower in list(_followers):
         follower.forget_cache()
 
@@ -101,27 +91,27 @@ def _disabled_by_environment() -> bool:
 
 
 def is_disabled() -> bool:
-    """Return whether cached functions call through.
+    """Return whether cached functions bypass the cache.
 
     Raises:
-        ValueError: CACHEKIT_DISABLE is neither a yes nor a no. The variable is read once.
+        ValueError: CACHEKIT_DISABLE is not one of the accepted words. The variable is read once.
     """
     return bool(_disabled_times) or _disabled_by_environment()
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Have every cached function call through inside a `with` block; nothing is looked up or stored.
+    """Disable caching inside a `with` block: every cached function runs, nothing is looked up or stored.
 
-    Caches that are used directly go on, and so do `invalidate` and `cache_clear` of cached functions.
+    Caches that are called directly still work, and so do `invalidate` and `cache_clear` of cached functions.
     """
     global _disabled_times
     with switching:
         _disabled_times += 1
-        tell_followers()
+        reset_followers()
     try:
         yield
     finally:
         with switching:
             _disabled_times -= 1
-            tell_followers()
+            reset_followers()

@@ -1,8 +1,8 @@
-"""What tells values of other people's classes apart: arrays and numbers of numpy, models of pydantic.
+"""The parts of values of third-party classes in a cache key: numpy arrays and numbers, pydantic models.
 
-They are arguments every day, and their classes take no `__cache_key__`, or have one base for all. Each is
-taken apart into plain values, which `keys` writes as any others. Nothing is imported here: a value of
-theirs is only there if its module is.
+They are common arguments, and their classes cannot get a `__cache_key__`, or share one base. Each is
+decomposed into plain values, which `key_encoding` encodes. Nothing is imported here: a value of such a
+class exists only if its module is imported.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from typing import Any, Final
 
 
 class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
-    """A value has nothing that could stand in a key for it; the message says why."""
+    """A value has no identity that could be part of a key; the message says why."""
 
 
-# Whose items are their bytes: numbers, times, fixed texts, and records of them.
+# Kinds of arrays whose items are their bytes: numbers, times, fixed texts, and records of them.
 _PLAIN_ITEMS: Final = frozenset("biufcmMSUV")
-_SHOWN: Final = 64  # bytes of an array that go into a key as they are
+_SHOWN: Final = 64  # the most bytes of an array that go into a key unhashed
 
 
 def decompose(value: Any, kind: type) -> object:
-    """Plain values that two values of the class share exactly if they are equal; None for other classes.
+    """Return plain values that two values of the class share exactly if they are equal; None for others.
 
-    An array is its type of items, its shape, and its items, NaN by its bits. A model is its fields, and
-    what it has besides them (extra and private ones); which were given and which are defaults does not
-    count, as it does not for `==`.
+    An array becomes its item type, its shape and its items, NaN by its bits. A model becomes its fields and
+    its extra and private attributes. As for `==`, it does not matter which fields were set explicitly.
 
     Args:
-        value: the argument.
-        kind: its class, whatever it says of itself.
+        value: The argument of a call.
+        kind: Its type, which its `__class__` may contradict.
 
     Raises:
         Unkeyable: an array of objects, or a model without a value for one of its fields.

@@ -1,7 +1,7 @@
-"""What cached functions look like to their callers and to type checkers.
+"""The types of cached functions, for callers and type checkers.
 
-Shapes only: at run time a cached function is a plain function with these attributes, so that
-`inspect` sees what it saw before.
+They are protocols only. At run time a cached function is a plain function with these attributes, so that
+`inspect` sees the same as before.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class CacheInfo(NamedTuple):
-    """What a cached function has seen in the cache that it uses now, in this process."""
+    """The lookups of a cached function in the cache that it uses now, in this process."""
 
-    hits: int  #: calls that were answered by one of the tiers
-    misses: int  #: the other ones: they called the function, waited for a call that was under way, or failed
-    size: int  #: answers held in memory, expired ones that were not noticed included
+    hits: int  #: calls that a tier served
+    misses: int  #: all other calls: they ran the function, waited for a running call, or failed
+    size: int  #: results held in memory, expired ones included that are not yet removed
 
 
 class _Takes(Protocol[S_contra, Q, R_co]):
-    """Whatever can be called with an instance first; mypy would bind a method to any with Concatenate."""
+    """A callable whose first argument is an instance. With Concatenate, mypy would bind a method to any."""
 
     def __call__(self, first: S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """What `cache_result` makes of a `def` function: called as before, with five questions to ask.
+    """A `def` function decorated with `cache_result`: called as before, with five further methods.
 
-    A cached method is bound like any other; ask its questions through the class, with the instance as
-    the first argument: `Client.fetch.invalidate(client, 1)`.
+    A cached method is bound like any other method. Call the methods of this class through the class of the
+    instance, with the instance as the first argument: `Client.fetch.invalidate(client, 1)`.
     """
 
     __name__: str
@@ -45,14 +45,14 @@ class CachedFunction(Protocol[P, R_co]):
 
     @property
     def __wrapped__(self) -> Callable[P, R_co]:
-        """The function itself, uncached."""
+        """Return the undecorated function."""
         ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """The answer, from the cache or the function."""
+        """Return the result of this call, from the cache or the function."""
         ...
 
-    # Checkers ask a descriptor below @classmethod too; this is how they can tell it from a method.
+    # Type checkers use __get__ below @classmethod, too; this overload tells a descriptor from a method.
     @overload
     def __get__(
         self: CachedFunction[Concatenate[type[Any], ...], R_co], instance: object, owner: type | None = None
@@ -61,34 +61,34 @@ class CachedFunction(Protocol[P, R_co]):
     def __get__(self, instance: None, owner: type | None = None) -> CachedFunction[P, R_co]: ...
     @overload
     def __get__(self: _Takes[S, Q, R_co], instance: S, owner: type | None = None) -> Callable[Q, R_co]: ...
-    @overload  # below @staticmethod, asked through an instance
+    @overload  # below @staticmethod, called through an instance
     def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R_co]: ...
 
     def cache_info(self) -> CacheInfo:
-        """Hits, misses and the number of answers held in memory."""
+        """Return hits, misses and the number of results held in memory."""
         ...
 
     def cache_clear(self) -> int:
-        """Forget all answers, and refuse those being worked out; how many were held."""
+        """Remove all results, and refuse those of calls in progress; return how many were held."""
         ...
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Forget the answer to this call, and refuse one being worked out; True if there was one."""
+        """Remove the result of this call, and refuse one in progress; return whether there was one."""
         ...
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the function, and let its answer take the place of the old one, which serves meanwhile."""
+        """Run the function and store its result; until then the cache serves the old result."""
         ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key of this call."""
+        """Return the cache key of this call."""
         ...
 
 
 class AsyncCachedFunction(Protocol[P, T_co]):
-    """What `cache_result` makes of an `async def` function: `CachedFunction`, awaited.
+    """An `async def` function decorated with `cache_result`: `CachedFunction` with awaitable methods.
 
-    `cache_info` and `key` are answered at once; what may have to ask a tier is awaited.
+    `cache_info` and `key` return at once. The methods that may call a tier are awaited.
     """
 
     __name__: str
@@ -96,11 +96,11 @@ class AsyncCachedFunction(Protocol[P, T_co]):
 
     @property
     def __wrapped__(self) -> Callable[P, Coroutine[Any, Any, T_co]]:
-        """The function itself, uncached."""
+        """Return the undecorated function."""
         ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
-        """The answer, from the cache or the function."""
+        """Return the result of this call, from the cache or the function."""
         ...
 
     @overload
@@ -119,30 +119,30 @@ class AsyncCachedFunction(Protocol[P, T_co]):
     def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
 
     def cache_info(self) -> CacheInfo:
-        """As `CachedFunction.cache_info`."""
+        """Return hits, misses and the number of results held in memory."""
         ...
 
     async def cache_clear(self) -> int:
-        """As `CachedFunction.cache_clear`."""
+        """Remove all results, and refuse those of calls in progress; return how many were held."""
         ...
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """As `CachedFunction.invalidate`."""
+        """Remove the result of this call, and refuse one in progress; return whether there was one."""
         ...
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """As `CachedFunction.refresh`."""
+        """Run the function and store its result; until then the cache serves the old result."""
         ...
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """As `CachedFunction.key`."""
+        """Return the cache key of this call."""
         ...
 
 
 class CacheDecorator(Protocol):
-    """What `cache_result(...)` with parameters returns."""
+    """The decorator that `cache_result(...)` with parameters returns."""
 
-    # As of cache_result itself: the first is for functions of Any.
+    # As for cache_result itself: the first overload is for functions that return Any.
     @overload
     def __call__(  # type: ignore[overload-overlap]  # as below
         self, function: Callable[P, Never], /

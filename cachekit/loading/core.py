@@ -22,7 +22,7 @@ from cachekit.model.counters import Lookups
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, ServerTier
-from cachekit.tiers.memory import MemoryCache, figures_of, memory_of_nothing, store_of
+from cachekit.tiers.memory import MemoryCache, memory_of_nothing, stats_of, store_of
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
@@ -50,7 +50,7 @@ class CacheCore:
 
     Attributes:
         memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
-        figures: the counters of the memory tier.
+        memory_stats: the counters of the memory tier.
         tiers: all tiers as one.
         loads, awaited: the loads of this cache, in threads and in tasks.
         defaults: how values are loaded when the caller does not say.
@@ -63,7 +63,7 @@ class CacheCore:
 
     __slots__ = (
         "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "awaited", "closed",
-        "default_ttl", "defaults", "fast_paths", "figures", "keep_warm", "loads", "lookups", "memory",
+        "default_ttl", "defaults", "fast_paths",  "keep_warm", "loads", "lookups", "memory", "memory_stats",
         "tiers",
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ class CacheCore:
         # Without a memory tier, a store that keeps nothing holds the fences.
         tier = memory_of_nothing() if memory is None else memory
         self.memory = store_of(tier)
-        self.figures = figures_of(tier)
+        self.memory_stats = stats_of(tier)
         self.default_ttl = default_ttl
         self.closed = False
         # Other caches write during an outage, without a message: memory is cleared when it ends.
@@ -103,7 +103,7 @@ class CacheCore:
             self.loads.path.permits, default_ttl, load, memory is not None, keeps_warm
         )
         self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
-        self.lookups = self.figures.reader()
+        self.lookups = self.memory_stats.reader()
         self._readers = [self.lookups]
         self._functions: dict[str, Lookups] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
@@ -149,7 +149,7 @@ class CacheCore:
         lookups = self._functions.get(function)
         if lookups is None:
             # Two threads may both come here: setdefault decides, and the counters of the other stay unused.
-            mine = self.figures.reader()
+            mine = self.memory_stats.reader()
             lookups = self._functions.setdefault(function, mine)
             if lookups is mine:
                 self._readers.append(lookups)
@@ -189,4 +189,4 @@ class CacheCore:
             self.keep_warm.close()
         self.tiers.close()
         self.loads.close()
-        self.figures.retire(self._readers)
+        self.memory_stats.retire(self._readers)

@@ -1,1 +1,1 @@
-"""Nouns: levels, entries, statistics, reports, and the checks of arguments."""
+"""Data types of cachekit: tiers, entries, statistics and reports, and the checks of arguments."""

@@ -1,10 +1,8 @@
-"""The mutable half of the statistics: counters that hot paths bump, and a latency histogram.
+"""Counters that hot paths increment, and a latency histogram. `CacheStats` is the frozen snapshot of them.
 
-`cachekit.model.stats.CacheStats` is the frozen half. Counters are plain attributes bumped with `+= 1`, which
-no other thread can cut in two while the GIL is held: between reading and storing an attribute CPython
-(3.11 to 3.13) neither calls Python code nor looks for a switch request. So what is added is worked out
-before: in `counter += f()` the counter is read first, and what others count during the call is lost.
-Free-threaded builds take the owner's lock around every bump instead (see `tiers.memory`).
+Counters are plain attributes. `counter += 1` is atomic under the GIL: CPython 3.11 to 3.13 neither calls
+Python code nor switches threads between the read and the store. In `counter += f()` other threads' counts
+during `f` are lost, so call `f` first. Free-threaded builds take the owner's lock around every increment.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from typing import Final, final
 
 @final
 class Lookups:
-    """What one reader of a tier saw: a tier read directly, a cache over it, a cached function.
+    """The lookups of one reader of a tier: a direct caller, a cache over the tier, or a cached function.
 
-    Each reader bumps a counter of its own, once; the tier's figures are the sum over its readers. So a
-    hit costs one increment, however many views there are on it. A cached function, of which one wants to
-    know what it did not have to work out, also counts what it asked of lower tiers.
+    Each reader increments only its own counters, and the tier's statistics are the sum over its readers.
+    So a hit costs one increment, however many views the tier has. A cached function also counts the
+    misses that a lower tier served, because those did not run the function.
     """
 
     __slots__ = ("below", "hits", "misses", "skipped")
@@ -27,13 +25,13 @@ class Lookups:
     def __init__(self) -> None:
         self.hits = 0
         self.misses = 0
-        self.skipped = 0  #: times that this tier was not to be asked
-        self.below = 0  #: misses, or times that it was skipped, which a lower tier answered
+        self.skipped = 0  #: lookups that left this tier out because of their `levels`
+        self.below = 0  #: misses and skipped lookups that a lower tier served
 
 
 @final
 class TierCounters:
-    """What a tier counts besides lookups; `CacheStats` says when each moves."""
+    """The counters of a tier besides lookups; `CacheStats` says when each moves."""
 
     __slots__ = (
         "deletes", "errors", "evictions", "expirations", "invalidations", "oversized", "promotions",
@@ -54,7 +52,7 @@ class TierCounters:
 
 @final
 class LoadCounters:
-    """What the loads of one cache count; `CacheStats` says when each moves."""
+    """The counters of the loads of one cache; `CacheStats` says when each moves."""
 
     __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
 
@@ -66,7 +64,7 @@ class LoadCounters:
         self.lease_waits = 0
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers, as `CacheStats` calls them."""
+        """Return the counters under their names in `CacheStats`."""
         return {
             "loads": self.loads,
             "load_failures": self.failures,
@@ -80,7 +78,7 @@ class LoadCounters:
 class LatencyHistogram:
     """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes.
 
-    A quantile is right to within 19 %. Not locked: a count may be lost under contention.
+    A quantile is correct to within 19 %. There is no lock: threads that record at once may lose a count.
     """
 
     _SMALLEST: Final = 1e-8
@@ -98,7 +96,7 @@ class LatencyHistogram:
         self._counts[min(step, self._BUCKETS - 1)] += 1
 
     def quantile(self, share: float) -> float:
-        """The duration in seconds that `share` (0 to 1) of the recorded ones did not exceed; 0 if none."""
+        """Return the duration in seconds that `share` (0 to 1) of the records do not exceed; 0 if none."""
         total = sum(self._counts)
         if not total:
             return 0.0

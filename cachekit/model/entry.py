@@ -1,4 +1,4 @@
-"""CacheEntry: a value with its key, times and tags."""
+"""`CacheEntry`: a value with its key, times and tags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, final
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
 
-# What a datetime can show, in seconds since the epoch.
+# The range of a datetime, in seconds since the epoch.
 _FIRST_MOMENT: Final = -62135596800.0
 _LAST_MOMENT: Final = 253402300799.0
 
@@ -41,25 +41,27 @@ def _timestamp(moment: datetime | float | None, argument: str) -> float:
 
 @final
 class CacheEntry:
-    """A value with what a tier knows about it.
+    """A value with its metadata.
 
     Args:
-        key: the key that it is stored under; storing it under another is a ValueError.
-        value: anything, `None` included.
-        created_at: an aware datetime, or seconds since the epoch; None is now.
-        last_accessed: the same; None is `created_at`.
-        access_count: how often the tier that it came from has served it.
-        ttl: life in seconds from `created_at`, or a timedelta; `FOREVER` never ends; None leaves it to
-            the default of the tier.
-        tags: labels by which it can be invalidated together with others.
-        size_bytes: its size in the tier that it came from; 0 where that tier does not measure.
-        stale_ttl: seconds, or a timedelta, after its life in which loads may still fall back on it.
+        key: The key of the entry. A tier raises ValueError when it is to store the entry under another key.
+        value: Any object, `None` included.
+        created_at: An aware datetime, or seconds since the epoch; None means now.
+        last_accessed: An aware datetime, or seconds since the epoch; None means `created_at`.
+        access_count: How often the tier that returned the entry has served it.
+        ttl: The life from `created_at`, in seconds or as a timedelta. `FOREVER` never ends. None means the
+            default of the tier.
+        tags: Labels by which the entry can be invalidated together with others.
+        size_bytes: Its size in the tier that returned it; 0 if that tier does not measure.
+        stale_ttl: Seconds, or a timedelta, after the end of its life in which loads may still use the
+            stale value.
 
     Raises:
-        TypeError: a key, TTL or tag of the wrong type.
-        ValueError: a naive datetime, a TTL of NaN, or a negative `stale_ttl`.
+        TypeError: a key, TTL, time or tag of the wrong type.
+        ValueError: a naive datetime, a time outside the years 1 to 9999, a TTL of NaN, or a negative
+            `stale_ttl`.
 
-    An entry that a tier hands out is a snapshot: changing it changes nothing in the tier.
+    An entry that a tier returns is a snapshot. Changing it does not change the tier.
     """
 
     __slots__ = (
@@ -101,26 +103,26 @@ class CacheEntry:
 
     @property
     def created_at(self) -> datetime:
-        """When the value was made, as an aware datetime."""
+        """Return when the value was created, as an aware datetime."""
         return datetime.fromtimestamp(self._created, UTC)
 
     @property
     def last_accessed(self) -> datetime:
-        """When the tier last served it, as an aware datetime."""
+        """Return when the tier last served the entry, as an aware datetime."""
         return datetime.fromtimestamp(self._last, UTC)
 
     @property
     def expires_timestamp(self) -> float:
-        """When its own TTL ends, in seconds since the epoch; infinity without one."""
+        """Return when the entry's own TTL ends, in seconds since the epoch; infinity without a TTL."""
         return math.inf if self.ttl is None else self._created + self.ttl
 
     @property
     def is_expired(self) -> bool:
-        """Whether its own TTL is over by this machine's wall clock."""
+        """Return whether the entry's own TTL has ended, by the wall clock of this machine."""
         return time.time() >= self.expires_timestamp
 
     def touch(self) -> None:
-        """Note an access: one more of them, now."""
+        """Record an access now: increment `access_count` and set `last_accessed`."""
         self.access_count += 1
         self._last = time.time()
 
@@ -132,7 +134,7 @@ class CacheEntry:
     __hash__ = None  # type: ignore[assignment]  # entries are mutable
 
     def __repr__(self) -> str:
-        # The value is left out: it may be large, or nobody's business in a log.
+        # The value is left out: it may be large or confidential.
         return (
             f"CacheEntry(key={self.key!r}, value=<{type(self.value).__name__}>, "
             f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, tags={set(self.tags) or '{}'}, "
@@ -149,7 +151,7 @@ def checked_entry(
     size_bytes: int = 0,
     stale_ttl: float = 0.0,
 ) -> CacheEntry:
-    """Return an entry of arguments that were checked before: a third of the constructor's time."""
+    """Return an entry of arguments that were checked before, in a third of the constructor's time."""
     entry = CacheEntry.__new__(CacheEntry)
     entry.key = key
     entry.value = value

@@ -1,4 +1,4 @@
-"""What explain, warm_cache and optimize_cache return."""
+"""The results of explain, warm_cache and optimize_cache."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cachekit.model.types import FOREVER, CacheLevel
 
 
 class Explanation(NamedTuple):
-    """What a cache knows about one key, as `IntelligentCache.explain` returns it."""
+    """What `IntelligentCache.explain` found out about one key."""
 
     key: str
-    level: CacheLevel | None  #: the tier that would answer; None if no tier holds the key
-    age: float | None  #: seconds since the value was made
-    remaining: float | None  #: seconds that it has left; infinity if it does not expire
+    level: CacheLevel | None  #: the tier that would serve the key; None if no tier holds it
+    age: float | None  #: seconds since the value was created
+    remaining: float | None  #: seconds until the entry expires; infinity if it never does
     tags: frozenset[str]
-    access_count: int  #: how often that tier has served it
+    access_count: int  #: how often that tier has served the entry
 
     def __str__(self) -> str:
         if self.level is None or self.age is None or self.remaining is None:
@@ -31,16 +31,16 @@ class Explanation(NamedTuple):
 class WarmReport(NamedTuple):
     """What `warm_cache` did with each of its keys, in the order of the call."""
 
-    loaded: list[str]  #: loaded here, and stored
-    fresh: list[str]  #: in some tier already, or loaded by somebody else meanwhile
-    failed: dict[str, Exception]  #: the loader, or storing its value, raised this
+    loaded: list[str]  #: keys that this call loaded and stored
+    fresh: list[str]  #: keys that a tier held already, or that another caller loaded
+    failed: dict[str, Exception]  #: what the loader raised, or storing its value
 
 
 class OptimizationReport(NamedTuple):
-    """What `optimize_cache` did and measured, in all tiers."""
+    """What `optimize_cache` removed and measured, over all tiers."""
 
-    expired_removed: int  #: entries whose time was over; a Redis removes its own by itself
+    expired_removed: int  #: expired entries that were removed; a Redis server removes its own itself
     size: int  #: entries that are left
-    memory_usage_bytes: int  #: what they take, about
-    seconds: float  #: how long the round took
-    advice: tuple[str, ...] = ()  #: what `health` finds, and what can be done about it
+    memory_usage_bytes: int  #: the estimated bytes of those entries
+    seconds: float  #: how long the call took
+    advice: tuple[str, ...] = ()  #: the reasons of `health`, each with its remedy

@@ -1,11 +1,13 @@
-"""CacheStats: the statistics of one tier, or of a cache."""
+"""`CacheStats`, the snapshot of what one tier, or a whole cache, has counted, and its builder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, final
 
-#: The statistics that are counted, in the order of `CacheStats`; rates are derived from them.
+from cachekit.model.counters import LatencyHistogram, TierCounters
+
+#: The statistics that are counted, in the order of `CacheStats`. Rates are derived from them.
 COUNTED: Final = (
     "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
     "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
@@ -16,36 +18,36 @@ COUNTED: Final = (
 
 @final
 class CacheStats(Mapping[str, float]):
-    """A frozen snapshot of what a tier, or a whole cache, has counted since it was made.
+    """A frozen snapshot of what a tier, or a whole cache, has counted since it was created.
 
-    Read `stats.hits` or `stats["hits"]`; `to_dict()` is ready for JSON. When each number moves:
+    Read `stats.hits` or `stats["hits"]`. `to_dict()` is ready for JSON. When each number moves:
 
-    - hits: a lookup found a live entry; misses: it found none; unavailable: the tier could not answer.
-      Every lookup is exactly one of the three. Looking without asking for the value (`contains`,
-      `explain`, `keys`) is no lookup.
+    - hits: a lookup found a live entry. misses: it found none. unavailable: the tier failed. Every lookup
+      is exactly one of the three. `contains`, `explain` and `keys` are no lookups.
     - hit_rate: hits / (hits + misses + unavailable); 0 before the first lookup.
-    - sets: an entry was stored, by whomever; a replaced one counts again, a refused write does not.
-    - deletes: an entry was removed by `delete` or `delete_many`, or by a `set` that keeps nothing.
+    - sets: an entry was stored by any caller. Replacing an entry counts, a refused write does not.
+    - deletes: an entry was removed by `delete` or `delete_many`, or by a `set` whose TTL is over.
     - invalidations: an entry was removed by tag, by pattern or by `clear`.
-    - evictions: removed for room. expirations: removed because its time was over; it counts when
-      that is noticed, by a lookup or by the sweep.
+    - evictions: an entry was removed to make room for another one.
+    - expirations: an expired entry was removed. It counts when a lookup or the sweep finds it.
     - promotions: a hit in a slower tier was copied into this one.
-    - refusals: a value was not kept because its key was written or invalidated while it was loaded.
-    - oversized: a value was not kept because it is too large for a tier that is bounded in bytes.
-    - errors: the tier, or a listener of it, failed.
-    - loads, load_failures, load_seconds: calls of loaders and of cached functions, those of them that raised,
-      and how long all of them took, ended ones only; of a whole cache, and 0 for a tier, like the next two.
-    - stale_served: a load gave the value that it found past its time.
+    - refusals: a value was not stored because its key was written or invalidated while it was loaded.
+    - oversized: a value was not stored because it is too large for a tier that is bounded in bytes.
+    - errors: the tier failed, or one of its listeners did.
+    - loads, load_failures, load_seconds: the calls of loaders and cached functions that ended, those that
+      raised, and the seconds that all took. They count for a whole cache, and are 0 for a tier, as are
+      the next two.
+    - stale_served: a load returned a stale value.
     - lease_waits: a load had to wait for a lease or a slot (see `LoadOptions`).
-    - size: entries held, expired ones that were not yet noticed included.
-    - memory_usage_bytes: an estimate; each tier says of what. In a memory tier with `max_bytes` it is what
-      counts towards that.
-    - latency_p50, latency_p99: seconds that a hit took, from a sample of at most 100 a second; 0
-      without one.
-    - requests, request_hits, request_hit_rate: lookups as the caller saw them, each counted once,
-      whichever tier answered; a tier's own are its lookups and hits.
+    - size: the entries held, including expired ones that nothing has removed yet.
+    - memory_usage_bytes: an estimate; each tier documents what it covers. In a memory tier with
+      `max_bytes` it is what counts towards that bound.
+    - latency_p50, latency_p99: the seconds that a hit took, from a sample of at most 100 a second; 0
+      without a sample.
+    - requests, request_hits, request_hit_rate: lookups as the caller sees them. Each counts once, whichever
+      tier has the entry. Those of a tier are its lookups and hits.
 
-    Counters move without a lock and are exact once the cache is quiet.
+    Counters move without a lock and are exact while no thread uses the cache.
     """
 
     hits: int
@@ -79,21 +81,21 @@ class CacheStats(Mapping[str, float]):
         for name in COUNTED:
             object.__setattr__(self, name, numbers.pop(name, 0))
         if numbers:
-            raise TypeError(f"no such statistic: {sorted(numbers)}; there are {', '.join(COUNTED)}")
+            raise TypeError(f"statistics must be among {', '.join(COUNTED)}, not {sorted(numbers)}")
 
     @property
     def hit_rate(self) -> float:
-        """The share of lookups that found a live entry, 0 to 1."""
+        """Return the share of lookups that found a live entry, 0 to 1."""
         lookups = self.hits + self.misses + self.unavailable
         return self.hits / lookups if lookups else 0.0
 
     @property
     def request_hit_rate(self) -> float:
-        """The share of requests that some tier answered, 0 to 1: what alerts should watch."""
+        """Return the share of requests that any tier served, 0 to 1. Alerts should watch this rate."""
         return self.request_hits / self.requests if self.requests else 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """All of it, the rates included, as a plain dict of numbers."""
+        """Return all numbers, the rates included, as a plain dict."""
         return {name: getattr(self, name) for name in self}
 
     def __getitem__(self, name: str) -> float:
@@ -125,3 +127,38 @@ class CacheStats(Mapping[str, float]):
 
 def _stats_from_dict(numbers: dict[str, float]) -> CacheStats:
     return CacheStats(**numbers)
+
+
+def tier_stats(
+    counter: TierCounters,
+    latency: LatencyHistogram,
+    *,
+    hits: int,
+    misses: int,
+    unavailable: int = 0,
+    **more: float,
+) -> CacheStats:
+    """Return the statistics of one tier.
+
+    Args:
+        counter: what the tier counts besides lookups.
+        latency: how long its hits took.
+        hits: lookups that found a live entry.
+        misses: lookups that found none.
+        unavailable: lookups that failed (default 0).
+        more: further statistics by name, such as `size`; they take precedence over the counters.
+
+    Raises:
+        TypeError: there is no statistic of one of the names.
+    """
+    numbers: dict[str, float] = {name: getattr(counter, name) for name in TierCounters.__slots__}
+    numbers |= {
+        "hits": hits,
+        "misses": misses,
+        "unavailable": unavailable,
+        "requests": hits + misses + unavailable,
+        "request_hits": hits,
+        "latency_p50": latency.quantile(0.5),
+        "latency_p99": latency.quantile(0.99),
+    }
+    return CacheStats(**(numbers | more))

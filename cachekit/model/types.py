@@ -1,8 +1,7 @@
-"""The nouns of cachekit: entries, levels, strategies, causes of removal, snapshots of statistics.
+"""The types that the whole package shares: TTLs, tags, cache levels, strategies and removal causes.
 
-Plain values without behaviour of their own beyond checking what they are given; every other room may
-import them, and they import only the errors. Times are floats of seconds inside (`time.time()`, the
-wall clock) and aware datetimes where a person looks.
+They have no behaviour beyond checking their arguments and import only the errors. Times are floats of
+seconds since the epoch inside the package, and aware datetimes in the public API.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
-#: A time to live: seconds, or a timedelta; `None` means "the default of whoever is asked".
+#: A time to live: seconds, or a timedelta. `None` means the default of the cache or tier that is called.
 TTL: TypeAlias = float | timedelta | None
 
-#: A TTL that never ends: the entry goes only by eviction or invalidation.
+#: A TTL that never ends. The entry stays until it is evicted or invalidated.
 FOREVER: Final = math.inf
 
 #: Tags as a caller may write them.
@@ -35,13 +34,13 @@ class _Missing(enum.Enum):
         return False
 
 
-#: What a lookup yields when there is nothing; `None` is a value like any other.
+#: The result of a lookup that found no entry. `None` is a value like any other.
 MISSING: Final = _Missing.MISSING
 Missing: TypeAlias = Literal[_Missing.MISSING]
 
 
 class CacheLevel(enum.Flag):
-    """Which tiers an operation speaks to; members combine, as in `MEMORY | FILE`."""
+    """The tiers that an operation uses. Members combine, as in `MEMORY | FILE`."""
 
     MEMORY = 1
     REDIS = 2
@@ -49,7 +48,7 @@ class CacheLevel(enum.Flag):
     ALL = MEMORY | REDIS | FILE
 
 
-#: The bits of `CacheLevel`: the operators of an enum cost more than a lookup in memory does.
+#: The bits of `CacheLevel` as ints: the operators of an enum cost more than a lookup in memory.
 MEMORY: Final = CacheLevel.MEMORY.value
 REDIS: Final = CacheLevel.REDIS.value
 FILE: Final = CacheLevel.FILE.value
@@ -57,21 +56,21 @@ ALL: Final = CacheLevel.ALL.value
 
 
 class CacheStrategy(enum.Enum):
-    """Which entry a full memory tier gives up; docs/eviction.md says which to choose."""
+    """Which entry a full memory tier evicts; docs/eviction.md says which to choose."""
 
-    LRU = "lru"  #: the one that was read or written longest ago
-    FIFO = "fifo"  #: the one that came in first
-    LFU = "lfu"  #: the one that was asked for least often since it came in
-    TTL = "ttl"  #: the one whose time is over soonest
-    SIEVE = "sieve"  #: one that was not asked for again, found by a hand that walks from old to new
-    S3_FIFO = "s3-fifo"  #: one that was not asked for again while it was on trial, or lately
-    W_TINYLFU = "w-tinylfu"  #: one that was asked for less often lately than what wants its place
+    LRU = "lru"  #: the least recently read or written entry
+    FIFO = "fifo"  #: the oldest entry
+    LFU = "lfu"  #: the entry with the fewest reads since it was stored
+    TTL = "ttl"  #: the entry that expires first
+    SIEVE = "sieve"  #: an entry without a recent read, found by a hand that moves from old to new
+    S3_FIFO = "s3-fifo"  #: an entry that was not read while on probation, or not read recently
+    W_TINYLFU = "w-tinylfu"  #: an entry that was read less often recently than the incoming entry
 
 
 class RemovalCause(enum.Enum):
-    """Why an entry left the memory tier, as removal listeners are told."""
+    """Why an entry left the memory tier; removal listeners receive it."""
 
-    EVICTED = "evicted"  #: to make room
-    EXPIRED = "expired"  #: its time to live was over
-    INVALIDATED = "invalidated"  #: asked for: delete, clear, by tag, by pattern
-    REPLACED = "replaced"  #: another value was set under its key
+    EVICTED = "evicted"  #: evicted to make room for another entry
+    EXPIRED = "expired"  #: its time to live ended
+    INVALIDATED = "invalidated"  #: removed by delete, clear, tag or pattern
+    REPLACED = "replaced"  #: another value was stored under its key

@@ -1,4 +1,4 @@
-"""Checks of arguments that every public method makes, with errors that name the argument."""
+"""Checks of the arguments of public methods; each error names the argument, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cachekit.model.types import MISSING, NO_TAGS, Tags
 
 
 def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
-    """A TTL in seconds, as a float.
+    """Return a TTL in seconds.
 
     Raises:
-        TypeError: it is neither a number nor a timedelta.
-        ValueError: it is NaN.
+        TypeError: the TTL is neither a number nor a timedelta.
+        ValueError: the TTL is NaN.
     """
     kind = type(ttl)
     if type(ttl) is float:
@@ -38,33 +38,33 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
             f"not {ttl!r} of type {type(ttl).__name__}"
         )
     if value != value:
-        raise ValueError(f"{argument} must not be NaN; use FOREVER for no expiry, or None")
+        raise ValueError(f"{argument} must be a number, not NaN; use FOREVER for no expiry, or None")
     return value
 
 
-_LONGEST_STALE: Final = 1e15  # seconds; finite, so that sums with it stay numbers
+_LONGEST_STALE: Final = 1e15  # seconds; finite, so that sums with it stay finite
 
 
 def stale_seconds(stale_ttl: float | timedelta | None) -> float:
-    """For how long after its life a value may still serve loads, in seconds; None is not at all.
+    """Return the seconds after the end of its life in which loads may use a stale value; 0 for None.
 
     Raises:
-        TypeError: it is neither a number nor a timedelta.
-        ValueError: it is NaN, or negative.
+        TypeError: `stale_ttl` is neither a number nor a timedelta.
+        ValueError: `stale_ttl` is NaN, or negative.
     """
     if stale_ttl is None:
         return 0.0
     value = seconds(stale_ttl, "stale_ttl")
     if value < 0:
-        raise ValueError(f"stale_ttl must be 0 or more, not {stale_ttl!r}; None is not at all")
+        raise ValueError(f"stale_ttl must be 0 or more, not {stale_ttl!r}; use None to serve no stale value")
     return min(value, _LONGEST_STALE)
 
 
 def checked_key(key: object, argument: str = "key") -> str:
-    """The key as an exact `str`; a subclass of str becomes a plain one.
+    """Return the key as an exact `str`, also if it is of a subclass.
 
     Raises:
-        TypeError: it is not a str.
+        TypeError: the key is not a str.
     """
     if type(key) is str:
         return key
@@ -77,10 +77,10 @@ def checked_key(key: object, argument: str = "key") -> str:
 
 
 def checked_keys(keys: Iterable[str]) -> list[str]:
-    """The keys, each once and in order.
+    """Return the keys in order, without repetitions.
 
     Raises:
-        TypeError: a bare str (its letters would become keys), no iterable, or a key that is no str.
+        TypeError: a bare str (its letters would become keys), no iterable, or a key that is not a str.
     """
     if isinstance(keys, str):
         raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
@@ -90,11 +90,11 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
 
 
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
-    """The tags as a frozenset of plain str.
+    """Return the tags as a frozenset of exact `str`.
 
     Raises:
-        TypeError: a bare str (its letters would become tags), another container, or a tag that is
-            not a str.
+        TypeError: a bare str (its letters would become tags), another container, or a tag that is not a
+            str.
     """
     if tags is None or tags is NO_TAGS:
         return NO_TAGS
@@ -114,11 +114,11 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
 
 
 def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    """The regular expression, compiled.
+    """Return the compiled regular expression.
 
     Raises:
-        TypeError: it is neither a str nor a compiled pattern of str.
-        ValueError: it is not a valid regular expression.
+        TypeError: the pattern is neither a str nor a compiled pattern of str.
+        ValueError: the pattern is not a valid regular expression.
     """
     if not isinstance(getattr(pattern, "pattern", pattern), str):
         raise TypeError(
@@ -133,24 +133,23 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
         ) from None
 
 
-# Types whose values can be handed out again and again; one look here spares the closer one.
+# Types whose values can be read more than once: one lookup here avoids the full check.
 PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
 
 
 def refuse_unstorable(value: object, source: str = "the value") -> None:
-    """Refuse what can be used only once: whoever came second would find it empty.
+    """Raise if the value can be used only once: the second reader would find it empty.
 
     Raises:
-        SerializationError: the value is an iterator, such as a generator or an open file, or something
-            to be awaited.
-        ValueError: it is MISSING.
+        SerializationError: the value is awaitable, or an iterator, such as a generator or an open file.
+        ValueError: the value is MISSING.
     """
     kind = type(value)
     if value is MISSING:
         raise ValueError(f"{source} is MISSING, which stands for no value; store None, or delete the key")
     if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
         if isinstance(value, CoroutineType):
-            value.close()  # dropped without this, it would warn that it was never awaited
+            value.close()  # an unclosed coroutine would warn that it was never awaited
         raise SerializationError(
             f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
             f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
@@ -163,6 +162,6 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
 
 
 def _is_mock(kind: type) -> bool:
-    # It has every method, and is a value like any other to the test that hands it out.
+    # A mock has every method, so it looks like an iterator; tests cache mocks.
     mock = sys.modules.get("unittest.mock")
     return mock is not None and issubclass(kind, mock.NonCallableMock)

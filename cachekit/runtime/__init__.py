@@ -1,1 +1,1 @@
-"""Threads, clocks, fork safety, the scheduler and backoff. Knows nothing of caching."""
+"""Threads, clocks, fork safety, the scheduler and backoff. It knows nothing of caching."""

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 
 def random_fraction() -> float:
-    """A number from 0 up to, but not including, 1."""
+    """Return a random number from 0 up to, but not including, 1."""
     import random
 
     return random.random()
@@ -26,7 +26,7 @@ def pauses(
     monotonic: Callable[[], float] = time.monotonic,
     jitter: Callable[[], float] = random_fraction,
 ) -> Iterator[float]:
-    """Seconds to wait between attempts, until it is too late; arguments as for `wait_for`."""
+    """Yield the seconds to wait between attempts, until the deadline; arguments as for `wait_for`."""
     pause = _FIRST_PAUSE
     while (left := deadline - monotonic()) > 0:
         yield min(left, pause * (1 - jitter() / 2))
@@ -41,18 +41,17 @@ def wait_for(
     monotonic: Callable[[], float] = time.monotonic,
     jitter: Callable[[], float] = random_fraction,
 ) -> L | None:
-    """Try until there is a lease, or it is too late.
+    """Try to acquire a lease until the deadline.
 
     Args:
-        try_acquire: one attempt, which does not wait; there is at least one.
-        deadline: until when, on the monotonic clock.
-        wait: waits for so many seconds, or for less if it knows better: `ProcessLeases.wait`, or the
-            `wait` of an event that is set when the key changes. Pauses double from 1 ms to 50 ms.
-        monotonic: the clock, in seconds.
-        jitter: a number from 0 up to 1, each time another; it takes up to half of a pause away.
+        try_acquire: Makes one attempt without waiting. It is called at least once.
+        deadline: The end of waiting, in seconds on the monotonic clock.
+        wait: Waits for the given seconds, or less. Pauses double from 1 ms to 50 ms.
+        monotonic: The clock, in seconds.
+        jitter: Returns a number from 0 up to 1. It shortens each pause by up to half.
 
     Returns:
-        The lease, or None at the deadline; then go on without one.
+        The lease, or None at the deadline.
     """
     lease = try_acquire()
     for pause in pauses(deadline, monotonic=monotonic, jitter=jitter):

@@ -1,4 +1,4 @@
-"""The clock of this machine, as the `Clock` port asks for it."""
+"""The `Clock` protocol, and the clock of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, final
 
 @final
 class SystemClock:
-    """The system's clocks, without a call of our own between: the methods are the builtins."""
+    """The system clocks. The methods are the builtins themselves, so reading the time costs one call."""
 
     __slots__ = ()
 
@@ -29,12 +29,12 @@ class SystemClock:
 
 
 class Clock(Protocol):
-    """Where the time comes from: a parameter, so that tests move it and never sleep."""
+    """A source of time. It is a parameter, so that tests can move the time and never sleep."""
 
     def time(self) -> float:
-        """Seconds since the epoch: for whatever is compared between processes or after a restart."""
+        """Return seconds since the epoch, for times that other processes or later runs compare."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never jumps: for whatever stays in this process."""
+        """Return seconds on a clock that never jumps, for times that stay in this process."""
         ...

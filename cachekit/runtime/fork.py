@@ -1,8 +1,8 @@
-"""What must happen around `os.fork()`, so that parent and child both go on.
+"""Hooks around `os.fork()` that leave all locks usable in the parent and in the child.
 
-A lock that some thread holds at the moment of a fork stays locked for ever in the child, and what it
-guards may be half changed. So all registered locks are taken before the fork and given back on both
-sides after it; nothing of ours is in the middle of a change when the child begins.
+A lock that another thread holds during a fork stays locked in the child for ever, and the data that it
+guards may be half changed. So all registered locks are taken before a fork and released after it on both
+sides: no change is in progress when the child begins.
 """
 
 from __future__ import annotations
@@ -11,33 +11,66 @@ import itertools
 import os
 import threading
 import weakref
-from typing import Protocol
+from typing import Protocol, final
 
 
 class ForkSafe(Protocol):
-    """Something that holds locks, or threads, across operations."""
+    """An object that holds locks, or threads, across operations."""
 
     def before_fork(self) -> None:
         """Take the locks."""
         ...
 
     def after_fork(self, in_child: bool) -> None:
-        """Give the locks back; in the child also forget what belonged to threads that are gone."""
+        """Release the locks. In the child, also drop the state of threads that no longer exist."""
         ...
 
 
-# Not a WeakSet: while its members are listed another thread may add one, and that is an error.
+# Not a WeakSet: iterating it raises when another thread adds a member at the same time.
 _registered: dict[int, weakref.ref[ForkSafe]] = {}
 _numbers = itertools.count()
 _taking_part: list[ForkSafe] = []
-# One fork at a time: two threads that each hold half of the locks would wait for ever.
+# One fork at a time: two threads that hold half of the locks each would deadlock.
 _one_fork = threading.Lock()
 
 
 def register(participant: ForkSafe) -> None:
-    """Have the participant called around every fork for as long as it lives; it is held weakly."""
+    """Call the hooks of `participant` around every fork while it lives; only a weak reference is kept."""
     number = next(_numbers)
     _registered[number] = weakref.ref(participant, lambda _: _registered.pop(number, None))
+
+
+class Lock(Protocol):
+    """A lock of `threading`."""
+
+    def acquire(self) -> object:
+        """Take the lock."""
+        ...
+
+    def release(self) -> None:
+        """Release the lock."""
+        ...
+
+
+@final
+class ForkSafeLock:
+    """Takes a lock before every fork and releases it afterwards in parent and child, while it lives.
+
+    Args:
+        lock: The lock. It is a separate object, because Python-level `with` blocks would cost a call.
+    """
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        register(self)
+
+    def before_fork(self) -> None:  # noqa: D102
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002, D102
+        self._lock.release()
 
 
 def _before() -> None:
@@ -61,7 +94,7 @@ def _after(in_child: bool) -> None:
             try:
                 _taking_part.pop().after_fork(in_child)
             except Exception:
-                # The others, and the next fork, shall not be stranded with it.
+                # The other participants must get their locks back, and later forks must be possible.
                 import logging
 
                 logging.getLogger("cachekit").exception("a lock may not have survived the fork")

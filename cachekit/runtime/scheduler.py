@@ -1,8 +1,7 @@
-"""One background thread per process for whatever must happen by itself, such as expiry; see `scheduler`.
+"""One background thread per process for repeated tasks, such as the removal of expired entries.
 
-It is started by the first job, ends with the last, is a daemon, and is started again in a forked
-child whose jobs came along. Jobs are bound methods held weakly: a cache that nobody closed, and nobody
-holds, is no reason to go on.
+The thread is a daemon. It starts with the first task and ends with the last. A forked child that inherits
+tasks starts its own thread. Tasks are bound methods that are held weakly, so they keep no cache alive.
 """
 
 from __future__ import annotations
@@ -18,67 +17,67 @@ from cachekit.runtime import fork
 
 @final
 class ScheduledTask:
-    """A repeated call; `cancel()` ends it."""
+    """A repeated call. `cancel()` ends it."""
 
-    __slots__ = ("_upkeep", "due", "interval", "task")
+    __slots__ = ("_scheduler", "due", "interval", "method")
 
-    def __init__(self, scheduler: Scheduler, task: weakref.WeakMethod[Callable[[], Any]], interval: float):
-        self._upkeep = scheduler
-        self.task = task
+    def __init__(self, scheduler: Scheduler, method: weakref.WeakMethod[Callable[[], Any]], interval: float):
+        self._scheduler = scheduler
+        self.method = method
         self.interval = interval
         self.due = time.monotonic() + interval
 
     def cancel(self) -> None:
-        """End it. A call that is under way goes on, but no other begins."""
-        self._upkeep.remove(self)
+        """End the repetition. A call in progress continues, but no other call begins."""
+        self._scheduler.remove(self)
 
 
 @final
 class Scheduler:
-    """A thread and its jobs. Safe to call from any thread, a job of its own included.
+    """A thread and its tasks. Safe to call from any thread, including from one of its tasks.
 
     Args:
-        name: the thread's.
+        name: The name of the thread.
     """
 
     def __init__(self, name: str = "cachekit-upkeep") -> None:
         self._name = name
-        self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers close caches
-        self._jobs: list[ScheduledTask] = []
+        self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers cancel tasks
+        self._tasks: list[ScheduledTask] = []
         self._thread: threading.Thread | None = None
         fork.register(self)
 
     def every(self, interval: float, task: Callable[[], Any]) -> ScheduledTask:
         """Call the bound method `task` every `interval` seconds until it is cancelled or collected.
 
-        The first call comes after one interval. What a task raises is logged; it is called again.
+        The first call comes after one interval. An exception of a task is logged, and its calls continue.
         """
-        job = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval)
+        scheduled = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval)
         with self._wake:
-            self._jobs.append(job)
+            self._tasks.append(scheduled)
             if self._thread is None:
                 self._start()
             self._wake.notify()
-        return job
+        return scheduled
 
     def _collected(self, _: object) -> None:
-        # The thread shall look, for this may have been its last job. Not at the price of waiting: whoever
-        # collects may hold any lock.
+        # This may have been the last task, so the thread must wake up and end. Never block here: the
+        # thread that runs the garbage collector may hold any lock.
         if self._wake.acquire(blocking=False):
             self._wake.notify()
             self._wake.release()
 
-    def remove(self, job: ScheduledTask) -> None:
-        """End a job; with the last one the thread ends, and is waited for, at most a second."""
+    def remove(self, scheduled: ScheduledTask) -> None:
+        """Remove a task. After the last one the thread ends; wait at most one second for that."""
         with self._wake:
-            if job in self._jobs:
-                self._jobs.remove(job)
-            thread = None if self._jobs else self._thread
+            if scheduled in self._tasks:
+                self._tasks.remove(scheduled)
+            thread = None if self._tasks else self._thread
             self._wake.notify()
         if thread is not None and thread is not threading.current_thread():
-            # In short steps: the thread may have gone on with a job that came meanwhile.
+            # In short steps: the thread continues if another task is added at the same time.
             for _ in range(100):
-                if self._jobs or self._thread is not thread:
+                if self._tasks or self._thread is not thread:
                     break
                 thread.join(0.01)
 
@@ -87,54 +86,52 @@ class Scheduler:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
         except RuntimeError:
-            # No more threads, the interpreter ends, or it is one within another that may have no daemons:
-            # the next job tries again.
+            # No threads left, the interpreter is shutting down, or it is a subinterpreter without
+            # daemon threads. The next task tries again.
             return
         self._thread = thread
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._jobs = [job for job in self._jobs if job.task() is not None]
-                if not self._jobs:
-                    # Decided under the lock: a job that comes now finds no thread and starts one.
+                self._tasks = [scheduled for scheduled in self._tasks if scheduled.method() is not None]
+                if not self._tasks:
+                    # Decided under the lock: a task that is added later finds no thread and starts one.
                     self._thread = None
                     return
                 now = time.monotonic()
-                job = min(self._jobs, key=lambda job: job.due)
-                if job.due > now:
-                    self._wake.wait(min(job.due - now, threading.TIMEOUT_MAX))
+                scheduled = min(self._tasks, key=lambda scheduled: scheduled.due)
+                if scheduled.due > now:
+                    self._wake.wait(min(scheduled.due - now, threading.TIMEOUT_MAX))
                     continue
-                job.due = now + job.interval
-            task = job.task()
+                scheduled.due = now + scheduled.interval
+            task = scheduled.method()
             if task is not None:
                 self._call(task)
-            # Neither the cache nor its last reference may be kept alive by this frame.
-            del task, job
+            # This frame must not keep the cache of the task alive.
+            del task, scheduled
 
     def _call(self, task: Callable[[], Any]) -> None:
         try:
             task()
-        except BaseException:  # SystemExit too: the thread belongs to all caches
+        except BaseException:  # SystemExit too: all caches share the thread
             import logging
 
-            logging.getLogger("cachekit").exception("background upkeep failed; it will run again")
+            logging.getLogger("cachekit").exception("a background task failed; it runs again later")
 
-    def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+    def before_fork(self) -> None:  # noqa: D102
         self._wake.acquire()
 
-    def after_fork(self, in_child: bool) -> None:
-        """Give the lock back; in the child the thread is gone, so start one if there are jobs."""
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
         if in_child:
-            # Whoever waited on the condition belongs to the parent.
+            # The thread does not exist in the child, and waiters on the condition belong to the parent.
             self._wake = threading.Condition(threading.RLock())
             self._thread = None
-            if self._jobs:
+            if self._tasks:
                 self._start()
         else:
             self._wake.release()
 
 
-#: The thread of this process.
+#: The scheduler of this process.
 scheduler = Scheduler()

@@ -325,7 +325,8 @@ class _Machine:
         )
 
     def _keys(self, items: list[int]) -> None:
-        self._hashed += len(items)
+        count = len(items)
+        self._hashed += count
         for item in items:
             if item > _VALUE:
                 weight = item & _WEIGHT

@@ -1,9 +1,8 @@
-"""What cachekit is tested with, for authors of tiers and users who test their own code.
+"""Test tools for authors of tiers, and for users who test their own code.
 
-`ManualClock` moves time by hand; `TierContract` is the suite that every tier passes; `FaultyTier` makes a
-tier fail, hang or lie; the fixtures of `cachekit.testing.pytest_plugin` give each test a cache of its own.
-For caches that processes share: `history` checks what they saw, `kills` kills them, `damage` and `faults`
-harm their files, `processes` begins them together, `clock` has one that jumps under them.
+`ManualClock` moves only on request, `TierContract` is the suite that every tier passes, `FaultyTier` fails on
+request, and `pytest_plugin` has fixtures. For caches that processes share: `history` checks results, `kills`
+kills processes, `damage` and `faults` harm files, `processes` forks, and `clock.JumpingClock` jumps.
 """
 
 from cachekit.testing.clock import ManualClock

@@ -1,4 +1,4 @@
-"""Clocks for tests: one that stands still until it is moved, and one that jumps under several processes."""
+"""Clocks for tests: one that moves only on request, and one that jumps while several processes use it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, final
 
-_JUMPS: Final = 4_000  # that a JumpingClock has room for
+_JUMPS: Final = 4_000  # the most jumps of a JumpingClock
 
 
 @final
 class ManualClock:
-    """A `Clock` for tests: wall and monotonic time move together, when `advance` is called.
+    """A `Clock` for tests. Wall and monotonic time move together, when `advance` is called.
 
     Args:
-        start: the wall clock's first reading, in seconds since the epoch. The monotonic clock begins
-            elsewhere, so that code which confuses the two is found out.
+        start: The first wall clock time, in seconds since the epoch. The monotonic clock starts at another
+            number, so that a test finds code that confuses the two.
     """
 
     __slots__ = ("_monotonic", "_wall")
@@ -27,54 +27,54 @@ class ManualClock:
         self._monotonic = 1_000.0
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return self._wall
 
     def monotonic(self) -> float:
-        """Seconds on the clock that never jumps."""
+        """Return seconds on the clock that never jumps."""
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
-        """Let time pass.
+        """Move both clocks forward.
 
         Raises:
-            ValueError: a negative number, or NaN; time does not go back, but see `jump`.
+            ValueError: a negative number, or NaN; `jump` sets the wall clock back.
         """
-        if not seconds >= 0:  # NaN is not
+        if not seconds >= 0:  # also true for NaN
             raise ValueError(
-                f"seconds must not be negative, not {seconds!r}; jump() sets the wall clock back"
+                f"seconds must be 0 or more, not {seconds!r}; use jump() to set the wall clock back"
             )
         self._wall += seconds
         self._monotonic += seconds
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or, with a negative number, back, as an administrator would."""
+        """Set the wall clock forward or, with a negative number, back."""
         self._wall += seconds
 
 
 class Span(NamedTuple):
-    """A time in which a `JumpingClock` went evenly; begin and end are monotonic."""
+    """A span of time without a jump of a `JumpingClock`. Begin and end are monotonic times."""
 
     begin: float
     end: float
-    ahead: float  #: seconds that its wall clock was ahead of its monotonic clock
+    ahead: float  #: seconds by which the wall clock was ahead of the monotonic clock
 
 
 @final
 class JumpingClock:
-    """A `Clock` of one host, which its processes share: its wall clock jumps, its monotonic one never.
+    """A `Clock` that the processes of one host share. Its wall clock jumps, its monotonic clock never does.
 
     Args:
-        path: of a small file, made by whoever comes first; it must be made before processes race for it.
+        path: The path of a small file, which the first user creates. Create it before processes race for it.
 
-    Both clocks go with the machine's monotonic clock, so what two hosts on one machine say can be
-    compared. It remembers every jump, so that a test can tell afterwards what the clock had said. One
-    process may jump, the others read; it pickles, as its path.
+    Both clocks follow the machine's monotonic clock, so times of two hosts on one machine can be compared. It
+    records every jump, so that a test can look up later what the clock showed. Only one process may jump;
+    others read. It pickles as its path.
     """
 
     __slots__ = ("_path", "_words")
 
-    #: Seconds on the clock that never jumps.
+    #: Return seconds on the clock that never jumps.
     monotonic = staticmethod(time.monotonic)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -85,7 +85,7 @@ class JumpingClock:
             begins = not os.fstat(fd).st_size
             if begins:
                 os.ftruncate(fd, size)
-            # How many spans there are, then the begin of each and by how much it is ahead.
+            # The number of spans, then the begin of each and how far it is ahead.
             self._words = memoryview(mmap.mmap(fd, size)).cast("d")
         finally:
             os.close(fd)
@@ -93,7 +93,7 @@ class JumpingClock:
             self._add(0.0, time.time() - time.monotonic())
 
     def time(self) -> float:
-        """Seconds since the epoch, by this host."""
+        """Return seconds since the epoch, as this host sees them."""
         words = self._words
         return time.monotonic() + words[2 * int(words[0])]
 
@@ -104,13 +104,13 @@ class JumpingClock:
     def _add(self, begin: float, ahead: float) -> None:
         count = int(self._words[0])
         if count >= _JUMPS:
-            raise ValueError(f"a JumpingClock remembers {_JUMPS} jumps, and this one has had them all")
+            raise ValueError(f"jumps must be at most {_JUMPS}, not one more; create a new JumpingClock")
         self._words[2 * count + 1] = begin
         self._words[2 * count + 2] = ahead
-        self._words[0] = count + 1  # last: a reader sees all of it or nothing
+        self._words[0] = count + 1  # last, so that a reader sees all of the span or nothing
 
     def spans(self, begin: float, end: float) -> Iterator[Span]:
-        """How it went between two monotonic moments; cut off at both."""
+        """Yield the spans between two monotonic times, cut at both."""
         words = self._words[: 1 + 2 * int(self._words[0])].tolist()
         begins, aheads = words[1::2], words[2::2]
         for first, last, ahead in zip(begins, [*begins[1:], end], aheads, strict=True):

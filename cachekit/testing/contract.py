@@ -1,11 +1,10 @@
-"""TierContract: what every tier must do, as tests that the author of a tier inherits.
+"""`TierContract`: what every tier must do, as tests that the author of a tier inherits.
 
     class TestMyTier(TierContract):
         def make_tier(self, clock):
             return MyTier(clock=clock)
 
-Plain asserts and pytest's collection; nothing of pytest is imported, so a user's environment without it
-can still import `cachekit.testing`.
+It uses plain asserts and does not import pytest, so `cachekit.testing` works without pytest.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ def _raises(kind: type[Exception], *words: str) -> Iterator[None]:
 
 
 class TierContract:
-    """Subclass it, and implement `make_tier`. Each test gets a tier of its own, on a clock that stands."""
+    """Subclass it and implement `make_tier`. Each test gets a new tier, and a clock that stands still."""
 
     def make_tier(self, clock: ManualClock) -> Tier:
-        """An empty tier that takes the time from the clock, and holds at least 100 entries."""
+        """Return an empty tier that reads this clock and has space for at least 100 entries."""
         raise NotImplementedError
 
     @contextmanager
@@ -55,12 +54,12 @@ class TierContract:
         return CacheEntry(key, value, clock.time(), **more)  # type: ignore[arg-type]
 
     def test_it_is_a_tier(self) -> None:
-        """It has every method of the port."""
+        """The tier has every method of the protocol."""
         with self._tier() as (tier, _):
             assert isinstance(tier, Tier)
 
     def test_what_goes_in_comes_out(self) -> None:
-        """Value, type, tags and time come back; None is a value."""
+        """Value, type, tags and time are read as they were stored; None is a value."""
         values = [None, 0, 1, True, 1.5, "", "text", b"bytes", (1, 2), [1, 2], {1, 2}, {"a": (1,)}]
         with self._tier() as (tier, clock):
             for index, value in enumerate(values):
@@ -88,13 +87,13 @@ class TierContract:
             assert sorted(tier.keys()) == sorted(keys)
 
     def test_a_miss_is_none(self) -> None:
-        """A key that was never set yields None, and counts as a miss."""
+        """A key that was never set gives None, and counts as a miss."""
         with self._tier() as (tier, _):
             assert tier.get("nothing") is None
             assert tier.get_stats().misses == 1
 
     def test_replacing(self) -> None:
-        """The last value set is the one."""
+        """The last value set is returned."""
         with self._tier() as (tier, clock):
             tier.set("k", self._entry(clock, "k", "old", tags={"a"}))
             tier.set("k", self._entry(clock, "k", "new", tags={"b"}))
@@ -109,7 +108,7 @@ class TierContract:
             tier.set("b", self._entry(clock, "a"))
 
     def test_expiry(self) -> None:
-        """An entry is served until its time is over, and not at that moment."""
+        """An entry is served until it expires, and not at that moment."""
         with self._tier() as (tier, clock):
             tier.set("k", self._entry(clock, "k", ttl=10))
             clock.advance(9.5)
@@ -119,7 +118,7 @@ class TierContract:
             assert list(tier.keys()) == []
 
     def test_forever(self) -> None:
-        """FOREVER and no TTL do not expire."""
+        """Entries with FOREVER or without a TTL do not expire."""
         with self._tier() as (tier, clock):
             tier.set("a", self._entry(clock, "a", ttl=FOREVER))
             tier.set("b", self._entry(clock, "b"))
@@ -128,7 +127,7 @@ class TierContract:
             assert tier.get("b") is not None
 
     def test_a_copy_keeps_the_age_of_its_original(self) -> None:
-        """An entry made earlier has only the rest of its life."""
+        """An entry created earlier lives only for the rest of its life."""
         with self._tier() as (tier, clock):
             entry = self._entry(clock, "k", ttl=10)
             clock.advance(6)
@@ -139,7 +138,7 @@ class TierContract:
             assert tier.get("k") is None
 
     def test_an_entry_that_is_over_removes_the_key(self) -> None:
-        """Storing what has expired leaves neither it nor what was there before."""
+        """Storing an expired entry removes the key."""
         with self._tier() as (tier, clock):
             dead = self._entry(clock, "k", "dead", ttl=5)
             clock.advance(5)
@@ -148,14 +147,14 @@ class TierContract:
             assert tier.get("k") is None
 
     def test_an_entry_from_the_future_lives_its_ttl_at_the_most(self) -> None:
-        """Another machine's clock may run ahead; that lengthens no life."""
+        """The clock of another machine may be ahead; that prolongs no life."""
         with self._tier() as (tier, clock):
             tier.set("k", CacheEntry("k", "v", clock.time() + 1000, ttl=10))
             clock.advance(10)
             assert tier.get("k") is None
 
     def test_delete(self) -> None:
-        """A deleted key is gone; deleting says whether it was there."""
+        """A deleted key is missing; deleting says whether it was there."""
         with self._tier() as (tier, clock):
             tier.set("k", self._entry(clock, "k"))
             assert tier.delete("k") is True
@@ -163,7 +162,7 @@ class TierContract:
             assert tier.get("k") is None
 
     def test_clear(self) -> None:
-        """Nothing is left."""
+        """No key is left."""
         with self._tier() as (tier, clock):
             for index in range(10):
                 tier.set(f"k{index}", self._entry(clock, f"k{index}"))
@@ -191,16 +190,16 @@ class TierContract:
             assert (stats.hits, stats.misses, stats.unavailable, stats.sets) == (2, 2, 0, 1)
 
     def test_a_current_fence_lets_a_value_in(self) -> None:
-        """What was loaded while nothing happened is kept."""
+        """A value that was loaded while its key and tags did not change is stored."""
         with self._tier() as (tier, clock):
             fence = tier.fence("k", {"t"})
             assert fence.is_current()
             assert tier.set_if("k", self._entry(clock, "k", tags={"t"}), fence) is True
-            assert fence.is_current(), "storing a loaded value tells nobody anything new"
+            assert fence.is_current(), "storing a loaded value breaks no fence"
             assert tier.get("k") is not None
 
     def test_a_write_breaks_the_fence(self) -> None:
-        """A set, a delete, or clear during a load refuses what was loaded."""
+        """A value is refused after a set, a delete or a clear during its load."""
         with self._tier() as (tier, clock):
             writes: list[Callable[[], bool]] = [
                 lambda: tier.set("k", self._entry(clock, "k", "written")),
@@ -218,21 +217,21 @@ class TierContract:
                 assert (before and before.value) == (after and after.value)
 
     def test_an_expired_set_breaks_the_fence_too(self) -> None:
-        """Keeping nothing is a write like any other."""
+        """A set whose TTL is over is a write like any other."""
         with self._tier() as (tier, clock):
             fence = tier.fence("k")
             tier.set("k", self._entry(clock, "k", ttl=0))
             assert not fence.is_current()
 
     def test_other_keys_do_not_break_a_quiet_tiers_fence(self) -> None:
-        """Writes of a few other keys leave the fence alone."""
+        """Writes of a few other keys do not break the fence."""
         with self._tier() as (tier, clock):
             fence = tier.fence("k")
             tier.set("other", self._entry(clock, "other"))
             assert tier.set_if("k", self._entry(clock, "k"), fence) is True
 
     def test_a_fence_is_for_its_key_and_tags(self) -> None:
-        """A fence taken for something else cannot vouch for this entry."""
+        """A fence that was taken for another key or other tags is refused."""
         with self._tier() as (tier, clock):
             fence = tier.fence("k", {"t"})
             with _raises(ValueError, "'other'"):
@@ -241,7 +240,7 @@ class TierContract:
                 tier.set_if("k", self._entry(clock, "k", tags={"t", "u"}), fence)
 
     def test_tags(self) -> None:
-        """An invalidation by tag drops its entries and no others, and breaks the fences that name it."""
+        """An invalidation by tag removes exactly its entries, and breaks the fences that name the tag."""
         with self._tier() as (tier, clock):
             if not isinstance(tier, InvalidatesTags):
                 return
@@ -269,7 +268,7 @@ class TierContract:
             assert tier.get("k") is None
 
     def test_patterns(self) -> None:
-        """An invalidation by pattern drops what matches, and breaks the fences of keys that match."""
+        """An invalidation by pattern removes matching keys, and breaks the fences of matching keys."""
         with self._tier() as (tier, clock):
             if not isinstance(tier, InvalidatesPatterns):
                 return
@@ -282,7 +281,7 @@ class TierContract:
             assert tier.set_if("user:3", self._entry(clock, "user:3"), fence) is False
 
     def test_after_close(self) -> None:
-        """A closed tier refuses work, may be closed again, and still tells its figures."""
+        """A closed tier refuses work, may be closed again, and still returns its statistics."""
         with self._tier() as (tier, clock):
             entry = self._entry(clock, "k")
             tier.set("k", entry)

@@ -1,4 +1,4 @@
-"""A damage fuzzer: one fault at a time in the files of a directory, and everything as it was after it."""
+"""A damage fuzzer: it puts one fault at a time into the files of a directory, and restores them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple, final
 
 
 class Damage(NamedTuple):
-    """One fault: in which file, where, and what."""
+    """One fault in one file."""
 
-    name: str  #: of the file, relative to the directory
+    name: str  #: the path of the file, relative to the directory
     what: str  #: "flip", "cut", "zero" or "remove"
-    offset: int  #: of the flipped byte, or the length that is left
-    bits: int  #: those that are flipped
+    offset: int  #: of the flipped byte, or the length of the cut file
+    bits: int  #: the bits to flip
 
     def apply(self, directory: Path) -> None:
-        """Do it."""
+        """Put the fault into the directory."""
         path = directory / self.name
         if self.what == "remove":
             path.unlink()
@@ -39,11 +39,11 @@ class Damage(NamedTuple):
 
 @final
 class Fuzzer:
-    """Faults in a directory that nobody has open.
+    """Faults in a directory that no process has open.
 
     Args:
-        directory: as it should be; it is remembered, so it should be small.
-        seed: the same seed chooses the same faults.
+        directory: The undamaged directory. Its content is kept in memory, so it should be small.
+        seed: The seed of the random faults (default 0).
     """
 
     def __init__(self, directory: Path, seed: int = 0) -> None:
@@ -56,7 +56,7 @@ class Fuzzer:
         }
 
     def faults(self, flips: int) -> Iterator[Damage]:
-        """Every file removed, emptied, cut in three places and zeroed; and so many flipped bytes.
+        """Yield every file removed, emptied, cut in three places and zeroed, and `flips` flipped bytes.
 
         Flips go to every file in turn, half of them to bytes that are not zero.
         """
@@ -78,7 +78,7 @@ class Fuzzer:
             )
 
     def restore(self) -> None:
-        """Everything as it was when the fuzzer was made."""
+        """Restore all files as they were when the fuzzer was created."""
         shutil.rmtree(self._directory)
         for name, content in self._files.items():
             path = self._directory / name

@@ -1,4 +1,4 @@
-"""Faults for the file tier's engine: stop after the Nth effect, as `kill -9` would, or fill the disk."""
+"""Faults of the file tier's engine: a stop after the Nth effect, as by `kill -9`, and a full disk."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cachekit.tiers.file.folder import Folder
 
 
 class CrashError(BaseException):
-    """The process "died" here; from now on no effect happens. Not an Exception, so that no one handles it."""
+    """The process "died" here. It is not an Exception, so that no code handles it."""
 
 
 class StoppingEffects(FileOps):
-    """Effects that are counted, and stop after the first `allowed` of them.
+    """Counts effects, and stops after the first `allowed` of them.
 
-    An effect is a system call that changes a directory, or one store into a mapped file. The one that is
-    not allowed any more, and everything after it, raises CrashError; a pwrite may have written a part.
+    An effect is a system call that changes a directory, or one store into a mapped file. The first effect
+    beyond the limit, and every later one, raises CrashError. A pwrite may then have written a part.
 
     Args:
-        allowed: how many happen; None for all, which only counts them.
-        torn: how much of the pwrite that is cut off still happens, 0 to 1.
+        allowed: The number of effects that happen; None (the default) for all, which only counts them.
+        torn: The share of the stopped pwrite that still happens, 0 (the default) to 1.
     """
 
     def __init__(self, allowed: int | None = None, torn: float = 0.0) -> None:
@@ -37,29 +37,29 @@ class StoppingEffects(FileOps):
         self.count += 1
 
     def allocate(self, fd: int, size: int) -> None:
-        """Give a new file its size and its blocks."""
+        """Set the size of a new file, and allocate its blocks."""
         self._happen()
         FileOps.allocate(fd, size)
 
     def create(self, folder: Folder, name: str) -> int:
-        """Make a new file."""
+        """Create a new file."""
         self._happen()
         return FileOps.create(folder, name)
 
     def pwrite(self, fd: int, content: Any, offset: int) -> int:
-        """Write; the one that is cut off writes a part."""
+        """Write; a stopped write writes a part."""
         if self.allowed is not None and self.count == self.allowed and self.torn:
             FileOps.pwrite(fd, bytes(content)[: int(len(content) * self.torn)], offset)
         self._happen()
         return FileOps.pwrite(fd, content, offset)
 
     def replace(self, folder: Folder, old: str, new: str) -> None:
-        """Rename over."""
+        """Rename a file over another one."""
         self._happen()
         FileOps.replace(folder, old, new)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Give a file its size."""
+        """Set the size of a file."""
         self._happen()
         FileOps.truncate(fd, size)
 
@@ -69,16 +69,16 @@ class StoppingEffects(FileOps):
         FileOps.unlink(folder, name)
 
     def words(self, view: memoryview) -> memoryview:
-        """A view whose stores count."""
+        """Return a view whose stores count."""
         return cast(memoryview, _CountedView(view, self))
 
     def octets(self, view: memoryview) -> memoryview:
-        """A view whose stores count."""
+        """Return a view whose stores count."""
         return cast(memoryview, _CountedView(view, self))
 
 
 class FullDisk(FileOps):
-    """Effects of a disk that is full while `full` is true: nothing new can be written."""
+    """The effects of a disk that is full while `full` is true: no new data can be written."""
 
     def __init__(self) -> None:
         self.full = False
@@ -88,7 +88,7 @@ class FullDisk(FileOps):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def allocate(self, fd: int, size: int) -> None:
-        """Give a new file its size and its blocks."""
+        """Set the size of a new file, and allocate its blocks."""
         self._check()
         FileOps.allocate(fd, size)
 
@@ -100,7 +100,7 @@ class FullDisk(FileOps):
 
 @final
 class _CountedView:
-    """As much of a memoryview as the engine uses."""
+    """The methods of a memoryview that the engine uses."""
 
     __slots__ = ("_effects", "_view")
 

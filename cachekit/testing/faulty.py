@@ -1,4 +1,4 @@
-"""A tier that fails when it is told to: for tests of what stands above it."""
+"""A tier that fails on request, for tests of the code that uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cachekit.model.types import Tags
 from cachekit.runtime import fork
 from cachekit.tiers.base import Fence, Tier
 
-#: What a tier promises to do whatever has happened to it; they fail only if they are named.
+#: Methods that a tier promises to keep working after every fault. They fail only if a test names them.
 _DEPENDABLE: Final = frozenset({"close", "get_stats"})
 
 
@@ -26,24 +26,24 @@ class _Fault(NamedTuple):
 
 @final
 class FaultyTier:
-    """A tier around another one, in order until `fail`, `hang` or `lie` says otherwise.
+    """A tier around another one, which works until `fail`, `hang` or `lie` is called.
 
     Args:
-        tier: any tier. Its further public methods, such as those of a `DirectoryTier` or a `ServerTier`, are
-            there too, and so it answers `isinstance` as that tier does.
+        tier: Any tier. This tier also has its further public methods, such as those of a `DirectoryTier` or a
+            `ServerTier`, so `isinstance` gives the same result for both.
 
-    Each of the three takes the names of the methods that it is about; without names it is about all but
-    `close` and `get_stats`, which no fault of a tier makes fail. The last one said of a method holds,
-    until `mend`. All is safe in any thread, and takes effect with the next call.
+    `fail`, `hang` and `lie` take the names of the methods to change; without names they change all except
+    `close` and `get_stats`, which no fault of a tier breaks. The last fault of a method holds until `mend`.
+    All is safe in any thread, and takes effect with the next call.
 
     Raises:
-        TypeError: `tier` has not all methods of a `Tier`.
+        TypeError: `tier` does not have all methods of a `Tier`.
     """
 
     def __init__(self, tier: Tier) -> None:
         if not isinstance(tier, Tier):
             raise TypeError(f"tier must be a tier, such as a MemoryCache, not {tier!r}")
-        self.tier = tier  #: the one inside, for a look past the faults
+        self.tier = tier  #: the tier inside, to call it without faults
         self._changed = threading.Condition()
         self._faults: dict[str, _Fault] = {}
         self._calls: Counter[str] = Counter()
@@ -54,7 +54,7 @@ class FaultyTier:
         )
         for name in self._methods:
             if not hasattr(FaultyTier, name):
-                # In the instance: there `isinstance` with a Protocol looks, also in Python 3.12.
+                # In the instance, where `isinstance` with a Protocol looks, also in Python 3.12.
                 setattr(self, name, self._forwarding(name))
         if hasattr(tier, "path"):
             self.path = tier.path  # no method, and yet a member of a `DirectoryTier`
@@ -69,22 +69,22 @@ class FaultyTier:
     # -- faults -------------------------------------------------------------------------------------
 
     def fail(self, *methods: str, full: bool = False) -> None:
-        """Raise TierUnavailableError, with `full` the one that says that there is no room."""
+        """Let calls raise TierUnavailableError; with `full`, the one for a tier without space."""
         self._set("full" if full else "fail", methods)
 
     def hang(self, *methods: str, timeout: float | None = None) -> None:
-        """Wait until another fault is set or the tier is mended, and then do what holds by then.
+        """Let calls block until another fault is set or the tier is mended, and then do what holds by then.
 
-        With a `timeout`, in seconds, fail when it is over, as a call to a frozen server does.
+        With a `timeout`, in seconds, they fail when it is over, as a call to a frozen server does.
         """
         self._set("hang", methods, timeout)
 
     def lie(self, *methods: str) -> None:
-        """Return None, and do nothing."""
+        """Let calls return None and do nothing."""
         self._set("lie", methods)
 
     def mend(self, *methods: str) -> None:
-        """Be in order again; calls that hang go on."""
+        """End the faults. Blocked calls continue."""
         with self._changed:
             for name in methods or list(self._faults):
                 self._drop(self._known(name))
@@ -104,7 +104,7 @@ class FaultyTier:
     def _known(self, name: str) -> str:
         if name not in self._methods:
             raise ValueError(
-                f"{name!r} is not a method of {type(self.tier).__name__}; it has {sorted(self._methods)}"
+                f"a method must be one of {sorted(self._methods)} of {type(self.tier).__name__}, not {name!r}"
             )
         return name
 
@@ -113,24 +113,24 @@ class FaultyTier:
         if fault is not None:
             fault.released.set()
 
-    # -- what was seen ------------------------------------------------------------------------------
+    # -- what tests read ----------------------------------------------------------------------------
 
     @property
     def calls(self) -> Counter[str]:
-        """How often each method was called so far, failed calls included; a copy."""
+        """Return how often each method was called so far, failed calls included; a copy."""
         with self._changed:
             return self._calls.copy()
 
     @property
     def hanging(self) -> int:
-        """How many calls hang at this moment."""
+        """Return how many calls are blocked now."""
         return self._hanging
 
     def wait_for_hanging(self, count: int = 1, timeout: float = 10.0) -> None:
-        """Return as soon as `count` calls hang.
+        """Return as soon as `count` calls are blocked.
 
         Raises:
-            TimeoutError: they did not within `timeout` seconds.
+            TimeoutError: they were not within `timeout` seconds (default 10).
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._hanging >= count, timeout):
@@ -149,17 +149,17 @@ class FaultyTier:
         with self._changed:
             self._failed["errors"] += 1
             if name in {"get", "look", "get_many"}:
-                asked = len(args[0]) if name == "get_many" else 1
-                self._failed["unavailable"] += asked
-                self._failed["requests"] += asked
+                lookups = len(args[0]) if name == "get_many" else 1
+                self._failed["unavailable"] += lookups
+                self._failed["requests"] += lookups
         if fault.kind == "hang":
-            raise TierUnavailableError(f"{name}: no answer within {fault.timeout} s")
+            raise TierUnavailableError(f"{name}: timed out after {fault.timeout} s")
         if fault.kind == "full":
-            raise TierUnavailableError(f"{name}: no room, as the test asked for", full=True)
+            raise TierUnavailableError(f"{name}: no space, as the test asked for", full=True)
         raise TierUnavailableError(f"{name}: out, as the test asked for")
 
     def _hang(self, fault: _Fault) -> bool:
-        """Wait for the end of the fault; False if its timeout came first."""
+        # Waits for the end of the fault. False if its timeout came first.
         self._hanging += 1
         self._changed.notify_all()
         self._changed.release()
@@ -172,7 +172,7 @@ class FaultyTier:
     # -- a tier -------------------------------------------------------------------------------------
 
     def get(self, key: str) -> CacheEntry | None:
-        """See `Tier`; so are the others."""
+        """Return what the tier inside returns, unless there is a fault, as do the methods below."""
         entry: CacheEntry | None = self._forward("get", key)
         return entry
 
@@ -218,13 +218,11 @@ class FaultyTier:
 
     # -- forks --------------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+    def before_fork(self) -> None:  # noqa: D102
         self._changed.acquire()
 
-    def after_fork(self, in_child: bool) -> None:
-        """Release the lock; in the child no call hangs, and faults are its own from now on."""
-        if in_child:
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
+        if in_child:  # blocked calls belong to threads that are not in the child
             self._changed = threading.Condition()
             self._hanging = 0
         else:

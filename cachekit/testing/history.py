@@ -1,14 +1,14 @@
-"""Was every read right? A checker of what several processes or threads saw of one cache.
+"""A checker of histories: could one correct cache have returned all that several processes or threads read?
 
-Record an `Operation` for every read and write, with the times at which it began and ended; `violations`
-then says which keys' histories no order of the operations explains that respects real time: if one ended
-before another began, it comes first. That is linearizability of a register (Herlihy and Wing, 1990). If
-every write has a value of its own, it is decided key by key, and by sorting, as in Gibbons and Korach,
-"Testing Shared Memories" (1997), section 4: all operations on one value form a zone, from the first
-end to the last begin among them; an order exists if no two zones in which the value must be there the
-whole time overlap, and none of the others lies within one of those.
+Record an `Operation` for every read and write, with the times at which it began and ended. `violations` then
+names the keys whose history no order of the operations explains that respects real time: an operation that
+ended before another began comes first. That is linearizability of a register (Herlihy and Wing, 1990). If
+all written values differ, it can be decided per key and by sorting, as in Gibbons and Korach, "Testing
+Shared Memories" (1997), section 4. All operations on one value form a zone, from the first end to the last
+begin among them. In some zones the value must be present the whole time. An order exists if no two of these
+overlap, and none of the other zones lies within one of these.
 
-A read that found nothing is explained by a cache that gave the entry up, unless `evicts` is False.
+A read that found nothing is explained by an eviction, unless `evicts` is False.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import NamedTuple
 class Operation(NamedTuple):
     """One read or write of one key, as its caller saw it.
 
-    A read yields `value`, or None if it found nothing. A write of None is a delete. A write whose caller
-    died before it ended has an `end` of infinity.
+    A read has the `value` found, or None. A write of None is a delete. A write whose caller died before it
+    ended has an `end` of infinity.
     """
 
     key: str
@@ -35,11 +35,11 @@ class Operation(NamedTuple):
 
 
 def violations(history: Iterable[Operation], *, evicts: bool = True) -> list[str]:
-    """What cannot have happened in a cache that keeps its promise, in words; empty if all is explained.
+    """Return what cannot have happened in a correct cache, as sentences; empty if all is explained.
 
     Args:
-        history: in any order. Values written to one key must differ.
-        evicts: whether a read may find nothing although something was written.
+        history: The operations in any order. All values written to one key must differ.
+        evicts: Whether a read may find nothing although a value was written (default True).
 
     Raises:
         ValueError: two writes of one key have the same value, or an operation ended before it began.
@@ -80,8 +80,8 @@ def _of_values(key: str, history: list[Operation]) -> list[str]:
     held = sorted((first, last, value) for value, (first, last) in zones.items() if first < last)
     for (_, last, value), (first, _, other) in pairwise(held):
         if first < last:
-            found.append(f"{key!r}: {other!r} was there while {value!r} must have been")
-    # What only must have been there at one moment of a span: other values, and deletes.
+            found.append(f"{key!r}: {other!r} was present while {value!r} must have been")
+    # What must have been present only at one moment of a span: other values, and deletes.
     brief = [(last, first, repr(value)) for value, (first, last) in zones.items() if first >= last]
     brief += [(one.begin, one.end, "a delete") for one in history if one.is_write and one.value is None]
     brief.sort()

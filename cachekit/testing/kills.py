@@ -1,8 +1,8 @@
-"""A kill loop: processes that work on one cache directory, and die by SIGKILL in the middle of it.
+"""A kill loop: processes that use one cache directory and are killed by SIGKILL at random moments.
 
-Each worker owns some keys, and writes down in shared memory what it is about to do and what it has
-done. After each kill the survivor compares: a key of the dead worker must hold the last value that was
-written to it, or the one in flight.
+Each worker owns some keys, and records in shared memory what it is about to do and what it has done. After
+each kill the loop checks the keys of the dead worker: each must hold the last value that was written to it,
+or the one in flight.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from cachekit.testing.processes import fork
 
 
 class Store(Protocol):
-    """What the loop asks of a cache; see `engine_store` in the tests of the file tier."""
+    """The methods of a cache that the loop uses; see `engine_store` in the tests of the file tier."""
 
     def read(self, key: str) -> bytes | None:
-        """What the key holds."""
+        """Return the value of the key, or None."""
         ...
 
     def write(self, key: str, value: bytes | None) -> None:
-        """Store it; None deletes."""
+        """Store a value; None deletes the key."""
         ...
 
 
 class KillReport(NamedTuple):
-    """What the loop saw. All but the first three must be zero; see `KillLoop.run`."""
+    """The results of the loop. All but the first three must be zero; see `KillLoop.run`."""
 
     kills: int
-    operations: int  #: that workers had finished when it ended
-    in_flight: int  #: kills that met a write in progress
-    wrong: int  #: values that were never the key's, or were not what the key had to hold
-    lost: int  #: entries that are gone, but for those in flight
-    stuck: int  #: times that nobody got on for a minute
+    operations: int  #: that workers had finished when the loop ended
+    in_flight: int  #: kills during a write
+    wrong: int  #: values that were never the key's, or not the one that the key must hold
+    lost: int  #: missing entries, except those in flight
+    stuck: int  #: times that no worker made progress for a minute
     unreadable: int  #: times that the directory could not be opened
     errors: list[str]
 
@@ -53,13 +53,13 @@ _DELETED: Final = 1 << 63
 
 @final
 class KillLoop:
-    """Kill workers at random moments, and check what they leave.
+    """Kills workers at random moments, and checks the files that they leave.
 
     Args:
-        open_store: opens the cache, in every process anew.
-        workers: how many processes work at once.
-        evicts: whether an entry may be gone for room.
-        seed: of what the workers do; when they die depends on the machine.
+        open_store: Opens the cache; called in every process.
+        workers: The number of processes that work at once (default 4).
+        evicts: Whether entries may be evicted (default False).
+        seed: The seed of what the workers do (default 0). When they are killed depends on the machine.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class KillLoop:
         self._workers = workers
         self._evicts = evicts
         self._random = random.Random(seed)
-        # Of each worker: operations done, key in flight + 1, its number; then the last number per key.
+        # For each worker: operations done, key in flight + 1, its number; then the last number per key.
         self._stride = 3 + _OWN
         self._board = memoryview(mmap.mmap(-1, 8 * workers * self._stride)).cast("Q")
 
     def run(self, kills: int) -> KillReport:
-        """Kill so many times."""
+        """Kill workers `kills` times, and return the results."""
         children = [self._start(number) for number in range(self._workers)]
         in_flight = wrong = lost = stuck = unreadable = 0
         errors: list[str] = []
@@ -87,25 +87,25 @@ class KillLoop:
                 victim = self._random.randrange(self._workers)
                 if not self._wait_for_progress(victim, self._random.randrange(1, 60)):
                     stuck += 1
-                    errors.append("no worker got on")
-                # Some more of its time, so that the kill comes anywhere in an operation.
+                    errors.append("no worker made progress")
+                # A random delay, so that the kill comes anywhere in an operation.
                 for _ in range(self._random.randrange(3000)):
                     pass
                 os.kill(children[victim], signal.SIGKILL)
                 _, status = os.waitpid(children[victim], 0)
                 if not os.WIFSIGNALED(status):
-                    errors.append(f"worker {victim} had ended by itself, with status {status}")
+                    errors.append(f"worker {victim} ended without a kill, with status {status}")
                 in_flight += bool(self._board[victim * self._stride + 1])
                 try:
                     with self._open() as store:
-                        bad, gone = self._compare(store, victim)
-                except Exception as error:  # noqa: BLE001  # whatever it is, it is what we look for
+                        bad, missing = self._compare(store, victim)
+                except Exception as error:  # noqa: BLE001  # any exception is a finding
                     unreadable += 1
                     errors.append(repr(error))
                 else:
                     wrong += len(bad)
-                    lost += len(gone)
-                    errors += bad + gone
+                    lost += len(missing)
+                    errors += bad + missing
                 children[victim] = self._start(victim)
         finally:
             for child in children:
@@ -128,7 +128,7 @@ class KillLoop:
     def _compare(self, store: Store, worker: int) -> tuple[list[str], list[str]]:
         at = worker * self._stride
         flying, flying_number = self._board[at + 1] - 1, self._board[at + 2]
-        bad, gone = [], []
+        bad, missing = [], []
         for own in range(_OWN):
             key = f"{worker}:{own}"
             last = self._board[at + 3 + own]
@@ -138,16 +138,16 @@ class KillLoop:
             found = store.read(key)
             if found is None and None not in allowed and own != flying:
                 if not self._evicts:
-                    gone.append(f"{key} is gone; its number was {last:x}")
+                    missing.append(f"{key} is missing; its number was {last:x}")
             elif found is not None and found not in allowed:
                 bad.append(f"{key} holds {found[:40]!r}; it must be number {last:x} or in flight")
-            # From here on what is there counts, and nothing is in flight.
+            # From here on the stored value counts, and no write is in flight.
             if own == flying and found == _content(key, flying_number):
                 self._board[at + 3 + own] = flying_number
             elif found is None:
                 self._board[at + 3 + own] = 0
         self._board[at + 1] = 0
-        return bad, gone
+        return bad, missing
 
     def _start(self, worker: int) -> int:
         seed = self._random.random()
@@ -174,7 +174,7 @@ class KillLoop:
                     board[at + 3 + own] = what
                     board[at + 1] = 0
                     board[at] += 1
-                    # And what others have, at least, must be theirs.
+                    # The keys of other workers must hold values of those workers.
                     other = f"{random_.randrange(self._workers)}:{random_.randrange(_OWN)}"
                     found = store.read(other)
                     if found is not None and found != _content(other, int(found.split(b"|")[1])):
@@ -184,7 +184,7 @@ class KillLoop:
 
 
 def _content(key: str, number: int) -> bytes | None:
-    """What the key holds after the write of this number; it tells both, and is easy to check."""
+    # The value of the write with this number; it contains both and is easy to check.
     if not number or number & _DELETED:
         return None
     head = b"%s|%d|" % (key.encode(), number)

@@ -1,4 +1,4 @@
-"""Work in several processes at once: begun together, ended together, errors brought home."""
+"""Work in several processes at once: started together, ended together, with their errors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 def fork() -> int:
-    """`os.fork`, also where other threads run, which Python 3.12 warns of."""
+    """Call `os.fork` without the warning of Python 3.12 about other threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def in_processes(count: int, work: Callable[[int], T]) -> list[T]:
-    """Call `work(0)` to `work(count - 1)`, each in a forked process, all from one moment on.
+    """Call `work(0)` to `work(count - 1)`, each in a forked process, all from the same moment.
 
     Args:
-        count: how many.
-        work: what it returns must be picklable.
+        count: The number of processes.
+        work: The function; its result must be picklable.
 
     Returns:
         The results in order.
 
     Raises:
-        AssertionError: one of them raised; with its traceback.
+        AssertionError: one of the calls raised; the message has its traceback.
     """
     go, gate = os.pipe()
     children: list[tuple[int, int]] = []
@@ -64,19 +64,19 @@ def in_processes(count: int, work: Callable[[int], T]) -> list[T]:
 def _end(pipe: int, work: Callable[[int], Any], number: int) -> NoReturn:
     try:
         try:
-            answer = pickle.dumps((True, work(number)))
-        except BaseException:  # noqa: BLE001  # it is the parent's to judge
-            answer = pickle.dumps((False, traceback.format_exc()))
+            outcome = pickle.dumps((True, work(number)))
+        except BaseException:  # noqa: BLE001  # the parent raises it
+            outcome = pickle.dumps((False, traceback.format_exc()))
         with open(pipe, "wb") as file:
-            file.write(answer)
+            file.write(outcome)
     finally:
         os._exit(0)
 
 
 def _collect(pipe: int, number: int) -> Any:
     with open(pipe, "rb", closefd=False) as file:
-        answer = file.read()
-    assert answer, f"process {number} died"
-    fine, result = pickle.loads(answer)
+        outcome = file.read()
+    assert outcome, f"process {number} died"
+    fine, result = pickle.loads(outcome)
     assert fine, f"process {number} raised:\n{result}"
     return result

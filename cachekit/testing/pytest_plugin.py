@@ -1,4 +1,4 @@
-"""Fixtures for tests of code that caches: a cache of its own for each test, or none at all.
+"""Fixtures for tests of code that caches: an own cache for each test, or no caching.
 
 Name the module once, in the `conftest.py` at the root of your tests:
 
@@ -17,13 +17,13 @@ from cachekit.cache.intelligent import IntelligentCache
 
 @pytest.fixture
 def cachekit_cache() -> Iterator[IntelligentCache]:
-    """A fresh default cache for this test, empty at its beginning and closed at its end."""
+    """Provide an empty default cache for this test, and close it at the end."""
     with IntelligentCache(file_cache=None) as cache, override(cache):
         yield cache
 
 
 @pytest.fixture
 def cachekit_disabled() -> Iterator[None]:
-    """Cached functions call through during this test; nothing is looked up or stored."""
+    """Disable caching for this test: cached functions run, nothing is looked up or stored."""
     with disabled():
         yield

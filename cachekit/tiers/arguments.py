@@ -1,4 +1,4 @@
-"""What every tier is given, checked: each refusal names the argument, the value and the remedy."""
+"""Checks of the arguments of tiers; each error names the argument, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -14,59 +14,61 @@ from cachekit.tiers.fences import SharedFence
 
 
 def checked_cap(default_ttl: TTL) -> float:
-    """Seconds that a tier keeps anything at the longest; infinity without a limit.
+    """Return the maximum life of an entry in seconds; infinity for no limit.
 
     Raises:
-        TypeError: it is no TTL.
-        ValueError: it is not more than 0.
+        TypeError: `default_ttl` is neither a number nor a timedelta.
+        ValueError: `default_ttl` is not more than 0.
     """
     cap = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
     if cap <= 0:
-        raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; None sets no limit")
+        raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; use None for no limit")
     return cap
 
 
 def checked_interval(cleanup_interval: float | None) -> float | None:
-    """Seconds between two sweeps.
+    """Return the seconds between two sweeps; None for no sweeps.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is out of range.
+        TypeError: `cleanup_interval` is not a number.
+        ValueError: `cleanup_interval` is out of range.
     """
     interval = None if cleanup_interval is None else seconds(cleanup_interval, "cleanup_interval")
     if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
         raise ValueError(
             f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-            f"not {cleanup_interval!r}; None switches the sweep off"
+            f"not {cleanup_interval!r}; use None for no sweeps"
         )
     return interval
 
 
 def check_entry(key: str, entry: CacheEntry) -> None:
-    """Refuse what is no entry of this key.
+    """Raise if `entry` is not an entry of this key.
 
     Raises:
-        TypeError: the entry is no CacheEntry, or the key no str.
-        ValueError: the entry's own key is another one.
+        TypeError: `entry` is not a CacheEntry, or the key is not a str.
+        ValueError: the entry has another key.
     """
     if not isinstance(entry, CacheEntry):
         raise TypeError(
             f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"set_value() takes plain values"
+            f"use set_value() for plain values"
         )
     if checked_key(key) != entry.key:
-        raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
+        raise ValueError(
+            f"key must be the key of the entry, {entry.key!r}, not {key!r}; create an entry with that key"
+        )
 
 
 LARGEST_MB: Final = 1 << 20
 
 
 def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
-    """The fence, if it is one for this entry.
+    """Return the fence, if it was taken for this entry.
 
     Raises:
-        TypeError: it is no fence of a file tier.
-        ValueError: it was taken for another key, or not for all the tags.
+        TypeError: it is not a fence of a tier that processes share.
+        ValueError: it was taken for another key, or not for all tags.
     """
     if not isinstance(fence, SharedFence):
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
@@ -80,11 +82,11 @@ def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
 
 
 def checked_limit(max_size_mb: float) -> int:
-    """The limit in bytes.
+    """Return the limit in bytes of a limit in MiB.
 
     Raises:
-        TypeError: it is no number.
-        ValueError: it is out of range.
+        TypeError: `max_size_mb` is not a number.
+        ValueError: `max_size_mb` is out of range.
     """
     if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):
         raise TypeError(

@@ -174,13 +174,13 @@ def test_regions(cache: IntelligentCache, clock: ManualClock) -> None:
     cache.set("user.3", 1)
     assert users.clear() == 1
     assert cache.contains("user.3"), "the prefix is text, not a pattern"
-    with pytest.raises(TypeError, match="holds dict, and the value of '1' is a str"):
+    with pytest.raises(TypeError, match=r"the value of '1' in region .* must be of type dict, not str"):
         users.set("1", "Ada")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="holds dict"):
+    with pytest.raises(TypeError, match="must be of type dict"):
         users.get_or_set("1", lambda: "Ada")  # type: ignore[arg-type, return-value]
     assert not cache.contains("user:1")
     cache.set("user:9", "someone else's")
-    with pytest.raises(TypeError, match="holds dict"):
+    with pytest.raises(TypeError, match="must be of type dict"):
         users.get("9")
     assert repr(users) == "Region('user:', dict)"
     assert users.prefix == "user:"

@@ -487,7 +487,7 @@ def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
             with IntelligentCache(memory, close_tiers=False, file_cache=None) as passing:
                 assert passing.get("k") == 1
         assert memory.get_stats().hits == 50
-        assert len(memory._figures._readers) == 3  # of those that left, of the tier, of `last`
+        assert len(memory._stats._readers) == 3  # of those that left, of the tier, of `last`
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -43,7 +43,7 @@ from cachekit.tiers.file.paths import directory_of
         ({"max_size_mb": 0.5}, ValueError, ["max_size_mb", "0.5"]),
         ({"max_size_mb": nan}, ValueError, ["max_size_mb", "nan"]),
         ({"max_size_mb": inf}, ValueError, ["max_size_mb", "inf"]),
-        ({"cleanup_interval": 0}, ValueError, ["cleanup_interval", "None switches"]),
+        ({"cleanup_interval": 0}, ValueError, ["cleanup_interval", "use None for"]),
         ({"cleanup_interval": "x"}, TypeError, ["cleanup_interval"]),
         ({"default_ttl": 0}, ValueError, ["default_ttl"]),
         ({"namespace": 1}, TypeError, ["namespace"]),

@@ -60,15 +60,15 @@ def test_figures(tmp_path: Path) -> None:
 def test_the_sweep_comes_by_itself(tmp_path: Path) -> None:
     """Upkeep removes what is over; it ends with the cache."""
     clock = ManualClock()
-    others = set(scheduler._jobs)
+    others = set(scheduler._tasks)
     cache = FileCache(tmp_path, 1, 0.01, clock=clock)
-    own = set(scheduler._jobs) - others
+    own = set(scheduler._tasks) - others
     assert own
     cache.set_value("k", 1, ttl=1)
     clock.advance(1)
     wait_until(lambda: cache.size() == 0, "it is swept")
     cache.close()
-    assert not own & set(scheduler._jobs)
+    assert not own & set(scheduler._tasks)
 
 
 # -- one directory, several caches ----------------------------------------------------------------------

@@ -111,7 +111,7 @@ def operation(name: str, setting: Setting, key: str, database: dict[str, str]) -
         terms = LoadRequest(
             lambda _: 60.0, frozenset({key}), CacheLevel.ALL, 0.0, OFF, replaces=True, waits=False
         )
-        return lambda: inside.loads(one).renew(key, lambda: database[key], terms)
+        return lambda: inside.loads(one).reload_now(key, lambda: database[key], terms)
     assert one.memory_cache is not None
     one.memory_cache.delete(key)
     if name.endswith("from file") and one.redis_cache is not None:

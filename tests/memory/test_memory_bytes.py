@@ -88,9 +88,9 @@ class TestBytes:
         """Each says what would be right."""
         with pytest.raises(TypeError, match=r"max_bytes must be an int, not '1' of type str"):
             MemoryCache(max_bytes="1")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="max_bytes must be at least 1, not 0; None sets no limit"):
+        with pytest.raises(ValueError, match="max_bytes must be at least 1, not 0; use None for no limit"):
             MemoryCache(max_bytes=0)
-        with pytest.raises(ValueError, match="weigher needs max_bytes"):
+        with pytest.raises(ValueError, match="weigher must be None without max_bytes"):
             MemoryCache(weigher=len)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"weigher must be callable as f\(key, value\) -> int, not 3"):
             MemoryCache(max_bytes=9, weigher=3)  # type: ignore[arg-type]

@@ -352,7 +352,7 @@ class TestHits:
             cache.set_value("later", 1)
             clock.advance(1)
             cache.get_value("timed")  # the first after a while, so it is timed
-            assert cache._figures.latency._counts != [0] * len(cache._figures.latency._counts)
+            assert cache._stats.latency._counts != [0] * len(cache._stats.latency._counts)
             cache.get_value("later")
             cache.set_value("new", 1)
             assert sorted(cache.keys()) == ["later", "new"]
@@ -395,9 +395,9 @@ class TestOwnPolicies:
         policy: EvictionPolicy = Sieve()
         cache = MemoryCache(3, policy)
         assert cache.strategy is policy
-        with pytest.raises(ValueError, match="belongs to another cache already"):
+        with pytest.raises(ValueError, match="strategy must be a policy that no other cache has"):
             MemoryCache(3, policy)
-        with pytest.raises(ValueError, match="belongs to another cache already"):
+        with pytest.raises(ValueError, match="strategy must be a policy that no other cache has"):
             MemoryCache(3, lambda: policy)
 
     @pytest.mark.parametrize("strategy", [Order, Sieve, *CacheStrategy])
@@ -442,7 +442,10 @@ class TestOwnPolicies:
         [
             ("lru", "strategy must be a member of CacheStrategy, an EvictionPolicy, or a function"),
             (None, "not None of type NoneType"),
-            (dict, r"made \{\}, which is no EvictionPolicy: it has no begin, insert, hit, prolong, evict"),
+            (
+                dict,
+                r"must make an EvictionPolicy, not \{\} as .* does; add begin, insert, hit, prolong, evict",
+            ),
         ],
     )
     def test_what_is_no_policy(self, strategy: object, words: str) -> None:
@@ -455,7 +458,9 @@ class TestOwnPolicies:
         with MemoryCache(2, Wrong) as cache:
             cache.set_value("a", 1)
             cache.set_value("b", 1)
-            with pytest.raises(CacheError, match=r"Wrong object .* chose 'never seen', which is not held"):
+            with pytest.raises(
+                CacheError, match=r"must return a key that is held, not 'never seen'; .*Wrong object"
+            ):
                 cache.set_value("c", 1)
             assert sorted(cache.keys()) == ["a", "b"]
             assert cache.delete("a")
@@ -467,7 +472,9 @@ class TestOwnPolicies:
         monkeypatch.setattr(Wrong, "evict", lambda self, incoming: chosen)
         with MemoryCache(1, Wrong) as cache:
             cache.set_value("a", 1)
-            with pytest.raises(CacheError, match=f"chose {re.escape(repr(chosen))}, which is not held"):
+            with pytest.raises(
+                CacheError, match=f"must return a key that is held, not {re.escape(repr(chosen))};"
+            ):
                 cache.set_value("b", 1)
 
     def test_a_policy_that_raises_begins_anew(self) -> None:

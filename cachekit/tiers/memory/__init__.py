@@ -1,5 +1,5 @@
-"""The memory tier: `tier` is what people and caches speak to, `store` is what holds the entries."""
+"""The memory tier. `tier` has the class that callers use, `store` holds the entries."""
 
-from cachekit.tiers.memory.tier import MemoryCache, figures_of, memory_of_nothing, store_of
+from cachekit.tiers.memory.tier import MemoryCache, memory_of_nothing, stats_of, store_of
 
-__all__ = ["MemoryCache", "figures_of", "memory_of_nothing", "store_of"]
+__all__ = ["MemoryCache", "memory_of_nothing", "stats_of", "store_of"]

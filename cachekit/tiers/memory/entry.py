@@ -1,4 +1,4 @@
-"""What memory holds: one entry, and the index from tags to keys. The store guards both with its lock."""
+"""The entry of the memory tier, and the index from tags to keys. The lock of the store guards both."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final, final
 
 from cachekit.tiers.fences import SharedFence
 
-#: The deadline of an entry that has left.
+#: The deadline of an entry that was removed.
 GONE: Final = -inf
 
 
 class MemoryEntry:
-    """One entry as memory holds it. Times are on the tier's monotonic clock.
+    """One entry of the memory tier. Times are on the tier's monotonic clock.
 
-    Made without an `__init__`, whose call would cost more than all of its assignments.
+    It has no `__init__`, because calling one would cost more than all assignments.
     """
 
     __slots__ = (
@@ -36,16 +36,16 @@ class MemoryEntry:
     created: float
     ttl: float
     deadline: float  # created + ttl; minus infinity from just before the entry leaves the store
-    stale: float  # for how long after its deadline a load may still fall back on it; finite
+    stale: float  # finite seconds after the deadline in which loads may use the value
     last: float
     accesses: int
     tags: frozenset[str]
-    shared_fence: SharedFence | None  # what must stand for the value to be served; None asks nobody
+    shared_fence: SharedFence | None  # serve the value only while this is current; None means always
 
 
 @final
 class TagIndex:
-    """Which keys have a tag; a tag without keys is not there. Not locked."""
+    """The keys of each tag. A tag without keys is not in the index. Not locked."""
 
     __slots__ = ("_keys",)
 
@@ -53,12 +53,12 @@ class TagIndex:
         self._keys: dict[str, set[str]] = {}
 
     def link(self, key: str, tags: Iterable[str]) -> None:
-        """Note that the key has the tags."""
+        """Add the key to the tags."""
         for tag in tags:
             self._keys.setdefault(tag, set()).add(key)
 
     def unlink(self, key: str, tags: Iterable[str]) -> None:
-        """Note that the key has the tags no more."""
+        """Remove the key from the tags."""
         for tag in tags:
             keys = self._keys.get(tag)
             if keys is not None:
@@ -67,17 +67,17 @@ class TagIndex:
                     del self._keys[tag]
 
     def count(self, tag: str) -> int:
-        """How many keys have the tag."""
+        """Return how many keys have the tag."""
         return len(self._keys.get(tag, ()))
 
     def having(self, tags: Iterable[str]) -> set[str]:
-        """The keys that have any of the tags."""
+        """Return the keys that have any of the tags."""
         return set[str]().union(*(self._keys.get(tag, ()) for tag in tags))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all tags."""
         self._keys.clear()
 
     def as_dict(self) -> dict[str, set[str]]:
-        """All of it, for checks."""
+        """Return a copy of the index, for checks."""
         return {tag: set(keys) for tag, keys in self._keys.items()}

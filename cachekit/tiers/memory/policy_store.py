@@ -1,21 +1,21 @@
-"""A store that asks an eviction policy who leaves, and may be bounded in bytes.
+"""A store that asks an eviction policy which entry to evict, and may be bounded in bytes.
 
-What `Store` promises it promises too, but for the order of LRU. It is a class of its own so that plain
-LRU, which needs neither, pays for neither.
+It guarantees what `Store` does, except LRU order. It is a separate class so that plain LRU, which needs
+neither, does not pay for it.
 
-How a policy hears of hits
---------------------------
-A policy that can bear it (`LockFreeHits`) is called by the hit itself. For the others a hit leaves its
-key in a queue, which is one step under the GIL, and whoever makes the queue long, or writes next, tells
-the policy, under the lock. Nothing is lost, and with one thread the policy hears everything in order and
-before it matters; with several, hits of one moment come in some order. On a free-threaded build
-`find` finds nothing, so every hit is told under the lock, in one way or the other.
+How a policy learns of hits
+---------------------------
+A hit calls a `LockFreeHits` policy directly. For other policies a hit appends its key to a queue, which is
+one atomic step under the GIL. The hit that fills the queue, or the next write, reports the queued hits to
+the policy under the lock. No hit is lost. With one thread the policy receives every hit in order and in
+time. With several threads the order of concurrent hits is arbitrary. On a free-threaded build `find` finds
+nothing, so every hit is reported under the lock, in one of the two ways.
 
 When a step is interrupted
 --------------------------
-A signal handler's exception may end any step of a write in the middle, also one inside the policy, and a
-policy of the user's may raise. `_unsure` is set before the first of such steps and taken back after the
-last. Whoever finds it set makes the policy begin anew with what is held, and counts the bytes again.
+An exception of a signal handler may end any step of a write, also inside the policy, and a user's policy
+may raise. `_unsure` is set before the first of these steps and cleared after the last. An operation that
+finds it set rebuilds the policy from the entries held, and sums the bytes again.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.write_lock import Removed
 
-# An Enum's members are looked up by code of Python's own, which shows.
+# Reading a member of an Enum runs Python code, which is measurable.
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
 
-_BATCH: Final = 128  # hits that wait before one of them takes the lock
+_BATCH: Final = 128  # queued hits before one of them takes the lock
 
-# Which store a policy belongs to, by its identity: the store keeps it alive, so no other has it meanwhile.
+# The store of each policy, by the policy's id: the store keeps the policy alive, so the id is unique.
 _owners: weakref.WeakValueDictionary[int, PolicyStore] = weakref.WeakValueDictionary()
 
 
 @final
 class _Weighed(MemoryEntry):
-    """An entry that knows what it counts for."""
+    """An entry with its weight."""
 
     __slots__ = ("weight",)
 
@@ -67,16 +67,15 @@ class _LeastRecent:
         self.hit = self.hit_unlocked = entries.move_to_end
 
     def begin(self, capacity: int) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def insert(self, key: str, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def prolong(self, key: str, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def evict(self, incoming: str) -> str:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         while True:
             try:
                 return next(iter(self._entries))
@@ -84,7 +83,7 @@ class _LeastRecent:
                 continue
 
     def remove(self, key: str) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
 
 @final
@@ -92,12 +91,12 @@ class PolicyStore(Store):
     """`Store` with another order than LRU, a bound in bytes, or both.
 
     Args:
-        max_size: the most entries.
-        longest: seconds that it keeps any entry at the most; infinity for no such limit.
-        now: the monotonic clock.
-        cleanup_interval: seconds between sweeps; None for no sweeps.
-        policy: who leaves; it belongs to this store from now on. None is LRU.
-        bound: of its bytes; None is no bound.
+        max_size: The maximum number of entries.
+        longest: The maximum life of an entry in seconds; infinity for no limit.
+        clock: The source of time.
+        cleanup_interval: Seconds between two sweeps; None for no sweeps.
+        policy: Chooses the entry to evict; it belongs to this store from now on. None means LRU.
+        bound: The bound in bytes; None for no bound.
 
     Raises:
         ValueError: the policy belongs to another store.
@@ -124,8 +123,8 @@ class PolicyStore(Store):
         self._hits: deque[str] = deque()
         if _owners.setdefault(id(self._policy), self) is not self:
             raise ValueError(
-                f"{policy!r} belongs to another cache already; give each cache a policy of its own, "
-                f"or its class as the strategy"
+                f"strategy must be a policy that no other cache has, not {policy!r}; create a policy for "
+                f"each cache, or pass its class as the strategy"
             )
         self._policy.begin(max_size)
         if isinstance(self._policy, LockFreeHits):
@@ -135,34 +134,33 @@ class PolicyStore(Store):
 
     @property
     def weight(self) -> int | None:
-        """What all entries count for together; None if there is no bound."""
+        """Return the weight of all entries; None if there is no bound."""
         return None if self._bound is None else self._weight
 
     # -- hits ---------------------------------------------------------------------------------------
 
     def touch_again(self, key: str) -> None:
-        """See `Store.touch_again`; the policy is not told, which would take it for another hit."""
+        """Look up a key without reporting a hit, which the policy would count twice."""
         self._entries[key]
 
-    def _settle(self, gone: Removed | None = None) -> None:  # noqa: ARG002
-        """Have the policy know all that has happened."""
+    def _report_hits(self, removed: Removed | None = None) -> None:  # noqa: ARG002
         if self._unsure:
-            self._begin_anew()
+            self._rebuild()
         self._unsure = True
         hits, entries, hit = self._hits, self._entries, self._policy.hit
-        for _ in range(len(hits)):  # no more than these, or other threads' hits could keep us here
+        for _ in range(len(hits)):  # no more than these, or hits of other threads could prolong the loop
             key = hits.popleft()
             if key in entries:
                 hit(key)
         self._unsure = False
 
-    def _begin_anew(self) -> None:
+    def _rebuild(self) -> None:
         self._policy.begin(self.max_size)
         self._weight = 0
         self._hits.clear()
         for held in list(dict.values(self._entries)):
             self._policy.insert(held.key, held.deadline)
-            self._weight += held.weight  # type: ignore[attr-defined]  # there are no others in here
+            self._weight += held.weight  # type: ignore[attr-defined]  # all entries here are _Weighed
         self._unsure = False
 
     # -- writing ------------------------------------------------------------------------------------
@@ -176,10 +174,10 @@ class PolicyStore(Store):
         created: float | None = None,
         fence: Fence | None = None,
         shared_fence: SharedFence | None = None,
-        news: bool = False,
+        breaks_fences: bool = False,
         stale: float = 0.0,
     ) -> bool:
-        """See `Store.put`; False also if the value is too large to be kept, which counts.
+        """Store a value as `Store.put` does; count it and return False if it is too large.
 
         Raises:
             CacheError: the policy chose a key that is not held.
@@ -191,16 +189,16 @@ class PolicyStore(Store):
         elif created + ttl > now + self._longest:
             ttl = now + self._longest - created
         if created + ttl <= now:
-            return self._put_nothing(key, fence, news)
+            return self._put_nothing(key, fence, breaks_fences)
         try:
             weight = 0
             if self._bound is not None:
-                # Without the lock: a weigher of the user's is anybody's code.
+                # Without the lock, because a user's weigher may run any code.
                 weight = self._bound.weigh(key, value, tags)
                 if weight > self._bound.largest:
                     self.refuse_if_closed()
                     self.counter.oversized += 1
-                    self._put_nothing(key, fence, news)
+                    self._put_nothing(key, fence, breaks_fences)
                     return False
             held = _Weighed()
             held.key = key
@@ -213,35 +211,35 @@ class PolicyStore(Store):
             held.tags = tags
             held.shared_fence = shared_fence
             held.weight = weight
-            done = self._exclusively(self._put, held, fence, news)
+            done = self._exclusively(self._put, held, fence, breaks_fences)
         except CacheClosedError:
             raise
         except BaseException:
-            # A weigher or a policy of the user's failed, or a signal came. A slower tier may have the
-            # new value by now: the older one must not stay here.
-            self._put_nothing(key, fence, news)
+            # A user's weigher or policy failed, or a signal came. A slower tier may have the new value
+            # already, so the older one must not stay here.
+            self._put_nothing(key, fence, breaks_fences)
             raise
         if self._unswept and ttl != inf:
             self._begin_sweeping()
-        return done is not False  # None: it is queued
+        return done is not False  # None: the call is queued
 
-    def _put(self, gone: Removed, held: _Weighed, fence: Fence | None, news: bool) -> bool:
+    def _put(self, removed: Removed, held: _Weighed, fence: Fence | None, breaks_fences: bool) -> bool:
         if fence is not None and not fence.is_current():
             self.counter.refusals += 1
             return False
         key = held.key
-        if self._fenced and (fence is None or news):
+        if self._fenced and (fence is None or breaks_fences):
             self._fences.break_key(key)
         if self._hits or self._unsure:
-            self._settle()
+            self._report_hits()
         self._unsure = True
         entries, weight = self._entries, held.weight
         old: Any = entries.get(key)
         if old is None:
             if len(entries) >= self.max_size or self._weight + weight > self._limit:
-                self._make_room(gone, key, weight, None)
+                self._free_space(removed, key, weight, None)
         elif self._weight + weight - old.weight > self._limit:
-            old = self._make_room(gone, key, weight, old)
+            old = self._free_space(removed, key, weight, old)
         deadline = held.created + held.ttl
         if held.tags:
             self._tags.link(key, held.tags)
@@ -250,13 +248,13 @@ class PolicyStore(Store):
             self._weight += weight
             self._policy.insert(key, deadline)
         else:
-            # An entry of its own, unlike in `Store`: the old one is handed out to listeners.
+            # A new entry, unlike in `Store`, because listeners receive the old one.
             old.deadline = GONE
             entries[key] = held
             self._weight += weight - old.weight
             if old.tags:
                 self._tags.unlink(key, old.tags - held.tags)
-            gone.append((old, _REPLACED))
+            removed.append((old, _REPLACED))
             self._policy.prolong(key, deadline)
             self._policy.hit(key)
         held.deadline = deadline
@@ -264,15 +262,18 @@ class PolicyStore(Store):
         self._unsure = False
         return True
 
-    def _make_room(self, gone: Removed, key: str, weight: int, old: Any) -> Any:
-        """Evict until there is room for an entry; the one that it replaces, if that is still there."""
+    def _free_space(self, removed: Removed, key: str, weight: int, old: Any) -> Any:
+        # Evicts until an entry fits. Returns the entry that it replaces, or None if that was evicted too.
         entries = self._entries
         while True:
             chosen = self._policy.evict(key)
-            # A policy may be anybody's, and choose what cannot even be looked up.
+            # A user's policy may choose a value that cannot even be looked up.
             victim: Any = entries.get(chosen) if isinstance(chosen, str) else None
             if victim is None:
-                raise CacheError(f"the eviction policy {self._policy!r} chose {chosen!r}, which is not held")
+                raise CacheError(
+                    f"evict() of the policy must return a key that is held, not {chosen!r}; "
+                    f"correct the eviction policy {self._policy!r}"
+                )
             if victim is old:
                 old = None
             victim.deadline = GONE
@@ -281,15 +282,15 @@ class PolicyStore(Store):
             if victim.tags:
                 self._tags.unlink(chosen, victim.tags)
             self.counter.evictions += 1
-            gone.append((victim, _EVICTED))
+            removed.append((victim, _EVICTED))
             growth = weight if old is None else weight - old.weight
             if self._weight + growth <= self._limit and (old is not None or len(entries) < self.max_size):
                 return old
 
-    def _prolong(self, gone: Removed, key: str, life: float) -> bool:
-        done = super()._prolong(gone, key, life)
+    def _prolong(self, removed: Removed, key: str, life: float) -> bool:
+        done = super()._prolong(removed, key, life)
         if done:
-            self._settle()
+            self._report_hits()
             self._unsure = True
             self._policy.prolong(key, self._entries[key].deadline)
             self._unsure = False
@@ -297,33 +298,36 @@ class PolicyStore(Store):
 
     # -- removing -----------------------------------------------------------------------------------
 
-    def _remove(self, gone: Removed, held: MemoryEntry, cause: RemovalCause) -> None:
+    def _remove(self, removed: Removed, held: MemoryEntry, cause: RemovalCause) -> None:
         try:
-            self._settle()
-        finally:  # whatever the policy says to that, the entry leaves
+            self._report_hits()
+        finally:  # the entry leaves even if the policy raises
             self._unsure = True
-            super()._remove(gone, held, cause)
+            super()._remove(removed, held, cause)
         self._weight -= held.weight  # type: ignore[attr-defined]
         self._policy.remove(held.key)
         self._unsure = False
 
-    def _clear(self, gone: Removed) -> None:
+    def _clear(self, removed: Removed) -> None:
         self._unsure = True
-        super()._clear(gone)
-        self._begin_anew()
+        super()._clear(removed)
+        self._rebuild()
 
     def check(self) -> None:
-        """See `Store.check`; and that policy, bytes and entries agree."""
+        """Assert what `Store.check` does, and that policy, bytes and entries agree."""
         super().check()
         with self._lock:
-            self._settle()
+            self._report_hits()
             held: list[Any] = list(dict.values(self._entries))
         assert self._weight == sum(one.weight for one in held)
         assert self._weight <= self._limit
 
+    def report_queued_hits(self) -> None:
+        """Report the queued hits to the policy, under the lock."""
+        self._exclusively(self._report_hits)
+
 
 def _queueing(hits: deque[str], store: weakref.ref[PolicyStore]) -> Callable[[str], object]:
-    """A hit that leaves its key in the queue; the one that makes it long has all of them told."""
     append = hits.append
 
     def touch(key: str) -> None:
@@ -331,6 +335,6 @@ def _queueing(hits: deque[str], store: weakref.ref[PolicyStore]) -> Callable[[st
         if len(hits) >= _BATCH:
             owner = store()
             if owner is not None:
-                owner._exclusively(owner._settle)
+                owner.report_queued_hits()
 
     return touch

@@ -1,8 +1,8 @@
-"""How many bytes an entry counts for, and how many there may be in all.
+"""How many bytes an entry takes, and the bound of a memory tier in bytes.
 
-The estimate is `sizing.size_of` of the value, which is bounded in depth and time, plus the key and what
-an entry costs by itself. It is made once, when the value is stored: a value that grows afterwards does
-not weigh more. A `weigher` of the user's takes its place, in whatever unit the user likes.
+The estimate is `size_of` the value, which is bounded in depth and time, plus the key and the overhead of
+an entry. It is made once, when the value is stored, so a value that grows later does not weigh more. A
+user's `weigher` replaces the estimate, in any unit.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from typing import Any, Final, final
 
 from cachekit.tiers.memory.entry import MemoryEntry
 
-#: What an entry takes beside its key and value: the entry itself with its garbage collector header,
-#: three floats, a place in the dict and a node of its order.
+#: The overhead of an entry beside key and value: the entry with its garbage collector header, three
+#: floats, a place in the dict and a node of its order.
 BOOKKEEPING: Final = sys.getsizeof(MemoryEntry()) + 16 + 3 * sys.getsizeof(0.0) + 50 + 56
 
-_PER_TAG: Final = 80  # a key's place in the index of a tag
+_PER_TAG: Final = 80  # the place of a key in the index of a tag
 
-#: The part of all room that one entry may take, so that no value can push out more than that.
+#: One entry may take at most this fraction of the bound, so no value can evict more than that.
 LARGEST_SHARE: Final = 4
 
 Weigher = Callable[[str, Any], int]
 
 
 def entry_size(key: str, value: Any, tags: frozenset[str]) -> int:
-    """Bytes that an entry takes in memory, about; what an eviction policy keeps of it is left out."""
+    """Return the estimated bytes of an entry in memory, without the data of an eviction policy."""
     return size_of(value) + sys.getsizeof(key) + BOOKKEEPING + _PER_TAG * len(tags)
 
 
 @final
 class ByteBound:
-    """The most bytes that a memory tier may hold, and what each entry counts for.
+    """The bound of a memory tier in bytes, and the weight of each entry.
 
     Args:
-        limit: the most, at least 1.
-        weigher: called with key and value, without any lock; what an entry counts for. None estimates.
+        limit: The maximum weight of all entries, at least 1.
+        weigher: Called with key and value, without any lock; returns the weight. None means an estimate
+            in bytes.
 
     Raises:
-        TypeError: the limit is not an int, or the weigher not callable.
+        TypeError: the limit is not an int, or the weigher is not callable.
         ValueError: the limit is less than 1.
     """
 
@@ -53,21 +54,21 @@ class ByteBound:
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"max_bytes must be an int, not {limit!r} of type {type(limit).__name__}")
         if limit < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {limit}; None sets no limit")
+            raise ValueError(f"max_bytes must be at least 1, not {limit}; use None for no limit")
         if weigher is not None and not callable(weigher):
             raise TypeError(f"weigher must be callable as f(key, value) -> int, not {weigher!r}")
         self.limit = limit
-        #: What one entry may count for at the most.
+        #: The maximum weight of one entry.
         self.largest = -(-limit // LARGEST_SHARE)
         self._weigher = weigher
 
     def weigh(self, key: str, value: Any, tags: frozenset[str]) -> int:
-        """What an entry counts for.
+        """Return the weight of an entry.
 
         Raises:
-            TypeError: the user's weigher returned something else than an int.
+            TypeError: the user's weigher returned something other than an int.
             ValueError: it returned less than 0.
-            Exception: whatever it raised.
+            Exception: it raised this itself.
         """
         if self._weigher is None:
             return entry_size(key, value, tags)
@@ -86,12 +87,12 @@ _MOST_PER_CONTAINER: Final = 20
 _DEEPEST: Final = 6
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset, deque)
 
-# Reached from many values, and not held because of any one of them.
+# Reachable from many values, so none of them is charged for these.
 _SHARED: Final = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType)
 
 
 def size_of(value: object) -> int:
-    """Bytes that the value takes, about. Never raises; an object that lies about its size counts 0."""
+    """Return the estimated bytes of a value. Never raises; an object whose `__sizeof__` raises counts 0."""
     return round(_size(value, set(), _DEEPEST))
 
 
@@ -101,13 +102,13 @@ def _size(value: object, seen: set[int], depth: int) -> float:
     seen.add(id(value))
     try:
         size = float(sys.getsizeof(value))
-    except Exception:  # noqa: BLE001  # a __sizeof__ of the user's may raise anything
+    except Exception:  # noqa: BLE001  # a user's __sizeof__ may raise anything
         return 0.0
     if depth:
         children, count = _children(value)
         try:
             sampled = [_size(child, seen, depth - 1) for child in islice(children, _MOST_PER_CONTAINER)]
-        except RuntimeError:  # another thread changes the container meanwhile
+        except RuntimeError:  # another thread changed the container at the same time
             sampled = []
         if sampled:
             size += sum(sampled) * max(count / len(sampled), 1.0)
@@ -115,9 +116,9 @@ def _size(value: object, seen: set[int], depth: int) -> float:
 
 
 def _children(value: Any) -> tuple[Iterable[object], int]:
-    """What the value holds, and how many that is, without running any code of the value's class."""
-    # type(), because isinstance() also asks the value's __class__, which may be code; and the methods of
-    # the builtin, because a subclass may have others.
+    # Returns what the value holds, and how many, without running code of the value's class. So type()
+    # instead of isinstance(), which also reads the value's __class__, and the methods of the builtin,
+    # which a subclass may override.
     if issubclass(type(value), dict):
         return chain.from_iterable(dict.items(value)), 2 * dict.__len__(value)
     for base in _CONTAINERS:

@@ -1,45 +1,45 @@
-"""What the memory tier counts, for however many read it, and what it takes."""
+"""The counters of the memory tier, summed over all its readers, and the estimate of its bytes."""
 
 from __future__ import annotations
 
 from typing import Final, final
 
 from cachekit.model.counters import LatencyHistogram, Lookups
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
-_SIZED: Final = 1000  # entries measured, at most, for an estimate of the whole
+_SAMPLE_INTERVAL: Final = 0.01  # seconds between two hits that are timed
+_MEASURED: Final = 1000  # the most entries that are measured for an estimate of all
 
 
 @final
-class Figures:
-    """The lookups of a tier: the sum over its readers, each of which bumps a counter of its own.
+class MemoryStats:
+    """The lookups of a tier: the sum over its readers, each of which increments its own counters.
 
-    Readers come and go without a lock, which a fork or a signal handler could meet: the tuple of them is
-    exchanged as a whole, and under the GIL nothing comes between a look at it and its exchange (see `stats`).
-    So no snapshot is without the figures of a reader that is just leaving.
+    Readers come and go without a lock, because a fork or a signal handler could find it locked. The tuple
+    of readers is replaced as a whole, and under the GIL nothing runs between the comparison and the
+    replacement (see `model.counters`). So every snapshot includes a reader that is just leaving.
     """
 
     __slots__ = ("_readers", "latency", "sample_due")
 
     def __init__(self) -> None:
-        #: The first one has what those that left had counted.
+        #: The first one has the counts of the readers that left.
         self._readers: tuple[Lookups, ...] = (Lookups(),)
-        #: How long hits took.
+        #: How long hits take.
         self.latency = LatencyHistogram()
-        #: When the next hit is timed, on the monotonic clock of the tier.
+        #: When the next hit is timed, on the tier's monotonic clock.
         self.sample_due = 0.0
 
     def reader(self) -> Lookups:
-        """Counters for one more reader."""
+        """Return the counters of a new reader."""
         lookups = Lookups()
         self._readers = (*self._readers, lookups)
         return lookups
 
     def retire(self, readers: list[Lookups]) -> None:
-        """Keep the figures of readers that will read no more, and not the readers."""
+        """Keep the counts of readers that end, and drop the readers."""
         while True:
             before = self._readers
             retired = Lookups()
@@ -52,9 +52,9 @@ class Figures:
                 return
 
     def sample(self, store: Store, key: str) -> None:
-        """Time the steps of a hit once more: timing every hit would cost more than the hit."""
+        """Repeat the steps of a hit and time them: timing every hit would cost more than the hit."""
         started = store.now()
-        self.sample_due = started + _SAMPLED
+        self.sample_due = started + _SAMPLE_INTERVAL
         held = store.find(key)
         if held is not None and store.now() < held.deadline:
             try:
@@ -64,41 +64,29 @@ class Figures:
             self.latency.record(store.now() - started)
 
     def statistics(self, store: Store) -> CacheStats:
-        """All that has been counted, here and by the store."""
+        """Return all counts, of the readers and of the store."""
         readers = self._readers
         hits = sum([reader.hits for reader in readers])
         misses = sum([reader.misses for reader in readers])
-        counter = store.counter
-        return CacheStats(
+        return tier_stats(
+            store.counter,
+            self.latency,
             hits=hits,
             misses=misses,
             size=len(store),
             memory_usage_bytes=usage(store),
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
-            evictions=counter.evictions,
-            expirations=counter.expirations,
-            promotions=counter.promotions,
-            refusals=counter.refusals,
-            oversized=counter.oversized,
-            errors=counter.errors,
-            latency_p50=self.latency.quantile(0.5),
-            latency_p99=self.latency.quantile(0.99),
-            requests=hits + misses,
-            request_hits=hits,
         )
 
 
 def usage(store: Store) -> int:
-    """What the entries of a store take: what counts towards its bound, or else an estimate."""
+    """Return the bytes of a store's entries: what counts towards its bound, or else an estimate."""
     weight = store.weight
     if weight is not None:
         return weight
     held = store.all_held()
     if not held:
         return 0
-    # Evenly spread over the store's own order, which is that of insertion.
-    sample = held[:: -(-len(held) // _SIZED)]
+    # Evenly spread over the order of insertion.
+    sample = held[:: -(-len(held) // _MEASURED)]
     measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
     return round(measured / len(sample) * len(held))

@@ -1,37 +1,37 @@
 """The store of the memory tier: entries in LRU order, their tags, their fences, and the one lock.
 
-It promises exact LRU (P1), never more than `max_size` entries (P2), no expired value (P3), and that
-nothing loaded before an invalidation is kept after it (P4, by `fences`). How entries leave stands in
-`removing`. Arguments are checked by `tier` before they come here.
+It guarantees exact LRU (P1), never more than `max_size` entries (P2), no expired value (P3), and that no
+value loaded before an invalidation is stored after it (P4, with `fences`). `removal` removes entries.
+`tier` checks the arguments.
 
-How a hit does without a lock
------------------------------
-A hit is five steps: look the entry up, read its value, see that it is current, move it to the young end,
-count. While the GIL is held each is one step for every other thread, because keys are exact `str`
-(hashing and comparing them runs no Python code) and the C methods of `OrderedDict` run none either:
+Why a hit needs no lock
+-----------------------
+A hit has five steps: find the entry, read its value, check that it is current, move it to the young end,
+and count. While the GIL is held, each step is atomic for other threads: keys are exact `str`, whose
+hashing and comparison run no Python code, and neither do the C methods of `OrderedDict`.
 
-- the lookup finds an entry or not;
-- the value is read first, then the deadline, then whether the value is still that one. Whoever removes
-  an entry, or puts another value into it, sets its deadline to minus infinity first, and a new one
-  last. So a deadline that is ahead belongs to the value that is in its place after it; and if that is
-  the value in hand, it was right. This is also what lets a cached function keep references to entries
-  of its own: the same comparisons tell whether they are still in the store;
-- an entry may carry a mark, a fence that other processes break too (`fences.SharedFence`). It is read
-  after the value and before the deadline, so it belongs to that value; and it stood after the lookup had
-  begun. While nobody on the host writes anything, one shared word says so; else the mark is asked;
-- `move_to_end` of a key that was removed meanwhile raises KeyError, which is no news: the answer was
-  right when it was read;
-- the counters are bumped as `stats` describes.
+- The lookup finds an entry or not.
+- The hit reads the value first, then the deadline, and then checks that the entry still has this value. A
+  write that removes an entry, or replaces its value, first sets the deadline to minus infinity, and sets a
+  new deadline last. So a deadline in the future belongs to the value that the entry has after the read of
+  the deadline. If that is the value read first, the value was valid. For the same reason a cached function
+  may keep references to entries: the same comparisons tell whether an entry is still in the store.
+- An entry may have a shared fence, which other processes break too (`fences.SharedFence`). The hit reads
+  it between the value and the deadline, so it belongs to that value. The fence was intact after the lookup
+  began. While no process on the host writes, one shared word says so; otherwise the hit checks the fence.
+- `move_to_end` raises KeyError if another thread has removed the key. The hit ignores it, because the
+  value was valid when it was read.
+- The counters move as `model.counters` describes.
 
-Two things must not be done: iterate the OrderedDict itself, which fails when a hit moves an entry
-(`list(dict.values(...))` is one step and does not); and replace the dict object, whose bound methods
-other rooms keep. On a free-threaded build none of this holds: there `find` finds nothing, and every
+Two operations are forbidden. Never iterate the OrderedDict itself, because that fails when a hit moves an
+entry; `list(dict.values(...))` is one atomic step. Never replace the dict object, because other modules
+keep its bound methods. On a free-threaded build none of this holds: there `find` finds nothing, and every
 lookup takes the lock.
 
-Writes go through `exclusive`, and write their way in out where time counts. Their steps are ordered so
-that an exception between any two (a signal handler may raise anywhere) leaves at most a dead entry, or a
-key too many in the tag index: never a live entry that its tags do not find, nor one outside the store
-that looks alive.
+Writes go through `write_lock`, or have its steps inline where speed matters. A signal handler may raise
+between any two steps. Their order ensures that this leaves at most a dead entry, or a surplus key in the
+tag index. It never leaves a live entry that its tags do not find, nor one outside the store that looks
+live.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.removal import RemovalMixin
-from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, tell
+from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, notify
 
 T = TypeVar("T")
 
-# An Enum's members are looked up by code of Python's own, which shows on the hot path.
+# Reading a member of an Enum runs Python code, which is measurable on the hot path.
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
 
 
 def gil_enabled() -> bool:
-    """Whether this interpreter runs one thread at a time."""
+    """Return whether this interpreter runs one thread at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
@@ -69,20 +69,14 @@ class Store(RemovalMixin):
     """The entries of one memory tier. Safe in any thread, before and after a fork.
 
     Args:
-        max_size: the most entries.
-        longest: seconds that it keeps any entry at the most; infinity for no such limit.
-        clock: where the time comes from.
-        cleanup_interval: seconds between sweeps; None for no sweeps.
+        max_size: The maximum number of entries.
+        longest: The maximum life of an entry in seconds; infinity for no limit.
+        clock: The source of time.
+        cleanup_interval: Seconds between two sweeps; None for no sweeps.
     """
 
     __slots__ = (
-        "_cleanup_interval",
-        "_job",
-        "_longest",
-        "_unswept",
-        "clock",
-        "find",
-        "max_size",
+        "_cleanup_interval", "_fork_guard", "_longest", "_sweep", "_unswept", "clock", "find", "max_size",
         "touch",
     )  # fmt: skip
 
@@ -98,25 +92,25 @@ class Store(RemovalMixin):
         self.max_size = max_size
         self._longest = longest
         self._cleanup_interval = cleanup_interval
-        #: The two lock-free steps of a hit; see the module.
+        #: The two lock-free steps of a hit; see the module docstring.
         self.find: Callable[[str], MemoryEntry | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
-        self._job: ScheduledTask | None = None
+        self._sweep: ScheduledTask | None = None
         self._unswept = cleanup_interval is not None
-        fork.register(self)
+        self._fork_guard = fork.ForkSafeLock(self._lock)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def weight(self) -> int | None:
-        """What all entries count for together, where they are weighed."""
+        """Return the weight of all entries; None if they are not weighed."""
         return None
 
-    # -- looking ------------------------------------------------------------------------------------
+    # -- lookups ------------------------------------------------------------------------------------
 
     def hit(self, key: str, lookups: Lookups) -> Any | Missing:
-        """Return the value under the key: the steps of `MemoryCache.get_value`, for any reader."""
+        """Return the value under the key: the steps of `MemoryCache.get_value` for any reader."""
         held = self.find(key)
         if held is not None:
             value = held.value
@@ -142,14 +136,14 @@ class Store(RemovalMixin):
         return self.look_up(key, lookups)
 
     def touch_again(self, key: str) -> None:
-        """What `touch` costs, about, for a key that has just been touched; nothing changes."""
+        """Do what `touch` does for a key that was just touched, to time it; nothing changes."""
         self._entries.move_to_end(key)
 
     def look_up(self, key: str, lookups: Lookups) -> Any | Missing:
-        """The value under the key: the way of a lookup that the lock-free steps did not answer.
+        """Return the value under the key when the lock-free steps found none.
 
-        That is nearly always a miss, and then it takes no lock either: what was not there when it was
-        asked for is missing, whatever comes next.
+        This is nearly always a miss, and a miss takes no lock either. A key that is missing now is a miss,
+        whatever other threads store later.
         """
         if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
             lookups.misses += 1
@@ -157,15 +151,15 @@ class Store(RemovalMixin):
         return self.look_up_locked(key, lookups, _value)
 
     def look_up_locked(self, key: str, lookups: Lookups, read: Callable[[MemoryEntry], T]) -> T | Missing:
-        """What `read` makes of the entry under the key; a lookup that counts."""
+        """Return `read(entry)` for the live entry under the key; count the lookup."""
         found: T | Missing = MISSING
-        over: MemoryEntry | None = None
+        expired: MemoryEntry | None = None
         try:
             with self._lock:
                 self.refuse_if_closed()
                 before = self._state
                 try:
-                    # Busy, or a finalizer or signal handler could remove the entry under our hands.
+                    # Busy, so that a finalizer or signal handler cannot remove the entry here.
                     self._state = BUSY
                     now = self.now()
                     held = self._entries.get(key)
@@ -176,26 +170,29 @@ class Store(RemovalMixin):
                     ):
                         try:
                             self.touch(key)
-                        except KeyError:  # a policy that was interrupted does not know it, for now
+                        except KeyError:  # an interrupted policy does not know the key until its rebuild
                             pass
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
                         found = read(held)
                     else:
-                        over = held
+                        expired = held
                         lookups.misses += 1
                 finally:
                     self._state = before
         finally:
             if self._deferred:
                 self._run_deferred()
-        if over is not None:
-            self._exclusively(self._remove_over, [over], now)
+        if expired is not None:
+            self._exclusively(self._remove_expired, [expired], now)
         return found
 
     def peek(self, key: str, read: Callable[[MemoryEntry], T], *, even_stale: bool = False) -> T | Missing:
-        """Like `look_up`, but nothing is counted or moved; with `even_stale` as loads may see it."""
+        """Return `read(entry)` as `look_up_locked` does, but count and move nothing.
+
+        With `even_stale` also for an expired entry that loads may still use.
+        """
         found: T | Missing = MISSING
         if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
             return found
@@ -220,16 +217,16 @@ class Store(RemovalMixin):
         return found
 
     def peek_value(self, key: str) -> Any | Missing:
-        """Return the live value under the key; nothing is counted or moved."""
+        """Return the live value under the key; count and move nothing."""
         return self.peek(key, _value)
 
     def peek_entry(self, key: str) -> CacheEntry | None:
-        """Return a snapshot of the live entry under the key; nothing is counted or moved."""
+        """Return a snapshot of the live entry under the key; count and move nothing."""
         entry = self.peek(key, self.snapshot)
         return None if entry is MISSING else entry
 
     def snapshot(self, held: MemoryEntry) -> CacheEntry:
-        """Return the entry as it is now."""
+        """Return a snapshot of the entry."""
         wall, now = self.clock.time(), self.now()
         return CacheEntry(
             held.key,
@@ -243,7 +240,7 @@ class Store(RemovalMixin):
         )
 
     def keep_nothing(self) -> None:
-        """From now on every entry is over as soon as it comes; fences are broken as ever."""
+        """Let every entry expire at once from now on. Writes still break fences."""
         self._longest = 0.0
 
     # -- writing ------------------------------------------------------------------------------------
@@ -257,27 +254,27 @@ class Store(RemovalMixin):
         created: float | None = None,
         fence: Fence | None = None,
         shared_fence: SharedFence | None = None,
-        news: bool = False,
+        breaks_fences: bool = False,
         stale: float = 0.0,
     ) -> bool:
-        """Put a value in place of whatever the key held.
+        """Store a value in place of any entry under the key.
 
-        Without a fence it is news, and breaks the fences of the key. With one it is what was loaded
-        behind it: it is put in only if the fence is current, and breaks none, unless it is `news` too.
+        Without a fence this is a new value, and it breaks the fences of the key. With a fence it is a loaded
+        value: it is stored only if the fence is current, and breaks no fences unless `breaks_fences` is set.
 
         Args:
-            key: an exact str.
-            value: anything.
-            ttl: seconds of life, from `created` on; if they are over, the key is removed instead.
-            tags: of exact str.
-            created: when the value was made, on the store's clock; None is now.
-            fence: taken before the value was loaded.
-            shared_fence: serve the value only as long as this fence stands; see the module.
-            news: break the fences of the key although there is a fence.
-            stale: seconds, a finite number, that it stays after its life, for loads to fall back on.
+            key: An exact str.
+            value: Any object.
+            ttl: Seconds of life from `created`. If they are over, the key is removed instead.
+            tags: Tags, as exact str.
+            created: When the value was created, on the store's clock (default: now).
+            fence: Taken before the value was loaded.
+            shared_fence: Serve the value only while this fence is current; see the module docstring.
+            breaks_fences: Break the fences of the key even though there is a fence.
+            stale: Finite seconds that loads may use the value after its life.
 
         Returns:
-            True, unless there is a fence and it is broken.
+            True, or False if there is a fence and it is broken.
         """
         now = self.now()
         if created is None:
@@ -287,13 +284,15 @@ class Store(RemovalMixin):
         elif created + ttl > now + self._longest:
             ttl = now + self._longest - created
         if created + ttl <= now:
-            return self._put_nothing(key, fence, news)
+            return self._put_nothing(key, fence, breaks_fences)
         try:
-            left = None
-            # What _exclusively does is written out here: its calls would be a third of this one's time.
+            evicted = None
+            # The steps of _exclusively inline: calling it would take a third of the time of this method.
             with self._lock:
                 if self._state:
-                    self._defer(self.put, key, value, ttl, tags, created, fence, shared_fence, news, stale)
+                    self._defer(
+                        self.put, key, value, ttl, tags, created, fence, shared_fence, breaks_fences, stale
+                    )
                     return True
                 try:
                     self._state = BUSY
@@ -303,7 +302,7 @@ class Store(RemovalMixin):
                     elif not fence.is_current():
                         self.counter.refusals += 1
                         return False
-                    elif news:
+                    elif breaks_fences:
                         self._fences.break_key(key)
                     held = self._entries.get(key)
                     replaced = held is not None
@@ -312,8 +311,8 @@ class Store(RemovalMixin):
                         held.key = key
                         before = tags
                     else:
-                        # In place, which spares a new entry and the end of the old one. A reader that has
-                        # the old value in hand meets the dead deadline, or finds another value in its place.
+                        # In place, which saves creating and destroying an entry. A reader that holds the
+                        # old value meets the dead deadline, or finds another value in the entry.
                         old = held.value
                         before = held.tags
                     held.deadline = GONE
@@ -325,22 +324,23 @@ class Store(RemovalMixin):
                     held.accesses = 0
                     if replaced:
                         if tags is not before:
-                            # Linked first: tags that an entry names but the index does not would be
-                            # taken for linked by the next write.
+                            # Link first: if an interrupted write leaves tags that the entry names and the
+                            # index does not, the next write would take them for linked.
                             self._tags.link(key, tags - before)
                             held.tags = tags
                             self._tags.unlink(key, before - tags)
                         self.touch(key)
                     else:
                         held.tags = tags
-                        # Room first: a hit may make the newest the oldest, and it shall not evict itself.
+                        # Evict first: a hit may make the newest entry the oldest, and it must not evict
+                        # itself.
                         if len(self._entries) >= self.max_size:
-                            left = self._oldest()
-                            left.deadline = GONE
-                            del self._entries[left.key]
+                            evicted = self._oldest()
+                            evicted.deadline = GONE
+                            del self._entries[evicted.key]
                             self.counter.evictions += 1
-                            if left.tags:
-                                self._tags.unlink(left.key, left.tags)
+                            if evicted.tags:
+                                self._tags.unlink(evicted.key, evicted.tags)
                         if tags:
                             self._tags.link(key, tags)
                         self._entries[key] = held
@@ -348,15 +348,15 @@ class Store(RemovalMixin):
                     self.counter.sets += 1
                 finally:
                     self._state = IDLE
-            if left is not None:
+            if evicted is not None:
                 if self._listeners:
-                    tell(self._listeners, self.counter, [(left.key, left.value, _EVICTED)])
-                left.value = None
+                    notify(self._listeners, self.counter, [(evicted.key, evicted.value, _EVICTED)])
+                evicted.value = None
             elif replaced and self._listeners:
-                tell(self._listeners, self.counter, [(key, old, _REPLACED)])
+                notify(self._listeners, self.counter, [(key, old, _REPLACED)])
             if self._unswept and ttl != inf:
                 self._begin_sweeping()
-        finally:  # refused or interrupted, what was queued meanwhile was promised
+        finally:  # run the queued calls also if this write was refused or interrupted
             if self._deferred:
                 self._run_deferred()
         return True
@@ -366,20 +366,27 @@ class Store(RemovalMixin):
         entry: CacheEntry,
         fence: Fence | None = None,
         shared_fence: SharedFence | None = None,
-        news: bool = False,
+        breaks_fences: bool = False,
     ) -> bool:
-        """`put` for an entry, which keeps the age that it has; one from the future counts as made now."""
-        # The monotonic clock first: whatever time passes between the two makes the life shorter.
+        """Store an entry with the age that it has; one from the future counts as created now; see `put`."""
+        # The monotonic clock first: time that passes between the two reads shortens the life.
         now = self.now()
         age = max(0.0, self.clock.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
         return self.put(
-            entry.key, entry.value, ttl, entry.tags, now - age, fence, shared_fence, news, entry.stale_ttl
+            entry.key,
+            entry.value,
+            ttl,
+            entry.tags,
+            now - age,
+            fence,
+            shared_fence,
+            breaks_fences,
+            entry.stale_ttl,
         )
 
-    def _put_nothing(self, key: str, fence: Fence | None, news: bool) -> bool:
-        """What a put whose time is over does: news that the key holds nothing, or no news at all."""
-        if fence is None or news:
+    def _put_nothing(self, key: str, fence: Fence | None, breaks_fences: bool) -> bool:
+        if fence is None or breaks_fences:
             self.delete(key)
         return fence is None
 
@@ -391,14 +398,14 @@ class Store(RemovalMixin):
                 continue
 
     def prolong(self, key: str, life: float) -> bool:
-        """Give a live entry `life` seconds from now, and break the key's fences; True if there is one."""
+        """Give a live entry `life` seconds from now, and break the key's fences; return whether it exists."""
         life = min(life, self._longest)
         done = bool(self._exclusively(self._prolong, key, life))
         if self._unswept and life != inf:
             self._begin_sweeping()
         return done
 
-    def _prolong(self, gone: Removed, key: str, life: float) -> bool:  # noqa: ARG002
+    def _prolong(self, removed: Removed, key: str, life: float) -> bool:  # noqa: ARG002
         self._fences.break_key(key)
         held = self._entries.get(key)
         now = self.now()
@@ -408,17 +415,17 @@ class Store(RemovalMixin):
         held.deadline = now + life
         return True
 
-    # -- fences and figures ---------------------------------------------------------------------------
+    # -- fences and tags ------------------------------------------------------------------------------
 
     def fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
-        """Take a fence for the key and the tags, before something slow."""
+        """Take a fence for the key and the tags, before a slow operation."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
             return self._fences.take(key, tags, False)
 
     def fresh_fence(self, key: str, tags: frozenset[str]) -> PrivateFence:
-        """Take a fence after breaking the older ones of the key: no older load is stored after this one."""
+        """Break the fences of the key and take a new one, so that no older load is stored after this."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
@@ -427,18 +434,18 @@ class Store(RemovalMixin):
             return self._fences.take(key, tags, False)
 
     def copy_fence(self, key: str) -> PrivateFence:
-        """Take a fence before an entry is copied from another tier, whatever tags it turns out to have."""
+        """Take a fence before an entry is copied from another tier, whatever its tags are."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
             return self._fences.take(key, NO_TAGS, True)
 
     def tagged(self, tag: str) -> int:
-        """How many entries have the tag, expired ones that were not noticed included."""
+        """Return how many entries have the tag, expired ones that are not yet removed included."""
         return self._tags.count(tag)
 
     def on_removal(self, listener: RemovalListener) -> Callable[[], None]:
-        """Tell `listener` of every entry that leaves; the function returned ends that."""
+        """Call `listener` for every entry that leaves, until the returned function is called."""
         with self._lock:
             self.refuse_if_closed()
             self._listeners = (*self._listeners, listener)
@@ -446,7 +453,7 @@ class Store(RemovalMixin):
 
         def forget() -> None:
             with self._lock:
-                # One registration, once: a listener may have been given twice.
+                # Remove one registration only, because a listener may be registered twice.
                 if registered and registered[0] in self._listeners:
                     left = list(self._listeners)
                     left.remove(registered.pop())
@@ -457,19 +464,19 @@ class Store(RemovalMixin):
     # -- life ---------------------------------------------------------------------------------------
 
     def _begin_sweeping(self) -> None:
-        # Without the lock: upkeep has one of its own, and a fork takes both.
+        # Without the lock: the scheduler has its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        job = scheduler.every(self._cleanup_interval, self.remove_expired)
+        sweep = scheduler.every(self._cleanup_interval, self.remove_expired)
         with self._lock:
-            if self._job is None and self._state != CLOSED:
-                self._job = job
+            if self._sweep is None and self._state != CLOSED:
+                self._sweep = sweep
                 return
-        job.cancel()
+        sweep.cancel()
 
     def close(self) -> None:
-        """Let go of everything; no listener is told, and nothing is counted."""
-        gone: Removed = []
+        """Drop all entries and end the sweep; call no listener and count nothing."""
+        removed: Removed = []
         with self._lock:
             if self._state == CLOSED:
                 return
@@ -479,17 +486,17 @@ class Store(RemovalMixin):
             self._state = CLOSED
             self._listeners = ()
             invalidations = self.counter.invalidations
-            self._clear(gone)
+            self._clear(removed)
             self.counter.invalidations = invalidations
             self._unswept = False
-            job, self._job = self._job, None
-        for held, _ in gone:  # values die without the lock
+            sweep, self._sweep = self._sweep, None
+        for held, _ in removed:  # values are destroyed without the lock
             held.value = None
-        if job is not None:
-            job.cancel()
+        if sweep is not None:
+            sweep.cancel()
 
     def check(self) -> None:
-        """Assert that entries, order, bounds and tag index agree; for tests, on a quiet store."""
+        """Assert that entries, order, bounds and tag index agree; for tests, on an idle store."""
         held = list(dict.values(self._entries))
         assert len(self._entries) == len(list(self._entries)) == len(held) <= self.max_size
         assert all(key == one.key for key, one in self._entries.items())
@@ -508,4 +515,4 @@ def _value(held: MemoryEntry) -> Any:
 
 
 def find_nothing(key: str) -> None:
-    """What `find` is where every lookup must take the lock."""
+    """Stand in for `find` where every lookup must take the lock."""

@@ -1,4 +1,4 @@
-"""From what `MemoryCache` was given, its limits and its strategy, to the store that keeps to them."""
+"""Checks the limits and the strategy of a `MemoryCache`, and creates the store for them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.sizing import ByteBound, Weigher
 from cachekit.tiers.memory.store import Store
 
-#: A member of CacheStrategy, what makes a policy, or one that no other cache has.
+#: A member of CacheStrategy, a factory of a policy, or a policy that no other cache has.
 Strategy: TypeAlias = CacheStrategy | EvictionPolicy | Callable[[], EvictionPolicy]
 
 
 def checked_limits(
     max_size: int, default_ttl: TTL, cleanup_interval: float | None
 ) -> tuple[float, float | None]:
-    """Seconds that it keeps anything at the longest, and between two sweeps.
+    """Return the maximum life of an entry, and the interval of sweeps, in seconds.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: one out of range.
+        ValueError: an argument out of range.
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int):
         raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
     if max_size < 1:
-        raise ValueError(f"max_size must be at least 1, not {max_size}; leave the tier out to have none")
+        raise ValueError(f"max_size must be at least 1, not {max_size}; use memory_cache=None for no tier")
     return checked_cap(default_ttl), checked_interval(cleanup_interval)
 
 
 def store_for(
     strategy: Strategy, max_bytes: int | None, weigher: Weigher | None, limits: tuple[Any, ...]
 ) -> Store:
-    """The store, made with `limits`, which are the arguments of `Store`.
+    """Return the store for a strategy and a bound; `limits` are the arguments of `Store`.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -42,7 +42,7 @@ def store_for(
             cache.
     """
     if weigher is not None and max_bytes is None:
-        raise ValueError("weigher needs max_bytes, or nothing would ask it")
+        raise ValueError("weigher must be None without max_bytes; set max_bytes too")
     bound = None if max_bytes is None else ByteBound(max_bytes, weigher)
     if strategy is CacheStrategy.LRU and bound is None:
         return Store(*limits)
@@ -71,7 +71,7 @@ def _policy(strategy: Strategy) -> EvictionPolicy:
         wanted = ("begin", "insert", "hit", "prolong", "evict", "remove")
         missing = ", ".join(name for name in wanted if not hasattr(policy, name))
         raise TypeError(
-            f"strategy {strategy!r} made {policy!r}, which is no EvictionPolicy: it has no {missing}"
+            f"strategy must make an EvictionPolicy, not {policy!r} as {strategy!r} does; add {missing}"
         )
     return policy
 
@@ -82,9 +82,9 @@ def _makes_policies(strategy: Strategy) -> bool:
 
 
 def refuse_to_copy(strategy: Strategy) -> None:
-    """Raise TypeError if a cache with this strategy cannot have a copy."""
+    """Raise TypeError if a cache with this strategy cannot be copied."""
     if not isinstance(strategy, CacheStrategy) and not _makes_policies(strategy):
         raise TypeError(
             f"a MemoryCache whose strategy is one policy, {strategy!r}, cannot be copied or pickled, "
-            f"because a policy belongs to one cache; give its class, or a function that makes one"
+            f"because a policy belongs to one cache; pass its class, or a function that makes one"
         )

@@ -1,8 +1,7 @@
-"""MemoryCache: the tier in this process, safe under any number of threads.
+"""`MemoryCache`, the tier in this process.
 
-It checks what it is given, and speaks entries to caches and plain values to people; `store` holds the
-entries and makes the promises, and `figures` counts. Values are held and handed out by reference. What
-levels, loads and keys of functions are is left to other rooms.
+It checks arguments and converts entries; `store` holds the entries and keeps the guarantees, and `stats`
+counts. Values are stored and returned by reference.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, PrivateFence
 from cachekit.tiers.memory.sizing import Weigher
-from cachekit.tiers.memory.stats import Figures, usage
+from cachekit.tiers.memory.stats import MemoryStats, usage
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.strategy import Strategy, checked_limits, refuse_to_copy, store_for
 from cachekit.tiers.memory.write_lock import RemovalListener
@@ -36,36 +35,37 @@ from cachekit.tiers.memory.write_lock import RemovalListener
 
 @final
 class MemoryCache:
-    """The memory tier: this process's nearest and fastest.
+    """The memory tier: the nearest and fastest tier of a cache.
 
     Args:
-        max_size: the most entries that it holds, at least 1.
-        strategy: which entry a full cache gives up; or an `EvictionPolicy` of your own, as a class (or
-            another function) that makes one, or as one that no other cache has.
-        default_ttl: seconds (or a timedelta) that it keeps any copy at the longest; an entry whose own
-            TTL is shorter goes earlier. None sets no such limit.
-        max_bytes: what its entries may take together; an entry that takes more than a quarter of it is
-            not kept. None sets no such limit.
-        weigher: called with key and value, what an entry takes, as an int of 0 or more; None estimates
-            the bytes of value, key and tags. What it raises reaches whoever stores; nothing is kept.
-        cleanup_interval: seconds between sweeps for expired entries; None leaves them until they are
-            looked up or evicted. The sweep runs in the process's one upkeep thread.
-        clock: where the time comes from; another one is for tests.
+        max_size: The maximum number of entries, at least 1 (default 1000).
+        strategy: Which entry a full tier evicts (default LRU): a CacheStrategy, or an `EvictionPolicy` of
+            yours, as a class, as a function that creates one, or as an object that no other cache has.
+        default_ttl: The maximum life of an entry, in seconds or as a timedelta. An entry with a shorter TTL
+            expires earlier. None (the default) sets no limit.
+        max_bytes: The maximum bytes of all entries. An entry that takes more than a quarter of it is not
+            stored. None (the default) sets no limit.
+        weigher: Called with key and value; returns the weight of an entry, an int of 0 or more, that counts
+            towards `max_bytes`. None (the default) estimates the bytes of value, key and tags. If it
+            raises, the write raises the same and nothing is stored.
+        cleanup_interval: Seconds between two sweeps for expired entries (default 60). With None an expired
+            entry stays until it is looked up or evicted. The sweep runs in the background thread.
+        clock: The source of time (default: the system clock); tests use another one.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a size, TTL or interval out of range, a policy that belongs to another cache, or a
             weigher without `max_bytes`.
 
-    All methods are safe in any thread, before and after a fork. A call from a finalizer or a signal
-    handler that interrupts a write of the same thread is carried out when that write is done; it then
-    returns True for a set and False or 0 for a removal. It pickles as its configuration: the copy is
-    empty, and has no listeners.
+    All methods are safe in any thread, before and after a fork. If a finalizer or signal handler
+    interrupts a write of the same thread, its calls run when that write ends. Such a call returns True for
+    a set, and False or 0 for a removal. The cache pickles as its configuration: the copy is empty and has
+    no listeners.
     """
 
     __slots__ = (
-        "__weakref__", "_cleanup_interval", "_clock", "_figures", "_find", "_longest", "_lookups",
-        "_max_bytes", "_max_size", "_now", "_store", "_strategy", "_touch", "_weigher",
+        "__weakref__", "_cleanup_interval", "_clock", "_find", "_longest", "_lookups", "_max_bytes",
+        "_max_size", "_now", "_stats", "_store", "_strategy", "_touch", "_weigher",
     )  # fmt: skip
 
     def __init__(
@@ -88,44 +88,44 @@ class MemoryCache:
         self._cleanup_interval = interval
         self._clock = clock
         self._store = store_for(strategy, max_bytes, weigher, (max_size, cap, clock, interval))
-        # What a hit needs is kept here too: each dot less is 5 % of its time.
+        # Copies of what a hit needs: each attribute access less saves 5 % of its time.
         self._find = self._store.find
         self._touch = self._store.touch
         self._now = clock.monotonic
-        self._figures = Figures()
-        self._lookups = self._figures.reader()
+        self._stats = MemoryStats()
+        self._lookups = self._stats.reader()
 
     @property
     def max_size(self) -> int:
-        """The most entries that it holds."""
+        """Return the maximum number of entries."""
         return self._max_size
 
     @property
     def max_bytes(self) -> int | None:
-        """What its entries may take together; None without such a limit."""
+        """Return the maximum bytes of all entries; None for no limit."""
         return self._max_bytes
 
     @property
     def strategy(self) -> Strategy:
-        """Which entry it gives up when it is full, as it was given."""
+        """Return the `strategy` argument: which entry a full tier evicts."""
         return self._strategy
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Return the maximum life of an entry in seconds; None for no limit."""
         return None if self._longest == FOREVER else self._longest
 
-    # -- looking ------------------------------------------------------------------------------------
+    # -- lookups ------------------------------------------------------------------------------------
 
     def get_value(self, key: str, default: Any = None) -> Any:
-        """The value under the key, or `default`; a lookup that counts.
+        """Return the value under the key, or `default`; the lookup counts.
 
         Raises:
             TypeError: the key is not a str.
             CacheClosedError: after `close`.
         """
-        # The hit path; `store` says why it needs no lock. IntelligentCache.get and the wrappers of
-        # `decorators` have the same steps: change one, change all.
+        # The hit path; `store` says why it needs no lock. Store.hit, IntelligentCache.get and the wrappers
+        # of `decorator.fast_path` have the same steps, and a test compares them: change all together.
         try:
             held = self._find(key)
         except TypeError:  # unhashable
@@ -150,14 +150,14 @@ class MemoryCache:
                 held.accesses += 1
                 held.last = now
                 self._lookups.hits += 1
-                if now > self._figures.sample_due:
-                    self._figures.sample(self._store, held.key)
+                if now > self._stats.sample_due:
+                    self._stats.sample(self._store, held.key)
                 return value
         value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
         return default if value is MISSING else value
 
     def get(self, key: str) -> CacheEntry | None:
-        """A snapshot of the live entry under the key, or None; a lookup that counts.
+        """Return a snapshot of the live entry under the key, or None; the lookup counts.
 
         Raises:
             TypeError: the key is not a str.
@@ -167,7 +167,7 @@ class MemoryCache:
         return None if entry is MISSING else entry
 
     def peek(self, key: str) -> CacheEntry | None:
-        """Like `get`, but no lookup: nothing is counted, and the entry grows no younger.
+        """Return what `get` would, without counting a lookup or changing the order of eviction.
 
         Raises:
             TypeError: the key is not a str.
@@ -176,14 +176,15 @@ class MemoryCache:
         return self._store.peek_entry(checked_key(key))
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
-        """The keys of live entries, in no particular order; with a pattern those that it matches.
+        """Return the keys of live entries in no particular order.
 
         Args:
-            pattern: a regular expression, matched from the start of the key.
+            pattern: A regular expression, matched from the start of the key (default: all keys).
 
         Raises:
-            TypeError: the pattern is not a str.
-            ValueError: it is not a regular expression.
+            TypeError: the pattern is neither a str nor a compiled pattern of str.
+            ValueError: the pattern is not a valid regular expression.
+            CacheClosedError: after `close`.
         """
         self._store.refuse_if_closed()
         matches = None if pattern is None else checked_pattern(pattern).match
@@ -197,37 +198,43 @@ class MemoryCache:
         ]
 
     def size(self) -> int:
-        """How many entries are held, ones that expired but were not yet swept included."""
+        """Return how many entries are held, expired ones included that are not yet removed.
+
+        Raises:
+            CacheClosedError: after `close`.
+        """
         self._store.refuse_if_closed()
         return len(self._store)
 
     def memory_usage(self) -> int:
-        """Bytes that entries, keys, values and tags take, about; with `max_bytes` what counts towards it.
+        """Return the estimated bytes of all entries; with `max_bytes`, the weight that counts towards it.
 
-        Otherwise up to 1,000 entries are measured, each as `weights.entry_size` says, and the rest are
-        taken to be alike.
+        The estimate measures up to 1,000 entries and assumes that the others are alike.
+
+        Raises:
+            CacheClosedError: after `close`.
         """
         self._store.refuse_if_closed()
         return usage(self._store)
 
     def get_stats(self) -> CacheStats:
-        """What has been counted until now; see `CacheStats`. It stays readable after `close`."""
-        return self._figures.statistics(self._store)
+        """Return the statistics, see `CacheStats`; also after `close`."""
+        return self._stats.statistics(self._store)
 
-    # -- writing ------------------------------------------------------------------------------------
+    # -- writes -------------------------------------------------------------------------------------
 
     def set_value(self, key: str, value: Any, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """Store a value in place of whatever the key held.
+        """Store a value in place of any entry under the key.
 
         Args:
-            key: where.
-            value: anything; it is held by reference.
-            ttl: its life from now, in seconds or as a timedelta, no longer than the tier's
-                `default_ttl`; 0 or less keeps nothing and removes what was there.
-            tags: labels by which it can be invalidated together with others.
+            key: The key, a str.
+            value: Any object; it is held by reference.
+            ttl: The life from now, in seconds or as a timedelta, at most the tier's `default_ttl`, which
+                None means. With 0 or less the key is removed.
+            tags: Labels by which the entry can be invalidated together with others (default: none).
 
         Returns:
-            True; False if it takes more than a quarter of `max_bytes`, so that the key holds nothing.
+            True; False if the value takes more than a quarter of `max_bytes`, so that the key is removed.
 
         Raises:
             TypeError: a key, TTL or tag of the wrong type.
@@ -245,32 +252,33 @@ class MemoryCache:
         )
 
     def set(self, key: str, entry: CacheEntry) -> bool:
-        """Store an entry in place of whatever the key held; it keeps the age that it has.
+        """Store an entry in place of any entry under the key, with the age that it has.
 
-        An entry whose time is over removes the key instead. One created in the future, by another
-        machine's clock, counts as created now.
+        If the entry has expired, the key is removed instead. An entry created in the future, by the clock
+        of another machine, counts as created now.
 
         Returns:
-            True.
+            True; False if the value takes more than a quarter of `max_bytes`, so that the key is removed.
 
         Raises:
-            TypeError: the key is not a str, or the entry not a CacheEntry.
-            ValueError: the entry's own key is another one.
+            TypeError: the key is not a str, or the entry is not a CacheEntry.
+            ValueError: the entry has another key.
             CacheClosedError: after `close`.
         """
         check_entry(key, entry)
         return self._store.put_entry(entry)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
-        """Store an entry if the fence, taken for this key before it was loaded, is still current.
+        """Store an entry if the fence, taken for this key before the load, is still current.
 
         Returns:
-            True if it was stored; False if it was refused, which counts, or its time is over.
+            True if the entry was stored; False if it was refused, which counts, or has expired.
 
         Raises:
-            TypeError: the key is not a str, the entry not a CacheEntry, the fence not one of this tier.
-            ValueError: the entry's own key is another one, or the fence was taken for another key, or
-                not for all the tags of the entry.
+            TypeError: the key is not a str, the entry is not a CacheEntry, or the fence is not one of this
+                tier.
+            ValueError: the entry has another key, or the fence was taken for another key, or not for all
+                tags of the entry.
             CacheClosedError: after `close`.
         """
         check_entry(key, entry)
@@ -285,16 +293,16 @@ class MemoryCache:
         return self._store.put_entry(entry, fence)
 
     def fence(self, key: str, tags: Tags = ()) -> PrivateFence:
-        """A fence for `set_if`; take it before the value is loaded.
+        """Take a fence for `set_if`, before the load of a value that may have these tags.
 
         Raises:
-            TypeError: the key is not a str.
+            TypeError: the key is not a str, or the tags are not a set, list or tuple of str.
             CacheClosedError: after `close`.
         """
         return self._store.fence(checked_key(key), checked_tags(tags))
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now, without changing its value; True if there is one.
+        """Give a live entry a new life from now without changing its value; return whether there is one.
 
         Raises:
             TypeError: the key is not a str, or the TTL neither a number nor a timedelta.
@@ -307,7 +315,7 @@ class MemoryCache:
         return self._store.prolong(checked_key(key), life)
 
     def delete(self, key: str) -> bool:
-        """Remove the key, and refuse every load of it that is under way; True if it was there.
+        """Remove the key, and refuse every load of it in progress; return whether it was there.
 
         Raises:
             TypeError: the key is not a str.
@@ -316,7 +324,7 @@ class MemoryCache:
         return self._store.delete(checked_key(key))
 
     def clear(self) -> bool:
-        """Remove everything, and refuse every load that is under way. True.
+        """Remove all entries, and refuse every load in progress; return True.
 
         Raises:
             CacheClosedError: after `close`.
@@ -325,7 +333,7 @@ class MemoryCache:
         return True
 
     def invalidate_by_tags(self, tags: Tags) -> int:
-        """Remove entries with any of the tags, and refuse loads under way that name one.
+        """Remove entries with any of the tags, and refuse loads in progress that name one.
 
         Returns:
             How many entries were removed.
@@ -339,34 +347,39 @@ class MemoryCache:
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start.
 
-        Loads under way of keys that match are refused, whether or not the key was stored.
+        Loads in progress of matching keys are refused, whether or not the key was stored.
 
         Returns:
             How many entries were removed.
 
         Raises:
-            TypeError: the pattern is not a str.
-            ValueError: it is not a regular expression.
+            TypeError: the pattern is neither a str nor a compiled pattern of str.
+            ValueError: the pattern is not a valid regular expression.
             CacheClosedError: after `close`.
         """
         return self._store.invalidate_matching(checked_pattern(pattern))
 
     def remove_expired(self) -> int:
-        """Remove the entries whose time is over; how many that were. Upkeep calls it by itself."""
+        """Remove expired entries and return how many; the sweep calls it, too.
+
+        Raises:
+            CacheClosedError: after `close`.
+        """
         self._store.refuse_if_closed()
         return self._store.remove_expired()
 
     def on_removal(self, listener: RemovalListener) -> Callable[[], None]:
-        """Have `listener(key, value, cause)` called for every entry that leaves from now on.
+        """Call `listener(key, value, cause)` for every entry that leaves from now on.
 
-        It runs after the write that removed the entry, in the same thread and without any lock, so it
-        may call the cache. What it raises is logged and counted as an error.
+        The listener runs after the write that removed the entry, in the same thread and without a lock, so
+        it may call the cache. If it raises, the exception is logged and counted as an error.
 
         Returns:
-            A function without arguments that ends it.
+            A function without arguments that ends the calls.
 
         Raises:
             TypeError: the listener is not callable.
+            CacheClosedError: after `close`.
         """
         if not callable(listener):
             raise TypeError(f"listener must be callable as f(key, value, cause), not {listener!r}")
@@ -379,11 +392,11 @@ class MemoryCache:
         self._store.check()
 
     def close(self) -> None:
-        """Let go of all entries and end the sweep. Listeners are not told; a second call does nothing."""
+        """Drop all entries and end the sweep. Listeners are not called. A second call does nothing."""
         self._store.close()
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is a live entry; no lookup."""
+        # No lookup: it counts nothing.
         return self._store.peek_value(checked_key(key)) is not MISSING
 
     def __len__(self) -> int:
@@ -408,17 +421,17 @@ class MemoryCache:
 
 
 def store_of(memory: MemoryCache) -> Store:
-    """Return the store of a memory tier: for caches over it, which have checked their arguments."""
+    """Return the store of a memory tier, for caches over it, which check arguments themselves."""
     return memory._store
 
 
-def figures_of(memory: MemoryCache) -> Figures:
-    """Return the counters of a memory tier, where a cache over it counts too."""
-    return memory._figures
+def stats_of(memory: MemoryCache) -> MemoryStats:
+    """Return the counters of a memory tier, in which a cache over it counts, too."""
+    return memory._stats
 
 
 def memory_of_nothing() -> MemoryCache:
-    """Return the stand-in for a missing memory tier: its fences work, and it stays empty."""
+    """Return the stand-in for no memory tier: its fences work, and it stays empty."""
     memory = MemoryCache(1, cleanup_interval=None)
     memory._store.keep_nothing()
     return memory

@@ -1,10 +1,9 @@
 """The one lock of the memory tier, and how its writes take it.
 
-`with` on an RLock leaves no gap in which a signal handler's exception could strand it. It is
-re-entrant because Python may run a finalizer, or a signal handler, in the middle of a write; if that
-calls the cache, the call finds the state busy and is queued until the write is done. Entries that leave
-are handed out of the locked part, so that listeners run, and values die, without the lock. What was
-queued is carried out also if the write is refused or interrupted.
+`with` on an RLock leaves no gap in which an exception of a signal handler could keep it locked. The lock
+is re-entrant because Python may run a finalizer or signal handler in the middle of a write. If that calls
+the cache, the call finds the state busy and is queued until the write ends, however the write ends.
+Removed entries leave the locked part, so that listeners run, and values are destroyed, without the lock.
 """
 
 from __future__ import annotations
@@ -25,14 +24,15 @@ IDLE: Final = 0
 BUSY: Final = 1
 CLOSED: Final = 2
 
-#: Entries that have left, and why.
+#: Removed entries, each with its cause.
 Removed: TypeAlias = list[tuple[MemoryEntry, RemovalCause]]
 
 
 class LockedStore:
-    """What a store inherits: the lock, the state behind it, and the calls that wait for it.
+    """The base class of a store with the lock, the state, and the queue of calls that found it busy.
 
-    A base, not a part: one dot more in `Store.put` would be a fifth of its time.
+    It is a base class, not an attribute: one attribute access more in `Store.put` would take a fifth of
+    its time.
     """
 
     __slots__ = ("__weakref__", "_deferred", "_listeners", "_lock", "_state", "counter")
@@ -45,13 +45,13 @@ class LockedStore:
         self._listeners: tuple[RemovalListener, ...] = ()
 
     def _exclusively(self, change: Callable[..., T], *arguments: Any) -> T | None:
-        """Call `change(gone, *arguments)` under the lock, alone; then do what must not be done there.
+        """Call `change(removed, *arguments)` under the lock, then notify listeners and drop values.
 
         Returns:
-            What `change` returned; None if it was queued, because this thread is in the middle of
+            The result of `change`; None if the call was queued, because this thread is in the middle of
             another change.
         """
-        gone: Removed = []
+        removed: Removed = []
         try:
             with self._lock:
                 if self._state:
@@ -59,19 +59,21 @@ class LockedStore:
                     return None
                 try:
                     self._state = BUSY
-                    result = change(gone, *arguments)
+                    result = change(removed, *arguments)
                 finally:
                     self._state = IDLE
-            if gone:
+            if removed:
                 if self._listeners:
-                    tell(
-                        self._listeners, self.counter, [(held.key, held.value, cause) for held, cause in gone]
+                    notify(
+                        self._listeners,
+                        self.counter,
+                        [(held.key, held.value, cause) for held, cause in removed],
                     )
-                # Only now, and after its deadline: a reader that saw a live deadline has the value. A
-                # cached function may refer to the entry for a while, and shall not keep its value alive.
-                for held, _ in gone:
+                # Only now, after the deadline was set: a reader that saw a live deadline has the value. A
+                # cached function may refer to the entry for longer, and must not keep its value alive.
+                for held, _ in removed:
                     held.value = None
-        finally:  # refused or interrupted, what was queued meanwhile was promised
+        finally:  # run the queued calls also if this change was refused or interrupted
             if self._deferred:
                 self._run_deferred()
         return result
@@ -93,25 +95,17 @@ class LockedStore:
         if self._state == CLOSED:
             raise CacheClosedError("this MemoryCache was closed; make a new one")
 
-    def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
-        self._lock.acquire()
-
-    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
-        """Give the lock back; entries, and the sweep, go on in the child."""
-        self._lock.release()
-
 
 #: What a removal listener is called with: key, value, cause.
 RemovalListener = Callable[[str, Any, RemovalCause], object]
 
 
-def tell(
+def notify(
     listeners: Iterable[RemovalListener],
     counter: TierCounters,
     removals: list[tuple[str, Any, RemovalCause]],
 ) -> None:
-    """Call each with each removal; what one raises is logged and counted, and stops no other."""
+    """Call each listener with each removal. An exception is logged and counted, and stops no listener."""
     for listener in listeners:
         for removal in removals:
             try:

@@ -1,9 +1,8 @@
-"""Which entry a full memory tier gives up: one policy a file, its class the algorithm's essay.
+"""The eviction policies of the memory tier: one policy per file, with the algorithm's essay in its class.
 
-LRU is not here: the store of the memory tier is one. `base.EvictionPolicy` says what a policy
-is told, and when; it knows keys, not values, and is never called by two threads at once unless it
-asks for it. The cost of a hit and of an eviction is constant for each, in the mean over many; SoonestToExpire
-takes time in proportion to the logarithm of the number of entries.
+LRU is not here, because the store of the memory tier is an LRU queue. `base.EvictionPolicy` says when each
+method is called. The amortized cost of a hit and of an eviction is constant in each policy except
+SoonestToExpire, where it grows with the logarithm of the number of entries.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from cachekit.tiers.memory.eviction.ttl import SoonestToExpire
 
 __all__ = ["POLICIES", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]
 
-#: What makes the policy of each strategy but LRU.
+#: The factory of the policy of each strategy except LRU.
 POLICIES: dict[CacheStrategy, Callable[[], EvictionPolicy]] = {
     CacheStrategy.FIFO: Fifo,
     CacheStrategy.LFU: Lfu,

@@ -7,61 +7,61 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class EvictionPolicy(Protocol):
-    """Which entry a full memory tier gives up: what `MemoryCache(strategy=...)` takes beside LRU.
+    """Chooses the entry that a full memory tier evicts; for `MemoryCache(strategy=...)`.
 
-    A policy knows keys and nothing else, and those that it knows are those that are held. Its cache calls
-    every method under the cache's own lock, in the order in which things happened, so that it needs no
-    lock and need not think of threads or forks; it must not call the cache. Hits are the exception to
-    "at once": they are told in batches, but always before whatever came after them.
+    A policy knows keys only, and exactly those that the cache holds. The cache calls every method under its
+    own lock, in the order of events, so a policy needs no lock and need not consider threads or forks. A
+    policy must not call the cache. Hits may be reported later, in batches, but always before the next event
+    of another kind.
 
-    A method that raises, or is interrupted by a signal handler that does, loses nothing: before it is
-    used again its cache calls `begin` and inserts what is held, oldest first.
+    If a method raises, or is interrupted by a signal handler that raises, nothing is lost. Before the next
+    call the cache calls `begin` and inserts the entries that it holds, oldest first.
     """
 
     def begin(self, capacity: int) -> None:
-        """Forget everything; from now on at most `capacity` entries are held.
+        """Forget all keys. From now on the cache holds at most `capacity` entries.
 
-        A cache that is bounded in bytes may be full earlier: what is held when `evict` is called is then
-        what fits.
+        A cache that is bounded in bytes may be full with fewer entries: those that it holds when it calls
+        `evict`.
         """
         ...
 
     def insert(self, key: str, deadline: float) -> None:
-        """An entry came in, under a key that was not held; there was room.
+        """Add a key that was not held; the cache has room for it.
 
-        The deadline is when its time is over, in seconds on the cache's monotonic clock; infinity if never.
+        The deadline is when the entry expires, in seconds on the cache's monotonic clock; infinity if never.
         """
         ...
 
     def hit(self, key: str) -> object:
-        """The entry under a key that is held was looked up, or its value replaced."""
+        """Record that the entry of a held key was looked up, or that its value was replaced."""
         ...
 
     def prolong(self, key: str, deadline: float) -> None:
-        """The entry under a key that is held got another deadline."""
+        """Record that the entry of a held key has a new deadline."""
         ...
 
     def evict(self, incoming: str) -> str:
-        """Choose the entry that leaves, so that `incoming` may come in or grow, and forget it.
+        """Choose the entry to evict, to make room for `incoming`, forget it, and return its key.
 
-        Called only while something is held, as many times as it takes; `incoming` itself may be chosen
-        if it is held.
+        Called only while there are entries, and repeatedly until there is enough room. If `incoming` is
+        held, it may be chosen too.
         """
         ...
 
     def remove(self, key: str) -> None:
-        """The entry under a key that is held left for another reason: deleted, invalidated, expired."""
+        """Forget a held key whose entry was deleted, invalidated or expired."""
         ...
 
 
 @runtime_checkable
 class LockFreeHits(EvictionPolicy, Protocol):
-    """A policy whose `hit` may also be called without the lock, by any thread while the GIL is held.
+    """A policy whose `hit` any thread may also call without the lock, while the GIL is held.
 
-    It costs less than a batch, so a policy whose hit changes one attribute of what it keeps of the key
-    offers this. It must then bear a key that is held no more, or is just leaving or coming in.
+    It costs less than a batch, so a policy whose hit changes one attribute should offer it. It must then
+    accept a key that is no longer held, or that is being added or removed.
     """
 
     def hit_unlocked(self, key: str) -> object:
-        """`hit`, at any time; KeyError is as good as a return."""
+        """Record a hit at any time. Raising KeyError is allowed."""
         ...

@@ -1,4 +1,4 @@
-"""FIFO: what came in first leaves first."""
+"""FIFO: evict the oldest entry."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ K = TypeVar("K", bound=Hashable)
 
 @final
 class Fifo(Generic[K]):
-    """First in, first out: an entry's age decides, and nothing that happens to it afterwards.
+    """First in, first out: only the age of an entry decides.
 
-    The oldest policy and the cheapest: one queue, new entries at one end, victims at the other, and a hit
-    changes nothing. Popular entries leave like any other and have to be loaded again, which is why it
-    mostly stands for the least that a policy should reach; where requests run through keys in order and
-    do not come back it is as good as any. Belady, "A study of replacement algorithms for a
-    virtual-storage computer", IBM Systems Journal 5 (1966), describes it beside the optimum.
+    The oldest and cheapest policy: one queue, new entries at one end, victims at the other, and a hit
+    changes nothing. Popular entries leave like any other and have to be loaded again. So FIFO mostly serves
+    as the baseline for other policies. Where requests run through keys in order without repetition, it is
+    as good as any policy. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM
+    Systems Journal 5 (1966), describes it beside the optimum.
 
-    An entry whose value is replaced keeps its place: it is the key that came in. A hit without the lock
-    is safe because it does nothing.
+    An entry whose value is replaced keeps its place, because the key is what was added. A hit without the
+    lock is safe because it does nothing.
     """
 
     __slots__ = ("_queue",)
@@ -29,26 +29,22 @@ class Fifo(Generic[K]):
         self.begin(1)
 
     def begin(self, capacity: int) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
-        # Not a dict, which steps over the places of all that have left to find its first key.
+        # Not a dict: finding its first key takes longer with every key that was removed before it.
         self._queue: OrderedDict[K, None] = OrderedDict()
 
     def insert(self, key: K, deadline: float) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._queue[key] = None
 
     def hit(self, key: K) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     hit_unlocked = hit
 
     def prolong(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def evict(self, incoming: K) -> K:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         return self._queue.popitem(last=False)[0]
 
     def remove(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         del self._queue[key]

@@ -1,4 +1,4 @@
-"""LFU: what was asked for least often leaves first."""
+"""LFU: evict the entry that was requested least often."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ K = TypeVar("K", bound=Hashable)
 
 @final
 class Lfu(Generic[K]):
-    """Least frequently used, with exact counts of what is held.
+    """Least frequently used, with exact counts of the entries held.
 
-    An entry comes in with a count of one, and each hit adds one; the lowest count leaves, and among
-    equals the one that reached this count longest ago. Counts begin anew when an entry comes back. Every
-    step takes constant time: the keys of one count stand in a queue of their own, and a hit moves a key
-    to the end of the next queue (Shah, Mitra, Matani, "An O(1) algorithm for implementing the LFU cache
-    eviction scheme", 2010).
+    An entry starts with a count of one, and each hit adds one. The entry with the lowest count is evicted;
+    among equals, the one that reached this count first. An entry that comes back starts at one again. Every
+    step takes constant time: the keys of each count have their own queue, and a hit moves a key to the end
+    of the next queue (Shah, Mitra, Matani, "An O(1) algorithm for implementing the LFU cache eviction
+    scheme", 2010).
 
-    Where popularity never changes that is the best that can be done without a look at the future. Where
-    it does, yesterday's favourites hold their places with counts that nothing new can reach: on such
-    requests plain LFU falls far behind LRU, and W-TinyLFU, which lets counts fade, is what one wants.
+    Where popularity never changes, no policy without knowledge of the future does better. Where it changes,
+    formerly popular entries stay with counts that no new entry can reach. On such requests plain LFU falls
+    far behind LRU; use W-TinyLFU, whose counts fade.
 
     A hit moves a key between two queues, so hits come in batches under the lock.
     """
@@ -32,27 +32,23 @@ class Lfu(Generic[K]):
         self.begin(1)
 
     def begin(self, capacity: int) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._counts: dict[K, int] = {}
         self._queues: dict[int, OrderedDict[K, None]] = {}  # of each count that some key has
         self._least = 1  # no key has a lower count
 
     def insert(self, key: K, deadline: float) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._least = 1
         self._enqueue(key, 1)
 
     def hit(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         count = self._counts[key]
         self._dequeue(key, count)
         self._enqueue(key, count + 1)
 
     def prolong(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def evict(self, incoming: K) -> K:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         if self._least not in self._queues:
             self._least = min(self._queues)
         victim = next(iter(self._queues[self._least]))
@@ -60,7 +56,6 @@ class Lfu(Generic[K]):
         return victim
 
     def remove(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         self._dequeue(key, self._counts.pop(key))
 
     def _enqueue(self, key: K, count: int) -> None:

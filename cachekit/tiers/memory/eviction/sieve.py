@@ -1,4 +1,4 @@
-"""SIEVE: a queue, one bit per entry, and a hand that removes what was not asked for again."""
+"""SIEVE: a queue, one bit per entry, and a hand that evicts entries without a second request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 
 @final
 class _Node(Generic[K]):
-    """An entry's place in the queue."""
+    """The place of an entry in the queue."""
 
     __slots__ = ("key", "newer", "older", "visited")
 
@@ -24,20 +24,20 @@ class _Node(Generic[K]):
 class Sieve(Generic[K]):
     """SIEVE, as in Zhang, Yang, Yue, Vigfusson, Rashmi, "SIEVE is Simpler than LRU", NSDI '24.
 
-    Entries stand in a queue in the order in which they came in and never move. A hit sets the entry's
-    visited bit. To make room, a hand walks from the oldest towards the newest: an entry with the bit loses
-    the bit and stays where it is; the first without it leaves. The hand stays there and goes on from
-    there next time, and begins again with the oldest when it has passed the newest.
+    Entries stay in a queue in the order in which they were added and never move. A hit sets the visited bit
+    of the entry. To evict, a hand moves from the oldest towards the newest entry. An entry with the bit
+    loses the bit and keeps its place; the first entry without the bit is evicted. The hand stays there,
+    continues from there at the next eviction, and returns to the oldest entry after it has passed the newest.
 
-    That differs from CLOCK in one thing. CLOCK moves the survivor to the young end, so new and surviving
-    entries mix; SIEVE leaves it where it is, so the hand keeps passing over the young part of the queue,
-    where entries that nobody asks for twice are found and removed soon ("quick demotion"), while what
-    has survived lies behind it and is not looked at for a round ("lazy promotion"). On skewed requests
-    (web, key-value caches) it beats LRU, with a hit that is one assignment. It is no good at scans that
-    are longer than the cache and come in rounds, and slow to forget what was popular and is no more.
+    That differs from CLOCK in one thing. CLOCK moves a surviving entry to the young end, so new and
+    surviving entries mix. SIEVE leaves it in place, so the hand keeps passing over the young part of the
+    queue. There, entries that are requested only once are found and removed soon ("quick demotion"), while
+    surviving entries lie behind the hand and are not examined for a round ("lazy promotion"). On skewed
+    requests (web, key-value caches) it beats LRU, with a hit that is one assignment. It performs badly on
+    repeated scans that are longer than the cache, and is slow to forget formerly popular entries.
 
-    A hit without the lock is safe: it looks a node up and sets an attribute of it. A node that has just
-    left takes the bit with it, unseen; two threads set the same bit.
+    A hit without the lock is safe: it looks up a node and sets one attribute. A node that was just removed
+    takes the bit with it without effect, and two threads set the same bit.
     """
 
     __slots__ = ("_hand", "_newest", "_nodes", "_oldest")
@@ -46,14 +46,12 @@ class Sieve(Generic[K]):
         self.begin(1)
 
     def begin(self, capacity: int) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._nodes: dict[K, _Node[K]] = {}
         self._oldest: _Node[K] | None = None
         self._newest: _Node[K] | None = None
-        self._hand: _Node[K] | None = None  # where the next walk begins; None is at the oldest
+        self._hand: _Node[K] | None = None  # where the next eviction begins; None means the oldest
 
     def insert(self, key: K, deadline: float) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         node = _Node[K]()
         node.key = key
         node.visited = False
@@ -67,16 +65,14 @@ class Sieve(Generic[K]):
         self._nodes[key] = node
 
     def hit(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         self._nodes[key].visited = True
 
     hit_unlocked = hit
 
     def prolong(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def evict(self, incoming: K) -> K:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         node = self._hand or self._oldest
         while node is not None and node.visited:
             node.visited = False
@@ -87,7 +83,6 @@ class Sieve(Generic[K]):
         return node.key
 
     def remove(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         node = self._nodes.pop(key)
         if node is self._hand:
             self._hand = node.newer
@@ -99,5 +94,5 @@ class Sieve(Generic[K]):
             self._newest = node.older
         else:
             node.newer.older = node.older
-        # Two nodes that name each other would wait for the garbage collector.
+        # Break the reference cycle between adjacent nodes, so that no garbage collection is needed.
         node.newer = node.older = None

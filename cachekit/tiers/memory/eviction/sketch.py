@@ -1,14 +1,14 @@
-"""How often keys were asked for lately: an estimate in a few bytes per key, which fades."""
+"""An estimate of how often keys were requested recently: a few bytes per key, and counts that fade."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Final, final
 
-_MOST: Final = 15  # what a counter counts up to: more says nothing that matters about a key
-_FADE: Final = 24  # counts per entry of the cache, between two halvings
+_MOST: Final = 15  # the maximum of a counter; higher counts would not change decisions
+_FADE: Final = 24  # counts per entry of the cache between two halvings
 _WIDTH: Final = 4  # places in a row per entry, at least
-_FEWEST: Final = 16  # entries that it is made for, at least
+_FEWEST: Final = 16  # entries that the rows have room for, at least
 _HALF: Final = bytes(count // 2 for count in range(256))
 
 
@@ -16,23 +16,24 @@ _HALF: Final = bytes(count // 2 for count in range(256))
 class FrequencySketch:
     """A count-min sketch with conservative update and periodic halving. Not locked.
 
-    A key's counter stands in each of four rows, at a place that its hash gives. Other keys may share the
-    place in one row, but hardly in all, so the lowest of the four is the estimate; between two halvings it
-    is never too low (Cormode, Muthukrishnan, "An improved data stream summary: the count-min sketch and its
-    applications", Journal of Algorithms 55 (2005)). Only the lowest are raised, which keeps strangers
-    apart for longer (Estan, Varghese, "New directions in traffic measurement and accounting", SIGCOMM '02).
+    Each key has a counter in each of four rows, at a place that its hash gives. Other keys may share the
+    place in one row, but hardly in all, so the lowest of the four counters is the estimate. Between two
+    halvings it is never too low (Cormode, Muthukrishnan, "An improved data stream summary: the count-min
+    sketch and its applications", Journal of Algorithms 55 (2005)). Only the lowest counters are raised,
+    which keeps the counts of different keys apart for longer (Estan, Varghese, "New directions in traffic
+    measurement and accounting", SIGCOMM '02).
 
-    After so many counts per entry of the cache all counters are halved, so that what was popular fades:
+    After a number of counts per entry of the cache, all counters are halved, so that old popularity fades:
     the reset of Einziger, Friedman, Manes, "TinyLFU: A Highly Efficient Cache Admission Policy", ACM
-    Transactions on Storage 13 (2017). An ask for a key whose counter is full is no count: a few very
-    popular keys would otherwise make the others fade.
+    Transactions on Storage 13 (2017). A request for a key whose counter is full does not count towards the
+    reset: otherwise a few very popular keys would make the others fade.
 
-    It starts small and grows with the cache; a row twice as long is the old one twice, and no estimate
-    changes. The hashes of keys must differ in all their bits, as those of `str` do; since those are
-    keyed by a secret of the process, nobody outside can make keys that share places.
+    The sketch starts small and grows with the cache. A row of twice the length is the old row twice, so no
+    estimate changes. The hashes of keys must differ in all their bits, as those of `str` do. Hashes of `str`
+    depend on a secret of the process, so no attacker can choose keys that share places.
 
     Args:
-        entries: that the cache has room for, for now.
+        entries: The number of entries that the cache has room for (default 1).
     """
 
     __slots__ = ("_counts", "_first", "_fourth", "_mask", "_second", "_third", "_until")
@@ -46,7 +47,7 @@ class FrequencySketch:
         self.resize(entries)
 
     def resize(self, entries: int) -> None:
-        """Be about a cache of this many entries."""
+        """Set the number of entries that the cache has room for; the rows never become shorter."""
         entries = max(entries, _FEWEST)
         self._until = _FADE * entries
         while self._mask < _WIDTH * entries - 1:
@@ -57,11 +58,11 @@ class FrequencySketch:
             self._mask = 2 * self._mask + 1
 
     def add(self, key: Hashable) -> None:
-        """Count that the key was asked for."""
+        """Count a request for the key."""
         bits, mask = hash(key), self._mask
         first, second, third, fourth = self._first, self._second, self._third, self._fourth
         a, b, c, d = bits & mask, bits >> 15 & mask, bits >> 30 & mask, bits >> 45 & mask
-        # Each read once, and compared without a call: this is most of what a hit of W-TinyLFU costs.
+        # Each counter is read once and compared without a call: this is most of the cost of a hit.
         in_first, in_second, in_third, in_fourth = first[a], second[b], third[c], fourth[d]
         count = in_first
         if in_second < count:
@@ -85,7 +86,7 @@ class FrequencySketch:
             self._fade()
 
     def estimate(self, key: Hashable) -> int:
-        """How often the key was asked for lately, 0 to 15."""
+        """Return how often the key was requested recently, 0 to 15."""
         bits, mask = hash(key), self._mask
         return min(
             self._first[bits & mask],

@@ -1,4 +1,4 @@
-"""W-TinyLFU: a newcomer must have been asked for more often than the one whose place it takes."""
+"""W-TinyLFU: admit an entry only if it was requested more often than the entry that it replaces."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cachekit.tiers.memory.eviction.sketch import FrequencySketch
 
 K = TypeVar("K", bound=Hashable)
 
-_LEAST_WINDOW: Final = 0.02  # share of the room; what the window begins with
+_LEAST_WINDOW: Final = 0.02  # share of the capacity; also the initial window
 _MOST_WINDOW: Final = 0.8
 _PROTECTED: Final = 0.8  # share of the main part
-_SAMPLE: Final = 6  # requests per entry, between two looks at the hit ratio
-_STEP: Final = 0.05  # share of the room by which the window changes
-_ONWARD: Final = 0.98  # what becomes of the step on the way
-_BACK: Final = 0.6  # and when it turns back
-_UPHEAVAL: Final = 0.05  # a change of the hit ratio that calls for full steps again
-_FIRST: Final = 1024  # entries that the sketch is made for before there are more
+_SAMPLE: Final = 6  # requests per entry between two measurements of the hit ratio
+_STEP: Final = 0.05  # share of the capacity by which the window changes
+_ONWARD: Final = 0.98  # factor of the step in the same direction
+_BACK: Final = 0.6  # factor of the step when it turns back
+_UPHEAVAL: Final = 0.05  # a change of the hit ratio that restores full steps
+_FIRST: Final = 1024  # entries that the sketch has room for at first
 
 
 @final
@@ -29,40 +29,40 @@ class WTinyLfu(Generic[K]):
     on Storage 13 (2017), with the hill climbing of Einziger, Eytan, Friedman, Manes, "Adaptive Software
     Cache Management", Middleware '18.
 
-    A sketch (see `FrequencySketch`) counts how often keys were asked for lately, held or not. The room has
-    two parts. New entries come into the window, an LRU queue. What the window has no room for becomes a
-    candidate for the main part: if it was asked for more often than the main part's own victim, the victim
-    leaves, otherwise the candidate does. So the main part keeps what is popular, a scan does not get past
-    the window, and the window gives a newcomer time to be asked for again.
+    A sketch (see `FrequencySketch`) counts how often keys were requested recently, whether held or not. The
+    cache has two parts. New entries enter the window, an LRU queue. An entry that does not fit into the
+    window any more becomes a candidate for the main part. If the candidate was requested more often than
+    the main part's own victim, the victim is evicted, otherwise the candidate. So the main part keeps
+    popular entries, a scan does not get past the window, and the window gives a new entry time for a
+    second request.
 
-    The main part is a segmented LRU: an entry comes in on probation, is protected when it is asked for
-    there, and goes back on probation when the protected ones are more than four fifths. The victim is the
-    entry on probation that was asked for longest ago.
+    The main part is a segmented LRU. An entry starts on probation and becomes protected when it is
+    requested there. It returns to probation when the protected entries exceed four fifths. The victim is
+    the least recently requested entry on probation.
 
-    How large the window should be depends on the requests: on ones that come in bursts it should be most
-    of the room, on ones with steady favourites next to nothing. So after every six requests per entry the
-    hit ratio is compared with that of the time before: the window goes on growing or shrinking if that has
-    helped, and turns back if not, with steps that become smaller, above all when it turns; and
-    full ones again when the ratio changes by more than five points. It begins with the least that it
-    may have, two hundredths, which is right for steady favourites, and grows to four fifths at most.
+    The best size of the window depends on the requests: most of the capacity for requests that come in
+    bursts, almost nothing for steadily popular keys. So after every six requests per entry the hit ratio is
+    compared with the previous one. If the last change of the window has helped, the window continues to
+    grow or shrink; otherwise it turns back. The steps become smaller, above all when it turns. They are
+    full steps again when the ratio changes by more than five points. The window starts at its minimum, two
+    hundredths, which suits steadily popular keys, and grows to at most four fifths.
 
-    The structure is that of the papers; the constants of the climb and of the sketch are our own, chosen on
-    the traces of docs/eviction.md. Caffeine, which the authors maintain, also admits a candidate by chance
-    now and then, against attackers whose keys share counters; here the hashes are secret.
+    The structure is that of the papers. The constants of the hill climbing and of the sketch are our own,
+    chosen on the traces of docs/eviction.md. Caffeine, which the authors maintain, also admits a candidate
+    at random now and then, against attackers whose keys share counters. Here the hashes are secret.
 
     A hit counts in the sketch and moves the entry, so hits come in batches under the lock.
     """
 
     __slots__ = (
-        "_capacity", "_held", "_hits", "_misses", "_most_protected", "_most_window", "_probation",
-        "_protected", "_ratio", "_room", "_sample", "_share", "_sketch", "_sketched", "_step", "_window",
+        "_capacity", "_divided", "_held", "_hits", "_misses", "_most_protected", "_most_window", "_probation",
+        "_protected", "_ratio", "_sample", "_share", "_sketch", "_sketched", "_step", "_window",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.begin(1)
 
     def begin(self, capacity: int) -> None:
-        """See `EvictionPolicy`."""
         self._window: OrderedDict[K, None] = OrderedDict()
         self._probation: OrderedDict[K, None] = OrderedDict()
         self._protected: OrderedDict[K, None] = OrderedDict()
@@ -76,15 +76,13 @@ class WTinyLfu(Generic[K]):
         self._hits = self._misses = 0
         self._divide(capacity)
 
-    def _divide(self, room: int) -> None:
-        """Divide this much room between window, probation and protected."""
-        self._room = room
-        self._sample = _SAMPLE * room
-        self._most_window = max(1, int(self._share * room))
-        self._most_protected = int((room - self._most_window) * _PROTECTED)
+    def _divide(self, capacity: int) -> None:
+        self._divided = capacity
+        self._sample = _SAMPLE * capacity
+        self._most_window = max(1, int(self._share * capacity))
+        self._most_protected = int((capacity - self._most_window) * _PROTECTED)
 
     def insert(self, key: K, deadline: float) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._misses += 1
         self._held += 1
         if self._held > self._sketched:
@@ -98,7 +96,6 @@ class WTinyLfu(Generic[K]):
             self._climb()
 
     def hit(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         self._hits += 1
         self._sketch.add(key)
         protected = self._protected
@@ -115,16 +112,15 @@ class WTinyLfu(Generic[K]):
             self._climb()
 
     def prolong(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     def evict(self, incoming: K) -> K:  # noqa: ARG002
-        """See `EvictionPolicy`."""
-        if self._held != self._room:
+        if self._held != self._divided:
             self._divide(self._held)
             self._demote()
-        # One place less, which is for the incoming one.
+        # One place less, for the incoming entry.
         candidate = self._shrink_window_to(self._most_window - 1)
-        if candidate is None:  # the window lost entries otherwise
+        if candidate is None:  # entries were removed from the window
             candidate = next(iter(self._window), None)
         victims = iter(self._probation)
         victim = next(victims, None)
@@ -141,7 +137,6 @@ class WTinyLfu(Generic[K]):
         return victim
 
     def remove(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         for part in (self._probation, self._window, self._protected):
             if key in part:
                 del part[key]
@@ -150,7 +145,7 @@ class WTinyLfu(Generic[K]):
         raise KeyError(key)
 
     def _shrink_window_to(self, most: int) -> K | None:
-        """Put what the window has too many on probation; the last of them."""
+        # Returns the last key that moves to probation.
         key = None
         while len(self._window) > most:
             key, _ = self._window.popitem(last=False)
@@ -158,12 +153,12 @@ class WTinyLfu(Generic[K]):
         return key
 
     def _demote(self) -> None:
-        """Put what the protected part has too many on probation."""
+        # Back to probation, until the protected part has its size.
         while len(self._protected) > self._most_protected:
             self._probation[self._protected.popitem(last=False)[0]] = None
 
     def _climb(self) -> None:
-        """Go on in the direction that helped, or turn back."""
+        # Continues in the direction that helped, or turns back.
         ratio = self._hits / (self._hits + self._misses)
         change = ratio - self._ratio
         self._step *= _ONWARD if change >= 0 else -_BACK
@@ -172,7 +167,7 @@ class WTinyLfu(Generic[K]):
         self._share = min(max(self._share + self._step, _LEAST_WINDOW), _MOST_WINDOW)
         self._ratio = ratio
         self._hits = self._misses = 0
-        self._divide(self._room)
+        self._divide(self._divided)
         self._shrink_window_to(self._most_window)
         self._demote()
         while len(self._window) < self._most_window and self._probation:

@@ -1,4 +1,4 @@
-"""TTL: what would expire soonest leaves first."""
+"""TTL: evict the entry that expires first."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Generic, TypeVar, final
 
 K = TypeVar("K", bound=Hashable)
 
-_SLACK = 16  # stale places in the heap that are not worth a clearing
+_SLACK = 16  # stale places in the heap that are not worth a rebuild
 
 
 @final
 class SoonestToExpire(Generic[K]):
-    """The entry whose time is over soonest leaves first; among equals the one that came in first.
+    """Evicts the entry that expires first; among equals the one that was added first.
 
-    For caches whose TTLs say what a value is worth: what is nearly over would have been of use for the
-    shortest time. Entries that have expired go before any live one, also between two sweeps. It looks at
-    nothing but deadlines: if all TTLs are alike it is FIFO. Redis has it as `volatile-ttl`, by a sample;
-    here the order is exact, by a binary heap (Williams, "Algorithm 232: Heapsort", CACM 7 (1964)).
+    For caches whose TTLs say what a value is worth: an entry that expires soon would have been useful for
+    the shortest time. Expired entries are evicted before any live one, also between two sweeps. Only
+    deadlines count: if all TTLs are equal, the policy is FIFO. Redis offers it as `volatile-ttl`, with a
+    sample. Here the order is exact, by a binary heap (Williams, "Algorithm 232: Heapsort", CACM 7 (1964)).
 
-    Whatever leaves early or gets another deadline stays in the heap as a stale place, known by its number,
-    and is skipped when it comes up. The heap is cleared of them when they are the larger part. A hit
+    A key that is removed, or gets a new deadline, leaves a stale place in the heap, which its number
+    identifies. `evict` skips stale places. The heap is rebuilt when they are the larger part. A hit
     without the lock is safe because it does nothing.
     """
 
@@ -32,13 +32,11 @@ class SoonestToExpire(Generic[K]):
         self.begin(1)
 
     def begin(self, capacity: int) -> None:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         self._numbers = count()
         self._heap: list[tuple[float, int, K]] = []
         self._places: dict[K, tuple[float, int, K]] = {}
 
     def insert(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
         self._places[key] = place = (deadline, next(self._numbers), key)
         heappush(self._heap, place)
         if len(self._heap) > 2 * len(self._places) + _SLACK:
@@ -46,17 +44,15 @@ class SoonestToExpire(Generic[K]):
             heapify(self._heap)
 
     def hit(self, key: K) -> None:
-        """See `EvictionPolicy`."""
+        pass
 
     hit_unlocked = hit
 
     def prolong(self, key: K, deadline: float) -> None:
-        """See `EvictionPolicy`."""
         if self._places[key][0] != deadline:
             self.insert(key, deadline)
 
     def evict(self, incoming: K) -> K:  # noqa: ARG002
-        """See `EvictionPolicy`."""
         while True:
             place = heappop(self._heap)
             if self._places.get(place[2]) is place:
@@ -64,5 +60,4 @@ class SoonestToExpire(Generic[K]):
                 return place[2]
 
     def remove(self, key: K) -> None:
-        """See `EvictionPolicy`."""
         del self._places[key]
