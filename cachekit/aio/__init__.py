@@ -2,9 +2,9 @@
 
 from cachekit.aio import IntelligentCache, cache_result
 
-Everything is awaited but what only makes a view or reads figures: `region`, `cached`, a tier's
-`get_stats`, properties, and switching the default cache. A hit in memory is answered on the loop;
-whatever may touch a disk or a socket is carried out in threads.
+All calls are awaited, except those that only make a view or read counters: `region`, `cached`, `get_stats`
+of a tier, properties, and switching the default cache. A memory hit stays on the loop. Calls that may touch a
+disk or a socket run in threads.
 """
 
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ __all__ = [
     "warm_cache_keys",
 ]  # fmt: skip
 
-#: As in `cachekit`: what a directory or a server needs is loaded when it is named.
+#: As in `cachekit`: the modules for a directory or a server are imported on first use.
 _ON_FIRST_USE = {"FileCache": "cachekit.aio.file", "RedisCache": "cachekit.aio.redis"}
 
 

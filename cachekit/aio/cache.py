@@ -1,8 +1,8 @@
-"""The cache over tiers, awaited: memory hits at once, loads on the loop, and threads for disk and socket.
+"""IntelligentCache, awaited: memory hits on the loop, loads in tasks, disk and socket in threads.
 
-It is a view of a `cachekit.IntelligentCache` (`sync`), which threads may use at the same time; both sides
-share tiers, figures and loads under way. A cache that has memory alone is never off the loop. Loaders may
-be coroutine functions, which are awaited on this loop, or plain functions, each in a thread of its own.
+It is a view of a `cachekit.IntelligentCache` (`sync`), which threads may use at the same time. Both share
+tiers, statistics and loads in progress. A cache that has only memory never leaves the loop. A loader may be a
+coroutine function, which is awaited on this loop, or a plain function, which runs in a thread made for it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _ALL = CacheLevel.ALL
 
 @final
 class IntelligentCache(Facade[Core]):
-    """`cachekit.IntelligentCache`, awaited: see there for the arguments and what they promise.
+    """`cachekit.IntelligentCache`, awaited; see there for the arguments and the promises.
 
-    The tiers that it is given may be facades of `cachekit.aio`, or the core's own, which it shares. Making
-    one opens the directory of a file tier that was left out there and then; to be sure that the loop is
-    not held up, make caches before it runs.
+    Its tiers may be facades of `cachekit.aio`, or synchronous tiers, which it shares. If the file tier is
+    left out, the constructor opens its directory. Create caches before the loop runs, so that this does not
+    block it.
 
-    Safe on any loop and in any thread; a cache may be used on several loops at once.
+    Safe on any loop and in any thread. A cache may be used on several loops at once.
     """
 
     __slots__ = ("_core", "_facades")
@@ -77,15 +77,15 @@ class IntelligentCache(Facade[Core]):
     def _set_up(self, sync: Core) -> None:
         super()._set_up(sync)
         self._core = core_of(sync)
-        # Those that were handed in, or asked for; they have threads that go with the cache.
+        # The facades of tiers that were passed in, or asked for.
         self._facades: dict[str, Any] = {}
 
     @classmethod
     def of(cls, sync: Core) -> IntelligentCache:
-        """A view of a cache that there is.
+        """Return a view of an existing cache.
 
         Raises:
-            TypeError: it is not a `cachekit.IntelligentCache`.
+            TypeError: `sync` is not a `cachekit.IntelligentCache`.
         """
         check_sync(sync, Core, "an IntelligentCache")
         return cls._view(sync)
@@ -95,13 +95,13 @@ class IntelligentCache(Facade[Core]):
 
     @property
     def memory_cache(self) -> MemoryCache | None:
-        """The memory tier, if there is one."""
+        """Return the memory tier, or None."""
         tier = self._sync.memory_cache
         return None if tier is None else self._facade(MemoryCache, tier)
 
     @property
     def redis_cache(self) -> RedisCache | None:
-        """The tier that hosts share, if there is one."""
+        """Return the tier that hosts share, or None."""
         from cachekit.aio.redis import RedisCache
 
         tier = self._sync.redis_cache
@@ -109,19 +109,19 @@ class IntelligentCache(Facade[Core]):
 
     @property
     def file_cache(self) -> FileCache | None:
-        """The tier that the processes of this host share, if there is one."""
+        """Return the tier that the processes of this host share, or None."""
         from cachekit.aio.file import FileCache
 
         tier = self._sync.file_cache
         return None if tier is None else self._facade(FileCache, tier)
 
     def _facade(self, kind: Any, tier: object) -> Any:
-        # Of two that are made at once one stays, and the other one has no threads yet.
+        # Two threads may both make one: setdefault decides.
         return self._facades.get(kind.__name__) or self._facades.setdefault(kind.__name__, kind.of(tier))
 
     @property
     def default_ttl(self) -> float:
-        """Seconds that an entry lives when nobody says; `FOREVER` for no expiry."""
+        """Return how many seconds an entry lives without a `ttl`; `FOREVER` for no expiry."""
         return self._sync.default_ttl
 
     # -- one key ------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class IntelligentCache(Facade[Core]):
     @overload
     async def get(self, key: str, default: D, *, cache_level: CacheLevel = ...) -> Any | D: ...
     async def get(self, key: str, default: Any = None, *, cache_level: CacheLevel = _ALL) -> Any:
-        """As `cachekit.IntelligentCache.get`; a hit in memory does not leave the loop."""
+        """Return the value of the key, as `cachekit.IntelligentCache.get`. A memory hit stays on the loop."""
         core = self._core
         if cache_level is not _ALL or core.closed:
             core.check(cache_level)
@@ -176,9 +176,10 @@ class IntelligentCache(Facade[Core]):
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> Any:
-        """As `cachekit.IntelligentCache.get_or_set`, with a loader that may be a coroutine function.
+        """Return the value of the key, loaded if it is missing, as `cachekit.IntelligentCache.get_or_set`.
 
-        Cancelling a caller, be it the first, leaves the load to those who wait for it, and to the cache.
+        The loader may be a coroutine function. Cancelling a caller, even the first one, does not cancel the
+        load: the other callers get its value, and the cache stores it.
         """
         if not callable(loader):
             raise TypeError(
@@ -194,7 +195,7 @@ class IntelligentCache(Facade[Core]):
         return value
 
     async def contains(self, key: str) -> bool:
-        """As `cachekit.IntelligentCache.contains`. There is no `in`, which could not be awaited."""
+        """Return whether a live entry exists. There is no `in`, which could not be awaited."""
         core = self._core
         core.check(_ALL)
         return core.memory.peek_value(checked_key(key)) is not MISSING or await self._run(
@@ -209,7 +210,7 @@ class IntelligentCache(Facade[Core]):
     # -- many keys ----------------------------------------------------------------------------------
 
     async def get_many(self, keys: Iterable[str], *, cache_level: CacheLevel = _ALL) -> dict[str, Any]:
-        """As `cachekit.IntelligentCache.get_many`; what is in memory does not leave the loop."""
+        """Return the values that the tiers have. If memory has all of them, this stays on the loop."""
         core = self._core
         core.check(cache_level)
         wanted = checked_keys(keys)
@@ -254,7 +255,7 @@ class IntelligentCache(Facade[Core]):
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> dict[str, Any]:
-        """As `cachekit.IntelligentCache.get_or_set_many`, with a loader that may be a coroutine function."""
+        """Return the values; one call loads all missing keys. The loader may be a coroutine function."""
         wanted = checked_keys(keys)
         if not callable(loader):
             raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
@@ -277,10 +278,10 @@ class IntelligentCache(Facade[Core]):
         keep_warm: bool = False,
         progress: Callable[[int, int], object] | bool | None = None,
     ) -> WarmReport:
-        """As `cachekit.IntelligentCache.warm_cache`, with a loader that may be a coroutine function.
+        """Load the keys that no tier has, as `cachekit.IntelligentCache.warm_cache`.
 
-        At most `concurrency` keys are loaded at once. A function as `progress` is called on the loop. What is
-        kept warm is loaded on this loop while it runs, and not after it has ended.
+        The loader may be a coroutine function. At most `concurrency` keys are loaded at once. `progress` is
+        called on the loop. Keys that are kept warm are loaded on this loop, until it ends.
         """
         wanted = checked_keys(keys)
         self._core.check(_ALL)
@@ -316,14 +317,14 @@ class IntelligentCache(Facade[Core]):
         ttl: TTL = None,
         tags: Tags | None = None,
     ) -> Region[V]:
-        """As `cachekit.IntelligentCache.region`; the region is awaited, making it is not."""
+        """Return a typed view of the keys that begin with `prefix`. The methods of the view are awaited."""
         return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags), self._run)
 
     cached = plain(Core.cached)
     get_stats = in_thread(Core.get_stats)
 
     async def health(self, **thresholds: float) -> Health:
-        """As `cachekit.IntelligentCache.health`."""
+        """Return the health of the cache, as `cachekit.IntelligentCache.health`."""
         return await self._run(self._sync.health, **thresholds)
 
     optimize_cache = in_thread(Core.optimize_cache)
@@ -331,10 +332,10 @@ class IntelligentCache(Facade[Core]):
     # -- life ---------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Close the cache, also for who uses it without awaiting; and its tiers unless told not to.
+        """Close the cache and its synchronous side, and the tiers unless `close_tiers` is False.
 
-        Loads that are tasks are cancelled; who waits for one gets CacheClosedError. After it there is no
-        task, and no thread but that of a plain loader that goes on. A second call does nothing.
+        Loads that are tasks are cancelled, and their callers get CacheClosedError. Afterwards no task is
+        left, and no thread but those of plain loaders that still run. A second call does nothing.
         """
         sync = self._sync
         if self._core.tiers.lower:

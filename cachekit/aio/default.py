@@ -1,6 +1,6 @@
-"""The default cache of the process, awaited: the one of `cachekit.cache.default`.
+"""The default cache of the process, awaited: that of `cachekit.cache.default`.
 
-Switching it (`set_default_cache`, `override`, `disabled`) is not awaited: it touches nothing.
+`set_default_cache`, `override` and `disabled` are not awaited, because they touch no disk or socket.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ R = TypeVar("R")
 
 
 async def get_default_cache() -> IntelligentCache:
-    """The cache that cached functions use unless told otherwise; it is built at the first call."""
+    """Return the cache that cached functions use by default; the first call builds it."""
     if default.DefaultSource().is_ready():
         return IntelligentCache.of(default.get_default_cache())
     return IntelligentCache.of(await in_own_thread(default.get_default_cache))
 
 
 def set_default_cache(cache: IntelligentCache | Core | None) -> IntelligentCache | None:
-    """As `cachekit.set_default_cache`, for caches of either kind; it is not awaited."""
+    """Set the default cache, awaited or not; see `cachekit.set_default_cache`. This is not awaited."""
     before = default.set_default_cache(sync_of(cache))
     return None if before is None else IntelligentCache.of(before)
 
 
 @contextmanager
 def override(cache: IntelligentCache | Core) -> Iterator[IntelligentCache]:
-    """As `cachekit.override`, for caches of either kind; a plain `with` block."""
+    """Set the default cache, awaited or not, inside a plain `with` block; see `cachekit.override`."""
     with default.override(sync_of(cache)) as sync:
         yield cache if isinstance(cache, IntelligentCache) else IntelligentCache.of(sync)
 
 
 def _in_thread(function: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """The function, awaited; in a thread unless the default cache has nothing but memory."""
+    """Return the function, awaited; it runs in a thread unless the default cache has only memory."""
 
     @wraps(function)
     async def awaited(*args: P.args, **kwargs: P.kwargs) -> R:

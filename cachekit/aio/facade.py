@@ -1,10 +1,8 @@
-"""What every facade is: an awaited view of an object of the core, and one line per method.
+"""Facade: an awaited view of a synchronous object, with one line per method.
 
-A facade holds no entry, figure or lock of its own, so any number of them, and the core's own object, are
-one cache. `in_thread` has a method carried out where it may touch a disk or a socket, `inline` at once;
-both leave its name, parameters, types and docstring as they are. Methods are found on the object, so that
-a tier of another make serves too. Context variables go along to the thread. A caller that is cancelled
-leaves a method that has begun to end by itself.
+A facade holds no entries, counters or locks, so all facades of an object and the object are one cache.
+`in_thread` runs a method in a thread, `inline` on the loop. Both keep its name, parameters, types and
+docstring. Methods are looked up on the object, so tiers of other classes work too.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ C = TypeVar("C")
 
 
 class Facade(Generic[C]):
-    """An awaited view of `sync`. Two views of one object are equal."""
+    """An awaited view of `sync`. Views of one object are equal."""
 
     __slots__ = ("__weakref__", "_sync")
 
@@ -27,11 +25,11 @@ class Facade(Generic[C]):
 
     @property
     def sync(self) -> C:
-        """The core's object, which this one shares: for code that does not await."""
+        """Return the synchronous object that this one shares, for code that does not await."""
         return self._sync
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Take a step of the object: at once here, where nothing touches a disk or a socket."""
+        """Run a method of the object; on the loop, unless a subclass has a tier on a disk or a server."""
         return step(*args, **kwargs)
 
     @classmethod
@@ -59,7 +57,7 @@ class Facade(Generic[C]):
 def in_thread(
     method: Callable[Concatenate[Any, P], R],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """The method, awaited; in a thread unless the object has nothing but memory."""
+    """Return the method, awaited; it runs in a thread unless the object has only memory."""
     name = method.__name__
 
     @wraps(method)
@@ -74,7 +72,7 @@ def in_thread(
 def inline(
     method: Callable[Concatenate[Any, P], R],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """The method, awaited, and carried out at once: it never touches a disk or a socket."""
+    """Return the method, awaited; it runs on the loop, because it never touches a disk or a socket."""
     name = method.__name__
 
     @wraps(method)
@@ -86,7 +84,7 @@ def inline(
 
 
 def plain(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """The method as it is, not awaited: it makes a view, or reads figures."""
+    """Return the method, not awaited, because it only makes a view or reads counters."""
     name = method.__name__
 
     @wraps(method)
@@ -98,15 +96,17 @@ def plain(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any,
 
 
 def sync_of(given: Any) -> Any:
-    """The core's object behind a facade; anything else as it is."""
+    """Return the synchronous object of a facade, and anything else unchanged."""
     return given._sync if isinstance(given, Facade) else given
 
 
 def check_sync(given: object, kind: type, what: str) -> None:
-    """Refuse what a facade cannot be made of.
+    """Check that a facade can be made of the object.
 
     Raises:
-        TypeError: it is not of the kind, or is a facade itself.
+        TypeError: The object is not of the kind, or is a facade itself.
     """
     if isinstance(given, Facade) or not isinstance(given, kind):
-        raise TypeError(f"of() takes {what} of the core, not {given!r} of type {type(given).__name__}")
+        raise TypeError(
+            f"of() takes {what} that is not awaited, not {given!r} of type {type(given).__name__}"
+        )

@@ -1,4 +1,4 @@
-"""The file tier, awaited. Whatever may touch the disk is carried out in threads."""
+"""FileCache, awaited. Methods that may touch the disk run in threads."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cachekit.tiers.file.tier import FileCache as Core
 
 @final
 class FileCache(LowerFacade[Core]):
-    """`cachekit.FileCache`, awaited: see there for the arguments and what they promise.
+    """`cachekit.FileCache`, awaited; see there for the arguments and the promises.
 
-    Making one opens the directory there and then: on a slow disk, make it before the loop runs.
+    The constructor opens the directory. On a slow disk, call it before the loop runs.
     """
 
     __slots__ = ()
@@ -52,27 +52,27 @@ class FileCache(LowerFacade[Core]):
 
     @classmethod
     def of(cls, sync: DirectoryTier) -> FileCache:
-        """A view of a tier that there is: a `cachekit.FileCache`, or another that can take its place.
+        """Return a view of an existing tier: a `cachekit.FileCache`, or another `DirectoryTier`.
 
         Raises:
-            TypeError: it is not a `cachekit.tiers.base.DirectoryTier`.
+            TypeError: `sync` is not a `cachekit.tiers.base.DirectoryTier`.
         """
         check_sync(sync, DirectoryTier, "a FileCache")
         return cls._view(sync)  # type: ignore[arg-type]
 
     @property
     def path(self) -> str:
-        """The directory, absolute; the namespace's own if there is one."""
+        """Return the absolute path of the directory, or of the namespace in it."""
         return self._sync.path
 
     @property
     def max_size_mb(self) -> float:
-        """MiB that it was to take on disk at the most."""
+        """Return the most MiB that the directory may take on disk."""
         return self._sync.max_size_mb
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Return the most seconds that the tier keeps any entry; None for no limit."""
         return self._sync.default_ttl
 
     get_value = in_thread(Core.get_value)
@@ -83,7 +83,7 @@ class FileCache(LowerFacade[Core]):
     get_many = in_thread(Core.get_many)
 
     async def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
-        """As `cachekit.FileCache.keys`, but a list: each key may need a look at the disk."""
+        """Return the keys as a list, because each may need a read of the disk."""
         return await self._run(lambda: list(self._sync.keys(pattern)))
 
     size = in_thread(Core.size)

@@ -1,4 +1,4 @@
-"""Loaders as callers write them, made into what a load on a loop awaits."""
+"""Adapters between plain loaders, coroutine functions, threads and event loops."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ P = ParamSpec("P")
 
 
 def awaiting(loader: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
-    """The loader as a coroutine function.
+    """Return the loader as a coroutine function.
 
-    A plain function is called in a thread of its own: it may block, or wait for other loads, and no pool
-    that others fill keeps it from beginning. What it returns is awaited here if it can be, so that
-    `lambda: fetch(url)` is as good as `fetch`.
+    A plain function runs in a thread made for it: it may block, or wait for other loads, and no full pool can
+    delay it. If it returns an awaitable, that is awaited here, so `lambda: fetch(url)` works like `fetch`.
     """
     if iscoroutinefunction(loader):
         return loader
@@ -33,10 +32,10 @@ def awaiting(loader: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
 
 
 def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any]:
-    """The loader for threads, awaited on the loop that runs now.
+    """Return a function for threads, which awaits the loader on the loop that runs now.
 
     Raises:
-        CacheError: (the function returned) the loop has ended.
+        CacheError: Raised by the returned function if the loop has ended.
     """
     loop = asyncio.get_running_loop()
 
@@ -45,7 +44,7 @@ def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any
 
     def load(key: str) -> Any:
         if not loop.is_running():
-            raise CacheError(f"{key!r} was to be loaded on an event loop, which has ended")
+            raise CacheError(f"{key!r} cannot be loaded, because its event loop has ended")
         waiting = on_loop(key)
         try:
             future = asyncio.run_coroutine_threadsafe(waiting, loop)
@@ -57,9 +56,11 @@ def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any
                 return future.result(_GLANCE)
             except TimeoutError:
                 if future.done():
-                    return future.result()  # just now; or the error is the loader's own
+                    return future.result()  # it ended just now, or the loader raised TimeoutError
                 if not loop.is_running():
                     future.cancel()
-                    raise CacheError(f"{key!r} was being loaded on an event loop, which has ended") from None
+                    raise CacheError(
+                        f"the load of {key!r} stopped, because its event loop has ended"
+                    ) from None
 
     return load

@@ -1,4 +1,4 @@
-"""The memory tier, awaited. Nothing of it ever waits, so everything is carried out at once."""
+"""MemoryCache, awaited. No method waits, so all run on the loop."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cachekit.tiers.memory.strategy import Strategy
 
 @final
 class MemoryCache(Facade[Core]):
-    """`cachekit.MemoryCache`, awaited: see there for the arguments and what they promise.
+    """`cachekit.MemoryCache`, awaited; see there for the arguments and the promises.
 
-    Listeners that are told of removals are called in whatever thread removes, which is not that of the
-    loop if a cache with lower tiers does it.
+    Removal listeners are called in the thread that removes the entry. If a cache with lower tiers removes it,
+    that is not the thread of the loop.
     """
 
     __slots__ = ()
@@ -41,32 +41,32 @@ class MemoryCache(Facade[Core]):
 
     @classmethod
     def of(cls, sync: Core) -> MemoryCache:
-        """A view of a tier that there is.
+        """Return a view of an existing tier.
 
         Raises:
-            TypeError: it is not a `cachekit.MemoryCache`.
+            TypeError: `sync` is not a `cachekit.MemoryCache`.
         """
         check_sync(sync, Core, "a MemoryCache")
         return cls._view(sync)
 
     @property
     def max_size(self) -> int:
-        """The most entries that it holds."""
+        """Return the most entries that the tier holds."""
         return self._sync.max_size
 
     @property
     def max_bytes(self) -> int | None:
-        """What its entries may take together; None without such a limit."""
+        """Return what all entries may take together, in bytes; None for no limit."""
         return self._sync.max_bytes
 
     @property
     def strategy(self) -> Strategy:
-        """Which entry it gives up when it is full, as it was given."""
+        """Return the eviction strategy, as it was given."""
         return self._sync.strategy
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Return the most seconds that the tier keeps any entry; None for no limit."""
         return self._sync.default_ttl
 
     get_value = inline(Core.get_value)

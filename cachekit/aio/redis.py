@@ -1,4 +1,4 @@
-"""The Redis tier, awaited. Whatever asks the server is carried out in threads, with the core's driver."""
+"""RedisCache, awaited. Methods that call the server run in threads, with the synchronous driver."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cachekit.tiers.redis import RedisCache as Core
 
 @final
 class RedisCache(LowerFacade[Core]):
-    """`cachekit.RedisCache`, awaited: see there for the arguments and what they promise.
+    """`cachekit.RedisCache`, awaited; see there for the arguments and the promises.
 
-    `client` is a client of the driver that is not awaited: the core's threads use it.
+    `client` must be a synchronous client of the driver, because threads use it.
     """
 
     __slots__ = ()
@@ -70,7 +70,7 @@ class RedisCache(LowerFacade[Core]):
         allow: Iterable[Any] = (),
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> RedisCache:
-        """`cachekit.RedisCache.cluster`, awaited: see there for the arguments."""
+        """Return a tier on a Cluster; see `cachekit.RedisCache.cluster` for the arguments."""
         core = Core.cluster(
             nodes, key_prefix, username=username, password=password, ssl=ssl, timeout=timeout,
             default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
@@ -80,22 +80,22 @@ class RedisCache(LowerFacade[Core]):
 
     @classmethod
     def of(cls, sync: ServerTier) -> RedisCache:
-        """A view of a tier that there is: a `cachekit.RedisCache`, or another that can take its place.
+        """Return a view of an existing tier: a `cachekit.RedisCache`, or another `ServerTier`.
 
         Raises:
-            TypeError: it is not a `cachekit.tiers.base.ServerTier`.
+            TypeError: `sync` is not a `cachekit.tiers.base.ServerTier`.
         """
         check_sync(sync, ServerTier, "a RedisCache")
         return cls._view(sync)  # type: ignore[arg-type]
 
     @property
     def key_prefix(self) -> str:
-        """What all its keys begin with."""
+        """Return the prefix of all keys on the server."""
         return self._sync.key_prefix
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Return the most seconds that the tier keeps any entry; None for no limit."""
         return self._sync.default_ttl
 
     get_value = in_thread(Core.get_value)

@@ -1,4 +1,4 @@
-"""Region, awaited: a typed view of the keys of a cache that begin with one prefix."""
+"""Region, awaited: a typed view of the keys of a cache that begin with a prefix."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
 @final
 class Region(Facade[Core[V]], Generic[V]):
-    """`cachekit.Region`, awaited. Made by `IntelligentCache.region`, which says what the arguments are."""
+    """`cachekit.Region`, awaited. `IntelligentCache.region` returns one, and documents the arguments."""
 
     __slots__ = ("_cache", "_keys", "_run_in_thread")
 
@@ -65,7 +65,7 @@ class Region(Facade[Core[V]], Generic[V]):
 
     @property
     def prefix(self) -> str:
-        """What every key of the region begins with."""
+        """Return the prefix of all keys of the region."""
         return self._sync.prefix
 
     @overload
@@ -73,12 +73,12 @@ class Region(Facade[Core[V]], Generic[V]):
     @overload
     async def get(self, key: str, default: D) -> V | D: ...
     async def get(self, key: str, default: Any = None) -> Any:
-        """As `cachekit.Region.get`."""
+        """Return the value of the key; see `cachekit.Region.get`."""
         value = await self._cache.get(self._keys.full(key), MISSING)
         return default if value is MISSING else self._keys.checked(value, key)
 
     async def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """As `cachekit.Region.set`."""
+        """Store a value; see `cachekit.Region.set`."""
         return await self._run(self._sync.set, key, value, ttl, tags)
 
     async def get_or_set(
@@ -92,7 +92,7 @@ class Region(Facade[Core[V]], Generic[V]):
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> V:
-        """As `cachekit.Region.get_or_set`, with a loader that may be a coroutine function."""
+        """Return the value of the key, loaded if it is missing. The loader may be a coroutine function."""
         keys = self._keys
         if not callable(loader):
             raise TypeError(

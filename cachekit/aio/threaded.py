@@ -1,4 +1,4 @@
-"""What the tiers below memory have in common: everything that may touch a disk or a socket has threads."""
+"""LowerFacade: the facade of a tier on a disk or a server."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from cachekit.runtime import fork
 
 @final
 class LoadSlot:
-    """A slot of `LoadSlots`; see `Lease`. One that nobody has any more is released."""
+    """A slot of `LoadSlots`; see `Lease`. It is released when nothing refers to it any more."""
 
     __slots__ = ("_lock", "_slots")
 
@@ -27,18 +27,17 @@ class LoadSlot:
         self._lock = lock
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the slot."""
         self._slots._release(self._lock)
 
     def __del__(self) -> None:
-        # For one on its way to a caller whom a signal handler's exception took away; maybe half made.
-        # One that was released takes no lock: this may run in the middle of anything, and a fork that has
-        # the lock may wait for the end of that.
+        # After a signal handler's exception only this releases the slot, which may be half made. A released
+        # slot takes no lock, because this may run in any operation that a fork waits for.
         if hasattr(self, "_lock") and self.is_held():
             self.release()
 
     def is_held(self) -> bool:
-        """Whether it was not released, and this is no child of a fork."""
+        """Return whether the slot is neither released nor lost to a fork."""
         return self._lock in self._slots._held
 
 
@@ -46,17 +45,17 @@ class LoadSlot:
 class LoadSlots:
     """At most so many loads at once in all processes that share a directory. Safe in any thread.
 
-    A slot ends with its process, however that dies. It is `portalocker.Lock`, one locked file per slot: as
-    `portalocker.NamedBoundedSemaphore` has it, which would follow symbolic links.
+    When a process dies, its slots are free. A slot is a file locked by `portalocker.Lock`.
+    `portalocker.NamedBoundedSemaphore` does the same, but follows symbolic links.
 
     Args:
-        name: what is bounded; letters, digits, and `.`, `_` or `-`.
-        limit: how many at once; processes that say different numbers get the largest of them together.
-        directory: an existing one, on a local file system, that nobody cleans up.
+        name: What is bounded: letters, digits, `.`, `_` and `-`.
+        limit: How many loads run at once, at least 1. Processes with different limits get the largest one.
+        directory: An existing directory on a local file system. Its files must not be removed.
 
     Raises:
-        TypeError: a limit that is not an int.
-        ValueError: a limit below 1, or a name that is no file name.
+        TypeError: The limit is not an int.
+        ValueError: The limit is below 1, or the name cannot be a file name.
     """
 
     __slots__ = ("__weakref__", "_directory", "_held", "_limit", "_lock", "_name")
@@ -76,21 +75,20 @@ class LoadSlots:
         fork.register(self)
 
     def try_acquire(self) -> LoadSlot | None:
-        """A slot, or None if all are taken. Does not wait.
+        """Return a slot, or None if all are taken. Does not wait.
 
         Raises:
-            TierUnavailableError: the directory cannot be used.
+            TierUnavailableError: The directory cannot be used.
         """
-        # It logs while we hold our lock. Whether that is wanted is cached by this, or else it would be
-        # found out under the lock of `logging`, which a fork takes together with ours in an order of
-        # its own.
+        # portalocker logs while this holds the lock. `isEnabledFor` caches its result, so the lock of
+        # `logging` is not taken then: a fork takes both locks, in another order.
         logging.getLogger("portalocker.utils").isEnabledFor(logging.DEBUG)
         numbers = random.sample(range(self._limit), self._limit)
         for number in numbers:
             path = os.path.join(self._directory, f"{self._name}.{number:02d}.lock")
             lock = Lock(path, fail_when_locked=True, opener=open_lock)
             slot = LoadSlot(self, lock)
-            # Held all through, so that no fork copies a locked file that is not in the table yet.
+            # Held throughout, so that no fork copies a locked file that is not in the table yet.
             with self._lock:
                 try:
                     lock.acquire()
@@ -100,7 +98,7 @@ class LoadSlots:
                 except (OSError, LockException) as error:
                     raise TierUnavailableError(f"no slot could be taken: {error}") from error
                 except BaseException:
-                    # A signal handler's exception: nobody will have a slot to release.
+                    # A signal handler's exception: no caller gets the slot.
                     self._held.discard(lock)
                     lock.release()
                     raise
@@ -110,20 +108,17 @@ class LoadSlots:
     def _release(self, lock: Lock) -> None:
         with self._lock:
             if lock in self._held:
-                # In this order, so that a release that was interrupted can be made again.
+                # In this order, so that an interrupted release can be repeated.
                 lock.release()
                 self._held.discard(lock)
 
-    def before_fork(self) -> None:
-        """Take the lock (see `forks`)."""
+    def before_fork(self) -> None:  # noqa: D102
         self._lock.acquire()
 
-    def after_fork(self, in_child: bool) -> None:
-        """Give the lock back. The child closes what it inherited.
-
-        To unlock it would be to unlock it for the parent, and to keep it open to hold it after its death.
-        """
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
         if in_child:
+            # To unlock an inherited file would unlock it for the parent. To keep it open would keep the slot
+            # taken after the parent has died. So the child closes it.
             for lock in self._held:
                 if lock.fh is not None:
                     lock.fh.close()

@@ -41,7 +41,7 @@ async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     loop = asyncio.get_running_loop()
 
     def submit(work: Callable[[], None]) -> None:
-        # Whoever pops the step runs it, so it never runs twice.
+        # The thread that pops the step runs it, so it never runs twice.
         unclaimed = [work]
         try:
             loop.run_in_executor(None, _run_unclaimed, unclaimed)

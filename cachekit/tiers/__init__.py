@@ -1,1 +1,1 @@
-"""The tiers: each in a room of its own, none knows of another."""
+"""The tiers, one package each, and the interfaces that they implement. Tiers do not import each other."""

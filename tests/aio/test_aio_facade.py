@@ -140,7 +140,7 @@ class TestRefusals:
             (IntelligentCache, cachekit.MemoryCache()),
         ]
         for kind, given in cases:
-            with pytest.raises(TypeError, match=r"of\(\) takes .* of the core, not "):
+            with pytest.raises(TypeError, match=r"of\(\) takes .* that is not awaited, not "):
                 kind.of(given)
         with pytest.raises(TypeError, match="memory_cache must be a MemoryCache or None"):
             IntelligentCache(file)  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ def test_loops_that_have_ended(run: Run) -> None:
         return from_threads(awaiting(str.upper))
 
     load = run(main())
-    with pytest.raises(CacheError, match="'k' was to be loaded on an event loop, which has ended"):
+    with pytest.raises(CacheError, match="'k' cannot be loaded, because its event loop has ended"):
         load("k")
 
 
