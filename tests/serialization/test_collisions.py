@@ -63,7 +63,7 @@ def forge(codec: Any, value: Any) -> bytes:
     """What a codec without bounds writes."""
     if codec.name == "pickle":
         return pickle.dumps(value, 5)
-    lowered = codec._plainer.lower(value)
+    lowered = codec._plainer.encode(value)
     return bytes(codec._encoder.encode(lowered).encode() if codec.name == "json" else codec._packb(lowered))
 
 
