@@ -1,22 +1,32 @@
-"""Bounds how many keys of one dict or set share a hash, where nothing is trusted.
+"""Bounds what the keys of one dict or set may cost to be compared and placed, where nothing is trusted.
 
-This module promises that no more than `MOST_ALIKE` keys of a container that it watches have one hash.
+This module promises two bounds for each container that it watches. No more than `MOST_ALIKE` keys share a
+hash, besides floats and integers of 64 bits. And placing its keys passes few slots that are taken.
+
 Python compares a key with each one of the same hash, so n keys that share theirs take n squared steps, in
 one call that no signal interrupts. The hashes of texts, bytes and dates are random in each process. Those
-of numbers, tuples and what consists of them can be computed by the writer of a pickle.
+of numbers, tuples and what consists of them can be computed by the writer of the stored bytes.
+
+Floats and integers of 64 bits need no count: about 200 of them share a hash at the most. Keys with
+different hashes can still take n squared steps: each walks over the slots that the others took, where all
+walks meet. For `MOST_NUMBERS` keys that costs about 1 microsecond a byte. Beyond, it is prevented.
 
 How it works
 ------------
 The unpickler in C fills dicts and sets by itself. So each opcode that hashes is replaced by one that gives
 the container and its new items to the unpickler's `persistent_load`, which looks at the hashes and fills the
 container. No pickle that passes inspection has a persistent id of its own.
+
+Hashes are counted under their decimal text, because a dict of the hashes themselves could be attacked in the
+same way. Of a container with many numbers the table is simulated: which slots are taken, without the keys.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -26,11 +36,19 @@ from cachekit.errors import UnreadableError
 MOST_ALIKE: Final = 64
 #: As how many a key counts whose comparison is no single step, as that of a Decimal with an integer is.
 COSTLY: Final = 8
+#: How many keys with computable hashes a container may have before its table is simulated.
+MOST_NUMBERS: Final = 4096
 
 # Hashed by a secret of the process, or so few that they cannot share a hash.
 _RANDOM: Final = frozenset({str, bytes, bool, type(None), datetime.date})
+# With these, no more than about 200 share a hash. The same holds for integers below `_LONG_INTEGER`.
+_FEW: Final = _RANDOM | {float}
+_LONG_INTEGER: Final = 1 << 64
 # Compared in a single step.
 _CHEAP: Final = frozenset({int, float, complex}) | _RANDOM
+
+# How many taken slots a key may pass on average. Multiples of powers of two pass up to 20.
+_MOST_PASSED: Final = 64
 
 # Opcodes that hash, and what replaces each: the items become a tuple, BINPERSID calls with it.
 _REPLACED: Final[Mapping[int, bytes]] = {
@@ -45,38 +63,125 @@ _FRAME: Final = 0x95
 _STOP: Final = 0x2E
 
 
-class Keys:
-    """The keys of one dict or set, as far as they were added."""
+class _Table:
+    """Simulates the slots of a dict's or set's table, and counts the taken ones that its keys pass.
 
-    __slots__ = ("_alike",)
+    It follows Objects/dictobject.c and Objects/setobject.c of CPython.
+    """
 
-    def __init__(self) -> None:
-        # Keyed by bytes, because a dict of the hashes themselves could be attacked in the same way.
-        self._alike: dict[bytes, int] = {}
+    __slots__ = ("_hashes", "_is_set", "_passed", "_room", "_slots")
+
+    def __init__(self, kind: type) -> None:
+        self._is_set = issubclass(kind, (set, frozenset))
+        self._slots = bytearray(8)
+        self._room = 5
+        self._hashes: list[int] = []
+        self._passed = 0
 
     def add(self, keys: Iterable[Any]) -> None:
+        for key in keys:
+            if len(self._hashes) >= self._room:
+                self._grow()
+            found = hash(key)
+            self._hashes.append(found)
+            self._place([found])
+
+    def _grow(self) -> None:
+        used = len(self._hashes)
+        if self._is_set:
+            size = 1 << (used * (2 if used > 50_000 else 4)).bit_length()
+            self._room = size * 3 // 5
+        else:
+            size = 1 << (used * 3 - 1).bit_length()
+            self._room = size * 2 // 3
+        self._slots = bytearray(size)
+        self._place(self._hashes)
+
+    def _place(self, hashes: Iterable[int]) -> None:
+        slots, mask = self._slots, len(self._slots) - 1
+        most = _MOST_PASSED * (len(self._hashes) + MOST_NUMBERS)
+        for one in hashes:
+            slot, perturb = one & mask, one & 0xFFFFFFFFFFFFFFFF
+            while slots[slot]:
+                # A set looks at the nine slots behind, too.
+                if self._is_set and slot + 9 <= mask:
+                    free = slots.find(0, slot, slot + 10)
+                    self._passed += 9 if free < 0 else free - slot
+                    if free >= 0:
+                        slot = free
+                        break
+                self._passed += 1
+                if self._passed > most:
+                    raise UnreadableError("the keys of a dict or set collide in its table", "damage")
+                perturb >>= 5
+                slot = (slot * 5 + perturb + 1) & mask
+            slots[slot] = 1
+
+
+class Keys:
+    """Counts the keys of one dict or set, as far as they were added."""
+
+    __slots__ = ("_alike", "_numbers", "_table")
+
+    def __init__(self) -> None:
+        self._alike: Counter[str] = Counter()
+        self._numbers = 0
+        self._table: _Table | None = None
+
+    def add(self, keys: Sequence[Any], before: Collection[Any], kind: type) -> None:
         """Count keys that are about to be added.
 
+        Args:
+            keys: the keys.
+            before: those that the container has.
+            kind: its type.
+
         Raises:
-            UnreadableError: too many of them share a hash.
+            UnreadableError: too many of them share a hash, or collide in the table.
             TypeError: one cannot be hashed.
         """
+        kinds = set(map(type, keys))
+        if not kinds <= _RANDOM:
+            self._numbers += len(keys)
+            if not kinds <= _FEW:
+                self._count(keys, kinds)
+        if self._table is None:
+            if self._numbers <= MOST_NUMBERS:
+                return
+            self._table = _Table(kind)
+            self._table.add(before)
+        self._table.add(keys)
+
+    def _count(self, keys: Sequence[Any], kinds: set[type]) -> None:
+        if kinds == {int} and max(keys) < _LONG_INTEGER and min(keys) > -_LONG_INTEGER:
+            return
+        if int in kinds or kinds & _FEW:
+            keys = [key for key in keys if type(key) not in _FEW and not _is_short(key)]
+            if not keys:
+                return
+        hashes = [*map(str, map(hash, keys))]
         alike = self._alike
-        for key in keys:
-            kind = type(key)
-            if kind in _RANDOM:
-                continue
-            packed = hash(key).to_bytes(8, "little", signed=True)
-            cheap = kind in _CHEAP or (kind is tuple and _CHEAP.issuperset(map(type, key)))
-            alike[packed] = count = alike.get(packed, 0) + (1 if cheap else COSTLY)
-            if count > MOST_ALIKE:
-                raise UnreadableError(f"more than {MOST_ALIKE} keys of a dict or set share a hash", "damage")
+        alike.update(hashes)
+        if max(map(alike.__getitem__, hashes)) > MOST_ALIKE // COSTLY:
+            for key, found in zip(keys, hashes, strict=True):
+                if alike[found] > (MOST_ALIKE if _is_cheap(key) else MOST_ALIKE // COSTLY):
+                    raise UnreadableError(
+                        f"more than {MOST_ALIKE} keys of a dict or set share a hash", "damage"
+                    )
 
 
-def check(keys: Iterable[Any], count: int) -> None:
-    """Raise UnreadableError where too many keys of a whole container share a hash."""
-    if count * COSTLY > MOST_ALIKE:
-        Keys().add(keys)
+def _is_short(key: Any) -> bool:
+    return type(key) is int and -_LONG_INTEGER < key < _LONG_INTEGER
+
+
+def _is_cheap(key: Any) -> bool:
+    return type(key) in _CHEAP or (type(key) is tuple and _CHEAP.issuperset(map(type, key)))
+
+
+def check(keys: Sequence[Any], kind: type) -> None:
+    """Raise UnreadableError where the keys of a whole container collide."""
+    if len(keys) * COSTLY > MOST_ALIKE:
+        Keys().add(keys, (), kind)
 
 
 class HealthMonitor:
@@ -101,7 +206,7 @@ class HealthMonitor:
 
     def _add(self, container: Any, *added: tuple[Any, ...]) -> Any:
         if not added:
-            check(container, len(container))
+            check(container, frozenset)
             return frozenset(container)
         self._keys(container, added[0])
         if type(container) is set:
@@ -111,13 +216,13 @@ class HealthMonitor:
                 container.add(item)
         return container
 
-    def _keys(self, container: object, keys: tuple[Any, ...]) -> None:
-        if _RANDOM.issuperset(map(type, keys)):
-            return
+    def _keys(self, container: Any, keys: tuple[Any, ...]) -> None:
         known = self._watched.get(id(container))
         if known is None:
+            if _RANDOM.issuperset(map(type, keys)):
+                return
             known = self._watched[id(container)] = container, Keys()
-        known[1].add(keys)
+        known[1].add(keys, container, type(container))
 
 
 @cache

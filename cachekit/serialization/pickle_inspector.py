@@ -40,7 +40,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, NoReturn
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization.collisions import COSTLY, MOST_ALIKE
+from cachekit.serialization.collisions import COSTLY, MOST_ALIKE, MOST_NUMBERS
 from cachekit.serialization.pickle_allowlist import Table, Use
 
 #: The heaviest key or set element. Hashing takes about 100 bytes of C stack per level.
@@ -65,7 +65,7 @@ _LIST: Final = 1
 _DICT: Final = 2
 _SET: Final = 3
 _LONG_TEXT: Final = 4  # one that takes long to become a number
-_COLLIDING: Final = 5  # a number or tuple: others may share its hash
+_COLLIDING: Final = 5  # an integer of more than 64 bits, or a tuple: others may share its hash
 _OF_LONG_TEXT: Final = 6  # a tuple of one such text
 _COSTLY: Final = 7  # what a guard made: the same, and it takes long to compare
 _INSTANCE: Final = 8
@@ -95,7 +95,7 @@ _FIXED: Final = {
     0x4B: (_VALUE, 1),  # BININT1
     0x4D: (_VALUE, 2),  # BININT2
     0x4A: (_VALUE, 4),  # BININT
-    0x47: (_NUMBER, 8),  # BINFLOAT
+    0x47: (_VALUE, 8),  # BINFLOAT
     0x29: (_VALUE, 0),  # EMPTY_TUPLE
     0x5D: (_LIST << _WEIGHT_BITS | 1, 0),  # EMPTY_LIST
     0x7D: (_DICT << _WEIGHT_BITS | 1, 0),  # EMPTY_DICT
@@ -222,9 +222,11 @@ class _Machine:
         self._made: list[tuple[int, Use | None]] = [(0, None)] * _INSTANCE
         # Which of the instances that must not be nested deeply were put into which.
         self._nested: list[tuple[int, int]] = []
-        # How many parts the keys have, and how many keys could share a hash, in all containers.
+        # How many parts the keys have, how many keys could share a hash, and how many are no texts, in all
+        # containers.
         self._hashed = 0
         self._collide = 0
+        self._numbers = 0
 
     def run(self) -> Inspected:
         pickle, stack, memo = self._pickle, self._stack, self._memo
@@ -266,7 +268,11 @@ class _Machine:
                 if position > size:
                     _damaged("it is cut")
                 item = _SIZED.get(opcode, _VALUE)
-                stack.append(min(item + (position - end >> 3), _HEAVIEST_NUMBER) if item == _NUMBER else item)
+                if item == _NUMBER:
+                    item = (
+                        min(item + (position - end >> 3), _HEAVIEST_NUMBER) if position - end > 8 else _VALUE
+                    )
+                stack.append(item)
             elif opcode == 0x6A:  # LONG_BINGET
                 item = memo[int.from_bytes(pickle[position : position + 4], "little")]
                 stack.append(item)
@@ -298,7 +304,7 @@ class _Machine:
             _damaged(f"collections are nested more than {DEEPEST_NEST} deep")
         if self._hashed > HASHED_PER_BYTE * size + _HASHED_AT_LEAST:
             _damaged("it asks to hash far more than was stored")
-        return Inspected(bool(self._globals), self._collide > MOST_ALIKE)
+        return Inspected(bool(self._globals), self._collide > MOST_ALIKE or self._numbers > MOST_NUMBERS)
 
     def _cut(self) -> list[int]:
         """The items above the last mark, taken off the stack with it."""
@@ -328,6 +334,8 @@ class _Machine:
         count = len(items)
         self._hashed += count
         for item in items:
+            if item > 0:
+                self._numbers += 1
             if item > _VALUE:
                 weight = item & _WEIGHT
                 if weight > HEAVIEST_KEY:
@@ -395,10 +403,16 @@ class _Machine:
         self._stack.append((_OF_LONG_TEXT << _WEIGHT_BITS if of_text else _TUPLE) | _weight([item]))
 
     def tuple2(self) -> None:
-        self._stack.append(_TUPLE | _weight([self._stack.pop(), self._stack.pop()]))
+        stack = self._stack
+        one, other = stack.pop(), stack.pop()
+        # Items that are one part each are by far the most frequent.
+        stack.append(_TUPLE | (3 if one <= _VALUE and other <= _VALUE else _weight([one, other])))
 
     def tuple3(self) -> None:
-        self._stack.append(_TUPLE | _weight([self._stack.pop(), self._stack.pop(), self._stack.pop()]))
+        stack = self._stack
+        one, other, third = stack.pop(), stack.pop(), stack.pop()
+        plain = one <= _VALUE and other <= _VALUE and third <= _VALUE
+        stack.append(_TUPLE | (4 if plain else _weight([one, other, third])))
 
     def stack_global(self) -> None:
         name, module = self._text(self._stack.pop()), self._text(self._stack.pop())

@@ -25,10 +25,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-from cachekit.serialization.collisions import MOST_ALIKE, watched
+from cachekit.serialization.collisions import MOST_ALIKE, MOST_NUMBERS, watched
 
 _PROTOCOL: Final = b"\x80\x05"
 _STOP: Final = 0x2E
+_LONG1: Final = b"\x8a"
 
 #: In a pickle of so many bytes tuples cannot be nested too deeply.
 _SHALLOW: Final = 4096
@@ -48,83 +49,91 @@ def _counted(longest: int) -> bytes:
     return b"(?:" + b"|".join(lengths) + b")"
 
 
-_TEXT: Final = rb"\x8c" + _counted(255) + rb"\x94?"
-_NUMBERS: Final = rb"G.{8}|\x8a" + _counted(32)  # BINFLOAT, LONG1
-# What has no argument, BININT1 and BINGET, BININT2, BININT and LONG_BINGET, SHORT_BINBYTES
-_SCALAR: Final = rb"[\x88\x89N]|[Kh].|M..|[Jj].{4}|C" + _counted(255)
-_FRAME: Final = rb"\x95.{8}"
+_SHORT: Final = rb"G.{8}|\x8a(?:" + rb"|".join(rb"\x%02x.{%d}" % (n, n) for n in range(9)) + rb")"
+_NUMBERS: Final = rb"G.{8}|\x8a" + _counted(32)  # BINFLOAT, LONG1; above, those of 64 bits alone
+_FRAME: Final = rb"(?:\x95.{8})?+"
 
 
 @cache
-def _run(more: bytes, numbers: bytes = _NUMBERS) -> re.Pattern[bytes]:
-    """A run of opcodes that any plain value may have, and these."""
+def _run(more: bytes, numbers: bytes) -> re.Pattern[bytes]:
+    """Compile a run of opcodes that any plain value may have, and these."""
     return re.compile(
         # SHORT_BINUNICODE and MEMOIZE; what has no argument: MEMOIZE, NEWTRUE, NEWFALSE, NONE, EMPTY_LIST,
         # EMPTY_DICT, MARK, APPEND, APPENDS
-        rb"(?:" + _TEXT + rb"|[\x94\x88\x89N\]}(ae" + more + rb"]+"
-        # BININT1 and BINGET; BININT2; BINFLOAT; BININT and LONG_BINGET; SHORT_BINBYTES; LONG1; FRAME
-        rb"|[Kh].|M..|[Jj].{4}|C" + _counted(255) + rb"|\x95.{8}|" + numbers + rb")*+",
+        rb"(?:\x8c" + _counted(255) + rb"\x94?|[\x94\x88\x89N\]}(ae" + more + rb"]+"
+        # BININT1 and BINGET; BININT2; BINFLOAT and LONG1; BININT and LONG_BINGET; SHORT_BINBYTES; FRAME
+        rb"|[Kh].|M..|" + numbers + rb"|[Jj].{4}|C" + _counted(255) + rb"|\x95.{8})*+",
         re.DOTALL,
     )
 
 
 @cache
-def _filled() -> re.Pattern[bytes]:
-    """A run of opcodes without tuples that fill no dict or set under what may be numbers.
+def _records() -> re.Pattern[bytes]:
+    """Compile a run in which no number is a key. Its group is a text whose value is still to come.
 
-    Numbers are not memoised in it, so no BINGET stands for one.
+    A number stands in a flat list, or behind the text that is its key. For the latter, texts are paired with
+    what follows, from the MARK of a dict on, and again from the end of each list or dict on. Where a pair
+    begins at a value by that, a list or dict stands where a key should, and the unpickler refuses to hash it.
+    Numbers are not memoised, a MARK stands only behind the container that its items go to, and SETITEM only
+    behind the dict, a text and a scalar.
     """
-    scalar = rb"G.{8}(?!\x94)|" + _SCALAR + rb"|\x8a" + _counted(32) + rb"(?!\x94)"
-    item = _TEXT + rb"|" + scalar
-    several = rb"(?:G.{8})++(?!\x94)|" + item + rb"|" + _FRAME
-    items = rb"\]\x94?(?:(?:\((?:" + several + rb")++e)++|(?:" + item + rb")a)?"
-    key = _TEXT + rb"|h.|j.{4}"
-    record = rb"\((?:(?:" + key + rb")(?:" + item + rb"|" + items + rb")|" + _FRAME + rb")++u"
+    text = rb"(?:[\x8cC]" + _counted(127) + rb"\x94?|h.|j.{4})" + _FRAME
+    number = rb"(?:[\x88\x89N]|K.|M..|J.{4}|" + _NUMBERS + rb")(?!\x94)" + _FRAME
+    one = rb"(?:" + text + rb"|" + number + rb")"
+    pair = text + rb"(?:" + one + rb"|(?=[\]}]))"
+    flat = rb"(?:\(" + _FRAME + one + rb"++e" + _FRAME + rb")++"
+    lists = rb"\]\x94?+" + _FRAME + rb"(?:" + flat + rb"|" + one + rb"a|\()?+"
+    dicts = rb"\}\x94?+" + _FRAME + rb"(?:" + text + one + rb"s|\()?+"
+    # At the end of the pickle SETITEM takes lists and dicts as well: that makes 128 keys at the most.
+    ends = rb"[ue]" + _FRAME + rb"\(?+|a|s{1,64}+(?=[aesu]{0,64}\.)"
     return re.compile(
-        rb"(?:"
-        + _TEXT
-        + rb"(?:(?:"
-        + items
-        + rb")s)?|"
-        + record
-        + rb"|"
-        + scalar
-        + rb"|[\x94\]}(ae\x8f]|"
-        + _FRAME
-        + rb")*+",
+        rb"\x94?(?:" + b"|".join((pair, lists, dicts, ends, rb"\x95.{8}")) + rb")*+(" + text + rb")?+",
         re.DOTALL,
     )
 
 
 # EMPTY_SET, SETITEM, SETITEMS, ADDITEMS; or EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3.
 _HASHING: Final = rb"\x8fsu\x90"
-_NOTHING: Final = rb"(?!)"
 _TUPLES: Final = rb")t\x85\x86\x87"
 
 
 def recognise(pickle: bytes) -> tuple[bytes | None, bool]:
-    """What to load for a pickle that consists of plain values alone, and whether tuples may be nested deeply.
+    """Return what to load for a pickle that consists of plain values alone, and whether it may be deep.
 
-    What to load is the pickle itself. Where so many keys may share a hash that loading must watch them, it is
+    What to load is the pickle itself. Where so many keys may collide that loading must watch them, it is
     what `collisions.watched` makes of the pickle. None is for a pickle of which that is not certain.
     """
     if pickle[:2] != _PROTOCOL:
         return None, False
-    # A float takes nine bytes. An integer of fewer than five has a hash of its own, and so has no LONG1.
-    if len(pickle) > 9 * MOST_ALIKE:
-        if _consists_of(pickle, _run(_HASHING, _NOTHING)):
-            return pickle, False
-        if pickle.count(b"G") + pickle.count(b"\x8a") > MOST_ALIKE:
-            if _consists_of(pickle, _filled()):
-                return pickle, False
-            if _consists_of(pickle, _run(_TUPLES)):
-                return pickle, len(pickle) > _SHALLOW
-            return (watched(pickle), False) if _consists_of(pickle, _run(_HASHING)) else (None, False)
-    if _consists_of(pickle, _run(_HASHING)):
+    matched = _matched(pickle, _run(_HASHING, _SHORT))
+    if matched is None:
+        if _matched(pickle, _run(_TUPLES, _NUMBERS)) is not None:
+            return pickle, len(pickle) > _SHALLOW
+        matched = _matched(pickle, _run(_HASHING, _NUMBERS))
+        if matched is None:
+            return None, False
+        few = pickle.count(_LONG1) <= MOST_ALIKE
+    else:
+        few = True
+    if few and (matched <= _FEW_NUMBERS or _has_few_numbers(pickle)):
         return pickle, False
-    if _consists_of(pickle, _run(_TUPLES)):
-        return pickle, len(pickle) > _SHALLOW
-    return None, False
+    if _matched(pickle, _records(), values=True) is not None:
+        return pickle, False
+    return watched(pickle), False
+
+
+# A run of so many bytes has no more than MOST_NUMBERS different numbers: 256 take two bytes, others three.
+_FEW_NUMBERS: Final = 3 * (MOST_NUMBERS - 256)
+
+
+def _has_few_numbers(pickle: bytes) -> bool:
+    """Return whether no dict or set can have more than MOST_NUMBERS different numbers."""
+    left = MOST_NUMBERS - 256
+    for opcode in b"G", b"M", b"J", _LONG1:
+        left -= pickle.count(opcode)
+        if left < 0:
+            return False
+    return True
 
 
 def is_deep(value: object) -> bool:
@@ -137,16 +146,23 @@ def is_deep(value: object) -> bool:
     return False
 
 
-def _consists_of(pickle: bytes, run: re.Pattern[bytes]) -> bool:
-    position, size = 2, len(pickle)
+def _matched(pickle: bytes, run: re.Pattern[bytes], *, values: bool = False) -> int | None:
+    """Return how many bytes the runs take of a pickle that consists of them and of long texts; else None.
+
+    With `values`, a long text must be the value of the text in the group of the run before.
+    """
+    position, size, taken = 2, len(pickle), 0
     while position < size:
         found = run.match(pickle, position)
         assert found is not None  # an empty run is one, too
+        taken += found.end() - position
         position = found.end()
         opcode = pickle[position] if position < size else None
         width = _LONG.get(opcode)
         if width is None:
-            return opcode == _STOP and position + 1 == size
+            return taken if opcode == _STOP and position + 1 == size else None
+        if values and found[1] is None:
+            return None
         start = position + 1 + width
         position = start + int.from_bytes(pickle[position + 1 : start], "little")
-    return False  # cut
+    return None  # cut

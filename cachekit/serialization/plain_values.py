@@ -98,6 +98,7 @@ class Plainer:
         lowered = {}
         for key, item in value.items():
             if type(key) is not str or key == TAG or not (key.isascii() or self._str(key) is key):
+                _check(value)
                 return {TAG: ["dict", *self._pairs(value, depth)]}
             lowered[key] = self.encode(item, depth)
         return lowered
@@ -106,7 +107,12 @@ class Plainer:
         return [[self.encode(key, depth), self.encode(item, depth)] for key, item in value.items()]
 
     def items(self, value: Any, depth: int) -> list[Any]:
-        """What a tuple or set contains."""
+        """Return what a tuple contains."""
+        return [self.encode(item, depth) for item in value]
+
+    def members(self, value: set[Any] | frozenset[Any], depth: int) -> list[Any]:
+        """Return what a set contains."""
+        _check(value)
         return [self.encode(item, depth) for item in value]
 
     def fraction(self, value: Fraction, _: int) -> list[Any]:
@@ -172,6 +178,16 @@ def decode(tagged: dict[str, Any]) -> Any:
         raise UnreadableError(f"a stored value is malformed: {type(error).__name__}", "damage") from error
 
 
+def _check(container: dict[Any, Any] | set[Any] | frozenset[Any]) -> None:
+    """Refuse what a reader would refuse, so that it is an error at `set` and not a miss at each `get`."""
+    try:
+        check([*container], type(container))
+    except UnreadableError as error:
+        raise SerializationError(
+            f"a {type(container).__name__} cannot be stored, because {error}; store a list of its items"
+        ) from error
+
+
 _OWN: Final = frozenset({str, int, float, list, dict})
 
 
@@ -193,8 +209,8 @@ def _moment(plainer: Plainer, value: Any, _: int) -> list[Any]:
 
 _LOWERINGS: Final[dict[type, Callable[[Plainer, Any, int], list[Any]]]] = {
     tuple: Plainer.items,
-    set: Plainer.items,
-    frozenset: Plainer.items,
+    set: Plainer.members,
+    frozenset: Plainer.members,
     bytes: _hex,
     bytearray: _hex,
     complex: lambda plainer, value, _: [plainer.encode(value.real), plainer.encode(value.imag)],
@@ -230,13 +246,13 @@ def _complex(real: float, imaginary: float) -> complex:
 
 
 def _dict(*pairs: list[Any]) -> dict[Any, Any]:
-    check((key for key, _ in pairs), len(pairs))
+    check([key for key, _ in pairs], dict)
     return dict(pairs)
 
 
 def _items(kind: type[set[Any] | frozenset[Any]]) -> Callable[..., Any]:
     def container(*items: Any) -> Any:
-        check(items, len(items))
+        check(items, kind)
         return kind(items)
 
     return container

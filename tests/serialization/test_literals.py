@@ -9,7 +9,8 @@ from typing import Any
 
 import hostile
 import pytest
-from hypothesis import example, given, settings
+from exploring import explored
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
@@ -105,7 +106,7 @@ def tampered(draw: st.DrawFn) -> bytes:
     return text
 
 
-@settings(max_examples=1000)
+@explored(examples=2)
 @given(tampered())
 def test_a_literal_names_no_class(text: bytes) -> None:
     """The standard library's own reader of opcodes finds harmless ones alone, and inspection no class."""

@@ -20,10 +20,10 @@ START = b"\x80\x05"
 SIZE = 1 << 20
 
 
-def _envelope(payload: bytes, codec: int, *, packed: bool, tags: bytes = b"") -> bytes:
+def _envelope(payload: bytes, codec: int, *, packed: bool) -> bytes:
     if packed:
         payload = struct.pack("<Q", len(payload)) + zlib.compress(payload, 9)
-    header = envelope.pack_fixed(codec, int(packed), len(tags), 1.0, 1e12, 1e12, zlib.crc32(payload)) + tags
+    header = envelope.pack_fixed(codec, int(packed), 0, 1.0, 1e12, 1e12, zlib.crc32(payload))
     base = zlib.crc32(envelope.CHECKED + envelope.sized(b"ns"))
     seal = zlib.crc32(header, zlib.crc32(envelope.sized(b"k"), base))
     return envelope.CHECKED + struct.pack("<I", seal) + header + payload
