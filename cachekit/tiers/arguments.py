@@ -58,14 +58,15 @@ def check_entry(key: str, entry: CacheEntry) -> None:
         raise ValueError(f"an entry of key {entry.key!r} cannot be stored under {key!r}")
 
 
+#: The largest `max_size_mb` of a file tier: 1 TiB.
 LARGEST_MB: Final = 1 << 20
 
 
 def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
-    """The fence, if it is one for this entry.
+    """Return the fence if it is one for this entry.
 
     Raises:
-        TypeError: it is no fence of a file tier.
+        TypeError: it is not a fence of a file tier.
         ValueError: it was taken for another key, or not for all the tags.
     """
     if not isinstance(fence, SharedFence):
@@ -80,10 +81,10 @@ def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
 
 
 def checked_limit(max_size_mb: float) -> int:
-    """The limit in bytes.
+    """Return the limit in bytes.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is out of range.
     """
     if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):

@@ -31,7 +31,7 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
     """The fork waits for the write, and the write for nothing."""
     cache = FileCache(tmp_path / "a", 1, cleanup_interval=None)
     forgotten = [FileCache(tmp_path / "b", 1, cleanup_interval=None)]
-    descriptors = forgotten[0]._attachment._engine._users
+    descriptors = forgotten[0]._handle.engine._users
     within = threading.Event()
 
     def write() -> bool:

@@ -154,7 +154,7 @@ def test_a_poisoned_directory_runs_nothing(place: Path, tmp_path: Path) -> None:
     place.chmod(0o777)
     with FileCache(place, 1) as cache:
         poisoned = Serializer("", codec=Raw()).encode("k", None, created=0.0)
-        cache._entries.engine().put("k", poisoned)
+        cache._store.engine().put("k", poisoned)
         assert cache.get_value("k") is None
         assert cache.get("k") is None
         assert cache.get_stats().errors == 2
@@ -165,7 +165,7 @@ def test_a_poisoned_directory_runs_nothing(place: Path, tmp_path: Path) -> None:
         # The same in a directory of one's own is believed: so the payload was a real one.
     place.chmod(0o700)
     with FileCache(place, 1) as cache:
-        cache._entries.engine().put("k", poisoned)
+        cache._store.engine().put("k", poisoned)
         assert cache.get_value("k", "miss") is None
         assert (tmp_path / "ran").exists()
 
