@@ -225,7 +225,7 @@ def test_a_directory_that_others_could_write_is_emptied_first(
     with FileCache(place, 1) as cache:
         assert cache.get_value("plain") is None
         assert cache.get_value("k", "miss") == "miss"
-        assert "is emptied: others could write in it once" in caplog.text
+        assert "is emptied: other users could write to it once" in caplog.text
         caplog.clear()
         cache.set_value("k", Unlisted())
         assert cache.get_value("k") == Unlisted()
@@ -487,7 +487,7 @@ def test_an_acl_that_lets_another_user_write(place: Path) -> None:
     place.chmod(0o700)
     assert exposure(str(place)) == ""
     _set_acl(place, "access", _with_user(OTHER, 7))
-    assert exposure(str(place)) == f"group {place.stat().st_gid} may write in {place}"
+    assert exposure(str(place)) == f"group {place.stat().st_gid} may write to {place}"
     assert not is_trusted(place)
     place.chmod(0o750)
     assert exposure(str(place)) == ""
@@ -517,7 +517,7 @@ def test_a_group_is_never_a_private_one(place: Path) -> None:
     for gid in (0, OTHER):
         os.chown(place, 0, gid)
         place.chmod(0o770)
-        assert exposure(str(place)) == f"group {gid} may write in {place}"
+        assert exposure(str(place)) == f"group {gid} may write to {place}"
         assert not is_trusted(place)
     place.chmod(0o2755)
     assert is_trusted(place)
