@@ -275,7 +275,7 @@ class TestVerify:
             segment.unlink()
         status, out, _ = run("inspect", str(path))
         assert status == 1
-        assert "is gone" in out
+        assert "is missing" in out
         assert run("verify", "--repair", str(path))[0] == 0
         assert run("verify", str(path))[1].splitlines()[-1].startswith("0 records")
 

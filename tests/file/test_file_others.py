@@ -256,7 +256,7 @@ def test_use_by_who_may_not_trust_it_ends_the_trust(place: Path, caplog: pytest.
         assert not is_trusted(place)
         code = f"from cachekit import FileCache; FileCache({str(place)!r}, 1)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-        assert "it is not emptied while it is in use; so classes" in ended.stderr
+        assert "it is not emptied while it is in use; classes" in ended.stderr
         assert cache.get_value("plain") == 1
     with FileCache(place, 1) as cache:
         assert cache.get_value("plain") is None

@@ -193,7 +193,7 @@ class FileStore:
         encoded = handle.codec.encode(entry, origin)
         if encoded is None and expect is None:
             return self.remove(key, in_progress)[1]
-        if expect is not None and not (engine.owns(expect) and expect.is_current()):
+        if expect is not None and not (expect.tokens is engine.tokens and expect.is_current()):
             self.counter.refusals += 1
             return None
         try:
@@ -240,7 +240,7 @@ class FileStore:
         except _FAILURES as error:
             self._fail(error)
         encoded = handle.codec.encode(entry, origin)
-        if not (engine.owns(fence) and fence.is_current()):
+        if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
         if encoded is None:

@@ -75,7 +75,7 @@ class Engine:
 
     __slots__ = (
         "__weakref__", "_closed", "_folder", "_hash_of", "_last_stats", "_locations", "_shard_shift",
-        "_shards", "_surely_fits", "_time", "_tokens", "_users", "exposure", "geometry", "path",
+        "_shards", "_surely_fits", "_time", "_users", "exposure", "geometry", "path", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -109,9 +109,10 @@ class Engine:
         self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
-        self._tokens: Tokens | None = None
+        #: Those of its fences; None after `close`. Tokens of another directory mean nothing in this one.
+        self.tokens: Tokens | None = None
         try:
-            self._tokens = tokens = Tokens(directory.folder, geometry, effects)
+            self.tokens = tokens = Tokens(directory.folder, geometry, effects)
             blocks = control_block.map_blocks(directory.folder, geometry, effects)
             most_mapped = _most_mapped(geometry.shards)
             # With one shard the shift is 64, and every hash belongs to shard 0.
@@ -201,10 +202,6 @@ class Engine:
         if token & WRITING:
             token = self.token(key)
         return SharedFence(tokens, key, bucket, token, epoch, names, tags)
-
-    def owns(self, fence: SharedFence) -> bool:
-        """Tell whether the fence was taken here: tokens of another directory mean nothing in this one."""
-        return fence.tokens is self._tokens
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -416,7 +413,7 @@ class Engine:
             shard.close()
         # The mappings are closed with the last reader that is under way.
         self._shards = ()
-        self._tokens = None
+        self.tokens = None
         self._folder = None
         self._locations = {}
         os.close(self._users)
@@ -466,7 +463,7 @@ class Engine:
         return self._shards
 
     def _open_tokens(self) -> Tokens:
-        tokens = self._tokens
+        tokens = self.tokens
         if tokens is None:
             raise self._refusal()
         return tokens

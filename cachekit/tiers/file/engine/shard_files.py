@@ -34,6 +34,7 @@ from cachekit.tiers.file.engine.control_block import (
 )
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
+    CRC_MASK,
     DATA_NAME,
     HEADER,
     LENGTH_MASK,
@@ -317,7 +318,10 @@ class ShardFiles:
             and self._pwrite(fd, record, offset) == size
         ):
             words[TAIL] = tail + size
-            return at, pack_location(segment, offset, size, int.from_bytes(record[:4], "little"))
+            crc = int.from_bytes(record[:4], "little") & CRC_MASK
+            length = size if size < LONG else LONG  # noqa: FURB136  # a call costs more
+            # As pack_location(), without its call.
+            return at, segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc
         try:
             location_word = self.append(record, 1)
         except _NumbersUsedUpError:
