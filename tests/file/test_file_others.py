@@ -29,6 +29,7 @@ from cachekit.loading.process_lease import ProcessLeases
 from cachekit.loading.slots import LoadSlots
 from cachekit.serialization import Serializer
 from cachekit.tiers.file import permissions
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.permissions import exposure
@@ -394,7 +395,7 @@ def test_a_directory_that_is_exchanged_while_it_is_opened(
     trap.mkdir(0o777)
     real = permissions._step
 
-    def exchange(here: int, name: str, make: bool) -> int:
+    def exchange(here: OpenFile, name: str, make: bool) -> OpenFile | None:
         step = real(here, name, make)
         if name == place.name and not moved.exists():
             place.rename(moved)

@@ -15,6 +15,7 @@ import stat
 from contextlib import suppress
 from typing import Final, final
 
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.permissions import open_path, owners
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -52,6 +53,9 @@ class Folder:
     owners: frozenset[int]  #: the users who may own what is in it
 
     def __init__(self, path: str, above: Folder | None = None, *, strict: bool = True) -> None:
+        # If two threads open it at once, both use the first descriptor, and both are closed at the end.
+        self._fds: list[int] = []
+        self._close = os.close  # kept here: when an interpreter ends, module globals go first
         if above is None:
             self.path, self.strict, self.exposure, self.owners = path, strict, "", owners()
         else:
@@ -59,9 +63,6 @@ class Folder:
             self.strict, self.exposure, self.owners = above.strict, above.exposure, above.owners
         self._above = above
         self._name = path
-        # If two threads open it at once, both use the first descriptor, and both are closed at the end.
-        self._fds: list[int] = []
-        self._close = os.close  # kept here: when an interpreter ends, module globals go first
 
     @classmethod
     def at(cls, path: str, *, make: bool = False, strict: bool = True) -> Folder:
@@ -71,8 +72,8 @@ class Folder:
             OSError: it cannot be opened.
         """
         folder = cls(path, strict=strict)
-        fd, folder.exposure = open_path(path, make=make)
-        folder._fds.append(fd)
+        directory, folder.exposure = open_path(path, make=make)
+        folder._fds.append(directory.detach())
         return folder
 
     def __del__(self) -> None:
@@ -95,16 +96,16 @@ class Folder:
     def _open(self) -> int:
         assert self._above is not None
         try:
-            fd = os.open(self._name, _DIRECTORY, dir_fd=self._above.fd)
+            file = OpenFile(os.open(self._name, _DIRECTORY, dir_fd=self._above.fd))
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
                 raise ForeignError(f"{self.path} is no directory", self.path) from error
             raise
-        reason = self._reason(os.fstat(fd), directory=True)
+        reason = self._reason(os.fstat(file.fd), directory=True)
         if reason:
-            os.close(fd)
+            file.close()
             raise ForeignError(f"{self.path} {reason}", self.path)
-        return fd
+        return file.detach()
 
     def make(self) -> None:
         """Make the directory of a shard, if it does not exist, and open it."""
@@ -163,30 +164,30 @@ class Folder:
             OSError: as the system call does.
         """
         try:
-            fd = os.open(name, flags | _FILE, dir_fd=self.fd)
+            file = OpenFile(os.open(name, flags | _FILE, dir_fd=self.fd))
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise FileNotFoundError(errno.ENOENT, f"{name} is no regular file", name) from error
             raise
-        reason = self._reason(os.fstat(fd))
+        reason = self._reason(os.fstat(file.fd))
         if reason:
-            os.close(fd)
+            file.close()
             raise FileNotFoundError(errno.ENOENT, f"{name} {reason}", name)
-        return fd
+        return file.detach()
 
-    def open_or_make(self, name: str) -> int:
+    def open_or_make(self, name: str) -> OpenFile:
         """Open a file to be locked; make it if it does not exist.
 
         Raises:
             ForeignError: the file of that name is not this user's.
             OSError: as the system call does; also for a symbolic link.
         """
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.fd)
-        reason = self._reason(os.fstat(fd))
+        file = OpenFile(os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.fd))
+        reason = self._reason(os.fstat(file.fd))
         if reason:
-            os.close(fd)
+            file.close()
             raise ForeignError(f"{self.path}/{name} {reason}", name)
-        return fd
+        return file
 
     def mapped(self, name: str, size: int, *, read_only: bool = False) -> memoryview:
         """Map the first `size` bytes of a file of this user.

@@ -14,6 +14,8 @@ import stat
 from contextlib import suppress
 from typing import Final
 
+from cachekit.tiers.file.descriptor import OpenFile
+
 #: File systems that several hosts may have mounted: there, shared memory and locks work on one host only.
 _NETWORK: Final = frozenset(
     {
@@ -41,13 +43,13 @@ def exposure(path: str) -> str:
     Raises:
         OSError: it does not exist, or this user may not look at it.
     """
-    fd, reason = open_path(path)
-    os.close(fd)
+    directory, reason = open_path(path)
+    directory.close()
     return reason
 
 
-def open_path(path: str, *, make: bool = False) -> tuple[int, str]:
-    """Open a directory, and check each directory above it; return its descriptor, and who else can change it.
+def open_path(path: str, *, make: bool = False) -> tuple[OpenFile, str]:
+    """Open a directory, and check each directory above it; return it, and why another user can change it.
 
     Every step starts at the descriptor of the directory above, so the directory that was checked is the one
     that is opened. Symbolic links on the way are followed.
@@ -63,68 +65,55 @@ def open_path(path: str, *, make: bool = False) -> tuple[int, str]:
     links = 0
     left = path.split("/")[::-1]
     own = len(left)  # so many names are of the path itself; names beyond that come from a link
-    here, done = os.open("/", _STEP), "/"
-    try:
-        while left:
-            may_make = make and len(left) <= own
-            name = left.pop()
-            if name in ("", "."):
-                continue
-            if name == "..":
-                here, done = _replaced(here, os.open("..", _STEP, dir_fd=here)), os.path.dirname(done)
-                continue
+    here, done = OpenFile(os.open("/", _STEP)), "/"
+    while left:
+        may_make = make and len(left) <= own
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here, done = OpenFile(os.open("..", _STEP, dir_fd=here.fd)), os.path.dirname(done)
+        else:
             step = _step(here, name, may_make)
-            try:
-                above = os.fstat(here)
-                entry = os.stat(name, dir_fd=here, follow_symlinks=False) if step < 0 else os.fstat(step)
-                # With the sticky bit, only the owners of entry and directory can rename the entry.
-                protected = above.st_mode & stat.S_ISVTX and {above.st_uid, entry.st_uid} <= owners()
-                writers = "" if protected else _writers(done, above)
-                if writers:
-                    reason = reason or f"{writers}, and so could put another directory in its place"
-                if step < 0:
-                    links += 1
-                    if links > _MOST_LINKS:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                    target = os.readlink(name, dir_fd=here)
-                    own = min(own, len(left))
-                    left += target.split("/")[::-1]
-                    if target.startswith("/"):
-                        step, done = os.open("/", _STEP), "/"
-                else:
-                    done = os.path.join(done, name)
-            except BaseException:
-                if step >= 0:
-                    os.close(step)
-                raise
-            if step >= 0:
-                here = _replaced(here, step)
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
-        return fd, reason or _writers(done, os.fstat(fd))
-    finally:
-        os.close(here)
+            above = os.fstat(here.fd)
+            entry = (
+                os.stat(name, dir_fd=here.fd, follow_symlinks=False) if step is None else os.fstat(step.fd)
+            )
+            # With the sticky bit, only the owners of entry and directory can rename the entry.
+            protected = above.st_mode & stat.S_ISVTX and {above.st_uid, entry.st_uid} <= owners()
+            writers = "" if protected else _writers(done, above)
+            if writers:
+                reason = reason or f"{writers}, and so could put another directory in its place"
+            if step is None:
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                target = os.readlink(name, dir_fd=here.fd)
+                own = min(own, len(left))
+                left += target.split("/")[::-1]
+                if target.startswith("/"):
+                    here, done = OpenFile(os.open("/", _STEP)), "/"
+            else:
+                here, done = step, os.path.join(done, name)
+    directory = OpenFile(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here.fd))
+    return directory, reason or _writers(done, os.fstat(directory.fd))
 
 
-def _replaced(before: int, now: int) -> int:
-    os.close(before)
-    return now
-
-
-def _step(here: int, name: str, make: bool) -> int:
-    """Return a descriptor of the directory of that name; -1 if it is a symbolic link."""
+def _step(here: OpenFile, name: str, make: bool) -> OpenFile | None:
+    """Return the directory of that name, opened; None if it is a symbolic link."""
     try:
-        return os.open(name, _STEP, dir_fd=here)
+        return OpenFile(os.open(name, _STEP, dir_fd=here.fd))
     except FileNotFoundError:
         if not make:
             raise
         with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=here)
+            os.mkdir(name, 0o700, dir_fd=here.fd)
         return _step(here, name, make=False)
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.EMLINK):
             raise
-        if stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
-            return -1
+        if stat.S_ISLNK(os.stat(name, dir_fd=here.fd, follow_symlinks=False).st_mode):
+            return None
         raise
 
 

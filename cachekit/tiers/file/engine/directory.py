@@ -29,6 +29,7 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry
@@ -61,14 +62,14 @@ class Directory:
         folder: the directory.
         geometry: its shape.
         salt: of its hashes.
-        users: the descriptor of `users`, with a shared flock.
+        users: the open file `users`, with a shared flock. It closes itself when it is dropped.
         exposure: why other users may have changed the directory; empty if they never could.
     """
 
     folder: Folder
     geometry: Geometry
     salt: bytes
-    users: int
+    users: OpenFile
     exposure: str
 
 
@@ -132,32 +133,32 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: File
                 effects.unlink(folder, USERS)
         users = folder.open_or_make(USERS)
         try:
-            found, salt, exposure = _enter(folder, geometry, users, effects)
+            found, salt, exposure = _enter(folder, geometry, users.fd, effects)
         except BaseException:
-            os.close(users)
+            users.close()
             raise
     finally:
         # Closing it is not enough: a child that another thread has just forked has the descriptor too.
-        unlock_descriptor(lock)
-        os.close(lock)
+        unlock_descriptor(lock.fd)
+        lock.close()
     return Directory(folder, found, salt, users, exposure)
 
 
-def _lock(folder: Folder, patience: float) -> int:
-    """Return the descriptor of `structure.lock`, locked."""
+def _lock(folder: Folder, patience: float) -> OpenFile:
+    """Return `structure.lock`, locked."""
     from filelock import lock_descriptor
 
     deadline = time.monotonic() + patience
     while True:
         # Opened for each attempt: the file that another process holds may be removed, and a new one made.
-        fd = folder.open_or_make(_STRUCTURE_LOCK)
+        file = folder.open_or_make(_STRUCTURE_LOCK)
         try:
-            if lock_descriptor(fd, blocking=False) and os.fstat(fd).st_nlink:
-                return fd
+            if lock_descriptor(file.fd, blocking=False) and os.fstat(file.fd).st_nlink:
+                return file
         except BaseException:
-            os.close(fd)
+            file.close()  # now: a traceback that is kept would keep the lock
             raise
-        os.close(fd)
+        file.close()
         _pause(folder, deadline, patience)
 
 

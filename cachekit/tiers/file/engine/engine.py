@@ -386,7 +386,7 @@ class Engine:
     def identity(self) -> tuple[int, int]:
         """Device and inode of the file that every process with this directory keeps open."""
         self._open_shards()
-        found = os.fstat(self._users)
+        found = os.fstat(self._users.fd)
         return found.st_dev, found.st_ino
 
     def is_whole(self) -> bool:
@@ -416,7 +416,7 @@ class Engine:
         self.tokens = None
         self._folder = None
         self._locations = {}
-        os.close(self._users)
+        self._users.close()
 
     def before_fork(self) -> None:
         """Take the locks of all shards."""

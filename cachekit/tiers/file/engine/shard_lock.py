@@ -18,6 +18,7 @@ from errno import ENOENT
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder
 
 
@@ -53,8 +54,8 @@ class ShardLock:
     """
 
     __slots__ = (
-        "_deferred", "_draining", "_fd", "_folder", "_lock", "_owner", "_thread_lock", "_unlock", "path",
-        "patience",
+        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock", "_unlock",
+        "path", "patience",
     )  # fmt: skip
 
     def __init__(self, folder: Folder, patience: float) -> None:
@@ -70,16 +71,18 @@ class ShardLock:
         self._owner = 0
         self._draining = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._file: OpenFile | None = None
         self._fd = _UNOPENED
 
     def _open(self) -> None:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{self._folder.path} was closed")
         try:
-            self._fd = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(_NAME)
         except FileNotFoundError:
             self._folder.make()
-            self._fd = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(_NAME)
+        self._fd = self._file.fd
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
         """Call the operation while no other thread or process is in a `run` of this file.
@@ -173,9 +176,9 @@ class ShardLock:
             if self._owner:
                 self._deferred.append((self.close, (also,)))
                 return
-            if self._fd >= 0:
-                os.close(self._fd)
             self._fd = _CLOSED
+            if self._file is not None:
+                self._file.close()
             also()
 
     def before_fork(self) -> None:
@@ -191,6 +194,6 @@ class ShardLock:
         self._owner = 0
         self._draining = 0
         self._deferred.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self._file is not None and self._fd >= 0:
             self._fd = _UNOPENED
+            self._file.close()
