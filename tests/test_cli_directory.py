@@ -218,7 +218,7 @@ class TestInspect:
         path.chmod(0o777)
         status, out, _ = run("inspect", str(path))
         assert status == 0
-        assert f"everybody may write in {path}" in out
+        assert f"everybody may write to {path}" in out
 
 
 def damage(path: Path) -> None:
@@ -264,7 +264,7 @@ class TestVerify:
         for command in ("inspect", "verify"):
             status, out, _ = run(command, str(path))
             assert status == 1
-            assert "shard 00: its index is damaged, or gone" in out
+            assert "shard 00: its index is damaged or missing" in out
         assert run("verify", "--repair", str(path))[0] == 0
         assert run("inspect", str(path))[0] == 0
 
@@ -275,7 +275,7 @@ class TestVerify:
             segment.unlink()
         status, out, _ = run("inspect", str(path))
         assert status == 1
-        assert "is gone" in out
+        assert "is missing" in out
         assert run("verify", "--repair", str(path))[0] == 0
         assert run("verify", str(path))[1].splitlines()[-1].startswith("0 records")
 

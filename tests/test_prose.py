@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-#: The files whose prose is checked. A package is added when its prose is done: "cachekit/tiers/**/*.py".
+#: The files whose prose is checked.
 CHECKED = ("*.md", "docs/**/*.md", "examples/**/*.py", "cachekit/**/*.py")
 
 #: Patterns that occur in no sentence that we want, and what to write instead.

@@ -20,7 +20,7 @@ from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, NEW_CURSOR, TAIL
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
-from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard import Shard
 
 ROOMY = replace(SMALL, limit=1 << 20)
 Step = tuple[str, bytes | None]
@@ -147,12 +147,12 @@ def test_a_crash_after_every_effect(
                     assert found.payload == expected
 
 
-def rebuild(files: ShardFiles) -> None:
+def rebuild(shard: Shard) -> None:
     """Have another index, with the same entries."""
-    before = files.locked_index()
-    if not files.words[NEW]:
-        index_growth.begin(files, before, max(64, before.capacity))
-    while files.locked_index() is before:
+    before = shard.locked_index()
+    if not shard.words[NEW]:
+        index_growth.begin(shard.files, before, max(64, before.capacity))
+    while shard.locked_index() is before:
         pass
 
 
@@ -182,7 +182,7 @@ def test_a_crash_while_an_index_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
                     payload = None if found is None else found.payload
                     assert payload in (before.get(key), after.get(key)), f"{key} after {allowed} effects"
                     assert seen.setdefault(key, payload) == payload, f"{key} after {allowed} effects"
-                shard.lock.run(rebuild, shard.files)
+                shard.lock.run(rebuild, shard)
             check(engine, bytes_drifted=True)
             play(engine, COPYING[-4:], lambda _: None)
             check(engine, bytes_drifted=True)
@@ -194,8 +194,7 @@ def test_counts_are_right_again_after_the_index_is_rebuilt(tmp_path: Path) -> No
     for allowed in range(100, 140):
         play_until_crash(tmp_path / str(allowed), GROWING, SMALL, None, allowed)
         with Engine(tmp_path / str(allowed), geometry=SMALL) as engine:
-            files = inside.shard(engine).files
-            inside.shard(engine).lock.run(rebuild, files)
+            inside.shard(engine).lock.run(rebuild, inside.shard(engine))
             check(engine, bytes_drifted=True)
 
 
@@ -232,29 +231,29 @@ def test_a_crash_in_flux_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from cachekit.tiers.file.engine import fence_tokens
 
     with Engine(tmp_path, geometry=SMALL) as engine:
-        token = engine.put("k", b"v", in_flux=True)
+        token = engine.put("k", b"v", in_progress=True)
         assert token is not None
         assert engine.token("k") == token | WRITING
         assert engine.add("k", b"v", engine.token("k")) is False
-        monkeypatch.setattr(fence_tokens, "_STALE_FLUX", -1.0)
+        monkeypatch.setattr(fence_tokens, "_ABANDONED", -1.0)
         settled = engine.token("k")
         assert not settled & WRITING
         assert settled != token
-        assert engine.settle("k", token) is False
+        assert engine.finish_write("k", token) is False
         assert engine.token("k") not in (token, settled)
 
 
 def test_settling_ones_own_write(tmp_path: Path) -> None:
     """A write whose other half is done gets the token that it was made with."""
     with Engine(tmp_path, geometry=SMALL) as engine:
-        token = engine.put("k", b"v", in_flux=True)
+        token = engine.put("k", b"v", in_progress=True)
         assert token is not None
-        assert engine.settle("k", token) is True
+        assert engine.finish_write("k", token) is True
         assert engine.token("k") == token
-        removed, token = engine.delete("k", in_flux=True)
+        removed, token = engine.delete("k", in_progress=True)
         assert removed
         engine.put("k", b"w")
-        assert engine.settle("k", token) is False
+        assert engine.finish_write("k", token) is False
 
 
 def test_a_full_disk_turns_a_write_into_a_delete(tmp_path: Path) -> None:

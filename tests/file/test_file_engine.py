@@ -76,7 +76,7 @@ def test_real_shapes(tmp_path: Path, mib: int) -> None:
         for number in range(300):
             key = f"key {number}"
             expected[key] = random_.randbytes(random_.choice([0, 10, 500, 2000]))
-            engine.put(key, expected[key], flags=number, rt=2**64 - 1 - number)
+            engine.put(key, expected[key], flags=number, server_token=2**64 - 1 - number)
         largest = bytes(min(shard.files.largest() for shard in inside.shards(engine)) - 200)
         assert payload_of(engine, "key 1") == expected["key 1"]
     with Engine(tmp_path, mib << 20) as engine:
@@ -279,7 +279,7 @@ def test_tokens_do_not_outlive_their_file(tmp_path: Path) -> None:
     fence_tokens.create(Folder.at(str(tmp_path)), SMALL, StoppingEffects())
     with Engine(tmp_path, geometry=SMALL) as engine:
         assert engine.get("k") is None
-        assert not engine.tags_are_current(tags)
+        assert not inside.shard(engine).tokens.are_current(tags)
 
 
 def test_two_keys_of_one_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_nothing_that_was_read_in_between_is_kept(tmp_path: Path) -> None:
             fences.append(cache.fence("not there"))
             looks.append(cache.look("k8"))
 
-        cache._attachment.for_writing().delete_matching(cast("re.Pattern[str]", Disturbing("k", look)))
+        cache._handle.for_writing().delete_matching(cast("re.Pattern[str]", Disturbing("k", look)))
         assert not any(fence.is_current() for fence in fences)
         assert not any(found.fence.is_current() for found in looks if found is not None)
         assert cache.add("k7", CacheEntry("k7", "loaded"), fences[-2]) is False
@@ -139,7 +139,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
             assert go_on.wait(60)
 
         scan = threading.Thread(
-            target=lambda: cache._attachment.for_writing().delete_matching(
+            target=lambda: cache._handle.for_writing().delete_matching(
                 cast("re.Pattern[str]", Disturbing("k", wait))
             )
         )

@@ -14,8 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from zlib import crc32
@@ -29,6 +28,7 @@ from cachekit.loading.process_lease import ProcessLeases
 from cachekit.loading.slots import LoadSlots
 from cachekit.serialization import Serializer
 from cachekit.tiers.file import permissions
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.file.permissions import exposure
@@ -63,11 +63,8 @@ class Payload:
 
 
 @pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """One that others may reach: each run of pytest takes that away from the directory of all its runs."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+def tmp_path(reachable: Path) -> Path:
+    return reachable
 
 
 @pytest.fixture
@@ -225,7 +222,7 @@ def test_a_directory_that_others_could_write_is_emptied_first(
     with FileCache(place, 1) as cache:
         assert cache.get_value("plain") is None
         assert cache.get_value("k", "miss") == "miss"
-        assert "is emptied: others could write in it once" in caplog.text
+        assert "is emptied: other users could write to it once" in caplog.text
         caplog.clear()
         cache.set_value("k", Unlisted())
         assert cache.get_value("k") == Unlisted()
@@ -256,7 +253,7 @@ def test_use_by_who_may_not_trust_it_ends_the_trust(place: Path, caplog: pytest.
         assert not is_trusted(place)
         code = f"from cachekit import FileCache; FileCache({str(place)!r}, 1)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-        assert "it is not emptied while it is in use; so classes" in ended.stderr
+        assert "it is not emptied while it is in use; classes" in ended.stderr
         assert cache.get_value("plain") == 1
     with FileCache(place, 1) as cache:
         assert cache.get_value("plain") is None
@@ -394,7 +391,7 @@ def test_a_directory_that_is_exchanged_while_it_is_opened(
     trap.mkdir(0o777)
     real = permissions._step
 
-    def exchange(here: int, name: str, make: bool) -> int:
+    def exchange(here: OpenFile, name: str, make: bool) -> OpenFile | None:
         step = real(here, name, make)
         if name == place.name and not moved.exists():
             place.rename(moved)
@@ -487,7 +484,7 @@ def test_an_acl_that_lets_another_user_write(place: Path) -> None:
     place.chmod(0o700)
     assert exposure(str(place)) == ""
     _set_acl(place, "access", _with_user(OTHER, 7))
-    assert exposure(str(place)) == f"group {place.stat().st_gid} may write in {place}"
+    assert exposure(str(place)) == f"group {place.stat().st_gid} may write to {place}"
     assert not is_trusted(place)
     place.chmod(0o750)
     assert exposure(str(place)) == ""
@@ -517,7 +514,7 @@ def test_a_group_is_never_a_private_one(place: Path) -> None:
     for gid in (0, OTHER):
         os.chown(place, 0, gid)
         place.chmod(0o770)
-        assert exposure(str(place)) == f"group {gid} may write in {place}"
+        assert exposure(str(place)) == f"group {gid} may write to {place}"
         assert not is_trusted(place)
     place.chmod(0o2755)
     assert is_trusted(place)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
     """The fork waits for the write, and the write for nothing."""
     cache = FileCache(tmp_path / "a", 1, cleanup_interval=None)
     forgotten = [FileCache(tmp_path / "b", 1, cleanup_interval=None)]
-    descriptors = forgotten[0]._attachment._engine._users
+    descriptors = forgotten[0]._handle.engine._users.fd
     within = threading.Event()
 
     def write() -> bool:
@@ -135,6 +136,38 @@ def test_a_signal_handler_that_raises_while_an_engine_is_given_back(tmp_path: Pa
         assert not own._returned, number
         engine.close()
     assert number > 3
+
+
+def test_a_signal_while_a_directory_is_opened(tmp_path: Path) -> None:
+    """At no step does its exception leave a descriptor open."""
+
+    def strike() -> None:
+        raise _StruckError
+
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").mkdir()
+    path = tmp_path / "link" / ".." / "target" / "cache"
+
+    def work() -> None:
+        Engine(path, 1 << 20).close()
+
+    def descriptors() -> list[str]:
+        return sorted(os.listdir("/proc/self/fd"))
+
+    work()
+    before = descriptors()
+    number, came = 0, True
+    while came:
+        number += 1
+        with warnings.catch_warnings():
+            # A file object that nobody closed closes itself, and says so.
+            warnings.simplefilter("ignore", ResourceWarning)
+            try:
+                came = at_line(number, traced.OPENING, strike, work)
+            except _StruckError:
+                pass
+        assert descriptors() == before, number
+    assert number > 20
 
 
 def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:

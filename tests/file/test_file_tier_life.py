@@ -223,7 +223,7 @@ def test_failures_are_the_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             raise OSError(5, "Input/output error")
 
         for name in (
-            "get", "fence", "put", "delete", "add", "keys", "settle", "renew_tokens", "clear",
+            "get", "look", "fence", "put", "delete", "add", "keys", "finish_write", "renew_tokens", "clear",
             "delete_matching", "remove_expired",
         ):  # fmt: skip
             monkeypatch.setattr(Engine, name, fail)
@@ -242,7 +242,7 @@ def test_failures_are_the_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert str(tmp_path) in str(caught.value)
             assert cache.get_stats().errors == number
         assert cache.get_stats().unavailable == 3
-        cache._entries.tend()  # what fails in the background is counted, and raises nothing
+        cache._store.sweep()  # what fails in the background is counted, and raises nothing
         assert cache.get_stats().errors == len(calls) + 1
 
 

@@ -258,12 +258,12 @@ def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was loaded is kept."""
     from cachekit.tiers.file.engine.shard import Shard
 
-    add = Shard._add
+    add = Shard.add
 
     def believe(self: Shard, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float):  # type: ignore[no-untyped-def]
         return add(self, hashed, key, record, bucket, self.tokens.words[bucket], now)
 
-    monkeypatch.setattr(Shard, "_add", believe)
+    monkeypatch.setattr(Shard, "add", believe)
     monkeypatch.setattr(SharedFence, "is_current", lambda self: True)
     monkeypatch.setattr(PrivateFence, "is_current", lambda self: True)
 

@@ -1,8 +1,10 @@
-"""A small file system of a test's own, which can be filled, and how to fill it."""
+"""Places for files: a small file system, which can be filled, and a directory that other users may reach."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,3 +34,11 @@ def fill(filler: Path) -> None:
                     file.write(bytes(size))
             except OSError:
                 pass
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that other users may reach; pytest takes that away from the directories of its runs."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -56,7 +56,7 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
     """
     for shard in inside.shards(engine):
         files = shard.files
-        index = shard.lock.run(files.locked_index)
+        index = shard.lock.run(shard.locked_index)
         assert index is not None
         slots = index.slots.tolist() if hasattr(index.slots, "tolist") else list(index.slots)
         pairs = [(a, b) for a, b in zip(slots[::2], slots[1::2], strict=True) if a]

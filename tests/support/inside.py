@@ -68,7 +68,7 @@ def fences(cache: MemoryCache) -> Any:
 
 
 def engine(cache: FileCache) -> Engine:
-    return cache._attachment._engine
+    return cache._handle.engine
 
 
 def shards(owner: Engine) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cachekit.coherence import accessor, tier_stack, writes
 from cachekit.loading import core, flights, path, process_lease, refresh_ahead, slots, threads_driver
 from cachekit.runtime import background
-from cachekit.tiers.file import engine_registry
+from cachekit.tiers.file import engine_registry, permissions
 from cachekit.tiers.file.engine import segments
 from cachekit.tiers.memory import policy_store, removal, store, write_lock
 from cachekit.tiers.memory import stats as memory_figures
@@ -33,6 +33,8 @@ POLICIES = {
 
 ENGINE_REGISTRY = (engine_registry,)
 SEGMENTS = (segments,)
+#: How a cache directory is opened, one directory after another.
+OPENING = (permissions,)
 CONNECTIONS = (connection_pool,)
 PROCESS_LEASES = (process_lease,)
 LOAD_SLOTS = (slots,)

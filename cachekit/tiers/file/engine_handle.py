@@ -1,8 +1,8 @@
-"""One cache's hold on the engine of its directory: taken, looked after, taken anew, given back.
+"""One cache's hold on the engine of its directory: opens it, watches the directory, and returns it.
 
-It promises that a directory which somebody removed, or put another in place of, is noticed by the next
-write, and by a lookup within a tenth of a second; it is then opened anew, and made if need be. What was
-copied out of the old one is trusted no more: every token that vouched for it is changed.
+If the directory is removed, or another one takes its place, the next write notices that, and a lookup
+notices it within a tenth of a second. The directory is then opened again, and made if it is gone. Copies of
+entries of the old directory are no longer trusted: every token that confirmed them is changed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.folder import ForeignError
 from cachekit.tiers.file.permissions import network_file_system
 
-_OPENING: Final = 30.0  # seconds that the constructor waits for others who are opening the directory
+_OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
 _REOPENING: Final = 2.0  # the same, for an operation
-_LOOK_AGAIN: Final = 0.1  # seconds between two looks of readers at whether the directory is the same
+_FRESH: Final = 0.1  # seconds for which readers do not check again that the directory is the same
 
 
 @final
@@ -34,30 +34,32 @@ class EngineHandle:
 
     Args:
         path: the directory.
-        limit: bytes that it may take.
-        clock: the tier's.
-        contents: how values are stored where others may write, and where nobody else may.
-        unpickles: whether unsigned pickles are read, so that it matters who may write.
-        network: whether a network file system will do.
+        limit: Bytes that it may take.
+        clock: the tier's clock.
+        codecs: for a directory that other users may write to, and for one that only this user may.
+        unpickles: whether unsigned pickles are read. Then it matters which users may write.
+        network: whether a network file system is accepted.
 
     Raises:
-        FileFormatError: others use the directory in a way that we cannot join.
+        FileFormatError: other processes use the directory in a format or state that this one cannot join.
         TierUnavailableError: it cannot be made, read or written, or is on a network file system.
     """
 
     __slots__ = (
-        "__weakref__", "_before", "_clock", "_closed", "_contents", "_due", "_engine", "_finalizer",
-        "_identity", "_limit", "_network", "_unpickles", "contents", "path",
+        "__weakref__", "_before", "_clock", "_closed", "_codecs", "_finalizer", "_identity", "_limit",
+        "_network", "_unpickles", "codec", "engine", "fresh_until", "path",
     )  # fmt: skip
 
-    contents: EntryCodec  #: how values are stored in the directory as it is now
+    codec: EntryCodec  #: the one for the directory as it is now
+    engine: Engine  #: of the directory as it was when it was last checked
+    fresh_until: float  #: by the monotonic clock, until when readers use `engine` without `for_reading`
 
     def __init__(
         self,
         path: str,
         limit: int,
         clock: Clock,
-        contents: tuple[EntryCodec, EntryCodec],
+        codecs: tuple[EntryCodec, EntryCodec],
         *,
         unpickles: bool,
         network: bool,
@@ -65,25 +67,25 @@ class EngineHandle:
         self.path = path
         self._limit = limit
         self._clock = clock
-        self._contents = contents
+        self._codecs = codecs
         self._unpickles = unpickles
         self._network = network
         self._closed: EngineStats | None = None
         self._before = EngineStats(0, 0, 0, 0, 0)
-        self._attach(_OPENING)
+        self._open(_OPENING)
 
-    def _attach(self, opening: float) -> None:
+    def _open(self, opening: float) -> None:
         path = self.path
         kind = "" if self._network else network_file_system(path)
         if kind:
             raise TierUnavailableError(
-                f"the cache directory {path} is on a network file system ({kind}), where memory is not "
-                f"shared with other hosts and locks may not hold; choose a local directory with cache_dir, "
-                f"or say allow_network_fs=True if this host alone uses it"
+                f"the cache directory {path} is on a network file system ({kind}), where hosts share no "
+                f"memory and locks may not hold; choose a local directory with cache_dir, "
+                f"or pass allow_network_fs=True if only this host uses it"
             )
         try:
             engine, reason = engines.acquire(path, self._limit, self._clock, opening)
-            # At once: whatever comes now, also a signal handler's exception, it is given back.
+            # At once, so that an exception of a signal handler cannot come in between and lose the engine.
             finalizer = weakref.finalize(self, engines.release, engine)
             finalizer.atexit = False
         except OSError as error:
@@ -96,42 +98,42 @@ class EngineHandle:
             ) from error
         if reason and self._unpickles:
             logging.getLogger("cachekit").warning(
-                "%s; so classes are read from the cache directory %s by an allow-list only. "
-                "End that (chmod go-w), or use a secret",
+                "%s; classes are read from the cache directory %s by an allow-list only. "
+                "Remove write permission for others (chmod go-w), or use a secret",
                 reason,
                 path,
             )
         identity = engine.identity
-        self._due = time.monotonic() + _LOOK_AGAIN
-        self.contents = self._contents[not reason]
-        self._engine = engine
+        self.fresh_until = time.monotonic() + _FRESH
+        self.codec = self._codecs[not reason]
+        self.engine = engine
         self._identity = identity
         self._finalizer = finalizer
 
     def for_reading(self) -> Engine:
-        """The engine of the directory, as it was a moment ago.
+        """Return the engine of the directory as it was at most a tenth of a second ago.
 
         Raises:
-            FileFormatError, TierUnavailableError: it was removed or replaced, and cannot be opened anew.
+            FileFormatError, TierUnavailableError: it was removed or replaced, and cannot be opened again.
             CacheClosedError: after `close`.
         """
-        if time.monotonic() < self._due and self._closed is None:
-            return self._engine
-        return self.for_writing()
+        return self.engine if time.monotonic() < self.fresh_until else self.for_writing()
 
     def for_writing(self) -> Engine:
-        """The engine of the directory as it is now.
+        """Return the engine of the directory as it is now.
 
         Raises:
-            FileFormatError, TierUnavailableError: it was removed or replaced, and cannot be opened anew.
+            FileFormatError, TierUnavailableError: it was removed or replaced, and cannot be opened again.
             CacheClosedError: after `close`.
         """
         if self._closed is not None:
             raise CacheClosedError(f"the cache on {self.path} was closed")
         if not self._is_there():
-            self._attach_anew()
-        self._due = time.monotonic() + _LOOK_AGAIN
-        return self._engine
+            self._reopen()
+        self.fresh_until = time.monotonic() + _FRESH
+        if self._closed is not None:
+            self.fresh_until = 0.0  # closed by another thread since the check above
+        return self.engine
 
     def _is_there(self) -> bool:
         try:
@@ -139,29 +141,29 @@ class EngineHandle:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
-            return True  # it may not be looked at, which is no reason to give up what is open
+            return True  # no permission to look is no reason to give up an open directory
         return (found.st_dev, found.st_ino) == self._identity
 
-    def _attach_anew(self) -> None:
+    def _reopen(self) -> None:
         try:
             with engines.lock:
                 if self._closed is not None or self._is_there():
-                    return  # another thread was here
+                    return  # another thread has reopened it
                 finalizer = self._exchange_engine()
             finalizer()
         finally:
-            engines.settle()
-        if self._closed is not None:  # meanwhile, by who knew the old finalizer
+            engines.close_returned()
+        if self._closed is not None:  # close() came in between, and called the old finalizer
             self._finalizer()
 
     def _exchange_engine(self) -> Callable[[], object]:
-        """Open the directory as it is now; what gives the engine of before back."""
-        old, finalizer = self._engine, self._finalizer
-        # First: what was copied out of it is not to be trusted, whether or not there will be another.
+        """Open the directory as it is now; return the finalizer of the engine before."""
+        old, finalizer = self.engine, self._finalizer
+        # First: copies of its entries must not be trusted, even if the directory cannot be opened again.
         old.invalidate_all_tokens()
         stats = old.stats()
-        self._attach(_REOPENING)
-        logging.getLogger("cachekit").warning("%s was removed or replaced; it was opened anew", self.path)
+        self._open(_REOPENING)
+        logging.getLogger("cachekit").warning("%s was removed or replaced; it was opened again", self.path)
         self._before = EngineStats(
             0,
             0,
@@ -172,29 +174,29 @@ class EngineHandle:
         return finalizer
 
     def check_replaced(self) -> None:
-        """Something was not there that should be: if a part of the directory was removed, give all of it up.
+        """Give up the whole directory if a part of it was removed.
 
-        Those who go on with what they have open, and those who make it anew, would hold different locks.
-        Without the file that stands for the whole, everybody has it opened anew.
+        Processes that keep the open parts, and processes that make them again, would hold different locks.
+        Without the file that stands for the whole directory, all of them open it again.
         """
         with engines.lock:
-            if self._closed is None and self._is_there() and not self._engine.is_whole():
+            if self._closed is None and self._is_there() and not self.engine.is_whole():
                 try:
-                    self._engine.give_up()
+                    self.engine.give_up()
                 except OSError:
-                    pass  # somebody was faster, or it cannot be mended
-                self._due = 0.0  # or our readers would fail until they look again
-        engines.settle()
+                    pass  # another process was faster, or the directory cannot be repaired
+                self.fresh_until = 0.0  # readers must not use the old engine any longer
+        engines.close_returned()
 
     def is_closed(self) -> bool:
-        """Whether `close` was called."""
+        """Tell whether `close` was called."""
         return self._closed is not None
 
     def stats(self) -> EngineStats:
-        """The engine's figures, those of engines before it included; without I/O, and also after `close`."""
+        """Return the statistics of this engine and those before it. No I/O; works after `close`."""
         if self._closed is not None:
             return self._closed
-        now, before = self._engine.stats(), self._before
+        now, before = self.engine.stats(), self._before
         return EngineStats(
             now.entries,
             now.bytes,
@@ -204,10 +206,11 @@ class EngineHandle:
         )
 
     def close(self) -> None:
-        """Give the engine back; a second call does nothing.
+        """Return the engine; a second call does nothing.
 
-        It waits for no lock of ours: a signal handler may call it in the middle of anything.
+        It waits for no lock of this class, because a signal handler may call it at any point.
         """
         if self._closed is None:
             self._closed = self.stats()
+        self.fresh_until = 0.0
         self._finalizer()

@@ -1,12 +1,12 @@
-"""One engine per directory and process, however many caches, names and spellings lead to it.
+"""One engine per directory and process, for all caches, names and spellings of its path.
 
-Two engines on one directory would be right too, as two processes are; one takes half the descriptors and
-mappings, and its threads queue at a lock of this process instead of at the file's.
+Two engines on one directory would be correct, as two processes are. One engine needs half the descriptors and
+mappings, and its threads queue at a lock of this process instead of at the lock file.
 
-An engine is given back by a finalizer, and Python may run that anywhere: also in the middle of a write, for
-whose end another thread waits that has the lock of this room, because it forks, or closes. So giving back
-never waits for the lock: if it is taken, whoever has it does the rest. Closing waits for writes, and has
-the lock meanwhile: or a fork could come in between that has what closing waits for.
+A finalizer releases an engine, and Python may run it at any point, even in the middle of a write. If
+releasing waited for the registry lock, it could deadlock: another thread may hold that lock, to fork or to
+close, and wait for that write. So a release never blocks. If the lock is taken, its holder finishes the
+release. Closing an engine waits for its writes and holds the lock, so that no fork comes in between.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ _Identity: TypeAlias = tuple[int, int, Callable[[], float]]
 class EngineRegistry:
     """The engines of this process, counted by their users. Safe in any thread, before and after a fork."""
 
-    #: Kept here: when an interpreter ends, the names of modules go before the objects that use them.
+    #: Kept here: when an interpreter ends, module globals go before the objects that use them.
     _interpreter_ends = staticmethod(sys.is_finalizing)
 
     def __init__(self) -> None:
-        #: Held while engines come and go; whoever had it calls `settle`. Re-entrant: a finalizer may come in
-        #: the middle of whatever holds it.
+        #: Held while engines are opened and closed. Its holder calls `close_returned` afterwards. Re-entrant,
+        #: because a finalizer may run in the thread that holds it.
         self.lock = threading.RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
         self._returned: deque[Engine] = deque()
         fork.register(self)
 
     def acquire(self, path: str, limit: int, clock: Clock, opening: float) -> tuple[Engine, str]:
-        """The engine on the directory, opened now if there is none yet; to be given back by `release`.
+        """Return the engine on the directory, opened now if there is none; `release` returns it.
 
-        And why others may have changed what is in the directory, or could now; empty if they never could.
+        Also return why other users may have changed the directory, or can now; empty if they never could.
 
-        An engine that is there keeps its limit, as one in another process would. `opening` is how many
-        seconds to wait for others who are opening the directory.
+        An open engine keeps its limit, as one in another process would. `opening` is in seconds: how long to
+        wait while other processes open the directory.
 
         Raises:
-            What `Engine` raises.
+            FileFormatError, LockTimeoutError, OSError: as for `Engine`.
         """
         try:
             with self.lock:
                 return self._acquire(path, limit, clock, opening)
         finally:
-            self.settle()
+            self.close_returned()
 
     def _acquire(self, path: str, limit: int, clock: Clock, opening: float) -> tuple[Engine, str]:
         identity, exposure = _identify(path, clock)
@@ -66,7 +66,7 @@ class EngineRegistry:
             self._users[identity] = (engine, count + 1)
             if engine.geometry.limit != limit:
                 logging.getLogger("cachekit").warning(
-                    "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+                    "%s is in use with a limit of %d bytes, which stays; the new limit of %d is ignored",
                     path,
                     engine.geometry.limit,
                     limit,
@@ -77,25 +77,25 @@ class EngineRegistry:
         return engine, engine.exposure
 
     def release(self, engine: Engine) -> None:
-        """Give an engine back, once for each `acquire`; the last one closes it."""
-        # The finalizer of a cache that was made at exit comes so late that what closing needs is gone.
+        """Return an engine, once for each `acquire`; the last release closes it."""
+        # The finalizer of a cache that was made at exit runs when the modules that closing needs are gone.
         if self._interpreter_ends():
-            return  # the process's end gives back what there is
+            return  # the end of the process closes the descriptors
         self._returned.append(engine)
-        self.settle()
+        self.close_returned()
 
-    def settle(self) -> None:
-        """Close what was given back for the last time, unless whoever has the lock is about to."""
+    def close_returned(self) -> None:
+        """Close engines without users, unless the holder of the lock is about to."""
         lock: Any = self.lock
         while self._returned and not lock._is_owned():
             try:
                 if not lock.acquire(blocking=False):
                     return
                 while self._returned:
-                    self._count_off(self._returned.popleft())
+                    self._remove_user(self._returned.popleft())
             finally:
-                # Asked, not remembered: a signal handler may raise between taking it and noting that; and in
-                # here, once more.
+                # The lock is asked for its owner: a signal handler may raise between taking it and noting
+                # that. It may raise once more in here.
                 try:
                     if lock._is_owned():
                         lock.release()
@@ -104,7 +104,7 @@ class EngineRegistry:
                         lock.release()
                     raise
 
-    def _count_off(self, engine: Engine) -> None:
+    def _remove_user(self, engine: Engine) -> None:
         for identity, (known, count) in list(self._users.items()):
             if known is engine and count > 1:
                 self._users[identity] = (engine, count - 1)
@@ -113,30 +113,30 @@ class EngineRegistry:
                 engine.close()
 
     def before_fork(self) -> None:
-        """Take the lock (see `cachekit.runtime.fork`)."""
+        """Take the lock."""
         self.lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give it back; the child counts on from what it inherited."""
+        """Release the lock. The child goes on with the counts that it inherited."""
         if in_child:
             self.lock = threading.RLock()
         else:
             self.lock.release()
-        self.settle()
+        self.close_returned()
 
 
 def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
-    """What an engine on the directory as it is now would be known by, and who else may write in it.
+    """Return the key of an engine on the directory as it is now, and which other users may write to it.
 
-    None if it is not there.
+    The key is None if the directory holds no cache.
     """
     try:
         folder = Folder.at(path)
         found = None if folder.objection(USERS) else folder.look(USERS)
-    except OSError:  # the engine will find out why
+    except OSError:  # opening the engine finds out why
         return None, ""
-    # An engine takes the time from one clock, so another clock needs another engine. A method is equal to
-    # those of the same object, whether or not that can be compared or hashed.
+    # An engine takes the time from one clock, so another clock needs another engine. Bound methods of one
+    # object are equal and have one hash, whether or not the object itself can be compared or hashed.
     return None if found is None else (found.st_dev, found.st_ino, clock.time), folder.exposure
 
 

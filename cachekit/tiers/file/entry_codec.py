@@ -1,8 +1,8 @@
-"""Entries as the payloads of records, and back.
+"""Turns entries into the payloads of records, and back.
 
-It promises that a copy lives no longer than its original and the tier's own limit, whatever the clocks of
-those who wrote it said, and that bytes which cannot be read are no entry. The engine keeps the record
-and its expiry; the envelope says when the value was made, and what its tags are called.
+A copy lives no longer than its original and the tier's own limit, whatever the clocks of its writers said.
+Bytes that cannot be read are no entry. The engine keeps the record, its tags' tokens and its expiry. The
+envelope keeps when the value was made, and the names of its tags.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.file.engine.format import Record
 
 _NO_TOKENS: Mapping[str, int] = {}
-_PRECISION = 6  # digits of a TTL: those that a difference of two moments still has
+_PRECISION = 6  # digits of a TTL that the difference of two times still has
 
 
 class EncodedEntry(NamedTuple):
@@ -28,17 +28,17 @@ class EncodedEntry(NamedTuple):
 
     payload: bytes
     expiry: float  #: seconds since the epoch
-    rt: int  #: the origin's token, 0 without one
+    server_token: int  #: the origin's token, 0 without an origin
 
 
 @final
 class EntryCodec:
-    """Packs and unpacks for one tier. Safe in any thread.
+    """Encodes and decodes for one tier. Safe in any thread.
 
     Args:
         serializer: for the values.
-        longest: seconds that any copy lives at the most.
-        clock: whose wall clock the times are compared with.
+        longest: Seconds that any copy lives at most.
+        clock: the wall clock that times are compared with.
     """
 
     __slots__ = ("_decode", "_encode", "_longest", "_time")
@@ -49,70 +49,59 @@ class EntryCodec:
         self._longest = longest
         self._time = clock.time
 
-    def pack(self, entry: CacheEntry, origin: ServerTokens | None) -> EncodedEntry | None:
-        """The entry's record, or None if its time is over.
-
-        Raises:
-            SerializationError: the value would not come back as it is.
-        """
-        ttl = inf if entry.ttl is None else entry.ttl
-        return self.pack_value(
-            entry.key, entry.value, entry.created_timestamp, ttl, entry.tags, origin, entry.stale_ttl
-        )
-
-    def pack_value(
-        self,
-        key: str,
-        value: Any,
-        created: float | None,
-        ttl: float,
-        tags: frozenset[str] = NO_TAGS,
-        origin: ServerTokens | None = None,
-        stale_ttl: float = 0.0,
-    ) -> EncodedEntry | None:
-        """A value made at `created` (None and the future are now) as its record; None if its time is over.
+    def encode(self, entry: CacheEntry, origin: ServerTokens | None) -> EncodedEntry | None:
+        """Return the entry as bytes, or None if it is expired. One from the future counts as made now.
 
         Raises:
             SerializationError: the value would not come back as it is.
         """
         now = self._time()
-        if created is None or created > now:
+        created, ttl, tags = entry.created_timestamp, entry.ttl, entry.tags
+        if created > now:
             created = now
-        expiry = min(created + ttl, now + self._longest)
+        expiry = now + self._longest
+        if ttl is not None and created + ttl < expiry:
+            expiry = created + ttl
         if expiry <= now:
             return None
         tokens = _NO_TOKENS
         if tags:
             tokens = {tag: 0 if origin is None else origin.tags.get(tag, 0) for tag in tags}
         payload = self._encode(
-            key, value, created=created, expires=expiry, stale_until=expiry + stale_ttl, tags=tokens
+            entry.key,
+            entry.value,
+            created=created,
+            expires=expiry,
+            stale_until=expiry + entry.stale_ttl,
+            tags=tokens,
         )
         return EncodedEntry(payload, expiry, 0 if origin is None else origin.token)
 
     def value(self, key: str, record: Record) -> Any | Missing:
-        """The value in a record; MISSING if its time ended this moment.
+        """Return the value in a record; MISSING if it has just expired.
 
         Raises:
-            UnreadableError: it is damaged, of another codec or signature, or holds what may not be read.
+            UnreadableError: the payload is damaged, has another codec or signature, or may not be read.
         """
         stored = self._decode(key, record.payload)
         return stored.value() if stored.expires > self._time() else MISSING
 
     def entry(self, key: str, record: Record) -> tuple[CacheEntry, ServerTokens | None] | None:
-        """The entry in a record, and the origin that it was stored with; None if its time ended this moment.
+        """Return the entry in a record, and its origin; None if it has just expired.
 
         Raises:
-            UnreadableError: as `value` does.
+            UnreadableError: as for `value`.
         """
         stored = self._decode(key, record.payload)
-        now = self._time()
-        if stored.expires <= now:
+        now, expires, tokens = self._time(), stored.expires, stored.tags
+        if expires <= now:
             return None
-        if stored.created == -inf or len(stored.tags) != len(record.tags):
+        if stored.created == -inf or len(tokens) != len(record.tags):
             raise UnreadableError("the envelope does not go with its record", "damage")
-        ttl = None if stored.expires == inf else round(stored.expires - stored.created, _PRECISION)
-        # The clock may have been set back since: a life is not longer for that.
+        ttl = None if expires == inf else round(expires - stored.created, _PRECISION)
+        # If the clock was set back since then, the life must not become longer.
         created = min(now, stored.created)
-        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        entry = checked_entry(key, stored.value(), created, ttl, tags, len(record.payload), stored.stale_ttl)
-        return entry, ServerTokens(record.rt, stored.tags) if record.rt else None
+        tags = frozenset(tokens) if tokens else NO_TAGS
+        stale_ttl = 0.0 if stored.stale_until <= expires else stored.stale_ttl
+        entry = checked_entry(key, stored.value(), created, ttl, tags, len(record.payload), stale_ttl)
+        return entry, ServerTokens(record.server_token, tokens) if record.server_token else None

@@ -1,9 +1,9 @@
-"""The directories of a cache, opened once; every file in them is reached by the descriptor of its directory.
+"""The directories of a cache, opened once. Files are opened relative to their directory's descriptor.
 
-What was looked at is what is used, whatever another process renames. Below the cache directory no symbolic
-link is followed. A file or a shard's directory counts only if this user or root owns it and no other user may
-use it; a file also has one name only. So what others put into a directory that they may write is never read,
-mapped, locked or written.
+So the directory that was checked is the one that is used, whatever another process renames. Below the cache
+directory no symbolic link is followed. A file or a shard's directory counts only if this user or root owns
+it, and no other user may use it. A file must also have only one name. So files that other users put into a
+directory where they may write are never read, mapped, locked or written.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import stat
 from contextlib import suppress
 from typing import Final, final
 
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.permissions import open_path, owners
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Not blocking: it may be a pipe.
+# Not blocking: the name may be that of a pipe.
 _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: What opening something that is no regular file fails with: a link, a socket, a directory.
+#: The errors of opening a link, a socket or a directory as a file.
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR})
 
 
 class ForeignError(PermissionError):
-    """What has a name of ours is none of ours."""
+    """A name that a cache uses belongs to something that this user's cache did not make."""
 
     def __init__(self, reason: str, path: str) -> None:
         super().__init__(errno.EPERM, reason, path)
@@ -33,25 +34,28 @@ class ForeignError(PermissionError):
 
 @final
 class Folder:
-    """A directory, open as long as this object lives. Safe in any thread.
+    """A directory, open as long as this object exists. Safe in any thread.
 
-    Readers may be under way when a cache is closed, so nothing else closes the descriptor: its number could
-    be that of another directory by then.
+    Readers may be under way when a cache is closed. They keep this object, so the descriptor's number is not
+    used for another directory until they are done.
 
     Args:
-        path: for messages, and for a shard its name in `above`.
+        path: for messages; for a shard, its name in `above`.
         above: the cache directory, for that of a shard, which is opened at its first use.
-        strict: whether files of others are refused, or only looked at.
+        strict: whether files of other users are refused.
     """
 
     __slots__ = ("_above", "_close", "_fds", "_name", "exposure", "owners", "path", "strict")
 
     path: str
     strict: bool
-    exposure: str  #: who else could change what is in it; empty if no other user can
-    owners: frozenset[int]  #: who may own what is in it
+    exposure: str  #: which other users can change what is in it; empty if none can
+    owners: frozenset[int]  #: the users who may own what is in it
 
     def __init__(self, path: str, above: Folder | None = None, *, strict: bool = True) -> None:
+        # If two threads open it at once, both use the first descriptor, and both are closed at the end.
+        self._fds: list[int] = []
+        self._close = os.close  # kept here: when an interpreter ends, module globals go first
         if above is None:
             self.path, self.strict, self.exposure, self.owners = path, strict, "", owners()
         else:
@@ -59,20 +63,17 @@ class Folder:
             self.strict, self.exposure, self.owners = above.strict, above.exposure, above.owners
         self._above = above
         self._name = path
-        # Two threads may open it at once: both have the first one, and both are closed at the end.
-        self._fds: list[int] = []
-        self._close = os.close  # when an interpreter ends, names of modules go first
 
     @classmethod
     def at(cls, path: str, *, make: bool = False, strict: bool = True) -> Folder:
-        """The directory at a path, which is followed once; made, with those above it, if that is asked for.
+        """Open the directory at a path; with `make`, it and its parents are made if missing.
 
         Raises:
             OSError: it cannot be opened.
         """
         folder = cls(path, strict=strict)
-        fd, folder.exposure = open_path(path, make=make)
-        folder._fds.append(fd)
+        directory, folder.exposure = open_path(path, make=make)
+        folder._fds.append(directory.detach())
         return folder
 
     def __del__(self) -> None:
@@ -84,8 +85,8 @@ class Folder:
         """The descriptor.
 
         Raises:
-            FileNotFoundError: the directory of a shard is not there.
-            ForeignError: it is not ours.
+            FileNotFoundError: the directory of a shard does not exist.
+            ForeignError: it belongs to another user, or other users may write to it.
         """
         fds = self._fds
         if not fds:
@@ -95,26 +96,26 @@ class Folder:
     def _open(self) -> int:
         assert self._above is not None
         try:
-            fd = os.open(self._name, _DIRECTORY, dir_fd=self._above.fd)
+            file = OpenFile(os.open(self._name, _DIRECTORY, dir_fd=self._above.fd))
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
                 raise ForeignError(f"{self.path} is no directory", self.path) from error
             raise
-        reason = self._reason(os.fstat(fd), directory=True)
+        reason = self._reason(os.fstat(file.fd), directory=True)
         if reason:
-            os.close(fd)
+            file.close()
             raise ForeignError(f"{self.path} {reason}", self.path)
-        return fd
+        return file.detach()
 
     def make(self) -> None:
-        """Make the directory of a shard, if it is not there, and open it."""
+        """Make the directory of a shard, if it does not exist, and open it."""
         assert self._above is not None
         with suppress(FileExistsError):
             os.mkdir(self._name, 0o700, dir_fd=self._above.fd)
-        self._fds.insert(0, self._open())  # what is open may be one that was removed
+        self._fds.insert(0, self._open())  # an open one may have been removed
 
     def is_there(self) -> bool:
-        """Whether the directory of a shard is still the one that we have open, if we have."""
+        """Tell whether the open directory of a shard is still the one of that name; True if none is open."""
         if not self._fds or self._above is None:
             return True
         found = self._above.look(self._name)
@@ -123,18 +124,18 @@ class Folder:
     # -- what is in it ----------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """What there is, in order."""
+        """Return the names in the directory, sorted."""
         return sorted(os.listdir(self.fd))
 
     def look(self, name: str) -> os.stat_result | None:
-        """What has that name, links themselves included; None if nothing has."""
+        """Return the status of the file of that name, without following links; None if there is none."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def objection(self, name: str, *, directory: bool = False) -> str:
-        """Why what has that name is none of our files; empty if it is one, or there is nothing."""
+        """Return why the file of that name is not this user's; empty if it is, or if there is none."""
         found = self.look(name)
         return "" if found is None else self._reason(found, directory=directory)
 
@@ -146,7 +147,7 @@ class Folder:
             return ""
         if found.st_uid not in self.owners:
             return f"belongs to user {found.st_uid}"
-        # With an ACL, the bits of the group are its mask: no user or group in it may do more.
+        # With an ACL, the bits of the group are its mask: no user or group of the ACL may do more.
         if mode & (stat.S_IWGRP | stat.S_IWOTH if directory else stat.S_IRWXG | stat.S_IRWXO):
             return f"may be used by others (mode {stat.S_IMODE(mode):o})"
         if not directory and found.st_nlink > 1:
@@ -156,43 +157,44 @@ class Folder:
     # -- files ------------------------------------------------------------------------------------------
 
     def open(self, name: str, flags: int) -> int:
-        """A file of ours that is there; it may be the `opener` of `open`.
+        """Open an existing file of this user; it can be the `opener` of `open`.
 
         Raises:
-            FileNotFoundError: there is none, or what has the name is none of ours.
+            FileNotFoundError: there is none, or the file of that name is not this user's.
             OSError: as the system call does.
         """
         try:
-            fd = os.open(name, flags | _FILE, dir_fd=self.fd)
+            file = OpenFile(os.open(name, flags | _FILE, dir_fd=self.fd))
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise FileNotFoundError(errno.ENOENT, f"{name} is no regular file", name) from error
             raise
-        reason = self._reason(os.fstat(fd))
+        reason = self._reason(os.fstat(file.fd))
         if reason:
-            os.close(fd)
+            file.close()
             raise FileNotFoundError(errno.ENOENT, f"{name} {reason}", name)
-        return fd
+        return file.detach()
 
-    def open_or_make(self, name: str) -> int:
-        """A file to be locked, made if it is not there.
+    def open_or_make(self, name: str) -> OpenFile:
+        """Open a file to be locked; make it if it does not exist.
 
         Raises:
-            ForeignError: what has the name is none of ours.
+            ForeignError: the file of that name is not this user's.
             OSError: as the system call does; also for a symbolic link.
         """
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.fd)
-        reason = self._reason(os.fstat(fd))
+        file = OpenFile(os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.fd))
+        reason = self._reason(os.fstat(file.fd))
         if reason:
-            os.close(fd)
+            file.close()
             raise ForeignError(f"{self.path}/{name} {reason}", name)
-        return fd
+        return file
 
     def mapped(self, name: str, size: int, *, read_only: bool = False) -> memoryview:
-        """So much of a file of ours, in memory.
+        """Map the first `size` bytes of a file of this user.
 
         Raises:
-            OSError: as the system calls do; also if it is shorter, because the directory was just replaced.
+            OSError: as the system calls do; also if the file is shorter, because the directory was just
+            replaced.
         """
         with open(name, "rb" if read_only else "r+b", opener=self.open) as file:
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT

@@ -1,7 +1,7 @@
-"""Entries in one cache directory: what `tier.FileCache` does once its arguments are checked.
+"""The entries of one cache directory: the work of `FileCache`, below the checks of its arguments.
 
-It counts, takes fences in the right order, turns entries into records of the engine, and every failure of
-the disk into TierUnavailableError. A record that cannot be read is no entry, and is counted.
+The store counts, takes fences in the right order, and turns entries into records of the engine. It turns
+every failure of the disk into a TierUnavailableError. A record that cannot be read is a miss, and an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar, final
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, final
 
 from cachekit.errors import (
     CacheClosedError,
@@ -21,7 +21,7 @@ from cachekit.errors import (
     UnreadableError,
 )
 from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
-from cachekit.model.entry import CacheEntry
+from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
@@ -35,31 +35,30 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
-#: The disk, the quota, or the size that a file of this process may have, is at its end; removing goes on.
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_PATIENCE: Final = 2.0  # seconds that touch tries again while others write the key
+#: The disk, the quota, or the largest size of a file of this process is exhausted. Removing still works.
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
 _PAUSE: Final = 1e-3
 _FAILURES: Final = (OSError, TierUnavailableError, FileFormatError, CacheClosedError)
 
 
 @final
-class Entries:
+class FileStore:
     """The entries of an opened directory. Safe in any thread, before and after a fork.
 
     Args:
-        attachment: to the directory.
-        clock: the tier's.
+        handle: the hold on the directory's engine.
+        clock: the tier's clock.
 
-    Every method but `stats` may raise TierUnavailableError, and CacheClosedError when it was closed.
+    Every method but `stats` may raise TierUnavailableError, and CacheClosedError after the handle is closed.
     """
 
     __slots__ = (
-        "__weakref__", "_attachment", "_clock", "_latency", "_lookups", "_sample_due", "_unavailable",
-        "counter",
+        "__weakref__", "_clock", "_handle", "_latency", "_lookups", "_sample_due", "_unavailable", "counter",
     )  # fmt: skip
 
-    def __init__(self, attachment: EngineHandle, clock: Clock) -> None:
-        self._attachment = attachment
+    def __init__(self, handle: EngineHandle, clock: Clock) -> None:
+        self._handle = handle
         self._clock = clock
         self._lookups = Lookups()
         self._unavailable = 0
@@ -67,55 +66,95 @@ class Entries:
         self._latency = LatencyHistogram()
         self._sample_due = 0.0
 
-    # -- looking ------------------------------------------------------------------------------------
+    # -- looking ----------------------------------------------------------------------------------------
+
+    # The three lookups are written out: calls between them and the engine took a third of a hit's time.
 
     def value(self, key: str) -> Any | Missing:
-        """The value of the live entry; a lookup that counts."""
+        """Return the value of the live entry; a lookup that counts."""
         started = time.monotonic()
-        record = self._lookup(Engine.get, key)
-        value = (
-            MISSING if record is None else self._read(self._attachment.contents.value, key, record, MISSING)
-        )
-        self._count_lookup(value is not MISSING, started)
+        handle = self._handle
+        try:
+            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            record = engine.get(key)
+        except _FAILURES as error:
+            self._fail_lookup(error)
+        value: Any | Missing = MISSING
+        if record is not None:
+            try:
+                value = handle.codec.value(key, record)
+            except UnreadableError:
+                self.counter.errors += 1
+        if value is MISSING:
+            self._lookups.misses += 1
+            return MISSING
+        self._lookups.hits += 1
+        if started > self._sample_due:
+            self._time_hit(started)
         return value
 
     def entry(self, key: str) -> CacheEntry | None:
-        """The live entry; a lookup that counts."""
+        """Return the live entry; a lookup that counts."""
         started = time.monotonic()
-        record = self._lookup(Engine.get, key)
-        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
-        self._count_lookup(found is not None, started)
-        return None if found is None else found[0]
+        handle = self._handle
+        try:
+            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            record = engine.get(key)
+        except _FAILURES as error:
+            self._fail_lookup(error)
+        found = None if record is None else self._decoded(key, record)
+        if found is None:
+            self._lookups.misses += 1
+            return None
+        self._lookups.hits += 1
+        if started > self._sample_due:
+            self._time_hit(started)
+        return found[0]
 
     def look(self, key: str) -> FencedEntry | None:
-        """The live entry with a fence that was taken before it was read; a lookup that counts."""
+        """Return the live entry with a fence that was taken before it was read; a lookup that counts."""
         started = time.monotonic()
-        fence, record = self._lookup(_fenced, key)
-        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
-        self._count_lookup(found is not None, started)
+        handle = self._handle
+        try:
+            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            fence, record = engine.look(key)
+        except _FAILURES as error:
+            self._fail_lookup(error)
+        found = None
+        if record is not None:
+            try:
+                found = handle.codec.entry(key, record)
+            except UnreadableError:
+                self.counter.errors += 1
         if record is None or found is None:
+            self._lookups.misses += 1
             return None
+        self._lookups.hits += 1
+        if started > self._sample_due:
+            self._time_hit(started)
         entry, origin = found
         if record.tags:
-            # Its own tokens of them: an invalidation since its value was made is one of this entry.
-            fence = _over(fence, fence.token, entry.tags, record.tags)
+            # The record's own tokens of its tags: they also tell an invalidation since the value was made.
+            fence = _with_token(fence, fence.token, entry.tags, record.tags)
         return FencedEntry(entry, fence, origin)
 
     def peek(self, key: str) -> CacheEntry | None:
-        """The live entry; no lookup."""
-        record = self.do(self.engine().get, key)
-        found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
+        """Return the live entry; no lookup."""
+        record = self.read(Engine.get, key)
+        found = None if record is None else self._decoded(key, record)
         return None if found is None else found[0]
 
     def fence(self, key: str, names: frozenset[str]) -> SharedFence:
-        """The fence over a key and tags."""
+        """Return a fence over a key and tags."""
+        handle = self._handle
         try:
-            return self._attachment.for_reading().fence(key, names)
+            engine = handle.engine if time.monotonic() < handle.fresh_until else handle.for_reading()
+            return engine.fence(key, names)
         except _FAILURES as error:
             self._fail(error)
 
     def keys(self, pattern: re.Pattern[str] | None) -> Iterator[str]:
-        """The keys of live entries, as they are asked for."""
+        """Return the keys of live entries, which are read as the caller consumes them."""
         return self._keys(self.engine(), pattern)
 
     def _keys(self, engine: Engine, pattern: re.Pattern[str] | None) -> Iterator[str]:
@@ -124,82 +163,110 @@ class Entries:
         except _FAILURES as error:
             self._fail(error)
 
-    # -- writing ------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     def put_value(self, key: str, value: Any, ttl: float, names: frozenset[str]) -> None:
-        """Store a value made now, in place of whatever the key held."""
-        engine = self.writer()
-        packed = self._attachment.contents.pack_value(key, value, None, ttl, names)
-        if packed is None:
+        """Store a value made now, in place of the one that the key had."""
+        entry = checked_entry(key, value, self._clock.time(), ttl, names)
+        engine = self.change(_itself)
+        encoded = self._handle.codec.encode(entry, None)
+        if encoded is None:
             self.remove(key, False)
             return
-        tags = engine.tag_tokens(names) if names else ()
-        self.do(engine.put, key, packed.payload, expiry=packed.expiry, tags=tags)
+        payload, expiry, _ = encoded
+        try:
+            tags = engine.tag_tokens(names) if names else ()
+            engine.put(key, payload, expiry=expiry, tags=tags)
+        except _FAILURES as error:
+            self._fail(error)
         self.counter.sets += 1
 
     def put(
-        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_flux: bool
+        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_progress: bool
     ) -> SharedFence | None:
-        """Store an entry in place of whatever its key held; None if the expected fence is broken."""
-        key, names = entry.key, entry.tags
-        engine = self.writer()
-        packed = self._attachment.contents.pack(entry, origin)
-        if packed is None and expect is None:
-            return self.remove(key, in_flux)[1]
-        fence = self.do(engine.fence, key, names) if expect is None else expect
-        if expect is not None and not (engine.owns(expect) and expect.is_current()):
+        """Store an entry in place of the one that its key had; None if the expected fence is broken."""
+        key, names, handle = entry.key, entry.tags, self._handle
+        try:
+            engine = handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        encoded = handle.codec.encode(entry, origin)
+        if encoded is None and expect is None:
+            return self.remove(key, in_progress)[1]
+        if expect is not None and not (expect.tokens is engine.tokens and expect.is_current()):
             self.counter.refusals += 1
             return None
-        if packed is None:
-            return self._remove_behind(fence, in_flux)
-        tags = _tokens_of(engine, fence, names)
-        token = self.do(
-            engine.put,
-            key,
-            packed.payload,
-            expiry=packed.expiry,
-            rt=packed.rt,
-            tags=tags,
-            expect=None if expect is None else expect.token,
-            in_flux=in_flux,
-        )
+        try:
+            fence = engine.fence(key, names) if expect is None else expect
+            if encoded is None:
+                return self._remove_behind(engine, fence, in_progress)
+            payload, expiry, server_token = encoded
+            tags = fence.tags if fence.names == names else _some_tags(engine, fence, names)
+            token = engine.put(
+                key,
+                payload,
+                expiry=expiry,
+                server_token=server_token,
+                tags=tags,
+                expect=None if expect is None else expect.token,
+                in_progress=in_progress,
+            )
+        except _FAILURES as error:
+            self._fail(error)
         if token is None:
             self.counter.refusals += 1
             return None
         self.counter.sets += 1
-        return _over(fence, token, names, tags)
+        if expect is not None:
+            return _with_token(fence, token, names, tags)
+        fence.token = token  # no other caller has this fence yet
+        return fence
 
-    def _remove_behind(self, fence: SharedFence, in_flux: bool) -> SharedFence | None:
-        """`remove`, if the fence stands; None if it is broken."""
-        outcome = self.do(self.writer().delete_if, fence.key, fence.token, in_flux=in_flux)
+    def _remove_behind(self, engine: Engine, fence: SharedFence, in_progress: bool) -> SharedFence | None:
+        outcome = engine.delete_if(fence.key, fence.token, in_progress=in_progress)
         if outcome is None:
             self.counter.refusals += 1
             return None
         removed, token = outcome
         if removed:
             self.counter.deletes += 1
-        return _over(fence, token, NO_TAGS, ())
+        return _with_token(fence, token, NO_TAGS, ())
 
     def add(self, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None) -> CacheEntry | bool:
-        """Store an entry behind its fence, unless a live one came first."""
-        engine = self.writer()
-        packed = self._attachment.contents.pack(entry, origin)
-        if not (engine.owns(fence) and fence.is_current()):
+        """Store an entry behind its fence, unless the key has a live one; then return that one."""
+        key, handle = entry.key, self._handle
+        try:
+            engine = handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        encoded = handle.codec.encode(entry, origin)
+        if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
-        if packed is None:
+        if encoded is None:
             return False
-        payload, expiry, rt = packed
-        tags = _tokens_of(engine, fence, entry.tags)
-        outcome = self.do(engine.add, entry.key, payload, fence.token, expiry=expiry, rt=rt, tags=tags)
-        if isinstance(outcome, Record):
-            there = self._read(self._attachment.contents.entry, entry.key, outcome, None)
-            if there is not None:
-                return there[0]
-            # Nobody can read what came first, so it shall not stand in the way for ever.
-            outcome = bool(
-                self.do(engine.put, entry.key, payload, expiry=expiry, rt=rt, tags=tags, expect=fence.token)
+        payload, expiry, server_token = encoded
+        try:
+            tags = fence.tags if fence.names == entry.tags else _some_tags(engine, fence, entry.tags)
+            outcome = engine.add(
+                key, payload, fence.token, expiry=expiry, server_token=server_token, tags=tags
             )
+            if isinstance(outcome, Record):
+                there = self._decoded(key, outcome)
+                if there is not None:
+                    return there[0]
+                # The stored record cannot be read. It must not block the key until it expires.
+                token = engine.put(
+                    key,
+                    payload,
+                    expiry=expiry,
+                    server_token=server_token,
+                    tags=tags,
+                    expect=fence.token,
+                )
+                outcome = token is not None
+        except _FAILURES as error:
+            self._fail(error)
         if not outcome:
             self.counter.refusals += 1
             return False
@@ -207,23 +274,22 @@ class Entries:
         return True
 
     def touch(self, key: str, life: float) -> bool:
-        """Write a live entry again, with so many seconds left; True if there is one."""
+        """Store a live entry again, to expire in `life` seconds; True if there is one."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            engine = self.writer()
-            fence = self.do(engine.fence, key)
-            record = self.do(engine.get, key)
-            found = None if record is None else self._read(self._attachment.contents.entry, key, record, None)
+            fence = self.change(Engine.fence, key)
+            record = self.read(Engine.get, key)
+            found = None if record is None else self._decoded(key, record)
             if record is None or found is None:
-                # A load may be under way all the same, and what it loads is as old as this call: so the
-                # token changes, but nothing goes that somebody stored meanwhile.
-                if self.do(engine.delete_if, key, fence.token) is not None:
+                # A load that began before this call may be under way. Changing the token refuses its value.
+                # A value that another caller has stored since then stays.
+                if self.change(Engine.delete_if, key, fence.token) is not None:
                     return False
                 self._pause(key, deadline)
                 continue
             entry, origin = found
             entry.ttl = self._clock.time() - entry.created_timestamp + life
-            if self.put(entry, origin, _over(fence, fence.token, entry.tags, record.tags), False):
+            if self.put(entry, origin, _with_token(fence, fence.token, entry.tags, record.tags), False):
                 return True
             self._pause(key, deadline)
 
@@ -231,25 +297,88 @@ class Entries:
         if time.monotonic() >= deadline:
             self.counter.errors += 1
             raise LockTimeoutError(
-                f"{key!r} in {self._attachment.path} was written by others for {_PATIENCE} s"
+                f"touch({key!r}) in {self._handle.path} gave up after {_PATIENCE} s, because other callers "
+                f"wrote the key all the time; try again"
             )
         time.sleep(_PAUSE)
 
-    def remove(self, key: str, in_flux: bool) -> tuple[bool, SharedFence]:
-        """Remove a key; whether it was there, and the fence that holds from this write on."""
-        engine = self.writer()
-        fence = self.do(engine.fence, key)
-        removed, token = self.do(engine.delete, key, in_flux=in_flux)
+    def remove(self, key: str, in_progress: bool) -> tuple[bool, SharedFence]:
+        """Remove a key; return whether it was there, and the fence that stands from this write on."""
+        try:
+            engine = self._handle.for_writing()
+            fence = engine.fence(key)
+            removed, fence.token = engine.delete(key, in_progress=in_progress)
+        except _FAILURES as error:
+            self._fail(error)
         if removed:
             self.counter.deletes += 1
-        return removed, _over(fence, token, NO_TAGS, ())
+        return removed, fence
 
-    # -- figures and life ---------------------------------------------------------------------------
+    def sweep(self) -> None:
+        """Remove expired entries, and release files that other processes removed."""
+        try:
+            self.change(Engine.remove_expired)
+            self.change(Engine.tick)
+        except CacheError:
+            pass  # it is counted, and callers get it too; the next sweep tries again
+
+    # -- the engine -------------------------------------------------------------------------------------
+
+    def engine(self) -> Engine:
+        """Return the engine, for an operation that changes nothing."""
+        return self.read(_itself)
+
+    def read(self, operation: Callable[Concatenate[Engine, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call an operation of the engine that changes nothing."""
+        try:
+            return operation(self._handle.for_reading(), *args, **kwargs)
+        except _FAILURES as error:
+            self._fail(error)
+
+    def change(self, operation: Callable[Concatenate[Engine, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call an operation of the engine that changes something."""
+        try:
+            return operation(self._handle.for_writing(), *args, **kwargs)
+        except _FAILURES as error:
+            self._fail(error)
+
+    def _fail_lookup(self, error: OSError | CacheError) -> NoReturn:
+        if not self._handle.is_closed():
+            self._unavailable += 1
+        self._fail(error)
+
+    def _fail(self, error: OSError | CacheError) -> NoReturn:
+        """Count a failure of the engine, and raise it as TierUnavailableError."""
+        path = self._handle.path
+        if isinstance(error, CacheClosedError):
+            if self._handle.is_closed():
+                raise error
+            error = TierUnavailableError(f"the cache directory {path} was replaced during this call")
+        self.counter.errors += 1
+        if isinstance(error, FileFormatError):  # of a directory that took the place of this one
+            raise TierUnavailableError(str(error)) from error
+        if isinstance(error, OSError):
+            if isinstance(error, FileNotFoundError):
+                self._handle.check_replaced()
+            raise TierUnavailableError(
+                f"the cache directory {path} failed: {error.strerror or error}",
+                full=error.errno in _NO_SPACE,
+            ) from error
+        raise error
+
+    def _decoded(self, key: str, record: Record) -> tuple[CacheEntry, ServerTokens | None] | None:
+        try:
+            return self._handle.codec.entry(key, record)
+        except UnreadableError:
+            self.counter.errors += 1
+            return None
+
+    # -- statistics -------------------------------------------------------------------------------------
 
     def stats(self) -> CacheStats:
-        """What has been counted; see `FileCache.get_stats`."""
+        """Return what has been counted, as `FileCache.get_stats` describes it."""
         lookups, counter, unavailable = self._lookups, self.counter, self._unavailable
-        engine = self._attachment.stats()
+        engine = self._handle.stats()
         return CacheStats(
             hits=lookups.hits,
             misses=lookups.misses,
@@ -269,87 +398,21 @@ class Entries:
             request_hits=lookups.hits,
         )
 
-    def engine(self) -> Engine:
-        """The engine, to look at something; its failures are for `do`."""
-        return self.do(self._attachment.for_reading)
-
-    def writer(self) -> Engine:
-        """The engine, to change something."""
-        return self.do(self._attachment.for_writing)
-
-    def do(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something of the engine; a failure is counted, and becomes TierUnavailableError."""
-        try:
-            return operation(*args, **kwargs)
-        except _FAILURES as error:
-            self._fail(error)
-
-    def tend(self) -> None:
-        """Remove what is over, and let go of files that others removed."""
-        try:
-            self.do(self.writer().remove_expired)
-            self.do(self.writer().tick)
-        except CacheError:
-            pass  # it was counted, and lookups meet it too; the next round tries again
-
-    # -- inside -------------------------------------------------------------------------------------
-
-    def _lookup(self, operation: Callable[[Engine, str], T], key: str) -> T:
-        try:
-            return operation(self._attachment.for_reading(), key)
-        except _FAILURES as error:
-            if not self._attachment.is_closed():
-                self._unavailable += 1
-            self._fail(error)
-
-    def _fail(self, error: OSError | CacheError) -> NoReturn:
-        path = self._attachment.path
-        if isinstance(error, CacheClosedError):
-            if self._attachment.is_closed():
-                raise error
-            error = TierUnavailableError(f"the cache directory {path} was replaced at this moment")
-        self.counter.errors += 1
-        if isinstance(error, FileFormatError):  # of what came in the place of the directory
-            raise TierUnavailableError(str(error)) from error
-        if isinstance(error, OSError):
-            if isinstance(error, FileNotFoundError):
-                self._attachment.check_replaced()
-            raise TierUnavailableError(
-                f"the cache directory {path} failed: {error.strerror or error}",
-                full=error.errno in _NO_ROOM,
-            ) from error
-        raise error
-
-    def _read(self, reader: Callable[[str, Record], T], key: str, record: Record, otherwise: T) -> T:
-        try:
-            return reader(key, record)
-        except UnreadableError:
-            self.counter.errors += 1
-            return otherwise
-
-    def _count_lookup(self, hit: bool, started: float) -> None:
-        if not hit:
-            self._lookups.misses += 1
-            return
-        self._lookups.hits += 1
-        if started > self._sample_due:
-            self._sample_due = started + _SAMPLED
-            self._latency.record(time.monotonic() - started)
+    def _time_hit(self, started: float) -> None:
+        self._sample_due = started + _SAMPLED
+        self._latency.record(time.monotonic() - started)
 
 
-def _fenced(engine: Engine, key: str) -> tuple[SharedFence, Record | None]:
-    # The fence first: what changes from here on breaks it.
-    return engine.fence(key), engine.get(key)
+def _itself(engine: Engine) -> Engine:
+    return engine
 
 
-def _over(fence: SharedFence, token: int, names: frozenset[str], tags: TagTokens) -> SharedFence:
-    """The fence with another token, and over tags whose tokens were read no earlier than its epoch."""
+def _with_token(fence: SharedFence, token: int, names: frozenset[str], tags: TagTokens) -> SharedFence:
+    """Return the fence with another token and tags. The tags' tokens are no older than the fence's epoch."""
     return SharedFence(fence.tokens, fence.key, fence.bucket, token, fence.epoch, names, tags)
 
 
-def _tokens_of(engine: Engine, fence: SharedFence, names: frozenset[str]) -> TagTokens:
-    """What the fence knows of these of its tags."""
-    if names == fence.names:
-        return fence.tags
+def _some_tags(engine: Engine, fence: SharedFence, names: frozenset[str]) -> TagTokens:
+    """Return the tokens that the fence has for some of its tags."""
     known = dict(fence.tags)
     return tuple([(bucket, known[bucket]) for bucket, _ in engine.tag_tokens(names)])

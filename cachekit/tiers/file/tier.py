@@ -1,8 +1,9 @@
 """FileCache: the tier in a directory, which the processes of one host share and which survives a restart.
 
-It checks what it is given, and speaks entries to caches and plain values to people. `entries` does the
-work and keeps the figures; `contents` turns entries into bytes; `engine` stores those, and makes the promises
-about crashes, damage and the limit; `sharing` gives a process one engine per directory.
+It checks arguments. `store` does the work and counts; `entry_codec` turns entries into bytes; `engine` stores
+bytes, and keeps the promises about crashes, damage and the limit. `engine_registry` opens one engine per
+directory and process. Caches call `look`, `fence`, `put`, `add`, `remove` and `settle` on every operation.
+Those check inline, and call a check only to raise its error.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from cachekit.serialization.pickle_allowlist import classes
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, checked_interval, checked_limit
 from cachekit.tiers.base import Fence, FencedEntry
 from cachekit.tiers.fences import ServerTokens, SharedFence
+from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.paths import directory_of
-from cachekit.tiers.file.store import Entries
+from cachekit.tiers.file.store import FileStore
 
 if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression
@@ -46,56 +48,51 @@ if TYPE_CHECKING:
 
 @final
 class FileCache:
-    """The file tier: shared by the processes of one host, and still there after a restart.
+    """The file tier: shared by the processes of one host, and kept across restarts.
 
     Args:
-        cache_dir: the directory, made with its parents if it is not there; `~` is the home directory.
-            None is `cachekit` in the user's cache directory, as the system has it.
-        max_size_mb: how many MiB (2**20 bytes) the directory may take on disk, from 1 to 2**20; what was
-            not read for longest goes first. While other processes use the directory with another limit,
-            theirs stays, and a warning is logged; alone, another limit empties it.
-        cleanup_interval: seconds between sweeps for expired entries; None leaves them until they are
-            overwritten or go for room. The sweep runs in the process's one upkeep thread.
-        default_ttl: seconds (or a timedelta) that it keeps any copy at the longest. None sets no limit.
-        namespace: a directory of its own within the directory, with a limit of its own. Two programs
-            with two namespaces never meet.
-        codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec`. Entries of another are misses.
-        compression: None, "zlib", or "zstd" (needs the extra). None by default: unpacking takes longer
-            than reading from a local disk's cache.
-        secret: sign what is stored, and read nothing that is not signed with it; at least 16 bytes, or a
-            list with the newest first.
-        allow: classes that may be read, besides the standard value types, where pickles are not trusted.
-        allow_network_fs: whether a directory on a network file system will do. Its promises end at the host.
-        clock: where the time comes from; another one is for tests.
+        cache_dir: The directory, made with its parents if it does not exist; `~` is the home directory.
+            None is `cachekit` in the user's cache directory, as the system defines it.
+        max_size_mb: MiB (2**20 bytes) that the directory may take on disk, 1 to 2**20. The entries that were
+            not read for longest are evicted first. While other processes use the directory with another
+            limit, theirs stays, and a warning is logged. If no other process uses it, another limit empties
+            it.
+        cleanup_interval: Seconds between sweeps for expired entries. None leaves them until they are
+            overwritten or evicted. The process's scheduler thread runs the sweep.
+        default_ttl: Seconds (or a timedelta) that it keeps any copy at most. None sets no limit.
+        namespace: A subdirectory with its own limit. Programs with two namespaces never share entries.
+        codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec`. Entries of another codec are
+            misses.
+        compression: None, "zlib", or "zstd" (needs the extra). None by default: decompressing takes longer
+            than reading from the page cache.
+        secret: Signs entries. Nothing is read that is not signed with it. At least 16 bytes, or a list with
+            the newest first.
+        allow: Classes that may be read, besides the standard value types, where pickles are not trusted.
+        allow_network_fs: Whether a directory on a network file system is accepted. The promises hold on one
+            host only.
+        clock: The source of time; another one is for tests.
 
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a size, TTL, interval or secret out of range.
         ModuleNotFoundError: an extra is not installed; the message names it.
-        FileFormatError: other processes use the directory in a way that this one cannot join.
+        FileFormatError: other processes use the directory in a format or state that this one cannot join.
         TierUnavailableError: the directory cannot be made, read or written.
 
-    The directory is opened here. Later failures of the disk are TierUnavailableError too, and leave the
-    cache as usable as the disk is. All methods are safe in any thread, before and after a fork, and
-    raise TypeError for a key that is not a str and CacheClosedError after `close`. Caches of one process
-    on one directory share what it takes to have it open.
+    The constructor opens the directory. Later failures of the disk are TierUnavailableError too, and leave
+    the cache as usable as the disk is. All methods are safe in any thread, before and after a fork. They
+    raise TypeError for a key that is not a str, and CacheClosedError after `close`. Caches of one process on
+    one directory share descriptors and mappings.
 
-    Entries come back with an `access_count` of 0 and `last_accessed` when they were made: counting
+    Entries come back with an `access_count` of 0, and with `last_accessed` at their creation: counting
     accesses would make every hit a write. Their `size_bytes` is that of the stored value.
 
-    It pickles as its configuration, unless it has a secret: the copy opens the same directory.
+    A FileCache pickles as its configuration, unless it has a secret. The copy opens the same directory.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_arguments",
-        "_attachment",
-        "_entries",
-        "_job",
-        "_longest",
-        "_max_size_mb",
-        "_path",
-    )
+        "__weakref__", "_arguments", "_handle", "_longest", "_max_size_mb", "_path", "_store", "_sweep",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -136,90 +133,90 @@ class FileCache:
                 "clock": clock,
             }
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
-        contents = EntryCodec(serializer, cap, clock), EntryCodec(trusting, cap, clock)
-        self._attachment = EngineHandle(
+        codecs = EntryCodec(serializer, cap, clock), EntryCodec(trusting, cap, clock)
+        self._handle = EngineHandle(
             path,
             limit,
             clock,
-            contents,
+            codecs,
             unpickles=secret is None and codec == "pickle",
             network=allow_network_fs,
         )
-        self._entries = Entries(self._attachment, clock)
-        self._job = None if interval is None else scheduler.every(interval, self._entries.tend)
+        self._store = FileStore(self._handle, clock)
+        self._sweep = None if interval is None else scheduler.every(interval, self._store.sweep)
 
     @property
     def path(self) -> str:
-        """The directory, absolute; the namespace's own if there is one."""
+        """The directory, absolute; with a namespace, that of the namespace."""
         return self._path
 
     @property
     def max_size_mb(self) -> float:
-        """MiB that it was to take on disk at the most; `stats` of a neighbour may know another limit."""
+        """The limit in MiB that this cache asked for. Processes that were first may use another limit."""
         return self._max_size_mb
 
     @property
     def default_ttl(self) -> float | None:
-        """Seconds that it keeps any copy at the longest; None without such a limit."""
+        """Seconds that it keeps any copy at most; None without a limit."""
         return None if self._longest == FOREVER else self._longest
 
-    # -- looking ------------------------------------------------------------------------------------
+    # -- looking ----------------------------------------------------------------------------------------
 
     def get_value(self, key: str, default: Any = None) -> Any:
-        """The value under the key, or `default`; a lookup that counts.
+        """Return the value under the key, or `default`; a lookup that counts.
 
         Raises:
             TierUnavailableError: the disk failed.
         """
-        value = self._entries.value(key if type(key) is str else checked_key(key))
+        value = self._store.value(key if type(key) is str else checked_key(key))
         return default if value is MISSING else value
 
     def get(self, key: str) -> CacheEntry | None:
-        """The live entry under the key, or None; a lookup that counts.
+        """Return the live entry under the key, or None; a lookup that counts.
 
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.entry(checked_key(key))
+        return self._store.entry(key if type(key) is str else checked_key(key))
 
     def look(self, key: str) -> FencedEntry | None:
-        """`get`, with a fence that was taken before the entry was read, and the entry's origin.
+        """Do as `get`, and also return the entry's origin and a fence taken before the entry was read.
 
         The fence has the tokens that the entry's tags had when its value was made, not those of now.
 
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.look(checked_key(key))
+        return self._store.look(key if type(key) is str else checked_key(key))
 
     def peek(self, key: str) -> CacheEntry | None:
-        """Like `get`, but no lookup: nothing is counted.
+        """Return the live entry under the key, or None, without counting.
 
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.peek(checked_key(key))
+        return self._store.peek(checked_key(key))
 
     def contains(self, key: str) -> bool:
-        """Whether there is a live entry that can be read; no lookup."""
+        """Tell whether there is a live entry that can be read; no lookup."""
         return self.peek(key) is not None
 
     def get_many(self, keys: Iterable[str]) -> dict[str, CacheEntry]:
-        """The live entries among the keys, in the order of the keys; each key is a lookup that counts.
+        """Return the live entries among the keys, in the order of the keys; each key is a lookup that counts.
 
         Raises:
             TypeError: `keys` is a bare str, or one of them is not a str.
             TierUnavailableError: the disk failed.
         """
-        self._entries.engine()
-        entries = ((key, self._entries.entry(key)) for key in checked_keys(keys))
+        self._store.engine()  # without keys, too, it raises after close()
+        entries = ((key, self._store.entry(key)) for key in checked_keys(keys))
         return {key: entry for key, entry in entries if entry is not None}
 
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> Iterator[str]:
-        """The keys of live entries, in no particular order; with a pattern those that it matches.
+        """Return the keys of live entries, in no particular order; with a pattern, those that match.
 
-        They are read as they are asked for, so any number of them fits: an entry that comes, goes or
-        is moved meanwhile may be missed, or come twice.
+        The keys are read while the caller consumes them, so memory does not grow with their number. An entry
+        that is stored, removed or moved during that time may be missing, or come twice.
 
         Args:
             pattern: a regular expression, matched from the start of the key.
@@ -229,35 +226,37 @@ class FileCache:
             ValueError: it is not a regular expression.
             TierUnavailableError: the disk failed.
         """
-        return self._entries.keys(None if pattern is None else checked_pattern(pattern))
+        return self._store.keys(None if pattern is None else checked_pattern(pattern))
 
     def size(self) -> int:
-        """How many entries the directory holds, expired ones included; after a crash about."""
-        return self._entries.engine().stats().entries
+        """Return how many entries the directory holds, expired ones included; approximate after a crash."""
+        return self._store.read(Engine.stats).entries
 
     def memory_usage(self) -> int:
-        """The bytes that the directory takes on disk, about."""
-        return self._entries.engine().stats().bytes
+        """Return about how many bytes the directory takes on disk."""
+        return self._store.read(Engine.stats).bytes
 
     def get_stats(self) -> CacheStats:
-        """What has been counted until now; see `CacheStats`. No I/O; it stays readable after `close`.
+        """Return what has been counted until now. No I/O; it works after `close`.
 
-        Counters are those of this object in this process, but for evictions, expirations and damage among
-        the errors: those are counted for all caches of the process on this directory. `size` and
+        Counters are those of this object in this process. Evictions, expirations and damaged records (among
+        the errors) are counted for all caches of the process on this directory. `size` and
         `memory_usage_bytes` are those of the whole directory. Invalidations by tag are not counted,
-        because the entries are not looked for.
+        because their entries are not searched for.
         """
-        return self._entries.stats()
+        return self._store.stats()
 
-    # -- fences -------------------------------------------------------------------------------------
+    # -- fences -----------------------------------------------------------------------------------------
 
     def fence(self, key: str, tags: Tags = ()) -> SharedFence:
-        """A fence for `set_if` and `add`, which writes of every process break; take it before a load.
+        """Return a fence for `set_if` and `add`, which writes of every process break; take it before a load.
 
         Raises:
-            TierUnavailableError: the lock of a write that was abandoned was not to be had.
+            TierUnavailableError: the lock of an abandoned write could not be taken in time.
         """
-        return self._entries.fence(checked_key(key), checked_tags(tags))
+        return self._store.fence(
+            key if type(key) is str else checked_key(key), tags if tags is NO_TAGS else checked_tags(tags)
+        )
 
     def renew(self) -> None:
         """Break all fences of keys, in every process.
@@ -265,26 +264,26 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed; some fences may stand.
         """
-        self._entries.do(self._entries.writer().renew_tokens)
+        self._store.change(Engine.renew_tokens)
 
     def settle(self, fence: SharedFence) -> bool:
         """End the write that returned this fence; False if another write of the key came in between.
 
         Raises:
-            TierUnavailableError: the disk failed; copies are not trusted until it is settled by others.
+            TierUnavailableError: the disk failed. No copy is trusted until another write settles the key.
         """
-        return self._entries.do(self._entries.writer().settle, fence.key, fence.token)
+        return self._store.change(Engine.finish_write, fence.key, fence.token)
 
-    # -- writing ------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     def set_value(self, key: str, value: Any, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """Store a value in place of whatever the key held.
+        """Store a value in place of the one that the key had.
 
         Args:
-            key: where.
+            key: the key.
             value: anything that the codec carries.
-            ttl: its life from now, in seconds or as a timedelta, no longer than the tier's
-                `default_ttl`; 0 or less keeps nothing and removes what was there.
+            ttl: Seconds (or a timedelta) that it lives from now, at most the tier's `default_ttl`. 0 or less
+                stores nothing and removes the key.
             tags: labels by which it can be invalidated together with others.
 
         Returns:
@@ -294,12 +293,12 @@ class FileCache:
             TypeError: a key, TTL or tag of the wrong type.
             ValueError: a TTL of NaN.
             SerializationError: the value would not come back as it is. Nothing was changed.
-            ValueTooLargeError: it is larger than there is room for. What the key had is gone.
-            TierUnavailableError: the disk failed. What the key had is gone, or nothing was changed.
+            ValueTooLargeError: the directory has no room for it. What the key had is removed.
+            TierUnavailableError: the disk failed. What the key had is removed, or nothing was changed.
         """
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value)
-        self._entries.put_value(
+        self._store.put_value(
             key if type(key) is str else checked_key(key),
             value,
             inf if ttl is None else seconds(ttl),
@@ -308,10 +307,10 @@ class FileCache:
         return True
 
     def set(self, key: str, entry: CacheEntry) -> bool:
-        """Store an entry in place of whatever the key held; it keeps the age that it has.
+        """Store an entry in place of the one that the key had; it keeps its age.
 
-        An entry whose time is over removes the key instead. One created in the future, by another
-        machine's clock, counts as created now.
+        An expired entry removes the key instead. An entry created in the future, by another machine's clock,
+        counts as created now.
 
         Returns:
             True.
@@ -322,7 +321,7 @@ class FileCache:
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`.
         """
         check_entry(key, entry)
-        self._entries.put(entry, None, None, False)
+        self._store.put(entry, None, None, False)
         return True
 
     def put(
@@ -334,15 +333,15 @@ class FileCache:
         expect: SharedFence | None = None,
         in_flux: bool = False,
     ) -> SharedFence | None:
-        """`set`; the fence over key and tags that holds from this write on.
+        """Do as `set`, and return the fence over key and tags that stands from this write on.
 
         Args:
-            key: where.
-            entry: what.
-            origin: what the fleet's server said before the value was made; it comes back with `look`.
-            expect: change nothing unless this fence, over the key and all tags of the entry, stands; the
-                value is as old as it.
-            in_flux: nobody may copy the value elsewhere until `settle` has ended the write.
+            key: the key.
+            entry: the entry to store.
+            origin: the server's tokens from before the value was made; `look` returns them.
+            expect: Change nothing unless this fence, over the key and all tags of the entry, stands. The
+                value is as old as the fence.
+            in_flux: No other tier may copy the value until `settle` has ended the write.
 
         Returns:
             The fence; None if the expected one was broken, which counts as a refusal.
@@ -351,56 +350,61 @@ class FileCache:
             TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as for `set`;
                 and as for `set_if` if `expect` is not for this entry.
         """
-        check_entry(key, entry)
-        return self._entries.put(
-            entry, origin, None if expect is None else checked_fence(expect, entry), in_flux
-        )
+        if type(key) is not str or type(entry) is not CacheEntry or key != entry.key:
+            check_entry(key, entry)
+        if expect is not None:
+            checked_fence(expect, entry)
+        return self._store.put(entry, origin, expect, in_flux)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
 
         Returns:
-            True if it was stored; False if it was refused, which counts, if its time is over, or if a
-            live entry was there already.
+            True if it was stored. False if it was refused, which counts; if it is expired; or if the key had
+            a live entry.
 
         Raises:
             TypeError: the key is not a str, the entry not a CacheEntry, the fence not one of this tier.
             ValueError: the entry's own key is another one, or the fence was taken for another key, or
                 not for all the tags of the entry.
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`, but what the
-                key had is not touched.
+                key had stays.
         """
         return self.add(key, entry, fence) is True
 
     def add(
         self, key: str, entry: CacheEntry, fence: Fence, origin: ServerTokens | None = None
     ) -> CacheEntry | bool:
-        """`set_if`, but a live entry that came first stays, and is the answer.
+        """Do as `set_if`, but return the live entry of the key if there is one.
 
         Returns:
-            The live entry that is there already; or whether this one was stored.
+            The live entry that the key has; or whether this one was stored.
 
         Raises:
-            TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as there.
+            TypeError, ValueError, SerializationError, ValueTooLargeError, TierUnavailableError: as for
+                `set_if`.
         """
-        check_entry(key, entry)
-        return self._entries.add(entry, checked_fence(fence, entry), origin)
+        if type(key) is not str or type(entry) is not CacheEntry or key != entry.key:
+            check_entry(key, entry)
+        if type(fence) is not SharedFence or fence.key != key or not fence.names >= entry.tags:
+            fence = checked_fence(fence, entry)
+        return self._store.add(entry, fence, origin)
 
     def set_many(self, entries: Mapping[str, CacheEntry]) -> bool:
-        """`set` of several entries, one after another; True.
+        """Store several entries, one after another; True.
 
         Raises:
             TypeError, ValueError: as for `set`, before anything was stored.
-            SerializationError, ValueTooLargeError, TierUnavailableError: as for `set`; those before it in
-                the mapping are stored.
+            SerializationError, ValueTooLargeError, TierUnavailableError: as for `set`. The entries before it
+                in the mapping are stored.
         """
         if not isinstance(entries, Mapping):
             raise TypeError(f"entries must map each key to its CacheEntry, not {entries!r}")
         for key, entry in entries.items():
             check_entry(key, entry)
-        self._entries.engine()
+        self._store.engine()  # without entries, too, it raises after close()
         for entry in entries.values():
-            self._entries.put(entry, None, None, False)
+            self._store.put(entry, None, None, False)
         return True
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -411,67 +415,66 @@ class FileCache:
         Raises:
             TypeError: the key is not a str, or the TTL neither a number nor a timedelta.
             ValueError: the TTL is NaN.
-            TierUnavailableError: the disk failed, or the key was written by others all the time.
+            TierUnavailableError: the disk failed, or other callers wrote the key all the time.
         """
         life = min(inf if ttl is None else seconds(ttl), self._longest)
         if life <= 0:
             return self.delete(key)
-        return self._entries.touch(checked_key(key), life)
+        return self._store.touch(checked_key(key), life)
 
     def delete(self, key: str) -> bool:
         """Remove the key, and refuse every load of it that is under way; True if it was there.
 
         Raises:
-            TierUnavailableError: the lock was not to be had. Nothing was changed.
+            TierUnavailableError: the lock could not be taken in time. Nothing was changed.
         """
         return self.remove(key)[0]
 
     def remove(self, key: str, *, in_flux: bool = False) -> tuple[bool, SharedFence]:
-        """`delete`; whether it was there, and the fence that holds from this write on.
+        """Do as `delete`; return whether the key was there, and the fence that stands from this write on.
 
         Raises:
             TierUnavailableError: as for `delete`.
         """
-        return self._entries.remove(checked_key(key), in_flux)
+        return self._store.remove(key if type(key) is str else checked_key(key), in_flux)
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        """`delete` of several keys; how many were there.
+        """Remove several keys; return how many were there.
 
         Raises:
             TypeError: `keys` is a bare str, or one of them is not a str.
-            TierUnavailableError: as for `delete`; those before it are removed.
+            TierUnavailableError: as for `delete`. The keys before it are removed.
         """
-        self._entries.engine()
+        self._store.engine()  # without keys, too, it raises after close()
         return sum([self.delete(key) for key in checked_keys(keys)])
 
     def clear(self) -> bool:
         """Remove everything, and refuse every load that is under way. True.
 
         Raises:
-            TierUnavailableError: the disk failed; some of it may be left.
+            TierUnavailableError: the disk failed; some entries may be left.
         """
-        entries = self._entries
-        removed = entries.do(entries.writer().clear)
-        entries.counter.invalidations += removed
+        removed = self._store.change(Engine.clear)
+        self._store.counter.invalidations += removed
         return True
 
     def invalidate_by_tags(self, tags: Tags) -> int:
-        """Drop entries with any of the tags, in the time of one, and refuse loads under way that name one.
+        """Invalidate entries with any of the tags, in constant time; refuse loads under way that name one.
 
         Returns:
-            0: it changes a token, and does not look which entries have it.
+            0: it changes a token, and does not search for entries.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._entries.do(self._entries.writer().invalidate_tags, checked_tags(tags))
+        self._store.change(Engine.invalidate_tags, checked_tags(tags))
         return 0
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start.
 
-        All loads under way are refused. Readers are not stopped, and memory does not grow with the
-        number of entries, which are all looked at.
+        All loads under way are refused. Every entry is looked at. Readers are not blocked, and memory does
+        not grow with the number of entries.
 
         Returns:
             How many entries were removed.
@@ -479,33 +482,32 @@ class FileCache:
         Raises:
             TypeError: the pattern is not a str.
             ValueError: it is not a regular expression.
-            TierUnavailableError: the disk failed; some of them may be left.
+            TierUnavailableError: the disk failed; some of the entries may be left.
         """
-        entries = self._entries
-        removed = entries.do(entries.writer().delete_matching, checked_pattern(pattern))
-        entries.counter.invalidations += removed
+        removed = self._store.change(Engine.delete_matching, checked_pattern(pattern))
+        self._store.counter.invalidations += removed
         return removed
 
     def remove_expired(self) -> int:
-        """Remove the entries whose time, or that of their tags, is over; how many that were.
+        """Remove expired entries, and entries with invalidated tags; return how many.
 
-        Upkeep calls it by itself, every `cleanup_interval`.
+        The scheduler does the same every `cleanup_interval`.
 
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._entries.do(self._entries.writer().remove_expired)
+        return self._store.change(Engine.remove_expired)
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back descriptors and mappings, and end the sweep; a second call does nothing."""
-        if self._job is not None:
-            self._job.cancel()
-        self._attachment.close()
+        """Close descriptors and mappings, and stop the sweep; a second call does nothing."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._handle.close()
 
     def __contains__(self, key: str) -> bool:
-        """Whether there is a live entry that can be read; no lookup."""
+        """Tell whether there is a live entry that can be read; no lookup."""
         return self.contains(key)
 
     def __len__(self) -> int:
@@ -521,7 +523,7 @@ class FileCache:
         if self._arguments is None:
             raise TypeError(
                 "a FileCache with a secret does not pickle, because its secret would be in the pickle; "
-                "make the cache anew in the other process"
+                "construct another FileCache in the other process"
             )
         return _configured, self._arguments
 

@@ -1,8 +1,8 @@
-"""A cache directory looked at from outside: what is in it, and whether it is sound. Nothing is changed.
+"""Looks at a cache directory from outside: what it holds, and whether it is sound. It changes nothing.
 
-Neither opened as an engine opens it, nor locked: whoever uses the directory is not disturbed, and nothing is
-evicted, counted as read, or removed. What changes meanwhile may be seen as it was, as it is, or not at all;
-before something is called damaged it is looked at again.
+The directory is neither opened as an engine opens it, nor locked. So its users are not disturbed, and nothing
+is evicted, counted as read, or removed. A change during the check may be seen or not. Before a slot is
+reported as damaged, it is read again.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from cachekit.tiers.file.engine.index import map_file, slots_of
 from cachekit.tiers.file.engine.segments import Segments
 from cachekit.tiers.file.folder import Folder
 
-_SLICE: Final = 1000  # slots that are looked at between two looks at the control block
+_SLICE: Final = 1000  # slots that are read at once
 
 
-#: What a sound entry can be: there, past its time, or of a tag that was invalidated since.
+#: What a sound entry can be. An invalidated one has a tag that was invalidated after the entry was stored.
 STATES: Final = ("live", "expired", "invalidated")
 
 
 class Item(NamedTuple):
-    """An entry, as its record says; or a slot that names no sound one."""
+    """An entry, as its record describes it; or a slot that names no sound record."""
 
     shard: int
     generation: int  #: of the index
-    at: int  #: the word of the index at which its slot begins
-    slot: int  #: the B of the slot
-    key: str  #: empty if it is damaged
-    size: int  #: bytes that the record takes
+    at: int  #: the position of its slot in the index
+    slot: int  #: the location word of the slot
+    key: str  #: empty if the slot is damaged
+    size: int  #: bytes of the record
     expiry: float  #: seconds since the epoch; infinity if it does not expire
     tags: int  #: how many
-    state: str  #: one of STATES, or what is wrong with it
+    state: str  #: one of STATES, or what is wrong
 
 
 class Part(NamedTuple):
@@ -72,7 +72,7 @@ class Part(NamedTuple):
 
 
 class _Slots(NamedTuple):
-    """An index that is looked at."""
+    """An index, mapped for reading."""
 
     generation: int
     capacity: int
@@ -81,28 +81,28 @@ class _Slots(NamedTuple):
 
 @final
 class Inspection:
-    """A directory that is looked at.
+    """A directory, opened for reading.
 
     Args:
         path: the directory.
 
     Raises:
         FileNotFoundError: there is no cache in it.
-        FileFormatError: it is of another version, or too damaged to be read.
-        OSError: it may not be read.
+        FileFormatError: it has another version, or is too damaged to be read.
+        OSError: no permission to read it.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Of whomever the files are: they are looked at, and no value in them is read.
+        # Files of every owner are accepted, because no value in them is decoded.
         self._folder = Folder.at(path, strict=False)
         manifest = read_manifest(self._folder)
         version, geometry = manifest.version, manifest.geometry
         if version is None:
             raise FileNotFoundError(f"{path} is not a cache directory: it has no manifest")
         if geometry is None:
-            what = "damaged" if version < 0 else f"of format {version}, not {FORMAT}"
-            raise FileFormatError(f"{path} cannot be read: it is {what}")
+            what = "is damaged" if version < 0 else f"has format {version}, not {FORMAT}"
+            raise FileFormatError(f"{path} cannot be read: its manifest {what}")
         self.geometry: Geometry = geometry
         self.made = manifest.made
         self._hash_of = hasher(manifest.salt)
@@ -111,13 +111,13 @@ class Inspection:
             (control_block.NAME, control_block.is_sound(self._folder, geometry, manifest.salt)),
         ):
             if not is_sound:
-                raise FileFormatError(f"{path} cannot be read: its file {name!r} is damaged, or gone")
+                raise FileFormatError(f"{path} cannot be read: its file {name!r} is damaged or missing")
         self._tokens = Tokens(self._folder, geometry, EFFECTS, read_only=True)
         self._blocks = control_block.map_blocks(self._folder, geometry, EFFECTS, read_only=True)
         self._shards = [Folder(f"{number:02x}", self._folder) for number in range(geometry.shards)]
 
     def users(self) -> list[int] | None:
-        """The processes that have it open; None where the system does not tell."""
+        """Return the processes that have it open; None on systems that do not tell."""
         try:
             found = self._folder.look(USERS)
             with open("/proc/locks", encoding="ascii") as file:
@@ -131,17 +131,17 @@ class Inspection:
         return sorted({int(one[4]) for one in fields if one[1] == "FLOCK" and one[5] == place})
 
     def disk_bytes(self) -> int:
-        """What the directory takes on disk."""
+        """Return how many bytes the directory takes on disk."""
         return _disk_bytes(self.path)
 
     def count(self) -> int:
-        """How many entries there are, by the shards' own counts."""
+        """Return how many entries there are, by the shards' own counts."""
         return sum([block[ENTRIES] for block in self._blocks])
 
     # -- shards -----------------------------------------------------------------------------------------
 
     def parts(self) -> list[Part]:
-        """The shards, and what is wrong with them at first sight."""
+        """Return the shards, each with the problems that its control block and its files show."""
         return [self._part(number, words) for number, words in enumerate(self._blocks)]
 
     def _part(self, number: int, words: memoryview) -> Part:
@@ -161,27 +161,27 @@ class Inspection:
 
     def _problems(self, number: int, words: memoryview) -> tuple[str, ...]:
         if not words[0] and not words[GENERATION]:
-            return ()  # nothing was ever stored in it
+            return ()  # never used
         if words[0] != control_block.MAGIC:
             return ("its control block is damaged",)
         if self._slots(number) is None:
-            return ("its index is damaged, or gone",)
+            return ("its index is damaged or missing",)
         while True:
             segments = self._segments(number)
             gone = self._gone(segments, Table(words, self.geometry))
-            if words[GENERATION] >> 32 == segments.incarnation:  # or numbers began anew meanwhile
-                return tuple([f"its segment {segments.name(segment)} is gone" for segment in gone])
+            if words[GENERATION] >> 32 == segments.incarnation:  # else the shard was reset during the check
+                return tuple([f"its segment {segments.name(segment)} is missing" for segment in gone])
 
     def _gone(self, segments: Segments, table: Table) -> list[int]:
-        """The segments of which something is live, and whose files are not there."""
+        """Return the segments that have live bytes, and no file."""
         missing = {segment for segment, _, live in table.entries() if live and not segments.is_there(segment)}
         if not missing:
             return []
-        # One that was removed since has no live bytes any more.
+        # A segment that was removed since the first look has no live bytes any more.
         return [segment for segment, _, live in table.entries() if live and segment in missing]
 
     def _slots(self, number: int) -> _Slots | None:
-        """The index of the shard; None if it is damaged, or gone."""
+        """Return the index of the shard; None if it is damaged or missing."""
         words = self._blocks[number]
         while True:
             generation = words[GENERATION]
@@ -189,7 +189,7 @@ class Inspection:
                 capacity, view = map_file(self._shards[number], generation, read_only=True)
                 return _Slots(generation, capacity, slots_of(view, capacity))
             except (FileNotFoundError, ValueError):
-                # Another one may have taken its place since its name was read.
+                # Another index may have taken its place since its generation was read.
                 if words[GENERATION] == generation:
                     return None
 
@@ -205,7 +205,7 @@ class Inspection:
     # -- entries ----------------------------------------------------------------------------------------
 
     def items(self, *, verify: bool = False) -> Iterator[Item]:
-        """Every entry, shard by shard.
+        """Yield every entry, shard by shard.
 
         Args:
             verify: read whole records, and compare their checksums.
@@ -228,36 +228,33 @@ class Inspection:
                         yield item
 
     def _stays(self, words: memoryview, slots: _Slots, item: Item, hashed: int) -> bool:
-        """Whether what looks damaged is not only something that was moved or overwritten meanwhile.
-
-        A slot that is used again gets its B first, so for a moment its A is that of the key before.
-        """
+        """Tell whether a damaged slot is unchanged. If not, its record was moved or overwritten."""
         same = slots.words[item.at] == hashed and slots.words[item.at + 1] == item.slot
         return bool(same and words[GENERATION] == slots.generation)
 
     def _item(
-        self, segments: Segments, name: tuple[int, int, int, int], a: int, now: float, verify: bool
+        self, segments: Segments, name: tuple[int, int, int, int], hash_word: int, now: float, verify: bool
     ) -> Item:
         def damaged(state: str) -> Item:
             return Item(*name, "", 0, 0.0, 0, state)
 
-        b = name[3]
-        content = segments.load(b >> SEGMENT_SHIFT)
+        location_word = name[3]
+        content = segments.load(location_word >> SEGMENT_SHIFT)
         if content is None:
-            return damaged("its segment is gone")
-        offset = b >> OFFSET_SHIFT & OFFSET_MASK
+            return damaged("its segment is missing")
+        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
         try:
             crc, payload, key_length, _, tag_count, expiry, hashed, _ = HEADER.unpack_from(content, offset)
         except StructError:
-            return damaged("its place is beyond its segment")
+            return damaged("its location is beyond its segment")
         start = HEADER.size + TAG.size * tag_count
         size = record_size(key_length, payload, tag_count)
         head = content[offset : offset + start + key_length]
-        if len(head) < start + key_length or (crc ^ b) & CRC_MASK or hashed != a:
-            return damaged("there is no such record in its place")
+        if len(head) < start + key_length or (crc ^ location_word) & CRC_MASK or hashed != hash_word:
+            return damaged("its location holds another record")
         key = head[start:]
-        if self._hash_of(key) != a:
-            return damaged("its key is another one")
+        if self._hash_of(key) != hash_word:
+            return damaged("its record has another key")
         if verify:
             record = content[offset : offset + size]
             if len(record) < size or crc32(memoryview(record)[4:]) != crc:
@@ -277,5 +274,5 @@ def _disk_bytes(path: str) -> int:
             try:
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
             except FileNotFoundError:
-                pass  # gone meanwhile
+                pass  # removed during the walk
     return total

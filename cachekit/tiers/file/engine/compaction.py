@@ -1,30 +1,30 @@
-"""Room: which segment goes, and which of its records are copied to the tail first.
+"""Compaction: frees a segment, after copying the records worth keeping to the tail.
 
-A segment of which less than half is live is emptied by copying; if there is none, the oldest goes, and
-only the records that were read since they were written, or last spared, are copied, up to half a
-segment of them: a second chance, as in the CLOCK algorithm (Corbato, 1968), with segments for its hand.
-So every segment given up yields at least half of one. A step handles at most so many records under one
-hold of the lock; the cursor is in the control block, so whoever writes next goes on, also after a crash,
-and a record that was copied but not yet published is simply copied again.
+If a segment is less than half live, all its live records are copied. If there is none, the oldest segment
+goes. Of that one only records are copied that were read since they were written or last spared, up to half a
+segment: a second chance, as in the CLOCK algorithm (Corbato, 1968), with segments instead of pages. So every
+freed segment yields at least half a segment. A step handles a limited number of records under one hold of the
+lock. The cursor is in the control block, so the next writer goes on, also after a crash. A record that was
+copied but not yet published is copied again.
 
-No token changes: an evicted value is still the key's value, in whatever other tier holds it.
+No token changes: an evicted value is still the key's value, in any other tier that has it.
 """
 
 from __future__ import annotations
 
+import errno
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from zlib import crc32
 
-from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, TAIL
-from cachekit.tiers.file.engine.format import HEADER, UNIT, place, record_size
-
-if TYPE_CHECKING:
-    from cachekit.tiers.file.engine.segments import Content
-    from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, TAIL
+from cachekit.tiers.file.engine.format import HEADER, UNIT, pack_location, record_size
+from cachekit.tiers.file.engine.segments import Content
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 
 _LOW32: Final = (1 << 32) - 1
 _ALL: Final = 1 << 63  # in COPIED: copy every live record, not only those with a second chance
+_SLICE: Final = 1000  # records that a write which needs space handles under one hold of the lock
 
 
 def begin(files: ShardFiles) -> bool:
@@ -41,14 +41,14 @@ def begin(files: ShardFiles) -> bool:
         words[COPIED] = _ALL
     else:
         candidates.sort()
-        number = next((entry[0] for entry in candidates if not _spared(files, entry)), candidates[0][0])
+        number = next((entry[0] for entry in candidates if not _is_spared(files, entry)), candidates[0][0])
         words[COPIED] = 0
     words[CURSOR] = number << 32
     return True
 
 
-def _spared(files: ShardFiles, entry: tuple[int, int, int]) -> bool:
-    """Whether a large record was read since we were here; if so, it may stay this time."""
+def _is_spared(files: ShardFiles, entry: tuple[int, int, int]) -> bool:
+    """Tell whether a large record was read since the last time; if so, it stays this time."""
     number, size, _ = entry
     if not size & ALONE:
         return False
@@ -60,7 +60,7 @@ def _spared(files: ShardFiles, entry: tuple[int, int, int]) -> bool:
 
 
 def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
-    """Go on, or begin, with at most so many records or bytes; False if there is nothing to give up."""
+    """Handle at most so many records or bytes; False if there is nothing to evict."""
     words = files.words
     number = words[CURSOR] >> 32
     if number and not files.table.find(number):
@@ -69,8 +69,8 @@ def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
         if not begin(files):
             if not words[TAIL]:
                 return False
-            # The tail is all there is. It goes, and nothing of it is copied: that would need as much room
-            # as it gives, for ever.
+            # The tail is the only segment. It is freed without copying: copies would need as much space as
+            # it frees, without end.
             words[TAIL] = 0
             if not begin(files):
                 return False
@@ -82,7 +82,7 @@ def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
     for _ in range(most_records):
         if offset >= end:
             break
-        size = 0 if content is None else _one(files, content, number, offset)
+        size = 0 if content is None else _copy_or_evict(files, content, number, offset)
         if not size:
             words[CURSOR] = 0
             files.remove_segment(number)
@@ -92,8 +92,19 @@ def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
     return True
 
 
-def _one(files: ShardFiles, content: Content, number: int, offset: int) -> int:
-    """Copy or give up the record there; its size, or 0 where the records end."""
+def free_space(files: ShardFiles, size: int) -> None:
+    """Evict something, for a write of `size` bytes that found no space.
+
+    Raises:
+        OSError: there is nothing left to evict.
+    """
+    # While an index grows there are two. Each hold of the lock brings the end of that nearer.
+    if not step(files, _SLICE, files.geometry.limit) and not files.words[NEW]:
+        raise OSError(errno.ENOSPC, f"{files.folder.path} has no room for {size} bytes more")
+
+
+def _copy_or_evict(files: ShardFiles, content: Content, number: int, offset: int) -> int:
+    """Copy or evict the record at an offset; return its size, or 0 at the end of the records."""
     try:
         crc, payload, key, _, tags, _, hashed, _ = HEADER.unpack_from(content, offset)
     except StructError:
@@ -103,7 +114,7 @@ def _one(files: ShardFiles, content: Content, number: int, offset: int) -> int:
         return 0
     index = files.index
     at = index.find(hashed)
-    if at < 0 or index.slots[at + 1] != place(number, offset, size, crc):
+    if at < 0 or index.slots[at + 1] != pack_location(number, offset, size, crc):
         return size
     words = files.words
     copied = words[COPIED]
@@ -111,12 +122,12 @@ def _one(files: ShardFiles, content: Content, number: int, offset: int) -> int:
     if keep:
         record = content[offset : offset + size]
         try:
-            b = files.append(record, 0) if crc32(memoryview(record)[4:]) == crc else 0
+            location_word = files.append(record, 0) if crc32(memoryview(record)[4:]) == crc else 0
         except OSError:
-            b = 0  # the disk is full, and giving this up is what helps
-        if b:
+            location_word = 0  # the disk is full, and evicting this record frees some of it
+        if location_word:
             words[COPIED] = copied + size
-            files.move(index, at, b, size)
+            files.move(index, at, location_word, size)
             return size
     files.clear_slot(index, at)
     files.counter.evictions += 1

@@ -1,12 +1,12 @@
-"""The control file: per shard one block of words that say which files count, and how full they are.
+"""The control file: one block of words per shard, which say which files are current, and how full they are.
 
-The words of a block, changed only under the lock of its shard; `format` says in which order:
+The words of a block change only under the lock of its shard, in the order that `format` explains:
 
     0 magic     1 generation of the index (incarnation << 32 | generation)     2 tail (segment << 32 | bytes)
     3 number of the next segment     4 slots in use, deleted ones included     5 entries
-    6 reclaim's cursor (segment << 32 | offset)     7 what reclaim has copied of that segment, and its mode
+    6 compaction's cursor (segment << 32 | offset)     7 bytes that it copied of that segment, and its mode
     8 slots of the index
-    9 generation of the index that is being filled to take its place, or 0 (see `growth`): then also
+    9 generation of the index that is being filled to take its place, or 0 (see `index_growth`); then also
     10 its slots     11 its slots in use     12 its entries     13 words of the old index copied to it
     14 not 0 while the two are being changed     15 the last generation that was given to a file
     16... the table of segments: number, size in bytes, live bytes; number 0 is a free entry. Sizes are
@@ -49,9 +49,9 @@ ALONE: Final = 1  # in a size
 
 
 def create(folder: Folder, geometry: Geometry, salt: bytes, effects: FileOps) -> None:
-    """Make the file; every block is empty, and so without magic, until its shard is reset.
+    """Make the file. Every block is empty, and so without magic, until its shard is reset.
 
-    It names the salt of its manifest: with another manifest, of before or after, it counts for nothing.
+    The file has the salt of its manifest. With an earlier or later manifest, it does not count.
     """
     fd = effects.create(folder, NAME)
     try:
@@ -62,7 +62,7 @@ def create(folder: Folder, geometry: Geometry, salt: bytes, effects: FileOps) ->
 
 
 def is_sound(folder: Folder, geometry: Geometry, salt: bytes) -> bool:
-    """Whether the file is there, has its size, and begins as it should."""
+    """Tell whether the file exists, has its size, and begins with the right words."""
     try:
         with open(NAME, "rb", opener=folder.open) as file:
             return (
@@ -76,7 +76,7 @@ def is_sound(folder: Folder, geometry: Geometry, salt: bytes) -> bool:
 def map_blocks(
     folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
 ) -> list[memoryview]:
-    """The words of each shard's block."""
+    """Return the words of each shard's block."""
     view = folder.mapped(NAME, geometry.control_size, read_only=read_only)
     starts = range(PAGE, geometry.control_size, geometry.block)
     return [effects.words(view[start : start + geometry.block].cast("Q")) for start in starts]
@@ -84,9 +84,10 @@ def map_blocks(
 
 @final
 class Table:
-    """The table of segments in one block: the size and the live bytes of every segment file there is.
+    """The table of segments in one block: the size and the live bytes of every segment file.
 
-    All under the lock of the shard, but `total` and `numbers`, which may then be a moment old.
+    Methods need the lock of the shard. `entries` and `total` may be called without it, and are then just out
+    of date.
     """
 
     __slots__ = ("_places", "_slots", "words")
@@ -94,11 +95,11 @@ class Table:
     def __init__(self, words: memoryview, geometry: Geometry) -> None:
         self.words = words
         self._slots = range(TABLE, TABLE + 3 * geometry.table, 3)
-        # Where we met a segment last. Other processes move on without telling, so it is only a guess.
+        # Where a segment was last found. Other processes change the table, so it is checked before use.
         self._places: dict[int, int] = {}
 
     def find(self, segment: int) -> int:
-        """Which word its entry begins at; 0 if it has none."""
+        """Return the word at which its entry begins; 0 if it has none."""
         place = self._places.get(segment, 0)
         if place and self.words[place] == segment:
             return place
@@ -111,7 +112,7 @@ class Table:
         return 0
 
     def add(self, segment: int, size: int) -> bool:
-        """Enter a segment that holds nothing yet; False if the table is full."""
+        """Enter an empty segment; False if the table is full."""
         words = self.words
         for place in self._slots:
             if not words[place]:
@@ -122,16 +123,16 @@ class Table:
         return False
 
     def remove(self, segment: int) -> None:
-        """Forget a segment, whose file is gone."""
+        """Remove the entry of a segment whose file was removed."""
         place = self.find(segment)
         if place:
             self.words[place] = 0
             self._places.pop(segment, None)
 
     def gain(self, segment: int, size: int) -> None:
-        """Count live bytes, before their slot is stored."""
+        """Add live bytes, before their slot is stored."""
         words = self.words
-        # As in `find`, whose call is a tenth of a write.
+        # As in find(), whose call takes a tenth of a write.
         place = self._places.get(segment, 0)
         if words[place] != segment:
             place = self.find(segment)
@@ -139,7 +140,7 @@ class Table:
             words[place + 2] += size
 
     def lose(self, segment: int, size: int) -> int:
-        """Count them off, after their slot was changed; what is left."""
+        """Subtract live bytes, after their slot was changed; return what is left."""
         words = self.words
         place = self._places.get(segment, 0)
         if words[place] != segment:
@@ -153,11 +154,11 @@ class Table:
         return left
 
     def entries(self) -> list[tuple[int, int, int]]:
-        """Number, size and live bytes of every segment."""
+        """Return number, size and live bytes of every segment."""
         words = self.words[TABLE : self._slots.stop].tolist()
         used = [3 * at for at, number in enumerate(words[::3]) if number]
         return [(words[at], words[at + 1], words[at + 2]) for at in used]
 
     def total(self) -> int:
-        """The bytes that all segments may take on disk."""
+        """Return how many bytes all segments may take on disk."""
         return sum([size for _, size, _ in self.entries()])

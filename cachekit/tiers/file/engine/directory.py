@@ -1,15 +1,16 @@
-"""A cache directory as a whole: made, checked, taken up or emptied, by one process at a time.
+"""A cache directory as a whole: made, checked, opened or emptied, by one process at a time.
 
-It promises that a directory is in one shape for all who have it open. Whoever opens holds `structure.lock`
-for that moment, and then a shared flock on `users` for as long as it stays. What cannot be taken up as it
-is (another format version, another limit, damage) is emptied if no other process is in it; if one is,
-another limit gives way to theirs, and the rest is a FileFormatError. Nothing is emptied that is not
-known to be a cache: a directory in which somebody else's files have names that a cache would use is a
-FileFormatError too, and in a cache only files named like a cache's are ever removed.
+All processes that have a directory open use it in one format and shape. A process that opens it holds
+`structure.lock` during that, and afterwards a shared flock on `users`. If the directory has another format
+version, another limit or damage, it is emptied, unless another process uses it. If one does, its limit stays,
+and another version or damage is a FileFormatError. Only a cache is emptied. If files that no cache has made
+have names that a cache would use, that is a FileFormatError too. In a cache, only files with a cache's names
+are removed.
 
-Its manifest says whether only this user could write in it ever since it was made, and counts only as a file
-of ours. Where that ends, the manifest says so before anything is used. Where others could write once and
-cannot any more, all is removed, and made again, before anything is trusted.
+The manifest says whether only this user could write to the directory since it was made. It counts only if it
+is a file of this user. When another user gets write permission, the manifest says so before anything is used.
+If other users could write once and cannot any more, everything is removed and made again before it is
+trusted.
 """
 
 from __future__ import annotations
@@ -28,25 +29,26 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry
 from cachekit.tiers.file.folder import Folder, ForeignError
 
-#: The file that everybody who has the directory open keeps open: as long as it is the same, so is all else.
+#: Every process that uses the directory keeps this file open. If it is another one, so is the directory.
 USERS: Final = "users"
 
 _STRUCTURE_LOCK: Final = "structure.lock"
 _MANIFEST: Final = "manifest"
 _MADE: Final = (_MANIFEST, fence_tokens.NAME, control_block.NAME, _MANIFEST + ".new")
-#: How our files begin, if they are not empty; the first byte of two of them counts the format.
+#: How a cache's files begin, if they are not empty. The first byte of two of them is the format version.
 _BEGINNINGS: Final = {
     _MANIFEST: re.compile(rb"[0-9a-f]{8} \{"),
     _MANIFEST + ".new": re.compile(rb"[0-9a-f]{8} \{"),
     "tokens": re.compile(rb".kTOKEN", re.DOTALL),
     "control": re.compile(rb".kCTRL", re.DOTALL),
 }
-#: What `cachekit.locks` makes in a cache directory.
+#: The lock files that `cachekit.loading` makes in a cache directory.
 _LOCKS: Final = re.compile(r"leases\.lock|lease-[0-9a-f]{2}\.lock|loads-[1-9][0-9]*\.[0-9]{2,}\.lock")
 _POLL: Final = 0.005
 
@@ -57,17 +59,17 @@ class Directory:
     """An opened directory.
 
     Attributes:
-        folder: it itself.
+        folder: the directory.
         geometry: its shape.
         salt: of its hashes.
-        users: the descriptor that says that we are in it.
-        exposure: why others may have changed what is in it; empty if they never could.
+        users: the open file `users`, with a shared flock. It closes itself when it is dropped.
+        exposure: why other users may have changed the directory; empty if they never could.
     """
 
     folder: Folder
     geometry: Geometry
     salt: bytes
-    users: int
+    users: OpenFile
     exposure: str
 
 
@@ -81,7 +83,7 @@ class Manifest:
         geometry: the shape; None for another version.
         salt: of its hashes.
         made: when, in seconds since the epoch.
-        private: whether only this user could write in the directory ever since.
+        private: whether only this user could write to the directory since then.
     """
 
     version: int | None
@@ -92,13 +94,13 @@ class Manifest:
 
 
 def is_cache(folder: Folder) -> bool:
-    """Whether somebody made a cache in the directory, sound or not.
+    """Tell whether there is a cache in the directory, sound or not.
 
-    Whoever makes one makes the lock before anything else. If somebody has removed that, the manifest tells,
-    whose checksum no other file has.
+    A cache makes the lock file before anything else. If that was removed, the manifest tells, because no
+    other file has its checksum.
 
     Raises:
-        OSError: it may not be read.
+        OSError: no permission to read it.
     """
     lock = folder.look(_STRUCTURE_LOCK)
     if lock is not None and stat.S_ISREG(lock.st_mode):
@@ -107,66 +109,70 @@ def is_cache(folder: Folder) -> bool:
 
 
 def open_directory(path: str, geometry: Geometry, patience: float, effects: FileOps) -> Directory:
-    """Take the directory up, or make it.
+    """Open the directory, or make it.
 
     Raises:
-        FileFormatError: somebody else uses it in a way that we cannot join, or it is no cache.
-        LockTimeoutError: somebody else was opening it all the time.
+        FileFormatError: other processes use it in a format or state that this one cannot join, or it holds
+            files that no cache has made.
+        LockTimeoutError: other processes were opening it all the time.
         OSError: it cannot be made, read or written.
     """
     # Loaded here: importing filelock costs six times what a bare interpreter does.
     from filelock import unlock_descriptor
 
     folder = Folder.at(path, make=True)
-    _refuse_foreign(folder)  # before there is a lock: that is what tells a cache
+    _refuse_foreign(folder)  # before the lock file is made, by which is_cache() tells a cache
     _refuse_others(folder)
     _replace_locks(folder, patience, effects)
     lock = _lock(folder, patience)
     try:
         if _lacks_a_part(folder):
-            # Whoever has it open goes on without, and so could nobody come in until all of them have ended.
-            # Without the file that stands for the whole they open it anew, as it is made now.
+            # Processes that have it open go on without that part, and no other could open it until they end.
+            # Without the file that stands for the whole directory, they open it again, as it is made now.
             with suppress(FileNotFoundError):
                 effects.unlink(folder, USERS)
         users = folder.open_or_make(USERS)
         try:
-            found, salt, exposure = _enter(folder, geometry, users, effects)
+            found, salt, exposure = _enter(folder, geometry, users.fd, effects)
         except BaseException:
-            os.close(users)
+            users.close()
             raise
     finally:
-        # Not by closing it alone: a child that another thread has just forked has it too.
-        unlock_descriptor(lock)
-        os.close(lock)
+        # Closing it is not enough: a child that another thread has just forked has the descriptor too.
+        unlock_descriptor(lock.fd)
+        lock.close()
     return Directory(folder, found, salt, users, exposure)
 
 
-def _lock(folder: Folder, patience: float) -> int:
-    """The descriptor of `structure.lock`, which we hold."""
+def _lock(folder: Folder, patience: float) -> OpenFile:
+    """Return `structure.lock`, locked."""
     from filelock import lock_descriptor
 
     deadline = time.monotonic() + patience
     while True:
-        # Opened for each attempt: the one that others hold may be removed, and another one made.
-        fd = folder.open_or_make(_STRUCTURE_LOCK)
+        # Opened for each attempt: the file that another process holds may be removed, and a new one made.
+        file = folder.open_or_make(_STRUCTURE_LOCK)
         try:
-            if lock_descriptor(fd, blocking=False) and os.fstat(fd).st_nlink:
-                return fd
+            if lock_descriptor(file.fd, blocking=False) and os.fstat(file.fd).st_nlink:
+                return file
         except BaseException:
-            os.close(fd)
+            file.close()  # now: a traceback that is kept would keep the lock
             raise
-        os.close(fd)
+        file.close()
         _pause(folder, deadline, patience)
 
 
 def _pause(folder: Folder, deadline: float, patience: float) -> None:
     if time.monotonic() >= deadline:
-        raise LockTimeoutError(f"{folder.path} was being opened by another process for {patience} s")
+        raise LockTimeoutError(
+            f"another process was opening {folder.path} for {patience} s; "
+            f"it is stopped, or the disk is very slow"
+        )
     time.sleep(_POLL)
 
 
 def _refuse_others(folder: Folder) -> None:
-    """Raise ForeignError for a file of another user, where they may write: it is theirs to remove."""
+    """Raise ForeignError for a file of another user who may write here: only that user may remove it."""
     if not folder.exposure:
         return
     for name in filter(_is_ours, folder.names()):
@@ -177,15 +183,15 @@ def _refuse_others(folder: Folder) -> None:
 
 
 def _replace_locks(folder: Folder, patience: float, effects: FileOps) -> None:
-    """Remove locks that are none of ours: others would hold them, and keep us out, for ever."""
+    """Remove lock files of other users, who could hold them for ever."""
     names = [name for name in folder.names() if name in (_STRUCTURE_LOCK, USERS) or _LOCKS.fullmatch(name)]
     if not any(map(folder.objection, names)):
         return
     deadline = time.monotonic() + patience
     while True:
         try:
-            # What is locked here is the directory itself, so that no process removes what another one has
-            # made since it looked.
+            # This locks the directory itself, so that no process removes a file that another one has made
+            # since the check.
             fcntl.flock(folder.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
@@ -201,16 +207,16 @@ def _replace_locks(folder: Folder, patience: float, effects: FileOps) -> None:
 
 
 def _lacks_a_part(folder: Folder) -> bool:
-    """Whether a file that a cache of this format must have is not there."""
+    """Tell whether a file is missing that a cache of this format must have."""
     version = read_manifest(folder).version
     parts = (fence_tokens.NAME, control_block.NAME) if version == FORMAT else ()
     return version is None or not all(folder.look(part) for part in parts)
 
 
 def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tuple[Geometry, bytes, str]:
-    """The shape and the salt of the directory, which is sound, and which `users` then says we are in.
+    """Return the shape and the salt of the directory, after making it sound, and lock `users` for sharing.
 
-    And why others may have changed what is in it.
+    Also return why other users may have changed the directory.
     """
     path, exposure = folder.path, folder.exposure
     manifest = read_manifest(folder)
@@ -237,7 +243,7 @@ def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tu
             if manifest.version != FORMAT:
                 why = f"it had format {manifest.version}"
             elif unproven:
-                why = "others could write in it once, or an earlier version made it"
+                why = "other users could write to it once, or an earlier version made it"
             else:
                 why = "it had another limit" if sound else "it had damage"
         if why:
@@ -255,7 +261,7 @@ def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tu
     else:
         if found != wanted:
             logging.getLogger("cachekit").warning(
-                "%s is in use with a limit of %d bytes, which stays; %d was asked for",
+                "%s is in use with a limit of %d bytes, which stays; the new limit of %d is ignored",
                 path,
                 found.limit,
                 wanted.limit,
@@ -263,14 +269,15 @@ def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tu
         if exposure and manifest.private:
             _write_manifest(folder, found, salt, manifest.made, effects)
         elif unproven:
-            exposure = f"others could write in {path} once, and it is not emptied while it is in use"
-    # From exclusive to shared is not one step, but whoever could come between waits for structure.lock.
+            exposure = f"other users could write to {path} once, and it is not emptied while it is in use"
+    # From exclusive to shared is not one step, but a process that could come between waits for
+    # structure.lock.
     fcntl.flock(users, fcntl.LOCK_SH)
     return found, salt, exposure
 
 
 def _foreign(folder: Folder, geometry: Geometry) -> str:
-    """What in the directory has a name that we use, and is none of ours; empty if nothing has."""
+    """Return what has a name that a cache uses, and is not this user's file; empty if nothing is."""
     for name in filter(_is_ours, folder.names()):
         is_shard = _is_shard(name)
         if is_shard and int(name, 16) >= geometry.shards:
@@ -282,9 +289,9 @@ def _foreign(folder: Folder, geometry: Geometry) -> str:
 
 
 def _make(folder: Folder, geometry: Geometry, effects: FileOps) -> bytes:
-    """Empty the directory of what is ours, and make it anew; the salt of its hashes.
+    """Remove the cache's files from the directory, and make new ones; return the salt of its hashes.
 
-    The manifest goes first and comes last: without it, all the rest counts for nothing.
+    The manifest is removed first and made last: without it, no other file counts.
     """
     for name in _MADE:
         with suppress(FileNotFoundError):
@@ -293,7 +300,7 @@ def _make(folder: Folder, geometry: Geometry, effects: FileOps) -> bytes:
         if _is_shard(name):
             _remove_shard(folder, name, effects)
         elif _LOCKS.fullmatch(name) and not folder.exposure:
-            _remove(folder, name, effects)  # others may have it open
+            _remove(folder, name, effects)  # not where other users may have it open
     fence_tokens.create(folder, geometry, effects)
     salt = os.urandom(16)
     control_block.create(folder, geometry, salt, effects)
@@ -323,9 +330,9 @@ def _write_manifest(folder: Folder, geometry: Geometry, salt: bytes, made: int, 
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """What the manifest says.
+    """Return what the manifest says.
 
-    The checksum and the name of the version are for all formats to come; the rest belongs to this one.
+    All later formats keep the checksum and the field `format`. The other fields belong to this format.
     """
     try:
         with open(_MANIFEST, "rb", opener=folder.open) as file:
@@ -348,34 +355,34 @@ def read_manifest(folder: Folder) -> Manifest:
 
 
 def _refuse_foreign(folder: Folder) -> None:
-    """Raise FileFormatError if there is something in our way that no cache has made."""
+    """Raise FileFormatError if a name that a cache uses is taken by what no cache has made."""
     names = [name for name in folder.names() if _is_ours(name)]
     lock = folder.look(_STRUCTURE_LOCK)
-    # A lock that another user made says nothing of what is this user's, but all of what is that other user's.
+    # A lock file of another user tells nothing about this user's files. That user's files belong to a cache.
     is_theirs = lock is not None and lock.st_uid not in folder.owners
     if not names or (is_cache(folder) and not is_theirs):
         return
-    # It may still be what is left of one: of a removal that was cut short, or that a writer got into.
+    # These may be the rest of a cache: of a removal that was interrupted, or that a writer ran into.
     for name in names:
         found = folder.look(name)
         if is_theirs and found is not None and found.st_uid not in folder.owners:
             continue
         if _is_foreign(folder, name):
             raise FileFormatError(
-                f"{folder.path} is no cache directory, and holds {name!r}, which a cache would take for its "
-                f"own; choose an empty directory, or one that does not exist"
+                f"{folder.path} is no cache directory, and holds {name!r}, a name that a cache uses; "
+                f"choose an empty directory, or one that does not exist"
             )
 
 
 def _is_foreign(folder: Folder, name: str) -> bool:
-    """Whether it is somebody else's, although it has a name of ours."""
+    """Tell whether no cache has made it, although it has a name that a cache uses."""
     try:
         if _is_shard(name):
             return not all(map(_is_in_shard, Folder(name, folder).names()))
         with open(name, "rb", opener=folder.open) as file:
             beginning = file.read(16)
     except FileNotFoundError:
-        return folder.look(name) is not None  # or it has just gone
+        return folder.look(name) is not None  # None: removed just now
     except PermissionError:
         return True
     expected = _BEGINNINGS.get(name)
@@ -383,23 +390,23 @@ def _is_foreign(folder: Folder, name: str) -> bool:
 
 
 def _remove_shard(folder: Folder, name: str, effects: FileOps) -> None:
-    """Remove what is ours in the directory of a shard, and the directory if that was all."""
+    """Remove a cache's files from the directory of a shard, and the directory if it is then empty."""
     found = folder.look(name)
     if found is None or not stat.S_ISDIR(found.st_mode):
         _remove(folder, name, effects)
         return
     shard = Folder(name, folder)
-    shard.strict = False  # of another user, perhaps, who put it there when he could
+    shard.strict = False  # another user may have put it there
     try:
         for one in filter(_is_in_shard, shard.names()):
             _remove(shard, one, effects)
         os.rmdir(name, dir_fd=folder.fd)
     except PermissionError:
-        pass  # it is that user's alone: if it is in our way, `_enter` says so
+        pass  # only its owner may change it; if the cache needs the name, `_enter` raises
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        # Somebody has put something else into it, and may want it back.
+        # It holds files that no cache has made, which stay.
 
 
 def _remove(folder: Folder, name: str, effects: FileOps) -> None:

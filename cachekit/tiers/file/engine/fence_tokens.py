@@ -1,11 +1,11 @@
-"""Fence tokens in memory that all processes of a directory share: was this written since I looked?
+"""Fence tokens in memory that all processes of a directory share: was this key written since I looked?
 
-One 64-bit token per bucket of keys, one per bucket of tags, one epoch of tags, one word for all news.
-Every write, delete and invalidation puts fresh ones in, by aligned 8-byte stores; whoever copied a value
-elsewhere compares: first the news, and only if that is not what it was, the tokens that it depends on.
-Bit 63, FLUX, says that a write is under way: what is read now must not be kept elsewhere. A key's token
-is changed under the lock of its shard, whose slice of the table is its own; tags' tokens without a lock,
-because records carry the tokens that were read before their value was loaded.
+There is one 64-bit token per bucket of keys, one per bucket of tags, one epoch of tags, and one word that
+every change changes. Every write, delete and invalidation puts fresh tokens in, by aligned 8-byte stores. A
+holder of a copy compares the word of all changes first. Only if that has changed, it compares the tokens of
+the copy. Bit 63, WRITING, says that a write is under way: what is read now must not be copied elsewhere. A
+key's token changes under the lock of its shard, which has a slice of the table. Tags' tokens change without a
+lock, because records carry the tokens that were read before their value was loaded.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
 _LOW: Final = WRITING - 1
 _DRAWN: Final = 512
-_STALE_FLUX: Final = 1.0  # seconds after which a write under way is taken for dead
+_ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
 
 
 class _Source:
-    """Tokens that no process has handed out before: 63 random bits, or two would have to be equal.
+    """Tokens that no process has used before: 63 random bits each.
 
-    They differ all over: a flipped byte does not turn a token into an earlier one. From the system and
-    never from `random`, whose state forks and seeds repeat; drawn many at a time, which costs a fifth.
+    Two tokens differ in many bytes, so a flipped byte does not turn one into an earlier one. They come from
+    the system. `random` would repeat them after forks and seeds. Drawing many at a time costs a fifth.
     """
 
     def __init__(self) -> None:
         self.renew()
 
     def renew(self) -> None:
-        """Forget what was drawn: a forked child would hand out the same."""
+        """Drop the drawn tokens: a forked child would use the same."""
         self._drawn: list[int] = []
 
     def fresh(self) -> int:
         try:
-            return self._drawn.pop()  # one step, so no two threads get the same
+            return self._drawn.pop()  # one bytecode, so no two threads get the same
         except IndexError:
             self._drawn = [number & _LOW or 1 for number in array("Q", os.urandom(8 * _DRAWN))]
             return self.fresh()
@@ -63,22 +63,22 @@ if hasattr(os, "register_at_fork"):
 def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
     """Make the file.
 
-    Tags begin with tokens of their own, each another one: records that outlived an earlier file, or whose
-    bucket was damaged, must not agree with it.
+    Each bucket of tags begins with a token of its own. Records from before an earlier file was lost, and
+    records whose bucket was damaged, must not match it.
     """
     fd = effects.create(folder, NAME)
     try:
         effects.allocate(fd, geometry.tokens_size)
         start = 8 * (_HEAD + geometry.buckets)
         effects.pwrite(fd, array("Q", [fresh() for _ in range(geometry.tag_buckets)]).tobytes(), start)
-        # The magic comes last: with it the file is whole.
+        # The magic comes last: a file that has it is complete.
         effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh()]).tobytes(), 0)
     finally:
         os.close(fd)
 
 
 def is_sound(folder: Folder, geometry: Geometry) -> bool:
-    """Whether the file is there, has its size, and begins as it should."""
+    """Tell whether the file exists, has its size, and begins with the right words."""
     try:
         with open(NAME, "rb", opener=folder.open) as file:
             return (
@@ -96,8 +96,8 @@ class Tokens:
     Args:
         folder: the directory.
         geometry: of the directory.
-        effects: by which it is changed.
-        read_only: map it for looking at it alone.
+        effects: the operations that change files.
+        read_only: map it without write access.
     """
 
     __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
@@ -106,7 +106,7 @@ class Tokens:
         self, folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
     ) -> None:
         view = folder.mapped(NAME, geometry.tokens_size, read_only=read_only)
-        #: Everything, as 8-byte words; `bucket` tells which is a key's.
+        #: All of the file, as 8-byte words; `bucket` returns which one is a key's.
         self.words = effects.words(view.cast("Q"))
         self._news = -1
         self._shift = geometry.bucket_shift
@@ -116,77 +116,78 @@ class Tokens:
         self._suspects: dict[int, tuple[int, float]] = {}
 
     def bucket(self, hashed: int) -> int:
-        """Which word is the token of keys with this hash."""
+        """Return which word is the token of keys with this hash."""
         return _HEAD + (hashed >> self._shift)
 
     def of_tags(self, tags: Iterable[str]) -> TagTokens:
-        """Bucket and token of each tag, to be read before a value is loaded and stored with it."""
+        """Return bucket and token of each tag, to be read before a value is loaded and stored with it."""
         buckets = [self._tag_bucket(tag) for tag in tags]
         return tuple([(bucket, self.words[self._tag_start + bucket]) for bucket in buckets])
 
     def are_current(self, tags: TagTokens) -> bool:
-        """Whether none of the tags was invalidated since their tokens were read."""
+        """Tell whether none of the tags was invalidated since their tokens were read."""
         words, start, mask = self.words, self._tag_start, self._tag_mask
         return all(words[start + (bucket & mask)] == token for bucket, token in tags)
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
-        """Every record, and every copy, that carries a token of one of the tags is over from now on."""
+        """Invalidate every record, and every copy, that carries a token of one of the tags."""
         words = self.words
-        # Whoever meets the same epoch twice need not compare tags: so it changes first and last.
+        # A reader that finds the same epoch twice does not compare tags. So the epoch changes first and last.
         words[EPOCH] = words[CHANGES] = fresh() | WRITING
         for tag in tags:
             words[self._tag_start + self._tag_bucket(tag)] = fresh()
         words[EPOCH] = fresh()
         words[CHANGES] = fresh()
 
-    def epoch(self) -> int:
-        """Changes with every invalidation of tags, all through it; FLUX while one is under way.
+    def stable_epoch(self) -> int:
+        """Return the epoch, or 0 while an invalidation of tags is under way. The epoch is never 0.
 
-        One that was killed on its way is over after a second. If it was only stopped, it changes the epoch
-        once more before it returns, and what was copied meanwhile is compared again.
+        An invalidation that was killed counts as done after a second. If it was only stopped, it changes the
+        epoch once more before it returns, and copies made since then are compared again.
         """
         epoch: int = self.words[EPOCH]
         if epoch & WRITING and self.is_abandoned(EPOCH, epoch):
             epoch = self.words[EPOCH] = fresh()
-        return epoch
+        return 0 if epoch & WRITING else epoch
 
     def news(self) -> int:
-        """Changes with every write and invalidation, before it can be seen; FLUX as for `epoch`.
+        """Return the word that every write and invalidation changes, before its effect can be seen.
 
-        The same number is the same object: holders of thousands of fences share one.
+        It has the WRITING bit while an invalidation of tags is under way. The same number is the same object,
+        so thousands of fences share one.
         """
         news: int = self.words[CHANGES]
         if news != self._news:
             self._news = news
-        return self._news  # of another thread, perhaps: then read just as late
+        return self._news  # perhaps that of another thread, which has read it just as late
 
     def renew_slice(self, shard: int, shards: int) -> None:
-        """Change the tokens of all buckets of a shard, whose lock the caller holds."""
+        """Change the tokens of all buckets of a shard, under the lock of that shard."""
         size = self._buckets // shards
         start = _HEAD + shard * size
-        # Words may be seen half changed here; what remembered such a one agrees with nothing later.
+        # A reader may see a word half changed here. Such a token matches nothing later.
         self.words[start : start + size] = memoryview(array("Q", [fresh()]) * size)
         self.words[CHANGES] = fresh()
 
     def invalidate_all_tokens(self) -> None:
-        """Change every token, of tags too: nothing agrees with this table any more."""
+        """Change every token, of tags too, so that no fence of this table stands."""
         words = self.words
         words[EPOCH] = words[CHANGES] = fresh() | WRITING
         words[_HEAD:] = memoryview(array("Q", [fresh()]) * (len(words) - _HEAD))
 
     def is_abandoned(self, bucket: int, token: int) -> bool:
-        """Whether this FLUX was seen a second ago already: its writer is dead, or stopped."""
+        """Tell whether this write was under way a second ago already: its writer is dead, or stopped."""
         now = time.monotonic()
         known = self._suspects.get(bucket)
         if known is not None and known[0] == token:
-            return now - known[1] > _STALE_FLUX
+            return now - known[1] > _ABANDONED
         if len(self._suspects) >= 1000:
             self._suspects.clear()
         self._suspects[bucket] = (token, now)
         return False
 
-    def settle(self, bucket: int, token: int) -> None:
-        """End the FLUX of an abandoned write, under the lock of the bucket's shard."""
+    def end_abandoned_write(self, bucket: int, token: int) -> None:
+        """Clear the WRITING bit of an abandoned write, under the lock of the bucket's shard."""
         if self.words[bucket] == token:
             self.words[bucket] = fresh()
             self.words[CHANGES] = fresh()

@@ -1,9 +1,8 @@
-"""Everything by which the engine changes a directory, in one small object that a test can replace.
+"""The operations by which the engine changes a directory, in one small object that a test can replace.
 
-In normal use an effect costs what the system call, or the store into a memoryview, costs: the methods
-are the builtins themselves, and `words` and `octets` return the view that they are given. A test puts
-an object in its place that counts, and stops after the Nth effect as `kill -9` would
-(`cachekit.testing.faults`).
+The methods are the builtins themselves, and `words` and `octets` return the view that they get. So an
+operation costs what the system call, or the store into a memoryview, costs. A test passes another object,
+which counts, and stops after the Nth operation as `kill -9` would (`cachekit.testing.faults`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from cachekit.tiers.file.folder import Folder
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Give a new file its size and its blocks: a hole in a mapped file is SIGBUS when the disk is full."""
+    """Give a new file its size and its blocks: on a full disk, storing into a mapped hole is SIGBUS."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)
     else:
@@ -24,7 +23,7 @@ def _allocate(fd: int, size: int) -> None:
 
 
 def _create(folder: Folder, name: str) -> int:
-    """A new file, open for writing; there must be none of that name."""
+    """Return the descriptor of a new file; there must be none of that name."""
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
 
 
@@ -33,12 +32,12 @@ def _replace(folder: Folder, old: str, new: str) -> None:
 
 
 def _unlink(folder: Folder, name: str) -> None:
-    """Remove a name, and never a directory. A link goes itself, not what it leads to."""
+    """Remove a file or a link, never a directory. The target of a link stays."""
     os.unlink(name, dir_fd=folder.fd)
 
 
 class FileOps:
-    """The real ones. Each raises OSError as the system call does."""
+    """The operations of normal use. Each raises OSError as the system call does."""
 
     allocate = staticmethod(_allocate)
     create = staticmethod(_create)
@@ -48,13 +47,13 @@ class FileOps:
     unlink = staticmethod(_unlink)
 
     def words(self, view: memoryview) -> memoryview:
-        """The view through which aligned 8-byte words of a mapped file are stored."""
+        """Return the view through which aligned 8-byte words of a mapped file are stored."""
         return view
 
     def octets(self, view: memoryview) -> memoryview:
-        """The view through which single bytes of a mapped file are stored."""
+        """Return the view through which single bytes of a mapped file are stored."""
         return view
 
 
-#: The effects of normal use.
+#: The operations of normal use.
 EFFECTS = FileOps()

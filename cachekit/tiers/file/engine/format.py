@@ -3,80 +3,79 @@
 What is in the directory
 ------------------------
     manifest        JSON with its own checksum: format version, limit, shards. Written aside and renamed.
-    structure.lock  filelock.FileLock: whoever opens, creates or rebuilds the directory holds it
+    structure.lock  filelock.FileLock: a process that opens, creates or rebuilds the directory holds it
     users           every open engine holds a shared flock on it; a rebuild needs the exclusive one
-    tokens          fence tokens, mapped by all (see `tokens`)
-    control         one block of words per shard, mapped by all (see `control`)
-    NN/lock         flock: whoever writes in the shard NN holds it
+    tokens          fence tokens, mapped by all processes (see `fence_tokens`)
+    control         one block of words per shard, mapped by all processes (see `control_block`)
+    NN/lock         flock: a process that writes in the shard NN holds it
     NN/I-G.index    the hash index of the shard: incarnation I, generation G (see `index`)
     NN/I-S.segment  records, appended; or one record too large to share a file (see `segments`)
 
-A key belongs to the shard, and the bucket of tokens, that the top bits of its hash name. Nothing ever
-needs the locks of two shards at once.
+The top bits of a key's hash name its shard, and its bucket of tokens. No operation needs the locks of two
+shards at once.
 
 Records and slots
 -----------------
 A record never changes once it is reachable. It begins at a multiple of 32 bytes:
 
     crc32 of all that follows, padding included | length of payload | of key | flags | number of tags |
-    expiry | hash | rt | (bucket, token) of each tag | key | payload | zeros up to a multiple of 32
+    expiry | hash | server token | (bucket, token) of each tag | key | payload | zeros up to a multiple of 32
 
-A slot of the index is two aligned words, each read and written by one instruction through a
-memoryview cast to "Q". A is hash|1, and 0 says that no slot further along the probe chain matters.
-B says where the record is (segment 27 bits, offset/32 17, length/32 8, low bits of its crc 12), and
-0 says that the key is deleted. A is stored once in the life of an index, so a reader can meet an old B
-or a new one, never half of each; a record that is not the one B promised fails its crc, or has another
-key. (Slots of 32 bytes were torn 190,510 times in 19 million reads.) Lengths from 255 units up are
-read from the record. Two keys of one hash take the slot from each other, as if one evicted the other.
+A slot of the index is two aligned words. One instruction reads or writes each, through a memoryview cast to
+"Q". A, the hash word, is hash|1. If it is 0, no later slot of the probe chain matters. B, the location word,
+says where the record is (segment 27 bits, offset/32 17, length/32 8, low bits of its crc 12). If it is 0, the
+key is deleted. A is stored once in the life of an index, so a reader finds an old B or a new one, never half
+of each. If B names another record than it did when it was stored, the crc fails or the key differs. (Slots of
+32 bytes were torn 190,510 times in 19 million reads.) Lengths from 255 units up are read from the record. Two
+keys with the same hash take the slot from each other, as if one evicted the other.
 
 The order of stores, and what a crash leaves behind
 ---------------------------------------------------
-A write holds the lock of its shard, which dies with its process. In order:
+A write holds the lock of its shard, which ends with its process. In order:
 
-    1  pwrite the record beyond the tail     crash: bytes that the next record overwrites
-    2  control: the tail, one word           crash: a dead record; reclaim walks over it
-    3  tokens: FLUX, then the news           crash: copies read until someone settles the bucket are not
-                                             kept elsewhere; the old value is still the stored one
-    4  index: B                              an old key: the new value is stored. A new key: A is 0, so
-                                             nobody sees it, and the next insert here overwrites B
+    1  pwrite the record beyond the tail     crash: the next record overwrites these bytes
+    2  control: the tail, one word           crash: a dead record, which compaction skips
+    3  tokens: WRITING, then CHANGES         crash: what is read now is not copied elsewhere, until another
+                                             process ends the write; the old value is still stored
+    4  index: B                              an old key: the new value is stored. A new key: A is 0, so no
+                                             reader finds it, and the next insert here overwrites B
     5  index: A, if the key is new           the new value is stored; only the token is missing, see 3
     6  tokens: the write's own token         everything is done
 
-The counts of live bytes and entries go up before 4 and down after 5, so a crash can only leave them too
-high: a segment that counts no live byte has none. Too many entries are put right when the index is
-replaced, too many live bytes when the segment goes, and a large record without a slot by upkeep. If a
-step fails, the slot's B becomes 0 and the token changes: a write that could not be stored still
-invalidates.
+The counts of live bytes and entries go up before 4 and down after 5, so a crash can only leave them too high.
+A segment with a count of 0 has no live byte. The count of entries is corrected when the index is replaced.
+The count of live bytes goes with its segment. The sweep removes a large record without a slot. If a step
+fails, the slot's B becomes 0 and the token changes: a write that could not be stored still invalidates.
 
-A delete is 3, B = 0, 6. An eviction is B = 0 alone: what other tiers hold stays true.
+A delete is 3, B = 0, 6. An eviction is B = 0 alone, because what other tiers hold stays valid.
 
-A new segment: its number into the table of the control block, then the file, its full size (a hole, so
-it takes blocks only as records come), then the tail word. A record too large to share a segment is 1
-without 2: a number, then a file of its own that is just the record; if that fails, the file goes again
-before the caller hears of it. So the table names every file there is: a
-crash leaves an entry without a file, or with an empty one, and reclaim removes both. A segment goes in
-the other order, file first. Numbers are never used again, files never shrink: a reader that mapped one
-before it was unlinked goes on reading what it held.
+For a new segment, its number is entered in the table of the control block. Then its file is made, with its
+full size as a hole, which takes blocks only as records come. Then the tail word changes. A record too large
+to share a segment is 1 without 2: a number, then a file with just the record. If that fails, the file is
+removed before the caller gets the error. So the table names every file: a crash leaves an entry without a
+file, or with an empty one, and compaction removes both. Removing a segment is the other way round, file
+first. Numbers are never used again, and files never shrink. A reader that mapped a file before it was
+unlinked goes on reading its bytes.
 
-A larger index is filled beside the old one, some slots with each write, so that no write waits for all
-(see `growth`). The file comes first, then the word that says it is being filled. Who changes a slot
-while that lasts, or copies some, sets a word before and clears it after: 4 and 5 happen in the old
-index, then in the new one. The last copy is followed by one store of the generation word, which makes
-it the index, and then the old file is unlinked. A reader compares the generation before every probe. A
-crash between the two stores leaves the word set: the copy is thrown away and begins anew, in a file of
-another generation, for some process may have the first one mapped. A file of a generation that is not
-in the control block is removed when a process first writes in the shard, and on the next roll.
+A larger index is filled beside the old one, some slots with each write, so that no write waits for all of
+them (see `index_growth`). The file is made first; then a word says that it is being filled. During that time,
+a process that changes or copies a slot sets a word before and clears it after: 4 and 5 happen in the old
+index, then in the new one. After the last copy, one store of the generation word makes the new index the
+current one, and the old file is unlinked. A reader compares the generation before every probe. A crash
+between the two stores leaves the word set. Then the copy is thrown away and starts again, in a file of
+another generation, because some process may have the first one mapped. A file of a generation that is not in
+the control block is removed when a process first writes in the shard, and whenever a new segment is made.
 
-So every state that a crash can leave is consistent: there is no dirty flag, and no recovery pass.
+So every state that a crash can leave is consistent. There is no dirty flag, and no recovery pass.
 
 Damage
 ------
-Records carry their crc, and readers check it, and the key, on a private copy. Slots are not trusted: a
-slot that names no sound record of its hash is cleared. An index of the wrong size, generation or magic
-is dropped together with the shard's segments; rebuilding it from them would bring back deleted keys.
-A process checks the control block before its first write in the shard. Damage to manifest, or the
-headers of tokens and control, empties the directory. A file cut while a process has it mapped is
-SIGBUS, and beyond this promise.
+Records carry their crc. Readers check it, and the key, on a private copy. Slots are not
+trusted: a slot that names no sound record of its hash is cleared. An index of the wrong size, generation or
+magic is dropped together with the shard's segments. Rebuilding it from them would bring back deleted keys. A
+process checks the control block before its first write in the shard. Damage to the manifest, or to the
+headers of tokens and control, empties the directory. If a file is cut while a process has it mapped, that
+process gets SIGBUS. That is beyond this promise.
 """
 
 from __future__ import annotations
@@ -95,13 +94,13 @@ from cachekit.tiers.fences import TagTokens
 #: The names of index and segment files, as they are written. Nothing else in a shard is ever removed.
 DATA_NAME: Final = re.compile(r"[1-9a-f][0-9a-f]{0,7}-[1-9a-f][0-9a-f]{0,7}\.(segment|index)")
 
-#: The version of everything in this module; a directory with another one is not read.
+#: The version of this format; a directory with another one is not read.
 FORMAT: Final = 1
 
 PAGE: Final = 4096
 UNIT: Final = 32  # records begin at multiples of it
 
-#: crc, payload length, key length, flags, tags, expiry, hash, rt
+#: crc, payload length, key length, flags, tags, expiry, hash, server token
 HEADER: Final = Struct("<IIIHHdQQ")
 _AFTER_CRC: Final = Struct("<IIHHdQQ")
 _PADDING: Final = [bytes(length) for length in range(UNIT)]
@@ -109,14 +108,14 @@ _PADDING: Final = [bytes(length) for length in range(UNIT)]
 TAG: Final = Struct("<IQ")
 MOST_TAGS: Final = (1 << 16) - 1
 
-# B: segment << 37 | offset/32 << 20 | length/32 << 12 | crc
+# The location word: segment << 37 | offset/32 << 20 | length/32 << 12 | crc
 SEGMENT_SHIFT: Final = 37
 SEGMENT_LIMIT: Final = 1 << 27
 OFFSET_SHIFT: Final = 20 - 5  # together with a mask that drops the low bits: the offset in bytes
 OFFSET_MASK: Final = ((1 << 17) - 1) << 5
 LENGTH_SHIFT: Final = 12 - 5
 LENGTH_MASK: Final = 0xFF << 5
-LONG: Final = 0xFF << 5  # this length or more: the record tells
+LONG: Final = 0xFF << 5  # this length or more: the record has the exact one
 CRC_MASK: Final = 0xFFF
 
 MIB: Final = 1 << 20
@@ -125,21 +124,21 @@ _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
 
 
 class Record(NamedTuple):
-    """What the engine knows of a key: the bytes, and what was stored with them."""
+    """What the engine stores under a key: the payload, and what belongs to it."""
 
     payload: bytes
     expiry: float  #: seconds since the epoch; infinity if it does not expire
     flags: int
-    rt: int
-    tags: TagTokens  #: bucket and token of each tag, as they were when the value was read
+    server_token: int  #: the token that a server had for the key when the value was made; 0 without a server
+    tags: TagTokens  #: bucket and token of each tag, from before the value was read
 
 
 def hasher(salt: bytes) -> Callable[[bytes], int]:
-    """The function from an encoded key to its 64-bit hash with the lowest bit set: the A of its slot.
+    """Return the function from an encoded key to its 64-bit hash with the lowest bit set: its hash word.
 
-    Salted for each directory, so that nobody can prepare keys that all want the same slot.
+    It has the salt of its directory, so no client can prepare keys that all get the same slot.
     """
-    begin = blake2b(digest_size=8, salt=salt).copy  # half of the cost of beginning with the salt
+    begin = blake2b(digest_size=8, salt=salt).copy  # a copy costs half of a salted constructor
     from_bytes = int.from_bytes
 
     def hash_of(octets: bytes) -> int:
@@ -151,7 +150,7 @@ def hasher(salt: bytes) -> Callable[[bytes], int]:
 
 
 def record_size(key_length: int, payload_length: int, tags: int) -> int:
-    """The bytes that a record takes in a segment."""
+    """Return how many bytes a record takes in a segment."""
     return (HEADER.size + TAG.size * tags + key_length + payload_length + UNIT - 1) & -UNIT
 
 
@@ -161,11 +160,11 @@ def encode(
     payload: bytes,
     expiry: float,
     flags: int,
-    rt: int,
+    server_token: int,
     tags: Sequence[tuple[int, int]],
 ) -> bytes:
-    """A record, padded to its full size."""
-    head = _AFTER_CRC.pack(len(payload), len(key), flags, len(tags), expiry, hashed, rt)
+    """Return a record, padded to its full size."""
+    head = _AFTER_CRC.pack(len(payload), len(key), flags, len(tags), expiry, hashed, server_token)
     if tags:
         head += b"".join([TAG.pack(*tag) for tag in tags])
     padding = _PADDING[-(4 + len(head) + len(key) + len(payload)) % UNIT]
@@ -174,12 +173,12 @@ def encode(
 
 
 def decode_tags(record: bytes, count: int) -> TagTokens:
-    """The tag tokens of a record."""
+    """Return the tag tokens of a record."""
     return tuple(TAG.iter_unpack(record[HEADER.size : HEADER.size + TAG.size * count]))
 
 
-def place(segment: int, offset: int, length: int, crc: int) -> int:
-    """The B of a slot."""
+def pack_location(segment: int, offset: int, length: int, crc: int) -> int:
+    """Return the location word of a slot."""
     if length > LONG:
         length = LONG
     return segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc & CRC_MASK
@@ -190,12 +189,12 @@ class Geometry:
     """The shape of a directory, fixed when it is made.
 
     Args:
-        limit: bytes that the directory may take on disk.
-        shards: how many, a power of two.
-        segment: bytes of a segment file, a multiple of 4096.
-        buckets: fence tokens of keys, a power of two, at least one per shard.
-        tag_buckets: fence tokens of tags, a power of two.
-        capacity: slots of a new index, a power of two.
+        limit: Bytes that the directory may take on disk.
+        shards: Number of shards, a power of two.
+        segment: Bytes of a segment file, a multiple of 4096.
+        buckets: Number of fence tokens of keys, a power of two, at least one per shard.
+        tag_buckets: Number of fence tokens of tags, a power of two.
+        capacity: Slots of a new index, a power of two.
     """
 
     limit: int
@@ -207,7 +206,7 @@ class Geometry:
 
     @classmethod
     def for_limit(cls, limit: int) -> Geometry:
-        """The shape for a limit in bytes.
+        """Return the shape for a limit in bytes.
 
         Raises:
             ValueError: the limit is under 1 MiB.
@@ -215,9 +214,9 @@ class Geometry:
         if limit < SMALLEST_LIMIT:
             raise ValueError(f"the limit must be at least {SMALLEST_LIMIT} bytes, not {limit!r}")
         shards = max(1, min(32, 1 << max(0, round(math.log2(limit / (32 * MIB))))))
-        # 2^18 tokens of 8 bytes, or what a sixteenth of a small limit has room for.
+        # 2^18 tokens of 8 bytes, or as many as fit into a sixteenth of a small limit.
         buckets = min(1 << 18, 1 << (limit // 128).bit_length() - 1)
-        # More segments leave less room unused, but each takes a descriptor of every process.
+        # More segments leave less space unused, but each takes a descriptor of every process.
         parts = 16 if shards <= 16 else 8
         quota = limit // shards * 7 // 8
         segment = max(64 << 10, min(4 * MIB, quota // parts)) // PAGE * PAGE
@@ -225,12 +224,12 @@ class Geometry:
 
     @property
     def shard_bits(self) -> int:
-        """How many top bits of a hash name the shard."""
+        """The number of top bits of a hash that name the shard."""
         return self.shards.bit_length() - 1
 
     @property
     def bucket_shift(self) -> int:
-        """By how much to shift a hash to the right to get its bucket."""
+        """The right shift from a hash to its bucket."""
         return 64 - (self.buckets.bit_length() - 1)
 
     @property
@@ -247,7 +246,7 @@ class Geometry:
     @property
     def table(self) -> int:
         """Entries of a shard's table of segments: more than its quota has room for."""
-        # The smallest large record is over a quarter segment. The quota itself depends on the table.
+        # The smallest large record takes over a quarter segment. The quota itself depends on the table.
         return 5 * (self.limit // self.shards // self.segment) + 16
 
     @property
@@ -262,11 +261,11 @@ class Geometry:
 
     @property
     def most_payload(self) -> int:
-        """A record of this size fits even beside the largest index: with header, tags and key."""
+        """Bytes of a record, with header, tags and key, that fit even beside the largest index."""
         return min(self.quota * 2 // 3 - 2 * self.segment, _MOST_PAYLOAD)
 
     def is_sound(self) -> bool:
-        """Whether an engine could work with it: what a manifest says is not believed untested."""
+        """Tell whether an engine can work with it: a manifest is checked before it is used."""
         return (
             all(type(number) is int for number in astuple(self))
             and all(_is_power_of_two(n) for n in (self.shards, self.buckets, self.tag_buckets, self.capacity))

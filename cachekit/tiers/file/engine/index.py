@@ -1,13 +1,13 @@
-"""The hash index of one shard: a file of slots that every process maps, and another file in time.
+"""The hash index of one shard: a file of slots that every process maps.
 
     words 0-7   magic, generation, capacity, 0...
-    slots       capacity pairs of words A, B (see `format`)
-    visited     capacity bytes: 1 if the entry was read since it was written, or since reclaim met it
+    slots       capacity pairs of hash word and location word (see `format`)
+    visited     capacity bytes: 1 if the entry was read since it was written, or since compaction saw it
 
-Open addressing with linear probing: a key is at the first slot from its home whose A is its own, and
-not there if a slot with A = 0 comes first. At most 0.6 of the slots are in use, deleted ones included;
-a slot is never given to another hash. Readers take no lock; `place` needs that of the shard, and so do
-all stores. A file never grows: `growth` fills a larger one, which then takes its place.
+Open addressing with linear probing: a key is in the first slot from its home with its hash word. If a slot
+with hash word 0 comes first, the key is not there. At most 0.6 of the slots are in use, deleted ones
+included. A slot never gets another hash. Readers take no lock. `place` and all stores need the lock of the
+shard. A file never grows: `index_growth` fills a larger one, which then takes its place.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from cachekit.tiers.file.folder import Folder
 _MAGIC: Final = int.from_bytes(b"ckINDEX\0", "little") + FORMAT
 _HEAD: Final = 64
 
-#: No probe looks at more slots. At a load of 0.6 the longest chains are far shorter; damage is not.
+#: The most slots that a probe looks at. At a load of 0.6 the longest chains are far shorter, but damage may
+#: not be.
 PROBES: Final = 512
 
 
 def file_size(capacity: int) -> int:
-    """The bytes of an index with so many slots."""
+    """Return how many bytes an index with so many slots has."""
     return _HEAD + 17 * capacity
 
 
 def name_of(generation: int) -> str:
-    """The name of the file of an index."""
+    """Return the name of the file of an index."""
     return f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
 
 
 def map_file(folder: Folder, generation: int, *, read_only: bool = False) -> tuple[int, memoryview]:
-    """How many slots the file has, and all of it, mapped.
+    """Return how many slots the file has, and all of it, mapped.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an index of this generation, or has not the size that it should.
+        ValueError: it is not an index of this generation, or has a wrong size.
     """
     name = name_of(generation)
     with open(name, "rb" if read_only else "r+b", opener=folder.open) as file:
         size = os.fstat(file.fileno()).st_size
         if size < _HEAD:
             raise ValueError(f"{folder.path}/{name} is cut short")
-        # The descriptor that mmap keeps is the only one that stays open.
+        # Only the descriptor that mmap keeps stays open.
         access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
         view = memoryview(mmap.mmap(file.fileno(), size, access=access))
     magic, named, capacity = view[:24].cast("Q")
@@ -67,7 +68,7 @@ def map_file(folder: Folder, generation: int, *, read_only: bool = False) -> tup
 
 
 def slots_of(view: memoryview, capacity: int) -> memoryview:
-    """The words of the slots in a mapped file."""
+    """Return the words of the slots in a mapped file."""
     return view[_HEAD : _HEAD + 16 * capacity].cast("Q")
 
 
@@ -77,12 +78,12 @@ class Index:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an index of this generation, or has not the size that it should.
+        ValueError: it is not an index of this generation, or has a wrong size.
     """
 
     __slots__ = ("capacity", "generation", "mask", "probes", "segments", "slots", "visited")
 
-    segments: Segments  #: the files that its slots speak of; whoever opens it says so
+    segments: Segments  #: the files that its slots name; set by the caller that opens the index
 
     def __init__(self, folder: Folder, generation: int, effects: FileOps) -> None:
         capacity, view = map_file(folder, generation)
@@ -95,28 +96,28 @@ class Index:
         self.visited = effects.octets(view[_HEAD + 16 * capacity :])
 
     def find(self, hashed: int) -> int:
-        """The word at which the key's slot begins, or -1. B may be 0: deleted.
+        """Return the position of the key's slot, or -1. The location word may be 0: deleted.
 
-        The hash may come from a file, and be damaged: then it is nobody's.
+        The hash may come from a damaged file. Then no slot has it.
         """
         slots, mask = self.slots, self.mask
         at = hashed & mask & ~1
         for _ in range(self.probes):
-            a = slots[at]
-            if not a:
+            hash_word = slots[at]
+            if not hash_word:
                 return -1
-            if a == hashed:
+            if hash_word == hashed:
                 return at
             at = at + 2 & mask
         return -1
 
     def place(self, hashed: int) -> int:
-        """The key's slot, or the free one that it would get; -1 if it needs a larger index."""
+        """Return the key's slot, or the free one that it would get; -1 if it needs a larger index."""
         slots, mask = self.slots, self.mask
         at = hashed - 1 & mask
         for _ in range(self.probes):
-            a = slots[at]
-            if a == hashed or not a:
+            hash_word = slots[at]
+            if hash_word == hashed or not hash_word:
                 return at
             at = at + 2 & mask
         return -1
@@ -129,12 +130,12 @@ def _no_index() -> Index:
     return index
 
 
-#: What stands for the index of a shard that this process has not opened: of no generation there is.
+#: The index of a shard that this process has not opened. Its generation is one that no file has.
 NO_INDEX: Final = _no_index()
 
 
 def create(folder: Folder, generation: int, capacity: int, effects: FileOps) -> None:
-    """Make the file of an index that holds nothing yet."""
+    """Make the file of an empty index."""
     fd = effects.create(folder, name_of(generation))
     try:
         effects.allocate(fd, file_size(capacity))

@@ -1,70 +1,62 @@
-"""A shard's index becomes a larger one, or one without deleted slots, a little with every write.
+"""Index growth: replaces a shard's index by a larger one, or by one without deleted slots, in small steps.
 
-Copying a whole index takes as long as the index is large, and all that time nobody else writes. So the
-new file is filled beside the old one: whoever has the lock next copies some slots, and the cursor in the
-control block says how far that went. Until all are copied only the old index counts. Readers know
-nothing of the new one; writers store in both what lies behind the cursor, the old one first.
+Copying a whole index takes time, and no other write could run until it ends. So a new file is filled beside
+the old one: each holder of the lock copies some slots, and the cursor in the control block says how far the
+copy is. Until all slots are copied, only the old index counts. Readers do not use the new one. Writers store
+in both what lies before the cursor, in the old one first (`ShardFiles.publish`).
 
-The two agree whenever nobody holds the lock. A process that dies in between leaves BUSY set, and then
-the copy is thrown away and begins anew. All of this needs the lock of the shard.
+The two agree whenever the lock is free. A process that dies in between leaves BUSY set. Then the copy is
+thrown away, and starts again. All of this needs the lock of the shard.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from cachekit.tiers.file.engine import compaction
 from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.control_block import (
     BUSY,
-    CAPACITY,
     ENTRIES,
-    GENERATION,
     LAST,
     NEW,
     NEW_CAPACITY,
     NEW_CURSOR,
     NEW_ENTRIES,
     NEW_USED,
-    USED,
 )
 from cachekit.tiers.file.engine.format import SEGMENT_SHIFT
 from cachekit.tiers.file.engine.index import Index, file_size
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 
-if TYPE_CHECKING:
-    from cachekit.tiers.file.engine.shard_files import ShardFiles
-
-#: Slots that one turn with the lock copies: about 30 us of work. An index that begins to grow has room
-#: for a twentieth of its slots, so with this it is done long before that is used up.
+#: Slots that one hold of the lock copies, about 30 us of work. An index that begins to grow has room for a
+#: twentieth of its slots, so growth ends long before that is used up.
 _SLICE: Final = 128
 
 
-def has_room(files: ShardFiles, index: Index) -> bool:
-    """Whether one more slot may be used; growth begins in time, and if it has to, evicts for room."""
+def make_room(files: ShardFiles, index: Index) -> None:
+    """Do a step towards a free slot, for a write that found none: start growth, or evict entries."""
     words = files.words
-    used = words[USED] + 1
-    if used * 100 <= index.capacity * 55:
-        return True
     if words[NEW]:
-        return bool(used * 10 <= index.capacity * 6)
+        return  # growth is under way, and each hold of the lock continues it
     capacity = index.capacity
     entries = words[ENTRIES]
     larger = capacity * 2 if entries * 10 >= capacity * 3 else capacity
-    # Half of the quota at the most, for both; with many tiny values, entries go instead.
+    # Both files may take half of the quota. If many tiny values would need more, entries are evicted instead.
     enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.geometry.quota // 2
     if not enough and entries * 20 <= capacity * 9:
         larger, enough = capacity, True
-    # Beside the new file there must be room for the segment into which reclaim copies what was read.
+    # Beside the new file there must be room for the segment into which compaction copies.
     if not enough or files.room() < file_size(larger) + files.geometry.segment:
-        files.free_space(file_size(larger))
+        compaction.free_space(files, file_size(larger))
     else:
         begin(files, index, larger)
-    return False
 
 
 def begin(files: ShardFiles, index: Index, capacity: int) -> None:
-    """Make the file of another index, which holds nothing yet."""
+    """Make the file of another index, which is empty."""
     words = files.words
-    # A number of its own for each attempt: others may still have the file of one that was thrown away.
+    # Each attempt has its own number: another process may have the file of an abandoned one mapped.
     words[LAST] = generation = max(words[LAST], index.generation) + 1
     files.remove_index(generation)
     index_file.create(files.folder, generation, capacity, files.effects)
@@ -75,37 +67,24 @@ def begin(files: ShardFiles, index: Index, capacity: int) -> None:
 
 
 def _abandon(files: ShardFiles) -> None:
-    """Throw the copy away; whoever needs more room begins anew."""
+    """Throw the copy away; the next write that needs a slot starts another one."""
     generation = files.words[NEW]
     files.words[NEW] = 0
     files.remove_index(generation)
 
 
-def _new_index(files: ShardFiles) -> Index | None:
-    """The index that is being filled; None if it cannot be used."""
-    generation = files.words[NEW]
-    known = files.growing
-    if known is not None and known.generation == generation:
-        return known
-    try:
-        files.growing = known = Index(files.folder, generation, files.effects)
-    except (ValueError, FileNotFoundError):
-        return None
-    return known
-
-
 def step(files: ShardFiles, index: Index) -> Index:
-    """Copy some slots; the index of the moment, which after the last of them is the new one.
+    """Copy some slots; return the current index, which after the last of them is the new one.
 
-    Left out are deleted slots, slots of segments that are gone, and slots that a probe for their own
-    hash does not lead to: those are damage, and were misses before.
+    Deleted slots and slots of removed segments are left out. So are slots that a probe for their own hash
+    does not reach: those are damaged, and were misses before.
     """
     words = files.words
     if words[NEW] == index.generation:
-        _finish(files)  # somebody died in the middle of that
+        files.use_new_index()  # a process died in the middle of that
         files.remove_strays()
         return index
-    new = _new_index(files)
+    new = files.new_index()
     if new is None or words[BUSY] or new.capacity != words[NEW_CAPACITY]:
         _abandon(files)
         return index
@@ -116,19 +95,20 @@ def step(files: ShardFiles, index: Index) -> Index:
     segments: dict[int, int] = {}
     count = 0
     for at in range(0, len(old), 2):
-        a, b = old[at], old[at + 1]
-        if not b or not a & 1:
+        hash_word, location_word = old[at], old[at + 1]
+        if not location_word or not hash_word & 1:
             continue
-        segment = b >> SEGMENT_SHIFT
+        segment = location_word >> SEGMENT_SHIFT
         if segment not in segments:
             segments[segment] = files.table.find(segment)
-        if not segments[segment] or (a - 1 & old_mask != start + at and index.find(a) != start + at):
+        at_home = hash_word - 1 & old_mask == start + at
+        if not segments[segment] or not (at_home or index.find(hash_word) == start + at):
             continue
-        to = a - 1 & mask
+        to = hash_word - 1 & mask
         while slots[to]:
             to = to + 2 & mask
-        slots[to + 1] = b
-        slots[to] = a
+        slots[to + 1] = location_word
+        slots[to] = hash_word
         if index.visited[start + at >> 1]:
             new.visited[to >> 1] = 1
         count += 1
@@ -138,41 +118,7 @@ def step(files: ShardFiles, index: Index) -> Index:
     words[BUSY] = 0
     if start + len(old) < 2 * index.capacity:
         return index
-    _finish(files)
+    files.use_new_index()
     now = files.open_index(new.generation)
     files.remove_index(index.generation)
     return now
-
-
-def follow(files: ShardFiles, index: Index, at: int) -> None:
-    """Have the new index say what a changed slot of the old one says, if that was copied already."""
-    words = files.words
-    if at < words[NEW_CURSOR]:
-        new = _new_index(files)
-        a, b = index.slots[at], index.slots[at + 1]
-        to = -1 if new is None or not a & 1 else new.place(a)
-        if new is None or to < 0:
-            return  # damage: BUSY stays, and so this copy ends
-        slots = new.slots
-        if slots[to]:
-            words[NEW_ENTRIES] = max(0, words[NEW_ENTRIES] + bool(b) - bool(slots[to + 1]))
-            slots[to + 1] = b
-        elif b:
-            words[NEW_USED] += 1
-            words[NEW_ENTRIES] += 1
-            slots[to + 1] = b
-            slots[to] = a
-        new.visited[to >> 1] = 0
-    words[BUSY] = 0
-
-
-def _finish(files: ShardFiles) -> None:
-    """The new index counts from now on. After a crash in here whoever has the lock next does it again."""
-    words = files.words
-    words[GENERATION] = words[NEW]
-    # Both were as large or larger before: see `format` on counts.
-    words[USED] = words[NEW_USED]
-    words[ENTRIES] = words[NEW_ENTRIES]
-    words[CAPACITY] = words[NEW_CAPACITY]
-    words[NEW] = 0
-    files.growing = None

@@ -1,8 +1,8 @@
 """The segment files of one shard as one process sees them: mapped for reading, one open for writing.
 
-A segment has its full size from the start, as a hole, so a mapping of it stays good for whatever is
-appended; a record too large to share a file has one of its own, of just its size, and is read without
-being mapped. Files never change size, and numbers are never used twice, so a mapping needs no check.
+A segment has its full size from the start, as a hole, so one mapping is good for all later records. A record
+too large to share a file has its own file of just its size, which is read without being mapped. Files never
+change size, and numbers are never used twice, so a mapping needs no check.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cachekit.tiers.file.folder import Folder
 
 #: Slicing either yields a private copy.
 Content: TypeAlias = "mmap.mmap | bytes"
-#: No segment has this number, nor any file this descriptor.
+#: A number that no segment has, and a descriptor that no file has.
 _NONE: Final = (-1, -1)
 
 
 @final
 class Segments:
-    """Readers call `load` from any thread, without a lock; the rest needs the lock of the shard.
+    """Readers call `load` from any thread, without a lock. All other methods need the lock of the shard.
 
     Args:
         folder: the directory of the shard.
-        incarnation: part of the names; it changes when numbers begin anew.
-        size: bytes of an ordinary segment.
+        incarnation: part of the names; it changes when numbers start again.
+        size: Bytes of an ordinary segment.
         most_mapped: how many to keep mapped; each takes a descriptor.
     """
 
@@ -44,15 +44,15 @@ class Segments:
         self._effects = effects
         self.incarnation = incarnation
         self.mapped: dict[int, mmap.mmap] = {}
-        #: The segment that we wrote in last, and its descriptor.
+        #: The segment that this process wrote to last, and its descriptor.
         self.writing: tuple[int, int] = _NONE
 
     def name(self, segment: int) -> str:
-        """The name of a segment's file in the directory."""
+        """Return the name of a segment's file in the directory."""
         return f"{self.incarnation:x}-{segment:x}.segment"
 
     def load(self, segment: int) -> Content | None:
-        """What a segment holds; None if it is gone."""
+        """Return the contents of a segment; None if it was removed."""
         known = self.mapped.get(segment)
         if known is not None:
             return known
@@ -68,14 +68,14 @@ class Segments:
         finally:
             os.close(fd)
         self.mapped[segment] = content
-        # The oldest go; whoever reads in one has a reference of its own. list() of a dict is one step,
-        # iterating is not; and other threads may have let go of any of them by now.
+        # The oldest are dropped. A reader that uses one has its own reference. list() of a dict is one step,
+        # iterating is not; and another thread may have dropped any of them by now.
         for number in list(self.mapped)[: -self._most_mapped]:
             self.mapped.pop(number, None)
         return content
 
     def head(self, segment: int, size: int) -> bytes:
-        """The first bytes of a segment, without mapping it; empty if it is gone."""
+        """Return the first bytes of a segment, without mapping it; empty if it was removed."""
         try:
             with open(self.name(segment), "rb", buffering=0, opener=self._folder.open) as file:
                 return file.read(size)
@@ -83,15 +83,15 @@ class Segments:
             return b""
 
     def length(self, segment: int) -> int:
-        """The bytes of a segment's file; 0 if it is gone."""
+        """Return how many bytes a segment's file has; 0 if it was removed."""
         found = self._folder.look(self.name(segment))
         return 0 if found is None else found.st_size
 
     def is_there(self, segment: int) -> bool:
-        """Whether a segment has a file."""
+        """Tell whether a segment has a file."""
         try:
             return self._folder.look(self.name(segment)) is not None
-        except (FileNotFoundError, PermissionError):  # nor has its shard a directory, or none of ours
+        except (FileNotFoundError, PermissionError):  # its shard has no directory, or one of another user
             return False
 
     def create(self, segment: int) -> None:
@@ -105,7 +105,7 @@ class Segments:
         self._keep(segment, fd)
 
     def create_alone(self, segment: int, record: bytes) -> None:
-        """Make the file of one large record. It is not kept open: once unlinked, its blocks are free."""
+        """Make the file of one large record, and close it, so that unlinking it frees its blocks."""
         fd = self._effects.create(self._folder, self.name(segment))
         try:
             write_all(self._effects.pwrite, fd, record, 0)
@@ -113,10 +113,10 @@ class Segments:
             os.close(fd)
 
     def writer(self, segment: int) -> int:
-        """A descriptor to write in the segment, valid until the next call.
+        """Return a descriptor for writing to the segment, valid until the next call.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: it was removed.
         """
         known, fd = self.writing
         if known != segment:
@@ -139,7 +139,7 @@ class Segments:
             pass
 
     def forget_all_but(self, numbers: Collection[int]) -> None:
-        """Unmap segments that others have removed: until then the disk cannot have their blocks back."""
+        """Unmap segments that other processes removed: until then the disk does not get their blocks back."""
         for segment in list(self.mapped):
             if segment not in numbers:
                 self.mapped.pop(segment, None)
@@ -147,7 +147,7 @@ class Segments:
             self.close_writer()
 
     def close_writer(self) -> None:
-        """Give the descriptor of `writer` back."""
+        """Close the descriptor of `writer`."""
         fd = self.writing[1]
         self.writing = _NONE
         if fd >= 0:
@@ -158,7 +158,7 @@ def write_all(pwrite: Callable[[int, bytes, int], int], fd: int, record: bytes, 
     """Write all of the record there."""
     written = pwrite(fd, record, offset)
     while written < len(record):
-        # Only a disk that is nearly full, or a signal, makes it short; the rest tells which.
+        # A write is short if the disk is nearly full, or after a signal. The next one tells which.
         written += pwrite(fd, record[written:], offset + written)
 
 
@@ -168,14 +168,14 @@ def _read(fd: int, size: int) -> bytes:
     while offset < size:
         part = os.pread(fd, size - offset, offset)
         if not part:
-            break  # cut: the record's crc will tell
+            break  # the file was cut, and the record's crc will not match
         parts.append(part)
         offset += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def length_at(content: Content, offset: int) -> int:
-    """The bytes of the record there, by its header.
+    """Return how many bytes the record at an offset has, by its header.
 
     Raises:
         struct.error: the content ends before the header does.

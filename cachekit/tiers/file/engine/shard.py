@@ -1,8 +1,8 @@
 """One shard: the operations on its keys, with and without its lock.
 
-It promises what `format` promises for its files: lookups without a lock that yield the stored record or
-nothing, and writes that a crash at any point leaves done or undone. Hashes, encoded records and fresh
-tokens come from `engine`.
+It keeps the promises of `format` for its files. Lookups without a lock return the stored record or nothing. A
+crash at any point leaves a write done or undone. Hashes, encoded records and fresh tokens come from `engine`.
+A write that finds no slot or no space lets `index_growth` or `compaction` do a step, and is then run again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import Final, cast, final
+from typing import Final, final
 from zlib import crc32
 
 from cachekit.tiers.fences import CHANGES, WRITING
-from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION
+from cachekit.tiers.file.engine import compaction, index_growth
+from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
@@ -35,24 +36,26 @@ from cachekit.tiers.file.engine.format import (
 )
 from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.segments import Segments, length_at
-from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_files import NO_SLOT, Lack, ShardFiles
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
 from cachekit.tiers.file.folder import Folder
 
 _LOW32: Final = (1 << 32) - 1
-_SLICE: Final = 1000  # entries, or slots, that one lock hold or one look of a scan goes through
+_SLICE: Final = 1000  # entries, or slots, that one hold of the lock or one step of a scan goes through
 _new_record: Final[Callable[..., Record]] = tuple.__new__
-_LOOKS: Final = 4  # at an index that is being replaced, before the lock is asked
+_ATTEMPTS: Final = 4  # to open an index that is being replaced, before the lock is taken
+_PACE: Final = 1 << 16  # bytes of compaction that gather before a writer does them
 
 
 @final
 class Shard:
     """Safe in any thread, before and after a fork. Any method may raise OSError and LockTimeoutError.
 
-    All take the lock if they need it, but `put`, which is called with it: it saves a call.
+    Methods whose description says "under the lock" are run by the caller as `shard.lock.run(shard.put, ...)`.
+    The others take the lock themselves where they need it.
     """
 
-    __slots__ = ("_hash_of", "files", "lock", "number", "shards", "tokens", "words")
+    __slots__ = ("_hash_of", "_owed", "files", "lock", "number", "shards", "tokens", "words")
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Shard:
         self.words = words
         self.tokens = tokens
         self._hash_of = hash_of
+        self._owed = 0  # bytes of compaction that writes of this process have not done yet
         folder = Folder(f"{number:02x}", above)
         self.files = ShardFiles(folder, words, geometry, most_mapped, effects)
         self.lock = ShardLock(folder, patience)
@@ -78,21 +82,18 @@ class Shard:
     # -- life -------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Let go of files that others removed, and of what crashes left."""
-        self.lock.run(self._tick)
-
-    def _tick(self) -> None:
-        self.files.locked_index()
+        """Release files that other processes removed, and remove what crashes left; under the lock."""
+        self.locked_index()
         self.files.remove_orphans()
         self.files.remove_strays()
 
     def before_fork(self) -> None:
-        """Take the locks (see `cachekit.runtime.fork`)."""
+        """Take the locks."""
         self.lock.before_fork()
         self.files.opening.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give them back."""
+        """Release the locks."""
         if in_child:
             self.files.opening = threading.RLock()
         else:
@@ -100,30 +101,30 @@ class Shard:
         self.lock.after_fork(in_child)
 
     def close(self) -> None:
-        """Give back descriptors; readers that are under way end well."""
+        """Close descriptors. Readers under way keep what they use until they return."""
         self.lock.close(self.files.close)
 
     # -- looking ----------------------------------------------------------------------------------------
 
     def get(self, hashed: int, key: bytes, now: float) -> Record | None:
-        """The live record of a key, or None. Without a lock, unless something moved meanwhile."""
+        """Return the live record of a key, or None. Without the lock, unless the record was just moved."""
         index = self.files.index
         if index.generation != self.words[GENERATION]:
             index = self.reopen()
         slots, mask = index.slots, index.mask
         at = hashed - 1 & mask
         probes = index.probes
-        while (a := slots[at]) != hashed:
+        while (hash_word := slots[at]) != hashed:
             probes -= 1
-            if not a or not probes:
+            if not hash_word or not probes:
                 return None
             at = at + 2 & mask
-        b = slots[at + 1]
-        if not b:
+        location_word = slots[at + 1]
+        if not location_word:
             return None
-        record = self.read(index.segments, b, key)
+        record = self.read(index.segments, location_word, key)
         if record is None:
-            # Moved by reclaim, overwritten after a crash's tail, or damaged: the lock tells.
+            # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
             record = self.lock.run(self._get_locked, hashed, key)
             if record is None:
                 return None
@@ -135,20 +136,30 @@ class Shard:
         return record
 
     def reopen(self) -> Index:
-        """The index of the generation that the control block names now."""
-        for _ in range(_LOOKS):
+        """Return the index of the generation that the control block names now."""
+        for _ in range(_ATTEMPTS):
             try:
                 return self.files.open_index(self.words[GENERATION])
             except (FileNotFoundError, ValueError):
-                pass  # replaced between two steps of ours, or damaged
+                pass  # replaced after its generation was read, or damaged
         self.lock.run(self._reopen_locked)
         return self.files.index
 
     def _reopen_locked(self) -> None:
-        self.files.locked_index()
+        self.locked_index()
+
+    def locked_index(self) -> Index:
+        """Return the index, after a step of its growth; a damaged one is dropped. Under the lock."""
+        files, words = self.files, self.words
+        index = files.writing
+        if index.generation != words[GENERATION]:
+            index = files.take_up_index()
+        if words[NEW]:
+            index = files.writing = index_growth.step(files, index)
+        return index
 
     def _get_locked(self, hashed: int, key: bytes) -> Record | None:
-        index = self.files.locked_index()
+        index = self.locked_index()
         at = index.find(hashed)
         if at < 0 or not index.slots[at + 1]:
             return None
@@ -158,40 +169,40 @@ class Shard:
             self.files.clear_slot(index, at)
         return record
 
-    def read(self, segments: Segments, b: int, key: bytes) -> Record | None:
-        """The record that a slot names, from a private copy; None if it is not there, or not sound."""
-        segment = b >> SEGMENT_SHIFT
+    def read(self, segments: Segments, location_word: int, key: bytes) -> Record | None:
+        """Return the record at a location, from a private copy; None if it is gone or damaged."""
+        segment = location_word >> SEGMENT_SHIFT
         content = segments.mapped.get(segment) or segments.load(segment)
         if content is None:
             return None
-        offset = b >> OFFSET_SHIFT & OFFSET_MASK
-        length = b >> LENGTH_SHIFT & LENGTH_MASK
+        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        length = location_word >> LENGTH_SHIFT & LENGTH_MASK
         try:
             if length == LONG:
                 length = length_at(content, offset)
             copy = content[offset : offset + length]
-            crc, payload, key_length, flags, tags, expiry, _, rt = HEADER.unpack_from(copy)
+            crc, payload, key_length, flags, tags, expiry, _, server_token = HEADER.unpack_from(copy)
         except StructError:
             return None
-        if crc32(copy[4:] if length < PAGE else memoryview(copy)[4:]) != crc or (crc ^ b) & CRC_MASK:
+        actual = crc32(copy[4:] if length < PAGE else memoryview(copy)[4:])
+        if actual != crc or (crc ^ location_word) & CRC_MASK:
             return None
         start = HEADER.size + TAG.size * tags
         end = start + key_length
         if copy[start:end] != key:
             return None
-        # What Record() does, without its call.
-        return _new_record(
-            Record, (copy[end : end + payload], expiry, flags, rt, decode_tags(copy, tags) if tags else ())
-        )
+        tokens = decode_tags(copy, tags) if tags else ()
+        # As Record(), without its call.
+        return _new_record(Record, (copy[end : end + payload], expiry, flags, server_token, tokens))
 
     def scan(self, now: float) -> Iterator[str]:
-        """The keys of live records. Without a lock: of those that change meanwhile, the old or the new."""
-        for _, a, b in self._slots(self._current_index()):
-            found = self._glance(b)
+        """Yield the keys of live records, without the lock. A record that changes may be old or new."""
+        for _, hash_word, location_word in self._slots(self._current_index()):
+            found = self._glance(location_word)
             if found is None:
                 continue
             key, expiry, tags = found
-            if self._hash_of(key) == a and expiry > now and self.tokens.are_current(tags):
+            if self._hash_of(key) == hash_word and expiry > now and self.tokens.are_current(tags):
                 yield key.decode("utf-8", "surrogatepass")
 
     def _current_index(self) -> Index:
@@ -199,18 +210,19 @@ class Shard:
         return index if index.generation == self.words[GENERATION] else self.reopen()
 
     def _slots(self, index: Index) -> Iterator[tuple[int, int, int]]:
+        """Yield position, hash word and location word of each slot that names a record."""
         for start in range(0, 2 * index.capacity, 2 * _SLICE):
             words = index.slots[start : start + 2 * _SLICE].tolist()
             for at in range(0, len(words), 2):
                 if words[at + 1]:
                     yield start + at, words[at], words[at + 1]
 
-    def _glance(self, b: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
-        """Key, expiry and tags of a record, without its payload and so without its crc."""
-        content = self.files.index.segments.load(b >> SEGMENT_SHIFT)
+    def _glance(self, location_word: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
+        """Return key, expiry and tags of a record. The payload is not read, so the crc is not checked."""
+        content = self.files.index.segments.load(location_word >> SEGMENT_SHIFT)
         if content is None:
             return None
-        offset = b >> OFFSET_SHIFT & OFFSET_MASK
+        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
         try:
             _, _, key_length, _, tags, expiry, _, _ = HEADER.unpack_from(content, offset)
         except StructError:
@@ -224,7 +236,7 @@ class Shard:
     def put(
         self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
     ) -> bool | Again:
-        """Store a record in place of whatever the key had, and change the bucket's token; under the lock.
+        """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
         Args:
             hashed: of the key.
@@ -232,146 +244,154 @@ class Shard:
             bucket: the word of the key's token.
             token: a fresh one.
             expect: if the bucket's token is another one, change nothing.
-            last: FLUX to leave the token in flux, or 0.
+            last: WRITING to leave the write in progress, or 0.
 
         Returns:
             False if the token was not the expected one.
         """
-        tokens = self.tokens.words
+        tokens, words = self.tokens.words, self.words
         if expect is not None and tokens[bucket] != expect:
             return False
-        files = self.files
+        files, size = self.files, len(record)
         try:
-            made = files.make_room(hashed, record)
-            if made is AGAIN:
-                return AGAIN
-            index, at, b = made
+            index = files.writing
+            if index.generation != words[GENERATION] or words[NEW]:
+                index = self.locked_index()
+            stored = files.append_for(index, hashed, record)
+            if not isinstance(stored, tuple):
+                return self._make_room(index, stored, size)
+            if files.needs_compaction:
+                self._begin_compaction()
             tokens[bucket] = WRITING | token
-            # Before anyone can see the record; and a number that it has never been, or a copy that was
-            # looked at then would seem to have been looked at now.
+            # Before a reader can find the record. It must be a number that the word never was, or a fence
+            # that was compared then would seem to have been compared now.
             tokens[CHANGES] = token
-            files.publish(index, at, hashed, b, len(record))
+            files.publish(index, stored, hashed, size)
             tokens[bucket] = last | token
         except BaseException:
-            # What could not be stored invalidates all the same: the caller believes the old value gone.
-            self._delete(hashed, bucket, token, last)
+            # A write that failed still invalidates: the caller relies on the old value being gone.
+            self._remove(hashed, bucket, token, last)
             raise
-        files.compact_a_little(len(record))
+        self._owed += 2 * size
+        if self._owed >= _PACE:
+            self._compact_a_little()
         return True
 
     def add(
         self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
-    ) -> Record | bool | None:
-        """Store a record if the token is the expected one and the key has no live record.
+    ) -> Record | bool | Again:
+        """Store a record if the token is the expected one and the key has no live record; under the lock.
 
         Returns:
-            The live record that was there, or whether it was stored. The token stays as it is.
+            The live record that the key has, or whether this one was stored. The token stays as it is.
         """
-        outcome = self.lock.run(self._add, hashed, key, record, bucket, expect, now)
-        return cast("Record | bool | None", outcome)  # mypy joins what the union keeps apart
-
-    def _add(
-        self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
-    ) -> Record | bool | Again:
         if self.tokens.words[bucket] != expect:
             return False
         there = self._get_locked(hashed, key)
         if there is not None and there.expiry > now and self.tokens.are_current(there.tags):
             return there
-        made = self.files.make_room(hashed, record)
-        if made is AGAIN:
-            return AGAIN
-        index, at, b = made
-        self.files.publish(index, at, hashed, b, len(record))
-        self.files.compact_a_little(len(record))
+        files, size = self.files, len(record)
+        index = files.writing
+        if index.generation != self.words[GENERATION] or self.words[NEW]:
+            index = self.locked_index()
+        stored = files.append_for(index, hashed, record)
+        if not isinstance(stored, tuple):
+            return self._make_room(index, stored, size)
+        if files.needs_compaction:
+            self._begin_compaction()
+        files.publish(index, stored, hashed, size)
+        self._owed += 2 * size
+        if self._owed >= _PACE:
+            self._compact_a_little()
         return True
 
-    def delete(self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float) -> bool | None:
-        """Remove a key, and change the bucket's token whether or not it was there; True if it was."""
-        return self.lock.run(self._delete_counted, hashed, key, bucket, token, last, now)
+    def _make_room(self, index: Index, lack: Lack | Again, size: int) -> Again:
+        if lack is NO_SLOT:
+            index_growth.make_room(self.files, index)
+        elif lack is not AGAIN:
+            compaction.free_space(self.files, size)
+        return AGAIN
 
-    def _delete_counted(
-        self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float
-    ) -> bool:
+    def _begin_compaction(self) -> None:
+        self.files.needs_compaction = False
+        if not self.words[CURSOR]:
+            compaction.begin(self.files)
+
+    def _compact_a_little(self) -> None:
+        """Do some of the compaction under way, so that it ends before the next segment is needed."""
+        owed, self._owed = self._owed, 0
+        if self.words[CURSOR]:
+            compaction.step(self.files, _SLICE, owed)
+
+    def delete(self, hashed: int, key: bytes, bucket: int, token: int, last: int, now: float) -> bool:
+        """Remove a key, and change the bucket's token; True if the key was there. Under the lock."""
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
-        self._delete(hashed, bucket, token, last)
+        self._remove(hashed, bucket, token, last)
         return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
 
     def delete_if(
         self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float
     ) -> tuple[bool, bool]:
-        """`delete`, if the token is the expected one: whether it was, and whether the key was there."""
-        outcome = self.lock.run(self._delete_if, hashed, key, bucket, token, expect, last, now)
-        return (True, False) if outcome is None else outcome
-
-    def _delete_if(
-        self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float
-    ) -> tuple[bool, bool]:
+        """Do as `delete` if the token is the expected one: whether it was, and whether the key was there."""
         if self.tokens.words[bucket] != expect:
             return False, False
-        return True, self._delete_counted(hashed, key, bucket, token, last, now)
+        return True, self.delete(hashed, key, bucket, token, last, now)
 
-    def _delete(self, hashed: int, bucket: int, token: int, last: int) -> None:
+    def _remove(self, hashed: int, bucket: int, token: int, last: int) -> None:
         tokens = self.tokens.words
         tokens[bucket] = WRITING | token
         tokens[CHANGES] = fresh()
-        # Without an index nothing was ever stored here; and to make one may fail for want of room, which
-        # shall keep nobody from invalidating.
+        # Without an index nothing was ever stored here. Making one may fail on a full disk, which must not
+        # keep a caller from invalidating.
         if self.words[GENERATION]:
-            index = self.files.locked_index()
+            index = self.locked_index()
             at = index.find(hashed)
             if at >= 0 and index.slots[at + 1]:
                 self.files.clear_slot(index, at)
         tokens[bucket] = last | token
 
-    def settle(self, bucket: int, token: int, fresh: int) -> bool | None:
-        """End a write that was left in flux: its token counts from now on, if nobody wrote meanwhile."""
-        return self.lock.run(self._settle, bucket, token, fresh)
-
-    def _settle(self, bucket: int, token: int, fresh: int) -> bool:
+    def finish_write(self, bucket: int, token: int, fresh: int) -> bool:
+        """End a write in progress: its token stands if no other write came in between. Under the lock."""
         words = self.tokens.words
         mine = bool(words[bucket] == WRITING | token)
         words[bucket] = token if mine else fresh
         words[CHANGES] = fresh
         return mine
 
-    def clear(self) -> int | None:
-        """Remove everything, and change all tokens; how many entries that were, about."""
-        return self.lock.run(self._clear)
-
-    def _clear(self) -> int:
+    def clear(self) -> int:
+        """Remove everything, and change all tokens; about how many entries there were. Under the lock."""
         entries: int = self.words[ENTRIES]
-        # Before and after: what was read in between belongs before the clear, and is not kept.
-        self.tokens.renew_slice(self.number, self.shards)
-        if entries or self.files.table.entries():  # or there is nothing, and no need to make an index
+        # Before and after: what was read in between is from before the clear, and must not be copied.
+        self.renew_tokens()
+        if entries or self.files.table.entries():  # an empty shard needs no index
             self.files.reset()
-        self.tokens.renew_slice(self.number, self.shards)
+        self.renew_tokens()
         return entries
 
     def delete_matching(self, pattern: re.Pattern[str], now: float) -> int:
-        """Remove the keys that the pattern matches from the start; how many live ones there were."""
+        """Remove the keys that the pattern matches from the start; return how many were live."""
         removed = 0
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             index = self._current_index()
             for slots in self._matching(index, pattern, now):
                 removed += self.lock.run(self._delete_slots, index.generation, slots) or 0
             if self.words[GENERATION] == index.generation:
                 return removed
-            # Another index took its place, and from then on nobody told this one what moves where.
-        # They come faster than we look; so nobody writes while we do.
+            # Another index took its place. From then on, this one was not updated when records moved.
+        # The index is replaced faster than this scan. So the scan runs under the lock, without other writers.
         return removed + (self.lock.run(self._delete_matching_locked, pattern, now) or 0)
 
     def _delete_matching_locked(self, pattern: re.Pattern[str], now: float) -> int:
-        index = self.files.locked_index()
+        index = self.locked_index()
         return sum([self._clear_slots(index, slots) for slots in self._matching(index, pattern, now)])
 
     def _matching(
         self, index: Index, pattern: re.Pattern[str], now: float
     ) -> Iterator[list[tuple[int, bool]]]:
-        """Slots of matching keys, and whether they are live; a slice at a time."""
+        """Yield slots of matching keys, and whether they are live; a slice at a time."""
         slots: list[tuple[int, bool]] = []
-        for at, a, b in self._slots(index):
-            match = self._match(index, at, a, b, pattern, now)
+        for at, hash_word, location_word in self._slots(index):
+            match = self._match(index, at, hash_word, location_word, pattern, now)
             if match is not None:
                 slots.append((at, match))
             if len(slots) == _SLICE:
@@ -381,16 +401,22 @@ class Shard:
             yield slots
 
     def _match(
-        self, index: Index, at: int, a: int, b: int, pattern: re.Pattern[str], now: float
+        self,
+        index: Index,
+        at: int,
+        hash_word: int,
+        location_word: int,
+        pattern: re.Pattern[str],
+        now: float,
     ) -> bool | None:
-        """Whether the entry of a slot is live, if its key matches; None if it does not."""
+        """Tell whether the entry of a slot is live, if its key matches; None if it does not."""
         while True:
-            found = self._glance(b)
-            if found is not None and self._hash_of(found[0]) == a:
+            found = self._glance(location_word)
+            if found is not None and self._hash_of(found[0]) == hash_word:
                 break
-            # Moved since the slot was read, or overwritten; or damaged, and then it stays as it is.
-            before, b = b, index.slots[at + 1]
-            if not b or b == before:
+            # The record was moved or overwritten after the slot was read; or it is damaged, and stays.
+            before, location_word = location_word, index.slots[at + 1]
+            if not location_word or location_word == before:
                 return None
         key, expiry, tags = found
         if not pattern.match(key.decode("utf-8", "surrogatepass")):
@@ -398,15 +424,15 @@ class Shard:
         return expiry > now and self.tokens.are_current(tags)
 
     def _delete_slots(self, generation: int, slots: list[tuple[int, bool]]) -> int:
-        index = self.files.locked_index()
-        # Of another generation: whoever asked looks again.
+        index = self.locked_index()
+        # In another generation the positions are others, and the caller scans again.
         return self._clear_slots(index, slots) if index.generation == generation else 0
 
     def _clear_slots(self, index: Index, slots: list[tuple[int, bool]]) -> int:
         removed = 0
         words = self.tokens.words
         for at, live in slots:
-            # Whatever is there by now: a value that came meanwhile is lost, which does no harm.
+            # The slot may have a newer value by now. Losing that is allowed: it is a cache.
             if index.slots[at + 1]:
                 bucket, token = self.tokens.bucket(index.slots[at]), fresh()
                 words[bucket] = WRITING | token
@@ -417,36 +443,36 @@ class Shard:
         return removed
 
     def renew_tokens(self) -> None:
-        """Change all tokens of the shard."""
-        self.lock.run(self.tokens.renew_slice, self.number, self.shards)
+        """Change all tokens of the shard; under the lock."""
+        self.tokens.renew_slice(self.number, self.shards)
 
     def remove_expired(self, now: float) -> int:
-        """Clear the slots of records whose time is over, or whose tags were invalidated; how many."""
-        condemned: list[tuple[int, int]] = []
+        """Clear the slots of records that are expired, or have an invalidated tag; return how many."""
+        expired: list[tuple[int, int]] = []
         removed = 0
         index = self._current_index()
-        for at, _, b in self._slots(index):
-            found = self._glance(b)
+        for at, _, location_word in self._slots(index):
+            found = self._glance(location_word)
             if found is not None and (found[1] <= now or not self.tokens.are_current(found[2])):
-                condemned.append((at, b))
-            if len(condemned) == _SLICE:
-                removed += self.drop(index.generation, condemned)
-                condemned = []
-        removed += self.drop(index.generation, condemned)
+                expired.append((at, location_word))
+            if len(expired) == _SLICE:
+                removed += self.drop(index.generation, expired)
+                expired = []
+        removed += self.drop(index.generation, expired)
         self.files.counter.expirations += removed
         return removed
 
-    def drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
-        """Clear slots, each named by its word and what B was, of that index; how many there were."""
-        return self.lock.run(self._drop, generation, condemned) or 0 if condemned else 0
+    def drop(self, generation: int, slots: list[tuple[int, int]]) -> int:
+        """Clear slots of that index, each given by position and location word; return how many."""
+        return self.lock.run(self._drop, generation, slots) or 0 if slots else 0
 
-    def _drop(self, generation: int, condemned: list[tuple[int, int]]) -> int:
-        index = self.files.locked_index()
+    def _drop(self, generation: int, slots: list[tuple[int, int]]) -> int:
+        index = self.locked_index()
         if index.generation != generation:
-            return 0  # positions have changed; the next sweep comes
+            return 0  # positions have changed; the next sweep sees the new ones
         removed = 0
-        for at, b in condemned:
-            if index.slots[at + 1] == b:
+        for at, location_word in slots:
+            if index.slots[at + 1] == location_word:
                 self.files.clear_slot(index, at)
                 removed += 1
         return removed

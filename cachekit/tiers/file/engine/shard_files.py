@@ -1,19 +1,19 @@
 """The files of one shard, and every step by which they change.
 
-All but `open_index`, `largest` and `bytes_taken` needs the lock of the shard, and is called from an
-operation of `shard`. The order of the steps is the one that `format` explains; `reclaim` chooses what
-goes for room.
+All methods but `open_index`, `largest` and `bytes_taken` need the lock of the shard; `shard` holds it. The
+order of the steps is the one that `format` explains. This module does not choose what to evict, and does not
+fill a larger index: `compaction` and `index_growth` do, when `shard` calls them.
 """
 
 from __future__ import annotations
 
-import errno
+import enum
 import threading
 from contextlib import suppress
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
-from cachekit.tiers.file.engine import compaction, control_block, index_growth
+from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.control_block import (
     ALONE,
@@ -24,6 +24,9 @@ from cachekit.tiers.file.engine.control_block import (
     GENERATION,
     NEW,
     NEW_CAPACITY,
+    NEW_CURSOR,
+    NEW_ENTRIES,
+    NEW_USED,
     NEXT,
     TAIL,
     USED,
@@ -31,6 +34,7 @@ from cachekit.tiers.file.engine.control_block import (
 )
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
+    CRC_MASK,
     DATA_NAME,
     HEADER,
     LENGTH_MASK,
@@ -43,7 +47,7 @@ from cachekit.tiers.file.engine.format import (
     SEGMENT_SHIFT,
     UNIT,
     Geometry,
-    place,
+    pack_location,
 )
 from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.engine.segments import Content, Segments, length_at, write_all
@@ -51,18 +55,28 @@ from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
 from cachekit.tiers.file.folder import Folder
 
 _LOW32: Final = (1 << 32) - 1
-_SLICE: Final = 1000  # records, or slots, that one lock hold or one look of a scan goes through
-_LOOKS: Final = 4  # at an index that is being replaced, before the lock is asked
-_PACE: Final = 1 << 16  # bytes of reclaim that a writer lets gather before it does them
+
+
+class Lack(enum.Enum):
+    """What a write needs before it can be done."""
+
+    SLOT = "SLOT"
+    SPACE = "SPACE"
+
+
+NO_SLOT: Final = Lack.SLOT
+NO_SPACE: Final = Lack.SPACE
+#: Position of a slot, and the location word to store there.
+Appended: TypeAlias = tuple[int, int]
 
 
 class _NumbersUsedUpError(Exception):
-    """The last segment number was given away: the shard begins anew."""
+    """All segment numbers were used: the shard is emptied, and begins with new ones."""
 
 
 @final
 class Counter:
-    """What one process has seen an engine do, over all shards. Bumped under a lock, each shard its own."""
+    """What this process did in one shard. Changed under the shard's lock."""
 
     __slots__ = ("damaged", "evictions", "expirations")
 
@@ -77,19 +91,20 @@ class ShardFiles:
     """Index, segments and control block of one shard.
 
     Args:
-        folder: the directory of the shard; it is there as soon as its lock was held.
+        folder: the directory of the shard; it exists once the lock was held.
         words: its control block.
         geometry: of the whole directory.
         most_mapped: how many segments to keep mapped.
-        effects: by which it changes files.
+        effects: the operations that change files.
     """
 
-    index: Index  #: the last one that this process saw
-    growing: Index | None  #: the last one that this process saw being filled
+    index: Index  #: the last one that this process opened
+    writing: Index  #: the last one that this process opened under the lock
+    needs_compaction: bool  #: whether a new segment has left too little room for another one
 
     __slots__ = (
-        "_most_mapped", "_most_shared", "_owed", "_pwrite", "_segment_size", "_writing", "counter", "effects",
-        "folder", "geometry", "growing", "index", "opening", "table", "words",
+        "_growing", "_most_mapped", "_most_shared", "_pwrite", "_segment_size", "counter", "effects",
+        "folder", "geometry", "index", "needs_compaction", "opening", "table", "words", "writing",
     )  # fmt: skip
 
     def __init__(
@@ -102,23 +117,21 @@ class ShardFiles:
         self.effects = effects
         self._pwrite = effects.pwrite
         self._segment_size = geometry.segment
-        #: A larger record gets a file of its own.
+        # A larger record gets a file of its own.
         self._most_shared = geometry.segment >> 2
-        self._owed = 0
         self.counter = Counter()
         self.table = Table(words, geometry)
-        # No file is touched before somebody asks for a key of this shard.
-        self.index = NO_INDEX
-        self.growing = None
-        #: The last one that was seen under the lock.
-        self._writing = NO_INDEX
-        #: Held while an index is opened; see `open_index`.
+        # No file is opened before the first operation on a key of this shard.
+        self.index = self.writing = NO_INDEX
+        self.needs_compaction = False
+        self._growing: Index | None = None  # the last one that this process saw being filled
+        #: Held while an index is opened.
         self.opening = threading.RLock()
 
     # -- life -------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Take up what is there if it is sound, or begin anew; and clear what crashes left."""
+        """Open the index if all is sound, or reset the shard; and remove what crashes left."""
         try:
             entries = self.table.entries()
             if not self._is_sound(entries):
@@ -130,7 +143,7 @@ class ShardFiles:
         self.words[CAPACITY] = self.index.capacity
         segments = self.index.segments
         for number, size, _ in entries:
-            # A file that was cut, or an entry that was changed: readers would find out, the limit not.
+            # The file was cut, or the entry damaged. Readers would notice that; the limit would not hold.
             should = self.geometry.segment
             if size & ALONE:
                 should = -(-segments.length(number) // PAGE) * PAGE + ALONE
@@ -152,10 +165,10 @@ class ShardFiles:
         return not tail or (tail in numbers and offset <= self.geometry.segment and not offset % UNIT)
 
     def reset(self) -> None:
-        """Begin anew, under the lock: an empty index of a new incarnation, and no segments.
+        """Empty the shard, under the lock: a new index of a new incarnation, and no segments.
 
-        First the generation becomes one that has no file: a crash anywhere from here on is a reason to
-        begin anew, and numbers of this incarnation are given to nobody.
+        First the generation becomes one that has no file. A crash at any later point then leads to another
+        reset, and no number of this incarnation is used twice.
         """
         words = self.words
         incarnation = (words[GENERATION] >> 32) + 1 & (1 << 31) - 1 or 1
@@ -166,7 +179,7 @@ class ShardFiles:
         words[NEXT] = 1
         generation = incarnation << 32 | 1
         self._remove_all_but(set())
-        # A full disk has their blocks back only now, and needs them for what follows.
+        # Only now a full disk gets their blocks back, and the next step needs them.
         self.index.segments.forget_all_but(())
         index_file.create(self.folder, generation, self.geometry.capacity, self.effects)
         words[CAPACITY] = self.geometry.capacity
@@ -175,7 +188,7 @@ class ShardFiles:
         self.open_index(generation)
 
     def remove_strays(self) -> None:
-        """Remove what a crash left behind, and let go of what others removed; under the lock."""
+        """Remove what a crash left, and release what other processes removed; under the lock."""
         index, words = self.index, self.words
         in_use = (words[TAIL] >> 32, words[CURSOR] >> 32)
         numbers = set()
@@ -192,14 +205,14 @@ class ShardFiles:
     def remove_orphans(self) -> None:
         """Remove large records that no slot names: their writer died between the file and the slot.
 
-        Reclaim would come to them, but only when room is needed.
+        Compaction would remove them too, but only when space is needed.
         """
         for number, size, _ in self.table.entries():
             if size & ALONE and self.slot_of_large(number) < 0:
                 self.remove_segment(number)
 
     def slot_of_large(self, number: int) -> int:
-        """The word at which the slot begins that names this file of one record; -1 if there is none."""
+        """Return the position of the slot that names this file of one record; -1 if there is none."""
         try:
             hashed = HEADER.unpack(self.index.segments.head(number, HEADER.size))[6]
         except StructError:
@@ -211,15 +224,15 @@ class ShardFiles:
         """Remove index and segment files of other names."""
         for name in filter(DATA_NAME.fullmatch, self.folder.names()):
             if name not in known:
-                with suppress(IsADirectoryError):  # a directory, which is none of ours
+                with suppress(IsADirectoryError):  # no cache makes directories here
                     self.effects.unlink(self.folder, name)
 
     def close(self) -> None:
-        """Give back what is open for writing."""
-        with self.opening:  # a reader that meets another index does it too
+        """Close the descriptor that is open for writing."""
+        with self.opening:  # a reader that opens another index closes it too
             self.index.segments.close_writer()
 
-    # -- the index of the moment ------------------------------------------------------------------------
+    # -- the current index ------------------------------------------------------------------------------
 
     def remove_index(self, generation: int) -> None:
         """Remove the file of an index, if it is there."""
@@ -229,8 +242,8 @@ class ShardFiles:
             pass
 
     def open_index(self, generation: int) -> Index:
-        """Have the index of that generation for `index`; raises as `Index` does."""
-        # Readers come here without the lock of the shard; two that opened the same would lose one.
+        """Make the index of that generation `index`; raise as `Index` does."""
+        # Readers call this without the lock of the shard. Two that open the same index would leak one.
         with self.opening:
             before = self.index
             if before.generation == generation:
@@ -247,18 +260,9 @@ class ShardFiles:
             self.index = index
             return index
 
-    def locked_index(self) -> Index:
-        """The index, under the lock, after some of its growth; a damaged one is dropped."""
-        index, words = self._writing, self.words
-        if index.generation != words[GENERATION]:
-            index = self._take_up()
-        if words[NEW]:
-            index = self._writing = index_growth.step(self, index)
-        return index
-
-    def _take_up(self) -> Index:
-        """What `locked_index` does when there is another index than before, or none was seen so far."""
-        if self._writing is NO_INDEX:
+    def take_up_index(self) -> Index:
+        """Open the index that the control block names now; a damaged one is dropped."""
+        if self.writing is NO_INDEX:
             self._begin()
         else:
             try:
@@ -266,25 +270,45 @@ class ShardFiles:
             except (ValueError, FileNotFoundError):
                 self.counter.damaged += 1
                 self.reset()
-        self._writing = self.index
+        self.writing = self.index
         return self.index
+
+    def new_index(self) -> Index | None:
+        """Return the index that is being filled; None if it cannot be used."""
+        generation = self.words[NEW]
+        known = self._growing
+        if known is not None and known.generation == generation:
+            return known
+        try:
+            self._growing = known = Index(self.folder, generation, self.effects)
+        except (ValueError, FileNotFoundError):
+            return None
+        return known
+
+    def use_new_index(self) -> None:
+        """Make the new index the current one. After a crash in here, the next lock holder does it again."""
+        words = self.words
+        words[GENERATION] = words[NEW]
+        # Both counts were as large or larger before: counts are too high after a crash, never too low.
+        words[USED] = words[NEW_USED]
+        words[ENTRIES] = words[NEW_ENTRIES]
+        words[CAPACITY] = words[NEW_CAPACITY]
+        words[NEW] = 0
+        self._growing = None
 
     # -- the steps of a write ---------------------------------------------------------------------------
 
-    def make_room(self, hashed: int, record: bytes) -> tuple[Index, int, int] | Again:
-        """Append the record: the index, its slot, and the B to store there. AGAIN after making room."""
-        index, words = self._writing, self.words
-        if index.generation != words[GENERATION] or words[NEW]:
-            index = self.locked_index()
-        slots, mask = index.slots, index.mask
+    def append_for(self, index: Index, hashed: int, record: bytes) -> Appended | Lack | Again:
+        """Append the record, and find its slot; or tell what is missing. AGAIN after a reset of the shard."""
+        words, slots, mask = self.words, index.slots, index.mask
         at = hashed - 1 & mask
-        # What `index.place` and `append` do for most records, without their calls.
-        a = slots[at]
-        if a and a != hashed:
+        # As `index.place` and `append` for most records, without their calls.
+        hash_word = slots[at]
+        if hash_word and hash_word != hashed:
             at = index.place(hashed)
-            a = slots[at] if at >= 0 else 0
-        if at < 0 or (not a and not index_growth.has_room(self, index)):
-            return AGAIN
+            hash_word = slots[at] if at >= 0 else 0
+        if at < 0 or (not hash_word and not self._may_use_slot(index)):
+            return NO_SLOT
         size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
         offset = tail & _LOW32
         if (
@@ -294,33 +318,28 @@ class ShardFiles:
             and self._pwrite(fd, record, offset) == size
         ):
             words[TAIL] = tail + size
-            return index, at, place(segment, offset, size, int.from_bytes(record[:4], "little"))
+            crc = int.from_bytes(record[:4], "little") & CRC_MASK
+            length = size if size < LONG else LONG  # noqa: FURB136  # a call costs more
+            # As pack_location(), without its call.
+            return at, segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc
         try:
-            b = self.append(record, 1)
+            location_word = self.append(record, 1)
         except _NumbersUsedUpError:
             self.reset()
             return AGAIN
-        if b:
-            return index, at, b
-        self.free_space(len(record))
-        return AGAIN
+        return (at, location_word) if location_word else NO_SPACE
 
-    def free_space(self, size: int) -> None:
-        """Some of what is stored goes.
-
-        Raises:
-            OSError: there is nothing left that could.
-        """
-        # While an index grows, there are two; each turn with the lock brings that nearer to its end.
-        if not compaction.step(self, _SLICE, self.geometry.limit) and not self.words[NEW]:
-            raise OSError(errno.ENOSPC, f"{self.folder.path} has no room for {size} bytes more")
+    def _may_use_slot(self, index: Index) -> bool:
+        # Growth begins at 0.55 of the slots. While it lasts, writes may use the rest up to 0.6.
+        used = self.words[USED] + 1
+        return bool(used * 100 <= index.capacity * (60 if self.words[NEW] else 55))
 
     def append(self, record: bytes, spare: int) -> int:
-        """Write a record beyond the tail; the B that names it, or 0 if that needs room first.
+        """Write a record beyond the tail; return its location word, or 0 if there is no space.
 
         Args:
             record: encoded.
-            spare: how many segments must be left free for reclaim to copy into.
+            spare: how many segments must stay free for compaction to copy into.
         """
         size = len(record)
         if size > self._most_shared:
@@ -334,11 +353,11 @@ class ShardFiles:
         try:
             fd = self.index.segments.writer(segment)
         except FileNotFoundError:
-            words[TAIL] = 0  # someone removed it by hand
+            words[TAIL] = 0  # a user removed the file
             return self.append(record, spare)
         write_all(self._pwrite, fd, record, offset)
         words[TAIL] = segment << 32 | offset + size
-        return place(segment, offset, size, int.from_bytes(record[:4], "little"))
+        return pack_location(segment, offset, size, int.from_bytes(record[:4], "little"))
 
     def _append_alone(self, record: bytes, spare: int) -> int:
         """`append` for a record that is too large to share a file."""
@@ -349,65 +368,88 @@ class ShardFiles:
         try:
             self.index.segments.create_alone(segment, record)
         except BaseException:
-            # Nothing will name it; and where the disk is full, it has taken the last of it.
+            # No slot will name it, and on a full disk it holds the last free blocks.
             self.remove_segment(segment)
             raise
-        return place(segment, 0, size, int.from_bytes(record[:4], "little"))
+        return pack_location(segment, 0, size, int.from_bytes(record[:4], "little"))
 
-    def publish(self, index: Index, at: int, hashed: int, b: int, size: int) -> None:
-        """Have the slot name a record that was appended."""
+    def publish(self, index: Index, appended: Appended, hashed: int, size: int) -> None:
+        """Store the location word of a record that was appended in its slot."""
+        at, location_word = appended
         words, slots, table = self.words, index.slots, self.table
         before = slots[at + 1]
         growing = words[NEW]
         if growing:
             words[BUSY] = 1
-        # Counts go up first and down last, so that a crash leaves them too high: see `format`.
-        table.gain(b >> SEGMENT_SHIFT, size)
+        # Counts go up first and down last, so that a crash leaves them too high; `format` explains why.
+        table.gain(location_word >> SEGMENT_SHIFT, size)
         if slots[at]:
             if not before:
                 words[ENTRIES] += 1
-            slots[at + 1] = b
+            slots[at + 1] = location_word
         else:
-            before = 0  # of an insert that a crash cut off between B and A
+            before = 0  # it belongs to an insert that a crash cut off before its hash word
             words[USED] += 1
             words[ENTRIES] += 1
-            slots[at + 1] = b
+            slots[at + 1] = location_word
             slots[at] = hashed
         index.visited[at >> 1] = 0
         if growing:
-            index_growth.follow(self, index, at)
+            self._follow(index, at)
         if before:
             self._lose(index, before)
 
-    def move(self, index: Index, at: int, b: int, size: int) -> None:
-        """Have the slot name a copy of its record."""
+    def move(self, index: Index, at: int, location_word: int, size: int) -> None:
+        """Store the location word of a copy of a record in its slot."""
         before = index.slots[at + 1]
-        self.table.gain(b >> SEGMENT_SHIFT, size)
-        self._change(index, at, b)
+        self.table.gain(location_word >> SEGMENT_SHIFT, size)
+        self._change(index, at, location_word)
         self._lose(index, before)
 
     def clear_slot(self, index: Index, at: int) -> None:
-        """The entry is no more."""
+        """Remove the entry of a slot."""
         before = index.slots[at + 1]
         self._change(index, at, 0)
         self.words[ENTRIES] = max(0, self.words[ENTRIES] - 1)
         self._lose(index, before)
 
-    def _change(self, index: Index, at: int, b: int) -> None:
+    def _change(self, index: Index, at: int, location_word: int) -> None:
         growing = self.words[NEW]
         if growing:
             self.words[BUSY] = 1
-        index.slots[at + 1] = b
+        index.slots[at + 1] = location_word
         index.visited[at >> 1] = 0
         if growing:
-            index_growth.follow(self, index, at)
+            self._follow(index, at)
 
-    def _lose(self, index: Index, b: int) -> None:
-        """Count the record that a slot named before off its segment, and remove a segment that is dead."""
-        segment = b >> SEGMENT_SHIFT
-        length = b >> LENGTH_SHIFT & LENGTH_MASK
+    def _follow(self, index: Index, at: int) -> None:
+        """Change the slot in the index that is being filled too, if it was copied already."""
+        words = self.words
+        if at < words[NEW_CURSOR]:
+            new = self.new_index()
+            hash_word, location_word = index.slots[at], index.slots[at + 1]
+            to = -1 if new is None or not hash_word & 1 else new.place(hash_word)
+            if new is None or to < 0:
+                return  # damage: BUSY stays set, and so this copy is abandoned
+            slots = new.slots
+            if slots[to]:
+                difference = bool(location_word) - bool(slots[to + 1])
+                words[NEW_ENTRIES] = max(0, words[NEW_ENTRIES] + difference)
+                slots[to + 1] = location_word
+            elif location_word:
+                words[NEW_USED] += 1
+                words[NEW_ENTRIES] += 1
+                slots[to + 1] = location_word
+                slots[to] = hash_word
+            new.visited[to >> 1] = 0
+        words[BUSY] = 0
+
+    def _lose(self, index: Index, location_word: int) -> None:
+        """Subtract a record from its segment; remove a segment without live bytes."""
+        segment = location_word >> SEGMENT_SHIFT
+        length = location_word >> LENGTH_SHIFT & LENGTH_MASK
         if length == LONG:
-            offset = b >> OFFSET_SHIFT & OFFSET_MASK
+            offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
             content: Content | None = index.segments.mapped.get(segment)
             try:
                 if content is None:
@@ -421,32 +463,32 @@ class ShardFiles:
             self.remove_segment(segment)
 
     def remove_segment(self, segment: int) -> None:
-        """Unlink first: the table names every file there is, also after a crash between the two."""
+        """Remove a segment's file, then its entry: the table names every file, also after a crash between."""
         self.index.segments.unlink(segment)
         self.table.remove(segment)
 
     def room(self) -> int:
-        """Bytes that are left of the quota."""
+        """Return how many bytes are left of the quota."""
         new = file_size(self.words[NEW_CAPACITY]) if self.words[NEW] else 0
         return self.geometry.quota - self.table.total() - file_size(self.index.capacity) - new
 
     def largest(self) -> int:
-        """The largest record that there would be room for if all others went; without a lock."""
+        """Return the size of the largest record that an empty shard has room for; without a lock."""
         words = self.words
-        # A shard that nobody has used will have an index, too.
+        # A shard that was never used will have an index, too.
         capacity = max(self.geometry.capacity, words[CAPACITY], words[NEW_CAPACITY] if words[NEW] else 0)
         index = file_size(capacity)
         return self.geometry.quota - self.geometry.segment - index - PAGE
 
     def bytes_taken(self) -> int:
-        """Bytes that index and segments take on disk; without a lock, so a moment old."""
+        """Return how many bytes index and segments take on disk; without a lock, so just out of date."""
         words = self.words
         unused = self.geometry.segment - (words[TAIL] & _LOW32) if words[TAIL] else 0
         index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
         return self.table.total() + index - unused if words[GENERATION] else 0
 
     def _roll(self, spare: int) -> int:
-        """A new segment for the tail; 0 if there is no room for it."""
+        """Return a new segment for the tail; 0 if there is no room for it."""
         size = self.geometry.segment
         if self.room() < size * (1 + spare):
             return 0
@@ -456,25 +498,17 @@ class ShardFiles:
             self.index.segments.create(segment)
             self.words[TAIL] = segment << 32
             if not self.words[CURSOR] and self.room() < 2 * size:
-                compaction.begin(self)
+                self.needs_compaction = True
         return segment
 
     def _new_number(self, on_disk: int, spare: int) -> int:
-        """The number of a new file, entered into the table; 0 if there is no room for it."""
+        """Return the number of a new file, entered into the table; 0 if there is no room for it."""
         if self.room() < on_disk + spare * self.geometry.segment:
             return 0
         number: int = self.words[NEXT]
         if number >= SEGMENT_LIMIT:
             if not spare:
-                return 0  # for reclaim, which then gives up what it would have copied
+                return 0  # for compaction, which then evicts what it would have copied
             raise _NumbersUsedUpError
         self.words[NEXT] = number + 1
         return number if self.table.add(number, on_disk) else 0
-
-    def compact_a_little(self, size: int) -> None:
-        """Do some of the reclaim that is under way, so that it ends before the next segment is needed."""
-        self._owed += 2 * size
-        if self._owed >= _PACE:
-            owed, self._owed = self._owed, 0
-            if self.words[CURSOR]:
-                compaction.step(self, _SLICE, owed)

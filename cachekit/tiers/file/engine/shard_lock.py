@@ -1,9 +1,9 @@
-"""The lock of one shard: a thread lock in front, a flock on a kept descriptor behind it.
+"""The lock of one shard: a thread lock, and behind it a flock on a descriptor that stays open.
 
-It promises that nobody waits longer than `patience`: a process that is stopped while it holds the flock
-delays writers that long, and then they get LockTimeoutError. A process that dies holds nothing. It is
-`filelock.lock_descriptor`, one attempt, and when that fails again after a random 50 us to 1 ms: as fast
-and as fair as a wait in the kernel, which would have no deadline.
+A caller waits at most `patience` seconds. A process that is stopped while it holds the flock delays writers
+that long, and then they get LockTimeoutError. A process that dies releases the flock. An attempt is one call
+of `filelock.lock_descriptor`. If it fails, the next one comes after a random 50 us to 1 ms: as fast and as
+fair as a wait in the kernel, which would have no deadline.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from errno import ENOENT
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder
 
 
@@ -25,7 +26,7 @@ class _Again(enum.Enum):
     AGAIN = "AGAIN"
 
 
-#: What an operation returns to be called once more, after others had a turn with the lock.
+#: An operation returns this to be called again, after other callers could take the lock.
 AGAIN: Final = _Again.AGAIN
 Again: TypeAlias = Literal[_Again.AGAIN]
 
@@ -34,7 +35,7 @@ Ts = TypeVarTuple("Ts")
 
 _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
-_MOST_TURNS: Final = 10_000
+_MOST_CALLS: Final = 10_000
 
 _NAME: Final = "lock"
 
@@ -48,13 +49,13 @@ class ShardLock:
     """Mutual exclusion of threads and processes, by the file `lock` in a directory.
 
     Args:
-        folder: the directory; made at first use, with the file, if it is not there, and never removed.
-        patience: the most seconds that anybody waits.
+        folder: the directory; made at first use, with the file, if it does not exist, and never removed.
+        patience: Seconds that a caller waits at most.
     """
 
     __slots__ = (
-        "_deferred", "_draining", "_fd", "_folder", "_front", "_lock", "_owner", "_unlock", "path",
-        "patience",
+        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock", "_unlock",
+        "path", "patience",
     )  # fmt: skip
 
     def __init__(self, folder: Folder, patience: float) -> None:
@@ -66,42 +67,44 @@ class ShardLock:
         self.patience = patience
         self._lock = lock_descriptor
         self._unlock = unlock_descriptor
-        self._front = threading.RLock()
+        self._thread_lock = threading.RLock()
         self._owner = 0
         self._draining = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self._file: OpenFile | None = None
         self._fd = _UNOPENED
 
     def _open(self) -> None:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{self._folder.path} was closed")
         try:
-            self._fd = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(_NAME)
         except FileNotFoundError:
             self._folder.make()
-            self._fd = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(_NAME)
+        self._fd = self._file.fd
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
-        """Call the operation while nobody else, thread or process, is in a `run` of this file.
+        """Call the operation while no other thread or process is in a `run` of this file.
 
-        As long as it returns AGAIN, the lock is given up, taken again, and the operation called again.
-        A finalizer, or a signal handler, may call this in the middle of an operation of its own thread.
-        That call returns None at once, and is made when the operation is done.
+        As long as it returns AGAIN, the lock is released, taken again, and the operation called again.
+        A finalizer or a signal handler may call this in the middle of an operation of its own thread. That
+        call returns None at once, and its operation runs when the other one is done.
 
         Raises:
-            LockTimeoutError: the lock was not to be had within `patience`.
-            FileNotFoundError: somebody has removed it.
+            LockTimeoutError: the lock could not be taken within `patience`.
+            FileNotFoundError: the lock file was removed.
         """
         me = threading.get_ident()
         if self._owner == me:
             self._deferred.append((operation, arguments))
             return None
         try:
-            for _ in range(_MOST_TURNS):
+            for _ in range(_MOST_CALLS):
                 entered = time.monotonic()
-                # `with` leaves no gap in which a signal handler's exception could strand the front lock.
-                # It has no deadline, but whoever is in front of us has one, and ours began before.
-                with self._front:
+                # `with` leaves no gap in which a signal handler's exception could leave the thread lock
+                # taken. It has no deadline, but each thread before this one has one. Ours began before that.
+                with self._thread_lock:
                     if self._fd < 0:
                         self._open()
                     try:
@@ -109,7 +112,7 @@ class ShardLock:
                         if not self._lock(self._fd, blocking=False):
                             self._wait(entered + self.patience)
                         if not os.fstat(self._fd).st_nlink:
-                            # Who comes now makes another one, and would not be kept out by this.
+                            # Another process makes a new file, which this flock would not lock.
                             raise FileNotFoundError(ENOENT, "the lock was removed", self.path)
                         result = operation(*arguments)
                     finally:
@@ -117,12 +120,12 @@ class ShardLock:
                         try:
                             self._unlock(self._fd)
                         except BaseException:
-                            # A signal handler's exception on the way in; unlocking twice does no harm.
+                            # A signal handler's exception before the unlock. Unlocking twice does no harm.
                             self._unlock(self._fd)
                             raise
                 if result is not AGAIN:
                     return result
-            raise LockTimeoutError(f"{self.path}: no end after {_MOST_TURNS} turns with the lock")
+            raise LockTimeoutError(f"the write under {self.path} did not end after {_MOST_CALLS} attempts")
         finally:
             if self._deferred and self._draining != me:
                 self._run_deferred(me)
@@ -133,14 +136,14 @@ class ShardLock:
             if left <= 0:
                 raise LockTimeoutError(
                     f"the lock {self.path} was held by another process for {self.patience} s; "
-                    f"the process is stopped, or the disk is very slow"
+                    f"that process is stopped, or the disk is very slow"
                 )
             time.sleep(min(left, random.uniform(_SHORTEST, _LONGEST)))
             if self._lock(self._fd, blocking=False):
                 return
 
     def _run_deferred(self, me: int) -> None:
-        # One after another, not each from within the one before: there may be many.
+        # In a loop, not each from within the one before: there may be many.
         self._draining = me
         try:
             while self._deferred:
@@ -152,12 +155,8 @@ class ShardLock:
         finally:
             self._draining = 0
 
-    def is_mine(self) -> bool:
-        """Whether this thread is in the middle of an operation."""
-        return self._owner == threading.get_ident()
-
     def is_there(self) -> bool:
-        """Whether the file is still the one that we lock; if we do."""
+        """Tell whether the open lock file is still the one in the directory; True if none is open."""
         if self._fd < 0:
             return True
         try:
@@ -165,36 +164,36 @@ class ShardLock:
             is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
             return is_same and self._folder.is_there()
         except OSError:
-            return True  # it may not be looked at, which is no reason to give up what is open
+            return True  # no permission to look is no reason to give up an open directory
 
     def close(self, also: Callable[[], object]) -> None:
-        """Give the descriptor back, and call `also`, after whoever is in `run`.
+        """Close the descriptor, and call `also`, after the operation that is in `run`.
 
-        That may be this thread itself, if a finalizer or a signal handler calls this: then its operation goes
-        on with what it has open, and this is done at its end.
+        If a finalizer or a signal handler calls this in the thread of that operation, the operation goes on
+        with its open descriptor, and this is done at its end.
         """
-        with self._front:
+        with self._thread_lock:
             if self._owner:
                 self._deferred.append((self.close, (also,)))
                 return
-            if self._fd >= 0:
-                os.close(self._fd)
             self._fd = _CLOSED
+            if self._file is not None:
+                self._file.close()
             also()
 
     def before_fork(self) -> None:
-        """Take the front lock (see `cachekit.runtime.fork`): no thread is in the middle of a write."""
-        self._front.acquire()
+        """Take the thread lock, so that no thread is in the middle of a write."""
+        self._thread_lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
-        """Give it back. The child opens the file anew: a flock belongs to the inherited open file."""
+        """Release it. The child opens the file again: a flock belongs to the inherited open file."""
         if not in_child:
-            self._front.release()
+            self._thread_lock.release()
             return
-        self._front = threading.RLock()
+        self._thread_lock = threading.RLock()
         self._owner = 0
         self._draining = 0
         self._deferred.clear()
-        if self._fd >= 0:
-            os.close(self._fd)
+        if self._file is not None and self._fd >= 0:
             self._fd = _UNOPENED
+            self._file.close()
