@@ -245,10 +245,10 @@ class TierStack:
 
     def fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Return a fence to take before a flight."""
-        memory = self._memory.fence(key, tags)
-        return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
+        memory, file = self._memory.fence(key, tags), self.file
+        return LoadFence(key, tags, memory, None if file is None else shared_fence_of(file, key, tags))
 
-    def successor(self, key: str, tags: frozenset[str]) -> LoadFence:
+    def fresh_fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Break the fences of older loads, so that none is stored after this one; return a new fence."""
         memory = self._memory.fresh_fence(key, tags)
         return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
@@ -271,14 +271,14 @@ class TierStack:
         life = self._memory.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
         return None if life is MISSING else life
 
-    def before_load(self, fence: LoadFence) -> None:
+    def complete_fence(self, fence: LoadFence) -> None:
         """Complete the fence just before the loader is called."""
         redis = self.redis
         if redis is not None:
             origin = redis.call(redis.tier.origin, fence.key, fence.tags)
             fence.origin = None if origin is UNAVAILABLE else origin
 
-    def before_loads(self, fences: Sequence[LoadFence]) -> None:
+    def complete_fences(self, fences: Sequence[LoadFence]) -> None:
         """Complete the fences of several keys with the same tags."""
         redis = self.redis
         if redis is not None and fences:
@@ -287,7 +287,7 @@ class TierStack:
             for fence in fences:
                 fence.origin = None if origins is UNAVAILABLE else origins[fence.key]
 
-    def keep(
+    def store_loaded(
         self, fence: LoadFence, value: Any, ttl: float, level: CacheLevel, stale_ttl: float = 0.0
     ) -> Any:
         """Store what was loaded in each tier whose fence is current.
@@ -296,6 +296,9 @@ class TierStack:
             The value; or the one that another load stored first.
         """
         levels: int = level._value_
+        if not self.lower or levels == MEMORY:
+            self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
+            return value
         entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
@@ -303,10 +306,10 @@ class TierStack:
             stored = self._add(redis, redis.tier.add, entry, origin)
         return self._store_in_memory(entry, fence, stored, levels)
 
-    def keep_many(
+    def store_loaded_many(
         self, loaded: Iterable[tuple[LoadFence, Any, float]], level: CacheLevel, stale_ttl: float = 0.0
     ) -> dict[str, Any]:
-        """Do what `keep` does for distinct keys, each with its TTL; the server is called once for all."""
+        """Do what `store_loaded` does for distinct keys; the server is called once for all."""
         levels: int = level._value_
         now = self._now()
         entries = {
@@ -347,8 +350,6 @@ class TierStack:
             return self._adopt_winner(fence, entry.value, levels)
         if stored is False:
             self._memory.counter.refusals += 1
-        elif levels == MEMORY:
-            self._memory.put_entry(entry, fence.memory)
         elif levels & MEMORY and may_store(self.file, fence.file):
             self._memory.put_entry(entry, fence.memory, fence.file)
         return entry.value
