@@ -55,7 +55,7 @@ class TierStack:
 
     __slots__ = (
         "__weakref__", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file", "lower",
-        "monotonic", "redis", "skipped", "writes",
+        "monotonic", "peek_memory", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,8 @@ class TierStack:
     ) -> None:
         self._memory = memory
         self._now = memory.clock.time
+        #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
+        self.peek_memory: Callable[[str], Any | Missing] = memory.peek_value
         self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
@@ -253,10 +255,6 @@ class TierStack:
         memory = self._memory.fresh_fence(key, tags)
         return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
 
-    def peek_memory(self, key: str) -> Any | Missing:
-        """Return the value that a flight which ended since the lookup left in memory."""
-        return self._memory.peek_value(key)
-
     def peek_stale(self, key: str) -> Any | Missing:
         """Return the value that loads may fall back on: a live or a stale one, never an invalidated one."""
         return self._memory.peek(key, lambda held: held.value, even_stale=True)
@@ -296,7 +294,7 @@ class TierStack:
             The value; or the one that another load stored first.
         """
         levels: int = level._value_
-        if not self.lower or levels == MEMORY:
+        if not self.lower:
             self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
             return value
         entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
@@ -350,6 +348,8 @@ class TierStack:
             return self._adopt_winner(fence, entry.value, levels)
         if stored is False:
             self._memory.counter.refusals += 1
+        elif levels == MEMORY:
+            self._memory.put_entry(entry, fence.memory)
         elif levels & MEMORY and may_store(self.file, fence.file):
             self._memory.put_entry(entry, fence.memory, fence.file)
         return entry.value

@@ -225,7 +225,7 @@ class Flight(Generic[F]):
         """
         import asyncio
 
-        loop = asyncio.get_running_loop()
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
         landed: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
@@ -234,7 +234,10 @@ class Flight(Generic[F]):
 
         def watcher() -> None:
             try:
-                loop.call_soon_threadsafe(wake)
+                if threading.get_ident() == thread and asyncio.current_task(loop) is not None:
+                    wake()  # the loop runs a task right here, so nothing has to wake it
+                else:
+                    loop.call_soon_threadsafe(wake)
             except RuntimeError:
                 pass  # that loop is closed, and its tasks have ended
 

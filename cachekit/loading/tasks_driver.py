@@ -94,12 +94,7 @@ class AwaitedLoads:
                 step = path.send(None) if struck is None else path.throw(struck)
                 while True:
                     try:
-                        if type(step) is Call:
-                            value = await step()
-                        elif type(step) is Blocking:
-                            value = await run_in_thread(step) if self.path.tiers.lower else step()
-                        else:
-                            value = await self._take(step)
+                        value = await self._take(step)
                     except BaseException as error:  # noqa: BLE001  # the path handles it or raises it
                         step = path.throw(error)
                     else:
@@ -112,6 +107,10 @@ class AwaitedLoads:
                 struck = error  # as in Loads.drive()
 
     async def _take(self, step: Step) -> Any:
+        if isinstance(step, Call):
+            return await step()
+        if isinstance(step, Blocking):
+            return await self.in_io_thread(step)
         if isinstance(step, Wait):
             return await step.flight.wait_async(step.seconds)
         if isinstance(step, Acquire):
