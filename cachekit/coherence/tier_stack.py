@@ -301,7 +301,7 @@ class TierStack:
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_to_server(stored):
-            stored = self._add(redis, redis.tier.add, entry, origin)
+            stored = self._store_in_redis(redis, entry, origin)
         return self._store_in_memory(entry, fence, stored, levels)
 
     def store_loaded_many(
@@ -337,7 +337,18 @@ class TierStack:
             return True
         if shared_fence is None or not shared_fence.is_current():
             return False
-        return self._add(file, file.tier.add, entry, shared_fence, fence.origin)
+        try:
+            return file.call(file.tier.add, entry.key, entry, shared_fence, fence.origin)
+        except (SerializationError, ValueTooLargeError) as error:
+            return self._cannot_hold(file, entry, error)
+
+    def _store_in_redis(
+        self, redis: TierAccessor[ServerTier], entry: CacheEntry, origin: ServerTokens
+    ) -> CacheEntry | bool | Unavailable:
+        try:
+            return redis.call(redis.tier.add, entry.key, entry, origin)
+        except (SerializationError, ValueTooLargeError) as error:
+            return self._cannot_hold(redis, entry, error)
 
     def _store_in_memory(
         self, entry: CacheEntry, fence: LoadFence, stored: CacheEntry | bool | Unavailable, levels: int
@@ -373,35 +384,22 @@ class TierStack:
             answers = redis.call(redis.tier.add_many, entries, origins)
         except (SerializationError, ValueTooLargeError):  # one of them: the others are stored all the same
             return {
-                key: self._add(redis, redis.tier.add, entry, origin)
-                for key, (entry, origin) in behind.items()
+                key: self._store_in_redis(redis, entry, origin) for key, (entry, origin) in behind.items()
             }
         return {} if answers is UNAVAILABLE else answers
 
-    def _add(
-        self,
-        lower: TierAccessor[Any],
-        add: Callable[..., CacheEntry | bool],
-        entry: CacheEntry,
-        *fences: object,
-    ) -> CacheEntry | bool | Unavailable:
-        """Return what `add` returns; UNAVAILABLE for a value that the tier cannot hold.
+    def _cannot_hold(self, lower: TierAccessor[Any], entry: CacheEntry, error: Exception) -> Unavailable:
+        """Log that the tier cannot hold a loaded value. The caller has paid for it, and gets no error."""
+        lower.errors += 1
+        if type(entry.value) not in self._unstorable:
+            self._unstorable.add(type(entry.value))
+            import logging
 
-        The caller has paid for the load, so it gets its value and no error.
-        """
-        try:
-            return lower.call(add, entry.key, entry, *fences)
-        except (SerializationError, ValueTooLargeError) as error:
-            lower.errors += 1
-            if type(entry.value) not in self._unstorable:
-                self._unstorable.add(type(entry.value))
-                import logging
-
-                logging.getLogger("cachekit").warning(
-                    "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
-                    lower.name, entry.key, error,
-                )  # fmt: skip
-            return UNAVAILABLE
+            logging.getLogger("cachekit").warning(
+                "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
+                lower.name, entry.key, error,
+            )  # fmt: skip
+        return UNAVAILABLE
 
     # -- maintenance ------------------------------------------------------------------------------------
 

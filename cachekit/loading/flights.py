@@ -162,7 +162,8 @@ class Flight(Generic[F]):
             # An interrupted leader calls this again, from `cancel`, and makes up for what is left to do.
             if self._table._flights.get(self.key) is self:
                 del self._table._flights[self.key]
-            _permit_holders.discard(self)
+            if _permit_holders:
+                _permit_holders.discard(self)
             if not self.is_over:
                 self.outcome = outcome
                 self.is_over = True
