@@ -300,7 +300,7 @@ class IntelligentCache:
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-        return self._core.loads.load(checked_key(key), loader, request)
+        return self._core.loads.load(key if type(key) is str else checked_key(key), loader, request)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it in progress; return whether it was there."""

@@ -55,7 +55,7 @@ class TierStack:
 
     __slots__ = (
         "__weakref__", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file", "lower",
-        "monotonic", "redis", "skipped", "writes",
+        "monotonic", "peek_memory", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,8 @@ class TierStack:
     ) -> None:
         self._memory = memory
         self._now = memory.clock.time
+        #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
+        self.peek_memory: Callable[[str], Any | Missing] = memory.peek_value
         self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
@@ -245,17 +247,13 @@ class TierStack:
 
     def fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Return a fence to take before a flight."""
-        memory = self._memory.fence(key, tags)
-        return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
+        memory, file = self._memory.fence(key, tags), self.file
+        return LoadFence(key, tags, memory, None if file is None else shared_fence_of(file, key, tags))
 
-    def successor(self, key: str, tags: frozenset[str]) -> LoadFence:
+    def fresh_fence(self, key: str, tags: frozenset[str]) -> LoadFence:
         """Break the fences of older loads, so that none is stored after this one; return a new fence."""
         memory = self._memory.fresh_fence(key, tags)
         return LoadFence(key, tags, memory, shared_fence_of(self.file, key, tags))
-
-    def peek_memory(self, key: str) -> Any | Missing:
-        """Return the value that a flight which ended since the lookup left in memory."""
-        return self._memory.peek_value(key)
 
     def peek_stale(self, key: str) -> Any | Missing:
         """Return the value that loads may fall back on: a live or a stale one, never an invalidated one."""
@@ -271,14 +269,14 @@ class TierStack:
         life = self._memory.peek(key, lambda held: (held.deadline - self.monotonic(), held.ttl))
         return None if life is MISSING else life
 
-    def before_load(self, fence: LoadFence) -> None:
+    def complete_fence(self, fence: LoadFence) -> None:
         """Complete the fence just before the loader is called."""
         redis = self.redis
         if redis is not None:
             origin = redis.call(redis.tier.origin, fence.key, fence.tags)
             fence.origin = None if origin is UNAVAILABLE else origin
 
-    def before_loads(self, fences: Sequence[LoadFence]) -> None:
+    def complete_fences(self, fences: Sequence[LoadFence]) -> None:
         """Complete the fences of several keys with the same tags."""
         redis = self.redis
         if redis is not None and fences:
@@ -287,7 +285,7 @@ class TierStack:
             for fence in fences:
                 fence.origin = None if origins is UNAVAILABLE else origins[fence.key]
 
-    def keep(
+    def store_loaded(
         self, fence: LoadFence, value: Any, ttl: float, level: CacheLevel, stale_ttl: float = 0.0
     ) -> Any:
         """Store what was loaded in each tier whose fence is current.
@@ -296,17 +294,20 @@ class TierStack:
             The value; or the one that another load stored first.
         """
         levels: int = level._value_
+        if not self.lower:
+            self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
+            return value
         entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_to_server(stored):
-            stored = self._add(redis, redis.tier.add, entry, origin)
+            stored = self._store_in_redis(redis, entry, origin)
         return self._store_in_memory(entry, fence, stored, levels)
 
-    def keep_many(
+    def store_loaded_many(
         self, loaded: Iterable[tuple[LoadFence, Any, float]], level: CacheLevel, stale_ttl: float = 0.0
     ) -> dict[str, Any]:
-        """Do what `keep` does for distinct keys, each with its TTL; the server is called once for all."""
+        """Do what `store_loaded` does for distinct keys; the server is called once for all."""
         levels: int = level._value_
         now = self._now()
         entries = {
@@ -336,7 +337,18 @@ class TierStack:
             return True
         if shared_fence is None or not shared_fence.is_current():
             return False
-        return self._add(file, file.tier.add, entry, shared_fence, fence.origin)
+        try:
+            return file.call(file.tier.add, entry.key, entry, shared_fence, fence.origin)
+        except (SerializationError, ValueTooLargeError) as error:
+            return self._cannot_hold(file, entry, error)
+
+    def _store_in_redis(
+        self, redis: TierAccessor[ServerTier], entry: CacheEntry, origin: ServerTokens
+    ) -> CacheEntry | bool | Unavailable:
+        try:
+            return redis.call(redis.tier.add, entry.key, entry, origin)
+        except (SerializationError, ValueTooLargeError) as error:
+            return self._cannot_hold(redis, entry, error)
 
     def _store_in_memory(
         self, entry: CacheEntry, fence: LoadFence, stored: CacheEntry | bool | Unavailable, levels: int
@@ -372,35 +384,22 @@ class TierStack:
             answers = redis.call(redis.tier.add_many, entries, origins)
         except (SerializationError, ValueTooLargeError):  # one of them: the others are stored all the same
             return {
-                key: self._add(redis, redis.tier.add, entry, origin)
-                for key, (entry, origin) in behind.items()
+                key: self._store_in_redis(redis, entry, origin) for key, (entry, origin) in behind.items()
             }
         return {} if answers is UNAVAILABLE else answers
 
-    def _add(
-        self,
-        lower: TierAccessor[Any],
-        add: Callable[..., CacheEntry | bool],
-        entry: CacheEntry,
-        *fences: object,
-    ) -> CacheEntry | bool | Unavailable:
-        """Return what `add` returns; UNAVAILABLE for a value that the tier cannot hold.
+    def _cannot_hold(self, lower: TierAccessor[Any], entry: CacheEntry, error: Exception) -> Unavailable:
+        """Log that the tier cannot hold a loaded value. The caller has paid for it, and gets no error."""
+        lower.errors += 1
+        if type(entry.value) not in self._unstorable:
+            self._unstorable.add(type(entry.value))
+            import logging
 
-        The caller has paid for the load, so it gets its value and no error.
-        """
-        try:
-            return lower.call(add, entry.key, entry, *fences)
-        except (SerializationError, ValueTooLargeError) as error:
-            lower.errors += 1
-            if type(entry.value) not in self._unstorable:
-                self._unstorable.add(type(entry.value))
-                import logging
-
-                logging.getLogger("cachekit").warning(
-                    "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
-                    lower.name, entry.key, error,
-                )  # fmt: skip
-            return UNAVAILABLE
+            logging.getLogger("cachekit").warning(
+                "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
+                lower.name, entry.key, error,
+            )  # fmt: skip
+        return UNAVAILABLE
 
     # -- maintenance ------------------------------------------------------------------------------------
 

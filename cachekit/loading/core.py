@@ -123,16 +123,18 @@ class CacheCore:
     # -- lookups ------------------------------------------------------------------------------------
 
     def look_up(self, key: str, level: CacheLevel) -> Any | Missing:
-        """Return the value from the nearest tier that has the key."""
-        value = self.look_in_memory(key, level, self.lookups)
+        """Return the value from the nearest tier that has the key, after a look without the lock."""
+        lookups = self.lookups
+        value = self.memory.look_up(key, lookups) if level._value_ & MEMORY else self._skip_memory(lookups)
         if value is MISSING and self.tiers.lower:
             value = self.tiers.find(key, level)
         return value
 
     def look_in_memory(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
         """Return the value that memory has; a level without memory counts as a request all the same."""
-        if level._value_ & MEMORY:
-            return self.memory.hit(key, lookups)
+        return self.memory.hit(key, lookups) if level._value_ & MEMORY else self._skip_memory(lookups)
+
+    def _skip_memory(self, lookups: Lookups) -> Missing:
         self.tiers.skipped += 1
         lookups.skipped += 1
         return MISSING

@@ -162,7 +162,8 @@ class Flight(Generic[F]):
             # An interrupted leader calls this again, from `cancel`, and makes up for what is left to do.
             if self._table._flights.get(self.key) is self:
                 del self._table._flights[self.key]
-            _permit_holders.discard(self)
+            if _permit_holders:
+                _permit_holders.discard(self)
             if not self.is_over:
                 self.outcome = outcome
                 self.is_over = True
@@ -225,7 +226,7 @@ class Flight(Generic[F]):
         """
         import asyncio
 
-        loop = asyncio.get_running_loop()
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
         landed: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
@@ -234,7 +235,10 @@ class Flight(Generic[F]):
 
         def watcher() -> None:
             try:
-                loop.call_soon_threadsafe(wake)
+                if threading.get_ident() == thread and asyncio.current_task(loop) is not None:
+                    wake()  # the loop runs a task right here, so nothing has to wake it
+                else:
+                    loop.call_soon_threadsafe(wake)
             except RuntimeError:
                 pass  # that loop is closed, and its tasks have ended
 

@@ -38,10 +38,10 @@ class _Kept(NamedTuple):
 class KeepWarm:
     """The keys that one cache keeps warm. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("__weakref__", "_closed", "_job", "_kept", "_levels", "_loads", "_lock", "_round")
+    __slots__ = ("__weakref__", "_closed", "_job", "_kept", "_loads", "_lock", "_round", "_tiers")
 
-    def __init__(self, levels: TierStack, loads: Loads) -> None:
-        self._levels = levels
+    def __init__(self, tiers: TierStack, loads: Loads) -> None:
+        self._tiers = tiers
         self._loads = loads
         self._kept: dict[str, _Kept] = {}
         # Held for a few instructions, and never while another lock is taken: a fork takes all locks.
@@ -71,7 +71,7 @@ class KeepWarm:
 
     def look(self) -> None:
         """Begin to load the keys that are due, unless the last round is still under way."""
-        now = self._levels.monotonic()
+        now = self._tiers.monotonic()
         due = [key for key, kept in list(self._kept.items()) if kept.look_at <= now]
         if due and (self._round is None or self._round.is_over):
             self._round = BackgroundCall(partial(self._load, due))
@@ -101,20 +101,20 @@ class KeepWarm:
         if not self._is_old(key):
             return False
         # Another process or host may have loaded the key since.
-        return not self._levels.lower or self._levels.promote_quietly(key) is MISSING or self._is_old(key)
+        return not self._tiers.lower or self._tiers.promote_quietly(key) is MISSING or self._is_old(key)
 
     def _is_old(self, key: str) -> bool:
-        life = self._levels.remaining_life(key)
+        life = self._tiers.remaining_life(key)
         return life is None or life[0] <= _MARGIN * life[1] < inf
 
     def _next_look(self, key: str, request: LoadRequest, failed: bool = False) -> float:
         whole = request.life(None, lambda: 0.0) or 0.0
         # A key without a copy in memory was stored just now.
-        left, whole = self._levels.remaining_life(key) or (whole, whole)
+        left, whole = self._tiers.remaining_life(key) or (whole, whole)
         if left == inf:
             return inf
         wait = _MARGIN * whole / _TRIES if failed else max(left - _MARGIN * whole, 0.0)
-        return self._levels.monotonic() + wait
+        return self._tiers.monotonic() + wait
 
     def close(self) -> None:
         """Drop all keys; a load that is under way goes on."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
@@ -46,18 +47,16 @@ Flights: TypeAlias = list[Flight[LoadFence]]
 _FENCE, _KEY = attrgetter("fence"), attrgetter("key")
 
 
-class Call(NamedTuple):
+class Call(partial[Any]):
     """Call the loader."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+    __slots__ = ()
 
 
-class Blocking(NamedTuple):
+class Blocking(partial[Any]):
     """Call a function of the cache that may touch a disk or a socket."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
+    __slots__ = ()
 
 
 class Acquire(NamedTuple):
@@ -91,6 +90,9 @@ class End(NamedTuple):
 Step: TypeAlias = Call | Blocking | Acquire | Wait | Detach | End
 Path: TypeAlias = Generator[Step, Any, T]
 
+#: The outcome of a path that has filled in its values. Only an error needs an outcome of its own.
+_DONE: Final = Outcome[Any]()
+
 
 @final
 class LoadPath:
@@ -99,16 +101,16 @@ class LoadPath:
     A `loop` is the running event loop of a caller on one, or None for a caller in a thread.
     """
 
-    __slots__ = ("figures", "flights", "levels", "log", "permits", "random_fraction", "schedule", "tasks")
+    __slots__ = ("figures", "flights", "log", "permits", "random_fraction", "schedule", "tasks", "tiers")
 
-    def __init__(self, levels: TierStack) -> None:
-        self.levels = levels
+    def __init__(self, tiers: TierStack) -> None:
+        self.tiers = tiers
         self.flights: FlightTable[LoadFence] = FlightTable()
         self.figures = LoadCounters()
-        self.permits = PermitPool(levels, self.figures)
-        self.schedule = RefreshSchedule(levels)
+        self.permits = PermitPool(tiers, self.figures)
+        self.schedule = RefreshSchedule(tiers)
         self.tasks = Tasks()
-        self.log = RateLimitedLog(levels.monotonic)
+        self.log = RateLimitedLog(tiers.monotonic)
         #: For jitter; tests replace it.
         self.random_fraction: Callable[[], float] = random_fraction
 
@@ -117,53 +119,55 @@ class LoadPath:
         keys: Sequence[str],
         loader: Callable[..., Any],
         request: LoadRequest,
+        values: dict[str, Any],
         loop: AbstractEventLoop | None = None,
-    ) -> Path[Outcome[dict[str, Any]]]:
-        """Load distinct keys, or wait for loads of them that are under way.
+    ) -> Path[Outcome[Any]]:
+        """Load distinct keys into `values`, or wait for loads of them that are under way.
 
         Returns:
-            The values, or an error. A key is missing if the loader left it out, or if another process has
-            its lease and the request does not wait.
+            An outcome, for its error. A key is missing from `values` if the loader left it out, or if another
+            process has its lease and the request does not wait.
         """
         begun, options = time.monotonic(), request.options
-        values: dict[str, Any] = {}
+        outcome: Outcome[Any] | None = None
         while keys:
             if loop is not None:
                 self.tasks.refuse_if_closed()
+            wanted, keys = keys, []
             mine: Flights = []
             others: Flights = []
-            outcome: Outcome[dict[str, Any]] | None = None
             try:
-                self._join(keys, request, loop, mine, others)
-                others.reverse()  # for `pop`
-                keys = []
+                self._join(wanted, request, loop, mine, others)
                 if mine:  # before waiting for others, so that two batches never block each other
-                    own, detached = list(map(_KEY, mine)), None
+                    detached = None
                     soft = options.soft_timeout is not None and request.stale_ttl > 0
                     if loop is not None or soft or options.hard_timeout is not None:
-                        detached = yield Detach(tuple(mine), self._run(list(mine), loader, request))
+                        detached = yield Detach(tuple(mine), self._run(list(mine), loader, request, {}))
                     if detached is None:
-                        outcome = yield from self._run(list(mine), loader, request)
+                        outcome = yield from self._run(mine, loader, request, values)
                     else:
-                        outcome = yield from self._await_own(detached, mine, loader, request, begun)
-                    if outcome.error is None:
-                        values |= outcome.value
-                    elif stale := self._stale(own, request, outcome.error):
+                        outcome = yield from self._await_own(detached, mine, loader, request, begun, values)
+                    if outcome.error is not None:
+                        theirs = set(map(_KEY, others))
+                        own = [key for key in wanted if key not in theirs]
+                        stale = self._stale(own, request, outcome.error)
+                        if not stale:
+                            return outcome
                         values |= stale
-                    else:
-                        return outcome
+                others.reverse()  # for `pop`
                 while others:
                     flight = others.pop()
-                    if stale := self._stale([flight.key], request):  # rather than wait
+                    key = flight.key
+                    if stale := self._stale([key], request):  # rather than wait
                         flight.stop_waiting()
                         values |= stale
                         continue
                     waited = yield from self._wait(flight, request, begun)
                     if waited is None:
-                        keys += [flight.key] if request.waits else []
+                        keys += [key] if request.waits else []
                     elif waited.error is None:
-                        values[flight.key] = waited.value
-                    elif stale := self._stale([flight.key], request, waited.error):
+                        values[key] = waited.value
+                    elif stale := self._stale([key], request, waited.error):
                         values |= stale
                     else:
                         return waited
@@ -174,7 +178,7 @@ class LoadPath:
                     others.pop().stop_waiting()
                 while mine:
                     mine.pop().cancel()
-        return Outcome(values)
+        return _DONE
 
     def _join(
         self,
@@ -189,9 +193,9 @@ class LoadPath:
             for key in keys:
                 # The fence before the flight: what is invalidated from here on refuses the loaded value.
                 if request.replaces:
-                    mine.append(self.flights.lead(key, self.levels.successor(key, request.tags), loop))
+                    mine.append(self.flights.lead(key, self.tiers.fresh_fence(key, request.tags), loop))
                 else:
-                    flight, leading = self.flights.join(key, self.levels.fence(key, request.tags), loop)
+                    flight, leading = self.flights.join(key, self.tiers.fence(key, request.tags), loop)
                     to = mine if leading else others
                     to.append(flight)
         except BaseException:
@@ -206,9 +210,9 @@ class LoadPath:
         loader: Callable[..., Any],
         request: LoadRequest,
         begun: float,
-    ) -> Path[Outcome[dict[str, Any]]]:
+        values: dict[str, Any],
+    ) -> Path[Outcome[Any]]:
         """Wait for own flights. A detached path ends these, so that `mine` is empty from now on."""
-        values: dict[str, Any] = {}
         led = tuple(mine)
         mine.clear()
         try:
@@ -228,12 +232,11 @@ class LoadPath:
                     for one in led:
                         if one.key not in values:
                             mine.append(self.flights.lead(one.key, one.fence, None))
-                    outcome = yield from self._run(list(mine), loader, request)
-                    return outcome if outcome.error is not None else Outcome(values | outcome.value)
+                    return (yield from self._run(mine, loader, request, values))
         finally:
             for flight in led:
                 flight.is_unwatched = not flight.is_over
-        return Outcome(values)
+        return _DONE
 
     def _wait(
         self, flight: Flight[LoadFence], request: LoadRequest, begun: float, *, leading: bool = False
@@ -267,7 +270,7 @@ class LoadPath:
 
         Only the leader asks `is_due`, because another load may have ended since the hit.
         """
-        flight, leading = self.flights.join(key, self.levels.fence(key, request.tags), loop)
+        flight, leading = self.flights.join(key, self.tiers.fence(key, request.tags), loop)
         if not leading:
             flight.stop_waiting()
             return None
@@ -275,7 +278,7 @@ class LoadPath:
         try:
             if is_due():
                 flight.is_unwatched = True
-                path = self._run([flight], loader, request._replace(replaces=True, waits=False))
+                path = self._run([flight], loader, request._replace(replaces=True, waits=False), {})
                 begun = begin([flight], path)
         finally:
             if begun is None:
@@ -283,42 +286,44 @@ class LoadPath:
         return flight.outcome
 
     def _run(
-        self, flights: Flights, loader: Callable[..., Any], request: LoadRequest
-    ) -> Path[Outcome[dict[str, Any]]]:
-        """Load the keys of the flights, and end these. `flights` is for this path alone."""
-        values: dict[str, Any] = {}
+        self, flights: Flights, loader: Callable[..., Any], request: LoadRequest, values: dict[str, Any]
+    ) -> Path[Outcome[Any]]:
+        """Load the keys of the flights into `values`, and end these. `flights` is for this path alone."""
         missing: Flights = []
         permit: LoadPermit | None = None
+        tiers, figures = self.tiers, self.figures
         try:
             with loading_scope(*flights):
-                missing = flights if request.replaces else self._look_again(flights, values)
+                missing = flights.copy() if request.replaces else self._look_again(flights, values)
                 try:
                     if missing and request.options.takes_turns and not holds_permit():
                         permit = self._permit(missing[0].key, request)
                         seconds = request.options.lease_timeout if request.waits else 0.0
                         if (yield Acquire(permit, seconds)) is None and not request.waits:
                             raise FlightCancelled
-                        missing = self._with_permit(missing, permit, request, values)
+                        self._with_permit(missing, permit, request, values)
                     if missing:
-                        fences = list(map(_FENCE, missing))
-                        keys = list(map(_KEY, missing))
-                        if self.levels.redis is not None:
-                            yield Blocking(self._complete_fences, (fences,))
-                        started = self.levels.monotonic()
+                        if tiers.redis is not None:
+                            yield Blocking(self._complete_fences, missing)
+                        started = tiers.monotonic()
                         try:
-                            loaded = yield Call(loader, (list(keys),) if request.many else ())
+                            if request.many:
+                                keys = list(map(_KEY, missing))
+                                loaded = yield Call(loader, keys.copy())
+                            else:
+                                loaded = yield Call(loader)
                         except Exception:
-                            self.figures.failures += 1
+                            figures.failures += 1
                             raise
                         finally:
-                            took = self.levels.monotonic() - started
-                            self.figures.loads += 1
-                            self.figures.seconds += took
+                            took = tiers.monotonic() - started
+                            figures.loads += 1
+                            figures.seconds += took
                         if request.many:
                             _check_batch(loaded, keys)
                         else:
-                            loaded = {keys[0]: loaded}
-                        values |= yield Blocking(self._store, (fences, loaded, request))
+                            loaded = {missing[0].key: loaded}
+                        yield Blocking(self._store, missing, loaded, request, values)
                 except GeneratorExit:
                     permit = None  # The loop is gone, and takes no step. Leases end with their objects.
                     raise
@@ -328,9 +333,9 @@ class LoadPath:
             for flight in flights:
                 if flight.key in values:
                     flight.set_result(values[flight.key])
-            return Outcome(values)
+            return _DONE
         except FlightCancelled:  # another process has the lease
-            return Outcome({})
+            return _DONE
         except Exception as error:  # noqa: BLE001  # the flights hand it to all callers
             return self._fail(flights, error)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -348,7 +353,7 @@ class LoadPath:
         """Add what other loads have stored since the lookup, and return the flights of the other keys."""
         missing = []
         for flight in flights:
-            value = self.levels.peek_memory(flight.key)
+            value = self.tiers.peek_memory(flight.key)
             if value is MISSING:
                 missing.append(flight)
             else:
@@ -360,8 +365,8 @@ class LoadPath:
             if request.replaces:
                 return MISSING
             if request.is_asked:
-                return self.levels.find(key, request.level)
-            return self.levels.promote_quietly(key)
+                return self.tiers.find(key, request.level)
+            return self.tiers.promote_quietly(key)
 
         def stale() -> Any | Missing:
             return self._stale([key], request).get(key, MISSING)
@@ -370,54 +375,53 @@ class LoadPath:
 
     def _with_permit(
         self, missing: Flights, permit: LoadPermit, request: LoadRequest, values: dict[str, Any]
-    ) -> Flights:
-        """Return the flights whose keys are still to be loaded."""
+    ) -> None:
+        """Leave the flights in `missing` whose keys are still to be loaded."""
         if permit.value is not MISSING:  # another process has loaded the key; a batch has no lease
-            values[missing[0].key] = permit.value
-            return []
+            values[missing.pop().key] = permit.value
+            return
         for flight in missing:
             # What was invalidated while the load waited for its permit does not refuse the value.
             if not request.replaces and not flight.fence.is_current():
-                flight.fence = self.levels.fence(flight.key, request.tags)
+                flight.fence = self.tiers.fence(flight.key, request.tags)
         missing[0].hold_permit()
-        return missing
 
-    def _complete_fences(self, fences: list[LoadFence]) -> None:
-        if len(fences) == 1:
-            self.levels.before_load(fences[0])
+    def _complete_fences(self, flights: Flights) -> None:
+        if len(flights) == 1:
+            self.tiers.complete_fence(flights[0].fence)
         else:
-            self.levels.before_loads(fences)
+            self.tiers.complete_fences(list(map(_FENCE, flights)))
 
     def _store(
-        self, fences: list[LoadFence], loaded: Mapping[str, Any], request: LoadRequest
-    ) -> dict[str, Any]:
-        """Store what was loaded. Return the values, or those that another process or host stored first."""
-        values: dict[str, Any] = {}
+        self, flights: Flights, loaded: Mapping[str, Any], request: LoadRequest, values: dict[str, Any]
+    ) -> None:
+        """Store what was loaded. Add it to `values`, or what another process or host stored first."""
         lasting: list[tuple[LoadFence, Any, Any]] = []
-        for fence in fences:
-            if fence.key in loaded:
-                values[fence.key] = value = loaded[fence.key]
+        for fence in map(_FENCE, flights):  # which leaves no flight in this frame
+            key = fence.key
+            if key in loaded:
+                values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
-                    refuse_unstorable(value, f"what was loaded for {fence.key!r}")
+                    refuse_unstorable(value, f"what was loaded for {key!r}")
                 ttl: Any = request.ttl
                 if request.jitter or callable(ttl):
                     ttl = request.life(value, self.random_fraction)
                 if request.replaces or (ttl is not None and ttl > 0):
                     lasting.append((fence, value, ttl))
-        levels, where = self.levels, (request.level, request.stale_ttl)
+        tiers, level, stale_ttl = self.tiers, request.level, request.stale_ttl
         try:
-            if request.replaces:
-                for one in lasting:
-                    levels.writes.replace(*one, *where)
-            elif len(lasting) == 1:
-                values[lasting[0][0].key] = levels.keep(*lasting[0], *where)
-            elif lasting:
-                values |= levels.keep_many(lasting, *where)
+            if tiers.redis is not None and len(lasting) > 1 and not request.replaces:
+                values |= tiers.store_loaded_many(lasting, level, stale_ttl)
+                return
+            for fence, value, ttl in lasting:
+                if request.replaces:
+                    tiers.writes.replace(fence, value, ttl, level, stale_ttl)
+                else:
+                    values[fence.key] = tiers.store_loaded(fence, value, ttl, level, stale_ttl)
         except CacheClosedError:
             pass  # closed during the load: nothing is stored, but the callers get the values
-        return values
 
-    def _fail(self, flights: Flights, error: Exception) -> Outcome[dict[str, Any]]:
+    def _fail(self, flights: Flights, error: Exception) -> Outcome[Any]:
         for flight in flights:
             if flight.is_unwatched:
                 self.log.add(flight.key, error)
@@ -430,7 +434,7 @@ class LoadPath:
         """Return stale values to serve, perhaps because of an error; none unless all keys have one."""
         if request.replaces or not request.stale_ttl:
             return {}
-        values = {key: self.levels.peek_stale(key) for key in keys}
+        values = {key: self.tiers.peek_stale(key) for key in keys}
         if any(value is MISSING for value in values.values()):
             return {}
         count = len(values)

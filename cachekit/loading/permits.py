@@ -38,10 +38,10 @@ _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give
 class PermitPool:
     """The leases and slots of one cache. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("_figures", "_leases", "_levels", "_slots")
+    __slots__ = ("_figures", "_leases", "_slots", "_tiers")
 
-    def __init__(self, levels: TierStack, figures: LoadCounters) -> None:
-        self._levels = levels
+    def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
+        self._tiers = tiers
         self._figures = figures
         self._leases: ProcessLeases | None = None
         self._slots: dict[int, LoadSlots] = {}
@@ -74,7 +74,7 @@ class PermitPool:
         return "fleet" if has_server else "process" if has_directory else "thread"
 
     def _lenders(self) -> tuple[bool, bool]:
-        return self._levels.file is not None, self._levels.redis is not None
+        return self._tiers.file is not None, self._tiers.redis is not None
 
     def permit(
         self,
@@ -97,10 +97,10 @@ class PermitPool:
 
     def _lease(self, key: str, options: LoadOptions) -> Attempt:
         if options.lease == "fleet":
-            redis = self._levels.redis
+            redis = self._tiers.redis
             assert redis is not None
             return lambda: redis.call(redis.tier.lease, key, options.lease_timeout)
-        file = self._levels.file
+        file = self._tiers.file
         assert file is not None
         if self._leases is None:
             from cachekit.loading.process_lease import ProcessLeases
@@ -110,7 +110,7 @@ class PermitPool:
         return lambda: file.call(leases.try_acquire, key)
 
     def _slot(self, limit: int) -> Attempt:
-        file = self._levels.file
+        file = self._tiers.file
         assert file is not None
         slots = self._slots.get(limit)
         if slots is None:

@@ -19,18 +19,18 @@ class RefreshSchedule:
     at the next hit.
     """
 
-    __slots__ = ("_levels", "_tried")
+    __slots__ = ("_tiers", "_tried")
 
-    def __init__(self, levels: TierStack) -> None:
-        self._levels = levels
+    def __init__(self, tiers: TierStack) -> None:
+        self._tiers = tiers
         self._tried: dict[str, float] = {}
 
     def is_due(self, key: str, part: float) -> bool:
         """Return whether the entry in memory is in the last part (0 to 1) of its life."""
-        life = self._levels.remaining_life(key)
+        life = self._tiers.remaining_life(key)
         if life is None or life[0] == inf or life[0] > part * life[1]:
             return False
-        now = self._levels.monotonic()
+        now = self._tiers.monotonic()
         return now >= self._tried.get(key, now)
 
     def begins(self, key: str, part: float) -> bool:
@@ -39,5 +39,5 @@ class RefreshSchedule:
             return False
         if len(self._tried) >= _MOST:
             self._tried.clear()
-        self._tried[key] = self._levels.monotonic() + _PAUSE
+        self._tried[key] = self._tiers.monotonic() + _PAUSE
         return True

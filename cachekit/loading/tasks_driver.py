@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.loading.flights import Flight
-from cachekit.loading.path import Acquire, Blocking, Call, Detach, Path, Step, Wait
+from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, Path, Step, Wait
 from cachekit.loading.permits import LoadPermit
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.threads_driver import Loads
@@ -48,9 +48,10 @@ class AwaitedLoads:
         """Load a key; see `Loads.load`."""
         import asyncio
 
-        path = self.path.load([key], loader, request, asyncio.get_running_loop())
-        value: V = (await self.drive(path)).get().get(key, MISSING)  # missing only if it does not wait
-        return value
+        values: dict[str, V] = {}
+        path = self.path.load((key,), loader, request, values, asyncio.get_running_loop())
+        (await self.drive(path)).get()
+        return values.get(key, MISSING)  # type: ignore[return-value]  # only if the request does not wait
 
     async def load_many(
         self,
@@ -61,8 +62,10 @@ class AwaitedLoads:
         """Load distinct keys; see `Loads.load_many`."""
         import asyncio
 
-        path = self.path.load(keys, loader, request.of_many(), asyncio.get_running_loop())
-        return (await self.drive(path)).get()
+        values: dict[str, V] = {}
+        path = self.path.load(keys, loader, request.of_many(), values, asyncio.get_running_loop())
+        (await self.drive(path)).get()
+        return values
 
     async def reload(self, key: str, loader: Callable[[], Awaitable[V]], request: LoadRequest) -> V:
         """Load a key whether or not a tier has it; see `Loads.reload`."""
@@ -79,7 +82,7 @@ class AwaitedLoads:
 
     async def in_io_thread(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Call a function that may touch a disk or a socket; in a thread, unless memory is the only tier."""
-        if not self.path.levels.lower:
+        if not self.path.tiers.lower:
             return step(*args, **kwargs)
         return await run_in_thread(step, *args, **kwargs)
 
@@ -105,16 +108,16 @@ class AwaitedLoads:
 
     async def _take(self, step: Step) -> Any:
         if isinstance(step, Call):
-            return await step.function(*step.args)
+            return await step()
         if isinstance(step, Blocking):
-            return await self.in_io_thread(step.function, *step.args)
+            return await self.in_io_thread(step)
         if isinstance(step, Wait):
             return await step.flight.wait_async(step.seconds)
         if isinstance(step, Acquire):
             return await self._acquire(step.permit, step.seconds)
         if isinstance(step, Detach):
             return self._detach(step.flights, step.path)
-        return await self._raise_end(step.detached, step.load)
+        return await self._raise_end(step.detached, step.load) if isinstance(step, End) else None
 
     def _detach(self, flights: Sequence[Flight[LoadFence]], path: Path[object]) -> asyncio.Task[object]:
         return self._tasks.begin(flights, self.drive(path))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, final
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.loading.flights import Flight
-from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, LoadPath, Path, Step, Wait
+from cachekit.loading.path import Acquire, Detach, End, LoadPath, Path, Step, Wait
 from cachekit.loading.request import LoadRequest
 from cachekit.model.types import MISSING
 from cachekit.runtime.background import BackgroundCall
@@ -27,8 +27,8 @@ class Loads:
 
     __slots__ = ("figures", "flights", "path", "tasks")
 
-    def __init__(self, levels: TierStack) -> None:
-        self.path = LoadPath(levels)
+    def __init__(self, tiers: TierStack) -> None:
+        self.path = LoadPath(tiers)
         self.figures = self.path.figures
         self.flights = self.path.flights
         self.tasks = self.path.tasks
@@ -41,9 +41,9 @@ class Loads:
             LoadTimeoutError: the load exceeded the hard timeout.
             Exception: what the loader raised, in this thread or another one.
         """
-        values = self.drive(self.path.load([key], loader, request)).get()
-        value: V = values.get(key, MISSING)  # missing only if the request does not wait
-        return value
+        values: dict[str, V] = {}
+        self.drive(self.path.load((key,), loader, request, values)).get()
+        return values.get(key, MISSING)  # type: ignore[return-value]  # only if the request does not wait
 
     def load_many(
         self, keys: Sequence[str], loader: Callable[[list[str]], Mapping[str, V]], request: LoadRequest
@@ -58,7 +58,9 @@ class Loads:
             ValueError: the loader returned keys that are not in its argument.
             Exception: as `load`.
         """
-        return self.drive(self.path.load(keys, loader, request.of_many())).get()
+        values: dict[str, V] = {}
+        self.drive(self.path.load(keys, loader, request.of_many(), values)).get()
+        return values
 
     def reload(self, key: str, loader: Callable[[], V], request: LoadRequest) -> V:
         """Load a key whether or not a tier has it; no older load of the key is stored.
@@ -97,10 +99,7 @@ class Loads:
                 step = path.send(None) if struck is None else path.throw(struck)
                 while True:
                     try:
-                        if type(step) is Call or type(step) is Blocking:
-                            value = step.function(*step.args)
-                        else:
-                            value = self._take(step)
+                        value = step() if isinstance(step, partial) else self._take(step)
                     except BaseException as error:  # noqa: BLE001  # the path handles it or raises it
                         step = path.throw(error)
                     else:

@@ -76,10 +76,10 @@ class _Agenda:
         self, key: str, waits: bool, loop: AbstractEventLoop | None
     ) -> Path[bool | BaseException | None]:
         """Load a key that no tier has; None if another process is loading it, and this one does not wait."""
-        levels = self._path.levels
-        if levels.peek_memory(key) is not MISSING:
+        tiers = self._path.tiers
+        if tiers.peek_memory(key) is not MISSING:
             return False
-        if levels.lower and (yield Blocking(levels.promote_quietly, (key,))) is not MISSING:
+        if tiers.lower and (yield Blocking(tiers.promote_quietly, key)) is not MISSING:
             return False
         called = False
 
@@ -88,8 +88,12 @@ class _Agenda:
             called = True
             return self._loader(key)
 
-        values = yield from self._path.load([key], load, self._request._replace(waits=waits), loop)
-        return called if values.value else values.error
+        values: dict[str, Any] = {}
+        request = self._request._replace(waits=waits)
+        outcome = yield from self._path.load((key,), load, request, values, loop)
+        if outcome.error is not None:
+            return outcome.error
+        return called if values else None
 
 
 def _is_of_the_load(error: BaseException) -> bool:

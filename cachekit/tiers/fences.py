@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
@@ -153,6 +154,14 @@ class PrivateFence:
 
 
 @final
+class _FenceReference(weakref.ref[PrivateFence]):
+    """A weak reference that knows its key; one of `weakref.KeyedRef` takes three times as long to make."""
+
+    __slots__ = ("key",)
+    key: str
+
+
+@final
 class FenceTable:
     """The private fences that are held, by key.
 
@@ -160,23 +169,32 @@ class FenceTable:
     with its holder.
     """
 
-    __slots__ = ("_fences", "held")
+    __slots__ = ("_fences", "_forget", "held")
 
     def __init__(self) -> None:
-        # It removes a fence that is no longer held in one step, in any thread, and never a newer fence of the
-        # same key.
-        self._fences: weakref.WeakValueDictionary[str, PrivateFence] = weakref.WeakValueDictionary()
+        fences: dict[str, _FenceReference] = {}
+        self._fences = fences
         #: The fences by key: the owner tests without a call whether there are any.
-        self.held: Mapping[str, object] = self._fences.data  # type: ignore[attr-defined]
+        self.held: Mapping[str, object] = fences
+
+        def forget(dead: weakref.ref[PrivateFence]) -> None:
+            # In one step, because it runs in any thread without the lock: it removes no newer fence.
+            _remove_dead_weakref(fences, dead.key)  # type: ignore[attr-defined]
+
+        self._forget = forget
 
     def __len__(self) -> int:
         return len(self.held)
 
     def take(self, key: str, tags: frozenset[str], every_tag: bool = False) -> PrivateFence:
         """Return a fence for the key and the tags. Holders of one key share it, with the tags of them all."""
-        fence = self._fences.get(key)
+        reference = self._fences.get(key)
+        fence = None if reference is None else reference()
         if fence is None:
-            fence = self._fences[key] = PrivateFence(key, tags, every_tag)
+            fence = PrivateFence(key, tags, every_tag)
+            reference = _FenceReference(fence, self._forget)
+            reference.key = key
+            self._fences[key] = reference
         else:
             fence.tags |= tags
             fence.every_tag |= every_tag
@@ -184,7 +202,8 @@ class FenceTable:
 
     def break_key(self, key: str) -> None:
         """Break the fences of one key."""
-        fence = self._fences.pop(key, None)
+        reference = self._fences.pop(key, None)
+        fence = None if reference is None else reference()
         if fence is not None:
             fence.broken = True
 
@@ -206,4 +225,5 @@ class FenceTable:
             self.break_key(fence.key)
 
     def _standing(self) -> list[PrivateFence]:
-        return list(self._fences.values())
+        references = list(self._fences.values())
+        return [fence for reference in references if (fence := reference()) is not None]

@@ -69,7 +69,7 @@ def test_a_reload_does_not_come_after_a_neighbours_write(host: Host) -> None:
     levels = host.one._core.tiers
     host.one.set("k", "first", cache_level=level)
     fence = levels.fence("k", frozenset())
-    levels.before_load(fence)
+    levels.complete_fence(fence)
     host.file.hang("remove")
     finish = in_thread(lambda: levels.writes.replace(fence, "loaded", 60, level))
     host.file.wait_for_hanging()
@@ -85,6 +85,6 @@ def test_a_reload_in_memory_alone_is_kept(host: Host) -> None:
     levels = host.one._core.tiers
     host.one.set("k", "first", cache_level=CacheLevel.MEMORY)
     fence = levels.fence("k", frozenset())
-    levels.before_load(fence)
+    levels.complete_fence(fence)
     levels.writes.replace(fence, "loaded", 60, CacheLevel.MEMORY)
     assert host.one.get("k") == "loaded"

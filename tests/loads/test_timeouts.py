@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+import inside
 import pytest
 from racing import in_thread, race
 
@@ -151,6 +152,25 @@ def test_an_exit_in_the_loader_is_its_callers(cache: IntelligentCache) -> None:
     with pytest.raises(SystemExit):
         cache.get_or_set_many(["k"], lambda keys: leaving(), load=LONG)
     assert cache.get_or_set("k", lambda: 1, load=LONG) == 1
+
+
+@pytest.mark.parametrize("load", [LONG, LoadOptions(soft_timeout=30)], ids=["hard", "soft"])
+def test_an_exit_in_a_refresh_is_its_callers(cache: IntelligentCache, load: LoadOptions) -> None:
+    """The caller waits for the thread of the load, whatever ends that."""
+    leaves = False
+
+    @cache.cached(name="f", stale_ttl=60, load=load)
+    def function() -> int:
+        if leaves:
+            raise SystemExit(3)
+        return 1
+
+    assert function() == 1
+    leaves = True
+    finish = in_thread(function.refresh)
+    with pytest.raises(SystemExit):
+        finish()
+    assert len(inside.flights(cache)) == 0
 
 
 def test_batches_have_it_too(cache: IntelligentCache) -> None:
