@@ -241,26 +241,27 @@ class TestDemo:
         process.stderr.close()
         assert (process.wait(50), complaint) == (0, "")
 
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [
+    def test_durations_have_a_unit_that_suits_them(self, subtests: pytest.Subtests) -> None:
+        """From parts of a microsecond to minutes."""
+        rows: list[tuple[float, str]] = [
             (0.0, "0.0 us"),
             (4e-7, "0.4 us"),
             (2.5e-6, "2.5 us"),
             (0.0125, "12.5 ms"),
             (3.25, "3.2 s"),
             (414.0, "6.9 min"),
-        ],
-    )
-    def test_durations_have_a_unit_that_suits_them(self, seconds: float, text: str) -> None:
-        """From parts of a microsecond to minutes."""
-        assert demo_work.duration(seconds) == text
+        ]
+        for seconds, text in rows:
+            with subtests.test(seconds=seconds):
+                assert demo_work.duration(seconds) == text
 
 
 class TestArguments:
-    @pytest.mark.parametrize(
-        ("arguments", "complaint"),
-        [
+    def test_a_wrong_argument_is_told_what_would_be_right(
+        self, subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Status 2, the usage, and a message that names the argument."""
+        rows: list[tuple[tuple[str, ...], str]] = [
             ((), "the following arguments are required: COMMAND"),
             (("fly",), "invalid choice: 'fly'"),
             (("demo", "--modules", "0"), "argument --modules: must be at least 1, not 0"),
@@ -270,19 +271,16 @@ class TestArguments:
             (("demo", "--threads", "1000"), "argument --threads: must be at most 256, not 1000"),
             (("demo", "--seed", "1.5"), "argument --seed: must be a whole number, not '1.5'"),
             (("demo", "--speed", "1"), "unrecognized arguments: --speed 1"),
-        ],
-    )
-    def test_a_wrong_argument_is_told_what_would_be_right(
-        self, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Status 2, the usage, and a message that names the argument."""
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert complaint in said.err
-        assert "usage: cachekit" in said.err
+        ]
+        for arguments, complaint in rows:
+            with subtests.test(arguments=arguments):
+                with pytest.raises(SystemExit) as ended:
+                    main(arguments)
+                assert ended.value.code == 2
+                said = capsys.readouterr()
+                assert said.out == ""
+                assert complaint in said.err
+                assert "usage: cachekit" in said.err
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         """`cachekit --version` is that of the package."""

@@ -14,7 +14,6 @@ from typing import Any
 import inside
 import pytest
 from counting import Calls, Counts, counted, counted_async
-from ids import without_address
 
 from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
 from cachekit.testing import ManualClock
@@ -176,9 +175,9 @@ class TestOptions:
                 assert own.contains(function.key(1))
         assert inside.memory(cache).size() == 0
 
-    @pytest.mark.parametrize(
-        ("options", "error", "message"),
-        [
+    def test_bad_arguments(self, subtests: pytest.Subtests) -> None:
+        """A wrong argument is refused where it is written: its name, its value, and what to write."""
+        rows: list[tuple[dict[str, Any], type[Exception], str]] = [
             (
                 {"tags": "user"},
                 TypeError,
@@ -208,19 +207,20 @@ class TestOptions:
                 ValueError,
                 r"ignore must name parameters of .* \['x', 'y'\], not \['db'\]",
             ),
-        ],
-        ids=without_address,
-    )
-    def test_bad_arguments(self, options: dict[str, Any], error: type[Exception], message: str) -> None:
-        """A wrong argument is refused where it is written: its name, its value, and what to write."""
-        with pytest.raises(error, match=message):
-            cache_result(**options)(base)
+        ]
+        for options, error, message in rows:
+            with subtests.test(options=options), pytest.raises(error, match=message):
+                cache_result(**options)(base)
 
-    @pytest.mark.parametrize("thing", [60, "x", len, functools.partial(len), functools.lru_cache(len), Calls])
-    def test_what_is_no_function(self, thing: Any) -> None:
+    def test_what_is_no_function(self, subtests: pytest.Subtests) -> None:
         """Only functions are decorated; a number was meant as a parameter."""
-        with pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"):
-            cache_result(thing)
+        rows: list[Any] = [60, "x", len, functools.partial(len), functools.lru_cache(len), Calls]
+        for thing in rows:
+            with (
+                subtests.test(thing=thing),
+                pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"),
+            ):
+                cache_result(thing)
 
     def test_a_level_that_the_cache_has_not(self, cache: IntelligentCache) -> None:
         """It is a ValueError at the call, when the cache is known."""

@@ -99,24 +99,30 @@ class TestAnswers:
             with pytest.raises(SerializationError, match="aio awaits loaders, and cache_result an async def"):
                 ask()
 
-    @pytest.mark.parametrize("make", [iter, reversed, enumerate, lambda items: (item for item in items)])
     def test_what_can_be_read_once_is_refused(
-        self, cache: IntelligentCache, counts: Counts, make: Any
+        self, subtests: pytest.Subtests, cache: IntelligentCache, counts: Counts
     ) -> None:
         """An iterator as an answer is an error that says what to do, every time."""
-        function, _ = counts(lambda: make([1]))
-        for _ in range(2):
-            with pytest.raises(SerializationError, match="can be read only once; cache its contents instead"):
-                function()
+        rows: list[Any] = [iter, reversed, enumerate, lambda items: (item for item in items)]
+        for make in rows:
+            with subtests.test(make=make):
+                function, _ = counts(lambda: make([1]))  # noqa: B023
+                for _ in range(2):
+                    with pytest.raises(
+                        SerializationError, match="can be read only once; cache its contents instead"
+                    ):
+                        function()
 
-    @pytest.mark.parametrize("make", [Mock, MagicMock, AsyncMock])
-    def test_a_mock_is_an_answer(self, cache: IntelligentCache, make: Any) -> None:
+    def test_a_mock_is_an_answer(self, subtests: pytest.Subtests, cache: IntelligentCache) -> None:
         """What a patched client returns has the methods of an iterator, too, and is none."""
-        function, calls = counted(make)
-        assert function() is function()
-        assert len(calls.seen) == 1
-        assert cache.set("k", made := make())
-        assert cache.get("k") is made
+        rows: list[Any] = [Mock, MagicMock, AsyncMock]
+        for make in rows:
+            with subtests.test(make=make):
+                function, calls = counted(make, name=make.__name__)
+                assert function() is function()
+                assert len(calls.seen) == 1
+                assert cache.set("k", made := make())
+                assert cache.get("k") is made
 
     def test_a_generator_function_is_refused(self) -> None:
         """A generator is refused where it is decorated."""

@@ -300,9 +300,9 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
     assert cache.get("k") == "parent's"
 
 
-@pytest.mark.parametrize(
-    ("call", "kind", "words"),
-    [
+def test_wrong_arguments_are_named(subtests: pytest.Subtests, cache: IntelligentCache) -> None:
+    """The message names the argument, the value and the remedy; nothing is stored."""
+    rows: list[tuple[Callable[[Any], Any], type[Exception], list[str]]] = [
         (lambda c: c.get(1), TypeError, ["key", "1", "int"]),
         (lambda c: c.get([]), TypeError, ["key", "[]"]),
         (lambda c: c.set(b"k", 1), TypeError, ["key", "b'k'"]),
@@ -326,14 +326,11 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
         (lambda c: IntelligentCache(memory_cache={}, file_cache=None), TypeError, ["memory_cache", "{}"]),  # type: ignore[arg-type]
         (lambda c: IntelligentCache(None, file_cache=None), ValueError, ["memory_cache=None"]),
         (lambda c: IntelligentCache(default_ttl=0, file_cache=None), ValueError, ["default_ttl", "0"]),
-    ],
-)
-def test_wrong_arguments_are_named(
-    cache: IntelligentCache, call: Callable[[Any], Any], kind: type[Exception], words: list[str]
-) -> None:
-    """The message names the argument, the value and the remedy; nothing is stored."""
-    with pytest.raises(kind) as caught:
-        call(cache)
-    for word in words:
-        assert word in str(caught.value)
-    assert inside.memory(cache).size() == 0
+    ]
+    for call, kind, words in rows:
+        with subtests.test(words=words):
+            with pytest.raises(kind) as caught:
+                call(cache)
+            for word in words:
+                assert word in str(caught.value)
+            assert inside.memory(cache).size() == 0

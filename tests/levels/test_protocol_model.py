@@ -84,24 +84,24 @@ def beside(
     return search(world, actors, stored=what != "load", memory=not killed, killed=killed, **terms)
 
 
-@pytest.mark.parametrize("how", WRITERS)
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_schedule_serves_the_old_value(name: str, how: str) -> None:
+def test_no_schedule_serves_the_old_value(subtests: pytest.Subtests, name: str) -> None:
     """One writer, who may be killed anywhere, and one who loads or promotes; the server may evict."""
     world = WORLDS[name]
-    for what, killed in product(["load", "promotion"], KILLED):
-        found = beside(world, WRITERS[how](world), what, killed=killed)
-        assert found.run() is None, (what, killed)
-        assert found.states > 30, (what, killed)
+    for how, what, killed in product(WRITERS, ["load", "promotion"], KILLED):
+        with subtests.test(how=how, what=what, killed=killed):
+            found = beside(world, WRITERS[how](world), what, killed=killed)
+            assert found.run() is None
+            assert found.states > 30
 
 
-@pytest.mark.parametrize("how", WRITERS)
 @pytest.mark.parametrize("name", WORLDS)
-def test_no_schedule_brings_the_old_value_back(name: str, how: str) -> None:
+def test_no_schedule_brings_the_old_value_back(subtests: pytest.Subtests, name: str) -> None:
     """One writer, and one who replaces what is there by what is no newer, if the fence stands."""
     world = WORLDS[name]
-    for what in ("refresh", "own refresh", "refresh without room", "touch"):
-        assert beside(world, WRITERS[how](world), what, evicted=True).run() is None, what
+    for how, what in product(WRITERS, ["refresh", "own refresh", "refresh without room", "touch"]):
+        with subtests.test(how=how, what=what):
+            assert beside(world, WRITERS[how](world), what, evicted=True).run() is None
 
 
 @pytest.mark.parametrize("name", ["file", "redis", "both"])
@@ -133,13 +133,14 @@ def test_whoever_was_shown_the_new_value_is_never_shown_the_old_one(name: str) -
     assert search(world, actors, memory=True, one_way=True).run() is None
 
 
-@pytest.mark.parametrize("how", WRITERS)
 @pytest.mark.parametrize("name", ["both", "two hosts"])
-def test_a_write_that_takes_too_long(name: str, how: str) -> None:
+def test_a_write_that_takes_too_long(subtests: pytest.Subtests, name: str) -> None:
     """Somebody takes it for dead and ends its flux, whether it is dead or slow."""
     world = WORLDS[name]
-    for killed in ((), ("w",)):
-        assert beside(world, WRITERS[how](world), "promotion", killed=killed, abandons=True).run() is None
+    for how, killed in product(WRITERS, KILLED):
+        with subtests.test(how=how, killed=killed):
+            found = beside(world, WRITERS[how](world), "promotion", killed=killed, abandons=True)
+            assert found.run() is None
 
 
 # -- a new life -------------------------------------------------------------------------------------------
@@ -213,17 +214,17 @@ def test_a_write_of_many_keys_of_which_a_part_fails(name: str, together: bool) -
 # -- the news ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed", [(), ("w",)])
-@pytest.mark.parametrize("how", WRITERS)
-def test_hits_that_compare_the_news_first(how: str, killed: tuple[str, ...]) -> None:
+def test_hits_that_compare_the_news_first(subtests: pytest.Subtests) -> None:
     """A copy that somebody looks at during a write, made before or during it; and a write of another key."""
-    for others in (
-        {"h": (2, [*lookup(CHANGES, 2), *hit(CHANGES, 2)]), "l": (1, load(CHANGES, 1, "l"))},
-        {"h": (2, hit(CHANGES, 2)), "e": (1, write_elsewhere(CHANGES, 1, "e"))},
-    ):
-        actors = {"w": (0, WRITERS[how](CHANGES)), **others}
-        found = search(CHANGES, actors, memory=True, killed=killed, one_way=how == "set")
-        assert found.run() is None
+    for how, killed in product(WRITERS, KILLED):
+        for others in (
+            {"h": (2, [*lookup(CHANGES, 2), *hit(CHANGES, 2)]), "l": (1, load(CHANGES, 1, "l"))},
+            {"h": (2, hit(CHANGES, 2)), "e": (1, write_elsewhere(CHANGES, 1, "e"))},
+        ):
+            with subtests.test(how=how, killed=killed, others=list(others)):
+                actors = {"w": (0, WRITERS[how](CHANGES)), **others}
+                found = search(CHANGES, actors, memory=True, killed=killed, one_way=how == "set")
+                assert found.run() is None
 
 
 # -- outages ----------------------------------------------------------------------------------------------
@@ -336,10 +337,11 @@ GUARDS: dict[str, Callable[[str], Search]] = {
 }
 
 
-@pytest.mark.parametrize("guard", GUARDS)
-def test_each_guard_is_needed(guard: str) -> None:
+def test_each_guard_is_needed(subtests: pytest.Subtests) -> None:
     """The protocol without it is found out: so the model could fail."""
-    assert GUARDS[guard](guard).run() is not None
+    for guard in GUARDS:
+        with subtests.test(guard=guard):
+            assert GUARDS[guard](guard).run() is not None
 
 
 # -- deeper -----------------------------------------------------------------------------------------------

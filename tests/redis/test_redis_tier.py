@@ -127,9 +127,9 @@ class TestFleetFences:
         assert inside.redis_store(cache).add({"k": write}) == {"k": True}
         assert inside.redis_store(cache).add({"k": write}) == {"k": True}
 
-    @pytest.mark.parametrize(
-        "happens",
-        [
+    def test_add_behind_a_broken_origin(self, subtests: pytest.Subtests, make_cache: MakeCache) -> None:
+        """What another cache did since then refuses it, and counts."""
+        rows: list[Callable[[RedisCache], object]] = [
             lambda cache: cache.set_value("k", 2) and cache.delete("k"),
             lambda cache: cache.delete("k"),
             lambda cache: cache.invalidate_by_tags({"t"}),
@@ -140,19 +140,15 @@ class TestFleetFences:
                 cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()})
                 or cache.remove_many(["k"])
             ),
-        ],
-        ids=["set", "delete", "tag", "pattern", "clear", "renew", "many"],
-    )
-    def test_add_behind_a_broken_origin(
-        self, make_cache: MakeCache, happens: Callable[[RedisCache], object]
-    ) -> None:
-        """What another cache did since then refuses it, and counts."""
-        cache, other = make_cache(), make_cache()
-        origin = cache.origin("k", frozenset({"t"}))
-        happens(other)
-        assert cache.add("k", CacheEntry("k", "loaded", tags={"t"}), origin) is False
-        assert cache.get("k") is None
-        assert cache.get_stats().refusals == 1
+        ]
+        for happens in rows:
+            with subtests.test(happens=happens):
+                cache, other = make_cache(), make_cache()
+                origin = cache.origin("k", frozenset({"t"}))
+                happens(other)
+                assert cache.add("k", CacheEntry("k", "loaded", tags={"t"}), origin) is False
+                assert cache.get("k") is None
+                assert cache.get_stats().refusals == 1
 
     def test_a_missing_token_counts_as_changed(self, cache: RedisCache, client: Any, prefix: str) -> None:
         """The server may evict tokens as it likes: fences break, tagged values are over, nothing is wrong."""
