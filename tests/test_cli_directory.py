@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,16 @@ def state_of(path: Path) -> dict[str, tuple[object, ...]]:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """The command in a process of its own: status, output, errors."""
+    """Run the command in this process: status, output, errors."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(arguments)
+    out.seek(0)
+    return status, out.read(), err.getvalue()
+
+
+def run_elsewhere(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in a process of its own, whose standard input says no."""
     ended = subprocess.run(
         [sys.executable, "-m", "cachekit", *arguments],
         capture_output=True,
@@ -69,7 +79,9 @@ def run(*arguments: str) -> tuple[int, str, str]:
 class TestInspect:
     def test_what_it_shows(self, tmp_path: Path) -> None:
         """Entries by state, sizes, expiry, shards, keys; printable whatever the keys are."""
-        status, out, err = run("inspect", str(fill(tmp_path)), "--keys", "user:19|line|[^a-z]|large")
+        status, out, err = run_elsewhere(
+            "inspect", str(fill(tmp_path)), "--keys", "user:19|line|[^a-z]|large"
+        )
         assert (status, err) == (0, "")
         assert re.search(r"live entries +203\b", out)
         assert re.search(r"invalidated by tag, not yet removed +6\b", out)
@@ -127,7 +139,7 @@ class TestInspect:
         with FileCache(fill(tmp_path), 1) as cache:
             cache.set_value("k", 1)
             assert Inspection(str(tmp_path)).users() == [os.getpid()]
-            status, out, _ = run("inspect", str(tmp_path), "--keys", "k$")
+            status, out, _ = run_elsewhere("inspect", str(tmp_path), "--keys", "k$")
             assert status == 0
             assert str(os.getpid()) in out
             assert cache.get_value("k") == 1
@@ -294,7 +306,7 @@ class TestPurge:
     def test_it_asks(self, tmp_path: Path) -> None:
         """And takes anything but yes for no."""
         path = fill(tmp_path)
-        status, out, _ = run("purge", str(path))
+        status, out, _ = run_elsewhere("purge", str(path))
         assert status == 1
         assert "Remove 213 entries" in out
         assert "Nothing was removed" in out
@@ -312,7 +324,7 @@ class TestPurge:
             cache.set_value("k", 1)
             found = cache.look("k")
             assert found is not None
-            assert run("purge", "--yes", str(tmp_path))[0] == 0
+            assert run_elsewhere("purge", "--yes", str(tmp_path))[0] == 0
             assert cache.get_value("k") is None
             assert not found.fence.is_current()
             assert cache.set_value("k", 2)

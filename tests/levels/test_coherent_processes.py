@@ -163,9 +163,9 @@ def stale_reads(
 
 def test_no_stale_read_between_processes(tmp_path: Path) -> None:
     """After a delete, a set, a tag or a pattern has returned, nobody is served anything older."""
-    counted = stale_reads(tmp_path, 250, least=1000)
+    counted = stale_reads(tmp_path, 150, readers=4, least=500)
     assert counted.stale == 0
-    assert counted.reads > 1000
+    assert counted.reads > 500
 
 
 @pytest.mark.soak
@@ -341,7 +341,7 @@ def assert_clean(report: KillReport, kills: int) -> None:
 
 def test_kills(tmp_path: Path) -> None:
     """The memory of the survivor has what the dead had written, and nothing older."""
-    assert_clean(kill_loop(tmp_path, 20, 4), 20)
+    assert_clean(kill_loop(tmp_path, 10, 4), 10)
 
 
 @pytest.mark.soak
@@ -358,8 +358,7 @@ def test_many_kills(tmp_path: Path) -> None:
 
 def test_two_hosts_converge(tmp_path: Path, redis_url: str) -> None:
     """What one host writes the other one sees within the bus's delay, whatever it had in memory and file."""
-    worst = converge(tmp_path, redis_url, 100)
-    assert len(worst) == 100
+    assert len(converge(tmp_path, redis_url, 60)) == 60
 
 
 @pytest.mark.soak

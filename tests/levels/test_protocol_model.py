@@ -168,7 +168,7 @@ def test_a_write_for_this_host_alone(name: str) -> None:
 
 def test_a_write_for_this_host_alone_beside_another_one() -> None:
     """One of the two values is left, also when the server lets go of the other."""
-    world = WORLDS["both"]
+    world = World(homes=(0, 0))
     actors = {"a": (0, write_here(world, 0, "a")), "b": (1, write(world, 1, "b", "B"))}
     assert search(world, actors).run() is None
 
@@ -243,7 +243,9 @@ def outage(homes: tuple[int, int], how: str, what: str, out: frozenset[int], *wi
     return Search(world, start, actors, writer="w", by_message=True)
 
 
-@pytest.mark.parametrize(("how", "what"), [("delete", "promotion"), ("tag", "load")])
+@pytest.mark.parametrize(
+    ("how", "what"), [pytest.param("delete", "promotion", marks=pytest.mark.soak), ("tag", "load")]
+)
 def test_an_outage_of_the_server(how: str, what: str) -> None:
     """One that both processes of a host see: what it missed is made good before anybody trusts it."""
     assert outage((0, 0), how, what, frozenset({0, 1})).run() is None
