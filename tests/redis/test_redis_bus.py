@@ -16,6 +16,7 @@ from typing import Any
 import inside
 import pytest
 import redis
+from bus_notes import Notes
 from forking import in_fork
 from racing import in_thread
 from redis_server import RedisServer, wait_until
@@ -28,32 +29,6 @@ from cachekit.tiers.redis.bus_protocol import Outbox
 MakeCache = Callable[..., RedisCache]
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
-
-
-class Notes:
-    """A listener that writes down what it is told, by whichever thread."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def keys_changed(self, keys: Sequence[str]) -> None:
-        self.told.append(("keys", list(keys)))
-
-    def tags_changed(self, tags: frozenset[str]) -> None:
-        self.told.append(("tags", sorted(tags)))
-
-    def pattern_changed(self, pattern: str) -> None:
-        self.told.append(("pattern", pattern))
-
-    def everything_changed(self) -> None:
-        self.told.append(("all", None))
-
-    @property
-    def gaps(self) -> int:
-        return self.told.count(("all", None))
-
-    def has(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.told) >= count
 
 
 def listening(cache: RedisCache) -> Notes:

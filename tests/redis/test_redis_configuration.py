@@ -94,8 +94,7 @@ class TestConfiguration:
 
     def test_passwords_are_not_shown(self) -> None:
         """Not in repr, str or what is raised."""
-        server = RedisServer("--requirepass", "hunter2-hunter2")
-        try:
+        with RedisServer("--requirepass", "hunter2-hunter2") as server:
             url = server.url.replace("//", "//:hunter2-hunter2@")
             for cache in (
                 RedisCache(url=url, timeout=60),
@@ -117,18 +116,15 @@ class TestConfiguration:
                     assert "hunter2" not in str(cause)
                     assert "wrong-word" not in str(cause)
                     cause = cause.__cause__
-        finally:
-            server.close()
 
     def test_a_unix_socket(self) -> None:
         """unix:// works too."""
-        server = RedisServer()
-        try:
-            with RedisCache(url=f"unix://{server.directory}/socket", timeout=60) as cache:
-                cache.set_value("k", 1)
-                assert cache.get_value("k") == 1
-        finally:
-            server.close()
+        with (
+            RedisServer() as server,
+            RedisCache(url=f"unix://{server.directory}/socket", timeout=60) as cache,
+        ):
+            cache.set_value("k", 1)
+            assert cache.get_value("k") == 1
 
     def test_options_in_the_url(self, make_cache: MakeCache, redis_url: str) -> None:
         """What redis-py takes there, the cache takes; but values stay bytes."""

@@ -8,34 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from bus_notes import Notes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis import bus_protocol
 from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
-
-
-class Notes:
-    """A listener that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def keys_changed(self, keys: Sequence[str]) -> None:
-        self.told.append(("keys", list(keys)))
-
-    def tags_changed(self, tags: frozenset[str]) -> None:
-        self.told.append(("tags", sorted(tags)))
-
-    def pattern_changed(self, pattern: str) -> None:
-        self.told.append(("pattern", pattern))
-
-    def everything_changed(self) -> None:
-        self.told.append(("all", None))
-
-    @property
-    def gaps(self) -> int:
-        return self.told.count(("all", None))
 
 
 def sent(outbox: Outbox, key: str = "k") -> bytes:
