@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import weakref
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,8 @@ from cachekit.testing import ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with (
-        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
-        override(fresh),
-    ):
-        yield fresh
+def cache(default_cache: IntelligentCache) -> IntelligentCache:
+    return default_cache
 
 
 async def awaited(answer: object) -> bool:

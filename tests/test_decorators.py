@@ -30,26 +30,15 @@ from cachekit import (
     CacheClosedError,
     CacheInfo,
     IntelligentCache,
-    MemoryCache,
     SerializationError,
     cache_result,
-    override,
 )
 from cachekit.testing import ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with (
-        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
-        override(fresh),
-    ):
-        yield fresh
+def cache(default_cache: IntelligentCache) -> IntelligentCache:
+    return default_cache
 
 
 @cache_result

@@ -12,7 +12,6 @@ import inspect
 import pickle
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import inside
@@ -21,22 +20,12 @@ from counting import counted_async
 from loops import settle
 from racing import in_thread
 
-from cachekit import IntelligentCache, MemoryCache, SerializationError, cache_result, override
-from cachekit.testing import ManualClock
+from cachekit import IntelligentCache, SerializationError, cache_result
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with (
-        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
-        override(fresh),
-    ):
-        yield fresh
+def cache(default_cache: IntelligentCache) -> IntelligentCache:
+    return default_cache
 
 
 @cache_result

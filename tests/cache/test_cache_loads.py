@@ -8,6 +8,7 @@ from typing import Any
 
 import inside
 import pytest
+from drivers import Driver
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
@@ -250,20 +251,35 @@ def test_a_batch_that_fails_fails_for_all(cache: IntelligentCache) -> None:
     assert len(inside.flights(cache)) == 0
 
 
-@pytest.mark.parametrize(
-    ("loader", "kind", "words"),
-    [
-        (lambda keys: {"surplus": 1}, ValueError, "surplus"),
-        (lambda keys: ["a"], TypeError, "list"),
-        (lambda keys: {"a": iter([])}, SerializationError, "list_iterator"),
-    ],
-)
+def test_a_batch_loads_what_is_missing(cache: IntelligentCache, driver: Driver) -> None:
+    """By one call, in order; keys that the loader leaves out are missing from the answer."""
+    asked: list[list[str]] = []
+
+    def load(keys: list[str]) -> dict[str, int]:
+        asked.append(keys)
+        return {key: ord(key) for key in keys if key != "z"}
+
+    cache.set("b", 0)
+    found = driver.load(cache, ["a", "b", "z", "c", "a"], load)
+    assert list(found.items()) == [("a", 97), ("b", 0), ("c", 99)]
+    assert asked == [["a", "z", "c"]]
+    assert cache.get_many(["a", "c", "z"]) == {"a": 97, "c": 99}
+
+
 def test_a_batch_loader_is_held_to_its_word(
-    cache: IntelligentCache, loader: Callable[[list[str]], dict[str, int]], kind: type[Exception], words: str
+    cache: IntelligentCache, driver: Driver, subtests: pytest.Subtests
 ) -> None:
-    """Surplus keys, no mapping, or one-shot values are errors that say so."""
-    with pytest.raises(kind, match=words):
-        cache.get_or_set_many(["a"], loader)
+    """Surplus keys, no mapping, or one-shot values are errors that say so; nothing is kept."""
+    rows: list[tuple[Callable[[list[str]], Any], type[Exception], str]] = [
+        (lambda keys: {"a": 1, "surplus": 1}, ValueError, r"keys that it was not asked for.*surplus"),
+        (lambda keys: ["a"], TypeError, "loader must return a mapping from key to value, not a list"),
+        (lambda keys: {"a": iter([])}, SerializationError, "list_iterator"),
+    ]
+    for loader, kind, words in rows:
+        with subtests.test(words=words), pytest.raises(kind, match=words):
+            driver.load(cache, ["a"], loader)
+    assert cache.get_many(["a", "surplus"]) == {}
+    assert len(inside.flights(cache)) == 0
 
 
 def test_a_key_that_a_batch_leaves_out_sends_its_waiters_on(

@@ -21,11 +21,6 @@ AHEAD = LoadOptions(refresh_ahead=0.2)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
     with IntelligentCache(MemoryCache(clock=clock), file_cache=None, load=AHEAD) as cache:
         yield cache

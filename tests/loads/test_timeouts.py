@@ -19,11 +19,6 @@ LONG = LoadOptions(hard_timeout=30)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
     with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
         yield cache

@@ -26,7 +26,7 @@ from tracing import at_line
 
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import policy_store, store
+from cachekit.tiers.memory import policy_store
 from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 
@@ -200,13 +200,6 @@ class StrategyMachine(RuleBasedStateMachine):
 
 StrategyMachine.TestCase.settings = explored(steps=2.5)
 TestStrategies = StrategyMachine.TestCase
-
-
-@pytest.fixture(params=["lock-free", "locked"])
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is under the GIL, and as it is without."""
-    if request.param == "locked":
-        monkeypatch.setattr(store, "gil_enabled", lambda: False)
 
 
 @pytest.mark.usefixtures("build")
