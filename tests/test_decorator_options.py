@@ -53,10 +53,7 @@ class TestOptions:
         """`cache_info` counts as misses what the tiers did not have, whether or not memory was asked."""
 
         def asked() -> CacheInfo:
-            with (
-                IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)) as fresh,
-                override(fresh),
-            ):
+            with IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)) as fresh, override(fresh):
                 function, _ = make(lambda x: x, cache_level=level)
                 for x in (1, 1, 2):
                     answer = function(x)
@@ -168,11 +165,7 @@ class TestOptions:
     def test_bad_arguments(self, subtests: pytest.Subtests) -> None:
         """A wrong argument is refused where it is written: its name, its value, and what to write."""
         rows: list[tuple[dict[str, Any], type[Exception], str]] = [
-            (
-                {"tags": "user"},
-                TypeError,
-                r"tags must be a set, list or tuple of str, not the str 'user'",
-            ),
+            ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not the str 'user'"),
             ({"tags": {1}}, TypeError, "each of tags must be a str, not 1"),
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
             ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str"),

@@ -26,13 +26,7 @@ import pytest
 from counting import Counts, counted
 from racing import frequent_switches, in_thread, race
 
-from cachekit import (
-    CacheClosedError,
-    CacheInfo,
-    IntelligentCache,
-    SerializationError,
-    cache_result,
-)
+from cachekit import CacheClosedError, CacheInfo, IntelligentCache, SerializationError, cache_result
 from cachekit.testing import ManualClock
 
 

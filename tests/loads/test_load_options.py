@@ -31,11 +31,7 @@ def test_all_is_off_unless_said() -> None:
 
 def test_options_are_checked(subtests: pytest.Subtests) -> None:
     rows: list[tuple[dict[str, Any], type[Exception], str]] = [
-        (
-            {"soft_timeout": 0},
-            ValueError,
-            r"soft_timeout must be from 0.001 to 1e\+09 seconds, not 0; None",
-        ),
+        ({"soft_timeout": 0}, ValueError, r"soft_timeout must be from 0.001 to 1e\+09 seconds, not 0; None"),
         ({"hard_timeout": float("nan")}, ValueError, "hard_timeout must be from 0.001"),
         ({"hard_timeout": float("inf")}, ValueError, "hard_timeout must be from 0.001 to 1e"),
         ({"hard_timeout": 1e10}, ValueError, "hard_timeout must be from 0.001 to 1e.*, not 10000000000.0"),
