@@ -70,7 +70,7 @@ def test_one_probes_at_a_time(probed: CircuitBreaker) -> None:
 
 
 def test_it_closes_if_the_condition_holds(clock: ManualClock, probed: CircuitBreaker) -> None:
-    """And begins anew with the shortest pause, when it was in order for a while."""
+    """And begins again with the shortest pause, when it was in order for a while."""
     assert probed.begin_probe()
     probed.probe_failed()
     clock.advance(2)

@@ -135,7 +135,7 @@ class TestInspect:
         assert set(opened) == {0}
 
     def test_while_it_is_in_use(self, tmp_path: Path) -> None:
-        """It says by whom, and disturbs nobody."""
+        """It says by whom, and disturbs no process."""
         with FileCache(fill(tmp_path), 1) as cache:
             cache.set_value("k", 1)
             assert Inspection(str(tmp_path)).users() == [os.getpid()]
@@ -269,7 +269,7 @@ class TestVerify:
             assert cache.get_stats().errors == 0, "the repair has dropped it, not this lookup"
 
     def test_a_damaged_index(self, tmp_path: Path) -> None:
-        """Is a problem of its shard, which the repair makes anew."""
+        """Is a problem of its shard, which the repair makes again."""
         path = fill(tmp_path)
         for index in path.rglob("*.index"):
             index.write_bytes(b"nonsense")
@@ -319,7 +319,7 @@ class TestPurge:
                 assert (cache.size() == 0) is removed
 
     def test_while_it_is_in_use(self, tmp_path: Path) -> None:
-        """Whoever uses it finds it empty, and trusts no copy."""
+        """A process that uses it finds it empty, and trusts no copy."""
         with FileCache(tmp_path, 1) as cache:
             cache.set_value("k", 1)
             found = cache.look("k")
@@ -372,7 +372,7 @@ def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:
 
 
 def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> None:
-    """A way that nobody may go, or that leads in a circle, is named as what it is."""
+    """A path that may not be followed, or that leads in a circle, is named as what it is."""
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert run("inspect", str(tmp_path / "circle"))[2].endswith(
         "cannot be read: Too many levels of symbolic links\n"
@@ -381,7 +381,7 @@ def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])
 def test_where_programs_have_theirs_they_are_named(tmp_path: Path, command: str) -> None:
-    """Whoever names the directory above is told which are below; nothing happens to them."""
+    """A user who names the directory above is told which are below; nothing happens to them."""
     for name in ("shop", "bank"):
         with FileCache(tmp_path, 1, namespace=name) as cache:
             cache.set_value("k", name)
@@ -411,7 +411,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sizes_and_times() -> None:
-    """For people."""
+    """For users."""
     assert [size(n) for n in (0, 1023, 1024, 1536, 5 << 20, 3 << 40, 1 << 60)] == [
         "0 bytes", "1,023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 TiB", "1,048,576.0 TiB",
     ]  # fmt: skip

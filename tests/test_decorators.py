@@ -313,7 +313,7 @@ class TestOneLoad:
         assert len(calls.seen) == 1
 
     def test_an_exception_reaches_every_waiter(self, cache: IntelligentCache) -> None:
-        """Whoever waits for a load that fails sees why."""
+        """A caller that waits for a load that fails sees why."""
         begun, go = threading.Event(), threading.Event()
 
         def fail() -> None:

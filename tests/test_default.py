@@ -36,7 +36,7 @@ def _untouched() -> Iterator[None]:
 
 class TestFunctions:
     def test_it_is_built_once(self) -> None:
-        """At the first use, whoever comes together."""
+        """At the first use, also by several threads at once."""
         caches = race(*[get_default_cache] * 8)
         assert all(cache is caches[0] for cache in caches)
 

@@ -146,7 +146,7 @@ class TestVariables:
     def test_without_a_directory_the_program_goes_on(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One warning, and memory alone: two lines in a script shall not end it."""
+        """One warning, and memory alone: two lines in a script must not end it."""
         (tmp_path / "file").write_text("in the way")
         monkeypatch.setenv("CACHEKIT_DIR", str(tmp_path / "file"))
         with IntelligentCache() as cache:

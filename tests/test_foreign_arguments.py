@@ -1,4 +1,4 @@
-"""Arguments of other people's classes: arrays of numpy and models of pydantic are told apart by content."""
+"""Arguments of other libraries' classes: arrays of numpy and models of pydantic are told apart by content."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_an_own_key_comes_first() -> None:
 
 
 def test_neither_is_imported() -> None:
-    """Keys are made without them where nobody has them loaded."""
+    """Keys are made without them where they are not loaded."""
     program = (
         "import sys\nfrom cachekit.decorator.key_encoding import encode\n"
         "try:\n    encode(object())\nexcept Exception as error:\n    print(type(error).__name__)\n"

@@ -1,4 +1,4 @@
-"""Health: when a cache is not well, which reason is given, and that nobody is alarmed for nothing."""
+"""Health: when a cache is not well, which reason is given, and that no alarm is false."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def combined(**numbers: float) -> dict[str, CacheStats]:
 
 
 def test_no_lookups_is_healthy() -> None:
-    """Of a real cache that nobody has asked anything, and of no statistics at all."""
+    """Of a real cache that was asked nothing, and of no statistics at all."""
     with IntelligentCache(file_cache=None) as cache:
         assert assess(cache.get_stats()) == Health("healthy", ())
     assert assess({}).to_dict() == {"status": "healthy", "message": "healthy", "reasons": []}

@@ -233,7 +233,7 @@ class TestEncoding:
     @given(_values)
     @explored(examples=3)
     def test_a_copy_is_the_same_question(self, value: Any) -> None:
-        """What is equal and made anew has the same text."""
+        """What is equal and made again has the same text."""
         assert encode(value) == encode(copy.deepcopy(value))
 
     def test_order_where_it_does_not_count(self) -> None:

@@ -46,7 +46,7 @@ def test_a_naive_datetime_is_refused() -> None:
 
 
 def test_what_is_no_moment_is_refused(subtests: pytest.Subtests) -> None:
-    """When the entry is made, not when somebody looks at it."""
+    """When the entry is made, not when it is looked at."""
     rows: list[Any] = [1e20, -1e20, math.inf, math.nan, True, "now", timedelta(1)]
     for moment in rows:
         with subtests.test(moment=moment):

@@ -123,7 +123,7 @@ def test_a_log_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Broken(Terminal):
-    """Nobody reads it."""
+    """Its reader is gone."""
 
     def write(self, text: str) -> int:
         self.writes += 1
@@ -174,7 +174,7 @@ class Failing(Terminal):
         raise RuntimeError(text)
 
 
-def test_a_stranger_for_a_stream_is_no_error(
+def test_a_stand_in_for_a_stream_is_no_error(
     subtests: pytest.Subtests, cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands in for stderr need not be a file: it gets what it can take."""
@@ -182,12 +182,12 @@ def test_a_stranger_for_a_stream_is_no_error(
     for kind in rows:
         with subtests.test(kind=kind):
             cache.clear()
-            stranger = kind()
-            monkeypatch.setattr(sys, "stderr", stranger)
+            stand_in = kind()
+            monkeypatch.setattr(sys, "stderr", stand_in)
             report = cache.warm_cache(["a", "b"], str.upper, progress=True)
             assert report.loaded == ["a", "b"]
-            if isinstance(stranger, OnlyWritten):
-                assert "warming  2 keys: 2 loaded, 0 fresh, 0 failed" in stranger.text
+            if isinstance(stand_in, OnlyWritten):
+                assert "warming  2 keys: 2 loaded, 0 fresh, 0 failed" in stand_in.text
 
 
 def warm(cache: IntelligentCache, awaited: bool, **more: object) -> object:

@@ -174,7 +174,7 @@ class TestOneLoad:
 
     @in_both_ways("awaited")
     def test_threads_and_tasks(self, cache: IntelligentCache, run: Run, way: Way) -> None:
-        """Who awaits and who does not wait for the same load, whoever began it."""
+        """Tasks and threads wait for the same load, whichever of them began it."""
 
         async def main() -> None:
             slow = Slow([1])
@@ -277,7 +277,7 @@ class TestCancelling:
 
     @in_both_ways("awaited")
     def test_all_callers(self, cache: IntelligentCache, run: Run, way: Way) -> None:
-        """A load that nobody waits for any more finishes, and is kept."""
+        """A load whose callers are all gone finishes, and is kept."""
 
         async def main() -> None:
             slow = Slow("paid for")

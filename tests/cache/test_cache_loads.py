@@ -57,7 +57,7 @@ def test_one_load_for_many_callers(cache: IntelligentCache, joined: threading.Se
 def test_an_error_reaches_everyone_and_is_not_kept(
     cache: IntelligentCache, joined: threading.Semaphore
 ) -> None:
-    """All waiters get the loader's exception; the next caller loads anew."""
+    """All waiters get the loader's exception; the next caller loads again."""
 
     def failing() -> int:
         for _ in range(4):
@@ -204,7 +204,7 @@ def test_crossing_loads_in_two_caches_do_not_deadlock(cache: IntelligentCache) -
 
 
 def test_many_keys_one_call(cache: IntelligentCache, joined: threading.Semaphore) -> None:
-    """A batch loads what nobody has or is loading, in one call, and waits for the rest."""
+    """A batch loads what is neither there nor being loaded, in one call, and waits for the rest."""
     cache.set("have", "had")
     began = threading.Event()
 
@@ -285,7 +285,7 @@ def test_a_batch_loader_is_held_to_its_word(
 def test_a_key_that_a_batch_leaves_out_sends_its_waiters_on(
     cache: IntelligentCache, joined: threading.Semaphore
 ) -> None:
-    """Whoever waited for it loads it by itself."""
+    """A caller that waited for it loads it by itself."""
     began = threading.Event()
 
     def loader(keys: list[str]) -> dict[str, int]:
@@ -323,7 +323,7 @@ def test_none_is_a_value(cache: IntelligentCache) -> None:
 
 
 def test_a_stampede_under_constant_invalidation(cache: IntelligentCache) -> None:
-    """Under sets and deletes from all sides nobody reads a value older than a finished write."""
+    """Under sets and deletes from all sides no caller reads a value older than a finished write."""
     newest = [0]
     lock = threading.Lock()
 

@@ -84,7 +84,7 @@ def test_victims_are_those_of_the_model(subtests: pytest.Subtests, strategy: Cac
 
 @pytest.mark.parametrize("strategy", BESIDE_LRU)
 def test_begin_forgets_everything(strategy: CacheStrategy) -> None:
-    """A policy that begins anew does what a new one does, ghosts and counts included."""
+    """A policy that begins again does what a new one does, ghosts and counts included."""
 
     def victims(policy: EvictionPolicy) -> list[str]:
         policy.begin(5)

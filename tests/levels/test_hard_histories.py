@@ -1,6 +1,6 @@
 """Histories of processes that are killed, on a disk that fills up, and on two hosts.
 
-Caches with memory tiers of their own; nobody reads anything older than a write or an invalidation that
+Caches with memory tiers of their own; no process reads anything older than a write or an invalidation that
 had returned. Beyond the model: real processes that really die, memory ordering, and disks without room.
 """
 
@@ -116,7 +116,7 @@ class HardRun:
                 return str(head.decode())
 
             def outages() -> list[int] | None:
-                """How many there were, unless there is one: then nobody tells the neighbours of anything."""
+                """How many there were, unless there is one: then the other processes are told of nothing."""
                 return None if any(state.is_out for state in states) else [state.outages for state in states]
 
             def put(key: str, value: str) -> str:
@@ -161,7 +161,7 @@ class HardRun:
             return before != last
 
         while self._done() < goal:
-            wait_until(gets_on, "somebody gets on")
+            wait_until(gets_on, "a process gets on")
 
     def _done(self) -> int:
         return sum(self._board[: 2 * self._processes : 2].tolist())

@@ -103,7 +103,7 @@ class TestReading:
         assert tiers.where("k") == CacheLevel(0)
 
     def test_from_the_file_to_redis_and_memory(self, tiers: Tiers) -> None:
-        """What the server lost it has again, if nobody wrote meanwhile."""
+        """What the server lost it has again, if no write came in between."""
         tiers.cache.set("k", 1, tags={"t"})
         tiers.memory.clear()
         cast("RedisCache", tiers.redis.tier).clear()

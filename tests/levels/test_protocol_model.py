@@ -3,7 +3,7 @@
 The model (`protocol_state`, `protocol_steps`, `protocol_calls`) has one key in one bucket with one tag, and
 the steps in the order in which `levels` and the tiers take them, one atomic effect each. A writer first
 changes the database, from old to new, and then tells the cache; once that has returned (between hosts: once
-its messages have arrived), nobody may be served "old", and when everybody is done all must agree, also when
+its messages have arrived), no process may be served "old", and when all are done they must agree, also when
 the server lets go of its value. Each guard that the protocol has can be taken out, and then the search
 finds the way to a stale read.
 """
@@ -56,7 +56,7 @@ WORLDS = {
     "two hosts": World(homes=(0, 1, 1)),
     "two hosts without files": World(files=False, homes=(0, 1)),
 }
-#: Who may be killed: nobody, or the writer.
+#: Who may be killed: no process, or the writer.
 KILLED: list[tuple[str, ...]] = [(), ("w",)]
 #: One whose hits compare the news first.
 CHANGES = replace(WORLDS["file"], news=True)
@@ -135,7 +135,7 @@ def test_whoever_was_shown_the_new_value_is_never_shown_the_old_one(name: str) -
 
 @pytest.mark.parametrize("name", ["both", "two hosts"])
 def test_a_write_that_takes_too_long(subtests: pytest.Subtests, name: str) -> None:
-    """Somebody takes it for dead and ends its flux, whether it is dead or slow."""
+    """Another process takes it for dead and ends its flux, whether it is dead or slow."""
     world = WORLDS[name]
     for how, killed in product(WRITERS, KILLED):
         with subtests.test(how=how, killed=killed):
@@ -215,7 +215,7 @@ def test_a_write_of_many_keys_of_which_a_part_fails(name: str, together: bool) -
 
 
 def test_hits_that_compare_the_news_first(subtests: pytest.Subtests) -> None:
-    """A copy that somebody looks at during a write, made before or during it; and a write of another key."""
+    """A copy that is looked at during a write, made before or during it; and a write of another key."""
     for how, killed in product(WRITERS, KILLED):
         for others in (
             {"h": (2, [*lookup(CHANGES, 2), *hit(CHANGES, 2)]), "l": (1, load(CHANGES, 1, "l"))},
@@ -259,7 +259,7 @@ def test_an_outage_that_another_host_does_not_see(how: str) -> None:
 
 @pytest.mark.parametrize(("how", "what"), [("set", "promotion"), ("delete", "load")])
 def test_a_call_that_fails(how: str, what: str) -> None:
-    """Carried out or not: nobody knows, and nobody is served the old value when the outage is over."""
+    """It may have been carried out; no process is served the old value when the outage is over."""
     world = replace(WORLDS["two hosts"], fails=0)
     actors = {"w": (0, WRITERS[how](world)), "o": (1, OTHERS[what](world, 1)), "0": (0, recover(world, 0))}
     assert search(world, actors, stored=what != "load", by_message=True).run() is None
@@ -363,7 +363,7 @@ def test_everything_beside_everything(name: str, writer: str, what: str, killed:
     if writer == "here" and not world.files:
         pytest.skip("there are no files")
     if writer == "many one by one" and killed == ("w",):
-        pytest.skip("one that is killed between two keys has told nobody")
+        pytest.skip("one that is killed between two keys has told no other")
     programs: dict[str, Callable[[], list[Step]]] = {
         **{name: lambda name=name: WRITERS[name](world) for name in WRITERS},  # type: ignore[misc]
         "touch": lambda: touch(world, 0, "w"),

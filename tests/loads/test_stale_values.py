@@ -132,7 +132,7 @@ def test_invalidation_defeats_it(subtests: pytest.Subtests, clocked: Clocked) ->
 
 
 def test_holders_of_a_stale_value_do_not_wait(clocked: Clocked) -> None:
-    """While one reloads, the others are given it; whoever asks without stale_ttl waits."""
+    """While one reloads, the others are given it; a caller without stale_ttl waits."""
     clocked.ask(lambda: "old")
     clocked.clock.advance(10)
     began, go_on = threading.Event(), threading.Event()

@@ -74,7 +74,7 @@ def test_one_thread_for_all_caches() -> None:
 
 
 def test_a_forgotten_cache_is_collected() -> None:
-    """Neither upkeep nor the registry of forks keeps a cache alive that nobody closed."""
+    """Neither upkeep nor the registry of forks keeps a cache alive that was not closed."""
     cache = MemoryCache(cleanup_interval=1000)
     cache.set_value("k", 1, ttl=60)
 
@@ -138,7 +138,7 @@ def test_pickling_carries_the_configuration() -> None:
 
 
 def test_values_are_freed_when_entries_leave() -> None:
-    """A value outlives its entry by nothing, whoever still refers to the entry."""
+    """A value ends with its entry, also if something still refers to the entry."""
 
     class Value:
         pass

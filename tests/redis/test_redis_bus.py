@@ -148,7 +148,7 @@ def hears_again(notes: Notes, other: RedisCache) -> None:
 
 
 def test_a_lost_connection_is_a_gap(server: RedisServer) -> None:
-    """What was written until it was back nobody told; and the driver makes a new one by itself."""
+    """What was written until it was back was not told; the driver makes a new one by itself."""
     with RedisCache(url=server.url, timeout=60) as cache, RedisCache(url=server.url, timeout=60) as other:
         notes = listening(cache)
         with server.client() as client:
@@ -166,7 +166,7 @@ def test_a_restarted_server_is_a_gap(server: RedisServer) -> None:
         notes.told.clear()
         assert server.start()
         hears_again(notes, other)
-        assert notes.gaps >= 1, "what was written before it listened nobody told"
+        assert notes.gaps >= 1, "what was written before it listened was not told"
 
 
 def test_a_server_that_is_not_there_yet(server: RedisServer) -> None:
@@ -190,7 +190,7 @@ def test_a_frozen_server_is_a_gap(server: RedisServer, monkeypatch: pytest.Monke
             wait_until(lambda: notes.gaps >= 1, "the silence is noticed")
             seen = notes.gaps
         hears_again(notes, other)
-        assert notes.gaps > seen, "what was written before it listened nobody told"
+        assert notes.gaps > seen, "what was written before it listened was not told"
 
 
 def test_a_lost_message_is_a_gap(make_cache: MakeCache) -> None:
@@ -332,7 +332,7 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
 
 
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
-    """The worst that a stranger can do is to make caches forget."""
+    """The worst that another client can do is to make caches forget."""
     notes = listening(make_cache())
     with redis.Redis.from_url(redis_url) as client:
         client.publish(prefix + "!", b"\xff\x00")
@@ -439,7 +439,7 @@ def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
 
     def child() -> None:
         assert inside.outbox(cache).writer != writer
-        wait_until(lambda: parents.gaps >= 2, "the child listens anew")
+        wait_until(lambda: parents.gaps >= 2, "the child listens again")
         os.write(go, b"x")
         wait_until(lambda: ("keys", ["of the parent"]) in parents.told, "the child hears the parent")
         cache.set_value("of the child", 1)

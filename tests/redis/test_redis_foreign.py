@@ -28,7 +28,7 @@ class Bomb:
 
 
 class TestForeignData:
-    """What somebody else has put where a value belongs is a miss and an error, and can be replaced."""
+    """What another client has put where a value belongs is a miss and an error, and can be replaced."""
 
     def poisons(self, prefix: str) -> dict[str, bytes]:
         trusted = Serializer(prefix, trusted=True)

@@ -176,7 +176,7 @@ def test_a_heartbeat_does_not_speak_of_what_is_in_hand() -> None:
 
 
 def test_the_last_heartbeat_speaks_of_everything() -> None:
-    """A cache that is closed leaves nobody waiting."""
+    """A cache that is closed leaves no listener waiting."""
     outbox = Outbox()
     message = sent(outbox)
     heartbeat = beat(outbox, final=True)
@@ -255,7 +255,7 @@ def test_a_listener_that_fails_is_not_the_end(caplog: pytest.LogCaptureFixture) 
 
 
 def test_patterns_are_not_run(subtests: pytest.Subtests) -> None:
-    """A stranger's might take for ever, or not compile: what begins as all that it matches is dropped."""
+    """Another client's might take for ever, or not compile: what begins as all that it matches is dropped."""
     rows: list[tuple[str, str]] = [
         ("(a+)+$", ""),
         ("user:(a+)+$", "user:"),

@@ -124,7 +124,7 @@ def test_answers_are_not_mixed_up(server: RedisServer) -> None:
                 with server.frozen():
                     wait_until(
                         lambda seen=unavailable: cache.get_stats().unavailable > seen,  # type: ignore[misc]
-                        "somebody gave up",
+                        "a reader gave up",
                     )
                 hits = cache.get_stats().hits
                 wait_until(lambda seen=hits: cache.get_stats().hits > seen, "it goes on")  # type: ignore[misc]
@@ -136,7 +136,7 @@ def test_answers_are_not_mixed_up(server: RedisServer) -> None:
 
 
 def test_killed_connections(server: RedisServer) -> None:
-    """CLIENT KILL: the next call makes a new one, and nobody notices."""
+    """CLIENT KILL: the next call makes a new one, and no caller notices."""
     with RedisCache(url=server.url, timeout=60) as cache, server.client() as client:
         for number in range(20):
             cache.set_value("k", number)
@@ -344,7 +344,7 @@ def test_a_user_who_may_not(server: RedisServer) -> None:
 
 
 def test_a_user_who_may_not_publish(server: RedisServer) -> None:
-    """Nobody would be told: so no write reports success, and those of keys and tags change nothing."""
+    """No listener would be told: so no write reports success, and those of keys and tags change nothing."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "mute", "on", ">a-password", "~*", "resetchannels", "+@all")
     with (
@@ -430,7 +430,7 @@ def test_forks(server: RedisServer) -> None:
                     assert cache.get_value(f"k{number}") == number
             cache.set_value("of the child", 1)
 
-        # Connections that nobody uses at the moment of the fork are there for both to take.
+        # Connections that are unused at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
         assert inside.server(cache)._connections().ask.__self__._free
         children = [in_fork(child) for _ in range(2)]
@@ -512,9 +512,9 @@ def test_a_cluster_that_loses_a_node() -> None:
             for call in (lambda: cache.get_many(keys), cache.clear, cache.renew, cache.keys):
                 with pytest.raises(TierUnavailableError):
                     call()
-        stranger = RedisCache.cluster([("127.0.0.1", nodes[0].port)], timeout=60)
-        with stranger, pytest.raises(TierUnavailableError):
-            stranger.get("k")
+        other = RedisCache.cluster([("127.0.0.1", nodes[0].port)], timeout=60)
+        with other, pytest.raises(TierUnavailableError):
+            other.get("k")
     finally:
         for node in nodes:
             node.close()

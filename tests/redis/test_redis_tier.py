@@ -1,4 +1,4 @@
-"""RedisCache as people and caches use it: values, fences, many keys, and what lies on the server."""
+"""RedisCache as users and caches use it: values, fences, many keys, and what lies on the server."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class TestValues:
         """What `allow` names travels; a reader without it has a miss, and an error in its figures."""
         make_cache(allow=[Point]).set_value("k", Point(1))
         assert make_cache(allow=[Point]).get_value("k") == Point(1)
-        stranger = make_cache()
-        assert stranger.get("k") is None
-        assert (stranger.get_stats().misses, stranger.get_stats().errors) == (1, 1)
+        other = make_cache()
+        assert other.get("k") is None
+        assert (other.get_stats().misses, other.get_stats().errors) == (1, 1)
 
     def test_an_oversized_value(self, cache: RedisCache) -> None:
         """It is refused before anything is sent, with both sizes in the message."""
@@ -107,7 +107,7 @@ class TestFleetFences:
         assert cache.origin("k", frozenset({"t"})) == origin
 
     def test_add_behind_a_current_origin(self, make_cache: MakeCache) -> None:
-        """It stores, changes no token, and whoever comes second is given what is there."""
+        """It stores, changes no token, and the second caller is given what is there."""
         one, other = make_cache(), make_cache()
         origin = one.origin("k", frozenset({"t"}))
         assert other.origin("k", frozenset({"t"})) == origin

@@ -55,7 +55,7 @@ def few_buckets() -> Iterator[None]:
 
 @pytest.fixture
 def prefix() -> str:
-    """Nobody else's."""
+    """Of this test alone."""
     return f"test-{os.getpid()}-{next(_prefixes)}:"
 
 
