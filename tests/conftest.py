@@ -15,8 +15,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
-    "aio_caches", "counting", "disks", "exploring", "given_back", "interrupting", "lease_servers", "loops",
-    "patience", "redis_fixtures", "slow_loads", "three_tiers", "turns_taken",
+    "aio_caches", "clocked", "counting", "disks", "drivers", "exploring", "given_back", "interrupting",
+    "lease_servers", "loops", "patience", "redis_fixtures", "slow_loads", "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 

@@ -17,8 +17,8 @@ SCRIPTS = [
     "asyncio_.py", "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py",
     "memory.py", "redis.py", "serialization.py",
 ]  # fmt: skip
-#: Those that take a second or two; `-m soak` runs the others.
-IN_SUITE = {"decorator.py", "eviction.py", "import_time.py", "loads.py"}
+#: Two that take a second; a test below runs decorator.py without peers, and `-m soak` runs all of them.
+IN_SUITE = {"eviction.py", "loads.py"}
 PEERS = (
     "aiocache", "async_lru", "cachebox", "cacheout", "cachetools", "cashews", "dogpile", "moka_py",
     "theine",

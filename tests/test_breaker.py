@@ -16,6 +16,15 @@ def breaker_at(clock: ManualClock, jitter: float = 0.0) -> CircuitBreaker:
     return CircuitBreaker(clock.monotonic, jitter=lambda: jitter)
 
 
+@pytest.fixture
+def probed(clock: ManualClock) -> CircuitBreaker:
+    """One that is open, and may be probed."""
+    breaker = breaker_at(clock)
+    breaker.trip()
+    clock.advance(1)
+    return breaker
+
+
 def test_it_opens_at_the_first_failure() -> None:
     """One failure is an outage; further ones belong to it."""
     breaker = breaker_at(ManualClock())
@@ -55,35 +64,27 @@ def test_jitter_shortens_a_pause_by_up_to_half() -> None:
     assert breaker.next_probe_in == pytest.approx(0.055)
 
 
-def test_one_probes_at_a_time() -> None:
+def test_one_probes_at_a_time(probed: CircuitBreaker) -> None:
     """A frozen tier is waited for once per pause, not once per thread."""
-    clock = ManualClock()
-    breaker = breaker_at(clock)
-    breaker.trip()
-    clock.advance(1)
-    assert sorted(race(*[breaker.begin_probe] * 8)) == [False] * 7 + [True]
+    assert sorted(race(*[probed.begin_probe] * 8)) == [False] * 7 + [True]
 
 
-def test_it_closes_if_the_condition_holds() -> None:
-    """And begins anew with the shortest pause, when it was in order for a while."""
-    clock = ManualClock()
-    breaker = breaker_at(clock)
-    breaker.trip()
-    clock.advance(1)
-    assert breaker.begin_probe()
-    breaker.probe_failed()
+def test_it_closes_if_the_condition_holds(clock: ManualClock, probed: CircuitBreaker) -> None:
+    """And begins again with the shortest pause, when it was in order for a while."""
+    assert probed.begin_probe()
+    probed.probe_failed()
     clock.advance(2)
-    assert breaker.begin_probe()
-    assert breaker.close_if(lambda: True) is None, "closed in the middle of a probe"
-    assert breaker.begin_closing()
-    assert breaker.close_if(lambda: False) is None
-    assert breaker.refuses
-    assert breaker.close_if(lambda: True) == pytest.approx(3)
-    assert (breaker.state, breaker.refuses, breaker.open_for) == ("closed", False, 0.0)
+    assert probed.begin_probe()
+    assert probed.close_if(lambda: True) is None, "closed in the middle of a probe"
+    assert probed.begin_closing()
+    assert probed.close_if(lambda: False) is None
+    assert probed.refuses
+    assert probed.close_if(lambda: True) == pytest.approx(3)
+    assert (probed.state, probed.refuses, probed.open_for) == ("closed", False, 0.0)
     clock.advance(1)
-    breaker.trip()
-    assert breaker.next_probe_in == pytest.approx(FIRST_PAUSE)
-    assert breaker.outages == 2
+    probed.trip()
+    assert probed.next_probe_in == pytest.approx(FIRST_PAUSE)
+    assert probed.outages == 2
 
 
 def test_what_fails_as_soon_as_it_is_trusted_waits_longer_each_time() -> None:
@@ -105,17 +106,13 @@ def test_what_fails_as_soon_as_it_is_trusted_waits_longer_each_time() -> None:
     assert breaker.next_probe_in == pytest.approx(FIRST_PAUSE)
 
 
-def test_a_failure_while_it_closes_keeps_it_open() -> None:
+def test_a_failure_while_it_closes_keeps_it_open(probed: CircuitBreaker) -> None:
     """Nothing is trusted that has failed since the probe succeeded."""
-    clock = ManualClock()
-    breaker = breaker_at(clock)
-    breaker.trip()
-    clock.advance(1)
-    assert breaker.begin_probe()
-    assert breaker.begin_closing()
-    assert not breaker.trip()
-    assert breaker.close_if(lambda: True) is None
-    assert (breaker.state, breaker.outages) == ("open", 1)
+    assert probed.begin_probe()
+    assert probed.begin_closing()
+    assert not probed.trip()
+    assert probed.close_if(lambda: True) is None
+    assert (probed.state, probed.outages) == ("open", 1)
 
 
 def test_a_failed_probe_of_a_closed_breaker_changes_nothing() -> None:
@@ -127,17 +124,13 @@ def test_a_failed_probe_of_a_closed_breaker_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_may_probe_when_the_parent_was_about_to() -> None:
+def test_a_forked_child_may_probe_when_the_parent_was_about_to(probed: CircuitBreaker) -> None:
     """Its prober stayed behind; the parent's goes on."""
-    clock = ManualClock()
-    breaker = breaker_at(clock)
-    breaker.trip()
-    clock.advance(1)
-    assert breaker.begin_probe()
+    assert probed.begin_probe()
 
     def in_child() -> None:
-        assert breaker.refuses
-        assert breaker.begin_probe()
+        assert probed.refuses
+        assert probed.begin_probe()
 
     assert in_fork(in_child)() == 0
-    assert breaker.state == "probing"
+    assert probed.state == "probing"

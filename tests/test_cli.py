@@ -20,7 +20,9 @@ import cachekit
 from cachekit.cli import demo_work, main
 from cachekit.cli.display import PlainDisplay, RichDisplay, display_for
 
-SMALL = ("--modules", "3", "--requests", "60", "--threads", "3", "--processes", "2")
+SMALL = ("--modules", "2", "--requests", "60", "--threads", "3", "--processes", "1")
+#: Where no figure is looked at.
+SMALLEST = ("--modules", "1", "--requests", "20", "--threads", "2", "--processes", "1")
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from cachekit.cli import main; sys.exit(main())"
 COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -91,19 +93,19 @@ class TestDemo:
         header, cold, warm = table(ended.stdout, "What the cache did")
         assert header == ["requests", "memory", "file", "loads", "took", "saved", "p50", "p99"]
         assert cold[:2] == ["cold", "60"]
-        assert cold[4] == "3"
+        assert cold[4] == "2"
         assert warm[:2] == ["restart", "60"]
         assert int(warm[3]) > 0
         assert warm[4] == "0"
-        assert "3 modules requested, 3 loads in all: one per key." in ended.stdout
+        assert "2 modules requested, 2 loads in all: one per key." in ended.stdout
 
     def test_another_host_is_served_by_the_first_ones_work(self, redis_url: str) -> None:
         """Processes with a directory of their own, and the same server, load nothing either."""
-        ended = run("demo", *SMALL, "--redis", redis_url)
+        ended = run("demo", *SMALLEST, "--redis", redis_url)
         assert (ended.returncode, ended.stderr) == (0, "")
         header, _, _, other = table(ended.stdout, "What the cache did")
         assert header[1:4] == ["memory", "redis", "file"]
-        assert other[:2] == ["other host", "60"]
+        assert other[:2] == ["other host", "20"]
         assert int(other[3]) > 0
         assert other[4:6] == ["0", "0"]
 
@@ -146,27 +148,24 @@ class TestDemo:
     def test_a_terminal_gets_colour_and_a_bar(self) -> None:
         """With rich on a terminal of 80 columns, no figure of the table is cut short."""
         pytest.importorskip("rich")
-        status, sent = run_in_terminal("demo", *SMALL)
+        status, sent = run_in_terminal("demo", *SMALLEST)
         assert status == 0
         assert COLOUR.search(sent)
         assert "━" in sent
         closing = COLOUR.sub("", sent).partition("What the cache did")[2]
         assert "…" not in closing
-        assert "3 modules requested, 3 loads in all: one per key." in closing
+        assert "1 module requested, 1 load in all: one per key." in closing
 
-    def test_without_rich_a_terminal_gets_plain_lines(self) -> None:
-        """The demo needs nothing that is not installed with cachekit."""
+    def test_without_rich_a_terminal_gets_the_lines_of_a_pipe(
+        self, ended: subprocess.CompletedProcess[str]
+    ) -> None:
+        """The demo needs nothing that is not installed with cachekit, and rich changes only the looks."""
         status, sent = run_in_terminal("demo", *SMALL, code=WITHOUT_RICH)
+        title = "The most complex functions among them"
         assert status == 0
         assert "\x1b" not in sent
         assert "one per key" in sent
-
-    def test_without_rich_a_pipe_gets_the_same_lines(self, ended: subprocess.CompletedProcess[str]) -> None:
-        """Rich changes the looks only: the findings are the same lines."""
-        bare = run("demo", *SMALL, code=WITHOUT_RICH)
-        title = "The most complex functions among them"
-        assert (bare.returncode, bare.stderr) == (0, "")
-        assert table(bare.stdout, title) == table(ended.stdout, title)
+        assert table(sent, title) == table(ended.stdout, title)
 
     def test_more_modules_than_there_are_is_all_of_them(self) -> None:
         """The number of modules is a limit, as Pythons differ in what they bring."""
@@ -178,8 +177,8 @@ class TestDemo:
         """The demo does not claim one load per key when that did not happen."""
         forgetful = cachekit.cache_result(store_if=lambda _: False)(demo_work.analyse.__wrapped__)
         monkeypatch.setattr(demo_work, "analyse", forgetful)
-        assert main(["demo", "--modules", "2", "--requests", "40"]) == 1
-        assert re.search(r"2 modules requested, but \d+ loads made!", capsys.readouterr().out)
+        assert main(["demo", *SMALLEST]) == 1
+        assert re.search(r"1 module requested, but \d+ loads made!", capsys.readouterr().out)
 
     def test_disabled_caching_is_refused(self) -> None:
         """With caching switched off there is nothing to show, and it says so."""
@@ -197,7 +196,7 @@ class TestDemo:
     def test_a_process_that_dies_ends_it(self) -> None:
         """However early it is killed: with one line, and not in waiting for it."""
         process = subprocess.Popen(
-            [*_command(None), "demo", "--modules", "3", "--requests", "30000", "--processes", "2"],
+            [*_command(None), "demo", "--modules", "1", "--requests", "30000", "--processes", "2"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
         )  # fmt: skip
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -219,7 +218,7 @@ class TestDemo:
     def test_interrupting_it_is_no_traceback(self) -> None:
         """Ctrl-C ends all threads, with one word and the status that shells expect."""
         process = subprocess.Popen(
-            [*_command(None), "demo", "--requests", "1000000"],
+            [*_command(None), "demo", "--modules", "1", "--requests", "1000000"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
         )  # fmt: skip
         assert process.stdout is not None
@@ -231,7 +230,7 @@ class TestDemo:
     def test_a_reader_that_leaves_is_no_error(self) -> None:
         """`cachekit demo | head -1` ends quietly."""
         process = subprocess.Popen(
-            [*_command(None), "demo", *SMALL],
+            [*_command(None), "demo", *SMALLEST],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(),
         )  # fmt: skip
         assert process.stdout is not None
@@ -241,26 +240,27 @@ class TestDemo:
         process.stderr.close()
         assert (process.wait(50), complaint) == (0, "")
 
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [
+    def test_durations_have_a_unit_that_suits_them(self, subtests: pytest.Subtests) -> None:
+        """From parts of a microsecond to minutes."""
+        rows: list[tuple[float, str]] = [
             (0.0, "0.0 us"),
             (4e-7, "0.4 us"),
             (2.5e-6, "2.5 us"),
             (0.0125, "12.5 ms"),
             (3.25, "3.2 s"),
             (414.0, "6.9 min"),
-        ],
-    )
-    def test_durations_have_a_unit_that_suits_them(self, seconds: float, text: str) -> None:
-        """From parts of a microsecond to minutes."""
-        assert demo_work.duration(seconds) == text
+        ]
+        for seconds, text in rows:
+            with subtests.test(seconds=seconds):
+                assert demo_work.duration(seconds) == text
 
 
 class TestArguments:
-    @pytest.mark.parametrize(
-        ("arguments", "complaint"),
-        [
+    def test_a_wrong_argument_is_told_what_would_be_right(
+        self, subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Status 2, the usage, and a message that names the argument."""
+        rows: list[tuple[tuple[str, ...], str]] = [
             ((), "the following arguments are required: COMMAND"),
             (("fly",), "invalid choice: 'fly'"),
             (("demo", "--modules", "0"), "argument --modules: must be at least 1, not 0"),
@@ -270,19 +270,16 @@ class TestArguments:
             (("demo", "--threads", "1000"), "argument --threads: must be at most 256, not 1000"),
             (("demo", "--seed", "1.5"), "argument --seed: must be a whole number, not '1.5'"),
             (("demo", "--speed", "1"), "unrecognized arguments: --speed 1"),
-        ],
-    )
-    def test_a_wrong_argument_is_told_what_would_be_right(
-        self, arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Status 2, the usage, and a message that names the argument."""
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        assert ended.value.code == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert complaint in said.err
-        assert "usage: cachekit" in said.err
+        ]
+        for arguments, complaint in rows:
+            with subtests.test(arguments=arguments):
+                with pytest.raises(SystemExit) as ended:
+                    main(arguments)
+                assert ended.value.code == 2
+                said = capsys.readouterr()
+                assert said.out == ""
+                assert complaint in said.err
+                assert "usage: cachekit" in said.err
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         """`cachekit --version` is that of the package."""

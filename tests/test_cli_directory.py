@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,16 @@ def state_of(path: Path) -> dict[str, tuple[object, ...]]:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """The command in a process of its own: status, output, errors."""
+    """Run the command in this process: status, output, errors."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(arguments)
+    out.seek(0)
+    return status, out.read(), err.getvalue()
+
+
+def run_elsewhere(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in a process of its own, whose standard input says no."""
     ended = subprocess.run(
         [sys.executable, "-m", "cachekit", *arguments],
         capture_output=True,
@@ -69,7 +79,9 @@ def run(*arguments: str) -> tuple[int, str, str]:
 class TestInspect:
     def test_what_it_shows(self, tmp_path: Path) -> None:
         """Entries by state, sizes, expiry, shards, keys; printable whatever the keys are."""
-        status, out, err = run("inspect", str(fill(tmp_path)), "--keys", "user:19|line|[^a-z]|large")
+        status, out, err = run_elsewhere(
+            "inspect", str(fill(tmp_path)), "--keys", "user:19|line|[^a-z]|large"
+        )
         assert (status, err) == (0, "")
         assert re.search(r"live entries +203\b", out)
         assert re.search(r"invalidated by tag, not yet removed +6\b", out)
@@ -123,11 +135,11 @@ class TestInspect:
         assert set(opened) == {0}
 
     def test_while_it_is_in_use(self, tmp_path: Path) -> None:
-        """It says by whom, and disturbs nobody."""
+        """It says by whom, and disturbs no process."""
         with FileCache(fill(tmp_path), 1) as cache:
             cache.set_value("k", 1)
             assert Inspection(str(tmp_path)).users() == [os.getpid()]
-            status, out, _ = run("inspect", str(tmp_path), "--keys", "k$")
+            status, out, _ = run_elsewhere("inspect", str(tmp_path), "--keys", "k$")
             assert status == 0
             assert str(os.getpid()) in out
             assert cache.get_value("k") == 1
@@ -257,7 +269,7 @@ class TestVerify:
             assert cache.get_stats().errors == 0, "the repair has dropped it, not this lookup"
 
     def test_a_damaged_index(self, tmp_path: Path) -> None:
-        """Is a problem of its shard, which the repair makes anew."""
+        """Is a problem of its shard, which the repair makes again."""
         path = fill(tmp_path)
         for index in path.rglob("*.index"):
             index.write_bytes(b"nonsense")
@@ -294,7 +306,7 @@ class TestPurge:
     def test_it_asks(self, tmp_path: Path) -> None:
         """And takes anything but yes for no."""
         path = fill(tmp_path)
-        status, out, _ = run("purge", str(path))
+        status, out, _ = run_elsewhere("purge", str(path))
         assert status == 1
         assert "Remove 213 entries" in out
         assert "Nothing was removed" in out
@@ -307,12 +319,12 @@ class TestPurge:
                 assert (cache.size() == 0) is removed
 
     def test_while_it_is_in_use(self, tmp_path: Path) -> None:
-        """Whoever uses it finds it empty, and trusts no copy."""
+        """A process that uses it finds it empty, and trusts no copy."""
         with FileCache(tmp_path, 1) as cache:
             cache.set_value("k", 1)
             found = cache.look("k")
             assert found is not None
-            assert run("purge", "--yes", str(tmp_path))[0] == 0
+            assert run_elsewhere("purge", "--yes", str(tmp_path))[0] == 0
             assert cache.get_value("k") is None
             assert not found.fence.is_current()
             assert cache.set_value("k", 2)
@@ -360,7 +372,7 @@ def test_other_directories_are_left_alone(tmp_path: Path, command: str) -> None:
 
 
 def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> None:
-    """A way that nobody may go, or that leads in a circle, is named as what it is."""
+    """A path that may not be followed, or that leads in a circle, is named as what it is."""
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert run("inspect", str(tmp_path / "circle"))[2].endswith(
         "cannot be read: Too many levels of symbolic links\n"
@@ -369,7 +381,7 @@ def test_one_that_cannot_be_reached_is_not_said_to_be_none(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "purge"])
 def test_where_programs_have_theirs_they_are_named(tmp_path: Path, command: str) -> None:
-    """Whoever names the directory above is told which are below; nothing happens to them."""
+    """A user who names the directory above is told which are below; nothing happens to them."""
     for name in ("shop", "bank"):
         with FileCache(tmp_path, 1, namespace=name) as cache:
             cache.set_value("k", name)
@@ -399,7 +411,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sizes_and_times() -> None:
-    """For people."""
+    """For users."""
     assert [size(n) for n in (0, 1023, 1024, 1536, 5 << 20, 3 << 40, 1 << 60)] == [
         "0 bytes", "1,023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 TiB", "1,048,576.0 TiB",
     ]  # fmt: skip

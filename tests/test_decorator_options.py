@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import weakref
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,14 @@ from typing import Any
 import inside
 import pytest
 from counting import Calls, Counts, counted, counted_async
-from ids import without_address
 
 from cachekit import CacheInfo, CacheLevel, FileCache, IntelligentCache, MemoryCache, cache_result, override
 from cachekit.testing import ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with (
-        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
-        override(fresh),
-    ):
-        yield fresh
+def cache(default_cache: IntelligentCache) -> IntelligentCache:
+    return default_cache
 
 
 async def awaited(answer: object) -> bool:
@@ -64,10 +53,7 @@ class TestOptions:
         """`cache_info` counts as misses what the tiers did not have, whether or not memory was asked."""
 
         def asked() -> CacheInfo:
-            with (
-                IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)) as fresh,
-                override(fresh),
-            ):
+            with IntelligentCache(MemoryCache(), file_cache=FileCache(tmp_path, 1)) as fresh, override(fresh):
                 function, _ = make(lambda x: x, cache_level=level)
                 for x in (1, 1, 2):
                     answer = function(x)
@@ -176,14 +162,10 @@ class TestOptions:
                 assert own.contains(function.key(1))
         assert inside.memory(cache).size() == 0
 
-    @pytest.mark.parametrize(
-        ("options", "error", "message"),
-        [
-            (
-                {"tags": "user"},
-                TypeError,
-                r"tags must be a set, list or tuple of str, not the str 'user'",
-            ),
+    def test_bad_arguments(self, subtests: pytest.Subtests) -> None:
+        """A wrong argument is refused where it is written: its name, its value, and what to write."""
+        rows: list[tuple[dict[str, Any], type[Exception], str]] = [
+            ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not the str 'user'"),
             ({"tags": {1}}, TypeError, "each of tags must be a str, not 1"),
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
             ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str"),
@@ -208,19 +190,20 @@ class TestOptions:
                 ValueError,
                 r"ignore must name parameters of .* \['x', 'y'\], not \['db'\]",
             ),
-        ],
-        ids=without_address,
-    )
-    def test_bad_arguments(self, options: dict[str, Any], error: type[Exception], message: str) -> None:
-        """A wrong argument is refused where it is written: its name, its value, and what to write."""
-        with pytest.raises(error, match=message):
-            cache_result(**options)(base)
+        ]
+        for options, error, message in rows:
+            with subtests.test(options=options), pytest.raises(error, match=message):
+                cache_result(**options)(base)
 
-    @pytest.mark.parametrize("thing", [60, "x", len, functools.partial(len), functools.lru_cache(len), Calls])
-    def test_what_is_no_function(self, thing: Any) -> None:
+    def test_what_is_no_function(self, subtests: pytest.Subtests) -> None:
         """Only functions are decorated; a number was meant as a parameter."""
-        with pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"):
-            cache_result(thing)
+        rows: list[Any] = [60, "x", len, functools.partial(len), functools.lru_cache(len), Calls]
+        for thing in rows:
+            with (
+                subtests.test(thing=thing),
+                pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"),
+            ):
+                cache_result(thing)
 
     def test_a_level_that_the_cache_has_not(self, cache: IntelligentCache) -> None:
         """It is a ValueError at the call, when the cache is known."""

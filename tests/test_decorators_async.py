@@ -7,37 +7,25 @@ aio/test_aio_loads.py.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import inspect
 import pickle
 import threading
 import weakref
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import inside
 import pytest
 from counting import counted_async
-from racing import in_thread, race
+from loops import settle
+from racing import in_thread
 
-from cachekit import IntelligentCache, MemoryCache, SerializationError, cache_result, override
-from cachekit.testing import ManualClock
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+from cachekit import IntelligentCache, SerializationError, cache_result
 
 
 @pytest.fixture
-def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
-    with (
-        IntelligentCache(MemoryCache(clock=clock), default_ttl=100, file_cache=None) as fresh,
-        override(fresh),
-    ):
-        yield fresh
+def cache(default_cache: IntelligentCache) -> IntelligentCache:
+    return default_cache
 
 
 @cache_result
@@ -46,31 +34,19 @@ async def at_module_level(x: int, y: int = 2) -> int:
     return x + y
 
 
-async def settle() -> None:
-    """Let every task that can run come to its next wait."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 class TestAnswers:
-    def test_what_can_be_used_once_is_refused(self, cache: IntelligentCache) -> None:
-        """An iterator, and something that is yet to be awaited, are errors that say what to do."""
+    def test_what_is_yet_to_be_awaited_is_refused(self, cache: IntelligentCache) -> None:
+        """The error says what to do."""
 
         async def one() -> int:
             return 1
 
-        async def main() -> None:
-            @cache_result(name="later")
-            async def later() -> Any:
-                return one()
+        @cache_result(name="later")
+        async def later() -> Any:
+            return one()
 
-            with pytest.raises(SerializationError, match="can be awaited only once; await it"):
-                await later()
-            function, _ = counted_async(lambda: iter([1]))
-            with pytest.raises(SerializationError, match="can be read only once"):
-                await function()
-
-        asyncio.run(main())
+        with pytest.raises(SerializationError, match="can be awaited only once; await it"):
+            asyncio.run(later())
 
     def test_left_as_it_was(self) -> None:
         """It is still a coroutine function, with its signature, and pickles by name."""
@@ -78,17 +54,6 @@ class TestAnswers:
         assert str(inspect.signature(at_module_level)) == "(x: 'int', y: 'int' = 2) -> 'int'"
         assert (at_module_level.__name__, at_module_level.__doc__) == ("at_module_level", "Add.")
         assert pickle.loads(pickle.dumps(at_module_level)) is at_module_level
-
-    def test_context_variables_reach_the_function(self, cache: IntelligentCache) -> None:
-        """The load runs in the context of the call that began it."""
-        variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-
-        async def main() -> None:
-            function, _ = counted_async(variable.get)
-            variable.set("from the caller")
-            assert await function() == "from the caller"
-
-        asyncio.run(main())
 
     def test_instances_are_freed(self, cache: IntelligentCache) -> None:
         """A cached coroutine method does not keep its instance alive."""
@@ -111,25 +76,6 @@ class TestAnswers:
             assert freed() is None
 
         asyncio.run(main())
-
-
-class Slow:
-    """A coroutine function that begins, waits to be let go, and ends."""
-
-    def __init__(self, cache: IntelligentCache, **options: Any) -> None:
-        self.begun = 0
-        self.ended = 0
-        self.go = asyncio.Event()
-
-        async def slow(x: int) -> list[int]:
-            self.begun += 1
-            await self.go.wait()
-            self.ended += 1
-            if x < 0:
-                raise LookupError(x)
-            return [x]
-
-        self.ask = cache_result(name="slow", cache=cache, **options)(slow)
 
 
 class TestOneLoad:
@@ -156,34 +102,6 @@ class TestOneLoad:
         waits.set()
         loop()
         assert waiter() == "worked out"
-
-    def test_loops_in_threads(self, cache: IntelligentCache) -> None:
-        """Tasks on several loops wait for one load, too."""
-        begun, go = threading.Event(), threading.Event()
-        count = []
-
-        async def load() -> list[int]:
-            count.append(1)
-            begun.set()
-            while not go.is_set():
-                await asyncio.sleep(0)
-            return [1]
-
-        function, _ = counted_async(load)
-
-        async def several() -> list[Any]:
-            return await asyncio.gather(*[function() for _ in range(3)])
-
-        leader = in_thread(lambda: asyncio.run(several()))
-        assert begun.wait(60)
-        others = [in_thread(lambda: asyncio.run(several())) for _ in range(3)]
-        while inside.tasks_waiting(cache, function.key()) < 12:
-            go.wait(0)
-        go.set()
-        answers = [answer for end in (leader, *others) for answer in end()]
-        assert len(answers) == 12
-        assert all(answer is answers[0] for answer in answers)
-        assert len(count) == 1
 
     def test_recursion(self, cache: IntelligentCache) -> None:
         """A coroutine function may ask itself, also twice at a time."""
@@ -236,30 +154,22 @@ class TestOneLoad:
         """While an answer is refreshed the old one serves; afterwards the new one does."""
 
         async def main() -> None:
-            slow = Slow(cache)
-            slow.go.set()
-            old = await slow.ask(1)
-            slow.go.clear()
-            refreshing = asyncio.create_task(slow.ask.refresh(1))
+            go = asyncio.Event()
+
+            async def load() -> list[int]:
+                await go.wait()
+                return [1]
+
+            ask, _ = counted_async(load)
+            go.set()
+            old = await ask()
+            go.clear()
+            refreshing = asyncio.create_task(ask.refresh())
             await settle()
-            assert await slow.ask(1) is old
-            slow.go.set()
+            assert await ask() is old
+            go.set()
             new = await refreshing
             assert new is not old
-            assert await slow.ask(1) is new
+            assert await ask() is new
 
         asyncio.run(main())
-
-    def test_nothing_is_left(self, cache: IntelligentCache) -> None:
-        """After all loads no flight, task or fence remains."""
-
-        async def main() -> None:
-            function, _ = counted_async(lambda x: 1 / x)
-            await asyncio.gather(*map(function, range(-3, 3)), return_exceptions=True)
-            await settle()
-
-        race(*[partial(asyncio.run, main()) for _ in range(2)])
-        gc.collect()
-        assert len(inside.flights(cache)) == 0
-        assert not inside.tasks(cache)
-        assert len(inside.fences(inside.memory(cache))) == 0

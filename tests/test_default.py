@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def _untouched() -> Iterator[None]:
 
 class TestFunctions:
     def test_it_is_built_once(self) -> None:
-        """At the first use, whoever comes together."""
+        """At the first use, also by several threads at once."""
         caches = race(*[get_default_cache] * 8)
         assert all(cache is caches[0] for cache in caches)
 
@@ -354,19 +354,39 @@ def test_answers_are_there_tomorrow() -> None:
 
 
 class TestEnvironment:
-    @pytest.mark.parametrize(
-        ("value", "calls"), [("1", 2), ("true", 2), ("YES", 2), (" on ", 2), ("0", 1), ("False", 1), ("", 1)]
-    )
-    def test_cachekit_disable(self, value: str, calls: int) -> None:
-        """A yes disables caching, a no or nothing does not."""
-        assert f"{calls}\n" == run(PROGRAM, CACHEKIT_DISABLE=value).stdout
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+        """Sets the variable, and has it read again, as a new process does."""
 
-    @pytest.mark.parametrize("value", ["2", "disabled", "nope"])
-    def test_neither_yes_nor_no(self, value: str) -> None:
+        def read(value: str) -> None:
+            monkeypatch.setenv("CACHEKIT_DISABLE", value)
+            source._disabled_by_environment.cache_clear()
+
+        yield read
+        monkeypatch.undo()
+        source._disabled_by_environment.cache_clear()
+
+    def test_cachekit_disable(self, subtests: pytest.Subtests, read: Callable[[str], None]) -> None:
+        """A yes disables caching, a no or nothing does not."""
+        for value, times in {"1": 2, "true": 2, "YES": 2, " on ": 2, "0": 1, "False": 1, "": 1}.items():
+            with subtests.test(value=value):
+                read(value)
+                function, calls = counted(lambda: 1, name=f"counted {value}")
+                function(), function()
+                assert len(calls.seen) == times
+
+    def test_neither_yes_nor_no(self, subtests: pytest.Subtests, read: Callable[[str], None]) -> None:
         """Anything else is an error that names the variable, the value and what may stand there."""
-        error = run(PROGRAM, CACHEKIT_DISABLE=value).stderr
         expected = "CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not "
-        assert f"ValueError: {expected}{value!r}" == error.strip().splitlines()[-1]
+        for value in ("2", "disabled", "nope"):
+            read(value)
+            function, _ = counted(lambda: 1)
+            with subtests.test(value=value), pytest.raises(ValueError, match=f"{expected}{value!r}"):
+                function()
+
+    def test_a_program(self) -> None:
+        """It says so before the program begins."""
+        assert run(PROGRAM, CACHEKIT_DISABLE="1").stdout == "2\n"
 
 
 PLUGIN_TESTS = """

@@ -90,9 +90,9 @@ class TestPrograms:
 
 
 class TestVariables:
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
+    def test_a_wrong_one_is_named(self, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With what would be right; nothing is guessed."""
+        rows: list[tuple[str, str]] = [
             ("CACHEKIT_DIR", ""),
             ("CACHEKIT_NAMESPACE", ""),
             ("CACHEKIT_NAMESPACE", ".."),
@@ -102,20 +102,21 @@ class TestVariables:
             ("CACHEKIT_MAX_SIZE_MB", "-5"),
             ("CACHEKIT_MAX_SIZE_MB", "99999999"),
             ("CACHEKIT_SECRET", "short"),
-        ],
-    )
-    def test_a_wrong_one_is_named(self, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-        """With what would be right; nothing is guessed."""
-        monkeypatch.setenv(name, value)
-        with pytest.raises(ValueError, match=name):
-            config.file_cache(SystemClock())
+        ]
+        for name, value in rows:
+            with subtests.test(name=name, value=value), monkeypatch.context() as patch:
+                patch.setenv(name, value)
+                with pytest.raises(ValueError, match=name):
+                    config.file_cache(SystemClock())
 
-    @pytest.mark.parametrize("url", ["", "localhost:6379", "http://h", "redis://h?no_such_option=1"])
-    def test_a_server_that_is_none(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    def test_a_server_that_is_none(self, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
         """The variable is named there, too, and what an address looks like."""
-        monkeypatch.setenv("CACHEKIT_REDIS_URL", url)
-        with pytest.raises(ValueError, match=r"CACHEKIT_REDIS_URL .* redis://"):
-            config.redis_cache()
+        rows: list[str] = ["", "localhost:6379", "http://h", "redis://h?no_such_option=1"]
+        for url in rows:
+            with subtests.test(url=url):
+                monkeypatch.setenv("CACHEKIT_REDIS_URL", url)
+                with pytest.raises(ValueError, match=r"CACHEKIT_REDIS_URL .* redis://"):
+                    config.redis_cache()
 
     def test_they_are_obeyed(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Directory, namespace, limit and secret reach the file tier."""
@@ -145,7 +146,7 @@ class TestVariables:
     def test_without_a_directory_the_program_goes_on(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """One warning, and memory alone: two lines in a script shall not end it."""
+        """One warning, and memory alone: two lines in a script must not end it."""
         (tmp_path / "file").write_text("in the way")
         monkeypatch.setenv("CACHEKIT_DIR", str(tmp_path / "file"))
         with IntelligentCache() as cache:

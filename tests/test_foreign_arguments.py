@@ -1,4 +1,4 @@
-"""Arguments of other people's classes: arrays of numpy and models of pydantic are told apart by content."""
+"""Arguments of other libraries' classes: arrays of numpy and models of pydantic are told apart by content."""
 
 from __future__ import annotations
 
@@ -78,10 +78,11 @@ SAME: list[Callable[[], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("make", SAME)
-def test_equal_ones_are_one(make: Callable[[], Any]) -> None:
+def test_equal_ones_are_one(subtests: pytest.Subtests) -> None:
     """Made twice, they are one question."""
-    assert encode(make()) == encode(make())
+    for make in SAME:
+        with subtests.test(make=make):
+            assert encode(make()) == encode(make())
 
 
 def test_layout_and_what_was_given_do_not_count() -> None:
@@ -138,15 +139,16 @@ DIFFERENT: list[list[Any]] = [
 ]
 
 
-@pytest.mark.parametrize("values", DIFFERENT)
-def test_others_are_others(values: list[Any]) -> None:
+def test_others_are_others(subtests: pytest.Subtests) -> None:
     """Type, type of items, shape, and contents count; so do extra and private fields."""
-    assert len({encode(value) for value in values}) == len(values)
+    for values in DIFFERENT:
+        with subtests.test(values=values):
+            assert len({encode(value) for value in values}) == len(values)
 
 
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
+def test_what_holds_more_is_refused(subtests: pytest.Subtests) -> None:
+    """Two of them may differ in what cannot be seen."""
+    rows: list[tuple[Any, str]] = [
         (np.array([object()]), "an array of object holds more than the bytes of its items"),
         (np.zeros(1, [("x", "O")]), "holds more than the bytes of its items"),
         (np.ma.masked_array([1, 2], [True, False]), "numpy.ma.*MaskedArray has no identity"),
@@ -154,17 +156,16 @@ def test_others_are_others(values: list[Any]) -> None:
         (np.random.default_rng(), "Generator has no identity"),
         (MemoryEntry(thing=object()), "object has no identity"),
         (Message.model_construct(text="x"), "the field role of a Message has no value yet"),
-    ],
-)
-def test_what_holds_more_is_refused(value: Any, why: str) -> None:
-    """Two of them may differ in what cannot be seen."""
+    ]
+    for value, why in rows:
+        with subtests.test(why=why):
 
-    @cache_result(cache=IntelligentCache(file_cache=None))
-    def function(x: object) -> object:
-        return x
+            @cache_result(cache=IntelligentCache(file_cache=None))
+            def function(x: object) -> object:
+                return x
 
-    with pytest.raises(KeyEncodingError, match=why):
-        function.key(value)
+            with pytest.raises(KeyEncodingError, match=why):
+                function.key(value)
 
 
 def test_a_class_of_a_function_is_refused() -> None:
@@ -191,7 +192,7 @@ def test_an_own_key_comes_first() -> None:
 
 
 def test_neither_is_imported() -> None:
-    """Keys are made without them where nobody has them loaded."""
+    """Keys are made without them where they are not loaded."""
     program = (
         "import sys\nfrom cachekit.decorator.key_encoding import encode\n"
         "try:\n    encode(object())\nexcept Exception as error:\n    print(type(error).__name__)\n"

@@ -1,4 +1,4 @@
-"""Health: when a cache is not well, which reason is given, and that nobody is alarmed for nothing."""
+"""Health: when a cache is not well, which reason is given, and that no alarm is false."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def combined(**numbers: float) -> dict[str, CacheStats]:
 
 
 def test_no_lookups_is_healthy() -> None:
-    """Of a real cache that nobody has asked anything, and of no statistics at all."""
+    """Of a real cache that was asked nothing, and of no statistics at all."""
     with IntelligentCache(file_cache=None) as cache:
         assert assess(cache.get_stats()) == Health("healthy", ())
     assert assess({}).to_dict() == {"status": "healthy", "message": "healthy", "reasons": []}
@@ -56,18 +56,17 @@ def test_a_low_hit_rate_is_a_warning() -> None:
     assert causes(assess({"file": CacheStats(hits=1, misses=999)})) == []
 
 
-@pytest.mark.parametrize(
-    ("numbers", "text"),
-    [
+def test_the_remedy_for_a_low_hit_rate_is_where_entries_went(subtests: pytest.Subtests) -> None:
+    """Room, time or invalidations, if they explain most misses."""
+    rows: list[tuple[dict[str, float], str]] = [
         ({"evictions": 80}, "max_size"),
         ({"expirations": 80}, "longer ttl"),
         ({"invalidations": 80}, "narrower tags"),
         ({"evictions": 5}, "too specific"),
-    ],
-)
-def test_the_remedy_for_a_low_hit_rate_is_where_entries_went(numbers: dict[str, float], text: str) -> None:
-    """Room, time or invalidations, if they explain most misses."""
-    assert text in assess(combined(requests=100, request_hits=0, **numbers)).reasons[0].remedy
+    ]
+    for numbers, text in rows:
+        with subtests.test(numbers=numbers):
+            assert text in assess(combined(requests=100, request_hits=0, **numbers)).reasons[0].remedy
 
 
 def test_memory_is_a_warning_and_then_critical() -> None:
@@ -99,21 +98,20 @@ def test_a_full_tier_is_a_warning() -> None:
     assert causes(assess({}, {"file": State(is_full=True)})) == [("warning", "full", "file")]
 
 
-@pytest.mark.parametrize(
-    ("cause", "fine", "numbers"),
-    [
+def test_too_large_a_share_is_a_warning(subtests: pytest.Subtests) -> None:
+    """More than the threshold, of enough, and of a tier; `combined` would only say it again."""
+    rows: list[tuple[str, Any, Any]] = [
         ("unavailable", {"hits": 95, "unavailable": 5}, {"hits": 94, "unavailable": 6}),
         ("errors", {"hits": 50, "sets": 50, "errors": 1}, {"hits": 50, "deletes": 50, "errors": 2}),
         ("refusals", {"sets": 75, "refusals": 25}, {"sets": 74, "refusals": 26}),
-    ],
-)
-def test_too_large_a_share_is_a_warning(cause: str, fine: Any, numbers: Any) -> None:
-    """More than the threshold, of enough, and of a tier; `combined` would only say it again."""
-    assert causes(assess({"redis": CacheStats(**fine)})) == []
-    assert causes(assess({"redis": CacheStats(**numbers)})) == [("warning", cause, "redis")]
-    few = {name: value / 2 for name, value in numbers.items()}
-    assert causes(assess({"redis": CacheStats(**few)})) == []
-    assert causes(assess({"combined": CacheStats(**numbers)})) == []
+    ]
+    for cause, fine, numbers in rows:
+        with subtests.test(cause=cause):
+            assert causes(assess({"redis": CacheStats(**fine)})) == []
+            assert causes(assess({"redis": CacheStats(**numbers)})) == [("warning", cause, "redis")]
+            few = {name: value / 2 for name, value in numbers.items()}
+            assert causes(assess({"redis": CacheStats(**few)})) == []
+            assert causes(assess({"combined": CacheStats(**numbers)})) == []
 
 
 def test_an_outage_is_said_once() -> None:
@@ -155,9 +153,9 @@ def test_thresholds_can_be_switched_off() -> None:
     json.dumps(health.to_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error", "text"),
-    [
+def test_wrong_thresholds(subtests: pytest.Subtests) -> None:
+    """Named, with the value."""
+    rows: list[tuple[Any, type[Exception], str]] = [
         ({"min_hit_rate": -0.1}, ValueError, "min_hit_rate must be 0 or more, not -0.1"),
         ({"min_hit_rate": 50}, ValueError, "min_hit_rate must be a share, 0 to 1, not 50"),
         (
@@ -169,12 +167,10 @@ def test_thresholds_can_be_switched_off() -> None:
         ({"max_errors": "5 %"}, TypeError, "max_errors must be a number, not '5 %' of type str"),
         ({"min_requests": True}, TypeError, "min_requests must be a number"),
         ({"memory_bytes_warning": 2**31}, ValueError, "must not be more than memory_bytes_critical"),
-    ],
-)
-def test_wrong_thresholds(wrong: Any, error: type[Exception], text: str) -> None:
-    """Named, with the value."""
-    with pytest.raises(error, match=text):
-        assess({}, {}, Thresholds(**wrong))
+    ]
+    for wrong, error, text in rows:
+        with subtests.test(wrong=wrong), pytest.raises(error, match=text):
+            assess({}, {}, Thresholds(**wrong))
 
 
 def test_thresholds_are_no_dict() -> None:

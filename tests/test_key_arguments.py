@@ -30,7 +30,6 @@ import pytest
 from exploring import explored
 from hypothesis import example, given
 from hypothesis import strategies as st
-from ids import without_address
 
 from cachekit import KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import arguments_text, encode
@@ -205,7 +204,7 @@ class Rounded(float):
 
 class TestEncoding:
     @given(st.data())
-    @explored(examples=5)
+    @explored(examples=3)
     def test_equal_keys_exactly_if_equal_with_types(self, data: st.DataObject) -> None:
         """Two argument tuples of one length have one text exactly if they are the same, types included."""
         a = data.draw(_arguments)
@@ -216,7 +215,7 @@ class TestEncoding:
         assert same(a, b) == (text(*a) == text(*b))
 
     @given(_values, _values)
-    @explored(examples=5)
+    @explored(examples=3)
     @example(1, True)
     @example(1, 1.0)
     @example("1", 1)
@@ -234,7 +233,7 @@ class TestEncoding:
     @given(_values)
     @explored(examples=3)
     def test_a_copy_is_the_same_question(self, value: Any) -> None:
-        """What is equal and made anew has the same text."""
+        """What is equal and made again has the same text."""
         assert encode(value) == encode(copy.deepcopy(value))
 
     def test_order_where_it_does_not_count(self) -> None:
@@ -248,9 +247,9 @@ class TestEncoding:
         assert encode(0.0) != encode(-0.0)
         assert encode(math.nan) == encode(float("nan"))
 
-    @pytest.mark.parametrize(
-        ("a", "b"),
-        [
+    def test_two_that_look_alike(self, subtests: pytest.Subtests) -> None:
+        """Values that differ in what a careless text leaves out are two questions."""
+        rows: list[tuple[Any, Any]] = [
             (dt.timezone(dt.timedelta(hours=1), "X"), dt.timezone(dt.timedelta(hours=2), "X")),
             (
                 dt.datetime(2024, 1, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
@@ -275,13 +274,11 @@ class TestEncoding:
             (_named("x y")(1, 2), _named("y x")(1, 2)),
             (_stat(10**18), _stat(10**18 + 1)),
             (time.localtime(0), time.struct_time([*time.localtime(0), "elsewhere", 1])),
-        ],
-        ids=without_address,
-    )
-    def test_two_that_look_alike(self, a: Any, b: Any) -> None:
-        """Values that differ in what a careless text leaves out are two questions."""
-        assert encode(a) != encode(b)
-        assert encode(a) == encode(a)
+        ]
+        for a, b in rows:
+            with subtests.test(a=a, b=b):
+                assert encode(a) != encode(b)
+                assert encode(a) == encode(a)
 
     def test_members_that_share_a_name(self) -> None:
         """Members of two versions of an Enum are two questions if their values differ."""
@@ -392,9 +389,9 @@ def _labelled() -> Labelled:
 
 
 class TestUnkeyable:
-    @pytest.mark.parametrize(
-        ("value", "why"),
-        [
+    def test_it_is_refused_with_the_remedies(self, subtests: pytest.Subtests) -> None:
+        """An argument without an identity is a clear error: which one, why, and three ways out."""
+        rows: list[tuple[Any, str]] = [
             (Unkeyed(), "a value of type tests?.*Unkeyed has no identity except its place in memory"),
             (object(), "a value of type object has no identity"),
             (threading.Lock(), "no identity"),
@@ -419,23 +416,21 @@ class TestUnkeyable:
             (make_dataclass("Made", ["x"]), "not what its module has under that name"),
             (type("Colour", (), {}), "not what its module has under that name"),
             (_make_tuple("Point", "x")(1), "not what its module has"),
-        ],
-        ids=lambda value: str(value)[:20] if isinstance(value, str) else type(value).__name__,
-    )
-    def test_it_is_refused_with_the_remedies(self, value: Any, why: str) -> None:
-        """An argument without an identity is a clear error: which one, why, and three ways out."""
+        ]
+        for value, why in rows:
+            with subtests.test(value=value):
 
-        @cache_result
-        def asked(thing: Any) -> None: ...
+                @cache_result
+                def asked(thing: Any) -> None: ...
 
-        with pytest.raises(KeyEncodingError, match=why) as refused:
-            asked.key(value)
-        message = str(refused.value)
-        assert message.startswith("the argument 'thing' cannot be part of a key: ")
-        assert "ignore=('thing',)" in message
-        assert "__cache_key__" in message
-        assert "key_func" in message
-        assert isinstance(refused.value, TypeError)
+                with pytest.raises(KeyEncodingError, match=why) as refused:
+                    asked.key(value)
+                message = str(refused.value)
+                assert message.startswith("the argument 'thing' cannot be part of a key: ")
+                assert "ignore=('thing',)" in message
+                assert "__cache_key__" in message
+                assert "key_func" in message
+                assert isinstance(refused.value, TypeError)
 
     def test_a_closure_as_an_argument(self) -> None:
         """A function that captured something may be one of several with its name."""

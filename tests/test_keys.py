@@ -230,9 +230,9 @@ def f(x):
 
 
 class TestVersion:
-    @pytest.mark.parametrize(
-        ("before", "after"),
-        [
+    def test_an_edit_of_the_code(self, subtests: pytest.Subtests) -> None:
+        """Any change of what the function does changes its version."""
+        rows: list[tuple[str, str]] = [
             ("y + 1", "y + 2"),
             ("y + 1", "y - 1"),
             ("i * 2", "i * 3"),
@@ -245,24 +245,22 @@ class TestVersion:
             (", 1\n", ", 0\n"),
             ("def f(x)", "def f(x, *y)"),
             ("    return g", "    try: pass\n    except ValueError: pass\n    return g"),
-        ],
-    )
-    def test_an_edit_of_the_code(self, before: str, after: str) -> None:
-        """Any change of what the function does changes its version."""
-        assert before in ORIGINAL
-        assert version_of(compiled(ORIGINAL)) != version_of(compiled(ORIGINAL.replace(before, after)))
+        ]
+        for before, after in rows:
+            with subtests.test(after=after):
+                assert before in ORIGINAL
+                assert version_of(compiled(ORIGINAL)) != version_of(compiled(ORIGINAL.replace(before, after)))
 
-    @pytest.mark.parametrize(
-        "edited",
-        [
+    def test_an_edit_of_comments(self, subtests: pytest.Subtests) -> None:
+        """Comments and blank lines are no part of it."""
+        rows: list[str] = [
             "# a comment\n\n" + ORIGINAL,
             ORIGINAL.replace("    g = ", "    # why\n\n    g = "),
             ORIGINAL.replace("i in z]", "i in z]  # why"),
-        ],
-    )
-    def test_an_edit_of_comments(self, edited: str) -> None:
-        """Comments and blank lines are no part of it."""
-        assert version_of(compiled(ORIGINAL)) == version_of(compiled(edited))
+        ]
+        for edited in rows:
+            with subtests.test(edited=edited):
+                assert version_of(compiled(ORIGINAL)) == version_of(compiled(edited))
 
     def test_long_integers(self) -> None:
         """A literal of any length can be told from another."""

@@ -45,12 +45,14 @@ def test_a_naive_datetime_is_refused() -> None:
         CacheEntry("k", 1, created_at=datetime(2026, 1, 1))
 
 
-@pytest.mark.parametrize("moment", [1e20, -1e20, math.inf, math.nan, True, "now", timedelta(1)])
-def test_what_is_no_moment_is_refused(moment: Any) -> None:
-    """When the entry is made, not when somebody looks at it."""
-    error = ValueError if type(moment) is float else TypeError
-    with pytest.raises(error, match=r"created_at must be .*leave it out for now"):
-        CacheEntry("k", 1, created_at=moment)
+def test_what_is_no_moment_is_refused(subtests: pytest.Subtests) -> None:
+    """When the entry is made, not when it is looked at."""
+    rows: list[Any] = [1e20, -1e20, math.inf, math.nan, True, "now", timedelta(1)]
+    for moment in rows:
+        with subtests.test(moment=moment):
+            error = ValueError if type(moment) is float else TypeError
+            with pytest.raises(error, match=r"created_at must be .*leave it out for now"):
+                CacheEntry("k", 1, created_at=moment)
 
 
 def test_entries_compare_and_show_without_their_values() -> None:
@@ -63,21 +65,20 @@ def test_entries_compare_and_show_without_their_values() -> None:
     assert pickle.loads(pickle.dumps(entry)) == entry
 
 
-@pytest.mark.parametrize(
-    ("ttl", "expected"),
-    [
+def test_ttls_in_seconds(subtests: pytest.Subtests) -> None:
+    """Whatever the form, a TTL is a float of seconds inside."""
+    rows: list[tuple[float | timedelta, float]] = [
         (5, 5.0),
         (0.5, 0.5),
         (timedelta(days=1), 86400.0),
         (FOREVER, math.inf),
         (10**400, math.inf),
         (-1, -1.0),
-    ],
-)
-def test_ttls_in_seconds(ttl: float | timedelta, expected: float) -> None:
-    """Whatever the form, a TTL is a float of seconds inside."""
-    assert seconds(ttl) == expected
-    assert type(seconds(ttl)) is float
+    ]
+    for ttl, expected in rows:
+        with subtests.test(ttl=ttl):
+            assert seconds(ttl) == expected
+            assert type(seconds(ttl)) is float
 
 
 def test_sentinels() -> None:

@@ -88,19 +88,21 @@ def test_it_is_drawn_ten_times_a_second() -> None:
     assert "  1:00 min, " in terminal.lines[0]
 
 
-@pytest.mark.parametrize("narrow", [1, 20, 30, 80, 200])
-def test_it_stays_on_one_line(narrow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stays_on_one_line(subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a terminal of any width."""
-    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((narrow, 24)))
-    monkeypatch.setattr(Terminal, "fileno", lambda _: 2)
-    terminal = Terminal()
-    bar = ProgressBar("warming", 1_000, terminal)
-    bar.update(10)
-    bar.draw()
-    bar.end("a" * 100)
-    assert max(len(line) for line in terminal.getvalue().replace("\n", "\r").split("\r")) <= max(
-        narrow - 1, 1
-    )
+    rows: list[int] = [1, 20, 30, 80, 200]
+    for narrow in rows:
+        with subtests.test(narrow=narrow):
+            monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((narrow, 24)))  # noqa: B023
+            monkeypatch.setattr(Terminal, "fileno", lambda _: 2)
+            terminal = Terminal()
+            bar = ProgressBar("warming", 1_000, terminal)
+            bar.update(10)
+            bar.draw()
+            bar.end("a" * 100)
+            assert max(len(line) for line in terminal.getvalue().replace("\n", "\r").split("\r")) <= max(
+                narrow - 1, 1
+            )
 
 
 def test_a_log_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +123,7 @@ def test_a_log_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Broken(Terminal):
-    """Nobody reads it."""
+    """Its reader is gone."""
 
     def write(self, text: str) -> int:
         self.writes += 1
@@ -172,17 +174,20 @@ class Failing(Terminal):
         raise RuntimeError(text)
 
 
-@pytest.mark.parametrize("kind", [OnlyWritten, WithoutNumber, Failing])
-def test_a_stranger_for_a_stream_is_no_error(
-    kind: type, cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+def test_a_stand_in_for_a_stream_is_no_error(
+    subtests: pytest.Subtests, cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands in for stderr need not be a file: it gets what it can take."""
-    stranger = kind()
-    monkeypatch.setattr(sys, "stderr", stranger)
-    report = cache.warm_cache(["a", "b"], str.upper, progress=True)
-    assert report.loaded == ["a", "b"]
-    if isinstance(stranger, OnlyWritten):
-        assert "warming  2 keys: 2 loaded, 0 fresh, 0 failed" in stranger.text
+    rows: list[type] = [OnlyWritten, WithoutNumber, Failing]
+    for kind in rows:
+        with subtests.test(kind=kind):
+            cache.clear()
+            stand_in = kind()
+            monkeypatch.setattr(sys, "stderr", stand_in)
+            report = cache.warm_cache(["a", "b"], str.upper, progress=True)
+            assert report.loaded == ["a", "b"]
+            if isinstance(stand_in, OnlyWritten):
+                assert "warming  2 keys: 2 loaded, 0 fresh, 0 failed" in stand_in.text
 
 
 def warm(cache: IntelligentCache, awaited: bool, **more: object) -> object:

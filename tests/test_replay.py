@@ -100,28 +100,25 @@ class TestLogs:
         assert keys[-1] == keys[0]
         assert max(keys) < 2**64
 
-    @pytest.mark.parametrize(
-        ("name", "content", "column", "words"),
-        [
+    def test_what_cannot_be_read(self, subtests: pytest.Subtests, tmp_path: Path) -> None:
+        """The command ends with a sentence that says what is wrong."""
+        rows: list[tuple[str, bytes, str | None, str]] = [
             ("log.u32", b"abcde", None, "must have whole 32-bit numbers"),
             ("log.csv", b"time,key\n1,a\n", "name", "the column must be one of time, key of .*, not 'name'"),
             ("log.csv", b"1,a\n1\n", "2", "line 2 of .* has 1 columns, and no column 2"),
             ("log.csv", b"1,a\n", "0", "and no column 0"),
             ("log.gz", b"\x1f\x8b nonsense", None, "compress"),
             ("log.gz", gzip.compress(b"a\n" * 99, mtime=0)[:-9], None, "ended before"),
-            ("log.gz", _FLIPPED, None, "log.gz is damaged: .*decompressing"),
+            ("log.gz", bytes(_FLIPPED), None, "log.gz is damaged: .*decompressing"),
             ("log.csv", b"k\n" + b"a" * 200_000, "k", "line 2 of .*log.csv must be CSV: field larger than"),
             ("log", b"", None, "must have at least one request"),
-        ],
-    )
-    def test_what_cannot_be_read(
-        self, tmp_path: Path, name: str, content: bytes, column: str | None, words: str
-    ) -> None:
-        """The command ends with a sentence that says what is wrong."""
-        path = tmp_path / name
-        path.write_bytes(content)
-        with pytest.raises(SystemExit, match=f"(?i)cachekit replay: .*{words}"):
-            main(["replay", str(path), *(["--column", column] if column else [])])
+        ]
+        for name, content, column, words in rows:
+            with subtests.test(words=words):
+                path = tmp_path / name
+                path.write_bytes(content)
+                with pytest.raises(SystemExit, match=f"(?i)cachekit replay: .*{words}"):
+                    main(["replay", str(path), *(["--column", column] if column else [])])
 
     def test_csv_from_a_spreadsheet(self, tmp_path: Path) -> None:
         """A byte order mark before the first name is no part of it."""
@@ -358,19 +355,18 @@ class TestPicture:
         assert drawn.lstrip().startswith("<?xml")
         assert all(f"<!-- {name} -->" in drawn for name in ("LRU", "SIEVE", "optimum", "hit ratio (%)"))
 
-    @pytest.mark.parametrize(
-        ("name", "words"),
-        [
+    def test_where_none_can_be_drawn(self, subtests: pytest.Subtests, tmp_path: Path) -> None:
+        """It says so before the work, not after."""
+        rows: list[tuple[str, str]] = [
             ("picture", "must end in one of"),
             ("picture.txt", r"\.png"),
             ("none/picture.png", "must be in an existing directory"),
-        ],
-    )
-    def test_where_none_can_be_drawn(self, tmp_path: Path, name: str, words: str) -> None:
-        """It says so before the work, not after."""
-        pytest.importorskip("matplotlib")
-        with pytest.raises(SystemExit, match=words):
-            main(["replay", str(tmp_path / "no log"), "--plot", str(tmp_path / name)])
+        ]
+        for name, words in rows:
+            with subtests.test(name=name):
+                pytest.importorskip("matplotlib")
+                with pytest.raises(SystemExit, match=words):
+                    main(["replay", str(tmp_path / "no log"), "--plot", str(tmp_path / name)])
 
     def test_without_matplotlib(self, tmp_path: Path) -> None:
         """The error names the extra; without --plot nothing asks for it."""
@@ -391,9 +387,9 @@ class TestPicture:
 class TestArguments:
     """Wrong arguments end with status 2 and say what would be right."""
 
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
+    def test_refused(self, subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str]) -> None:
+        """Before any file is read."""
+        rows: list[tuple[list[str], str]] = [
             (["--sizes", "many"], "a size must be a number of entries or a percentage, not 'many'"),
             (["--sizes", "0"], "a size must be more than 0, not '0'"),
             (["--sizes", "nan%"], "a size must be more than 0, not 'nan%'"),
@@ -402,14 +398,13 @@ class TestArguments:
             (["--policies", "lru,best"], "a policy must be one of lru, fifo, sieve"),
             (["--policies", ""], "policies must not be empty"),
             (["--sample", "2"], "must be more than 0 and at most 1, not '2'"),
-        ],
-    )
-    def test_refused(self, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """Before any file is read."""
-        with pytest.raises(SystemExit) as ended:
-            main(["replay", "log", *arguments])
-        assert ended.value.code == 2
-        assert words in capsys.readouterr().err
+        ]
+        for arguments, words in rows:
+            with subtests.test(arguments=arguments):
+                with pytest.raises(SystemExit) as ended:
+                    main(["replay", "log", *arguments])
+                assert ended.value.code == 2
+                assert words in capsys.readouterr().err
 
     def test_no_file_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also if the work ends by an error."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typecheckers import mypy, pyright
 
 HERE = Path(__file__).parent
@@ -16,13 +17,14 @@ CASES = sorted((HERE / "typing").glob("*.py"))
 EXAMPLES = sorted((HERE.parent / "examples").glob("*.py"))
 
 
-def test_mypy(tmp_path: Path) -> None:
+def test_mypy(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Mypy --strict accepts the right calls and rejects each wrong one, with the error that is named.
 
     In strict mode a `type: ignore` that ignores nothing is an error.
     """
     files = [file for file in CASES + EXAMPLES if file.name != "for_pyright.py"]
-    assert mypy(tmp_path, *files) == f"Success: no issues found in {len(files)} source files\n"
+    cache = pytestconfig.cache.mkdir("mypy") if pytestconfig.cache else tmp_path
+    assert mypy(tmp_path, cache, *files) == f"Success: no issues found in {len(files)} source files\n"
 
 
 def test_pyright(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Many keys on event loops: loaded by one call, and warmed."""
+"""Many keys on event loops: loaded by one call, and warmed.
+
+What threads do in the same way is in cache/test_cache_loads.py and cache/test_cache_api.py, for both.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 import inside
 import pytest
@@ -22,23 +23,6 @@ def cache(awaited: IntelligentCache) -> IntelligentCache:
 
 
 class TestMany:
-    def test_one_call(self, cache: IntelligentCache, run: Run) -> None:
-        """One call loads what is missing, in order; keys that it leaves out are missing from the answer."""
-        asked: list[list[str]] = []
-
-        async def load(keys: list[str]) -> dict[str, int]:
-            asked.append(keys)
-            return {key: ord(key) for key in keys if key != "z"}
-
-        async def main() -> None:
-            await cache.set("b", 0)
-            found = await cache.get_or_set_many(["a", "b", "z", "c", "a"], load)
-            assert list(found.items()) == [("a", 97), ("b", 0), ("c", 99)]
-            assert asked == [["a", "z", "c"]]
-            assert await cache.get_many(["a", "c", "z"]) == {"a": 97, "c": 99}
-
-        run(main())
-
     def test_plain_functions(self, cache: IntelligentCache, run: Run) -> None:
         """A plain function is called in another thread."""
 
@@ -49,25 +33,6 @@ class TestMany:
             found = await cache.get_or_set_many(["a", "b"], load)
             assert len(set(found.values())) == 1
             assert threading.get_ident() not in found.values()
-
-        run(main())
-
-    def test_what_loaders_return(self, cache: IntelligentCache, run: Run) -> None:
-        """No mapping, or keys that nobody asked for, are errors; nothing is kept."""
-
-        async def no_mapping(keys: list[str]) -> Any:
-            return keys
-
-        async def too_much(keys: list[str]) -> Mapping[str, int]:
-            return dict.fromkeys([*keys, "x"], 1)
-
-        async def main() -> None:
-            with pytest.raises(TypeError, match="loader must return a mapping from key to value, not a list"):
-                await cache.get_or_set_many(["a"], no_mapping)
-            with pytest.raises(ValueError, match="returned keys that it was not asked for"):
-                await cache.get_or_set_many(["a"], too_much)
-            assert await cache.get_many(["a", "x"]) == {}
-            assert len(inside.flights(cache)) == 0
 
         run(main())
 
@@ -138,61 +103,16 @@ class TestMany:
 
 
 class TestWarming:
-    def test_report_and_progress(self, cache: IntelligentCache, run: Run) -> None:
-        """Each key is loaded, fresh or failed; a key that fails stops no other."""
-        asked: list[str] = []
+    def test_a_load_that_is_cancelled_is_a_failure(self, cache: IntelligentCache, run: Run) -> None:
+        """It stops no other key."""
 
         async def load(key: str) -> str:
-            asked.append(key)
-            if key == "bad":
-                raise LookupError(key)
             if key == "cancelled":
                 raise asyncio.CancelledError
-            return key.upper()
+            return key
 
-        async def main() -> None:
-            await cache.set("b", "B")
-            progress: list[tuple[int, int]] = []
-            report = await cache.warm_cache(
-                ["a", "b", "bad", "cancelled", "c", "a"],
-                load,
-                progress=lambda done, total: progress.append((done, total)),
-            )
-            assert (report.loaded, report.fresh, set(report.failed)) == (
-                ["a", "c"],
-                ["b"],
-                {"bad", "cancelled"},
-            )
-            assert progress == [(done, 5) for done in range(1, 6)]
-            assert sorted(asked) == ["a", "bad", "c", "cancelled"], "each once"
-            assert await cache.get_many(["a", "c"]) == {"a": "A", "c": "C"}
-            assert await cache.warm_cache([], load) == ([], [], {})
-
-        run(main())
-
-    @pytest.mark.parametrize("concurrency", [1, 3])
-    def test_concurrency(self, cache: IntelligentCache, run: Run, concurrency: int) -> None:
-        """As many loads as were allowed are under way at once, and never more."""
-
-        async def main() -> None:
-            under_way, most = 0, 0
-            together = asyncio.Barrier(concurrency)
-
-            async def load(key: str) -> str:
-                nonlocal under_way, most
-                under_way += 1
-                most = max(most, under_way)
-                await together.wait()
-                await settle()
-                under_way -= 1
-                return key
-
-            keys = [f"k{number}" for number in range(6)]
-            report = await cache.warm_cache(keys, load, concurrency=concurrency)
-            assert report.loaded == keys
-            assert most == concurrency
-
-        run(asyncio.wait_for(main(), 20))
+        report = run(cache.warm_cache(["a", "cancelled", "c"], load))
+        assert (report.loaded, list(report.failed)) == (["a", "c"], ["cancelled"])
 
     def test_plain_functions(self, cache: IntelligentCache, run: Run) -> None:
         """Plain functions load in threads, at once as far as allowed."""

@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +100,25 @@ async def answer(cache: IntelligentCache, number: int) -> Any:
     return await ask()
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_busy_disk(tmp_path: Path, run: Run, name: str) -> None:
+def test_a_busy_disk(subtests: pytest.Subtests, tmp_path: Path, run: Run) -> None:
     """While a hundred tasks wait for a disk the loop goes on, and none of them is done before it is ready."""
+    for name in CALLS:
+        with subtests.test(name=name):
 
-    async def main() -> None:
-        disk = Disk()
-        file = FileCache(tmp_path / "files", codec=disk)
-        async with IntelligentCache(None, None, file) as cache, a_heart() as heart:
-            await cache.set_many({f"k{number}": number for number in range(TASKS)})
-            disk.ready.clear()
-            calls = many(lambda number: CALLS[name](cache, number))
-            await heart.beats_on()
-            assert not any(call.done() for call in calls)
-            disk.ready.set()
-            await asyncio.gather(*calls)
+            async def main() -> None:
+                disk = Disk()
+                file = FileCache(tmp_path / "files", codec=disk)
+                async with IntelligentCache(None, None, file) as cache, a_heart() as heart:
+                    await cache.set_many({f"k{number}": number for number in range(TASKS)})
+                    disk.ready.clear()
+                    calls = many(partial(CALLS[name], cache))  # noqa: B023
+                    await heart.beats_on()
+                    assert not any(call.done() for call in calls)
+                    disk.ready.set()
+                    await asyncio.gather(*calls)
 
-    run(main())
-    no_threads()
+            run(main())
+            no_threads()
 
 
 def test_a_frozen_server(server: RedisServer, tmp_path: Path, run: Run) -> None:

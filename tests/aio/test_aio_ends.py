@@ -175,6 +175,9 @@ class TestEnd:
     def test_nothing_is_left(self, cache: IntelligentCache, run: Run) -> None:
         """After loads that end well and badly no flight, task, fence or thread remains."""
 
+        async def inverse(x: int) -> float:
+            return 1 / x
+
         async def main() -> None:
             loaders = [lambda x=x: 1 / x for x in range(-3, 3)]
             await asyncio.gather(
@@ -183,6 +186,8 @@ class TestEnd:
             )
             await cache.get_or_set_many(["a", "b"], lambda keys: {})
             await cache.warm_cache(["c", "d"], lambda key: 1 / 0)
+            answer: Any = cache.cached(name="answer")(inverse)
+            await asyncio.gather(*map(answer, range(-3, 3)), return_exceptions=True)
             await settle()
             assert asyncio.all_tasks() == {asyncio.current_task()}
             assert not inside.tasks(cache)

@@ -13,6 +13,7 @@ from typing import Any
 
 import inside
 import pytest
+from drivers import Driver
 from forking import in_fork
 
 from cachekit import (
@@ -28,20 +29,10 @@ from cachekit import (
 from cachekit.loading import flights
 from cachekit.loading.core import HoldsEntries
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import store
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["lock-free", "locked"])
-def cache(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
-) -> Iterator[IntelligentCache]:
-    if request.param == "locked":
-        monkeypatch.setattr(store, "gil_enabled", lambda: False)
+def cache(build: None, clock: ManualClock) -> Iterator[IntelligentCache]:
     with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
         yield cache
 
@@ -101,7 +92,7 @@ def test_explain(cache: IntelligentCache, clock: ManualClock) -> None:
     assert cache.get_stats()["combined"].requests == 1
 
 
-def test_warming(cache: IntelligentCache) -> None:
+def test_warming(cache: IntelligentCache, driver: Driver) -> None:
     """Missing keys are loaded, fresh ones are not, failures are reported, progress is told."""
     cache.set("fresh", 0)
     loaded: list[str] = []
@@ -113,7 +104,8 @@ def test_warming(cache: IntelligentCache) -> None:
             raise LookupError(key)
         return key.upper()
 
-    report = cache.warm_cache(
+    report = driver.warm(
+        cache,
         ["a", "b", "fresh", "bad", "a"],
         loader,
         ttl=60,
@@ -126,13 +118,15 @@ def test_warming(cache: IntelligentCache) -> None:
     assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert cache.get("a") == "A"
     assert cache.invalidate_by_tags({"warm"}) == 2
+    assert driver.warm(cache, [], loader) == ([], [], {})
 
 
-def test_warming_is_bounded(cache: IntelligentCache) -> None:
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_warming_is_bounded(cache: IntelligentCache, driver: Driver, concurrency: int) -> None:
     """No more loaders run at once than was said, and that many do."""
     running, most = 0, 0
     lock = threading.Lock()
-    together = threading.Barrier(3)
+    together = threading.Barrier(concurrency)
 
     def loader(key: str) -> int:
         nonlocal running, most
@@ -144,18 +138,18 @@ def test_warming_is_bounded(cache: IntelligentCache) -> None:
             running -= 1
         return 1
 
-    cache.warm_cache([f"k{number}" for number in range(12)], loader, concurrency=3)
-    assert most == 3
+    driver.warm(cache, [f"k{number}" for number in range(12)], loader, concurrency=concurrency)
+    assert most == concurrency
 
 
-def test_a_failing_progress_callback_stops_the_warming(cache: IntelligentCache) -> None:
+def test_a_failing_progress_callback_stops_the_warming(cache: IntelligentCache, driver: Driver) -> None:
     """It is the caller's own error, and reaches the caller."""
 
     def progress(done: int, total: int) -> None:
         raise RuntimeError("display gone")
 
     with pytest.raises(RuntimeError, match="display gone"):
-        cache.warm_cache(["a"], str.upper, progress=progress)
+        driver.warm(cache, ["a"], str.upper, progress=progress)
 
 
 def test_regions(cache: IntelligentCache, clock: ManualClock) -> None:
@@ -300,9 +294,9 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
     assert cache.get("k") == "parent's"
 
 
-@pytest.mark.parametrize(
-    ("call", "kind", "words"),
-    [
+def test_wrong_arguments_are_named(subtests: pytest.Subtests, cache: IntelligentCache) -> None:
+    """The message names the argument, the value and the remedy; nothing is stored."""
+    rows: list[tuple[Callable[[Any], Any], type[Exception], list[str]]] = [
         (lambda c: c.get(1), TypeError, ["key", "1", "int"]),
         (lambda c: c.get([]), TypeError, ["key", "[]"]),
         (lambda c: c.set(b"k", 1), TypeError, ["key", "b'k'"]),
@@ -326,14 +320,11 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
         (lambda c: IntelligentCache(memory_cache={}, file_cache=None), TypeError, ["memory_cache", "{}"]),  # type: ignore[arg-type]
         (lambda c: IntelligentCache(None, file_cache=None), ValueError, ["memory_cache=None"]),
         (lambda c: IntelligentCache(default_ttl=0, file_cache=None), ValueError, ["default_ttl", "0"]),
-    ],
-)
-def test_wrong_arguments_are_named(
-    cache: IntelligentCache, call: Callable[[Any], Any], kind: type[Exception], words: list[str]
-) -> None:
-    """The message names the argument, the value and the remedy; nothing is stored."""
-    with pytest.raises(kind) as caught:
-        call(cache)
-    for word in words:
-        assert word in str(caught.value)
-    assert inside.memory(cache).size() == 0
+    ]
+    for call, kind, words in rows:
+        with subtests.test(words=words):
+            with pytest.raises(kind) as caught:
+                call(cache)
+            for word in words:
+                assert word in str(caught.value)
+            assert inside.memory(cache).size() == 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import inside
 import pytest
+from drivers import Driver
 from racing import frequent_switches, in_thread, race
 
 from cachekit import IntelligentCache, MemoryCache, SerializationError
@@ -56,7 +57,7 @@ def test_one_load_for_many_callers(cache: IntelligentCache, joined: threading.Se
 def test_an_error_reaches_everyone_and_is_not_kept(
     cache: IntelligentCache, joined: threading.Semaphore
 ) -> None:
-    """All waiters get the loader's exception; the next caller loads anew."""
+    """All waiters get the loader's exception; the next caller loads again."""
 
     def failing() -> int:
         for _ in range(4):
@@ -203,7 +204,7 @@ def test_crossing_loads_in_two_caches_do_not_deadlock(cache: IntelligentCache) -
 
 
 def test_many_keys_one_call(cache: IntelligentCache, joined: threading.Semaphore) -> None:
-    """A batch loads what nobody has or is loading, in one call, and waits for the rest."""
+    """A batch loads what is neither there nor being loaded, in one call, and waits for the rest."""
     cache.set("have", "had")
     began = threading.Event()
 
@@ -250,26 +251,41 @@ def test_a_batch_that_fails_fails_for_all(cache: IntelligentCache) -> None:
     assert len(inside.flights(cache)) == 0
 
 
-@pytest.mark.parametrize(
-    ("loader", "kind", "words"),
-    [
-        (lambda keys: {"surplus": 1}, ValueError, "surplus"),
-        (lambda keys: ["a"], TypeError, "list"),
-        (lambda keys: {"a": iter([])}, SerializationError, "list_iterator"),
-    ],
-)
+def test_a_batch_loads_what_is_missing(cache: IntelligentCache, driver: Driver) -> None:
+    """By one call, in order; keys that the loader leaves out are missing from the answer."""
+    asked: list[list[str]] = []
+
+    def load(keys: list[str]) -> dict[str, int]:
+        asked.append(keys)
+        return {key: ord(key) for key in keys if key != "z"}
+
+    cache.set("b", 0)
+    found = driver.load(cache, ["a", "b", "z", "c", "a"], load)
+    assert list(found.items()) == [("a", 97), ("b", 0), ("c", 99)]
+    assert asked == [["a", "z", "c"]]
+    assert cache.get_many(["a", "c", "z"]) == {"a": 97, "c": 99}
+
+
 def test_a_batch_loader_is_held_to_its_word(
-    cache: IntelligentCache, loader: Callable[[list[str]], dict[str, int]], kind: type[Exception], words: str
+    cache: IntelligentCache, driver: Driver, subtests: pytest.Subtests
 ) -> None:
-    """Surplus keys, no mapping, or one-shot values are errors that say so."""
-    with pytest.raises(kind, match=words):
-        cache.get_or_set_many(["a"], loader)
+    """Surplus keys, no mapping, or one-shot values are errors that say so; nothing is kept."""
+    rows: list[tuple[Callable[[list[str]], Any], type[Exception], str]] = [
+        (lambda keys: {"a": 1, "surplus": 1}, ValueError, r"keys that it was not asked for.*surplus"),
+        (lambda keys: ["a"], TypeError, "loader must return a mapping from key to value, not a list"),
+        (lambda keys: {"a": iter([])}, SerializationError, "list_iterator"),
+    ]
+    for loader, kind, words in rows:
+        with subtests.test(words=words), pytest.raises(kind, match=words):
+            driver.load(cache, ["a"], loader)
+    assert cache.get_many(["a", "surplus"]) == {}
+    assert len(inside.flights(cache)) == 0
 
 
 def test_a_key_that_a_batch_leaves_out_sends_its_waiters_on(
     cache: IntelligentCache, joined: threading.Semaphore
 ) -> None:
-    """Whoever waited for it loads it by itself."""
+    """A caller that waited for it loads it by itself."""
     began = threading.Event()
 
     def loader(keys: list[str]) -> dict[str, int]:
@@ -307,7 +323,7 @@ def test_none_is_a_value(cache: IntelligentCache) -> None:
 
 
 def test_a_stampede_under_constant_invalidation(cache: IntelligentCache) -> None:
-    """Under sets and deletes from all sides nobody reads a value older than a finished write."""
+    """Under sets and deletes from all sides no caller reads a value older than a finished write."""
     newest = [0]
     lock = threading.Lock()
 

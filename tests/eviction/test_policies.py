@@ -40,49 +40,51 @@ def held_by(policy: EvictionPolicy) -> int:
     raise AssertionError(policy)
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 3, 10, 11, 40])
 @pytest.mark.parametrize("strategy", BESIDE_LRU)
-def test_victims_are_those_of_the_model(strategy: CacheStrategy, capacity: int) -> None:
+def test_victims_are_those_of_the_model(subtests: pytest.Subtests, strategy: CacheStrategy) -> None:
     """Under inserts, hits, removals, new deadlines, and a room that is at times smaller."""
-    policy = POLICIES[strategy]()
-    policy.begin(capacity)
-    model = NAIVE[strategy](capacity)
-    chance = random.Random(capacity)
-    held: list[str] = []
-    evicted = 0
-    for step in range(4000):
-        key = f"k{int(chance.paretovariate(0.8)) % (5 * capacity)}"
-        action = chance.random()
-        if key not in held:
-            # In a cache that is bounded in bytes a large entry takes the room of several.
-            room = capacity if step % 500 < 400 else max(1, capacity // 2)
-            while len(held) >= room:
-                expected, actual = model.evict(key), policy.evict(key)
-                assert actual == expected, step
-                held.remove(actual)
-                evicted += 1
-            deadline = float(chance.randrange(20))
-            model.insert(key, deadline)
-            policy.insert(key, deadline)
-            held.append(key)
-        elif action < 0.85:
-            model.hit(key)
-            policy.hit(key)
-        elif action < 0.92:
-            deadline = float(chance.randrange(20))
-            model.prolong(key, deadline)
-            policy.prolong(key, deadline)
-        else:
-            model.remove(key)
-            policy.remove(key)
-            held.remove(key)
-        assert held_by(policy) == len(held)
-    assert evicted > 200
+    rows: list[int] = [1, 2, 3, 10, 11, 40]
+    for capacity in rows:
+        with subtests.test(capacity=capacity):
+            policy = POLICIES[strategy]()
+            policy.begin(capacity)
+            model = NAIVE[strategy](capacity)
+            chance = random.Random(capacity)
+            held: list[str] = []
+            evicted = 0
+            for step in range(4000):
+                key = f"k{int(chance.paretovariate(0.8)) % (5 * capacity)}"
+                action = chance.random()
+                if key not in held:
+                    # In a cache that is bounded in bytes a large entry takes the room of several.
+                    room = capacity if step % 500 < 400 else max(1, capacity // 2)
+                    while len(held) >= room:
+                        expected, actual = model.evict(key), policy.evict(key)
+                        assert actual == expected, step
+                        held.remove(actual)
+                        evicted += 1
+                    deadline = float(chance.randrange(20))
+                    model.insert(key, deadline)
+                    policy.insert(key, deadline)
+                    held.append(key)
+                elif action < 0.85:
+                    model.hit(key)
+                    policy.hit(key)
+                elif action < 0.92:
+                    deadline = float(chance.randrange(20))
+                    model.prolong(key, deadline)
+                    policy.prolong(key, deadline)
+                else:
+                    model.remove(key)
+                    policy.remove(key)
+                    held.remove(key)
+                assert held_by(policy) == len(held)
+            assert evicted > 200
 
 
 @pytest.mark.parametrize("strategy", BESIDE_LRU)
 def test_begin_forgets_everything(strategy: CacheStrategy) -> None:
-    """A policy that begins anew does what a new one does, ghosts and counts included."""
+    """A policy that begins again does what a new one does, ghosts and counts included."""
 
     def victims(policy: EvictionPolicy) -> list[str]:
         policy.begin(5)

@@ -241,7 +241,7 @@ class Run:
             wait_until(lambda: all(answer[key] == last for answer in self._ask_all("read")), "all see it")  # noqa: B023
 
     def miss_last_writes(self) -> None:
-        """What a tier missed it is told when it is back: nobody is served what was there before."""
+        """What a tier missed it is told when it is back: no process is served what was there before."""
         for key, without in zip(KEYS[:4], itertools.cycle(("redis", "file"))):
             writer = self._random.choice(self.workers)
             last = Value(key, writer.own.host, time.monotonic(), 7200.0, (0, 0, 1))
@@ -308,9 +308,7 @@ def assert_clean(seen: Chaos) -> None:
 
 def test_chaos(tmp_path: Path, server: RedisServer) -> None:
     """Everything that can happen, once or twice."""
-    seen = chaos(
-        tmp_path, server, 2, [*BLOWS, Run.kill, Run.jump, Run.freeze, Run.kill, Run.jump, Run.suspend]
-    )
+    seen = chaos(tmp_path, server, 2, [*BLOWS, Run.kill, Run.jump])
     assert_clean(seen)
     assert seen.calls > 100
 
@@ -327,7 +325,7 @@ def test_chaos_for_long(tmp_path: Path, server: RedisServer) -> None:
 
 
 def test_what_is_over_is_told_from_what_is_not(tmp_path: Path) -> None:
-    """The judge of the chaos: by the clock of whoever answers, jumps and all."""
+    """The judge of the chaos: by the clock of the process that answers, jumps and all."""
     here, there = JumpingClock(tmp_path / "here"), JumpingClock(tmp_path / "there")
     clocks = [here, there]
     now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Processes with memory tiers of their own: nobody is served what was written over, or invalidated.
+"""Processes with memory tiers of their own: none is served what was written over, or invalidated.
 
 Beyond the model: shared memory as it is on this machine, and deliberate breaks of each guard in the code.
 """
@@ -162,10 +162,10 @@ def stale_reads(
 
 
 def test_no_stale_read_between_processes(tmp_path: Path) -> None:
-    """After a delete, a set, a tag or a pattern has returned, nobody is served anything older."""
-    counted = stale_reads(tmp_path, 250, least=1000)
+    """After a delete, a set, a tag or a pattern has returned, no process is served anything older."""
+    counted = stale_reads(tmp_path, 150, readers=4, least=500)
     assert counted.stale == 0
-    assert counted.reads > 1000
+    assert counted.reads > 500
 
 
 @pytest.mark.soak
@@ -202,7 +202,7 @@ def without_news(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes change the token of the key, and do not say that there is news."""
     from cachekit.tiers.file.engine import shard
 
-    monkeypatch.setattr(shard, "CHANGES", NOBODYS)
+    monkeypatch.setattr(shard, "CHANGES", UNREAD)
 
 
 def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
     from cachekit.tiers.file.engine.fence_tokens import fresh
 
     put = shard.Shard.put
-    monkeypatch.setattr(shard, "CHANGES", NOBODYS)
+    monkeypatch.setattr(shard, "CHANGES", UNREAD)
 
     def put_late(self: shard.Shard, *arguments: Any) -> Any:
         done = put(self, *arguments)
@@ -250,8 +250,8 @@ def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard.Shard, "put", put_late)
 
 
-#: A word of the table that nobody reads.
-NOBODYS = 6
+#: A word of the table that no process reads.
+UNREAD = 6
 
 
 def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,14 +283,14 @@ def test_a_broken_cache_is_found_out(
     for attempt in range(20):
         if stale_reads(tmp_path / str(attempt), 300, patterns=False, only_one=True).stale:
             return
-    raise AssertionError("nobody saw anything stale")
+    raise AssertionError("no process saw anything stale")
 
 
 @pytest.mark.parametrize("sabotage", [without_mark, without_token, without_news, with_news_written_late])
 def test_a_broken_cache_is_not_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """The same of histories; here also that nobody may be served the older value after somebody the newer."""
+    """The same of histories; there no process is served the older value after another had the newer."""
     sabotage(monkeypatch)
     for attempt in range(40):
         if violations(history_of(tmp_path / str(attempt), 4, 400)):
@@ -341,7 +341,7 @@ def assert_clean(report: KillReport, kills: int) -> None:
 
 def test_kills(tmp_path: Path) -> None:
     """The memory of the survivor has what the dead had written, and nothing older."""
-    assert_clean(kill_loop(tmp_path, 20, 4), 20)
+    assert_clean(kill_loop(tmp_path, 10, 4), 10)
 
 
 @pytest.mark.soak
@@ -358,8 +358,7 @@ def test_many_kills(tmp_path: Path) -> None:
 
 def test_two_hosts_converge(tmp_path: Path, redis_url: str) -> None:
     """What one host writes the other one sees within the bus's delay, whatever it had in memory and file."""
-    worst = converge(tmp_path, redis_url, 100)
-    assert len(worst) == 100
+    assert len(converge(tmp_path, redis_url, 60)) == 60
 
 
 @pytest.mark.soak

@@ -1,6 +1,6 @@
 """Histories of processes that are killed, on a disk that fills up, and on two hosts.
 
-Caches with memory tiers of their own; nobody reads anything older than a write or an invalidation that
+Caches with memory tiers of their own; no process reads anything older than a write or an invalidation that
 had returned. Beyond the model: real processes that really die, memory ordering, and disks without room.
 """
 
@@ -116,7 +116,7 @@ class HardRun:
                 return str(head.decode())
 
             def outages() -> list[int] | None:
-                """How many there were, unless there is one: then nobody tells the neighbours of anything."""
+                """How many there were, unless there is one: then the other processes are told of nothing."""
                 return None if any(state.is_out for state in states) else [state.outages for state in states]
 
             def put(key: str, value: str) -> str:
@@ -161,7 +161,7 @@ class HardRun:
             return before != last
 
         while self._done() < goal:
-            wait_until(gets_on, "somebody gets on")
+            wait_until(gets_on, "a process gets on")
 
     def _done(self) -> int:
         return sum(self._board[: 2 * self._processes : 2].tolist())
@@ -237,15 +237,15 @@ def staleness(history: list[Operation]) -> float:
 
 def test_every_read_is_explained_under_kills(tmp_path: Path) -> None:
     """Nothing wrong, nothing old, and nothing missing but what a kill may have taken along."""
-    seen = hard_history(tmp_path, [tmp_path / "cache"], 6000, 20, tagged=False)
-    assert seen.kills == 20
-    assert len(seen.operations) >= 6000
+    seen = hard_history(tmp_path, [tmp_path / "cache"], 3000, 10, tagged=False)
+    assert seen.kills == 10
+    assert len(seen.operations) >= 3000
     assert violations(seen.operations, evicts=False) == []
 
 
 def test_every_read_is_explained_on_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
     """And is emptied again, and so on; with kills."""
-    seen = hard_history(tmp_path, [disk / "cache"], 4000, 12, disk=disk)
+    seen = hard_history(tmp_path, [disk / "cache"], 2400, 8, disk=disk)
     assert seen.refused > 0, "the disk was never full"
     assert violations(seen.operations) == []
 

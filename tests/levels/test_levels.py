@@ -103,7 +103,7 @@ class TestReading:
         assert tiers.where("k") == CacheLevel(0)
 
     def test_from_the_file_to_redis_and_memory(self, tiers: Tiers) -> None:
-        """What the server lost it has again, if nobody wrote meanwhile."""
+        """What the server lost it has again, if no write came in between."""
         tiers.cache.set("k", 1, tags={"t"})
         tiers.memory.clear()
         cast("RedisCache", tiers.redis.tier).clear()
@@ -170,33 +170,32 @@ class TestInvalidation:
         assert tiers.cache.clear() is True
         assert tiers.where("k") == CacheLevel(0)
 
-    @pytest.mark.parametrize(
-        "invalidate",
-        [
+    @pytest.mark.parametrize("mine", [True, False])
+    def test_an_invalidation_during_a_load_wins(
+        self, subtests: pytest.Subtests, make: Make, mine: bool
+    ) -> None:
+        """By this cache, or by another one on this host: the load's value is kept nowhere."""
+        rows: list[Callable[[IntelligentCache], object]] = [
             lambda cache: cache.delete("k"),
             lambda cache: cache.set("k", "newer"),
             lambda cache: cache.invalidate_by_tags({"t"}),
             lambda cache: cache.invalidate_by_pattern("k"),
             lambda cache: cache.clear(),
             lambda cache: cache.touch("k"),
-        ],
-    )
-    @pytest.mark.parametrize("mine", [True, False])
-    def test_an_invalidation_during_a_load_wins(
-        self, make: Make, mine: bool, invalidate: Callable[[IntelligentCache], object]
-    ) -> None:
-        """By this cache, or by another one on this host: the load's value is kept nowhere."""
-        tiers = make()
-        other = tiers if mine else make(clock=tiers.clock)
+        ]
+        for invalidate in rows:
+            with subtests.test(invalidate=invalidate):
+                tiers = make()
+                other = tiers if mine else make(clock=tiers.clock)
 
-        def loader() -> str:
-            invalidate(other.cache)
-            return "older"
+                def loader() -> str:
+                    invalidate(other.cache)  # noqa: B023
+                    return "older"
 
-        assert tiers.cache.get_or_set("k", loader, tags={"t"}) in {"older", "newer"}
-        if invalidate(other.cache) is not False:  # a touch of nothing leaves nothing to refuse
-            assert tiers.cache.get("k") in {None, "newer"}
-            assert other.cache.get("k") in {None, "newer"}
+                assert tiers.cache.get_or_set("k", loader, tags={"t"}) in {"older", "newer"}
+                if invalidate(other.cache) is not False:  # a touch of nothing leaves nothing to refuse
+                    assert tiers.cache.get("k") in {None, "newer"}
+                    assert other.cache.get("k") in {None, "newer"}
 
 
 class TestOtherCaches:

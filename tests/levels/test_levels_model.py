@@ -328,4 +328,4 @@ class Caches(RuleBasedStateMachine):
 def test_the_caches_are_right(redis_url: str) -> None:
     """Whatever is done, in whatever order, by whichever cache."""
     machine = type("Machine", (Caches,), {"url": redis_url})
-    run_state_machine_as_test(machine, settings=explored(examples=0.4))
+    run_state_machine_as_test(machine, settings=explored(examples=0.25))

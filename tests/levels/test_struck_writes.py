@@ -50,27 +50,28 @@ class Alarm(Exception):
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Alarm])
-@pytest.mark.parametrize("name", WRITES)
 def test_memory_has_nothing_older(
-    cache: IntelligentCache, name: str, kind: type[KeyboardInterrupt | Alarm]
+    subtests: pytest.Subtests, cache: IntelligentCache, kind: type[KeyboardInterrupt | Alarm]
 ) -> None:
     """What memory answers afterwards is what lies below it."""
-    assert cache.memory_cache is not None
-    for number in itertools.count(1):
-        key = f"k{next(_numbers)}"
-        cache.set(key, "old", tags={"t"})
+    for name in WRITES:
+        with subtests.test(name=name):
+            assert cache.memory_cache is not None
+            for number in itertools.count(1):
+                key = f"k{next(_numbers)}"
+                cache.set(key, "old", tags={"t"})
 
-        def strike() -> None:
-            raise kind
+                def strike() -> None:
+                    raise kind
 
-        struck = False
-        try:
-            at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]
-        except kind:
-            struck = True
-        seen = cache.memory_cache.get_value(key)
-        cache.memory_cache.delete(key)
-        assert seen in (None, cache.get(key)), number
-        if not struck:
-            assert number > 2, "the operation has that many steps"
-            break
+                struck = False
+                try:
+                    at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]  # noqa: B023
+                except kind:
+                    struck = True
+                seen = cache.memory_cache.get_value(key)
+                cache.memory_cache.delete(key)
+                assert seen in (None, cache.get(key)), number
+                if not struck:
+                    assert number > 2, "the operation has that many steps"
+                    break

@@ -29,14 +29,9 @@ def test_all_is_off_unless_said() -> None:
         del some.lease
 
 
-@pytest.mark.parametrize(
-    ("said", "error", "message"),
-    [
-        (
-            {"soft_timeout": 0},
-            ValueError,
-            r"soft_timeout must be from 0.001 to 1e\+09 seconds, not 0; None",
-        ),
+def test_options_are_checked(subtests: pytest.Subtests) -> None:
+    rows: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"soft_timeout": 0}, ValueError, r"soft_timeout must be from 0.001 to 1e\+09 seconds, not 0; None"),
         ({"hard_timeout": float("nan")}, ValueError, "hard_timeout must be from 0.001"),
         ({"hard_timeout": float("inf")}, ValueError, "hard_timeout must be from 0.001 to 1e"),
         ({"hard_timeout": 1e10}, ValueError, "hard_timeout must be from 0.001 to 1e.*, not 10000000000.0"),
@@ -48,11 +43,10 @@ def test_all_is_off_unless_said() -> None:
         ({"lease": "host"}, ValueError, "lease must be one of 'thread', 'process', 'fleet', not 'host'"),
         ({"max_concurrent_loads": 0}, ValueError, "max_concurrent_loads must be at least 1, not 0; None"),
         ({"max_concurrent_loads": 1.5}, TypeError, "max_concurrent_loads must be an int or None, not 1.5"),
-    ],
-)
-def test_options_are_checked(said: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        LoadOptions(**said)
+    ]
+    for said, error, message in rows:
+        with subtests.test(said=said), pytest.raises(error, match=message):
+            LoadOptions(**said)
 
 
 def test_refreshing_ahead_needs_memory(tmp_path: Path) -> None:
@@ -73,54 +67,46 @@ ASK: list[Callable[[IntelligentCache, dict[str, Any]], object]] = [
 ]
 
 
-@pytest.mark.parametrize("ask", ASK)
-@pytest.mark.parametrize(
-    ("said", "error", "message"),
-    [
+def test_what_stands_beside_the_key_is_checked(subtests: pytest.Subtests) -> None:
+    """On every way in, whether or not the key is there."""
+    rows: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"stale_ttl": -1}, ValueError, "stale_ttl must be 0 or more, not -1"),
         ({"stale_ttl": "x"}, TypeError, "stale_ttl must be seconds"),
         ({"jitter": 1}, ValueError, "jitter is the share of a ttl .*, from 0 to less than 1, not 1"),
         ({"jitter": "x"}, TypeError, "jitter must be a number, not 'x'"),
         ({"load": {"lease": "process"}}, TypeError, r"load must be LoadOptions\(...\), not"),
-    ],
-)
-def test_what_stands_beside_the_key_is_checked(
-    ask: Callable[[IntelligentCache, dict[str, Any]], object],
-    said: dict[str, Any],
-    error: type[Exception],
-    message: str,
-) -> None:
-    """On every way in, whether or not the key is there."""
+    ]
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.set("k", 1)
-        with pytest.raises(error, match=message):
-            ask(cache, said)
+        for number, ask in enumerate(ASK):
+            for said, error, message in rows:
+                with subtests.test(said=said, way=number), pytest.raises(error, match=message):
+                    ask(cache, said)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_an_option_that_needs_a_tier_is_refused_without_it(subtests: pytest.Subtests) -> None:
+    """For a cache when it is made, for a call when it is made."""
+    rows: list[tuple[LoadOptions, str]] = [
         (LoadOptions(lease="process"), r"lease='process' needs a directory, .* file_cache=FileCache"),
         (LoadOptions(lease="fleet"), r"lease='fleet' needs a server, .* redis_cache=RedisCache"),
         (LoadOptions(max_concurrent_loads=2), r"max_concurrent_loads needs a directory, .* file_cache="),
-    ],
-)
-def test_an_option_that_needs_a_tier_is_refused_without_it(options: LoadOptions, message: str) -> None:
-    """For a cache when it is made, for a call when it is made."""
-    with pytest.raises(ValueError, match=message):
-        IntelligentCache(MemoryCache(), file_cache=None, load=options)
-    with IntelligentCache(MemoryCache(), file_cache=None) as cache:
-        with pytest.raises(ValueError, match=message):
-            cache.get_or_set("k", int, load=options)
-        with pytest.raises(ValueError, match=message):
-            cache.get_or_set_many(["k"], lambda keys: {}, load=options)
+    ]
+    for options, message in rows:
+        with subtests.test(options=options):
+            with pytest.raises(ValueError, match=message):
+                IntelligentCache(MemoryCache(), file_cache=None, load=options)
+            with IntelligentCache(MemoryCache(), file_cache=None) as cache:
+                with pytest.raises(ValueError, match=message):
+                    cache.get_or_set("k", int, load=options)
+                with pytest.raises(ValueError, match=message):
+                    cache.get_or_set_many(["k"], lambda keys: {}, load=options)
 
-        @cache_result(cache=cache, load=options)
-        def answer() -> int:
-            return 1
+                @cache_result(cache=cache, load=options)
+                def answer() -> int:
+                    return 1
 
-        with pytest.raises(ValueError, match=message):
-            answer()
+                with pytest.raises(ValueError, match=message):
+                    answer()
 
 
 def test_stale_values_need_a_memory_tier(tmp_path: Path) -> None:

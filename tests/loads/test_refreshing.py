@@ -1,4 +1,4 @@
-"""refresh_ahead and jitter: when a value is loaded again, by whom, and that nobody waits for it."""
+"""refresh_ahead and jitter: when a value is loaded again, by whom, and that no caller waits for it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCa
 from cachekit.testing import ManualClock
 
 AHEAD = LoadOptions(refresh_ahead=0.2)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture
@@ -125,7 +120,7 @@ def test_a_hit_that_is_overtaken_by_another_ones_reload_begins_none(
 def test_one_that_fails_is_tried_again_a_second_later(
     cache: IntelligentCache, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is told but the log and the figures, and the value serves on."""
+    """Only the log and the figures tell of it, and the value serves on."""
     cache.set("k", "old", ttl=100)
     clock.advance(90)
     tried = []

@@ -109,29 +109,30 @@ INVALIDATIONS: list[Callable[[IntelligentCache], object]] = [
 ]
 
 
-@pytest.mark.parametrize("invalidate", INVALIDATIONS)
-def test_invalidation_defeats_it(clocked: Clocked, invalidate: Callable[[IntelligentCache], object]) -> None:
+def test_invalidation_defeats_it(subtests: pytest.Subtests, clocked: Clocked) -> None:
     """Whether it comes before the load or during it."""
-    for during in (False, True):
-        clocked.ask(lambda: "old")
-        clocked.clock.advance(10)
+    for invalidate in INVALIDATIONS:
+        with subtests.test(invalidate=invalidate):
+            for during in (False, True):
+                clocked.ask(lambda: "old")
+                clocked.clock.advance(10)
 
-        def loader(during: bool = during) -> NoReturn:
-            if during:
-                invalidate(clocked.cache)
-                clocked.clock.advance(1)
-            failing()
+                def loader(during: bool = during) -> NoReturn:
+                    if during:
+                        invalidate(clocked.cache)  # noqa: B023
+                        clocked.clock.advance(1)
+                    failing()
 
-        if not during:
-            invalidate(clocked.cache)
-            clocked.clock.advance(1)
-        with pytest.raises(OSError, match="backend down"):
-            clocked.ask(loader)
-    assert clocked.figures[2] == 0
+                if not during:
+                    invalidate(clocked.cache)
+                    clocked.clock.advance(1)
+                with pytest.raises(OSError, match="backend down"):
+                    clocked.ask(loader)
+            assert clocked.figures[2] == 0
 
 
 def test_holders_of_a_stale_value_do_not_wait(clocked: Clocked) -> None:
-    """While one reloads, the others are given it; whoever asks without stale_ttl waits."""
+    """While one reloads, the others are given it; a caller without stale_ttl waits."""
     clocked.ask(lambda: "old")
     clocked.clock.advance(10)
     began, go_on = threading.Event(), threading.Event()

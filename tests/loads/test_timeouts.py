@@ -20,11 +20,6 @@ LONG = LoadOptions(hard_timeout=30)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def cache(clock: ManualClock) -> Iterator[IntelligentCache]:
     with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache:
         yield cache
@@ -83,7 +78,7 @@ def test_an_invalidation_after_the_timeout_wins(cache: IntelligentCache) -> None
 
 
 def test_a_load_in_time_is_one_for_all(cache: IntelligentCache) -> None:
-    """With a timeout that nobody meets there is still one load, and its error is everyone's."""
+    """With a timeout that no caller reaches there is still one load, and its error is everyone's."""
     loads = []
 
     def loader() -> str:
@@ -112,7 +107,7 @@ def test_waiters_have_their_own_time(cache: IntelligentCache) -> None:
 
 
 def test_a_hung_load_does_not_hold_up_those_who_come_later(cache: IntelligentCache) -> None:
-    """After its caller was let go nobody joins it, and the first value that comes is kept."""
+    """After its caller was let go no other joins it, and the first value that comes is kept."""
     hung = Slow("hung")
     with pytest.raises(LoadTimeoutError):
         cache.get_or_set("k", hung, load=SHORT)
@@ -212,7 +207,7 @@ def test_a_soft_timeout_on_an_event_loop(cache: IntelligentCache, clock: ManualC
 
 
 def test_a_batch_that_hangs_is_left_behind_with_all_of_its_keys() -> None:
-    """Whoever asks next begins anew, for each of them."""
+    """The next caller begins again, for each of them."""
     go = threading.Event()
 
     def hangs(keys: list[str]) -> dict[str, int]:

@@ -72,11 +72,7 @@ def test_every_copy_of_the_hit_path_has_the_same_steps(copy: Callable[..., Any])
 def test_the_steps_are_those_of_a_hit() -> None:
     """So that the comparison is not one of nothing with nothing."""
     value, fence, now, condition, touch, *counts = steps_of(MemoryCache.get_value)
-    assert (value, fence, now) == (
-        "value = held.value",
-        "shared_fence = held.shared_fence",
-        "now = now_of()",
-    )
+    assert (value, fence, now) == ("value = held.value", "shared_fence = held.shared_fence", "now = now_of()")
     assert "now < held.deadline and held.value is value" in condition
     assert "touch(key)" in touch
     assert counts == ["held.accesses += 1", "held.last = now", "hits += 1"]

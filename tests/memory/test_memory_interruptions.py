@@ -55,90 +55,97 @@ class Struck(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_an_exception_between_any_two_lines(name: str) -> None:
+def test_an_exception_between_any_two_lines(subtests: pytest.Subtests) -> None:
     """Bounds hold, tags find what is alive, nothing outside looks alive, the lock is free, a retry works."""
-    operation = OPERATIONS[name]
+    for name in OPERATIONS:
+        with subtests.test(name=name):
+            operation = OPERATIONS[name]
 
-    def strike() -> None:
-        raise Struck
+            def strike() -> None:
+                raise Struck
 
-    number, came = 0, True
-    while came:
-        number += 1
-        cache, before = full_cache()
-        try:
-            came = at_line(number, traced.MEMORY_WRITES, strike, partial(operation, cache))
-        except Struck:
-            pass
-        assert inside.store(cache)._state == 0, number
-        left = inside.entries(cache)
-        assert len(left) <= 3, number
-        for held in before:
-            assert held in left or held.deadline == float("-inf"), number
-        for held in left:
-            if held.deadline > 0:
-                assert all(held.key in inside.store(cache)._tags.having({tag}) for tag in held.tags), number
-        assert in_thread(partial(cache.delete, "none"))() is False, number
-        operation(cache)
-        live = {key for key in cache.keys() if cache.get_value(key) is not None}  # noqa: SIM118
-        assert cache.invalidate_by_tags({"x", "y", "z", "n"}) == len(live), number
-        assert cache.keys() == [], number
-    assert number > 3
+            number, came = 0, True
+            while came:
+                number += 1
+                cache, before = full_cache()
+                try:
+                    came = at_line(number, traced.MEMORY_WRITES, strike, partial(operation, cache))
+                except Struck:
+                    pass
+                assert inside.store(cache)._state == 0, number
+                left = inside.entries(cache)
+                assert len(left) <= 3, number
+                for held in before:
+                    assert held in left or held.deadline == float("-inf"), number
+                for held in left:
+                    if held.deadline > 0:
+                        assert all(
+                            held.key in inside.store(cache)._tags.having({tag}) for tag in held.tags
+                        ), number
+                assert in_thread(partial(cache.delete, "none"))() is False, number
+                operation(cache)
+                live = {key for key in cache.keys() if cache.get_value(key) is not None}  # noqa: SIM118
+                assert cache.invalidate_by_tags({"x", "y", "z", "n"}) == len(live), number
+                assert cache.keys() == [], number
+            assert number > 3
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("refuses", [False, True])
-def test_a_call_between_any_two_lines(name: str, refuses: bool) -> None:
+def test_a_call_between_any_two_lines(subtests: pytest.Subtests, refuses: bool) -> None:
     """What a handler asks for is done when the interrupted call is over, and the answers are whole."""
-    operation = OPERATIONS[name]
+    for name in OPERATIONS:
+        with subtests.test(name=name):
+            operation = OPERATIONS[name]
 
-    def handler(cache: MemoryCache) -> None:
-        cache.delete("a")
-        cache.delete("new")
-        cache.set_value("b", "handler's")
-        if refuses:
-            raise Struck
+            def handler(cache: MemoryCache) -> None:
+                cache.delete("a")
+                cache.delete("new")
+                cache.set_value("b", "handler's")
+                if refuses:
+                    raise Struck
 
-    number, came = 0, True
-    while came:
-        number += 1
-        cache, _ = full_cache()
-        happened: list[int] = []
+            number, came = 0, True
+            while came:
+                number += 1
+                cache, _ = full_cache()
+                happened: list[int] = []
 
-        def happens(cache: MemoryCache = cache, happened: list[int] = happened) -> None:
-            happened.append(1)
-            handler(cache)
+                def happens(cache: MemoryCache = cache, happened: list[int] = happened) -> None:
+                    happened.append(1)
+                    handler(cache)
 
-        try:
-            came = at_line(number, traced.MEMORY_WRITES, happens, partial(operation, cache))
-        except Struck:
-            pass
-        assert inside.store(cache)._deferred == [], number
-        for key in cache.keys():  # noqa: SIM118
-            entry = cache.get(key)
-            assert entry is not None
-            assert entry.value is not None, number
-        assert not happened or cache.get_value("a") in {None, "new"}, number
-        cache._check() if not refuses else None
-    assert number > 3
+                try:
+                    came = at_line(number, traced.MEMORY_WRITES, happens, partial(operation, cache))
+                except Struck:
+                    pass
+                assert inside.store(cache)._deferred == [], number
+                for key in cache.keys():  # noqa: SIM118
+                    entry = cache.get(key)
+                    assert entry is not None
+                    assert entry.value is not None, number
+                assert not happened or cache.get_value("a") in {None, "new"}, number
+                cache._check() if not refuses else None
+            assert number > 3
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_closing_between_any_two_lines(name: str) -> None:
+def test_closing_between_any_two_lines(subtests: pytest.Subtests) -> None:
     """A handler may close the cache in the middle of a write; then it is closed."""
-    number, came = 0, True
-    while came:
-        number += 1
-        cache, _ = full_cache()
-        try:
-            came = at_line(number, traced.MEMORY_WRITES, cache.close, partial(OPERATIONS[name], cache))
-        except CacheClosedError:
-            pass
-        if came:
-            with pytest.raises(CacheClosedError):
-                cache.set_value("k", 1)
-            assert len(inside.store(cache)) == 0
+    for name in OPERATIONS:
+        with subtests.test(name=name):
+            number, came = 0, True
+            while came:
+                number += 1
+                cache, _ = full_cache()
+                try:
+                    came = at_line(
+                        number, traced.MEMORY_WRITES, cache.close, partial(OPERATIONS[name], cache)
+                    )
+                except CacheClosedError:
+                    pass
+                if came:
+                    with pytest.raises(CacheClosedError):
+                        cache.set_value("k", 1)
+                    assert len(inside.store(cache)) == 0
 
 
 def test_a_value_that_dies_at_close_finds_it_closed() -> None:

@@ -74,7 +74,7 @@ def test_one_thread_for_all_caches() -> None:
 
 
 def test_a_forgotten_cache_is_collected() -> None:
-    """Neither upkeep nor the registry of forks keeps a cache alive that nobody closed."""
+    """Neither upkeep nor the registry of forks keeps a cache alive that was not closed."""
     cache = MemoryCache(cleanup_interval=1000)
     cache.set_value("k", 1, ttl=60)
 
@@ -138,7 +138,7 @@ def test_pickling_carries_the_configuration() -> None:
 
 
 def test_values_are_freed_when_entries_leave() -> None:
-    """A value outlives its entry by nothing, whoever still refers to the entry."""
+    """A value ends with its entry, also if something still refers to the entry."""
 
     class Value:
         pass
@@ -184,9 +184,9 @@ def test_latency_is_sampled() -> None:
     assert 0 < stats.latency_p50 <= stats.latency_p99 < 1
 
 
-@pytest.mark.parametrize(
-    ("make", "kind", "words"),
-    [
+def test_wrong_arguments_are_named(subtests: pytest.Subtests) -> None:
+    """The message names the argument, the value and the remedy."""
+    rows: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         (lambda: MemoryCache(0), ValueError, ["max_size", "0", "at least 1"]),
         (lambda: MemoryCache(True), TypeError, ["max_size", "True"]),
         (lambda: MemoryCache("10"), TypeError, ["max_size", "'10'"]),  # type: ignore[arg-type]
@@ -208,14 +208,13 @@ def test_latency_is_sampled() -> None:
         (lambda: MemoryCache().invalidate_by_pattern(b"x"), TypeError, ["pattern", "b'x'"]),  # type: ignore[arg-type]
         (lambda: MemoryCache().on_removal(1), TypeError, ["listener", "1"]),  # type: ignore[arg-type]
         (lambda: MemoryCache().set_if("k", CacheEntry("k", 1), object()), TypeError, ["fence"]),  # type: ignore[arg-type]
-    ],
-)
-def test_wrong_arguments_are_named(make: Callable[[], Any], kind: type[Exception], words: list[str]) -> None:
-    """The message names the argument, the value and the remedy."""
-    with pytest.raises(kind) as caught:
-        make()
-    for word in words:
-        assert word in str(caught.value)
+    ]
+    for make, kind, words in rows:
+        with subtests.test(words=words):
+            with pytest.raises(kind) as caught:
+                make()
+            for word in words:
+                assert word in str(caught.value)
 
 
 def test_a_subclass_of_str_is_a_str() -> None:

@@ -26,7 +26,7 @@ from tracing import at_line
 
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import policy_store, store
+from cachekit.tiers.memory import policy_store
 from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 
@@ -200,13 +200,6 @@ class StrategyMachine(RuleBasedStateMachine):
 
 StrategyMachine.TestCase.settings = explored(steps=2.5)
 TestStrategies = StrategyMachine.TestCase
-
-
-@pytest.fixture(params=["lock-free", "locked"])
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is under the GIL, and as it is without."""
-    if request.param == "locked":
-        monkeypatch.setattr(store, "gil_enabled", lambda: False)
 
 
 @pytest.mark.usefixtures("build")
@@ -437,21 +430,19 @@ class TestOwnPolicies:
         with pytest.raises(TypeError, match="cannot be copied or pickled, because a policy belongs to one"):
             pickle.dumps(MemoryCache(7, Fifo()))
 
-    @pytest.mark.parametrize(
-        ("strategy", "words"),
-        [
+    def test_what_is_no_policy(self, subtests: pytest.Subtests) -> None:
+        """The error says what it was, and what is missing."""
+        rows: list[tuple[object, str]] = [
             ("lru", "strategy must be a member of CacheStrategy, an EvictionPolicy, or a function"),
             (None, "not None of type NoneType"),
             (
                 dict,
                 r"must make an EvictionPolicy, not \{\} as .* does; add begin, insert, hit, prolong, evict",
             ),
-        ],
-    )
-    def test_what_is_no_policy(self, strategy: object, words: str) -> None:
-        """The error says what it was, and what is missing."""
-        with pytest.raises(TypeError, match=words):
-            MemoryCache(3, strategy)  # type: ignore[arg-type]
+        ]
+        for strategy, words in rows:
+            with subtests.test(strategy=strategy), pytest.raises(TypeError, match=words):
+                MemoryCache(3, strategy)  # type: ignore[arg-type]
 
     def test_a_policy_that_chooses_what_is_not_held(self) -> None:
         """The write is refused, by an error that names it; the bound holds; the cache goes on."""
@@ -466,16 +457,20 @@ class TestOwnPolicies:
             assert cache.delete("a")
             assert cache.set_value("c", 1)
 
-    @pytest.mark.parametrize("chosen", [None, ["a"], ("a", "b")])
-    def test_a_policy_that_chooses_no_key(self, chosen: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_policy_that_chooses_no_key(
+        self, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The same error, with what it chose; also for what cannot be hashed."""
-        monkeypatch.setattr(Wrong, "evict", lambda self, incoming: chosen)
-        with MemoryCache(1, Wrong) as cache:
-            cache.set_value("a", 1)
-            with pytest.raises(
-                CacheError, match=f"must return a key that is held, not {re.escape(repr(chosen))};"
-            ):
-                cache.set_value("b", 1)
+        rows: list[object] = [None, ["a"], ("a", "b")]
+        for chosen in rows:
+            with subtests.test(chosen=chosen):
+                monkeypatch.setattr(Wrong, "evict", lambda self, incoming, chosen=chosen: chosen)
+                with MemoryCache(1, Wrong) as cache:
+                    cache.set_value("a", 1)
+                    with pytest.raises(
+                        CacheError, match=f"must return a key that is held, not {re.escape(repr(chosen))};"
+                    ):
+                        cache.set_value("b", 1)
 
     def test_a_policy_that_raises_begins_anew(self) -> None:
         """Its exception reaches the caller; afterwards it knows all that is held."""

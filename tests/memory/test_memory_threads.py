@@ -18,23 +18,12 @@ from tracing import at_line
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.model.counters import Lookups
 from cachekit.testing import ManualClock
-from cachekit.tiers.memory import store
 
 THREADS = 8
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=["lock-free", "locked"])
-def cache(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
-) -> Iterator[MemoryCache]:
-    """A memory tier as it is under the GIL, and as it is without."""
-    if request.param == "locked":
-        monkeypatch.setattr(store, "gil_enabled", lambda: False)
+def cache(build: None, clock: ManualClock) -> Iterator[MemoryCache]:
     with MemoryCache(max_size=50, clock=clock) as cache:
         yield cache
 

@@ -16,6 +16,7 @@ from typing import Any
 import inside
 import pytest
 import redis
+from bus_notes import Notes
 from forking import in_fork
 from racing import in_thread
 from redis_server import RedisServer, wait_until
@@ -28,32 +29,6 @@ from cachekit.tiers.redis.bus_protocol import Outbox
 MakeCache = Callable[..., RedisCache]
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
-
-
-class Notes:
-    """A listener that writes down what it is told, by whichever thread."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def keys_changed(self, keys: Sequence[str]) -> None:
-        self.told.append(("keys", list(keys)))
-
-    def tags_changed(self, tags: frozenset[str]) -> None:
-        self.told.append(("tags", sorted(tags)))
-
-    def pattern_changed(self, pattern: str) -> None:
-        self.told.append(("pattern", pattern))
-
-    def everything_changed(self) -> None:
-        self.told.append(("all", None))
-
-    @property
-    def gaps(self) -> int:
-        return self.told.count(("all", None))
-
-    def has(self, count: int) -> Callable[[], bool]:
-        return lambda: len(self.told) >= count
 
 
 def listening(cache: RedisCache) -> Notes:
@@ -173,7 +148,7 @@ def hears_again(notes: Notes, other: RedisCache) -> None:
 
 
 def test_a_lost_connection_is_a_gap(server: RedisServer) -> None:
-    """What was written until it was back nobody told; and the driver makes a new one by itself."""
+    """What was written until it was back was not told; the driver makes a new one by itself."""
     with RedisCache(url=server.url, timeout=60) as cache, RedisCache(url=server.url, timeout=60) as other:
         notes = listening(cache)
         with server.client() as client:
@@ -191,7 +166,7 @@ def test_a_restarted_server_is_a_gap(server: RedisServer) -> None:
         notes.told.clear()
         assert server.start()
         hears_again(notes, other)
-        assert notes.gaps >= 1, "what was written before it listened nobody told"
+        assert notes.gaps >= 1, "what was written before it listened was not told"
 
 
 def test_a_server_that_is_not_there_yet(server: RedisServer) -> None:
@@ -215,7 +190,7 @@ def test_a_frozen_server_is_a_gap(server: RedisServer, monkeypatch: pytest.Monke
             wait_until(lambda: notes.gaps >= 1, "the silence is noticed")
             seen = notes.gaps
         hears_again(notes, other)
-        assert notes.gaps > seen, "what was written before it listened nobody told"
+        assert notes.gaps > seen, "what was written before it listened was not told"
 
 
 def test_a_lost_message_is_a_gap(make_cache: MakeCache) -> None:
@@ -357,7 +332,7 @@ def test_a_long_scan_does_not_hold_up_the_heartbeats(
 
 
 def test_garbage_is_a_gap(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
-    """The worst that a stranger can do is to make caches forget."""
+    """The worst that another client can do is to make caches forget."""
     notes = listening(make_cache())
     with redis.Redis.from_url(redis_url) as client:
         client.publish(prefix + "!", b"\xff\x00")
@@ -464,7 +439,7 @@ def test_a_forked_child_listens_too(make_cache: MakeCache) -> None:
 
     def child() -> None:
         assert inside.outbox(cache).writer != writer
-        wait_until(lambda: parents.gaps >= 2, "the child listens anew")
+        wait_until(lambda: parents.gaps >= 2, "the child listens again")
         os.write(go, b"x")
         wait_until(lambda: ("keys", ["of the parent"]) in parents.told, "the child hears the parent")
         cache.set_value("of the child", 1)

@@ -24,9 +24,9 @@ SECRET = "a secret of the whole fleet"
 
 
 class TestConfiguration:
-    @pytest.mark.parametrize(
-        ("arguments", "error", "words"),
-        [
+    def test_wrong_arguments(self, subtests: pytest.Subtests) -> None:
+        """Each is refused by name, when the cache is made."""
+        rows: list[tuple[Any, type[Exception], str]] = [
             (
                 {"host": 5},
                 TypeError,
@@ -64,39 +64,37 @@ class TestConfiguration:
             ({"client": redis.Redis(cache_config=CacheConfig())}, ValueError, "cache_config"),
             ({"client": redis.Redis().pipeline()}, TypeError, "not a pipeline"),
             ({"client": redis.Redis(), "host": "h"}, ValueError, "must come without an address"),
-        ],
-    )
-    def test_wrong_arguments(self, arguments: Any, error: type[Exception], words: str) -> None:
-        """Each is refused by name, when the cache is made."""
-        with pytest.raises(error, match=words):
-            RedisCache(**arguments)
+        ]
+        for arguments, error, words in rows:
+            with subtests.test(words=words), pytest.raises(error, match=words):
+                RedisCache(**arguments)
 
-    @pytest.mark.parametrize("nodes", [[], "host", [("h",)], ["h:1"], [("h", "1")], None])
-    def test_wrong_nodes(self, nodes: Any) -> None:
+    def test_wrong_nodes(self, subtests: pytest.Subtests) -> None:
         """So is a Cluster that is none."""
-        with pytest.raises(TypeError, match=r"nodes must be|port must be"):
-            RedisCache.cluster(nodes)
+        rows: list[Any] = [[], "host", [("h",)], ["h:1"], [("h", "1")], None]
+        for nodes in rows:
+            refused = pytest.raises(TypeError, match=r"nodes must be|port must be")
+            with subtests.test(nodes=nodes), refused:
+                RedisCache.cluster(nodes)
 
-    @pytest.mark.parametrize(
-        "url",
-        [
+    def test_a_wrong_url_is_not_repeated(self, subtests: pytest.Subtests) -> None:
+        """There may be a password in it."""
+        rows: list[str] = [
             "redis://user:hunter2@h:port",
             "redis://:hun/ter2@h",
             "http://:hunter2@h",
             "redis://:hunter2@h:99999",
-        ],
-    )
-    def test_a_wrong_url_is_not_repeated(self, url: str) -> None:
-        """There may be a password in it."""
-        with pytest.raises(ValueError, match="url must be") as caught:
-            RedisCache(url=url, timeout=60)
-        assert "hun" not in str(caught.value)
-        assert caught.value.__cause__ is None
+        ]
+        for url in rows:
+            with subtests.test(url=url):
+                with pytest.raises(ValueError, match="url must be") as caught:
+                    RedisCache(url=url, timeout=60)
+                assert "hun" not in str(caught.value)
+                assert caught.value.__cause__ is None
 
     def test_passwords_are_not_shown(self) -> None:
         """Not in repr, str or what is raised."""
-        server = RedisServer("--requirepass", "hunter2-hunter2")
-        try:
+        with RedisServer("--requirepass", "hunter2-hunter2") as server:
             url = server.url.replace("//", "//:hunter2-hunter2@")
             for cache in (
                 RedisCache(url=url, timeout=60),
@@ -118,18 +116,15 @@ class TestConfiguration:
                     assert "hunter2" not in str(cause)
                     assert "wrong-word" not in str(cause)
                     cause = cause.__cause__
-        finally:
-            server.close()
 
     def test_a_unix_socket(self) -> None:
         """unix:// works too."""
-        server = RedisServer()
-        try:
-            with RedisCache(url=f"unix://{server.directory}/socket", timeout=60) as cache:
-                cache.set_value("k", 1)
-                assert cache.get_value("k") == 1
-        finally:
-            server.close()
+        with (
+            RedisServer() as server,
+            RedisCache(url=f"unix://{server.directory}/socket", timeout=60) as cache,
+        ):
+            cache.set_value("k", 1)
+            assert cache.get_value("k") == 1
 
     def test_options_in_the_url(self, make_cache: MakeCache, redis_url: str) -> None:
         """What redis-py takes there, the cache takes; but values stay bytes."""

@@ -8,34 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from bus_notes import Notes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis import bus_protocol
 from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
-
-
-class Notes:
-    """A listener that writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def keys_changed(self, keys: Sequence[str]) -> None:
-        self.told.append(("keys", list(keys)))
-
-    def tags_changed(self, tags: frozenset[str]) -> None:
-        self.told.append(("tags", sorted(tags)))
-
-    def pattern_changed(self, pattern: str) -> None:
-        self.told.append(("pattern", pattern))
-
-    def everything_changed(self) -> None:
-        self.told.append(("all", None))
-
-    @property
-    def gaps(self) -> int:
-        return self.told.count(("all", None))
 
 
 def sent(outbox: Outbox, key: str = "k") -> bytes:
@@ -73,20 +51,32 @@ def test_own_messages_do_not_come_back() -> None:
     assert notes.told == []
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"", b"nothing", b"{}", b"[]", b"[1,2]", b'[2,"w",1,"keys",["k"]]', b'[1,5,1,"keys",["k"]]',
-        b'[1,"w",1,"keys","k"]', b'[1,"w",1,"keys",[5]]', b'[1,"w",1,"other",[]]', b'[1,"w",1,"tags",null]',
-        b'[1,"w",0,"beat",[1]]', b'[1,"w",0,"beat",["a","b"]]', b'[1,"w",0,"beat",[0,3]]', b"\xff",
-        b'[1,"w",1,"pattern",null]', b"[" * 100_000,
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_is_a_gap(message: bytes) -> None:
+def test_what_cannot_be_read_is_a_gap(subtests: pytest.Subtests) -> None:
     """Garbage, other versions, and heartbeats of what never came."""
-    notes = Notes()
-    Inbox("me", lambda: notes).receive(message, 0)
-    assert notes.told == [("all", None)]
+    rows: list[bytes] = [
+        b"",
+        b"nothing",
+        b"{}",
+        b"[]",
+        b"[1,2]",
+        b'[2,"w",1,"keys",["k"]]',
+        b'[1,5,1,"keys",["k"]]',
+        b'[1,"w",1,"keys","k"]',
+        b'[1,"w",1,"keys",[5]]',
+        b'[1,"w",1,"other",[]]',
+        b'[1,"w",1,"tags",null]',
+        b'[1,"w",0,"beat",[1]]',
+        b'[1,"w",0,"beat",["a","b"]]',
+        b'[1,"w",0,"beat",[0,3]]',
+        b"\xff",
+        b'[1,"w",1,"pattern",null]',
+        b"[" * 100_000,
+    ]
+    for message in rows:
+        with subtests.test(message=message):
+            notes = Notes()
+            Inbox("me", lambda: notes).receive(message, 0)  # noqa: B023
+            assert notes.told == [("all", None)]
 
 
 def test_a_lost_message_is_noticed_by_the_heartbeat() -> None:
@@ -186,7 +176,7 @@ def test_a_heartbeat_does_not_speak_of_what_is_in_hand() -> None:
 
 
 def test_the_last_heartbeat_speaks_of_everything() -> None:
-    """A cache that is closed leaves nobody waiting."""
+    """A cache that is closed leaves no listener waiting."""
     outbox = Outbox()
     message = sent(outbox)
     heartbeat = beat(outbox, final=True)
@@ -264,16 +254,21 @@ def test_a_listener_that_fails_is_not_the_end(caplog: pytest.LogCaptureFixture) 
     assert "bus listener failed" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("pattern", "told"),
-    [("(a+)+$", ""), ("user:(a+)+$", "user:"), ("(unclosed", ""), (r"a\.b|c", ""), (r"a\.b.*", r"a\.b")],
-)
-def test_patterns_are_not_run(pattern: str, told: str) -> None:
-    """A stranger's might take for ever, or not compile: what begins as all that it matches is dropped."""
-    notes, outbox = Notes(), Outbox()
-    _, text = outbox.message("pattern", pattern)
-    Inbox("me", lambda: notes).receive(text.encode(), 0)
-    assert notes.told == [("pattern", told)]
+def test_patterns_are_not_run(subtests: pytest.Subtests) -> None:
+    """Another client's might take for ever, or not compile: what begins as all that it matches is dropped."""
+    rows: list[tuple[str, str]] = [
+        ("(a+)+$", ""),
+        ("user:(a+)+$", "user:"),
+        ("(unclosed", ""),
+        (r"a\.b|c", ""),
+        (r"a\.b.*", r"a\.b"),
+    ]
+    for pattern, told in rows:
+        with subtests.test(pattern=pattern):
+            notes, outbox = Notes(), Outbox()
+            _, text = outbox.message("pattern", pattern)
+            Inbox("me", lambda: notes).receive(text.encode(), 0)  # noqa: B023
+            assert notes.told == [("pattern", told)]
 
 
 def test_writers_who_fall_silent_are_forgotten() -> None:

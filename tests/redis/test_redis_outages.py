@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def test_answers_are_not_mixed_up(server: RedisServer) -> None:
                 with server.frozen():
                     wait_until(
                         lambda seen=unavailable: cache.get_stats().unavailable > seen,  # type: ignore[misc]
-                        "somebody gave up",
+                        "a reader gave up",
                     )
                 hits = cache.get_stats().hits
                 wait_until(lambda seen=hits: cache.get_stats().hits > seen, "it goes on")  # type: ignore[misc]
@@ -136,7 +136,7 @@ def test_answers_are_not_mixed_up(server: RedisServer) -> None:
 
 
 def test_killed_connections(server: RedisServer) -> None:
-    """CLIENT KILL: the next call makes a new one, and nobody notices."""
+    """CLIENT KILL: the next call makes a new one, and no caller notices."""
     with RedisCache(url=server.url, timeout=60) as cache, server.client() as client:
         for number in range(20):
             cache.set_value("k", number)
@@ -194,134 +194,128 @@ def test_flushed_under_use(server: RedisServer) -> None:
 
 def test_a_server_that_evicts() -> None:
     """Maxmemory with allkeys-lru: old values go, tokens too, and nothing is wrong."""
-    server = RedisServer("--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru")
-    try:
-        with RedisCache(url=server.url, timeout=60, compression=None) as cache:
-            for number in range(1500):
-                cache.set_value(f"k{number}", b"%06d" % number * 1000, ttl=600, tags={f"t{number % 50}"})
-            found = cache.get_many([f"k{number}" for number in range(1500)])
-            assert 50 < len(found) < 1400
-            assert all(entry.value == b"%06d" % int(key[1:]) * 1000 for key, entry in found.items())
-            cache.invalidate_by_tags({f"t{number}" for number in range(50)})
-            assert cache.get_many(list(found)) == {}
-            assert cache.get_stats().errors == 0
-    finally:
-        server.close()
+    with (
+        RedisServer("--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru") as server,
+        RedisCache(url=server.url, timeout=60, compression=None) as cache,
+    ):
+        for number in range(1500):
+            cache.set_value(f"k{number}", b"%06d" % number * 1000, ttl=600, tags={f"t{number % 50}"})
+        found = cache.get_many([f"k{number}" for number in range(1500)])
+        assert 50 < len(found) < 1400
+        assert all(entry.value == b"%06d" % int(key[1:]) * 1000 for key, entry in found.items())
+        cache.invalidate_by_tags({f"t{number}" for number in range(50)})
+        assert cache.get_many(list(found)) == {}
+        assert cache.get_stats().errors == 0
 
 
 def test_a_server_that_is_full() -> None:
     """noeviction: a write that finds no room is an error, and leaves no older value; removing works."""
-    server = RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
-    try:
-        with RedisCache(url=server.url, timeout=60, compression=None) as cache:
-            cache.set_value("k", "old")
-            cache.set_value("t", "tagged", tags={"t"})
+    with (
+        RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server,
+        RedisCache(url=server.url, timeout=60, compression=None) as cache,
+    ):
+        cache.set_value("k", "old")
+        cache.set_value("t", "tagged", tags={"t"})
 
-            def fill() -> None:
-                for number in range(1000):
-                    cache.set_value(f"fill{number}", b"x" * 10_000)
+        def fill() -> None:
+            for number in range(1000):
+                cache.set_value(f"fill{number}", b"x" * 10_000)
 
-            with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
-                fill()
-            with pytest.raises(TierUnavailableError) as caught:
-                cache.set_value("k", "new")
-            assert caught.value.full
-            assert cache.get("k") is None
-            assert cache.get_value("t") == "tagged"
-            assert cache.invalidate_by_tags({"t"}) == 0
-            assert cache.get("t") is None
-            assert cache.delete("fill0") is True
-            assert cache.invalidate_by_pattern("fill") > 10
-            assert cache.set_value("k", "newer") is True
-    finally:
-        server.close()
+        with pytest.raises(TierUnavailableError, match=r"OutOfMemory|maxmemory"):
+            fill()
+        with pytest.raises(TierUnavailableError) as caught:
+            cache.set_value("k", "new")
+        assert caught.value.full
+        assert cache.get("k") is None
+        assert cache.get_value("t") == "tagged"
+        assert cache.invalidate_by_tags({"t"}) == 0
+        assert cache.get("t") is None
+        assert cache.delete("fill0") is True
+        assert cache.invalidate_by_pattern("fill") > 10
+        assert cache.set_value("k", "newer") is True
 
 
 def test_a_replica_that_only_reads() -> None:
     """It answers what it has; what writes is unavailable."""
-    server = RedisServer("--repl-diskless-sync-delay", "0")
-    replica = RedisServer("--replicaof", "127.0.0.1", str(server.port))
-    try:
-        with RedisCache(url=server.url, timeout=60) as main, RedisCache(url=replica.url, timeout=60) as cache:
-            main.set_value("k", 1)
-            main.set_value("t", 1, tags={"t"})
-            wait_until(lambda: cache.get_value("t") == 1, "the replica has it")
-            assert cache.get_value("k") == 1
-            assert sorted(cache.keys()) == ["k", "t"]
-            writes: list[Callable[[], object]] = [
-                lambda: cache.set_value("k", 2),
-                lambda: cache.delete("k"),
-                lambda: cache.invalidate_by_tags({"t"}),
-                lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
-                lambda: cache.origin("never seen"),
-            ]
-            for write in writes:
-                with pytest.raises(TierUnavailableError, match=r"(?i)read.?only"):
-                    write()
-            assert cache.get_value("k") == 1
-    finally:
-        replica.close()
-        server.close()
+    with (
+        RedisServer("--repl-diskless-sync-delay", "0") as server,
+        RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica,
+        RedisCache(url=server.url, timeout=60) as main,
+        RedisCache(url=replica.url, timeout=60) as cache,
+    ):
+        main.set_value("k", 1)
+        main.set_value("t", 1, tags={"t"})
+        wait_until(lambda: cache.get_value("t") == 1, "the replica has it")
+        assert cache.get_value("k") == 1
+        assert sorted(cache.keys()) == ["k", "t"]
+        writes: list[Callable[[], object]] = [
+            lambda: cache.set_value("k", 2),
+            lambda: cache.delete("k"),
+            lambda: cache.invalidate_by_tags({"t"}),
+            lambda: cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()}),
+            lambda: cache.origin("never seen"),
+        ]
+        for write in writes:
+            with pytest.raises(TierUnavailableError, match=r"(?i)read.?only"):
+                write()
+        assert cache.get_value("k") == 1
 
 
-def test_a_name_that_leads_to_another_server() -> None:
+@pytest.fixture
+def servers() -> Iterator[tuple[RedisServer, RedisServer, Path]]:
+    """Two servers, and a name of the first one's socket that can be made to lead to the other's."""
+    with RedisServer() as old, RedisServer() as new:
+        name = Path(old.directory, "name")
+        name.symlink_to(Path(old.directory, "socket"))
+        yield old, new, name
+
+
+def test_a_name_that_leads_to_another_server(servers: tuple[RedisServer, RedisServer, Path]) -> None:
     """After a failover it leads to the new main one, and so do calls that had connections to the old one."""
-    old, new = RedisServer(), RedisServer()
-    name = Path(old.directory, "name")
-    name.symlink_to(Path(old.directory, "socket"))
-    try:
-        with RedisCache(url=f"unix://{name}", timeout=60) as cache:
-            entries = {key: CacheEntry(key, 1) for key in ("a", "b")}
-            writes: list[Callable[[], object]] = [
-                lambda: cache.put_many(entries, {key: cache.successor() for key in entries}),
-                lambda: cache.remove_many(["a", "b"]),
-                lambda: cache.set_value("k", 2),
-                lambda: cache.lease("k", 30),
-            ]
-            for write in writes:
-                write()
-            with old.client() as client:
-                client.execute_command("REPLICAOF", "127.0.0.1", new.port)
-            name.unlink()
-            name.symlink_to(Path(new.directory, "socket"))
-            for write in writes:
-                with suppress(TierUnavailableError):
-                    write()  # finds out
-                write()
-            assert cache.get_value("k") == 2
-    finally:
-        old.close()
-        new.close()
+    old, new, name = servers
+    with RedisCache(url=f"unix://{name}", timeout=60) as cache:
+        entries = {key: CacheEntry(key, 1) for key in ("a", "b")}
+        writes: list[Callable[[], object]] = [
+            lambda: cache.put_many(entries, {key: cache.successor() for key in entries}),
+            lambda: cache.remove_many(["a", "b"]),
+            lambda: cache.set_value("k", 2),
+            lambda: cache.lease("k", 30),
+        ]
+        for write in writes:
+            write()
+        with old.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", new.port)
+        name.unlink()
+        name.symlink_to(Path(new.directory, "socket"))
+        for write in writes:
+            with suppress(TierUnavailableError):
+                write()  # finds out
+            write()
+        assert cache.get_value("k") == 2
 
 
-def test_a_scan_that_another_server_goes_on_with() -> None:
+def test_a_scan_that_another_server_goes_on_with(servers: tuple[RedisServer, RedisServer, Path]) -> None:
     """A cursor of the old one says something else to it: the scan begins again, and leaves out nothing."""
-    old, new = RedisServer(), RedisServer()
-    name = Path(old.directory, "name")
-    name.symlink_to(Path(old.directory, "socket"))
+    old, new, name = servers
     keys = [f"k{number}" for number in range(5000)]
-    try:
-        for server in (old, new):
-            with RedisCache(url=server.url, timeout=5) as cache:
-                cache.put_many(
-                    {key: CacheEntry(key, 1) for key in keys}, {key: cache.successor() for key in keys}
-                )
-        with RedisCache(url=f"unix://{name}", timeout=5) as cache:
-            scan = inside.redis_store(cache).scan(None)
-            found = set(next(scan))
-            name.unlink()
-            name.symlink_to(Path(new.directory, "socket"))
-            old.kill()
-            found.update(*scan)
-            assert found == set(keys)
-            scan = inside.redis_store(cache).scan(None)
-            next(scan)
-            new.kill()
-            with pytest.raises(TierUnavailableError):
-                list(scan)
-    finally:
-        old.close()
-        new.close()
+    for server in (old, new):
+        with RedisCache(url=server.url, timeout=5) as cache:
+            cache.put_many(
+                {key: CacheEntry(key, 1) for key in keys}, {key: cache.successor() for key in keys}
+            )
+    with RedisCache(url=f"unix://{name}", timeout=5) as cache:
+        scan = inside.redis_store(cache).scan(None)
+        found = set(next(scan))
+        name.unlink()
+        name.symlink_to(Path(new.directory, "socket"))
+        old.kill()
+        found.update(*scan)
+        assert found == set(keys)
+        scan = inside.redis_store(cache).scan(None)
+        next(scan)
+        new.kill()
+        with pytest.raises(TierUnavailableError):
+            list(scan)
 
 
 def test_the_end_of_an_outage_is_found_out_cheaply(server: RedisServer) -> None:
@@ -350,7 +344,7 @@ def test_a_user_who_may_not(server: RedisServer) -> None:
 
 
 def test_a_user_who_may_not_publish(server: RedisServer) -> None:
-    """Nobody would be told: so no write reports success, and those of keys and tags change nothing."""
+    """No listener would be told: so no write reports success, and those of keys and tags change nothing."""
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "mute", "on", ">a-password", "~*", "resetchannels", "+@all")
     with (
@@ -436,7 +430,7 @@ def test_forks(server: RedisServer) -> None:
                     assert cache.get_value(f"k{number}") == number
             cache.set_value("of the child", 1)
 
-        # Connections that nobody uses at the moment of the fork are there for both to take.
+        # Connections that are unused at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
         assert inside.server(cache)._connections().ask.__self__._free
         children = [in_fork(child) for _ in range(2)]
@@ -450,14 +444,16 @@ def test_forks(server: RedisServer) -> None:
         assert cache.get_stats().errors == 0
 
 
+class Alarm(Exception):
+    """What a handler of SIGALRM may raise."""
+
+
+def strike(*_: object) -> None:
+    raise Alarm
+
+
 def test_an_interrupted_call_leaves_no_answer_behind(server: RedisServer) -> None:
     """A signal's exception in the middle of a call: the connection is not used again."""
-
-    class Alarm(Exception):
-        pass
-
-    def strike(*_: Any) -> None:
-        raise Alarm
 
     def ask(cache: RedisCache) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -477,13 +473,6 @@ def test_an_interrupted_call_leaves_no_answer_behind(server: RedisServer) -> Non
 
 def test_interrupted_at_any_line(server: RedisServer) -> None:
     """A signal's exception between sending and reading too: no answer is left for the next call."""
-
-    class Alarm(Exception):
-        pass
-
-    def strike() -> None:
-        raise Alarm
-
     with RedisCache(url=server.url, timeout=60) as cache:
         cache.set_value("a", "A")
         cache.set_value("b", "B")
@@ -523,9 +512,9 @@ def test_a_cluster_that_loses_a_node() -> None:
             for call in (lambda: cache.get_many(keys), cache.clear, cache.renew, cache.keys):
                 with pytest.raises(TierUnavailableError):
                     call()
-        stranger = RedisCache.cluster([("127.0.0.1", nodes[0].port)], timeout=60)
-        with stranger, pytest.raises(TierUnavailableError):
-            stranger.get("k")
+        other = RedisCache.cluster([("127.0.0.1", nodes[0].port)], timeout=60)
+        with other, pytest.raises(TierUnavailableError):
+            other.get("k")
     finally:
         for node in nodes:
             node.close()

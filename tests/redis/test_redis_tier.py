@@ -1,4 +1,4 @@
-"""RedisCache as people and caches use it: values, fences, many keys, and what lies on the server."""
+"""RedisCache as users and caches use it: values, fences, many keys, and what lies on the server."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class TestValues:
         """What `allow` names travels; a reader without it has a miss, and an error in its figures."""
         make_cache(allow=[Point]).set_value("k", Point(1))
         assert make_cache(allow=[Point]).get_value("k") == Point(1)
-        stranger = make_cache()
-        assert stranger.get("k") is None
-        assert (stranger.get_stats().misses, stranger.get_stats().errors) == (1, 1)
+        other = make_cache()
+        assert other.get("k") is None
+        assert (other.get_stats().misses, other.get_stats().errors) == (1, 1)
 
     def test_an_oversized_value(self, cache: RedisCache) -> None:
         """It is refused before anything is sent, with both sizes in the message."""
@@ -107,7 +107,7 @@ class TestFleetFences:
         assert cache.origin("k", frozenset({"t"})) == origin
 
     def test_add_behind_a_current_origin(self, make_cache: MakeCache) -> None:
-        """It stores, changes no token, and whoever comes second is given what is there."""
+        """It stores, changes no token, and the second caller is given what is there."""
         one, other = make_cache(), make_cache()
         origin = one.origin("k", frozenset({"t"}))
         assert other.origin("k", frozenset({"t"})) == origin
@@ -127,9 +127,9 @@ class TestFleetFences:
         assert inside.redis_store(cache).add({"k": write}) == {"k": True}
         assert inside.redis_store(cache).add({"k": write}) == {"k": True}
 
-    @pytest.mark.parametrize(
-        "happens",
-        [
+    def test_add_behind_a_broken_origin(self, subtests: pytest.Subtests, make_cache: MakeCache) -> None:
+        """What another cache did since then refuses it, and counts."""
+        rows: list[Callable[[RedisCache], object]] = [
             lambda cache: cache.set_value("k", 2) and cache.delete("k"),
             lambda cache: cache.delete("k"),
             lambda cache: cache.invalidate_by_tags({"t"}),
@@ -140,19 +140,15 @@ class TestFleetFences:
                 cache.put_many({"k": CacheEntry("k", 1)}, {"k": cache.successor()})
                 or cache.remove_many(["k"])
             ),
-        ],
-        ids=["set", "delete", "tag", "pattern", "clear", "renew", "many"],
-    )
-    def test_add_behind_a_broken_origin(
-        self, make_cache: MakeCache, happens: Callable[[RedisCache], object]
-    ) -> None:
-        """What another cache did since then refuses it, and counts."""
-        cache, other = make_cache(), make_cache()
-        origin = cache.origin("k", frozenset({"t"}))
-        happens(other)
-        assert cache.add("k", CacheEntry("k", "loaded", tags={"t"}), origin) is False
-        assert cache.get("k") is None
-        assert cache.get_stats().refusals == 1
+        ]
+        for happens in rows:
+            with subtests.test(happens=happens):
+                cache, other = make_cache(), make_cache()
+                origin = cache.origin("k", frozenset({"t"}))
+                happens(other)
+                assert cache.add("k", CacheEntry("k", "loaded", tags={"t"}), origin) is False
+                assert cache.get("k") is None
+                assert cache.get_stats().refusals == 1
 
     def test_a_missing_token_counts_as_changed(self, cache: RedisCache, client: Any, prefix: str) -> None:
         """The server may evict tokens as it likes: fences break, tagged values are over, nothing is wrong."""

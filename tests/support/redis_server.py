@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
@@ -54,7 +54,7 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, now, and that no outgoing connection is given.
+    """A port on which no process listens now, and that no outgoing connection is given.
 
     Those get theirs from 32,768 on, or above. A server that comes back would find such a port taken; and a
     client that looks for it meanwhile may be given that very port, and be connected to itself.
@@ -69,7 +69,7 @@ def free_port() -> int:
             return port
 
 
-#: Not that of the tests, which begins anew with each: then each would ask for the same ports.
+#: Not that of the tests, which begins again with each: then each would ask for the same ports.
 _chance = random.SystemRandom()
 
 
@@ -82,7 +82,7 @@ class RedisServer:
         self._program = program or binary()
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
-        for _ in range(5):  # somebody else may take the port first
+        for _ in range(5):  # another process may take the port first
             self.port = free_port()
             if self.start():
                 return
@@ -109,7 +109,7 @@ class RedisServer:
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with self.client() as client:
-                    # It may be somebody else's that was faster, while ours is about to end.
+                    # It may be another process's that was faster, while ours is about to end.
                     if client.info("server")["process_id"] == self._process.pid:
                         return True
             except redis.AuthenticationError:
@@ -144,6 +144,12 @@ class RedisServer:
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._process is not None:
