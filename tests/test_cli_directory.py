@@ -330,7 +330,7 @@ class TestPurge:
             assert cache.set_value("k", 2)
             assert cache.get_value("k") == 2
 
-    def test_what_cannot_be_read_is_made_anew(self, tmp_path: Path) -> None:
+    def test_what_cannot_be_read_is_made_again(self, tmp_path: Path) -> None:
         """The others say so, and name it."""
         path = fill(tmp_path)
         (path / "manifest").write_bytes(b"nonsense")
@@ -342,7 +342,7 @@ class TestPurge:
         assert run("purge", "--yes", str(path))[0] == 0
         assert run("inspect", str(path))[0] == 0
 
-    def test_what_was_half_removed_is_made_anew(self, tmp_path: Path) -> None:
+    def test_what_was_half_removed_is_made_again(self, tmp_path: Path) -> None:
         """What `inspect` says helps, helps: also where the file of the users went with the rest."""
         FileCache(tmp_path, 1).close()
         (tmp_path / "users").unlink()

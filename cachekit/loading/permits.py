@@ -43,7 +43,7 @@ class PermitPool:
     def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
         self._tiers = tiers
         self._figures = figures
-        self._leases: ProcessLeases | None = None
+        self._leases: dict[str, ProcessLeases] = {}
         self._slots: dict[int, LoadSlots] = {}
 
     def check(self, options: LoadOptions) -> None:
@@ -102,11 +102,13 @@ class PermitPool:
             return lambda: redis.call(redis.tier.lease, key, options.lease_timeout)
         file = self._tiers.file
         assert file is not None
-        if self._leases is None:
+        path = file.tier.path
+        leases = self._leases.get(path)
+        if leases is None:
             from cachekit.loading.process_lease import ProcessLeases
 
-            self._leases = ProcessLeases(file.tier.path)
-        leases = self._leases
+            # Atomic: of threads that load first together, all use the leases that `close` closes.
+            leases = self._leases.setdefault(path, ProcessLeases(path))
         return lambda: file.call(leases.try_acquire, key)
 
     def _slot(self, limit: int) -> Attempt:
@@ -121,8 +123,8 @@ class PermitPool:
 
     def close(self) -> None:
         """Release the leases of this process."""
-        if self._leases is not None:
-            self._leases.close()
+        for leases in self._leases.values():
+            leases.close()
 
 
 @final

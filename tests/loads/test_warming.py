@@ -166,28 +166,25 @@ def test_a_killed_warmer_holds_up_nobody(place: Place, awaited: bool) -> None:
         assert cache.get_many(KEYS) == {key: key.upper() for key in KEYS}
 
 
-@pytest.mark.parametrize(
-    ("load", "options", "scope"),
-    [
+def test_who_shares_the_work(subtests: pytest.Subtests, place: Place) -> None:
+    """The widest lease that the tiers lend, unless the cache or the call says something else."""
+    rows: list[tuple[LoadOptions, LoadOptions | None, LeaseScope | None]] = [
         (LoadOptions(), None, None),
         (LoadOptions(max_concurrent_loads=3), None, None),
         (LoadOptions(lease="process"), None, "process"),
         (LoadOptions(), LoadOptions(), "thread"),
         (LoadOptions(lease="process"), LoadOptions(hard_timeout=20), "thread"),
-    ],
-)
-def test_who_shares_the_work(
-    place: Place, load: LoadOptions, options: LoadOptions | None, scope: LeaseScope | None
-) -> None:
-    """The widest lease that the tiers lend, unless the cache or the call says something else."""
-    if place.kind == "a server" and (load.lease == "process" or load.takes_turns):
-        pytest.skip("needs a directory")
-    with place.cache(0, load=load) as cache:
-        widest = "process" if place.kind == "a directory" else "fleet"
-        terms = cache._core.defaults.warming_request(None, None, options, False)
-        expected = (load if options is None else options).shared_by(scope or widest)  # type: ignore[arg-type]
-        assert terms.options == expected
-        assert cache.warm_cache(KEYS, place.load, load=options).loaded == KEYS
+    ]
+    for load, options, scope in rows:
+        if place.kind == "a server" and (load.lease == "process" or load.takes_turns):
+            continue  # these need a directory
+        with subtests.test(load=load, options=options), place.cache(0, load=load) as cache:
+            widest = "process" if place.kind == "a directory" else "fleet"
+            terms = cache._core.defaults.warming_request(None, None, options, False)
+            expected = (load if options is None else options).shared_by(scope or widest)  # type: ignore[arg-type]
+            assert terms.options == expected
+            assert cache.warm_cache(KEYS, place.load, load=options).loaded == KEYS
+            cache.clear()
 
 
 def test_memory_alone_shares_with_nobody() -> None:

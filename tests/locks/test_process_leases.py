@@ -20,6 +20,7 @@ from holders import kill, orphan_of, process_with
 from racing import frequent_switches, in_thread, race
 from tracing import at_line
 
+from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.loading import process_lease
 from cachekit.loading.process_lease import ProcessLeases
@@ -329,3 +330,18 @@ def test_a_released_lease_that_is_collected_waits_for_nobody(tmp_path: Path) -> 
     collector.join()
     assert not waits
     leases.close()
+
+
+def test_first_loads_of_several_threads_share_one_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the threads makes leases of the cache, and all use the same ones, which `close` closes."""
+    all_make = threading.Barrier(8)
+    monkeypatch.setattr(
+        process_lease, "ProcessLeases", lambda path: (all_make.wait(60), ProcessLeases(path))[1]
+    )
+    with IntelligentCache(MemoryCache(), None, FileCache(tmp_path, 64)) as cache:
+        options = LoadOptions(lease="process")
+        loads = [lambda key=key: cache.get_or_set(key, lambda: key, load=options) for key in "abcdefgh"]
+        assert race(*loads) == list("abcdefgh")
+    assert [file for file in open_files(tmp_path) if "lease" in str(file)] == []

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from types import ModuleType
+from typing import Any
 
 import inside
 import pytest
@@ -393,22 +394,24 @@ class TestOwnPolicies:
         with pytest.raises(ValueError, match="strategy must be a policy that no other cache has"):
             MemoryCache(3, lambda: policy)
 
-    @pytest.mark.parametrize("strategy", [Order, Sieve, *CacheStrategy])
-    def test_a_cache_that_nobody_has_is_gone_at_once(self, strategy: CacheStrategy | type[Order]) -> None:
+    def test_a_cache_that_is_dropped_is_gone_at_once(self, subtests: pytest.Subtests) -> None:
         """No cycle keeps it, its values, or its policy, which may then serve another cache."""
-        gc.disable()
-        try:
-            cache = MemoryCache(3, strategy, max_bytes=10_000, cleanup_interval=None)
-            cache.set_value("k", 1)
-            cache.get_value("k")
-            store = weakref.ref(inside.store(cache))
-            del cache
-            assert store() is None
-        finally:
-            gc.enable()
-        policy = Order()
-        MemoryCache(3, policy)
-        assert MemoryCache(3, policy).strategy is policy
+        rows: list[Any] = [Order, Sieve, *CacheStrategy]
+        for strategy in rows:
+            with subtests.test(strategy=strategy):
+                gc.disable()
+                try:
+                    cache = MemoryCache(3, strategy, max_bytes=10_000, cleanup_interval=None)
+                    cache.set_value("k", 1)
+                    cache.get_value("k")
+                    store = weakref.ref(inside.store(cache))
+                    del cache
+                    assert store() is None
+                finally:
+                    gc.enable()
+                policy = Order()
+                MemoryCache(3, policy)
+                assert MemoryCache(3, policy).strategy is policy
 
     def test_classes_and_functions_make_one_for_each_cache(self) -> None:
         """And the policy is told the capacity."""
@@ -472,7 +475,7 @@ class TestOwnPolicies:
                     ):
                         cache.set_value("b", 1)
 
-    def test_a_policy_that_raises_begins_anew(self) -> None:
+    def test_a_policy_that_raises_begins_again(self) -> None:
         """Its exception reaches the caller; afterwards it knows all that is held."""
         Failing.fails = True
         with MemoryCache(2, Failing) as cache:

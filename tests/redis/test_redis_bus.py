@@ -225,7 +225,7 @@ def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     assert notes.gaps == 0
 
 
-def test_listening_while_somebody_writes_all_the_time(make_cache: MakeCache) -> None:
+def test_listening_while_another_writes_all_the_time(make_cache: MakeCache) -> None:
     """Who comes in the middle trusts what it has after a few heartbeats, though the writer never pauses."""
     other = make_cache()
 
@@ -476,7 +476,7 @@ assert worker.exitcode == 0
         "cache = opened(); cache.get('k'); cache.delete('k')" + WORKER.format(given="(cache,)"),
     ],
 )
-def test_a_program_that_ends_leaves_nobody_waiting(redis_url: str, prefix: str, runs: str) -> None:
+def test_a_program_that_ends_leaves_no_listener_waiting(redis_url: str, prefix: str, runs: str) -> None:
     """Closed or not, its last heartbeat confirms all that it has sent."""
     program = f"""
 from cachekit import RedisCache
