@@ -14,7 +14,7 @@ class Codec(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it, as in an error."""
+        """Return the name that users know it by, as in an error."""
         ...
 
     @property

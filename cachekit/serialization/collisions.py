@@ -47,7 +47,7 @@ _LONG_INTEGER: Final = 1 << 64
 # Compared in a single step.
 _CHEAP: Final = frozenset({int, float, complex}) | _RANDOM
 
-# How many taken slots a key may pass on average. Multiples of powers of two pass up to 20.
+# How many taken slots a key may pass on average. Multiples of powers of two pass up to 40.
 _MOST_PASSED: Final = 64
 
 # Opcodes that hash, and what replaces each: the items become a tuple, BINPERSID calls with it.
@@ -103,10 +103,9 @@ class _Table:
         for one in hashes:
             slot, perturb = one & mask, one & 0xFFFFFFFFFFFFFFFF
             while slots[slot]:
-                # A set looks at the nine slots behind, too.
+                # A set looks at the nine slots behind, too. They lie side by side, and cost little.
                 if self._is_set and slot + 9 <= mask:
                     free = slots.find(0, slot, slot + 10)
-                    self._passed += 9 if free < 0 else free - slot
                     if free >= 0:
                         slot = free
                         break

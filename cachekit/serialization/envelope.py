@@ -34,8 +34,8 @@ Why it is so:
   both: a header that is authentic beside a payload that is not would be an invitation.
 - A CRC-32 finds every single flipped byte, and misses random damage once in 4 billion. It is no
   defence against anybody; that is what the signature is for.
-- There is no length of the payload: whoever stores an envelope knows where it ends, and a cut or
-  padded one fails its checksum.
+- There is no length of the payload. A tier knows where an envelope ends, and a cut or padded one fails
+  its checksum.
 - Lone surrogates are legal in a Python str, so keys, namespaces and tags are encoded with
   `surrogatepass`.
 

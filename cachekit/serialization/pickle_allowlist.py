@@ -109,8 +109,8 @@ def _defaultdict(_: Allowance, kind: type, *args: Any) -> Any:
 
 def _counter(allowance: Allowance, kind: type, *args: Any) -> Any:
     _expect(len(args) == 1 and type(args[0]) is dict, kind)
-    # An item takes two bytes in the pickle at least and a hundred in memory: whoever copies a dict that
-    # is there once spends no more than there is, and whoever copies it again soon does.
+    # An item takes at least two bytes in the pickle, and a hundred in memory. So the allowance suffices to
+    # copy a dict once, and not many times.
     allowance.spend(128 * len(args[0]))
     return kind(args[0])
 
@@ -208,7 +208,7 @@ def unfit(module: str, target: object) -> str | None:
     if target in (bytearray, range):
         return "a few stored bytes of it can become gigabytes"
     if target is type or (isinstance(target, (BuiltinFunctionType, FunctionType)) and module in _OPEN_DOORS):
-        return "whoever can write where the cache stores could run code with it"
+        return "any program that can write where the cache stores could run code with it"
     return None
 
 

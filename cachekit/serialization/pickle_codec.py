@@ -103,7 +103,7 @@ class PickleCodec:
     Args:
         allow: classes that an untrusted pickle may name besides the standard list.
         trusted: read pickles without looking at what they do: for bytes that are signed, or from a
-            place where nobody else can write.
+            place where no other user can write.
 
     Raises:
         TypeError, ValueError: something in `allow` is no class, or cannot be found by its name.

@@ -136,7 +136,7 @@ class RefusedClassError(UnreadableError):
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(
-            # Quoted, because whoever forged the bytes chose the names.
+            # Quoted, because a forger may have chosen the names.
             f"the stored pickle uses {f'{module}.{name}'!r} in a way that the allow-list does not permit",
             "class",
         )

@@ -71,21 +71,27 @@ def _run(more: bytes, numbers: bytes) -> re.Pattern[bytes]:
 def _records() -> re.Pattern[bytes]:
     """Compile a run in which no number is a key. Its group is a text whose value is still to come.
 
-    A number stands in a flat list, or behind the text that is its key. For the latter, texts are paired with
-    what follows, from the MARK of a dict on, and again from the end of each list or dict on. Where a pair
-    begins at a value by that, a list or dict stands where a key should, and the unpickler refuses to hash it.
-    Numbers are not memoised, a MARK stands only behind the container that its items go to, and SETITEM only
-    behind the dict, a text and a scalar.
+    Why that holds:
+
+    - The opcode before a number pushes a text, or the number is an item of a flat list.
+    - So above each MARK stand pairs of a text and its value. Only a list or dict without a text before it
+      shifts the pairs behind it. Then it stands where a key should, before all numbers that do, and the
+      unpickler refuses to hash it.
+    - What is taken away is taken from the top. That leaves the items below where they were.
+    - MEMOIZE follows only a text, a new list or a new dict. So no number comes from the memo.
+    - A MARK follows only a list or dict, so those receive the items.
+    - SETITEM follows a new dict, a text and one value. At the end of the pickle it takes anything, so it may
+      set at most `MOST_ALIKE` numbers.
     """
     text = rb"(?:[\x8cC]" + _counted(127) + rb"\x94?|h.|j.{4})" + _FRAME
-    number = rb"(?:[\x88\x89N]|K.|M..|J.{4}|" + _NUMBERS + rb")(?!\x94)" + _FRAME
+    number = rb"(?:[\x88\x89N]|K.|M..|J.{4}|" + _NUMBERS + rb")" + _FRAME
     one = rb"(?:" + text + rb"|" + number + rb")"
     pair = text + rb"(?:" + one + rb"|(?=[\]}]))"
     flat = rb"(?:\(" + _FRAME + one + rb"++e" + _FRAME + rb")++"
     lists = rb"\]\x94?+" + _FRAME + rb"(?:" + flat + rb"|" + one + rb"a|\()?+"
     dicts = rb"\}\x94?+" + _FRAME + rb"(?:" + text + one + rb"s|\()?+"
-    # At the end of the pickle SETITEM takes lists and dicts as well: that makes 128 keys at the most.
-    ends = rb"[ue]" + _FRAME + rb"\(?+|a|s{1,64}+(?=[aesu]{0,64}\.)"
+    # At the end of the pickle SETITEM takes lists and dicts as well: at most 32, and 32 behind these.
+    ends = rb"[ue]" + _FRAME + rb"\(?+|a|s{1,32}+(?=[aesu]{0,32}\.)"
     return re.compile(
         rb"\x94?(?:" + b"|".join((pair, lists, dicts, ends, rb"\x95.{8}")) + rb")*+(" + text + rb")?+",
         re.DOTALL,

@@ -1,4 +1,4 @@
-"""The one object of this room that a tier uses: values into envelopes and back.
+"""The one object of this package that a tier uses: values into envelopes and back.
 
 This module promises that `decode` and `Stored.value` raise nothing but `UnreadableError`, whatever
 the bytes, that nothing of a signed envelope is interpreted before its signature has been verified,
@@ -89,7 +89,7 @@ class Stored:
         return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
 
     def value(self) -> Any:
-        """The value; every call decodes it anew.
+        """The value; every call decodes it again.
 
         Raises:
             UnreadableError: the payload is damaged, or its codec refuses it.
@@ -126,7 +126,7 @@ class Serializer:
             signs with the first and reads with any: put the new one in front to rotate.
         allow: classes that an unsigned pickle from an untrusted place may contain, besides the
             standard value types.
-        trusted: the tier has made sure that nobody else can write where these bytes come from, so
+        trusted: the tier has made sure that no other user can write where these bytes come from, so
             that pickles are read without looking at what they do. A secret does that by itself.
 
     Raises:

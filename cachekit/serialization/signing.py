@@ -17,7 +17,7 @@ from cachekit.errors import UnreadableError
 #: One secret, or several while rotating: the first signs, all of them verify.
 Secret: TypeAlias = str | bytes | list[str] | list[bytes] | tuple[str | bytes, ...]
 
-#: Under 16 bytes a secret can be guessed offline by whoever reads one stored value.
+#: Under 16 bytes a secret can be guessed offline from one stored value.
 SHORTEST_SECRET: Final = 16
 
 _RECIPE: Final = 'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
@@ -86,7 +86,7 @@ class Signer:
 
     def sign(self, *parts: bytes) -> bytes:
         """The 32 bytes that sign the context and the parts, one after another."""
-        # A copy of the keyed state costs half of what keying anew does.
+        # A copy of the keyed state costs half of what keying again does.
         mac = self._keyed[0].copy()
         for part in parts:
             mac.update(part)
@@ -116,5 +116,5 @@ class Signer:
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a cache with a secret does not pickle, because its secret would be in the pickle; "
-            "make the cache anew in the other process, with CACHEKIT_SECRET in its environment"
+            "make the cache again in the other process, with CACHEKIT_SECRET in its environment"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import json
 import pickle
 import random
@@ -96,8 +97,9 @@ def test_ordinary_keys_return(codec: Any, kind: str) -> None:
     assert list(codec.decode(codec.encode(value))[0]) == keys
 
 
+@functools.cache
 def meeting(size: int) -> list[int]:
-    """Return keys for a dict's table of so many slots: half of them fill its walk, the others walk over it.
+    """Return keys for a dict's table of so many slots: most of them fill its walk, the others walk over it.
 
     The walk is where every key ends when its hash is used up: slot * 5 + 1.
     """
@@ -106,7 +108,7 @@ def meeting(size: int) -> list[int]:
         walk[slot] = index
         slot = (slot * 5 + 1) % size
     room = size * 2 // 3
-    keys, drawn = list(walk)[: room // 2], random.Random(1)
+    keys, drawn = list(walk)[: room * 3 // 4], random.Random(1)
     taken, known, entries = set(keys), set(keys), keys[: room // 16]
     while len(keys) < room - 2:
         key = drawn.choice(entries) + drawn.getrandbits(17) * size
@@ -114,7 +116,7 @@ def meeting(size: int) -> list[int]:
         while perturb and slot in taken:
             perturb >>= 5
             slot = (slot * 5 + perturb + 1) % size
-        if walk[slot] < room // 12 and key not in known:
+        if walk[slot] < room // 6 and key not in known:
             known.add(key)
             keys.append(key)
     return keys
@@ -132,7 +134,7 @@ def test_keys_that_meet_in_the_table_are_refused(codec: Any) -> None:
 
 
 @codecs
-@pytest.mark.parametrize("step", [1, 7, -1, 977, 1 << 22, 1 << 32, 0.5, 0.37])
+@pytest.mark.parametrize("step", [1, 7, -1, 977, 1 << 22, 1 << 32, 1 << 50, 0.5, 0.37])
 def test_many_numbers_are_keys(codec: Any, step: float) -> None:
     """Sequences, multiples of powers of two and fractions, more of them than need no look."""
     for value in (
@@ -188,6 +190,49 @@ def test_other_programs_that_add_them(program: bytes, before: bytes) -> None:
     """However the keys get there, plain or with a class named before."""
     with pytest.raises(UnreadableError, match="share a hash"):
         PickleCodec().decode(hostile.START + before + program + b".")
+
+
+def _put_aside(trick: bytes) -> bytes:
+    """Numbers behind texts, each followed by what should memoise it, in a list that goes on."""
+    return b"](" + b"".join(hostile.text("k") + number + trick for number in _numbers(200))
+
+
+_GETS = [b"h" + bytes((index,)) for index in range(200)]
+#: Opcodes that leave the number below them as it is, and memoise it.
+MEMOISED = {
+    "MEMOIZE": b"\x94",
+    "empty APPENDS": b"(e\x94",
+    "empty SETITEMS": b"(u\x94",
+    "empty ADDITEMS": b"(\x90\x94",
+    "frame": b"\x95" + bytes(8) + b"\x94",
+    "POP": b"N0\x94",
+    "POP_MARK": b"(N1\x94",
+}
+#: Ways to make them keys.
+KEYS = {
+    "SETITEMS": b"}(" + b"".join(get + b"N" for get in _GETS) + b"u",
+    "SETITEMS behind a dict": b"}\x8c\x01aK\x01s}(" + b"".join(get + b"N" for get in _GETS) + b"u",
+    "SETITEMS by LONG_BINGET": b"}(" + b"".join(b"j" + get[1:] + bytes(3) + b"N" for get in _GETS) + b"u",
+    "SETITEM": b"}" + b"".join(get + b"Ns" for get in _GETS),
+    "ADDITEMS": b"\x8f(" + b"".join(_GETS) + b"\x90",
+    "FROZENSET": b"(" + b"".join(_GETS) + b"\x91",
+}
+
+
+@pytest.mark.parametrize("trick", MEMOISED.values(), ids=MEMOISED)
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+def test_numbers_from_the_memo(trick: bytes, keys: bytes) -> None:
+    """No way to put numbers into the memo hides that they are keys."""
+    with pytest.raises(UnreadableError, match=r"share a hash|no such container"):
+        PickleCodec().decode(hostile.START + _put_aside(trick) + keys + b"e.")
+
+
+@pytest.mark.parametrize("put", [b"p%d\n", b"q%c", b"r%c\0\0\0"], ids=["PUT", "BINPUT", "LONG_BINPUT"])
+def test_numbers_are_not_put_into_the_memo(put: bytes) -> None:
+    """Opcodes that choose their place in the memo are refused."""
+    program = b"](" + b"".join(number + put % index for index, number in enumerate(_numbers(200)))
+    with pytest.raises(UnreadableError, match="opcode 0x7"):
+        PickleCodec().decode(hostile.START + program + KEYS["SETITEMS"] + b"e.")
 
 
 def test_a_heavy_key_is_not_hashed_over_and_over() -> None:
@@ -315,5 +360,7 @@ def test_what_a_callable_costs_is_bounded(name: tuple[str, str]) -> None:
 )
 def test_dear_arguments_are_refused(name: tuple[str, str], arguments: tuple[bytes, ...]) -> None:
     """A callable is given what its own pickles hold, of the same types, and nothing else."""
-    with hostile.bounded_memory(), pytest.raises(UnreadableError):
+    with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
         PickleCodec().decode(hostile.START + _called(*name, *arguments) + b".")
+    # The guard refused them, and not what it guards: that would have taken its time.
+    assert "not how a" in str(caught.value.__cause__)

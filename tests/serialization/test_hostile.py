@@ -15,6 +15,7 @@ import pytest
 from cachekit.errors import UnreadableError
 from cachekit.serialization import Serializer
 from cachekit.serialization.pickle_codec import PickleCodec
+from cachekit.serialization.pickle_inspector import DEEPEST_VALUE, HEAVIEST_KEY
 
 SECRET = "the secret of this very test"
 ANOTHER = "a secret that the reader has not"
@@ -45,13 +46,12 @@ def test_untrusted_pickles_are_blocked(payload: bytes, in_empty_directory: Path)
     assert not hasattr(uuid.UUID, "get_version")
 
 
-@corpus
 @pytest.mark.parametrize("forgers_secret", [ANOTHER, None])
 def test_unsigned_and_wrongly_signed_bytes_are_not_looked_at(
-    payload: bytes, forgers_secret: str | None, monkeypatch: pytest.MonkeyPatch
+    forgers_secret: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a secret, nothing is decoded of what is not signed with it."""
-    envelope = hostile.forged(payload, secret=forgers_secret)
+    envelopes = [hostile.forged(payload, secret=forgers_secret) for payload in hostile.CORPUS.values()]
     reader = Serializer("ns", secret=SECRET)
 
     def never(*_: object) -> None:
@@ -59,9 +59,10 @@ def test_unsigned_and_wrongly_signed_bytes_are_not_looked_at(
 
     monkeypatch.setattr("cachekit.serialization.envelope.parse_header", never)
     monkeypatch.setattr(PickleCodec, "decode", never)
-    with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
-        reader.decode("key", envelope)
-    assert caught.value.reason == "signature"
+    for envelope in envelopes:
+        with hostile.bounded_memory(), pytest.raises(UnreadableError) as caught:
+            reader.decode("key", envelope)
+        assert caught.value.reason == "signature"
 
 
 def test_the_corpus_is_hostile(in_empty_directory: Path) -> None:
@@ -93,11 +94,14 @@ def test_tuples_that_double_are_harmless_where_nothing_hashes_them() -> None:
 def test_tuples_too_deep_to_be_hashed_by_their_reader_are_refused(before: bytes) -> None:
     """Hashing a tuple has no guard against overflow of the stack: depth is bounded, width is not."""
     codec = PickleCodec()
-    for level in b"\x85", b"N\x86":
-        deep = hostile.ONE + level * 200_000
-        with pytest.raises(UnreadableError):
-            codec.decode(hostile.START + before + deep + b".")
-    hash(codec.decode(hostile.START + before + hostile.ONE + b"\x85" * 7000 + b"."))
+    most = HEAVIEST_KEY + DEEPEST_VALUE
+    assert most == 8192
+    # Of TUPLE2 each of the first levels has two parts more than the one before.
+    for level, first in (b"\x85", HEAVIEST_KEY), (b"N\x86", HEAVIEST_KEY // 2):
+        deepest = hostile.START + before + hostile.ONE + level * (first + DEEPEST_VALUE - 1)
+        hash(codec.decode(deepest + b"."))
+        with pytest.raises(UnreadableError, match="nested more than 4096 deep"):
+            codec.decode(deepest + level * 2 + b".")
     wide = codec.decode(codec.encode([tuple(range(10_000)), *zip(range(10_000), range(10_000), strict=True)]))
     assert len(wide) == 10_001
 

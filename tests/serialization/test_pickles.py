@@ -120,7 +120,7 @@ def test_an_unregistered_class_is_named_with_the_line_to_add() -> None:
         (range(3), "range: a few stored bytes of it can become gigabytes"),
         (
             ZoneInfo.no_cache("Europe/Berlin"),
-            "ZoneInfo, because reading it would call builtins.getattr: whoever can write where",
+            "ZoneInfo, because reading it would call builtins.getattr: any program that can",
         ),
         (functools.partial(int), "write allow=.functools.partial."),
         (defaultdict(Fraction), "Fraction .found in a value of type defaultdict.: this class is stored only"),

@@ -44,10 +44,10 @@ def there_and_back(serializer: Serializer, value: Any) -> Any:
 
 
 @everywhere
-@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
-def test_awkward_values_return_as_they_were(serializer: Serializer, value: Any) -> None:
+def test_awkward_values_return_as_they_were(serializer: Serializer) -> None:
     """Every codec returns the same type and value, whatever the compression and signature."""
-    assert same(value, there_and_back(serializer, value))
+    for value in PLAIN:
+        assert same(value, there_and_back(serializer, value)), value
 
 
 @everywhere
