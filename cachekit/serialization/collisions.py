@@ -141,7 +141,8 @@ class Keys:
         """
         kinds = set(map(type, keys))
         if not kinds <= _RANDOM:
-            self._numbers += len(keys)
+            count = len(keys)
+            self._numbers += count
             if not kinds <= _FEW:
                 self._count(keys, kinds)
         if self._table is None:
