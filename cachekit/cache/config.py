@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cachekit.errors import CacheError, TierUnavailableError
@@ -52,8 +50,11 @@ def namespace() -> str:
     if path is None:
         return "interactive"
     resolved = os.path.realpath(path)
+    from hashlib import blake2b  # only a program without a name of its own needs it
+
     digest = blake2b(os.fsencode(resolved), digest_size=6).hexdigest()
-    return f"{Path(resolved).stem[:40]}-{digest}"
+    stem = os.path.splitext(os.path.basename(resolved))[0]
+    return f"{stem[:40]}-{digest}"
 
 
 def max_size_mb() -> int:
