@@ -31,7 +31,7 @@ _MOST_SPARE: Final = 8  # spare threads of the process
 async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Run the step in a thread of the loop's default executor, or in a spare thread if none is free in time.
 
-    Context variables go along. A caller that is cancelled leaves a step that has begun to end by itself.
+    Context variables go along. A caller that is cancelled leaves the step to run and end by itself.
 
     Raises:
         BaseException: whatever the step raises.
@@ -45,8 +45,12 @@ async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
         unclaimed = [work]
         try:
             loop.run_in_executor(None, _run_unclaimed, unclaimed)
-        except RuntimeError:  # the executor was shut down, as it is at the end of asyncio.run
-            _begin(work)
+        except RuntimeError:
+            # The executor was shut down, as it is at the end of asyncio.run. Or no thread could be started
+            # for it: then it has the step all the same.
+            claimed = _claim(unclaimed)
+            if claimed is not None:
+                _begin(claimed)
         else:
             loop.call_later(_PATIENCE, _spare.run, unclaimed)
 
@@ -67,12 +71,17 @@ def _begin(work: Callable[[], None], *, daemon: bool = False) -> None:
     threading.Thread(target=work, name="cachekit-step", daemon=daemon).start()
 
 
-def _run_unclaimed(unclaimed: list[Callable[[], None]]) -> None:
+def _claim(unclaimed: list[Callable[[], None]]) -> Callable[[], None] | None:
     try:
-        work = unclaimed.pop()
-    except IndexError:
-        return
-    work()
+        return unclaimed.pop()
+    except IndexError:  # another thread has claimed it
+        return None
+
+
+def _run_unclaimed(unclaimed: list[Callable[[], None]]) -> None:
+    work = _claim(unclaimed)
+    if work is not None:
+        work()
 
 
 @final

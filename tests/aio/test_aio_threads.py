@@ -89,3 +89,33 @@ def test_an_executor_that_was_shut_down(run: Run) -> None:
 
     run(main())
     no_threads()
+
+
+def test_an_executor_that_gets_no_thread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor keeps a step that it has no thread for; that step too runs once."""
+    ran: Counter[str] = Counter()
+    start = threading.Thread.start
+
+    def start_but_one(thread: threading.Thread) -> None:
+        if thread.name == "mine_1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def step() -> None:
+        ran[threading.current_thread().name] += 1
+
+    async def main() -> None:
+        executor = ThreadPoolExecutor(2, thread_name_prefix="mine")
+        asyncio.get_running_loop().set_default_executor(executor)
+        go = threading.Event()
+        blocked = asyncio.create_task(asyncio.to_thread(go.wait, 60))
+        await asyncio.sleep(0)
+        try:
+            await run_in_thread(step)
+        finally:
+            go.set()
+        await blocked
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_one)
+    run(main())  # and waits until the executor has taken all that it has
+    assert ran == {"cachekit-step": 1}
