@@ -63,7 +63,7 @@ def test_public_names_are_those_of_the_snapshot() -> None:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    """Neither asyncio nor a driver, a lock library, logging or inspect comes with `import cachekit`."""
+    """Neither asyncio, a driver, a lock library, an eviction policy nor logging comes with it."""
     heavy = [
         "asyncio",
         "redis",
@@ -71,6 +71,8 @@ def test_importing_loads_nothing_heavy() -> None:
         "portalocker",
         "platformdirs",
         "cachekit.tiers.file",
+        "cachekit.tiers.memory.eviction.policies",
+        "cachekit.tiers.memory.eviction.ttl",
         "cachekit.serialization",
         "inspect",
         "logging",

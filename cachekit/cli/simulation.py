@@ -21,7 +21,7 @@ from cachekit.model.types import CacheStrategy
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
-from cachekit.tiers.memory.eviction import POLICIES
+from cachekit.tiers.memory.eviction.policies import POLICIES
 
 #: The next use of a request whose key is not requested again.
 NEVER: Final = (1 << 64) - 1

@@ -9,8 +9,16 @@ import pytest
 from naive_policies import NAIVE
 
 from cachekit import CacheStrategy
-from cachekit.tiers.memory.eviction import POLICIES, Fifo, Lfu, S3Fifo, Sieve, SoonestToExpire, WTinyLfu
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
+from cachekit.tiers.memory.eviction.policies import (
+    POLICIES,
+    Fifo,
+    Lfu,
+    S3Fifo,
+    Sieve,
+    SoonestToExpire,
+    WTinyLfu,
+)
 from cachekit.tiers.memory.eviction.sketch import FrequencySketch
 
 BESIDE_LRU = [strategy for strategy in CacheStrategy if strategy is not CacheStrategy.LRU]

@@ -28,8 +28,8 @@ from tracing import at_line
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import policy_store
-from cachekit.tiers.memory.eviction import Fifo, S3Fifo, Sieve
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
+from cachekit.tiers.memory.eviction.policies import Fifo, S3Fifo, Sieve
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
 

@@ -56,7 +56,7 @@ def store_for(
 def _policy(strategy: Strategy) -> EvictionPolicy:
     make: Any = strategy
     if isinstance(strategy, CacheStrategy):
-        from cachekit.tiers.memory.eviction import POLICIES
+        from cachekit.tiers.memory.eviction.policies import POLICIES
 
         make = POLICIES[strategy]
     elif not _makes_policies(strategy):
