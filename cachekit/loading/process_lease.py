@@ -160,7 +160,7 @@ class ProcessLease:
         self._token = object()
 
     def release(self) -> None:
-        """Release the lease, and wake the waiters of this process."""
+        """Release the lease; a second call does nothing."""
         self._leases._release(self._place, self._token)
 
     def __del__(self) -> None:
@@ -188,13 +188,13 @@ class ProcessLeases:
     taken, and one descriptor serves all leases.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_free", "_held", "_places")
+    __slots__ = ("__weakref__", "_closed", "_held", "_lock", "_places")
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         path = os.fspath(directory)
         self._places: _Places = _Bytes(path) if _HAS_BYTE_LOCKS else _Stripes(path)
         self._held: dict[int, object] = {}
-        self._free = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
         self._closed = False
         fork.register(self)
 
@@ -206,7 +206,7 @@ class ProcessLeases:
             CacheClosedError: after `close`.
         """
         place = self._places.place(key)
-        with self._free:
+        with self._lock:
             if self._closed:
                 raise CacheClosedError("these leases are closed")
             if place in self._held:
@@ -228,33 +228,23 @@ class ProcessLeases:
             return lease
 
     def _release(self, place: int, token: object) -> None:
-        with self._free:
+        with self._lock:
             if self._held.get(place) is not token:
                 return
             # In this order, so that an interrupted release can be repeated.
             self._places.give(place)
             del self._held[place]
-            self._free.notify_all()
-
-    def wait(self, seconds: float) -> None:
-        """Wait until this process releases a lease, and for so many seconds at most.
-
-        A release by another process does not end the wait.
-        """
-        with self._free:
-            self._free.wait(seconds)
 
     def close(self) -> None:
         """Release all leases. A second call does nothing."""
-        with self._free:
+        with self._lock:
             self._closed = True
             self._held.clear()
             self._places.close()
-            self._free.notify_all()
 
     def before_fork(self) -> None:
         """Take the lock."""
-        self._free.acquire()
+        self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
         """Release the lock. The child closes the inherited descriptor.
@@ -264,6 +254,4 @@ class ProcessLeases:
         if in_child:
             self._held = {}
             self._places.close()
-            self._free = threading.Condition(threading.RLock())
-        else:
-            self._free.release()
+        self._lock.release()

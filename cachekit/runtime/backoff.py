@@ -46,7 +46,7 @@ def wait_for(
     Args:
         try_acquire: Makes one attempt without waiting. It is called at least once.
         deadline: The end of waiting, in seconds on the monotonic clock.
-        wait: Waits for the given seconds, or less. Pauses double from 1 ms to 50 ms.
+        wait: Waits for the given seconds. Pauses double from 1 ms to 50 ms.
         monotonic: The clock, in seconds.
         jitter: Returns a number from 0 up to 1. It shortens each pause by up to half.
 

@@ -70,9 +70,7 @@ def test_one_at_a_time_among_processes_and_threads(tmp_path: Path) -> None:
 
         def one() -> None:
             for _ in range(rounds):
-                lease = wait_for(
-                    lambda: leases.try_acquire("counter"), time.monotonic() + 60, wait=leases.wait
-                )
+                lease = wait_for(lambda: leases.try_acquire("counter"), time.monotonic() + 60)
                 assert lease is not None
                 (before,) = struct.unpack_from("q", board, 0)
                 os.sched_yield()
@@ -185,21 +183,6 @@ def test_a_surviving_child_does_not_keep_a_dead_parents_lease(tmp_path: Path) ->
     """The lock belongs to the open file, of which the child had a descriptor."""
     with orphan_of(lambda: ProcessLeases(tmp_path).try_acquire("k")):
         assert free_elsewhere(tmp_path)
-
-
-def test_release_wakes_who_waits(tmp_path: Path) -> None:
-    """Of this process, long before its pause is over."""
-    leases = ProcessLeases(tmp_path)
-    lease = leases.try_acquire("k")
-    assert lease is not None
-    woken = in_thread(lambda: leases.wait(1000))
-    deadline = time.monotonic() + 60
-    while not leases._free._waiters:  # type: ignore[attr-defined]
-        assert time.monotonic() < deadline
-        os.sched_yield()
-    lease.release()
-    woken()
-    leases.close()
 
 
 def test_close_releases_and_gives_back_descriptors(tmp_path: Path) -> None:
