@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import inside
 import pytest
 import traced
 from exploring import explored
@@ -73,7 +74,7 @@ def test_a_tier_whose_failures_take_long_waits_longer_each_time() -> None:
 
     for _ in range(8):
         out.accessor.call(fail_late, "k")
-        pauses.append(out.accessor._breaker.next_probe_in)
+        pauses.append(inside.next_probe_in(out.accessor._breaker))
         out.clock.advance(5)
         out.accessor.probe()
         assert not out.accessor.is_out

@@ -68,12 +68,6 @@ class CircuitBreaker:
         with self.lock:
             return self._monotonic() - self._since if self.refuses else 0.0
 
-    @property
-    def next_probe_in(self) -> float:
-        """Seconds until the tier may be tried again; 0 if it may be now, or need not be."""
-        with self.lock:
-            return max(0.0, self._due - self._monotonic()) if self.refuses else 0.0
-
     def trip(self, begun: float | None = None) -> bool:
         """Note that the tier failed; return whether this begins an outage.
 

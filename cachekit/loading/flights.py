@@ -372,14 +372,6 @@ class FlightTable(Generic[F]):
             raise
         return flight
 
-    def waiters(self, key: str) -> tuple[int, int]:
-        """Return how many threads and how many tasks wait for the load of a key."""
-        with _lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                return 0, 0
-            return sum(one is flight for one in _waiting.values()), len(flight._watchers)
-
     def give_up(self, flights: Sequence[Flight[F]]) -> None:
         """Let no further caller join these flights; they may still end, for the callers that have."""
         with _lock:

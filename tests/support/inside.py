@@ -7,6 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, aio
+from cachekit.coherence.breaker import CircuitBreaker
+from cachekit.loading import flights as all_flights
 from cachekit.loading.flights import FlightTable
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.shard import Shard
@@ -26,6 +28,11 @@ def memory(cache: IntelligentCache | aio.IntelligentCache) -> MemoryCache:
     return tier
 
 
+def next_probe_in(breaker: CircuitBreaker) -> float:
+    """Return the seconds until an open breaker lets the tier be probed."""
+    return breaker._due - breaker._monotonic()
+
+
 def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
     return _core(cache)._core.loads
 
@@ -36,11 +43,15 @@ def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
 
 
 def threads_waiting(cache: IntelligentCache | aio.IntelligentCache, key: str) -> int:
-    return flights(cache).waiters(key)[0]
+    with all_flights._lock:
+        flight = flights(cache)._flights.get(key)
+        return 0 if flight is None else sum(one is flight for one in all_flights._waiting.values())
 
 
 def tasks_waiting(cache: IntelligentCache | aio.IntelligentCache, key: str) -> int:
-    return flights(cache).waiters(key)[1]
+    with all_flights._lock:
+        flight = flights(cache)._flights.get(key)
+        return 0 if flight is None else len(flight._watchers)
 
 
 def waits_for(cache: IntelligentCache | aio.IntelligentCache, key: str) -> list[str]:
