@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from loops import Run, no_threads, own_threads, until
+from forking import in_fork
+from loops import Run, no_threads, own_threads, settle, until
+from racing import in_thread
+from redis_server import wait_until
 
 from cachekit.runtime import threads
 from cachekit.runtime.threads import run_in_thread
@@ -64,6 +68,37 @@ def test_a_full_executor(run: Run) -> None:
     assert ran == Counter(range(100)), "the executor, free again, runs none of them a second time"
     assert names == {"cachekit-step"}
     assert most == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_forked_child_has_spare_threads_of_its_own(run: Run) -> None:
+    """The eight that were busy during the fork are not in the child."""
+    go = threading.Event()
+
+    async def fill(steps: int) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        await asyncio.gather(*[run_in_thread(go.wait, 60) for _ in range(steps)])
+
+    def in_child() -> None:
+        async def main() -> None:
+            filling = asyncio.create_task(fill(1))
+            await settle()
+            try:
+                name = await asyncio.wait_for(run_in_thread(lambda: threading.current_thread().name), 20)
+            finally:
+                go.set()
+            await filling
+            assert name == "cachekit-step"
+
+        asyncio.run(main())
+
+    filled = in_thread(lambda: run(fill(10)))
+    wait_until(lambda: len(threads._spare._waiting) == 1, "eight spare threads are busy")
+    child = in_fork(in_child)
+    go.set()
+    filled()
+    assert child() == 0
 
 
 def test_an_error_of_a_spare_thread(run: Run) -> None:
