@@ -19,6 +19,7 @@ from forking import in_fork
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from racing import frequent_switches, in_thread, race
+from redis_server import wait_until
 from tracing import at_line
 
 from cachekit import CacheEntry, FileCache, MemoryCache
@@ -436,8 +437,7 @@ def test_upkeep_finds_out_that_the_tier_is_back() -> None:
     assert accessor.call(tier.size) is UNAVAILABLE
     tier.mend()
     assert back.wait(60)
-    while accessor.state != "closed":
-        threading.Event().wait(0.001)
+    wait_until(lambda: accessor.state == "closed", "the breaker is closed")
     assert accessor.call(tier.size) == 0
 
 

@@ -15,6 +15,7 @@ import inside
 import pytest
 from drivers import Driver
 from forking import in_fork
+from redis_server import wait_until
 
 from cachekit import (
     FOREVER,
@@ -279,8 +280,7 @@ def test_a_child_forked_during_a_load_does_not_wait_for_it(cache: IntelligentCac
 
     waiter = threading.Thread(target=lambda: cache.get_or_set("k", loader))
     waiter.start()
-    while not flights._waiting:
-        threading.Event().wait(0.001)
+    wait_until(lambda: flights._waiting, "the other thread waits")
 
     def child() -> None:
         assert not flights._waiting  # by numbers that new threads may get

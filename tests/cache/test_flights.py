@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 import inside
 import pytest
 import traced
+from loops import until
 from racing import in_thread, race
+from redis_server import wait_until
 from tracing import at_line
 
 from cachekit import CacheClosedError, IntelligentCache, LoadOptions, MemoryCache, aio
@@ -86,8 +88,9 @@ def test_who_waits_for_a_load_whose_loop_ends_begins_another(
             await asyncio.sleep(0)
         waiters.append(in_thread(lambda: cache.get_or_set("k", lambda: "loaded")))
         waiters.append(in_thread(lambda: asyncio.run(load_async(cache, "k", prompt))))
-        while not inside.threads_waiting(cache, "k") or inside.tasks_waiting(cache, "k") < 2:
-            await asyncio.sleep(0.001)  # between two looks at a condition
+        await until(
+            lambda: inside.threads_waiting(cache, "k") and inside.tasks_waiting(cache, "k") == 2, "both wait"
+        )
 
     loop.run_until_complete(until_they_wait())
     assert [waiter() for waiter in waiters] == ["loaded", "loaded"]
@@ -241,8 +244,7 @@ def test_a_background_load_that_needs_the_loop_which_waits_for_it(
 
     def until_it_waits(background: BackgroundCall) -> bool:
         begun = start(background)
-        while not inside.threads_waiting(cache, "y"):
-            threading.Event().wait(0.001)
+        wait_until(lambda: inside.threads_waiting(cache, "y"), "it waits for y")
         return begun
 
     def load(_: object = None) -> dict[str, str]:
@@ -364,8 +366,7 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
 
     def load_x() -> NoReturn:
         began["x"].set()
-        while not inside.threads_waiting(cache, "x"):
-            threading.Event().wait(0.001)
+        wait_until(lambda: inside.threads_waiting(cache, "x"), "the batch waits for x")
         raise ValueError("x")
 
     def load_y() -> str:
@@ -381,8 +382,7 @@ def test_a_batch_that_fails_waits_for_nothing_any_more(cache: IntelligentCache) 
         with pytest.raises(ValueError, match="x"):
             cache.get_or_set_many(["x", "y"], lambda keys: dict.fromkeys(keys, ""))
         failed.set()
-        while not inside.threads_waiting(cache, "a"):
-            threading.Event().wait(0.001)
+        wait_until(lambda: inside.threads_waiting(cache, "a"), "y waits for a")
         return "a"
 
     assert in_thread(lambda: cache.get_or_set("a", load_a))() == "a"
@@ -410,8 +410,7 @@ def test_a_batch_that_fails_leaves_each_flight_once(keys: str) -> None:
 
         def load_a() -> list[str]:
             x = in_thread(partial(copy_context().run, cache.get_or_set, "x", str))
-            while not inside.waits_for(cache, "a"):
-                threading.Event().wait(0.001)
+            wait_until(lambda: inside.waits_for(cache, "a"), "a waits for x")
             go_on.set()
             with pytest.raises(ValueError, match="y"):
                 cache.get_or_set_many(list(keys), lambda keys: {}, stale_ttl=10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ import pytest
 import traced
 from file_checks import open_files
 from racing import in_thread
+from redis_server import wait_until
 from tracing import at_line
 
 from cachekit import CacheClosedError, FileCache
@@ -35,13 +35,15 @@ def test_a_cache_is_collected_in_the_middle_of_a_write_while_another_thread_fork
     descriptors = forgotten[0]._handle.engine._users.fd
     within = threading.Event()
 
+    def engines_are_locked() -> bool:
+        if engines.lock.acquire(blocking=False):
+            engines.lock.release()
+            return False
+        return True
+
     def write() -> bool:
         within.set()
-        deadline = time.monotonic() + 60
-        while engines.lock.acquire(blocking=False):  # until the fork has it, and waits for us
-            engines.lock.release()
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # between two looks at a condition
+        wait_until(engines_are_locked, "the fork has the lock, and waits for the write")
         forgotten.clear()
         return True
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from forking import in_fork
 from racing import in_thread
+from redis_server import wait_until
 
 from cachekit import FOREVER, FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.loading.keep_warm import KeepWarm
@@ -39,8 +40,7 @@ class Warm:
         assert kept is not None
         kept.look()
         # Until the next one may begin: a thread is no longer listed a moment before it has ended.
-        while kept._round is not None and not kept._round.is_over:
-            threading.Event().wait(0.001)
+        wait_until(lambda: kept._round is None or kept._round.is_over, "the round is over")
 
 
 @pytest.fixture

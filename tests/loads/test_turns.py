@@ -18,6 +18,7 @@ import pytest
 import redis
 from forking import in_fork
 from holders import kill, process_with
+from loops import until
 from racing import in_thread, race
 from redis_server import RedisServer
 
@@ -190,7 +191,7 @@ def test_a_leader_that_is_cancelled_is_followed(place: Place) -> None:
         @one.cached(name="answer", key_func=lambda: "k")
         async def answer() -> str:
             begun.set()
-            await asyncio.sleep(1000)  # until it is cancelled
+            await asyncio.Event().wait()  # until it is cancelled
             return "never"
 
         begun = asyncio.Event()
@@ -373,8 +374,7 @@ def test_forty_tasks_on_six_threads(tmp_path: Path, waiting: int) -> None:
         async def main() -> list[int]:
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(6))
             leaders = [asyncio.create_task(held(key)) for key in range(20)]
-            while len(begun) < 20:
-                await asyncio.sleep(0.001)  # between two looks at a condition
+            await until(lambda: len(begun) == 20, "all have their leases")
             tasks = [asyncio.create_task(answer(key)) for key in range(40)]
             free = await asyncio.gather(*tasks[20:])
             await asyncio.to_thread(lambda: [os.read(waiting, 1) for _ in range(20)])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from coherent_caches import listening
 from holders import kill, process_with
+from redis_server import wait_until
 
 from cachekit import CacheLevel, FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, aio
 from cachekit.loading.options import LeaseScope
@@ -316,10 +317,10 @@ def test_two_who_keep_warm_load_once(tmp_path: Path) -> None:
         return f"{key}{loads.count(key)}"
 
     def round_(cache: IntelligentCache) -> None:
-        assert cache._core.keep_warm is not None
-        cache._core.keep_warm.look()
-        while cache._core.keep_warm._round is not None and not cache._core.keep_warm._round.is_over:
-            threading.Event().wait(0.001)
+        kept = cache._core.keep_warm
+        assert kept is not None
+        kept.look()
+        wait_until(lambda: kept._round is None or kept._round.is_over, "the round is over")
 
     caches = [
         IntelligentCache(MemoryCache(clock=clock), None, FileCache(tmp_path / "d", 64, clock=clock))
