@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from cachekit import cache_result
 
 
-def slowly(question: str) -> str:
-    print(f"  thinking about {question}")
-    return question[::-1]
-
-
 @dataclass(frozen=True)
 class User:
     """The value that the README caches."""
@@ -29,11 +24,11 @@ async def fetch_user(number: int) -> User:
 
 
 @cache_result
-def answer(question: str) -> str:
-    return slowly(question)
+def count_primes(limit: int) -> int:
+    return sum(all(n % d for d in range(2, int(n**0.5) + 1)) for n in range(2, limit))
 
 
-print(answer("desserts"), answer("desserts"))
+print(count_primes(200_000))
 
 from cachekit import IntelligentCache, MemoryCache  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Test code that caches; run this file with pytest."""
+"""Test code that caches; run this file with pytest (in this checkout, with the extra test)."""
 
 from __future__ import annotations
 
