@@ -8,10 +8,11 @@ from typing import Any, Never, ParamSpec, TypeVar, overload
 from cachekit.cache.default import DefaultSource, checked_cache
 from cachekit.cache.intelligent import IntelligentCache, core_of
 from cachekit.decorator.function import CachedOptions, decorator_for
-from cachekit.decorator.source import FixedSource
+from cachekit.decorator.source import CacheSource, FixedSource
 from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import TTL, CacheLevel, Tags
+from cachekit.runtime.program import program
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -101,6 +102,11 @@ def cache_result(
     options = CachedOptions(
         ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy
     )
-    source = DefaultSource() if cache is None else FixedSource(core_of(checked_cache(cache)))
+    source: CacheSource
+    if cache is None:
+        program()  # handed down now, to workers that start before the first call
+        source = DefaultSource()
+    else:
+        source = FixedSource(core_of(checked_cache(cache)))
     decorate = decorator_for(source, options)
     return decorate if function is None else decorate(function)
