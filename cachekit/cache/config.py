@@ -1,7 +1,8 @@
 """Configuration of the default cache by environment variables, read at its first use.
 
 `CACHEKIT_DIR` is the directory that holds one directory per program, and `CACHEKIT_NAMESPACE` replaces the
-program's name there. `CACHEKIT_MAX_SIZE_MB` limits its size, `CACHEKIT_SECRET` signs stored bytes, and
+program's name there. `CACHEKIT_MAX_SIZE_MB` limits its size, and `CACHEKIT_MEMORY_MB` that of the memory
+tier. `CACHEKIT_SECRET` signs stored bytes, and
 `CACHEKIT_REDIS_URL` adds a server. Two scripts never share entries. Importing cachekit creates no directory.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cachekit.errors import CacheError, TierUnavailableError
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.machine import memory_bytes
 from cachekit.runtime.program import program
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache, store_of
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from cachekit.tiers.redis import RedisCache
 
 
+_LEAST_MEMORY: Final = 32 << 20
+_MOST_MEMORY: Final = 1 << 30
 _NAMELESS: Final = "this shell has no name, because its working directory was removed; set CACHEKIT_NAMESPACE"
 
 
@@ -74,6 +78,25 @@ def max_size_mb() -> int:
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
         raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
     return int(text)
+
+
+def memory_cache() -> MemoryCache:
+    """Return the memory tier of the default cache: 1,000 entries, in CACHEKIT_MEMORY_MB.
+
+    The default limit is 1 % of the memory that this process may use, from 32 MiB to 1 GiB.
+
+    Raises:
+        ValueError: the variable is not a whole number in range.
+    """
+    from cachekit.tiers.arguments import LARGEST_MB
+
+    text = os.environ.get("CACHEKIT_MEMORY_MB")
+    if text is None:
+        share = (memory_bytes() or 0) // 100
+        return MemoryCache(max_bytes=min(max(share, _LEAST_MEMORY), _MOST_MEMORY))
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
+        raise ValueError(f"CACHEKIT_MEMORY_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
+    return MemoryCache(max_bytes=int(text) << 20)
 
 
 def file_cache(clock: Clock) -> FileCache | None:

@@ -83,7 +83,8 @@ def get_default_cache() -> IntelligentCache:
 
 def _build() -> None:
     global _default
-    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_DEFAULT_TTL)
+    memory, redis = config.memory_cache(), config.redis_cache()
+    built = IntelligentCache(memory, redis, default_ttl=_DEFAULT_TTL)
     with switching:
         if _default is None:
             _default = built
