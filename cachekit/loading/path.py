@@ -403,7 +403,7 @@ class LoadPath:
             if key in loaded:
                 values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
-                    refuse_unstorable(value, f"what was loaded for {shown_key(key)}")
+                    refuse_unstorable(value, key)
                 ttl: Any = request.ttl
                 if request.jitter or callable(ttl):
                     ttl = request.life(value, self.random_fraction)

@@ -228,7 +228,6 @@ HUNG = """
 import asyncio, threading
 from cachekit import LoadTimeoutError
 from cachekit.aio import IntelligentCache, LoadOptions
-from cachekit.model.display import shown_key
 
 async def main():
     cache = IntelligentCache(file_cache=None, load=LoadOptions(hard_timeout=0.01))

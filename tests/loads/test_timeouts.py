@@ -263,7 +263,7 @@ def test_an_error_that_no_task_gets_is_logged(
     async def main() -> None:
         with pytest.raises(LoadTimeoutError):
             await failing()
-        (load,) = cache._core.loads.tasks._tasks
+        (load,) = inside.tasks(cache)
         go_on.set()
         await load
 
