@@ -163,7 +163,7 @@ class PickleCodec:
         try:
             if self._trusted:
                 return pickle.loads(payload)
-            return self._load_allowed(bytes(payload))
+            return self._load_allowed(payload if type(payload) is bytes else bytes(payload))
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:

@@ -1,7 +1,6 @@
-"""RESP, the protocol of the server: packs a command, and reads the reply to it from a socket.
+"""RESP, the protocol of the server: packs commands, and reads replies from a socket.
 
-The driver's own reading takes longer than the server does. A connection reads one reply at a time, and what
-comes behind a whole reply is an error: the next command would take it for its own.
+The driver's own packing and reading take longer than the server does.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ _LARGEST_CHUNK: Final = 1 << 20
 # The first bytes of the replies that the tier's commands have, in either version of the protocol.
 _BULK: Final = ord("$")
 _ARRAY: Final = ord("*")
+_PUSH: Final = ord(">")
 _INTEGER: Final = ord(":")
 _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
@@ -23,6 +23,10 @@ _ERROR: Final = ord("-")
 
 class ServerError(Exception):
     """An error that the server replied with."""
+
+
+class Push(list[Any]):
+    """What the server sends to subscribers, in the newer version of the protocol. It is no reply."""
 
 
 class BrokenReplyError(OSError):
@@ -48,37 +52,40 @@ def read_reply(connection: socket.socket) -> Any:
         begin = end + 2
         if end > 0 and data[1:end] == b"%d" % (len(data) - begin - 2):
             return data[begin:-2]
-    replies = _Replies(connection, data)
-    try:
-        reply = replies.next()
-    except (ValueError, RecursionError) as error:
-        raise BrokenReplyError("the server sent what is no reply") from error
-    if replies.unread():
+    if not data:
+        raise BrokenReplyError("the server closed the connection")
+    replies = Replies(connection, data)
+    reply = replies.next()
+    if type(reply) is Push or not replies.is_empty():
+        # The next command would take it for its own reply.
         raise BrokenReplyError("the server sent more than one reply")
     if type(reply) is ServerError:
         raise reply
     return reply
 
 
-class _Replies:
-    """What was received, and how much of it was read."""
+class Replies:
+    """Replies in the order in which a socket receives them.
+
+    Args:
+        connection: the socket.
+        data: what it has received already.
+    """
 
     __slots__ = ("_at", "_connection", "_data")
 
-    def __init__(self, connection: socket.socket, data: bytes) -> None:
+    def __init__(self, connection: socket.socket, data: bytes = b"") -> None:
         self._connection = connection
         self._data = data
         self._at = 0
-        if not data:
-            raise BrokenReplyError("the server closed the connection")
 
-    def unread(self) -> bool:
-        return self._at != len(self._data)
+    def is_empty(self) -> bool:
+        """Return whether all was read that was received."""
+        return self._at == len(self._data)
 
-    def _receive(self, least: int) -> None:
+    def receive(self, least: int) -> None:
         """Receive until so many bytes are unread."""
         pieces = [self._data[self._at :]]
-        self._at = 0
         missing = least - len(pieces[0])
         while missing > 0:
             piece = self._connection.recv(min(max(missing, _CHUNK), _LARGEST_CHUNK))
@@ -87,11 +94,22 @@ class _Replies:
             pieces.append(piece)
             missing -= len(piece)
         self._data = b"".join(pieces)
+        self._at = 0
 
     def next(self) -> Any:
-        """Return the next reply; one that is an error as an exception."""
+        """Return the next reply. One that is an error is returned as well, also within an array.
+
+        Raises:
+            OSError: there is none.
+        """
+        try:
+            return self._next()
+        except (ValueError, RecursionError) as error:
+            raise BrokenReplyError("the server sent what is no reply") from error
+
+    def _next(self) -> Any:
         while (end := self._data.find(b"\r\n", self._at)) < 0:
-            self._receive(len(self._data) - self._at + 1)
+            self.receive(len(self._data) - self._at + 1)
         kind, begin = self._data[self._at], self._at + 1
         self._at = end + 2
         if kind == _BULK:
@@ -99,7 +117,7 @@ class _Replies:
             if size < 0:
                 return None
             if len(self._data) < self._at + size + 2:
-                self._receive(size + 2)
+                self.receive(size + 2)
             begin = self._at
             self._at = begin + size + 2
             return self._data[begin : begin + size]
@@ -108,6 +126,8 @@ class _Replies:
             return int(content)
         if kind == _ARRAY:
             return None if content == b"-1" else self._array(int(content))
+        if kind == _PUSH:
+            return Push(self._array(int(content)))
         if kind == _STATUS:
             return content
         if kind == _NULL:
@@ -121,7 +141,7 @@ class _Replies:
         data, at = self._data, self._at
         for _ in range(size):
             end = data.find(b"\r\n", at)
-            if end > 0 and data[at] == _BULK:  # what `next` does, without a call for each value
+            if end > 0 and data[at] == _BULK:  # what `_next` does, without a call for each value
                 begin = end + 2
                 stop = begin + int(data[at + 1 : end])
                 if begin <= stop <= len(data) - 2:
@@ -129,7 +149,7 @@ class _Replies:
                     at = stop + 2
                     continue
             self._at = at
-            replies.append(self.next())
+            replies.append(self._next())
             data, at = self._data, self._at
         self._at = at
         return replies
