@@ -14,8 +14,9 @@ from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
+from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache as Core
-from cachekit.cache.intelligent import closes_tiers, core_of
+from cachekit.cache.intelligent import closes_tiers
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
 from cachekit.loading.warming import warm_async

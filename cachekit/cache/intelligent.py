@@ -14,12 +14,12 @@ from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
 from cachekit.cache.region import Region
-from cachekit.decorator.function import CachedOptions, decorator_for
+from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource
 from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
-from cachekit.loading.options import OFF, LoadOptions, checked_jitter
+from cachekit.loading.options import OFF, LoadOptions
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.warming import warm
 from cachekit.model.display import shown_value
@@ -28,6 +28,7 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
     PLAIN_TYPES,
+    checked_jitter,
     checked_key,
     checked_keys,
     checked_pattern,
@@ -596,9 +597,9 @@ class IntelligentCache:
         copy: bool = False,
     ) -> CacheDecorator:
         """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
-        options = CachedOptions(
-            ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy
-        )
+        options = (
+            ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+        )  # fmt: skip
         return decorator_for(FixedSource(self._core), options)
 
     # -- life ---------------------------------------------------------------------------------------
@@ -627,11 +628,6 @@ class IntelligentCache:
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
         return f"IntelligentCache({tiers}, default_ttl={self._core.default_ttl!r})"
-
-
-def core_of(cache: IntelligentCache) -> CacheCore:
-    """Return the core of a cache, for its other views."""
-    return cache._core
 
 
 def closes_tiers(cache: IntelligentCache) -> bool:

@@ -19,7 +19,6 @@ import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Final
 
 from cachekit.decorator.code_version import (
     digest_of,
@@ -33,6 +32,10 @@ from cachekit.decorator.code_version import (
 from cachekit.decorator.third_party import Unkeyable, decompose
 from cachekit.errors import KeyEncodingError
 from cachekit.runtime.program import shell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
 _HEAD: Final = 60  # characters that stay readable in a longer key, before the digest

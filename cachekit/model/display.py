@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Final
 
 from cachekit.errors import CacheError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 _DIGITS: Final = frozenset("0123456789abcdef")
 #: The beginning of the tag that all results of a cached function have.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from datetime import timedelta
 from types import AsyncGeneratorType, CoroutineType
-from typing import Final
 
 from cachekit.errors import SerializationError
 from cachekit.model.display import shown_key, shown_value
-from cachekit.model.types import MISSING, NO_TAGS, Tags
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from datetime import timedelta
+    from typing import Final
 
 
 def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
@@ -26,18 +28,20 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
     kind = type(ttl)
     if type(ttl) is float:
         value = ttl
-    elif isinstance(ttl, timedelta):
-        value = ttl.total_seconds()
-    elif kind is int or (isinstance(ttl, (int, float)) and kind is not bool):
+    elif isinstance(ttl, (int, float)) and kind is not bool:
         try:
             value = float(ttl)
         except OverflowError:  # an int beyond all floats
-            value = math.inf if ttl > 0 else -math.inf
+            value = FOREVER if ttl > 0 else -FOREVER
     else:
-        raise TypeError(
-            f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
-            f"not {ttl!r} of type {type(ttl).__name__}"
-        )
+        from datetime import timedelta
+
+        if not isinstance(ttl, timedelta):
+            raise TypeError(
+                f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
+                f"not {ttl!r} of type {kind.__name__}"
+            )
+        value = ttl.total_seconds()
     if value != value:
         raise ValueError(f"{argument} must be a number, not NaN; use FOREVER for no expiry, or None")
     return value
@@ -121,6 +125,8 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     """
     if not isinstance(getattr(pattern, "pattern", pattern), str):
         raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
+    import re
+
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -128,6 +134,25 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
             f"pattern is not a valid regular expression: {error}; "
             f"use re.escape() for text that is meant literally"
         ) from None
+
+
+def checked_jitter(jitter: float) -> float:
+    """Return the share of a TTL that is taken away at random, at most.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not 0 to less than 1.
+    """
+    check_share("jitter", jitter, "the share of a ttl that is taken away at random")
+    return jitter
+
+
+def check_share(argument: str, share: object, what: str) -> None:
+    """Raise TypeError or ValueError if `share` is not a number from 0 to less than 1."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        raise TypeError(f"{argument} must be a number, not {share!r} of type {type(share).__name__}")
+    if not 0 <= share < 1:
+        raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 
 
 # Types whose values can be read more than once: one lookup here avoids the full check.

@@ -7,11 +7,13 @@ pool, whatever module they run. A run of tests hands down its temporary director
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
-import threading
-from types import ModuleType
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 #: The environment variables that a process sets for those that it starts.
 PROGRAM = "CACHEKIT_PROGRAM"
@@ -27,7 +29,7 @@ def _directory_at_start() -> str | None:
 
 # At import, because a program may change its directory at any time.
 _directory = _directory_at_start()
-_making = threading.Lock()
+_making = allocate_lock()
 
 
 def program() -> str | None:
@@ -63,7 +65,8 @@ def tests_directory() -> str | None:
     with _making:  # another thread may be making one
         made = os.environ.get(TESTS_DIRECTORY)
         if made is None:
-            import tempfile  # only tests need it
+            import atexit  # only tests need these
+            import tempfile
 
             made = os.environ[TESTS_DIRECTORY] = tempfile.mkdtemp(prefix="cachekit-tests-")
             atexit.register(_remove, made, os.getpid())
