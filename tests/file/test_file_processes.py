@@ -123,9 +123,13 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
         if content is None:
             return None
         offset = b >> 15 & ((1 << 17) - 1) << 5
-        _, payload, key_length, flags, tags, expiry, _, rt = HEADER.unpack_from(content, offset)
-        end = offset + HEADER.size + TAG.size * tags + key_length
-        return Record(content[end : end + payload], expiry, flags, rt, ())
+        _, payload, key_length, names, flags, tags, made, expiry, stale, _, rt = HEADER.unpack_from(
+            content, offset
+        )
+        end = HEADER.size + TAG.size * tags + key_length
+        start = end + names
+        copy = content[offset : offset + start + payload]
+        return Record(copy, end, start, start + payload, flags, made, expiry, stale, rt, ())
 
     without_lock(monkeypatch)
     monkeypatch.setattr(Shard, "read", believe)

@@ -19,9 +19,9 @@ from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
-from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.folder import ForeignError
 from cachekit.tiers.file.permissions import network_file_system
+from cachekit.tiers.file.record_codec import RecordCodec
 
 _OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
 _REOPENING: Final = 2.0  # the same, for an operation
@@ -50,7 +50,7 @@ class EngineHandle:
         "_network", "_unpickles", "codec", "engine", "fresh_until", "path",
     )  # fmt: skip
 
-    codec: EntryCodec  #: the one for the directory as it is now
+    codec: RecordCodec  #: the one for the directory as it is now
     engine: Engine  #: of the directory as it was when it was last checked
     fresh_until: float  #: by the monotonic clock, until when readers use `engine` without `for_reading`
 
@@ -59,7 +59,7 @@ class EngineHandle:
         path: str,
         limit: int,
         clock: Clock,
-        codecs: tuple[EntryCodec, EntryCodec],
+        codecs: tuple[RecordCodec, RecordCodec],
         *,
         unpickles: bool,
         network: bool,

@@ -180,5 +180,5 @@ def length_at(content: Content, offset: int) -> int:
     Raises:
         struct.error: the content ends before the header does.
     """
-    _, payload, key, _, tags, _, _, _ = HEADER.unpack_from(content, offset)
-    return record_size(key, payload, tags)
+    _, payload, key, names, _, tags, *_ = HEADER.unpack_from(content, offset)
+    return record_size(key, names, payload, tags)

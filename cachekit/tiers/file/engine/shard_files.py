@@ -214,7 +214,7 @@ class ShardFiles:
     def slot_of_large(self, number: int) -> int:
         """Return the position of the slot that names this file of one record; -1 if there is none."""
         try:
-            hashed = HEADER.unpack(self.index.segments.piece(number, 0, HEADER.size))[6]
+            hashed = HEADER.unpack(self.index.segments.piece(number, 0, HEADER.size))[9]
         except StructError:
             return -1
         at = self.index.find(hashed)
