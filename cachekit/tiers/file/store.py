@@ -216,8 +216,9 @@ class FileStore:
             in_progress: Let no other tier copy the value until the write is finished.
         """
         handle = self._handle
+        checks = time.monotonic() >= handle.checked_until
         try:
-            engine = handle.for_writing()
+            engine = handle.for_writing() if checks else handle.engine
         except _FAILURES as error:
             self._fail(error)
         codec, now = handle.codec, self._time()
@@ -254,6 +255,11 @@ class FileStore:
                 expect=None if expect is None else expect.token,
                 in_progress=in_progress,
             )
+        except FileNotFoundError as error:
+            if checks:
+                self._fail(error)
+            handle.checked_until = 0.0  # the lock was removed, and perhaps the directory
+            return self.write(key, value, ttl, names, stale_ttl, created, origin, expect, in_progress)
         except _FAILURES as error:
             self._fail(error)
         if token is None:

@@ -545,5 +545,10 @@ class FileCache:
         )
 
 
+def store_of(file: FileCache) -> FileStore:
+    """Return the store of a file tier, for caches over it, which check arguments themselves."""
+    return file._store
+
+
 def _configured(positional: tuple[Any, ...], named: dict[str, Any]) -> FileCache:
     return FileCache(*positional, **named)
