@@ -12,6 +12,7 @@ until the timeout.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 Attempt = Callable[[], Lease | Unavailable | None]
 
 _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give it file_cache=FileCache(...)"
+
+
+def _runs_loop() -> bool:
+    """Return whether this thread runs an event loop at the moment."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 @final
@@ -58,10 +65,11 @@ class PermitPool:
         if options.max_concurrent_loads is not None and not has_directory:
             raise ValueError(f"max_concurrent_loads needs a directory, {_NO_FILE}")
         # Import here what they need, and not in the threads of the first loads. A child that is forked in the
-        # middle of an import would find the module locked for ever.
-        if options.lease == "process":
+        # middle of an import would find the module locked for ever. It would hold up an event loop, so there
+        # the first attempt imports it, in a thread.
+        if options.lease == "process" and not _runs_loop():
             import cachekit.loading.process_lease
-        if options.max_concurrent_loads is not None:
+        if options.max_concurrent_loads is not None and not _runs_loop():
             import cachekit.loading.slots  # noqa: F401
         if options.lease == "fleet" and not has_server:
             raise ValueError(
@@ -102,24 +110,29 @@ class PermitPool:
             return lambda: redis.call(redis.tier.lease, key, options.lease_timeout)
         file = self._tiers.file
         assert file is not None
-        path = file.tier.path
+        return lambda: file.call(self._process_leases(file.tier.path).try_acquire, key)
+
+    def _process_leases(self, path: str) -> ProcessLeases:
         leases = self._leases.get(path)
         if leases is None:
             from cachekit.loading.process_lease import ProcessLeases
 
             # Atomic: of threads that load first together, all use the leases that `close` closes.
             leases = self._leases.setdefault(path, ProcessLeases(path))
-        return lambda: file.call(leases.try_acquire, key)
+        return leases
 
     def _slot(self, limit: int) -> Attempt:
         file = self._tiers.file
         assert file is not None
+        return lambda: file.call(self._load_slots(limit, file.tier.path).try_acquire)
+
+    def _load_slots(self, limit: int, path: str) -> LoadSlots:
         slots = self._slots.get(limit)
         if slots is None:
             from cachekit.loading.slots import LoadSlots
 
-            slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, file.tier.path))
-        return lambda: file.call(slots.try_acquire)
+            slots = self._slots.setdefault(limit, LoadSlots(f"loads-{limit}", limit, path))
+        return slots
 
     def close(self) -> None:
         """Release the leases of this process."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -210,3 +212,66 @@ def test_a_default_cache_is_built_off_the_loop(run: Run, monkeypatch: pytest.Mon
         assert threads[0] != threading.get_ident()
 
     run(main())
+
+
+IMPORTS = """
+import asyncio, sys, threading
+from cachekit import aio, LoadOptions
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        # Whatever is found is found by others.
+        if threading.current_thread() is threading.main_thread() and name.partition(".")[0] in watched:
+            found.append(name)
+
+watched = {"cachekit", "filelock", "portalocker", "platformdirs", "redis"}
+found = []
+
+async def load(*_):
+    return 1
+
+async def main():
+    cache = aio.IntelligentCache(file_cache=aio.FileCache(sys.argv[1], max_size_mb=5))
+    cached = cache.cached()(load)
+    sys.meta_path.insert(0, Watch())
+    for step in (
+        lambda: cache.get("k"),
+        lambda: cache.set("k", {"a": 1}, tags={"t"}),
+        lambda: cache.get_or_set("a", load),
+        lambda: cache.get_or_set("b", load, load=LoadOptions(lease="process")),
+        lambda: cache.get_or_set("c", load, load=LoadOptions(max_concurrent_loads=2)),
+        lambda: cache.get_or_set("d", load, stale_ttl=9, load=LoadOptions(hard_timeout=9, soft_timeout=9)),
+        lambda: cache.get_or_set("e", load, ttl=9, load=LoadOptions(refresh_ahead=0.5)),
+        lambda: cache.get_many(["k", "x"]),
+        lambda: cache.set_many({"k": 1}),
+        lambda: cache.delete("k"),
+        lambda: cache.invalidate_by_tags({"t"}),
+        lambda: cache.invalidate_by_pattern("a"),
+        lambda: cache.explain("x"),
+        lambda: cached(1),
+        lambda: cached.refresh(1),
+        lambda: cached.invalidate(1),
+        lambda: cache.warm_cache(["w"], load, keep_warm=True),
+        lambda: cache.get_stats(),
+        lambda: cache.health(),
+        lambda: cache.optimize_cache(),
+        lambda: cache.clear(),
+        lambda: cache.aclose(),
+    ):
+        await step()
+    print(found)
+
+asyncio.run(main())
+"""
+
+
+def test_no_import_holds_up_the_loop(tmp_path: Path) -> None:
+    """What a call needs for the first time is imported in a thread: portalocker alone takes 100 ms."""
+    ran = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"
