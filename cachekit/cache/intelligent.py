@@ -80,8 +80,18 @@ class IntelligentCache:
     """
 
     __slots__ = (
-        "__weakref__", "_close_tiers", "_core", "_find", "_lookups", "_monitor", "_now", "_stats", "_store",
-        "_strict", "_tiers", "_touch",
+        "__weakref__",
+        "_close_tiers",
+        "_core",
+        "_find",
+        "_lookups",
+        "_monitor",
+        "_stats",
+        "_store",
+        "_strict",
+        "_tiers",
+        "_time",
+        "_touch",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +133,7 @@ class IntelligentCache:
         # Copies of what a hit needs, so that it makes no call in between.
         self._find = core.memory.find
         self._touch = core.memory.touch
-        self._now = core.memory.now
+        self._time = core.memory.time
         self._store = core.memory
         self._stats = core.memory_stats
         self._lookups = core.lookups
@@ -175,7 +185,7 @@ class IntelligentCache:
             if held is not None:
                 value = held.value
                 shared_fence = held.shared_fence
-                now = self._now()
+                now = self._time.monotonic()
                 if (
                     now < held.deadline
                     and held.value is value

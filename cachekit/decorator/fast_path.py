@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cachekit.loading.core import CacheCore
     from cachekit.model.counters import Lookups
+    from cachekit.runtime.clock import Clock
     from cachekit.tiers.memory.entry import MemoryEntry
 
     class SlowPath(Protocol):
@@ -80,11 +81,11 @@ class FastPath:
     thread.
     """
 
-    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_slots", "find", "lookups", "now", "touch")
+    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_slots", "find", "lookups", "time", "touch")
 
     find: Callable[[tuple[Any, ...]], FastPathSlot | None]
     lookups: Lookups
-    now: Callable[[], float]
+    time: Clock
     touch: Callable[[str], object]
 
     def __init__(self) -> None:
@@ -109,7 +110,7 @@ class FastPath:
             return
         if self._cache is None:
             self.lookups = lookups
-            self.now = cache.memory.now
+            self.time = cache.memory.time
             self.touch = cache.memory.touch
             self._limit = cache.memory.max_size
             if ahead:
@@ -129,7 +130,7 @@ class FastPath:
         slot = self._slots.get(call_key)
         if slot is not None:
             held = slot.held
-            if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != FOREVER:
+            if held.deadline - self.time.monotonic() <= self._ahead * held.ttl and held.ttl != FOREVER:
                 return None
         return slot
 
@@ -182,7 +183,7 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
             held = slot.held
             value = held.value
             shared_fence = held.shared_fence
-            now = fast_path.now()
+            now = fast_path.time.monotonic()
             if (
                 now < held.deadline
                 and held.value is value
@@ -235,7 +236,7 @@ def async_wrapper_of(
             held = slot.held
             value = held.value
             shared_fence = held.shared_fence
-            now = fast_path.now()
+            now = fast_path.time.monotonic()
             if (
                 now < held.deadline
                 and held.value is value

@@ -17,9 +17,9 @@ from cachekit.tiers.memory.store import Store
 
 #: What each copy calls the parts of a hit, and what they are called here.
 NAMES = {
-    "self.now": "now_of",
-    "self._now": "now_of",
-    "fast_path.now": "now_of",
+    "self.time.monotonic": "now_of",
+    "self._time.monotonic": "now_of",
+    "fast_path.time.monotonic": "now_of",
     "self.touch": "touch",
     "self._touch": "touch",
     "fast_path.touch": "touch",

@@ -183,7 +183,7 @@ class PolicyStore(Store):
         Raises:
             CacheError: the policy chose a key that is not held.
         """
-        now = self.now()
+        now = self.time.monotonic()
         if created is None:
             created = now
             ttl = min(ttl, self._longest)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from cachekit.model.types import RemovalCause
+from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import FenceTable
 from cachekit.tiers.memory.entry import GONE, MemoryEntry, TagIndex
@@ -27,14 +28,15 @@ class RemovalMixin(LockedStore):
     It is a base class for the same reason as `LockedStore`: an attribute access less in `put` and in hits.
 
     Args:
-        now: The monotonic clock.
+        clock: The source of time.
     """
 
-    __slots__ = ("_entries", "_fenced", "_fences", "_tags", "now")
+    __slots__ = ("_entries", "_fenced", "_fences", "_tags", "time")
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self.now = now
+        #: What its methods read the time from.
+        self.time = source_of(clock)
         self._entries: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._tags = TagIndex()
         self._fences = FenceTable()
@@ -59,7 +61,7 @@ class RemovalMixin(LockedStore):
         held = self._entries.get(key)
         if held is None:
             return False
-        if self.now() >= held.deadline:
+        if self.time.monotonic() >= held.deadline:
             self._remove(removed, held, RemovalCause.EXPIRED)
             return False
         self.counter.deletes += 1
@@ -117,7 +119,7 @@ class RemovalMixin(LockedStore):
         self._fences.break_matching(pattern)
 
     def _invalidate(self, removed: Removed, condemned: list[MemoryEntry]) -> int:
-        now = self.now()
+        now = self.time.monotonic()
         count = 0
         for held in condemned:
             if self._entries.get(held.key) is not held:
@@ -135,7 +137,7 @@ class RemovalMixin(LockedStore):
         everything = self.all_held()
         count = 0
         for start in range(0, len(everything), _SLICE):
-            now = self.now()
+            now = self.time.monotonic()
             expired = [
                 held
                 for held in everything[start : start + _SLICE]

@@ -87,7 +87,7 @@ class Store(RemovalMixin):
         clock: Clock,
         cleanup_interval: float | None,
     ) -> None:
-        super().__init__(clock.monotonic)
+        super().__init__(clock)
         self.clock = clock
         self.max_size = max_size
         self._longest = longest
@@ -119,7 +119,7 @@ class Store(RemovalMixin):
         if held is not None:
             value = held.value
             shared_fence = held.shared_fence
-            now = self.now()
+            now = self.time.monotonic()
             if (
                 now < held.deadline
                 and held.value is value
@@ -165,7 +165,7 @@ class Store(RemovalMixin):
                 try:
                     # Busy, so that a finalizer or signal handler cannot remove the entry here.
                     self._state = BUSY
-                    now = self.now()
+                    now = self.time.monotonic()
                     held = self._entries.get(key)
                     if (
                         held is not None
@@ -209,7 +209,7 @@ class Store(RemovalMixin):
                     held = self._entries.get(key)
                     if (
                         held is not None
-                        and self.now() < held.deadline + (held.stale if even_stale else 0.0)
+                        and self.time.monotonic() < held.deadline + (held.stale if even_stale else 0.0)
                         and (held.shared_fence is None or held.shared_fence.is_current())
                     ):
                         found = read(held)
@@ -231,7 +231,7 @@ class Store(RemovalMixin):
 
     def snapshot(self, held: MemoryEntry) -> CacheEntry:
         """Return a snapshot of the entry."""
-        wall, now = self.clock.time(), self.now()
+        wall, now = self.time.time(), self.time.monotonic()
         return CacheEntry(
             held.key,
             held.value,
@@ -281,7 +281,7 @@ class Store(RemovalMixin):
         Returns:
             True, or False if there is a fence and it is broken.
         """
-        now = self.now()
+        now = self.time.monotonic()
         if created is None:
             created = now
             if ttl > self._longest:
@@ -377,8 +377,8 @@ class Store(RemovalMixin):
     ) -> bool:
         """Store an entry with the age that it has; one from the future counts as created now; see `put`."""
         # The monotonic clock first: time that passes between the two reads shortens the life.
-        now = self.now()
-        age = max(0.0, self.clock.time() - entry.created_timestamp)
+        now = self.time.monotonic()
+        age = max(0.0, self.time.time() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
         return self.put(
             entry.key,
@@ -408,7 +408,7 @@ class Store(RemovalMixin):
         `created` is by the wall clock. A copy from the future counts as created now.
         """
         # The monotonic clock first: time that passes between the two reads shortens the life.
-        now = self.now()
+        now = self.time.monotonic()
         age = self.clock.time() - created
         created = now if age < 0 else now - age
         if self.put(key, value, ttl, tags, created, changes, shared_fence, False, stale):
@@ -437,7 +437,7 @@ class Store(RemovalMixin):
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:  # noqa: ARG002
         self._fences.break_key(key)
         held = self._entries.get(key)
-        now = self.now()
+        now = self.time.monotonic()
         if held is None or now >= held.deadline:
             return False
         held.ttl = now + life - held.created
