@@ -211,6 +211,28 @@ def test_what_was_missed_is_gone_before_a_call_goes_through() -> None:
     assert out.events == ["recovered while probing, 0 pending", "recovered while closed, 0 pending"]
 
 
+def test_patterns_take_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scan goes through all keys. What cannot be joined has a scan of its own, and keeps its meaning."""
+    out = Outage()
+    out.fill("a:1", "b:1", "xx", "xy", "Z:1", "z:1", "c:1", "kept", "other.a:1")
+    scans: list[object] = []
+    invalidate = MemoryCache.invalidate_by_pattern
+
+    def counted(self: MemoryCache, pattern: str) -> int:
+        scans.append(pattern)
+        return invalidate(self, pattern)
+
+    monkeypatch.setattr(MemoryCache, "invalidate_by_pattern", counted)
+    out.begin()
+    for pattern in ("a:", "b|c", r"(.)\1", "(?i)Z:"):
+        out.accessor.missed_pattern(pattern)
+    out.tier.mend()
+    out.probe()
+    assert out.accessor.state == "closed"
+    assert sorted(out.memory.keys()) == ["kept", "other.a:1", "xy"]
+    assert scans == ["(?:a:)|(?:b|c)", r"(.)\1", "(?i)Z:"]
+
+
 def test_too_much_is_everything() -> None:
     """The journal does not grow without bound."""
     out = Outage()

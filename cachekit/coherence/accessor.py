@@ -300,7 +300,8 @@ class TierAccessor(Generic[T]):
                 tier.delete(key)
         if missed.tags:
             tier.invalidate_by_tags(list(missed.tags))
-        for pattern in missed.patterns:
+        # Each call goes through all keys of the tier, and nothing else is probed during it.
+        for pattern in _joined(missed.patterns):
             tier.invalidate_by_pattern(pattern)
 
     # -- recovery -----------------------------------------------------------------------------------
@@ -379,6 +380,22 @@ class TierAccessor(Generic[T]):
         """End the background work. Pending invalidations are forgotten."""
         self._closed = True
         self._probe_with(None)
+
+
+def _joined(patterns: Iterable[str]) -> list[str]:
+    """Return regular expressions that together match what the given ones do; as few as can be."""
+    import re
+
+    joined: list[str] = []
+    apart: list[str] = []
+    for pattern in patterns:
+        compiled = re.compile(pattern)
+        # Groups would get other numbers, and flags would apply to all.
+        alone = compiled.groups or compiled.flags != re.UNICODE
+        (apart if alone else joined).append(pattern)
+    if len(joined) > 1:
+        joined = ["|".join(f"(?:{pattern})" for pattern in joined)]
+    return joined + apart
 
 
 def _methods(tier: object, names: Iterable[str]) -> frozenset[Callable[..., object]]:
