@@ -36,6 +36,7 @@ from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.backoff import random_fraction
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.runtime.outcome import Outcome
 from cachekit.runtime.tasks import Tasks
 
@@ -337,7 +338,9 @@ class LoadPath:
             return _DONE
         except FlightCancelled:  # another process has the lease
             return _DONE
-        except Exception as error:  # noqa: BLE001  # the flights hand it to all callers
+        except Exception as error:
+            if is_interrupt(error):
+                raise  # for this caller alone: the other ones try again
             return self._fail(flights, error)
         except (SystemExit, KeyboardInterrupt) as error:
             if flights[0].is_unwatched:
