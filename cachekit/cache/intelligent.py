@@ -236,12 +236,9 @@ class IntelligentCache:
         name = key if type(key) is str else checked_key(key)
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        if stale_ttl is not None:
-            return self._core.tiers.writes.write(
-                {name: value}, life, labels, cache_level, stale_seconds(stale_ttl)
-            )
-        if self._core.tiers.lower:
-            return self._core.tiers.writes.write({name: value}, life, labels, cache_level)
+        if stale_ttl is not None or self._core.tiers.lower:
+            stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
+            return self._core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(

@@ -35,7 +35,8 @@ _CODECS: Final = {
 }
 
 
-def _codec(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Codec:
+def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Codec:
+    """Return the codec of that name, or the given one."""
     if codec == "pickle":
         return PickleCodec(allow, trusted=trusted)
     if allow:
@@ -144,7 +145,7 @@ class Serializer:
     ) -> None:
         prefix = envelope.sized(envelope.text(checked_key(namespace, "namespace")))
         allow = classes(allow)
-        self._codec = _codec(codec, allow, trusted or secret is not None)
+        self._codec = codec_for(codec, allow, trusted or secret is not None)
         self._code = self._codec.code
         self._compressor = compressing.Compressor(compression)
         self._base = zlib.crc32(envelope.CHECKED + prefix)

@@ -88,7 +88,7 @@ class Entries:
                     key,
                     value(envelope, header),
                     # Made now at the latest: another host's clock that is ahead lengthens no life.
-                    created if created < now else now,
+                    min(created, now),
                     ttl,
                     frozenset(tags) if tags else NO_TAGS,
                     len(envelope),

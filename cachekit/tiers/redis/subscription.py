@@ -32,7 +32,7 @@ class Subscription:
             raise
 
     def receive(self, wait: float) -> list[Any] | None:
-        """Return what the server sent next: its kind, the channel, and a message. None after so many seconds."""
+        """Return what the server sends next: its kind, the channel, a message. None after so many seconds."""
         if self._replies.is_empty():
             self._socket.settimeout(wait)
             try:
