@@ -86,7 +86,10 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
         raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
-    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
+    listed = list(keys)
+    if set(map(type, listed)) != {str}:
+        listed = [checked_key(key, "each of keys") for key in listed]
+    return list(dict.fromkeys(listed))
 
 
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
