@@ -462,7 +462,7 @@ class Store(RemovalMixin):
             return self._fences.take(key, tags, False)
 
     def fresh_fences(self, keys: Sequence[str], tags: frozenset[str]) -> list[PrivateFence]:
-        """Do what `fresh_fence` does for several keys; without fences if nothing can be stored behind them."""
+        """Do what `fresh_fence` does for several keys; a store that keeps nothing returns no fences."""
         fences = self._fences
         with self._lock:
             self.refuse_if_closed()
