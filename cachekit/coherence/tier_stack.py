@@ -117,13 +117,14 @@ class TierStack:
 
     def _find(self, key: str, levels: int) -> Any | Missing:
         """Do what `find` does, with any tiers and levels."""
+        memory = self._memory
         # P before T: whatever happens from here on refuses the copy.
-        fence = self._memory.copy_fence(key)
+        fence = memory.copy_fence(key) if memory.keeps and levels & MEMORY else None
         entry, shared_fence = self._read(key, levels)
         if entry is None:
             return MISSING
         self.answers += 1
-        if levels & MEMORY:
+        if fence is not None:
             self._promote(entry, fence, shared_fence)
         return entry.value
 
@@ -154,33 +155,37 @@ class TierStack:
 
     def _find_many(self, keys: Sequence[str], levels: int) -> dict[str, Any]:
         """Do what `find_many` does, with any tiers and levels."""
-        fences = {key: self._memory.copy_fence(key) for key in keys}
-        entries: dict[str, tuple[CacheEntry, SharedFence | None]] = {}
+        memory = self._memory
+        fences = memory.copy_fences(keys) if memory.keeps and levels & MEMORY else {}
         redis, file = self.redis, self.file
-        shared_fences = {} if redis is None else {key: shared_fence_of(file, key) for key in keys}
+        shared_fences: dict[str, SharedFence | None] = {}
+        if redis is not None and file is not None:
+            shared_fences = {key: shared_fence_of(file, key) for key in keys}
+        entries: dict[str, CacheEntry] = {}
         if redis is not None and levels & REDIS:
             answer = redis.call(redis.tier.get_many, keys)
             if answer is not UNAVAILABLE:
-                entries = {
-                    key: (entry, with_tags(shared_fences[key], entry)) for key, entry in answer.items()
-                }
+                entries = answer
+                if file is not None:
+                    for key, entry in answer.items():
+                        shared_fences[key] = with_tags(shared_fences[key], entry)
         if file is not None and levels & FILE:
             found = self._look_many(file, [key for key in keys if key not in entries])
             verdicts = self._revalidate_many(redis, found, levels) if redis is not None and found else {}
             for key, one in found.items():
                 verdict = verdicts.get(key)
                 if isinstance(verdict, CacheEntry):
-                    entries[key] = verdict, with_tags(shared_fences[key], verdict)
+                    entries[key], shared_fences[key] = verdict, with_tags(shared_fences[key], verdict)
                 elif verdict is False:
                     file.call(file.tier.remove, key)
                 else:
-                    entries[key] = one.entry, one.fence
+                    entries[key], shared_fences[key] = one.entry, one.fence
         count = len(entries)
         self.answers += count
-        if levels & MEMORY:
-            for key, (entry, shared_fence) in entries.items():
-                self._promote(entry, fences[key], shared_fence)
-        return {key: entry.value for key, (entry, _) in entries.items()}
+        if fences:
+            for key, entry in entries.items():
+                self._promote(entry, fences[key], shared_fences.get(key))
+        return {key: entry.value for key, entry in entries.items()}
 
     def peek(self, key: str) -> tuple[CacheEntry, CacheLevel] | None:
         """Return the entry of the nearest tier below memory, and that tier's level; nothing is copied.

@@ -75,7 +75,7 @@ class TierWrites:
         begun = file.monotonic()
         try:
             # P before T: a load in progress is refused, whichever of the next steps fails.
-            memory.break_fences(key)
+            memory.break_fences([key])
             shared_fence = files.write(key, value, ttl, tags, stale_ttl)
             if file.is_full:
                 file.has_room()
@@ -171,6 +171,9 @@ class TierWrites:
     ) -> None:
         """Store entries with the same tags; with `expect` it is one, stored only behind that fence."""
         redis, file, memory = self._redis, self._file, self._memory
+        if redis is not None and file is None and expect is None and levels == ALL:
+            self._write_above_server(redis, entries, tags, steps)
+            return
         fences: list[tuple[PrivateFence, SharedFence | None]] = []
         for entry in entries:
             if expect is None:
@@ -178,16 +181,15 @@ class TierWrites:
                 fences.append((memory.fresh_fence(entry.key, tags), shared_fence_of(file, entry.key, tags)))
             else:
                 fences.append((expect.memory, expect.file))
-        origins = None if redis is None else self._fresh_origins(redis, len(entries), tags, expect, steps)
+        origin = None if redis is None else self._fresh_origin(redis, tags, expect, steps)
         written: list[SharedFence | None] = []
         for at, entry in enumerate(entries):
-            origin = None if origins is None else origins[at]
             stored, shared_fence = self._write_file(entry, fences[at][1], origin, expect, levels, steps)
             if not stored:
                 return
             written.append(shared_fence)
         if redis is not None:
-            stored = self._write_redis(redis, entries, origins, expect, levels, steps)
+            stored = self._write_redis(redis, entries, origin, expect, levels, steps)
             for at, shared_fence in enumerate(written):
                 written[at] = self._settle(shared_fence, steps)
             if not stored:
@@ -200,33 +202,46 @@ class TierWrites:
             lowest = expect is not None and redis is None and file is None
             self._write_memory(entry, fence, shared_fence, levels, fence if lowest else None)
 
-    def _fresh_origins(
+    def _write_above_server(
         self,
         redis: TierAccessor[ServerTier],
-        count: int,
+        entries: Sequence[CacheEntry],
+        tags: frozenset[str],
+        steps: WriteSteps,
+    ) -> None:
+        """Do what `_write` does where the server is the only tier below memory, and all levels take part."""
+        memory = self._memory
+        keys = [entry.key for entry in entries]
+        fences = memory.fresh_fences(keys, tags)
+        origin = self._fresh_origin(redis, tags, None, steps)
+        self._write_redis(redis, entries, origin, None, ALL, steps)
+        if not memory.keeps:
+            memory.break_fences(keys)  # once more: a load may have begun before the server had the value
+            return
+        for entry, fence in zip(entries, fences, strict=True):
+            if not memory.put_entry(entry, fence, None, breaks_fences=True):
+                memory.delete(entry.key)
+
+    def _fresh_origin(
+        self,
+        redis: TierAccessor[ServerTier],
         tags: frozenset[str],
         expect: LoadFence | None,
         steps: WriteSteps,
-    ) -> list[ServerTokens] | None:
-        """Return a fresh token for each key, and the tokens of the tags; None if there are none to be had.
+    ) -> ServerTokens | None:
+        """Return a fresh token, and the tokens of the tags; None if there are none to be had.
 
-        The tags' tokens must be those that held when the value was made: for a load, those of its fence.
+        All keys of one write get the same token, because no other write has it. The tags' tokens must be
+        those that held when the value was made: for a load, those of its fence.
         """
-        if expect is not None:
-            if expect.origin is None:
-                return None
-            tags = NO_TAGS
-        origins: list[ServerTokens] = []
-        for _ in range(count):
-            origin = steps.call(redis, redis.tier.successor, NO_TAGS if origins else tags)
-            if origin is UNAVAILABLE:
-                return None
-            if origins:
-                origin = ServerTokens(origin.token, origins[0].tags)
-            elif expect is not None and expect.origin is not None:
-                origin = ServerTokens(origin.token, expect.origin.tags)
-            origins.append(origin)
-        return origins
+        if expect is not None and expect.origin is None:
+            return None
+        origin = steps.call(redis, redis.tier.successor, tags if expect is None else NO_TAGS)
+        if origin is UNAVAILABLE:
+            return None
+        if expect is not None and expect.origin is not None:
+            return ServerTokens(origin.token, expect.origin.tags)
+        return origin
 
     def _write_file(
         self,
@@ -264,25 +279,21 @@ class TierWrites:
         self,
         redis: TierAccessor[ServerTier],
         entries: Sequence[CacheEntry],
-        origins: Sequence[ServerTokens] | None,
+        origin: ServerTokens | None,
         expect: LoadFence | None,
         levels: int,
         steps: WriteSteps,
     ) -> bool:
         """Return whether the expected token was current."""
         put: object
-        if not levels & REDIS or origins is None:
+        if not levels & REDIS or origin is None:
             put = steps.call(redis, redis.tier.remove_many, [entry.key for entry in entries])
         elif len(entries) == 1:
             before = None if expect is None else expect.origin
-            put = steps.call(redis, redis.tier.put, entries[0].key, entries[0], origins[0], expect=before)
+            put = steps.call(redis, redis.tier.put, entries[0].key, entries[0], origin, expect=before)
         else:
-            put = steps.call(
-                redis,
-                redis.tier.put_many,
-                {entry.key: entry for entry in entries},
-                {entry.key: origin for entry, origin in zip(entries, origins, strict=True)},
-            )
+            by_key = {entry.key: entry for entry in entries}
+            put = steps.call(redis, redis.tier.put_many, by_key, dict.fromkeys(by_key, origin))
         if put is UNAVAILABLE:
             redis.missed_keys([entry.key for entry in entries])
         return put is not False

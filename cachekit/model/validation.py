@@ -91,7 +91,10 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
         raise TypeError("keys must be several keys, not a single str; write [key] for one key")
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of str, not {shown_value(keys)}")
-    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
+    listed = list(keys)
+    if set(map(type, listed)) != {str}:
+        listed = [checked_key(key, "each of keys") for key in listed]
+    return list(dict.fromkeys(listed))
 
 
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:

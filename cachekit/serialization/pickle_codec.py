@@ -19,7 +19,7 @@ from cachekit.errors import SerializationError, UnreadableError
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.collisions import HealthMonitor, watched
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
-from cachekit.serialization.pickle_literals import is_deep, recognise
+from cachekit.serialization.pickle_literals import is_deep, is_simple, recognise
 
 PROTOCOL: Final = 5
 
@@ -163,7 +163,9 @@ class PickleCodec:
         try:
             if self._trusted:
                 return pickle.loads(payload)
-            return self._load_allowed(payload if type(payload) is bytes else bytes(payload))
+            # First look, then load, both on the same immutable bytes: nothing can change them in between.
+            whole = payload if type(payload) is bytes else bytes(payload)
+            return pickle.loads(whole) if is_simple(whole) else self._load_allowed(whole)
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:
@@ -180,7 +182,6 @@ class PickleCodec:
             if tuples and is_deep(value):
                 pickle_inspector.inspect(payload, self._allowed)
             return value
-        # First look, then load, both on the same immutable bytes: nothing can change them in between.
         return self._load_inspected(payload, pickle_inspector.inspect(payload, self._allowed))
 
     def _load_inspected(self, payload: bytes, inspected: pickle_inspector.Inspected) -> Any:

@@ -23,8 +23,7 @@ from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
 
-#: Of an envelope of fewer bytes, copying the payload is faster than a view of it.
-_SMALL: Final = 8192
+_HEADER: Final = envelope.CHECKED_HEADER
 
 CodecName: TypeAlias = Literal["pickle", "json", "msgpack"]
 
@@ -58,7 +57,8 @@ def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> 
 
 def _name(key: str) -> bytes:
     """The key as the seal covers it."""
-    return envelope.sized(envelope.text(key if type(key) is str else checked_key(key)))
+    name = envelope.text(key if type(key) is str else checked_key(key))
+    return envelope.pack_length(len(name)) + name
 
 
 @final
@@ -68,25 +68,29 @@ class Stored:
     Times are seconds since the epoch, infinity for never; `tags` gives the token of each tag.
     """
 
-    __slots__ = ("_buffer", "_header", "_serializer", "created", "expires", "stale_until", "tags")
+    __slots__ = (
+        "_codec", "_compression", "_payload", "_sum", "created", "expires", "stale_until", "tags",
+    )  # fmt: skip
 
-    def __init__(self, serializer: Serializer, buffer: bytes, header: envelope.Header) -> None:
+    def __init__(self, header: envelope.Header, payload: memoryview, codec: Codec, verified: bool) -> None:
+        _, self._compression, created, expires, stale_until, checksum, tags, _ = header
         #: When the value was made.
-        self.created = header.created
+        self.created = created
         #: From when on the value is no longer fresh.
-        self.expires = header.expires
+        self.expires = expires
         #: From when on the value is not even served stale; at least `expires` if it ever was.
-        self.stale_until = header.stale_until
+        self.stale_until = stale_until
         #: The tags, each with the token that it had when the value was stored.
-        self.tags = header.tags
-        self._serializer = serializer
-        self._buffer = buffer
-        self._header = header
+        self.tags = tags
+        self._payload = payload
+        self._codec = codec
+        self._sum = None if verified else checksum
 
     @property
     def stale_ttl(self) -> float:
         """Seconds between `expires` and `stale_until`; 0 for a value that does not expire."""
-        return stale_ttl(self.expires, self.stale_until)
+        expires, stale_until = self.expires, self.stale_until
+        return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
 
     def value(self) -> Any:
         """The value; every call decodes it again.
@@ -94,18 +98,23 @@ class Stored:
         Raises:
             UnreadableError: the payload is damaged, or its codec refuses it.
         """
-        return self._serializer.value(self._buffer, self._header)
+        payload = self._payload
+        if self._sum is not None and zlib.crc32(payload) != self._sum:
+            raise UnreadableError("the payload does not match its checksum", "damage")
+        try:
+            return self._codec.decode(compressing.unpack(self._compression, payload))
+        except UnreadableError:
+            raise
+        except Exception as error:
+            raise UnreadableError(
+                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
+            ) from error
 
     def __repr__(self) -> str:
         return (
             f"Stored(created={self.created!r}, expires={self.expires!r}, "
             f"stale_until={self.stale_until!r}, tags={sorted(self.tags)!r})"
         )
-
-
-def stale_ttl(expires: float, stale_until: float) -> float:
-    """Return the seconds between the two; 0 for a value that does not expire."""
-    return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
 
 
 @final
@@ -131,7 +140,7 @@ class Serializer:
     A serializer pickles, unless it has a secret: then pickling it is a TypeError.
     """
 
-    __slots__ = ("_arguments", "_base", "_begin", "_code", "_codec", "_compressor", "_signer", "_start")
+    __slots__ = ("_arguments", "_base", "_code", "_codec", "_compressor", "_decode", "_signer")
 
     def __init__(
         self,
@@ -147,13 +156,10 @@ class Serializer:
         allow = classes(allow)
         self._codec = codec_for(codec, allow, trusted or secret is not None)
         self._code = self._codec.code
+        self._decode = self._codec.decode
         self._compressor = compressing.Compressor(compression)
         self._base = zlib.crc32(envelope.CHECKED + prefix)
         self._signer = None if secret is None else Signer(secret, envelope.SIGNED + prefix)
-        # How envelopes begin, and where their headers do.
-        self._begin = envelope.CHECKED if secret is None else envelope.SIGNED
-        sealed_with = envelope.CHECKSUM_SIZE if secret is None else envelope.SIGNATURE_SIZE
-        self._start = envelope.START_SIZE + sealed_with
         # Not the secret: it is kept nowhere.
         self._arguments = (namespace, codec, compression, allow, trusted)
 
@@ -182,13 +188,13 @@ class Serializer:
                 and the remedy.
             TypeError, ValueError: another argument is of the wrong type, or a time is NaN.
         """
+        name = _name(key)
         stale = expires if stale_until is None else stale_until
         if created != created or expires != expires or stale != stale:
             raise ValueError(
                 f"created, expires and stale_until must be seconds, not NaN: "
                 f"{created!r}, {expires!r}, {stale!r}"
             )
-        name = _name(key)
         packed_tags = envelope.pack_tags(tags) if tags else b""
         signer = self._signer
         how, payload = self._compressor.pack(self._codec.encode(value))
@@ -216,45 +222,62 @@ class Serializer:
             TypeError: the key is not a str.
         """
         data = buffer if type(buffer) is bytes else bytes(buffer)
-        return Stored(self, data, self.open(key, data))
-
-    def open(self, key: str, data: bytes) -> envelope.Header:
-        """Do what `decode` does; the header and `value` are what a `Stored` has."""
-        name, start, signer = _name(key), self._start, self._signer
-        if data[: envelope.START_SIZE] != self._begin:
-            raise self._unknown(data[: envelope.START_SIZE])
-        if signer is not None:
-            view = memoryview(data)
-            signer.verify(view[envelope.START_SIZE : start], name, view[start:])
-        header = envelope.parse_header(data, start)
-        if signer is None:
+        name = _name(key)
+        begin, view = data[: envelope.START_SIZE], memoryview(data)
+        if self._signer is None:
+            if begin != envelope.CHECKED:
+                raise self._unknown(begin)
+            start = envelope.START_SIZE + envelope.CHECKSUM_SIZE
+            header = envelope.parse_header(data, start)
+            end = start + header.size
             (seal,) = envelope.CHECKSUM.unpack_from(data, envelope.START_SIZE)
-            if zlib.crc32(name + data[start : start + header.size], self._base) != seal:
+            if zlib.crc32(view[start:end], zlib.crc32(name, self._base)) != seal:
                 raise UnreadableError("the header does not match its checksum", "damage")
+        else:
+            if begin != envelope.SIGNED:
+                raise self._unknown(begin)
+            start = envelope.START_SIZE + envelope.SIGNATURE_SIZE
+            self._signer.verify(view[envelope.START_SIZE : start], name, view[start:])
+            header = envelope.parse_header(data, start)
+            end = start + header.size
         if header.codec != self._code:
             raise UnreadableError(
                 f"written with codec {header.codec}, not with {self._codec.name!r}", "codec"
             )
-        return header
+        return Stored(header, view[end:], self._codec, self._signer is not None)
 
-    def value(self, data: bytes, header: envelope.Header) -> Any:
-        """Return the value of an envelope that has this header.
+    def read(self, key: str, data: bytes, now: float) -> tuple[Any, float, float, float] | None:
+        """Return the value of a frequent envelope: unsigned, uncompressed, without tags, live and undamaged.
 
-        Raises:
-            UnreadableError: the payload is damaged, or its codec refuses it.
+        This is the short way, with one look at the header. None stands for any other envelope: `decode` says
+        what it is.
+
+        Args:
+            key: the key that it was found under.
+            data: the envelope, to its end.
+            now: seconds since the epoch.
+
+        Returns:
+            The value, when it was made, and its `expires` and `stale_until`.
         """
-        start = self._start + header.size
-        payload: bytes | memoryview = data[start:] if len(data) < _SMALL else memoryview(data)[start:]
-        if self._signer is None and zlib.crc32(payload) != header.checksum:
-            raise UnreadableError("the payload does not match its checksum", "damage")
         try:
-            return self._codec.decode(compressing.unpack(header.compression, payload))
-        except UnreadableError:
-            raise
-        except Exception as error:
-            raise UnreadableError(
-                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
-            ) from error
+            begin, seal, codec, how, tags, created, expires, stale, checksum = envelope.unpack_checked(data)
+            name = key.encode()
+            if (
+                begin == envelope.CHECKED
+                and codec == self._code
+                and not (how or tags)
+                and 0 <= created < expires <= stale  # NaN is no such number
+                and now < expires
+                and self._signer is None
+                and zlib.crc32(envelope.pack_length(len(name)) + name + data[_HEADER], self._base) == seal
+            ):
+                payload = data[_HEADER.stop :]
+                if zlib.crc32(payload) == checksum:
+                    return self._decode(payload), created, expires, stale
+        except Exception:  # noqa: BLE001, S110  # `decode` says what is wrong
+            pass
+        return None
 
     def _unknown(self, begin: bytes) -> UnreadableError:
         if begin == envelope.CHECKED:

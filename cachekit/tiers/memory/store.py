@@ -37,7 +37,7 @@ live.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -461,12 +461,22 @@ class Store(RemovalMixin):
             self._fences.break_key(key)
             return self._fences.take(key, tags, False)
 
-    def break_fences(self, key: str) -> None:
-        """Break the fences of the key, so that no older load is stored after this."""
+    def fresh_fences(self, keys: Sequence[str], tags: frozenset[str]) -> list[PrivateFence]:
+        """Do what `fresh_fence` does for several keys; a store that keeps nothing returns no fences."""
+        fences = self._fences
+        with self._lock:
+            self.refuse_if_closed()
+            for key in keys:
+                fences.break_key(key)
+            return [fences.take(key, tags, False) for key in keys] if self.keeps else []
+
+    def break_fences(self, keys: Iterable[str]) -> None:
+        """Break the fences of the keys, so that no older load is stored after this."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
-            self._fences.break_key(key)
+            for key in keys:
+                self._fences.break_key(key)
 
     def copy_fence(self, key: str) -> PrivateFence:
         """Take a fence before an entry is copied from another tier, whatever its tags are."""
@@ -474,6 +484,13 @@ class Store(RemovalMixin):
             if self._state == CLOSED:
                 self.refuse_if_closed()
             return self._fences.take(key, NO_TAGS, True)
+
+    def copy_fences(self, keys: Iterable[str]) -> dict[str, PrivateFence]:
+        """Do what `copy_fence` does for several keys."""
+        take = self._fences.take
+        with self._lock:
+            self.refuse_if_closed()
+            return {key: take(key, NO_TAGS, True) for key in keys}
 
     def tagged(self, tag: str) -> int:
         """Return how many entries have the tag, expired ones that are not yet removed included."""

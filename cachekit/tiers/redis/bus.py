@@ -236,11 +236,12 @@ class _BusReader:
         try:
             asked = received = time.monotonic()
             while not self.is_over:
-                message = subscription.receive(_STEP)
+                messages = subscription.receive(_STEP)
                 now = time.monotonic()
-                if message is not None:
+                if messages:
                     received = now
-                    if self._receive(message, inbox, now) and not subscription.has_more():
+                    own = sum([self._receive(message, inbox, now) for message in messages])
+                    if own:
                         # This process is writing. Each of its messages would wake this thread, which then
                         # takes the interpreter from the threads that write.
                         time.sleep(_GATHERING)

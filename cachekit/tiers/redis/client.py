@@ -247,7 +247,7 @@ class Client:
     # -- the bus ------------------------------------------------------------------------------------
 
     def subscribe(self, channel: bytes, patience: float) -> Subscription:
-        """Return a subscription on its own connection; it raises errors of the system and the driver."""
+        """Return a subscription, on a connection of its own. It raises what the driver raises."""
         client = self._connections().client
         if self.is_cluster:
             # Any node will do: a message published on one node reaches all.

@@ -9,6 +9,7 @@ knows TLS, logging in and what else an address says.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, final
 
@@ -30,7 +31,10 @@ class ConnectionPool:
 
         self._make = make
         self._free: list[Any] = []
-        self._places = threading.BoundedSemaphore(most)
+        self._most = most
+        self._made = 0
+        self._returned = threading.Condition()
+        self._waiting = 0
         self._patience = patience
         self._full = exceptions.ConnectionError
         self._answers = exceptions.ResponseError
@@ -41,34 +45,51 @@ class ConnectionPool:
     def ask(self, *command: Any) -> Any:
         """Return the answer to a command; try once more if the connection breaks or stays silent."""
         message = packed(command)
-        if not self._places.acquire(timeout=self._patience):
-            raise self._full("all connections are in use")
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._another()
         try:
             try:
-                connection = self._free.pop()
-            except IndexError:
-                connection = self._make()
-            try:
-                try:
-                    answer = self._exchange(connection, message)
-                except self._broken:
-                    connection.disconnect()
-                    answer = self._exchange(connection, message)
-            except self._answers as error:
-                if isinstance(error, self._elsewhere):
-                    connection.disconnect()  # after a failover its name may lead to the new primary
-                self._free.append(connection)
-                raise
-            except BaseException:
-                # An answer may still arrive, which the next command would take for its own.
+                answer = self._exchange(connection, message)
+            except self._broken:
                 connection.disconnect()
-                raise
-            self._free.append(connection)
+                answer = self._exchange(connection, message)
+        except self._answers as error:
+            if isinstance(error, self._elsewhere):
+                connection.disconnect()  # after a failover its name may lead to the new primary
+            raise
+        except BaseException:
+            # An answer may still arrive, which the next command would take for its own.
+            connection.disconnect()
+            raise
         finally:
-            self._places.release()
+            self._free.append(connection)
+            if self._waiting:
+                with self._returned:
+                    self._returned.notify()
         if self._closed:
             self.close()
         return answer
+
+    def _another(self) -> Any:
+        """Make a connection, or wait for one that another thread gives back."""
+        with self._returned:
+            if self._made < self._most:
+                self._made += 1
+                return self._make()
+            # Counted before the look at what is free: a thread that gives back later notifies.
+            self._waiting += 1
+            try:
+                end = time.monotonic() + self._patience
+                while True:
+                    try:
+                        return self._free.pop()
+                    except IndexError:
+                        if not self._returned.wait(end - time.monotonic()):
+                            raise self._full("all connections are in use") from None
+            finally:
+                self._waiting -= 1
 
     @staticmethod
     def _exchange(connection: Any, message: bytes) -> Any:

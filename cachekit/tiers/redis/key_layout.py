@@ -14,6 +14,7 @@ no braces. So the keys of a cache are never taken for those of another whose pre
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final, final
 from zlib import crc32
 
@@ -63,6 +64,14 @@ class Layout:
     def value(self, key: str) -> bytes:
         """Return the name of a key's value."""
         return self.names(key)[0]
+
+    def values(self, keys: Iterable[str]) -> list[bytes]:
+        """Do what `value` does for several keys."""
+        prefix = self._prefix
+        return [
+            b"%s{%d}:%s" % (prefix, crc32(octets) % BUCKETS, octets)
+            for octets in [key.encode("utf-8", "surrogatepass") for key in keys]
+        ]
 
     def tag(self, tag: str) -> bytes:
         """Return the name of a tag's token."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -31,9 +32,22 @@ _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is negative
 
 
+# Numbers of the system's randomness, taken many at a time: a call of the system takes longer than the rest of
+# a token. A forked child takes its own, or two processes would make the same tokens.
+_random: Final[list[int]] = []
+os.register_at_fork(after_in_child=_random.clear)
+
+
 def fresh() -> int:
-    """Return a new token: 63 bits of the system's randomness, so that forks need no care."""
-    return int.from_bytes(os.urandom(8), "little") >> 1 or fresh()
+    """Return a new token: a random number of 63 bits that is not 0."""
+    while True:
+        try:
+            token = _random.pop() >> 1
+        except IndexError:
+            _random.extend(struct.unpack("<256Q", os.urandom(2048)))
+            continue
+        if token:
+            return token
 
 
 class Write(NamedTuple):
@@ -73,11 +87,11 @@ class Store:
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the envelopes of several keys, in one round trip."""
-        return self._server.read_many([self._layout.value(key) for key in keys])
+        return self._server.read_many(self._layout.values(keys))
 
     def heads(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the beginnings of the envelopes; the rest is not transferred."""
-        names = [self._layout.value(key) for key in keys]
+        names = self._layout.values(keys)
         return self._server.try_many([("GETRANGE", name, 0, _HEAD - 1) for name in names])
 
     def tag_tokens(self, tags: Sequence[str]) -> dict[str, int | None]:
@@ -270,7 +284,7 @@ class Store:
         removed = 0
         with self._scanning(*_message_of(pattern)):
             for keys in self.scan(pattern):
-                removed += self._server.unlink([self._layout.value(key) for key in keys])
+                removed += self._server.unlink(self._layout.values(keys))
         return removed
 
     def clear(self) -> int:

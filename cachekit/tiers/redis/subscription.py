@@ -31,24 +31,25 @@ class Subscription:
             self.close()
             raise
 
-    def receive(self, wait: float) -> list[Any] | None:
-        """Return what the server sent next: its kind, the channel, a message. None after so many seconds."""
-        if self._replies.is_empty():
-            self._socket.settimeout(wait)
-            try:
-                self._replies.receive(1)
-            except TimeoutError:
-                return None
-            finally:
-                self._socket.settimeout(self._patience)
-        reply = self._replies.next()
-        if isinstance(reply, ServerError):
-            raise reply
-        return reply if type(reply) in (list, Push) else [reply]
+    def receive(self, wait: float) -> list[list[Any]]:
+        """Return what the server sent next: of each message its kind, the channel and the content.
 
-    def has_more(self) -> bool:
-        """Return whether something was received that `receive` has not returned yet."""
-        return not self._replies.is_empty()
+        It returns nothing if nothing arrives for so many seconds.
+        """
+        self._socket.settimeout(wait)
+        try:
+            self._replies.receive(1)
+        except TimeoutError:
+            return []
+        finally:
+            self._socket.settimeout(self._patience)
+        messages = []
+        while not self._replies.is_empty():
+            reply = self._replies.next()
+            if isinstance(reply, ServerError):
+                raise reply
+            messages.append(reply if type(reply) in (list, Push) else [reply])
+        return messages
 
     def ping(self) -> None:
         """Let the server send something."""
