@@ -19,6 +19,7 @@ from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.cache.intelligent import closes_tiers
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.read_batch import in_batch
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
@@ -139,7 +140,7 @@ class IntelligentCache(Facade[Core]):
         name = key if type(key) is str else checked_key(key)
         value = core.look_in_memory(name, cache_level, core.lookups)
         if value is MISSING and core.tiers.lower:
-            value = await self._run(core.tiers.find, name, cache_level)
+            value = (await core.awaited.find(name, cache_level)).get()
         return default if value is MISSING else value
 
     @overload
@@ -197,9 +198,9 @@ class IntelligentCache(Facade[Core]):
         """Return whether a live entry exists. There is no `in`, which could not be awaited."""
         core = self._core
         core.check(_ALL)
-        return core.memory.peek_value(checked_key(key)) is not MISSING or await self._run(
-            self._sync.contains, key
-        )
+        if core.memory.peek_value(checked_key(key)) is not MISSING:
+            return True
+        return core.tiers.lower and await in_batch(self._sync.contains, key)
 
     set = in_thread(Core.set)
     delete = in_thread(Core.delete)
@@ -216,7 +217,7 @@ class IntelligentCache(Facade[Core]):
         found = core.look_up_many_in_memory(wanted, cache_level)
         missing = [key for key in wanted if key not in found]
         if missing and core.tiers.lower:
-            found |= await self._run(core.tiers.find_many, missing, cache_level)
+            found |= await in_batch(core.tiers.find_many, missing, cache_level)
         return {key: found[key] for key in wanted if key in found}
 
     @overload

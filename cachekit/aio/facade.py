@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from cachekit.loading import read_batch
+
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
@@ -65,6 +67,20 @@ def in_thread(
         step: Callable[P, R] = getattr(self._sync, name)
         value: R = await self._run(step, *args, **kwargs)
         return value
+
+    return awaited
+
+
+def in_batch(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """Return the method, awaited; it runs in a thread, together with the other reads of this turn."""
+    name = method.__name__
+
+    @wraps(method)
+    async def awaited(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        step: Callable[P, R] = getattr(self._sync, name)
+        return await read_batch.in_batch(step, *args, **kwargs)
 
     return awaited
 

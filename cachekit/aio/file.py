@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, final
 
-from cachekit.aio.facade import check_sync, in_thread, plain
+from cachekit.aio.facade import check_sync, in_batch, in_thread, plain
 from cachekit.aio.threaded import LowerFacade
 from cachekit.model.types import TTL
 from cachekit.runtime.clock import Clock, SystemClock
@@ -75,12 +75,12 @@ class FileCache(LowerFacade[Core]):
         """Return the most seconds that the tier keeps any entry; None for no limit."""
         return self._sync.default_ttl
 
-    get_value = in_thread(Core.get_value)
-    get = in_thread(Core.get)
-    look = in_thread(Core.look)
-    peek = in_thread(Core.peek)
-    contains = in_thread(Core.contains)
-    get_many = in_thread(Core.get_many)
+    get_value = in_batch(Core.get_value)
+    get = in_batch(Core.get)
+    look = in_batch(Core.look)
+    peek = in_batch(Core.peek)
+    contains = in_batch(Core.contains)
+    get_many = in_batch(Core.get_many)
 
     async def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
         """Return the keys as a list, because each may need a read of the disk."""

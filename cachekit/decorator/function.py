@@ -219,7 +219,7 @@ class CachedCall:
             return await self._function(*args, **kwargs)
         key, lookups, value = self._look_up(cache, args, kwargs)
         if value is MISSING and cache.tiers.lower:
-            value = await cache.awaited.in_io_thread(cache.tiers.find, key, self._level)
+            value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:

@@ -12,12 +12,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final
 
 from cachekit.coherence.load_fence import LoadFence
+from cachekit.loading import read_batch
 from cachekit.loading.flights import Flight
 from cachekit.loading.path import Acquire, Blocking, Call, Detach, End, Path, Step, Wait
 from cachekit.loading.permits import LoadPermit
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.threads_driver import Loads
-from cachekit.model.types import MISSING
+from cachekit.model.types import MISSING, CacheLevel, Missing
 from cachekit.runtime.backoff import pauses
 from cachekit.runtime.outcome import Outcome
 from cachekit.runtime.threads import run_in_thread
@@ -79,6 +80,11 @@ class AwaitedLoads:
 
             loop, is_due = asyncio.get_running_loop(), partial(schedule.begins, key, part)
             self.path.reload(key, loader, request, self._detach, is_due, loop)
+
+    def find(self, key: str, level: CacheLevel) -> asyncio.Future[Outcome[Any | Missing]]:
+        """Return a future of what `TierStack.find` returns, read together with other reads of this turn."""
+        tiers = self.path.tiers
+        return read_batch.add(tiers.find, (key, level), None if tiers.redis is None else tiers.find_many)
 
     async def in_io_thread(self, step: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Call a function that may touch a disk or a socket; in a thread, unless memory is the only tier."""

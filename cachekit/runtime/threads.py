@@ -25,6 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PATIENCE: Final = 0.05  # seconds that a step waits for a thread of the executor
+_RESOLUTION: Final = 0.002  # seconds that the timer of a loop may be early
 _MOST_SPARE: Final = 8  # spare threads of the process
 
 
@@ -38,23 +39,30 @@ async def run_in_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
     """
     import asyncio
 
-    loop = asyncio.get_running_loop()
+    return await _outcome_of(partial(submit, loop=asyncio.get_running_loop()), partial(step, *args, **kwargs))
 
-    def submit(work: Callable[[], None]) -> None:
-        # The thread that pops the step runs it, so it never runs twice.
-        unclaimed = [work]
-        try:
-            loop.run_in_executor(None, _run_unclaimed, unclaimed)
-        except RuntimeError:
-            # The executor was shut down, as it is at the end of asyncio.run. Or no thread could be started
-            # for it: then it has the step all the same.
-            claimed = _claim(unclaimed)
-            if claimed is not None:
-                _begin(claimed)
-        else:
-            loop.call_later(_PATIENCE, _spare.run, unclaimed)
 
-    return await _outcome_of(submit, partial(step, *args, **kwargs))
+def submit(work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+    """Let the work run once, in a thread of the loop's executor or in a spare one; called on the loop.
+
+    Raises:
+        RuntimeError: the process has no room for a thread.
+    """
+    # The thread that pops the work runs it, so it never runs twice.
+    unclaimed = [work]
+    try:
+        loop.run_in_executor(None, _run_unclaimed, unclaimed)
+    except RuntimeError:
+        # The executor was shut down, as it is at the end of asyncio.run. Or no thread could be started
+        # for it: then it has the work all the same.
+        claimed = _claim(unclaimed)
+        if claimed is not None:
+            _begin(claimed)
+    else:
+        watch = _here.watch
+        if watch is None or watch.loop is not loop:
+            watch = _here.watch = _Watch(loop)
+        watch.add(unclaimed)
 
 
 async def in_own_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -82,6 +90,45 @@ def _run_unclaimed(unclaimed: list[Callable[[], None]]) -> None:
     work = _claim(unclaimed)
     if work is not None:
         work()
+
+
+@final
+class _Watch:
+    """Gives the steps of one loop that no thread takes in time to the spare threads.
+
+    It has one timer for all steps, because a timer of its own costs a step more than its thread does.
+    """
+
+    __slots__ = ("_is_set", "_steps", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._steps: deque[tuple[float, list[Callable[[], None]]]] = deque()
+        self._is_set = False
+
+    def add(self, unclaimed: list[Callable[[], None]]) -> None:
+        """Watch a step from now on."""
+        due = self.loop.time() + _PATIENCE
+        self._steps.append((due, unclaimed))
+        if not self._is_set:
+            self._is_set = True
+            self.loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time() + _RESOLUTION
+        while self._steps and (self._steps[0][0] <= now or not self._steps[0][1]):
+            _spare.run(self._steps.popleft()[1])
+        self._is_set = bool(self._steps)
+        if self._steps:
+            self.loop.call_at(self._steps[0][0], self._look)
+
+
+class _Here(threading.local):
+    # Of the loop that ran last in this thread.
+    watch: _Watch | None = None
+
+
+_here = _Here()
 
 
 @final
@@ -154,20 +201,22 @@ def _carry_out(
     except BaseException as error:  # noqa: BLE001  # the caller gets it
         outcome = Outcome(error=error)
     try:
-        loop.call_soon_threadsafe(_land, landed, outcome)
+        loop.call_soon_threadsafe(land, landed, outcome)
     except RuntimeError:  # that loop was closed, and no task waits there any more
-        _drop(outcome)
+        drop(outcome)
     finally:
         del outcome, landed  # an error's traceback refers to this frame
 
 
-def _land(landed: asyncio.Future[Outcome[Any]], outcome: Outcome[Any]) -> None:
+def land(landed: asyncio.Future[Outcome[Any]], outcome: Outcome[Any]) -> None:
+    """Give the outcome to the task that awaits the future, unless it was cancelled; called on the loop."""
     if landed.done():  # the task that waited was cancelled
-        _drop(outcome)
+        drop(outcome)
     else:
         landed.set_result(outcome)
 
 
-def _drop(outcome: Outcome[Any]) -> None:
+def drop(outcome: Outcome[Any]) -> None:
+    """Dispose of an outcome for which no task waits."""
     if isinstance(outcome.value, CoroutineType):  # a warning would say that it was never awaited
         outcome.value.close()
