@@ -141,6 +141,10 @@ class CacheCore:
 
     def look_up_many_in_memory(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         """Return the values that memory has."""
+        if level._value_ & MEMORY and not self.memory.keeps:
+            count = len(keys)
+            self.lookups.misses += count
+            return {}
         values = {key: self.look_in_memory(key, level, self.lookups) for key in keys}
         return {key: value for key, value in values.items() if value is not MISSING}
 

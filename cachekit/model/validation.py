@@ -86,7 +86,9 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
         raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
-    return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
+    return list(
+        dict.fromkeys([key if type(key) is str else checked_key(key, "each of keys") for key in keys])
+    )
 
 
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:

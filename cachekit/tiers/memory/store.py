@@ -461,12 +461,13 @@ class Store(RemovalMixin):
             self._fences.break_key(key)
             return self._fences.take(key, tags, False)
 
-    def break_fences(self, key: str) -> None:
-        """Break the fences of the key, so that no older load is stored after this."""
+    def break_fences(self, *keys: str) -> None:
+        """Break the fences of the keys, so that no older load is stored after this."""
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
-            self._fences.break_key(key)
+            for key in keys:
+                self._fences.break_key(key)
 
     def copy_fence(self, key: str) -> PrivateFence:
         """Take a fence before an entry is copied from another tier, whatever its tags are."""
