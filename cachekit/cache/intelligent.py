@@ -378,7 +378,7 @@ class IntelligentCache:
         for key, value in checked.items():
             refuse_unstorable(value, key)
         if self._core.tiers.lower:
-            return self._core.tiers.writes.write(checked, life, labels, cache_level)
+            return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 

@@ -134,14 +134,14 @@ class TierStack:
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
         begun = file.monotonic()
-        memory, found = self._memory, {}
+        memory = self._memory
+        found: dict[str, Any] = {}
         try:
             if memory.keeps:
                 for key in keys:
                     found[key] = files.promote(key, memory.put_copy, memory.fences.changes)
             else:
-                for key in keys:
-                    found[key] = files.value(key)
+                files.values(keys, found)
         except TierUnavailableError as error:
             file.failed(error, begun)
             if file.strict:

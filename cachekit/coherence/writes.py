@@ -134,6 +134,38 @@ class TierWrites:
             raise
         return steps.done()
 
+    def write_many(
+        self, values: Mapping[str, Any], ttl: float, tags: frozenset[str], level: CacheLevel
+    ) -> bool:
+        """Do what `write` does. The file tier takes each of its locks once for some hundred keys."""
+        files, file = self._files, self._file
+        if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
+            return self.write(values, ttl, tags, level)
+        memory = self._memory
+        keys = list(values)
+        begun = file.monotonic()
+        try:
+            for start in range(0, len(keys), _TOGETHER):
+                some = {key: values[key] for key in keys[start : start + _TOGETHER]}
+                # The steps of `write_one`.
+                memory.break_fences(some)
+                shared_fences = files.write_many(some, ttl, tags, 0.0)
+                if file.is_full:
+                    file.has_room()
+                if memory.keeps:
+                    for key, shared_fence in shared_fences.items():
+                        memory.put(key, values[key], ttl, tags, None, None, shared_fence)
+        except TierUnavailableError as error:
+            file.failed(error, begun)
+            return self.write({key: values[key] for key in keys[start:]}, ttl, tags, level)
+        except Exception:
+            self._delete(keys, ALL, WriteSteps())
+            raise
+        except BaseException:
+            self._drop(keys)
+            raise
+        return True
+
     def replace(
         self, fence: LoadFence, value: Any, ttl: float | None, level: CacheLevel, stale_ttl: float = 0.0
     ) -> None:
@@ -389,6 +421,13 @@ class TierWrites:
         redis = self._redis if levels & REDIS else None
         file = self._file if levels & FILE else None
         removed: list[SharedFence | None] = []
+        if file is not None and self._files is not None:
+            found = steps.call(file, self._files.remove_many, keys)
+            if found is UNAVAILABLE:
+                file.missed_keys(keys)
+            else:
+                there.update(found)
+            file = None
         for key in keys:
             shared_fence = None
             if file is not None:

@@ -97,6 +97,9 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(listed))
 
 
+_PLAIN_SETS: Final = frozenset({set, frozenset, list, tuple})
+
+
 def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     """Return the tags as a frozenset of exact `str`.
 
@@ -106,6 +109,13 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     """
     if tags is None or tags is NO_TAGS:
         return NO_TAGS
+    if type(tags) in _PLAIN_SETS:
+        # Most callers pass one of these, and a loop costs less than the checks below.
+        for tag in tags:
+            if type(tag) is not str:
+                break
+        else:
+            return frozenset(tags) or NO_TAGS
     if isinstance(tags, str):
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not a single str; write {{tag}} for one tag"
@@ -114,8 +124,6 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
         raise TypeError(f"{argument} must be a set, list or tuple of str, not {shown_value(tags)}")
     if not tags:
         return NO_TAGS
-    if type(tags) is frozenset and all(type(tag) is str for tag in tags):
-        return tags
     return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
 
 

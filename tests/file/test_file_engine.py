@@ -98,15 +98,15 @@ def test_a_shard_is_opened_when_a_key_asks_for_it(tmp_path: Path) -> None:
             engine.put(f"{number}", b"v" * 200)
         expected = engine.stats()
         assert expected.entries == 50
-        key = next(f"{n}" for n in range(1, 50) if engine._locate(f"{n}")[2] is not engine._locate("0")[2])
+        key = next(f"{n}" for n in range(1, 50) if engine.locate(f"{n}")[2] is not engine.locate("0")[2])
     with Engine(tmp_path, 100 << 20) as engine:
         assert engine.stats() == expected
         engine.put("0", b"w")
         others = inside.shards(engine)[1:]
         assert all(shard.files.index.generation < 0 for shard in others if shard.lock._fd < 0)
-        assert engine._locate(key)[2].lock._fd < 0
+        assert engine.locate(key)[2].lock._fd < 0
         assert payload_of(engine, key) == b"v" * 200
-        assert engine._locate(key)[2].lock._fd < 0, "a lookup takes no lock"
+        assert engine.locate(key)[2].lock._fd < 0, "a lookup takes no lock"
 
 
 def test_what_a_fork_inherits_makes_no_token_twice(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_more_tags_than_a_record_can_name(tmp_path: Path) -> None:
 def test_the_largest_value(tmp_path: Path, mib: int) -> None:
     """Fits, also into a shard that nobody has used; a larger one is refused before anything goes."""
     with Engine(tmp_path, mib << 20) as engine:
-        largest = engine._locate("k")[2].files.largest()
+        largest = engine.locate("k")[2].files.largest()
         fits = largest - 64 - len("k")
         engine.put("k", bytes(fits))
         found = engine.get("k")

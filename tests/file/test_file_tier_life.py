@@ -21,6 +21,8 @@ from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 from cachekit.testing.damage import Fuzzer
 from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.file.engine.shard_lock import ShardLock
 
 
 def held_files(directory: Path) -> list[str]:
@@ -227,6 +229,8 @@ def test_failures_are_the_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "delete_matching", "remove_expired",
         ):  # fmt: skip
             monkeypatch.setattr(Engine, name, fail)
+        monkeypatch.setattr(Shard, "get", fail)
+        monkeypatch.setattr(ShardLock, "run", fail)
         entry = CacheEntry("k", 1)
         calls = [
             lambda: cache.get("k"), lambda: cache.get_value("k"), lambda: cache.look("k"),
@@ -250,7 +254,7 @@ def test_a_lock_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monkey
     """Is an error of the tier too, and as itself."""
     with FileCache(tmp_path, 1) as cache:
         monkeypatch.setattr(
-            "cachekit.tiers.file.engine.engine.Engine.put",
+            "cachekit.tiers.file.engine.shard_lock.ShardLock.run",
             lambda *_, **__: (_ for _ in ()).throw(LockTimeoutError("x")),
         )
         with pytest.raises(LockTimeoutError):

@@ -25,10 +25,13 @@ from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compressor, unpack
+from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.file.engine.format import PAGE, SIGNATURE_SIZE, Record
+from cachekit.tiers.file.engine.format import SIGNATURE_SIZE, Record
 
+#: The first moment of a datetime, in seconds since the epoch.
+FIRST_MOMENT: Final = -62135596800.0
 _PRECISION: Final = 6  # digits of a TTL that the difference of two times still has
 _SIGNED: Final = 1 << 15
 _COMPRESSION_SHIFT: Final = 8
@@ -46,7 +49,7 @@ class RecordCodec:
         signer: signs records; None if there is no secret.
     """
 
-    __slots__ = ("_codec", "_compress", "_flags", "_plain", "_verify", "sign")
+    __slots__ = ("_codec", "_compress", "_flags", "_verify", "decode", "plain", "sign")
 
     def __init__(self, codec: Codec, compressor: Compressor, signer: Signer | None) -> None:
         self._codec = codec
@@ -55,8 +58,9 @@ class RecordCodec:
         #: Returns the signature of the parts of a record; None without a secret.
         self.sign = None if signer is None else signer.sign
         self._flags = codec.code | (0 if signer is None else _SIGNED)
-        #: The flags of a record of which the payload is just what the codec returned.
-        self._plain = -1 if signer is not None else codec.code
+        #: Returns the value in a payload, if the record has the flags `plain`. Raises UnreadableError only.
+        self.decode = codec.decode
+        self.plain = codec.code if signer is None and type(codec) is PickleCodec else -1
 
     def encode(self, value: Any) -> tuple[int, bytes]:
         """Return the flags and the payload for a value.
@@ -75,11 +79,7 @@ class RecordCodec:
         """
         content, _, start, end, flags, *_ = record
         try:
-            # A slice of a short record is copied faster than a view of it is made.
-            payload = content[start:end] if end < PAGE else memoryview(content)[start:end]
-            if flags == self._plain:
-                return self._codec.decode(payload)
-            return self._unusual_value(content, memoryview(payload), end, flags)
+            return self._value(content, memoryview(content)[start:end], end, flags)
         except UnreadableError:
             raise
         except Exception as error:
@@ -87,8 +87,7 @@ class RecordCodec:
                 f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
             ) from error
 
-    def _unusual_value(self, content: bytes, payload: memoryview, end: int, flags: int) -> Any:
-        """Return the value in a payload that is compressed, or signed, or written by another codec."""
+    def _value(self, content: bytes, payload: memoryview, end: int, flags: int) -> Any:
         if bool(flags & _SIGNED) != (self._verify is not None):
             which = "not signed, though" if self._verify else "signed, and"
             has = "has a" if self._verify else "has no"
@@ -112,10 +111,10 @@ class RecordCodec:
         value = self.value(record)
         content, names_at, start, end, _, created, expiry, stale_until, server_token, tag_tokens = record
         # Other users may have written it, if they may write in the directory: then its times may be anything.
-        if not -inf < created < inf or expiry != expiry or stale_until != stale_until:
-            raise UnreadableError("a time of the record is no number", "damage")
+        if not created >= FIRST_MOMENT or expiry != expiry:
+            raise UnreadableError("a time of the record is none", "damage")
         ttl = None if expiry == inf else round(expiry - created, _PRECISION)
-        stale_ttl = 0.0 if stale_until <= expiry else round(stale_until - expiry, _PRECISION)
+        stale_ttl = round(stale_until - expiry, _PRECISION) if expiry < stale_until < inf else 0.0
         names = parse_names(content[names_at:start]) if names_at != start else {}
         if len(names) != len(tag_tokens):
             raise UnreadableError("the names of the tags do not go with their tokens", "damage")

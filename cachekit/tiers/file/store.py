@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeAlias, TypeVar, final
 
@@ -27,11 +27,13 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.base import FencedEntry
-from cachekit.tiers.fences import WRITING, ServerTokens, SharedFence, TagTokens
+from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.format import Record
+from cachekit.tiers.file.engine.fence_tokens import fresh
+from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
+from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
-from cachekit.tiers.file.record_codec import pack_names, parse_names
+from cachekit.tiers.file.record_codec import FIRST_MOMENT, pack_names, parse_names
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,20 +86,55 @@ class FileStore:
         handle = self._handle
         try:
             engine = handle.engine if started < handle.fresh_until else handle.for_reading()
-            record = engine.get(key)
-            value = MISSING if record is None else handle.codec.value(record)
+            octets, hashed, shard, _ = engine.locations.get(key) or engine.locate(key)
+            record = shard.get(hashed, octets, self._time())
+            if record is None:
+                self._lookups.misses += 1
+                return MISSING
+            content, _, start, end, flags, _, _, _, _, _ = record
+            codec = handle.codec
+            # The slice is a copy, which costs less than a view if the record is short.
+            value = (
+                codec.decode(content[start:end])
+                if flags == codec.plain and end < PAGE
+                else codec.value(record)
+            )
         except UnreadableError:
             self.counter.errors += 1
-            value = MISSING
-        except _FAILURES as error:
-            self._fail_lookup(error)
-        if value is MISSING:
             self._lookups.misses += 1
             return MISSING
+        except _FAILURES as error:
+            self._fail_lookup(error)
         self._lookups.hits += 1
         if started > self._sample_due:
             self._time_hit(started)
         return value
+
+    def values(self, keys: Iterable[str], found: dict[str, Any | Missing]) -> None:
+        """Do as `value` for several keys, and put each value, or MISSING, into `found`."""
+        handle, lookups, now = self._handle, self._lookups, self._time
+        try:
+            engine = handle.for_reading()
+            codec, locations = handle.codec, engine.locations
+            decode, plain = codec.decode, codec.plain
+            for key in keys:
+                octets, hashed, shard, _ = locations.get(key) or engine.locate(key)
+                record = shard.get(hashed, octets, now())
+                if record is None:
+                    found[key] = MISSING
+                    lookups.misses += 1
+                    continue
+                content, _, start, end, flags, _, _, _, _, _ = record
+                try:
+                    short = flags == plain and end < PAGE
+                    found[key] = decode(content[start:end]) if short else codec.value(record)
+                    lookups.hits += 1
+                except UnreadableError:
+                    self.counter.errors += 1
+                    found[key] = MISSING
+                    lookups.misses += 1
+        except _FAILURES as error:
+            self._fail_lookup(error)
 
     def promote(self, key: str, keep: Keep, changes: int) -> Any | Missing:
         """Return the value of the live entry, and let the memory tier keep a copy; a lookup that counts.
@@ -113,29 +150,36 @@ class FileStore:
             engine = handle.engine if started < handle.fresh_until else handle.for_reading()
             # The fence is older than the record: a write between the two, or later, breaks it.
             found = engine.look(key)
-            value = MISSING if found is None else handle.codec.value(found[1])
+            if found is None:
+                self._lookups.misses += 1
+                return MISSING
+            fence, record = found
+            content, names_at, start, end, flags, created, expiry, stale_until, _, tags = record
+            codec = handle.codec
+            value = (
+                codec.decode(content[start:end])
+                if flags == codec.plain and end < PAGE
+                else codec.value(record)
+            )
+            if tags:
+                # The record's own tokens of its tags: they also tell an invalidation since the value was
+                # made.
+                fence.tags = tags
+                fence.names = frozenset(parse_names(content[names_at:start]))
         except UnreadableError:
             self.counter.errors += 1
-            value = MISSING
-        except _FAILURES as error:
-            self._fail_lookup(error)
-        if value is MISSING or found is None:
             self._lookups.misses += 1
             return MISSING
+        except _FAILURES as error:
+            self._fail_lookup(error)
         self._lookups.hits += 1
         if started > self._sample_due:
             self._time_hit(started)
-        fence, record = found
-        content, names_at, start, _, _, created, expiry, stale_until, _, tags = record
-        # A write is in progress; or another user, who may write here, has written times that are none.
-        if fence.token & WRITING or not -inf < created < inf:
+        # A write is in progress; or other users may write here, and one has written a time that is none.
+        if fence.token & WRITING or not created >= FIRST_MOMENT:
             return value
-        if tags:
-            # The record's own tokens of its tags: they also tell an invalidation since the value was made.
-            fence.tags = tags
-            fence.names = frozenset(parse_names(content[names_at:start]))
-        stale_ttl = stale_until - expiry if stale_until > expiry else 0.0
-        keep(key, value, created, expiry - created, fence.names, stale_ttl, changes, fence)
+        stale_ttl = round(stale_until - expiry, 6) if expiry < stale_until < inf else 0.0
+        keep(key, value, created, round(expiry - created, 6), fence.names, stale_ttl, changes, fence)
         return value
 
     def look(self, key: str) -> FencedEntry | None:
@@ -199,10 +243,9 @@ class FileStore:
         stale_ttl: float = 0.0,
         created: float = inf,
         origin: ServerTokens | None = None,
-        expect: SharedFence | None = None,
         in_progress: bool = False,
-    ) -> SharedFence | None:
-        """Store a value in place of the one that the key had; None if the expected fence is broken.
+    ) -> SharedFence:
+        """Store a value in place of the one that the key had; return the fence from this write on.
 
         Args:
             key: the key.
@@ -212,7 +255,6 @@ class FileStore:
             stale_ttl: Seconds after its life in which loads may use it.
             created: When it was made, by the wall clock; now if that is in the future.
             origin: the server's tokens from before the value was made.
-            expect: Change nothing unless this fence is current.
             in_progress: Let no other tier copy the value until the write is finished.
         """
         handle = self._handle
@@ -225,67 +267,121 @@ class FileStore:
         if created > now:
             created = now
         expiry = min(created + ttl, now + self._longest)
-        if expiry <= now and expect is None:
+        if expiry <= now:
             return self.remove(key, in_progress)[1]
         flags, payload = codec.encode(value)
+        packed = pack_names(names, origin) if names else b""
+        server_token = 0 if origin is None else origin.token
         try:
-            if expect is None:
-                # Before the write: an invalidation of a tag from here on concerns this value.
-                fence = engine.fence(key, names)
-                tags = fence.tags
-            else:
-                if not (expect.tokens is engine.tokens and expect.is_current()):
-                    self.counter.refusals += 1
-                    return None
-                if expiry <= now:
-                    return self._remove_behind(engine, expect, in_progress)
-                fence = expect
-                tags = fence.tags if fence.names == names else _some_tags(engine, fence, names)
+            octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
+            tokens = shard.tokens
+            # Before the write: an invalidation of a tag from here on concerns this value. The epoch comes
+            # first, as in Engine.fence().
+            epoch = tokens.words[EPOCH]
+            if epoch & WRITING:
+                epoch = tokens.stable_epoch()
+            tags = tokens.of_tags(names) if names else ()
+            if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
+                engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
+            record = encode(
+                octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
+                packed, codec.sign,
+            )  # fmt: skip
+            token = fresh()
+            # From inside another write of this thread it is stored after that one.
+            shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
+        except FileNotFoundError as error:
+            if checks:
+                self._fail(error)
+            handle.checked_until = 0.0  # the lock was removed, and perhaps the directory
+            return self.write(key, value, ttl, names, stale_ttl, created, origin, in_progress)
+        except _FAILURES as error:
+            self._fail(error)
+        self.counter.sets += 1
+        return SharedFence(tokens, key, bucket, token, epoch, names, tags)
+
+    def write_many(
+        self, values: Mapping[str, Any], ttl: float, names: frozenset[str], stale_ttl: float
+    ) -> dict[str, SharedFence]:
+        """Do as `write` for several values, under one hold of each shard's lock."""
+        engine = self.change(_itself)
+        codec, created = self._handle.codec, self._time()
+        expiry = min(created + ttl, created + self._longest)
+        if expiry <= created:
+            return {key: self.remove(key, False)[1] for key in values}
+        packed = pack_names(names, None) if names else b""
+        by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
+        fences: dict[str, SharedFence] = {}
+        try:
+            before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
+            tags = before.tags
+            for key, value in values.items():
+                flags, payload = codec.encode(value)
+                octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
+                if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
+                    engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
+                record = encode(
+                    octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
+                    codec.sign,
+                )  # fmt: skip
+                token = fresh()
+                fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
+                by_shard.setdefault(shard, []).append((hashed, record, bucket, token))
+            for shard, records in by_shard.items():
+                shard.lock.run(shard.put_many, records)
+        except _FAILURES as error:
+            self._fail(error)
+        count = len(fences)
+        self.counter.sets += count
+        return fences
+
+    def replace(
+        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence, in_progress: bool
+    ) -> SharedFence | None:
+        """Store an entry in place of the one that its key had, if the fence is current; else return None."""
+        handle, names = self._handle, entry.tags
+        try:
+            engine = handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        created, expiry = self._times(entry)
+        flags, payload = handle.codec.encode(entry.value)
+        if not (expect.tokens is engine.tokens and expect.is_current()):
+            self.counter.refusals += 1
+            return None
+        try:
+            if expiry <= created:
+                return self._remove_behind(engine, expect, in_progress)
+            tags = expect.tags if expect.names == names else _some_tags(engine, expect, names)
             token = engine.put(
-                key,
+                entry.key,
                 payload,
                 expiry=expiry,
                 flags=flags,
                 server_token=0 if origin is None else origin.token,
                 tags=tags,
                 created=created,
-                stale_until=expiry + stale_ttl,
+                stale_until=expiry + entry.stale_ttl,
                 names=pack_names(names, origin) if names else b"",
-                sign=codec.sign,
-                expect=None if expect is None else expect.token,
+                sign=handle.codec.sign,
+                expect=expect.token,
                 in_progress=in_progress,
             )
-        except FileNotFoundError as error:
-            if checks:
-                self._fail(error)
-            handle.checked_until = 0.0  # the lock was removed, and perhaps the directory
-            return self.write(key, value, ttl, names, stale_ttl, created, origin, expect, in_progress)
         except _FAILURES as error:
             self._fail(error)
         if token is None:
             self.counter.refusals += 1
             return None
         self.counter.sets += 1
-        if expect is not None:
-            return _with_token(fence, token, names, tags)
-        fence.token = token  # no other caller has this fence yet
-        return fence
+        return _with_token(expect, token, names, tags)
 
-    def write_entry(
-        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_progress: bool
-    ) -> SharedFence | None:
-        """Do as `write`, with an entry, which keeps its age."""
-        return self.write(
-            entry.key,
-            entry.value,
-            inf if entry.ttl is None else entry.ttl,
-            entry.tags,
-            entry.stale_ttl,
-            entry.created_timestamp,
-            origin,
-            expect,
-            in_progress,
-        )
+    def _times(self, entry: CacheEntry) -> tuple[float, float]:
+        """Return when the entry was created and when it expires; the former twice if it is expired."""
+        now, created = self._time(), entry.created_timestamp
+        if created > now:
+            created = now
+        expiry = min(created + (inf if entry.ttl is None else entry.ttl), now + self._longest)
+        return created, expiry if expiry > now else created
 
     def _remove_behind(self, engine: Engine, fence: SharedFence, in_progress: bool) -> SharedFence | None:
         outcome = engine.delete_if(fence.key, fence.token, in_progress=in_progress)
@@ -304,35 +400,35 @@ class FileStore:
             engine = handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
-        codec, now = handle.codec, self._time()
-        created = min(entry.created_timestamp, now)
-        expiry = min(created + (inf if entry.ttl is None else entry.ttl), now + self._longest)
-        if expiry <= now:
-            return False
-        flags, payload = codec.encode(entry.value)
+        created, expiry = self._times(entry)
+        flags, payload = handle.codec.encode(entry.value)
         if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
+        if expiry <= created:
+            return False
         try:
-            fields: dict[str, Any] = {
-                "expiry": expiry,
-                "flags": flags,
-                "server_token": 0 if origin is None else origin.token,
-                "tags": fence.tags if fence.names == names else _some_tags(engine, fence, names),
-                "created": created,
-                "stale_until": expiry + entry.stale_ttl,
-                "names": pack_names(names, origin) if names else b"",
-                "sign": codec.sign,
-            }
-            outcome = engine.add(key, payload, fence.token, **fields)
-            if isinstance(outcome, Record):
-                there = self._decoded(key, outcome)
-                if there is not None:
-                    return there[0]
-                # The stored record cannot be read. It must not block the key until it expires.
-                outcome = engine.put(key, payload, expect=fence.token, **fields) is not None
+            outcome = engine.add(
+                key,
+                payload,
+                fence.token,
+                expiry=expiry,
+                flags=flags,
+                server_token=0 if origin is None else origin.token,
+                tags=fence.tags if fence.names == names else _some_tags(engine, fence, names),
+                created=created,
+                stale_until=expiry + entry.stale_ttl,
+                names=pack_names(names, origin) if names else b"",
+                sign=handle.codec.sign,
+            )
         except _FAILURES as error:
             self._fail(error)
+        if isinstance(outcome, Record):
+            there = self._decoded(key, outcome)
+            if there is not None:
+                return there[0]
+            # The stored record cannot be read. It must not block the key until it expires.
+            return self.replace(entry, origin, fence, False) is not None
         if not outcome:
             self.counter.refusals += 1
             return False
@@ -356,7 +452,7 @@ class FileStore:
             entry, origin = found
             entry.ttl = self._time() - entry.created_timestamp + life
             expect = _with_token(fence, fence.token, entry.tags, record.tags)
-            if self.write_entry(entry, origin, expect, False):
+            if self.replace(entry, origin, expect, False):
                 return True
             self._pause(key, deadline)
 
@@ -380,6 +476,13 @@ class FileStore:
         if removed:
             self.counter.deletes += 1
         return removed, fence
+
+    def remove_many(self, keys: Iterable[str]) -> list[str]:
+        """Remove keys, under one hold of each shard's lock; return those that were there."""
+        removed = self.change(Engine.delete_many, keys)
+        count = len(removed)
+        self.counter.deletes += count
+        return removed
 
     def sweep(self) -> None:
         """Remove expired entries, and release files that other processes removed."""

@@ -332,7 +332,7 @@ class FileCache:
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`.
         """
         check_entry(key, entry)
-        self._store.write_entry(entry, None, None, False)
+        self.put(key, entry)
         return True
 
     def put(
@@ -365,7 +365,17 @@ class FileCache:
             check_entry(key, entry)
         if expect is not None:
             checked_fence(expect, entry)
-        return self._store.write_entry(entry, origin, expect, in_flux)
+            return self._store.replace(entry, origin, expect, in_flux)
+        return self._store.write(
+            key,
+            entry.value,
+            inf if entry.ttl is None else entry.ttl,
+            entry.tags,
+            entry.stale_ttl,
+            entry.created_timestamp,
+            origin,
+            in_flux,
+        )
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
@@ -415,7 +425,7 @@ class FileCache:
             check_entry(key, entry)
         self._store.engine()  # without entries, too, it raises after close()
         for entry in entries.values():
-            self._store.write_entry(entry, None, None, False)
+            self.put(entry.key, entry)
         return True
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -454,10 +464,10 @@ class FileCache:
 
         Raises:
             TypeError: `keys` is a bare str, or one of them is not a str.
-            TierUnavailableError: as for `delete`. The keys before it are removed.
+            TierUnavailableError: as for `delete`. Some of the keys may be removed.
         """
         self._store.engine()  # without keys, too, it raises after close()
-        return sum([self.delete(key) for key in checked_keys(keys)])
+        return len(self._store.remove_many(checked_keys(keys)))
 
     def clear(self) -> bool:
         """Remove everything, and refuse every load that is under way. True.

@@ -90,24 +90,24 @@ class Table:
     of date.
     """
 
-    __slots__ = ("_places", "_slots", "words")
+    __slots__ = ("_slots", "places", "words")
 
     def __init__(self, words: memoryview, geometry: Geometry) -> None:
         self.words = words
         self._slots = range(TABLE, TABLE + 3 * geometry.table, 3)
-        # Where a segment was last found. Other processes change the table, so it is checked before use.
-        self._places: dict[int, int] = {}
+        #: Where a segment was last found. Other processes change the table, so it is checked before use.
+        self.places: dict[int, int] = {}
 
     def find(self, segment: int) -> int:
         """Return the word at which its entry begins; 0 if it has none."""
-        place = self._places.get(segment, 0)
+        place = self.places.get(segment, 0)
         if place and self.words[place] == segment:
             return place
         for place in self._slots:
             if self.words[place] == segment:
-                if len(self._places) >= len(self._slots):
-                    self._places.clear()
-                self._places[segment] = place
+                if len(self.places) >= len(self._slots):
+                    self.places.clear()
+                self.places[segment] = place
                 return place
         return 0
 
@@ -127,24 +127,19 @@ class Table:
         place = self.find(segment)
         if place:
             self.words[place] = 0
-            self._places.pop(segment, None)
+            self.places.pop(segment, None)
 
     def gain(self, segment: int, size: int) -> None:
         """Add live bytes, before their slot is stored."""
         words = self.words
-        # As in find(), whose call takes a tenth of a write.
-        place = self._places.get(segment, 0)
-        if words[place] != segment:
-            place = self.find(segment)
+        place = self.find(segment)
         if place:
             words[place + 2] += size
 
     def lose(self, segment: int, size: int) -> int:
         """Subtract live bytes, after their slot was changed; return what is left."""
         words = self.words
-        place = self._places.get(segment, 0)
-        if words[place] != segment:
-            place = self.find(segment)
+        place = self.find(segment)
         if not place:
             return 0
         left: int = words[place + 2] - size

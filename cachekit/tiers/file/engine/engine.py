@@ -45,7 +45,7 @@ _MOST_LOCATIONS: Final = 4096
 #: Bytes of a key whose location is remembered: a few thousand longer ones could take gigabytes.
 _LONGEST_LOCATED: Final = 512
 #: A key encoded, its hash, its shard, and the word of its token.
-_Location: TypeAlias = "tuple[bytes, int, Shard, int]"
+Location: TypeAlias = "tuple[bytes, int, Shard, int]"
 
 
 class EngineStats(NamedTuple):
@@ -82,8 +82,8 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_folder", "_hash_of", "_last_stats", "_locations", "_shard_shift",
-        "_shards", "_surely_fits", "_time", "_users", "exposure", "geometry", "path", "tokens",
+        "__weakref__", "_closed", "_folder", "_hash_of", "_last_stats", "_shard_shift",
+        "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -110,9 +110,10 @@ class Engine:
         self.geometry = geometry = directory.geometry
         self._users = directory.users
         self._hash_of = hasher(directory.salt)
-        self._locations: dict[str, _Location] = {}
+        #: What `locate` returned for keys that were used last.
+        self.locations: dict[str, Location] = {}
         #: Bytes of key, names and payload that fit into every shard, without a closer look.
-        self._surely_fits = geometry.segment >> 3
+        self.surely_fits = geometry.segment >> 3
         self._closed = False
         self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
@@ -148,7 +149,7 @@ class Engine:
 
     def get(self, key: str) -> Record | None:
         """Return the live record of a key, or None."""
-        octets, hashed, shard, _ = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, _ = self.locations.get(key) or self.locate(key)
         return shard.get(hashed, octets, self._time())
 
     def look(self, key: str) -> tuple[SharedFence, Record] | None:
@@ -156,7 +157,7 @@ class Engine:
 
         The fence covers no tags. The caller may add those of the record.
         """
-        octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         # As in fence(), without its call and for no tags.
         tokens = shard.tokens
         words = tokens.words
@@ -186,7 +187,7 @@ class Engine:
 
         With the WRITING bit set, a write is under way: what is read now must not be copied elsewhere.
         """
-        _, _, shard, bucket = self._locations.get(key) or self._locate(key)
+        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
         tokens = shard.tokens
         token: int = tokens.words[bucket]
         if token & WRITING and tokens.is_abandoned(bucket, token):
@@ -200,7 +201,7 @@ class Engine:
 
     def fence(self, key: str, names: frozenset[str] = NO_TAGS) -> SharedFence:
         """Return a fence over a key and tags, to be taken before the record, or the value, is read."""
-        _, _, shard, bucket = self._locations.get(key) or self._locate(key)
+        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
         tokens = shard.tokens
         words = tokens.words
         # First: if a later comparison finds the same epoch, it need not compare tags. During an invalidation
@@ -259,20 +260,15 @@ class Engine:
             OSError: the disk is full, or fails. The key's record is removed.
             LockTimeoutError: nothing was changed.
         """
-        octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect is not None and expect & WRITING:
             return None
-        token = fresh()
-        if len(payload) + len(names) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
-            reason = self._too_large(len(octets) + len(names), payload, tags, sign, shard)
-            if reason is not None:
-                if expect is None:
-                    # The caller replaces the old record. If the new one does not fit, the key has none.
-                    shard.lock.run(shard.delete, hashed, octets, bucket, token, 0, self._time())
-                raise reason
+        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
+            self.refuse_too_large(key, payload, names, tags, sign, removes=expect is None)
         record = encode(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
+        token = fresh()
         last = WRITING if in_progress else 0
         stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, last)
         # None: called within another write of this thread, after which it will be stored.
@@ -302,13 +298,11 @@ class Engine:
         Raises:
             ValueTooLargeError: the record is larger than its shard of the limit, or has over 65,535 tags.
         """
-        octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect & WRITING:
             return False
-        if len(payload) + len(names) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
-            reason = self._too_large(len(octets) + len(names), payload, tags, sign, shard)
-            if reason is not None:
-                raise reason
+        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
+            self.refuse_too_large(key, payload, names, tags, sign, removes=False)
         record = encode(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
@@ -316,17 +310,59 @@ class Engine:
         # None: called within another write of this thread; it may be refused after that.
         return False if outcome is None else cast("Record | bool", outcome)  # mypy joins the union's types
 
+    def refuse_too_large(
+        self,
+        key: str,
+        payload: bytes,
+        names: bytes,
+        tags: TagTokens,
+        sign: Callable[..., bytes] | None,
+        *,
+        removes: bool,
+    ) -> None:
+        """Raise ValueTooLargeError if a record does not fit even into an empty shard.
+
+        With `removes` the key is removed first: the caller replaces its record, so it has none then.
+        """
+        octets, _, shard, _ = self.locations.get(key) or self.locate(key)
+        largest = shard.files.largest()
+        size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
+        if len(tags) > MOST_TAGS:
+            reason = f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}"
+        elif record_size(len(octets), len(names), size, len(tags)) > largest:
+            reason = (
+                f"a value of {len(payload)} bytes under a key of {len(octets)} does not fit: this directory, "
+                f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
+                f"raise the limit, or store less"
+            )
+        else:
+            return
+        if removes:
+            self.delete(key)
+        raise ValueTooLargeError(reason)
+
     def delete(self, key: str, *, in_progress: bool = False) -> tuple[bool, int]:
         """Remove a key and change its token; return whether the key was there, and the token."""
-        octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         token = fresh()
         last = WRITING if in_progress else 0
         removed = shard.lock.run(shard.delete, hashed, octets, bucket, token, last, self._time())
         return bool(removed), token
 
+    def delete_many(self, keys: Iterable[str]) -> list[str]:
+        """Do as `delete` for several keys, shard by shard; return those that were there."""
+        by_shard: dict[Shard, list[tuple[str, int, bytes, int]]] = {}
+        for key in keys:
+            octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+            by_shard.setdefault(shard, []).append((key, hashed, octets, bucket))
+        removed: list[str] = []
+        for shard, places in by_shard.items():
+            shard.lock.run(shard.delete_many, places, self._time(), removed)
+        return removed
+
     def delete_if(self, key: str, expect: int, *, in_progress: bool = False) -> tuple[bool, int] | None:
         """Do as `delete` if the key's token is the expected one, without a write in progress; else None."""
-        octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect & WRITING:
             return None
         token = fresh()
@@ -341,7 +377,7 @@ class Engine:
 
         If so, `token` is the key's from now on.
         """
-        _, _, shard, bucket = self._locations.get(key) or self._locate(key)
+        _, _, shard, bucket = self.locations.get(key) or self.locate(key)
         return bool(shard.lock.run(shard.finish_write, bucket, token, fresh()))
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
@@ -443,7 +479,7 @@ class Engine:
         self._shards = ()
         self.tokens = None
         self._folder = None
-        self._locations = {}
+        self.locations = {}
         self._users.close()
 
     def before_fork(self) -> None:
@@ -469,9 +505,10 @@ class Engine:
 
     # -- inside -----------------------------------------------------------------------------------------
 
-    def _locate(self, key: str) -> _Location:
+    def locate(self, key: str) -> Location:
+        """Return a key encoded, its hash, its shard, and the word of its token. See `locations` first."""
         # In this order, so that a dict which close() has replaced in between is not filled.
-        locations = self._locations
+        locations = self.locations
         if self._closed:
             raise self._refusal()
         shards = self._shards
@@ -498,27 +535,6 @@ class Engine:
 
     def _refusal(self) -> CacheClosedError:
         return CacheClosedError(f"the cache directory {self.path} was closed")
-
-    def _too_large(
-        self,
-        key: int,
-        payload: bytes,
-        tags: TagTokens,
-        sign: Callable[..., bytes] | None,
-        shard: Shard,
-    ) -> ValueTooLargeError | None:
-        """Return an error if the record would not fit even into an empty shard."""
-        if len(tags) > MOST_TAGS:
-            return ValueTooLargeError(f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}")
-        largest = shard.files.largest()
-        seal = 0 if sign is None else SIGNATURE_SIZE
-        if record_size(key, 0, len(payload) + seal, len(tags)) <= largest:
-            return None
-        return ValueTooLargeError(
-            f"a value of {len(payload)} bytes under a key of {key} does not fit: this directory, "
-            f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
-            f"raise the limit, or store less"
-        )
 
 
 def _most_mapped(shards: int) -> int:

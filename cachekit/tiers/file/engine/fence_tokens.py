@@ -27,6 +27,8 @@ _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
 _LOW: Final = WRITING - 1
 _DRAWN: Final = 512
+_MOST_KNOWN: Final = 1024  # tags whose buckets are remembered, and the most bytes of each
+_LONGEST_KNOWN: Final = 256
 _ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
 
 
@@ -100,7 +102,16 @@ class Tokens:
         read_only: map it without write access.
     """
 
-    __slots__ = ("_buckets", "_news", "_shift", "_suspects", "_tag_mask", "_tag_start", "words")
+    __slots__ = (
+        "_buckets",
+        "_news",
+        "_shift",
+        "_suspects",
+        "_tag_buckets",
+        "_tag_mask",
+        "_tag_start",
+        "words",
+    )
 
     def __init__(
         self, folder: Folder, geometry: Geometry, effects: FileOps, *, read_only: bool = False
@@ -113,6 +124,8 @@ class Tokens:
         self._buckets = geometry.buckets
         self._tag_start = _HEAD + geometry.buckets
         self._tag_mask = geometry.tag_buckets - 1
+        # The buckets of tags that were used last: most entries have one of a few tags.
+        self._tag_buckets: dict[str, int] = {}
         self._suspects: dict[int, tuple[int, float]] = {}
 
     def bucket(self, hashed: int) -> int:
@@ -121,13 +134,22 @@ class Tokens:
 
     def of_tags(self, tags: Iterable[str]) -> TagTokens:
         """Return bucket and token of each tag, to be read before a value is loaded and stored with it."""
-        buckets = [self._tag_bucket(tag) for tag in tags]
-        return tuple([(bucket, self.words[self._tag_start + bucket]) for bucket in buckets])
+        words, start, known = self.words, self._tag_start, self._tag_buckets
+        found = []
+        for tag in tags:
+            bucket = known.get(tag)
+            if bucket is None:
+                bucket = self._tag_bucket(tag)
+            found.append((bucket, words[start + bucket]))
+        return tuple(found)
 
     def are_current(self, tags: TagTokens) -> bool:
         """Tell whether none of the tags was invalidated since their tokens were read."""
         words, start, mask = self.words, self._tag_start, self._tag_mask
-        return all(words[start + (bucket & mask)] == token for bucket, token in tags)
+        for bucket, token in tags:  # noqa: SIM110  # all(...) takes twice as long
+            if words[start + (bucket & mask)] != token:
+                return False
+        return True
 
     def invalidate_tags(self, tags: Iterable[str]) -> None:
         """Invalidate every record, and every copy, that carries a token of one of the tags."""
@@ -194,4 +216,9 @@ class Tokens:
 
     def _tag_bucket(self, tag: str) -> int:
         octets = tag.encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(octets, digest_size=4).digest(), "little") & self._tag_mask
+        bucket = int.from_bytes(blake2b(octets, digest_size=4).digest(), "little") & self._tag_mask
+        if len(octets) <= _LONGEST_KNOWN:
+            if len(self._tag_buckets) >= _MOST_KNOWN:
+                self._tag_buckets.clear()
+            self._tag_buckets[tag] = bucket
+        return bucket

@@ -283,6 +283,17 @@ class Shard:
             self._compact_a_little()
         return True
 
+    def put_many(self, records: list[tuple[int, bytes, int, int]]) -> bool | Again:
+        """Do as `put` for hash, record, bucket and token of several keys; under the lock.
+
+        What was stored leaves the list, so a call after AGAIN goes on with the others.
+        """
+        while records:
+            if self.put(*records[-1], None, 0) is AGAIN:
+                return AGAIN
+            records.pop()
+        return True
+
     def add(
         self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
     ) -> Record | bool | Again:
@@ -334,6 +345,12 @@ class Shard:
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
         self._remove(hashed, bucket, token, last)
         return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
+
+    def delete_many(self, keys: list[tuple[str, int, bytes, int]], now: float, removed: list[str]) -> None:
+        """Do as `delete` for several keys; add those that were there to `removed`. Under the lock."""
+        for key, hashed, octets, bucket in keys:
+            if self.delete(hashed, octets, bucket, fresh(), 0, now):
+                removed.append(key)
 
     def delete_if(
         self, hashed: int, key: bytes, bucket: int, token: int, expect: int, last: int, now: float

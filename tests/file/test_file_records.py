@@ -1,0 +1,191 @@
+"""What a record says of its entry, under one checksum or one signature, and what is stored many at a time."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+from file_checks import SMALL, check
+
+from cachekit import CacheEntry, FileCache, IntelligentCache
+from cachekit.testing import ManualClock
+from cachekit.testing.faults import CrashError, StoppingEffects
+from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.file import store_of
+from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.fence_tokens import fresh
+from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
+
+SECRET = "s" * 16
+#: How a value may be stored.
+KINDS: list[dict[str, Any]] = [
+    {}, {"codec": "json"}, {"compression": "zlib"}, {"secret": SECRET},
+    {"secret": SECRET, "compression": "zlib", "codec": "json"},
+]  # fmt: skip
+
+
+def engine_of(cache: FileCache) -> Engine:
+    store = store_of(cache)
+    assert store is not None
+    return store.engine()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", ["short", "long" * 3000])
+def test_everything_comes_back(tmp_path: Path, kind: Mapping[str, Any], value: str) -> None:
+    """Times, tags and their tokens, in every way of storing, also after a restart."""
+    clock = ManualClock()
+    tags = frozenset({"a", "täg", "\ud800", "t" * 300})
+    origin = ServerTokens(7, {tag: number for number, tag in enumerate(sorted(tags), 1)})
+    entry = CacheEntry("k", value, clock.time() - 5, ttl=60, tags=tags, stale_ttl=9)
+    with FileCache(tmp_path, 1, clock=clock, **kind) as cache:
+        assert cache.put("k", entry, origin) is not None
+    with FileCache(tmp_path, 1, clock=clock, **kind) as cache:
+        found = cache.look("k")
+        assert found is not None
+        assert found.origin == origin
+        assert (found.entry.value, found.entry.tags) == (value, tags)
+        assert (found.entry.ttl, found.entry.stale_ttl) == (60, 9)
+        assert found.entry.created_timestamp == pytest.approx(clock.time() - 5)
+        assert found.fence.names == tags
+        assert found.fence.is_current()
+        assert cache.get_value("k") == value
+
+
+def test_a_signature_covers_every_byte_of_a_record(tmp_path: Path) -> None:
+    """Whoever may write can make any checksum right, and still changes neither a time, a tag nor a value."""
+    with FileCache(tmp_path, 1, secret=SECRET) as cache:
+        cache.set_value("k", "value", ttl=60, tags={"t"})
+        engine = engine_of(cache)
+        _, hashed, shard, bucket = engine.locate("k")
+        record = engine.get("k")
+        assert record is not None
+        for at in range(4, record.end):
+            changed = bytearray(record.content)
+            changed[at] ^= 1
+            changed[:4] = crc32(changed[4:]).to_bytes(4, "little")
+            shard.lock.run(shard.put, hashed, bytes(changed), bucket, fresh(), None, 0)
+            assert cache.get_value("k", "miss") == "miss", at
+            assert cache.get("k") is None, at
+        shard.lock.run(shard.put, hashed, record.content, bucket, fresh(), None, 0)
+        assert cache.get_value("k") == "value"
+
+
+def test_a_signature_counts_in_one_namespace(tmp_path: Path) -> None:
+    """What another one's cache has signed with the same secret is a miss."""
+    with (
+        FileCache(tmp_path, 1, secret=SECRET, namespace="a") as one,
+        FileCache(tmp_path, 1, secret=SECRET, namespace="b") as two,
+    ):
+        one.set_value("k", "value")
+        record = engine_of(one).get("k")
+        store = store_of(one)
+        assert record is not None
+        assert store is not None
+        payload = record.payload[:-SIGNATURE_SIZE]
+        for engine in (engine_of(one), engine_of(two)):
+            engine.put("k", payload, flags=record.flags, sign=store._handle.codec.sign)
+            assert engine.get("k") is not None
+        assert one.get_value("k") == "value"
+        assert two.get_value("k") is None
+
+
+def test_times_that_are_none_are_damage(tmp_path: Path) -> None:
+    """Where others may write, a checksum proves nothing: no time of a record leads to an exception."""
+    with FileCache(tmp_path, 1) as cache, IntelligentCache(redis_cache=None, file_cache=cache) as over:
+        engine = engine_of(cache)
+        octets, hashed, shard, bucket = engine.locate("k")
+        cache.set_value("k", "value")
+        record = engine.get("k")
+        assert record is not None
+        bad = (float("nan"), float("inf"), -float("inf"), 1e300, -1e300)
+        for created in bad:
+            for expiry in (*bad, 1e12):
+                for stale in bad:
+                    forged = encode(
+                        octets, hashed, record.payload, expiry, record.flags, 0, (), created, stale, b"", None
+                    )
+                    shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
+                    assert cache.get_value("k") in ("value", None)
+                    cache.get("k")
+                    assert over.get("k") in ("value", None)
+                    over.explain("k")
+
+
+def test_names_that_are_none_are_damage(tmp_path: Path) -> None:
+    """As above, for the names of the tags."""
+    with FileCache(tmp_path, 1) as cache, IntelligentCache(redis_cache=None, file_cache=cache) as over:
+        engine = engine_of(cache)
+        octets, hashed, shard, bucket = engine.locate("k")
+        cache.set_value("k", "value")
+        record = engine.get("k")
+        assert record is not None
+        tags = engine.tag_tokens(["t"])
+        for names in (b"", b"x", struct.pack("<QI", 0, 9) + b"t", struct.pack("<QI", 0, 1) + b"\xff"):
+            forged = encode(
+                octets, hashed, record.payload, 1e12, record.flags, 0, tags, 1.0, 1e12, names, None
+            )
+            shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
+            assert cache.get("k") is None
+            assert over.get("k") in ("value", None)
+        assert HEADER.size == 60, "docs/file.md names it"
+
+
+def test_many_keys_need_room(tmp_path: Path) -> None:
+    """A batch that fills the directory several times over is stored like its keys one by one."""
+    with FileCache(tmp_path, 1) as cache, IntelligentCache(None, None, cache) as over:
+        for turn in range(4):
+            values = {f"k{number}": f"{turn}.{number}" * 300 for number in range(700)}
+            assert over.set_many(values, tags={"t"})
+            last = list(values)[-1]
+            assert over.get(last) == values[last], "the last ones fit"
+            found = over.get_many(values)
+            assert found.items() <= values.items()
+            assert len(found) > 100
+            check(engine_of(cache))
+        assert over.delete_many([*found, "never"]) == len(found)
+        assert over.get_many(found) == {}
+        over.set_many({"a": 1, "b": 2}, tags={"t"})
+        over.invalidate_by_tags({"t"})
+        assert over.get_many(["a", "b"]) == {}
+
+
+def test_a_batch_that_is_cut_off(tmp_path: Path) -> None:
+    """After `kill -9` at any step each of its keys has the value of before or of after, or none."""
+    before = {f"k{number}": b"before %d" % number for number in range(6)}
+    for allowed in range(200):
+        path = tmp_path / f"{allowed}"
+        with Engine(path, geometry=SMALL) as engine:
+            for key, payload in before.items():
+                engine.put(key, payload)
+        effects = StoppingEffects()
+        engine = Engine(path, geometry=SMALL, effects=effects)
+        batch = []
+        for key in before:
+            octets, hashed, shard, bucket = engine.locate(key)
+            payload = b"after" * 40
+            record = encode(octets, hashed, payload, 1e12, 0, 0, (), 0.0, 0.0, b"", None)
+            batch.append((hashed, record, bucket, fresh()))
+        effects.count, effects.allowed = 0, allowed
+        done = False
+        try:
+            shard.lock.run(shard.put_many, batch)
+            done = True
+        except CrashError:
+            pass
+        effects.allowed = None
+        engine.close()
+        with Engine(path, geometry=SMALL) as engine:
+            for key, payload in before.items():
+                found = engine.get(key)
+                allowed_values = {b"after" * 40} if done else {payload, b"after" * 40}
+                assert found is None or found.payload in allowed_values, (key, allowed)
+            check(engine, exact=False)
+        if done:
+            break
+    assert done, "the batch has fewer steps"
+    assert allowed > 30
