@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import inside
 import pytest
 from redis_server import wait_until
 
-from cachekit import IntelligentCache
+from cachekit import FileCache, IntelligentCache
 from cachekit.runtime.interrupts import is_interrupt
 
 
@@ -103,3 +104,57 @@ class TestLoads:
             other.join(60)
             assert answers == [2]
             assert len(calls) == 2
+
+
+class Picky:
+    """A value that is interrupted while it is pickled, and one while it is unpickled."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def __getstate__(self) -> str:
+        if self.when == "stored":
+            interrupted()
+        return self.when
+
+    def __setstate__(self, when: str) -> None:
+        self.when = when
+        if armed:
+            interrupted()
+
+
+#: Not empty while values are interrupted as they are read.
+armed: list[bool] = []
+
+
+class TestValues:
+    @pytest.mark.parametrize("codec", ["trusted", "signed"])
+    def test_while_they_are_stored_and_read(self, tmp_path: Path, codec: str) -> None:
+        """No value is taken for one that cannot be stored, or for damage."""
+        file = FileCache(tmp_path, max_size_mb=20, secret=None if codec == "trusted" else "a secret of mine")
+        with IntelligentCache(None, None, file) as cache, handled_by(over):
+            stored, read = Picky("stored"), Picky("read")
+            writes: list[Callable[[], object]] = [
+                lambda: cache.set("k", stored),
+                lambda: cache.get_or_set("k", lambda: stored),
+                lambda: cache.set_many({"k": [stored]}),
+            ]
+            for call in writes:
+                with pytest.raises(TimeLimit):
+                    call()
+                assert cache.get("k") is None
+            cache.set("k", [read])
+            cache.set("k2", read)
+            armed.append(True)
+            reads: list[Callable[[], object]] = [
+                lambda: cache.get("k"),
+                lambda: cache.get("k2"),
+                lambda: cache.get_or_set("k", lambda: 1),
+                lambda: cache.get_many(["k", "k2"]),
+            ]
+            for call in reads:
+                with pytest.raises(TimeLimit):
+                    call()
+            armed.clear()
+            assert cache.get("k", [stored])[0].when == "read"
+            assert file.get_stats().errors == 0

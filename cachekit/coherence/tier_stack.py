@@ -35,6 +35,7 @@ from cachekit.coherence.writes import TierWrites
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.once_only import OnceOnlyError
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
@@ -446,8 +447,14 @@ class TierStack:
         return {} if answers is UNAVAILABLE else answers
 
     def _cannot_hold(self, lower: TierAccessor[Any], entry: CacheEntry, error: Exception) -> Unavailable:
-        """Log that the tier cannot hold a loaded value. The caller has paid for it, and gets no error."""
+        """Log that the tier cannot hold a loaded value. The caller has paid for it, and gets no error.
+
+        Raises:
+            OnceOnlyError: the value is for one reader only, so memory must not keep it either.
+        """
         lower.errors += 1
+        if isinstance(error, OnceOnlyError):
+            raise error
         if type(entry.value) not in self._unstorable:
             self._unstorable.add(type(entry.value))
             import logging

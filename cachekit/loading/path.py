@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, fi
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
-from cachekit.errors import CacheClosedError, LoadTimeoutError
+from cachekit.errors import CacheClosedError, LoadTimeoutError, TierUnavailableError
 from cachekit.loading.flights import (
     Flight,
     FlightCancelled,
@@ -32,7 +32,8 @@ from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
 from cachekit.model.counters import LoadCounters
 from cachekit.model.display import shown_error, shown_key, shown_keys
-from cachekit.model.types import MISSING, Missing
+from cachekit.model.once_only import OnceOnlyError
+from cachekit.model.types import MISSING, CacheLevel, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.backoff import random_fraction
@@ -344,7 +345,7 @@ class LoadPath:
             return self._fail(flights, error)
         except (SystemExit, KeyboardInterrupt) as error:
             if flights[0].is_unwatched:
-                self.log.add(shown_key(flights[0].key), shown_error(error))
+                self.log.add(failed_load(flights[0].key, error))
             raise
         finally:
             # Callers try again for keys that were left out, and after KeyboardInterrupt and the like. No
@@ -424,11 +425,23 @@ class LoadPath:
                     values[fence.key] = tiers.store_loaded(fence, value, ttl, level, stale_ttl)
         except CacheClosedError:
             pass  # closed during the load: nothing is stored, but the callers get the values
+        except (TierUnavailableError, OnceOnlyError):
+            raise  # of a strict cache; what can be read once is for no second caller
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+            # Whatever it was, of a codec, a weigher or a tier of the user's: the load has been paid for.
+            self._could_not_store([fence.key for fence, _, _ in lasting], error)
+
+    def _could_not_store(self, keys: Sequence[str], error: Exception) -> None:
+        self.log.add(f"loaded values were not stored, {shown_key(keys[0])} among them: {shown_error(error)}")
+        for key in keys:  # nor may an older value be left
+            self.tiers.writes.delete(key, CacheLevel.ALL)
 
     def _fail(self, flights: Flights, error: Exception) -> Outcome[Any]:
         for flight in flights:
             if flight.is_unwatched:
-                self.log.add(shown_key(flight.key), shown_error(error))
+                self.log.add(failed_load(flight.key, error))
             flight.set_exception(error)
         return Outcome(error=error)
 
@@ -444,8 +457,13 @@ class LoadPath:
         count = len(values)
         self.figures.stale_served += count
         if error is not None:
-            self.log.add(shown_key(keys[0]), shown_error(error))
+            self.log.add(failed_load(keys[0], error))
         return values
+
+
+def failed_load(key: str, error: BaseException) -> str:
+    """Return the log line of a load whose error no caller gets."""
+    return f"load of {shown_key(key)} failed, serving the old value if there is one: {shown_error(error)}"
 
 
 def _check_batch(loaded: object, keys: Sequence[str]) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from types import AsyncGeneratorType, CoroutineType
 
-from cachekit.errors import SerializationError
 from cachekit.model.display import shown_key, shown_value
+from cachekit.model.once_only import OnceOnlyError, refuse_once_only
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
 TYPE_CHECKING = False
@@ -166,34 +164,28 @@ def check_share(argument: str, share: object, what: str) -> None:
         raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 
 
-# Types whose values can be read more than once: one lookup here avoids the full check.
-PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
+# Types whose values hold no other value and can be read more than once: one lookup avoids the full check.
+PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def refuse_unstorable(value: object, key: str | None = None) -> None:
-    """Raise if the value can be used only once: the second reader would find it empty.
+    """Raise if the value, or one inside it, can be used only once: the second reader would find it empty.
 
     Raises:
-        SerializationError: the value is awaitable, or an iterator, such as a generator or an open file.
+        SerializationError: a value is awaitable, or an iterator, such as a generator or an open file.
         ValueError: the value is MISSING.
     """
-    kind = type(value)
     if value is MISSING:
         raise ValueError(
             f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
         )
-    if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
-        if isinstance(value, CoroutineType):
-            value.close()  # an unclosed coroutine would warn that it was never awaited
-        raise SerializationError(
-            f"{_value_of(key)} is a {kind.__name__}, which can be awaited only once; await it, "
-            f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
-        )
-    if (hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType)) and not _is_mock(kind):
-        raise SerializationError(
-            f"{_value_of(key)} is a {kind.__name__}, which can be read only once; "
-            f"cache its contents instead, for example list(...)"
-        )
+    try:
+        refuse_once_only(value, "the value")
+    except OnceOnlyError as error:
+        if key is None:
+            raise
+        # The text of a key is made only where it is needed.
+        raise OnceOnlyError(str(error).replace("the value", _value_of(key), 1)) from None
 
 
 def not_a_function(argument: str, takes: str, value: object) -> TypeError:
@@ -205,9 +197,3 @@ def not_a_function(argument: str, takes: str, value: object) -> TypeError:
 
 def _value_of(key: str | None) -> str:
     return "the value" if key is None else f"the value of {shown_key(key)}"
-
-
-def _is_mock(kind: type) -> bool:
-    # A mock has every method, so it looks like an iterator; tests cache mocks.
-    mock = sys.modules.get("unittest.mock")
-    return mock is not None and issubclass(kind, mock.NonCallableMock)

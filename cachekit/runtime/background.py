@@ -84,14 +84,12 @@ class RateLimitedLog:
         self._monotonic = monotonic
         self._last: float | None = None
 
-    def add(self, load: str, error: str) -> None:
-        """Log that a background load failed, in texts that hold no secret."""
+    def add(self, event: str) -> None:
+        """Log what happened, in a text that holds no secret."""
         now = self._monotonic()
         if self._last is not None and now < self._last + _PAUSE:
             return
         self._last = now
         import logging
 
-        logging.getLogger("cachekit").warning(
-            "load of %s failed, serving the old value if there is one: %s", load, error
-        )
+        logging.getLogger("cachekit").warning("%s", event)

@@ -12,10 +12,11 @@ import io
 import pickle
 import sys
 from collections.abc import Iterable
-from types import CoroutineType
 from typing import Any, Final, final
 
 from cachekit.errors import SerializationError, UnreadableError
+from cachekit.model.once_only import OnceOnlyError, refusal_of
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.collisions import HealthMonitor, watched
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
@@ -32,23 +33,6 @@ _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset, bytearray})
 _NAMING: Final = b"\x93\x82\x83\x84"
 
 
-def once_only(value: object) -> str | None:
-    """What is wrong with a value that can be consumed only once, and what to do; else None."""
-    kind = type(value)
-    if isinstance(value, io.IOBase):
-        return f"an open file ({kind.__name__}) cannot be stored; store what it contains"
-    if hasattr(kind, "__next__"):
-        return f"a {kind.__name__} can be consumed only once, so it cannot be stored; store list(...) of it"
-    if hasattr(kind, "__anext__"):
-        return (
-            f"a {kind.__name__} can be consumed only once, so it cannot be stored; "
-            f"store [x async for x in ...] of it"
-        )
-    if isinstance(value, CoroutineType):
-        return "a coroutine can be awaited only once, so it cannot be stored; store what it returns"
-    return None
-
-
 # Types that were looked at and left to pickle: looking again would cost as much as pickling a
 # datetime does. Emptied when full, so that it does not keep classes alive for ever.
 _unremarkable: set[type] = set()
@@ -62,9 +46,9 @@ class _Pickler(pickle.Pickler):
         kind = type(value)
         if kind in _unremarkable:
             return NotImplemented
-        refusal = once_only(value)
+        refusal = refusal_of(value)
         if refusal is not None:
-            raise SerializationError(refusal)
+            raise OnceOnlyError(f"the value contains {refusal}")
         if kind.__name__ == "ZoneInfo" and kind.__module__ == "zoneinfo":
             # Pickle would store a getattr(ZoneInfo, "_unpickle"), which no allow-list can permit.
             # ZoneInfo(key) does the same for every zone that came from there.
@@ -145,7 +129,10 @@ class PickleCodec:
             # In C at once. Whatever else than plain values was in it, its class or function is named.
             try:
                 payload = pickle.dumps(value, PROTOCOL)
-            except Exception:  # noqa: BLE001  # the pickler that looks says what is wrong
+            except Exception as error:
+                if is_interrupt(error):
+                    raise
+                # The pickler that looks says what is wrong.
                 return _dumps_looking(value)
             if _names_nothing(payload):
                 return payload
@@ -169,8 +156,12 @@ class PickleCodec:
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:
+            if is_interrupt(error):
+                raise
             raise UnreadableError(f"a class of the stored value is gone: {error}", "class") from error
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise UnreadableError(
                 f"the stored pickle cannot be loaded: {type(error).__name__}", "damage"
             ) from error
@@ -204,6 +195,8 @@ class PickleCodec:
         except pickle_inspector.RefusedClassError as refused:
             raise SerializationError(_refusal(value, refused.module, refused.name)) from refused
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise SerializationError(
                 f"a {type(value).__name__} was pickled, but could not be read back from a place "
                 f"that is not trusted: {error}; give the cache a secret=, or store simpler values"
@@ -236,6 +229,8 @@ def _dumps_looking(value: Any) -> bytes:
             f"a {type(value).__name__} is nested too deeply to be pickled; store a flatter value"
         ) from error
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise SerializationError(
             f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "
             f"that are defined at the top of a module"

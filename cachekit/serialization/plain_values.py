@@ -24,8 +24,9 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cachekit.errors import SerializationError, UnreadableError
+from cachekit.model.once_only import refusal_of
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization.collisions import check
-from cachekit.serialization.pickle_codec import once_only
 
 TAG: Final = "$"
 
@@ -141,9 +142,9 @@ class Plainer:
         )
 
     def _refusal(self, value: Any) -> str:
-        refusal = once_only(value)
+        refusal = refusal_of(value)
         if refusal is not None:
-            return refusal
+            return f"the value contains {refusal}"
         kind = type(value)
         name = (
             kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -175,6 +176,8 @@ def decode(tagged: dict[str, Any]) -> Any:
     except UnreadableError:
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise UnreadableError(f"a stored value is malformed: {type(error).__name__}", "damage") from error
 
 

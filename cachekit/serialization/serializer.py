@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeAlias, final
 
 from cachekit.errors import UnreadableError
 from cachekit.model.validation import checked_key
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
 from cachekit.serialization.codec import Codec
@@ -106,6 +107,8 @@ class Stored:
         except UnreadableError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise UnreadableError(
                 f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
             ) from error
@@ -275,9 +278,10 @@ class Serializer:
                 payload = data[_HEADER.stop :]
                 if zlib.crc32(payload) == checksum:
                     return self._decode(payload), created, expires, stale
-        except Exception:  # noqa: BLE001, S110  # `decode` says what is wrong
-            pass
-        return None
+        except Exception as error:
+            if is_interrupt(error):
+                raise
+        return None  # `decode` says what is wrong
 
     def _unknown(self, begin: bytes) -> UnreadableError:
         if begin == envelope.CHECKED:

@@ -78,7 +78,7 @@ def test_the_error_names_type_codec_and_remedy() -> None:
 @both
 def test_iterators_are_refused_in_the_same_words(codec: Codec) -> None:
     """What can be consumed only once is no matter of the codec."""
-    with pytest.raises(SerializationError, match="can be consumed only once"):
+    with pytest.raises(SerializationError, match="can be read only once"):
         codec.encode([iter([1])])
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compressor, unpack
 from cachekit.serialization.pickle_codec import PickleCodec
@@ -83,6 +84,8 @@ class RecordCodec:
         except UnreadableError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise UnreadableError(
                 f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
             ) from error
