@@ -1,7 +1,7 @@
 """Which exceptions a signal handler raised: a time limit, such as that of a task queue or of a test runner.
 
 Such an exception can appear in any line of the main thread. It says nothing about the value, the tier or the
-loader that this line works with, so whoever started the work must get it.
+loader that this line works with, so the caller of this work must get it.
 """
 
 from __future__ import annotations

@@ -221,15 +221,17 @@ def test_touch(tmp_path: Path) -> None:
 
 
 def test_a_clock_set_back_lengthens_no_copy(tmp_path: Path) -> None:
-    """What was made in the future counts as made now; its TTL stays."""
+    """What was made in the future is a miss. Once the clock is right it is there, until its TTL ends."""
     clock = ManualClock()
     with FileCache(tmp_path, 1, clock=clock) as cache:
         cache.set_value("k", 1, ttl=10)
         clock.jump(-1000)
+        assert cache.get("k") is None
+        clock.jump(1000)
         entry = cache.get("k")
         assert entry is not None
         assert (entry.created_timestamp, entry.ttl) == (clock.time(), 10)
-        clock.jump(2000)
+        clock.jump(1000)
         assert cache.get("k") is None
 
 
@@ -485,3 +487,22 @@ def test_a_fence_of_another_directory_is_broken(tmp_path: Path) -> None:
         assert isinstance(fence, SharedFence)
         assert other.set_if("k", CacheEntry("k", 1), fence) is False
         assert other.put("k", CacheEntry("k", 1), expect=fence) is None
+
+
+def test_a_clock_that_is_set_back(tmp_path: Path, clock: ManualClock) -> None:
+    """What was stored later than the time that it is now is a miss; a small step changes little."""
+    with FileCache(tmp_path, max_size_mb=5, clock=clock) as tier:
+        tier.set_value("before", 1, ttl=100)
+        clock.advance(4000)
+        tier.set_value("k", 1, ttl=2, tags={"t"})
+        clock.jump(-4)
+        assert tier.get_value("k") == 1
+        clock.jump(-3600)
+        assert tier.get_value("k") is None
+        assert tier.look("k") is None
+        assert tier.get_many(["k"]) == {}
+        assert tier.delete("k") is False
+        assert tier.add("k", CacheEntry("k", 2, created_at=clock.time(), ttl=2), tier.fence("k")) is True
+        assert tier.get_value("k") == 2
+        clock.advance(2)
+        assert tier.get_value("k") is None

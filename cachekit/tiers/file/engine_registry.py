@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias, final
 
 from cachekit.runtime import fork
-from cachekit.runtime.clock import Clock
+from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
@@ -73,7 +73,7 @@ class EngineRegistry:
                 )
             return engine, exposure or engine.exposure
         engine = Engine(path, limit, clock=clock, opening=opening)
-        self._users[*engine.identity, clock.time] = (engine, 1)
+        self._users[*engine.identity, _clock_key(clock)] = (engine, 1)
         return engine, engine.exposure
 
     def release(self, engine: Engine) -> None:
@@ -135,9 +135,13 @@ def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
         found = None if folder.objection(USERS) else folder.look(USERS)
     except OSError:  # opening the engine finds out why
         return None, ""
-    # An engine takes the time from one clock, so another clock needs another engine. Bound methods of one
-    # object are equal and have one hash, whether or not the object itself can be compared or hashed.
-    return None if found is None else (found.st_dev, found.st_ino, clock.time), folder.exposure
+    return None if found is None else (found.st_dev, found.st_ino, _clock_key(clock)), folder.exposure
+
+
+def _clock_key(clock: Clock) -> object:
+    """Return what tells clocks apart: an engine takes the time from one clock."""
+    # Bound methods of one object are equal and have one hash, whether or not the object can be compared.
+    return None if isinstance(clock, SystemClock) else clock.time
 
 
 #: The engines of this process.

@@ -40,6 +40,9 @@ from cachekit.tiers.file.engine.shard_files import NO_SLOT, Lack, ShardFiles
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
 from cachekit.tiers.file.folder import Folder
 
+#: Seconds by which an entry may be ahead of the clock. One that is further ahead was stored before the clock
+#: was set back: how much of its life is over cannot be known.
+AHEAD: Final = 5.0
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one hold of the lock or one step of a scan goes through
 _new_record: Final[Callable[..., Record]] = tuple.__new__
@@ -128,12 +131,18 @@ class Shard:
             record = self.lock.run(self._get_locked, hashed, key)
             if record is None:
                 return None
-        if record.expiry <= now or (record.tags and not self.tokens.are_current(record.tags)):
+        # As in `_is_live`, without its call.
+        if not record.created - AHEAD <= now < record.expiry:
+            return None
+        if record.tags and not self.tokens.are_current(record.tags):
             return None
         visited = index.visited
         if not visited[at >> 1]:
             visited[at >> 1] = 1
         return record
+
+    def _is_live(self, record: Record, now: float) -> bool:
+        return record.created - AHEAD <= now < record.expiry and self.tokens.are_current(record.tags)
 
     def reopen(self) -> Index:
         """Return the index of the generation that the control block names now."""
@@ -305,7 +314,7 @@ class Shard:
         if self.tokens.words[bucket] != expect:
             return False
         there = self._get_locked(hashed, key)
-        if there is not None and there.expiry > now and self.tokens.are_current(there.tags):
+        if there is not None and self._is_live(there, now):
             return there
         files, size = self.files, len(record)
         index = files.writing
@@ -344,7 +353,7 @@ class Shard:
         """Remove a key, and change the bucket's token; True if the key was there. Under the lock."""
         there = self._get_locked(hashed, key) if self.words[GENERATION] else None
         self._remove(hashed, bucket, token, last)
-        return there is not None and there.expiry > now and self.tokens.are_current(there.tags)
+        return there is not None and self._is_live(there, now)
 
     def delete_many(self, keys: list[tuple[str, int, bytes, int]], now: float, removed: list[str]) -> None:
         """Do as `delete` for several keys; add those that were there to `removed`. Under the lock."""
