@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
-    from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.file.front import FileCache
     from cachekit.tiers.memory.tier import MemoryCache
     from cachekit.tiers.redis.tier import RedisCache
 
@@ -77,7 +77,7 @@ _MODULES = {
         "model.reports": "Explanation OptimizationReport WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
-        "tiers.file.tier": "FileCache",
+        "tiers.file.front": "FileCache",
         "tiers.memory.tier": "MemoryCache",
         "tiers.redis.tier": "RedisCache",
     }.items()

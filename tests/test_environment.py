@@ -90,6 +90,63 @@ class TestPrograms:
         assert list(own_directory.iterdir()) == []
 
 
+ELSEWHERE = """
+import asyncio, logging, multiprocessing, os, subprocess, sys, threading
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+absent = ("fcntl", "resource", "pwd", "grp", "termios")
+sys.meta_path.insert(0, Absent())
+for name in absent:
+    sys.modules.pop(name, None)
+for name in ("register_at_fork", "fork", "getuid", "geteuid", "pread", "pwrite", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+
+from cachekit import *
+from cachekit import aio
+import cachekit.tiers.redis.tier
+
+with IntelligentCache(MemoryCache(), None, None) as cache:
+    cache.set("k", 1)
+    assert cache.get("k") == 1
+try:
+    FileCache()
+except TierUnavailableError as error:
+    print(error)
+
+@cache_result
+def double(n):
+    print("working")
+    return 2 * n
+
+print(double(2), double(2))
+
+async def main():
+    cache = aio.IntelligentCache(aio.MemoryCache(), None, None)
+    print(await cache.get_or_set("k", lambda: 1))
+
+asyncio.run(main())
+"""
+
+
+def test_a_system_without_posix() -> None:
+    """As Windows has none: memory serves, and the file tier is refused in one sentence."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, timeout=200, check=True
+    )
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith(
+        "a FileCache needs the file locks of POSIX (fcntl), which this system does not"
+    )
+    assert lines[1:] == ["working", "4 4", "1"]
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("file tier disabled")
+
+
 class TestVariables:
     def test_a_wrong_one_is_named(self, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
         """With what would be right; nothing is guessed."""

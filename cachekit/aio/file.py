@@ -16,7 +16,7 @@ from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.base import DirectoryTier
-from cachekit.tiers.file.tier import FileCache as Core
+from cachekit.tiers.file.front import FileCache as Core
 
 
 @final

@@ -20,7 +20,7 @@ from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache, store_of
 
 if TYPE_CHECKING:
-    from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.file.front import FileCache
     from cachekit.tiers.redis import RedisCache
 
 
@@ -109,7 +109,7 @@ def file_cache(clock: Clock) -> FileCache | None:
         ValueError: an environment variable has an invalid value.
     """
     from cachekit.serialization.signing import secrets_from_environment
-    from cachekit.tiers.file.tier import FileCache
+    from cachekit.tiers.file.front import FileCache
 
     base = os.environ.get("CACHEKIT_DIR")
     if base is not None and not base:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ def store_of(tier: object) -> FileStore | None:
 
     None for any other tier. Importing this function does not import the tier.
     """
-    from cachekit.tiers.file import tier as file_tier
-
-    return file_tier.store_of(tier) if type(tier) is file_tier.FileCache else None
+    file_tier = sys.modules.get("cachekit.tiers.file.tier")  # a FileCache was made by this module
+    if file_tier is None or type(tier) is not file_tier.FileCache:
+        return None
+    store: FileStore = file_tier.store_of(tier)
+    return store

@@ -24,7 +24,7 @@ from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
 
-_Identity: TypeAlias = tuple[int, int, Callable[[], float]]
+_Identity: TypeAlias = tuple[int, int, Callable[[], float] | None]
 
 
 @final
@@ -138,7 +138,7 @@ def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
     return None if found is None else (found.st_dev, found.st_ino, _clock_key(clock)), folder.exposure
 
 
-def _clock_key(clock: Clock) -> object:
+def _clock_key(clock: Clock) -> Callable[[], float] | None:
     """Return what tells clocks apart: an engine takes the time from one clock."""
     # Bound methods of one object are equal and have one hash, whether or not the object can be compared.
     return None if isinstance(clock, SystemClock) else clock.time

@@ -35,7 +35,8 @@ _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is
 # Numbers of the system's randomness, taken many at a time: a call of the system takes longer than the rest of
 # a token. A forked child takes its own, or two processes would make the same tokens.
 _random: Final[list[int]] = []
-os.register_at_fork(after_in_child=_random.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.clear)
 
 
 def fresh() -> int:
