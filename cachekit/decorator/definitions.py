@@ -264,10 +264,10 @@ class _Definition:
                 return f"<{qualified_name(kind)}:{self.text(value.__wrapped__, depth - 1)}>"
             if kind.__name__ == "_tuplegetter":
                 return f"<{kind.__name__} {value.__reduce__()[1][0]}>"
-            raise Unkeyable(f"a value of type {qualified_name(kind)} has no identity")
+            raise Unkeyable(f"a value of type {_shown(kind)} has no identity")
         held = attributes(value, kind)
         if not held and not is_standard(kind.__module__) and _package(kind.__module__) is None:
-            raise Unkeyable(f"a value of type {qualified_name(kind)} has no identity")
+            raise Unkeyable(f"a value of type {_shown(kind)} has no identity")
         return f"<{qualified_name(kind)}:{self.text(held, depth - 1)}>"
 
     def _function(self, value: FunctionType, depth: int) -> str:
@@ -356,6 +356,10 @@ def _schema(kind: Any) -> dict[str, object]:
     except (sys.modules["pydantic.errors"].PydanticUserError, TypeError, ValueError) as error:
         raise Unkeyable(f"its JSON schema cannot be made: {error}") from None
     return {"JSON schema": schema, "fields": fields}
+
+
+def _shown(kind: type) -> str:
+    return qualified_name(kind).removeprefix("builtins.")
 
 
 def _is_sunder(name: str) -> bool:

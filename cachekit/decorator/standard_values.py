@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cachekit.decorator.naming import is_python_class, is_standard, qualified_name
-from cachekit.decorator.object_state import attributes
+from cachekit.decorator.object_state import attributes, solid_base
 from cachekit.decorator.unkeyable import Unkeyable
 
 _ZONES: Final = frozenset({"datetime", "zoneinfo"})
@@ -78,9 +78,18 @@ def _unfolded(value: Any, depth: int) -> object:
         return {name: _unfolded(part, depth - 1) for name, part in value.items()}
     if kind in (list, tuple):
         return kind(_unfolded(part, depth - 1) for part in value)
-    if is_python_class(kind) and not is_standard(kind.__module__):
+    if is_python_class(kind) and not is_standard(kind.__module__) and _has_attributes_alone(kind):
         return qualified_name(kind), _unfolded(attributes(value, kind), depth - 1)
     return value
+
+
+def _has_attributes_alone(kind: type) -> bool:
+    # Values of other classes say themselves what they hold.
+    return solid_base(kind) is object and not (
+        hasattr(kind, "__cache_key__")
+        or hasattr(kind, "__members__")
+        or hasattr(kind, "__dataclass_fields__")
+    )
 
 
 def _datetime(value: Any, kind: type) -> object:
