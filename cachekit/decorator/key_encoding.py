@@ -162,7 +162,7 @@ def _encode_str(value: str, _: int) -> str:
 
 def _encode_sequence(value: Sequence[object], depth: int) -> str:
     if is_long(value):
-        text = packed(value, depth)
+        text = packed(value)
         if text is not None:
             return text
     return ",".join(_each(value, depth))

@@ -33,12 +33,12 @@ def is_long(values: Sequence[Any]) -> bool:
     return kind in _ROWS and {kind}.issuperset(map(type, values)) and sum(map(len, values)) >= LONG
 
 
-def packed(values: Sequence[Any], depth: int) -> str | None:
+def packed(values: Sequence[Any], above: tuple[Sequence[Any], ...] = ()) -> str | None:
     """Return the text of a sequence of plain values, or of rows of them; None if it holds other values.
 
     Args:
         values: A list or tuple.
-        depth: How many containers may be nested; deeper ones are left to the caller.
+        above: The sequences of rows that the values are taken from.
     """
     kinds = _kinds(values)
     if len(kinds) == 1:
@@ -47,11 +47,13 @@ def packed(values: Sequence[Any], depth: int) -> str | None:
         if pack is not None:
             return f"={len(values)}{pack(values)}"
         rows = _ROWS.get(kind)
-        return None if rows is None or depth <= 0 else rows(values, depth - 1)
+        if rows is None or not set(map(id, chain(*above))).isdisjoint(map(id, values)):
+            return None  # the caller finds that it contains itself
+        return rows(values, (*above, values))
     if not kinds <= _SCALARS.keys():
         return None
     if type(None) in kinds:  # an optional number or text: where None is, then the others
-        there = packed([value for value in values if value is not None], depth)
+        there = packed([value for value in values if value is not None])
         return f"=o{_digest(bytes(map(is_, part, repeat(None))) for part in _slices(values))}{there}"
     # The type of each item, then the items of each type.
     items: dict[type, list[Any]] = {kind: [] for kind in sorted(kinds, key=_CODES.__getitem__)}
@@ -178,30 +180,30 @@ def _chained(rows: Sequence[Any]) -> list[Any]:
     return items
 
 
-def _sequences(rows: Sequence[Sequence[Any]], depth: int) -> str | None:
+def _sequences(rows: Sequence[Sequence[Any]], above: tuple[Sequence[Any], ...]) -> str | None:
     bracket = "[" if type(rows[0]) is list else "("
     columns = _columns(rows)
     if columns is None:
-        items = packed(_chained(rows), depth)
+        items = packed(_chained(rows), above)
         return None if items is None else f"={bracket}{len(rows)}:{_lengths(rows)}{items}"
-    texts = [packed(column, depth) for column in columns]
+    texts = [packed(column, above) for column in columns]
     return None if None in texts else f"={bracket}{len(rows)}x{len(texts)}:{';'.join(filter(None, texts))}"
 
 
-def _records(rows: Sequence[dict[Any, Any]], depth: int) -> str | None:
+def _records(rows: Sequence[dict[Any, Any]], above: tuple[Sequence[Any], ...]) -> str | None:
     names = rows[0].keys()
     if len(names) > _WIDEST or _kinds(_chained(rows)) != {str}:
         return None
     if any(row.keys() != names for row in rows):
         return None
     ordered = sorted(names)
-    texts = [packed([row[name] for row in rows], depth) for name in ordered]
+    texts = [packed([row[name] for row in rows], above) for name in ordered]
     if None in texts:
         return None
-    return f"=dict{len(rows)}x{len(texts)}:{packed(ordered, depth)}{';'.join(filter(None, texts))}"
+    return f"=dict{len(rows)}x{len(texts)}:{packed(ordered)}{';'.join(filter(None, texts))}"
 
 
-_ROWS: Final[dict[type, Callable[[Any, int], str | None]]] = {
+_ROWS: Final[dict[type, Callable[[Any, tuple[Sequence[Any], ...]], str | None]]] = {
     list: _sequences,
     tuple: _sequences,
     dict: _records,
