@@ -41,9 +41,12 @@ class Subject:
 
     def version(self) -> str:
         """Return the version of the code; of a callable in C, the version of Python."""
-        if self.code is None:
+        # An object that is called may wrap a function, as decorators that are classes do.
+        wrapped = _code_of(getattr(self.holder, "__wrapped__", None))
+        codes = [code for code in (self.code, wrapped) if code is not None]
+        if not codes:
             return f"py{sys.version_info[0]}.{sys.version_info[1]}"
-        return version_of(self.code)
+        return "+".join(map(version_of, codes))
 
 
 def subject_of(called: Any) -> Subject:

@@ -143,8 +143,8 @@ class CachedCall:
         return f"{prefix}({arguments_text(bound)})"
 
     async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        # The key of large arguments takes long enough to delay other tasks.
-        if is_large((*args, *kwargs.values(), self._holder)):
+        # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
+        if self._key_func is None and is_large((*args, *kwargs.values(), self._holder)):
             return await run_in_thread(self.key, args, kwargs)
         return self.key(args, kwargs)
 
