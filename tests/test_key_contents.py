@@ -24,7 +24,7 @@ from key_kinds import KINDS, Model, Query, Slotted, as_changing, changed
 
 from cachekit import KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import encode
-from cachekit.decorator.unkeyable import Unkeyable
+from cachekit.decorator.naming import Unkeyable
 
 DOCS = Path(__file__).parents[1] / "docs/decorator.md"
 

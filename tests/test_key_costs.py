@@ -21,9 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit import IntelligentCache, cache_result
-from cachekit.decorator.key_encoding import encode
+from cachekit.decorator.key_encoding import LONG, encode
 from cachekit.decorator.large_arguments import is_large
-from cachekit.decorator.packing import LONG
 
 SIZE = 50_000
 _chance = random.Random(1)
@@ -160,7 +159,7 @@ class TestPacking:
 
     def test_what_contains_itself(self) -> None:
         """It is refused, however long it is."""
-        from cachekit.decorator.unkeyable import Unkeyable
+        from cachekit.decorator.naming import Unkeyable
 
         endless: list[Any] = []
         endless.extend([endless] * LONG)

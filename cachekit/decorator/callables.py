@@ -6,51 +6,19 @@ is part of every key, as an argument is. So it may change between two calls.
 
 from __future__ import annotations
 
-import sys
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, Final, final
 
-from cachekit.decorator.code_version import unwrapped, version_of
+from cachekit.decorator.identity import COROUTINE, Subject
 from cachekit.decorator.key_encoding import encode, name_of
-from cachekit.decorator.naming import qualified_name
-from cachekit.decorator.unkeyable import Unkeyable
+from cachekit.decorator.naming import Unkeyable, qualified_name
 
-COROUTINE: Final = 0x80
-_GENERATOR: Final = 0x20
-_ASYNC_GENERATOR: Final = 0x200
-
-
-@final
-class Subject:
-    """What is cached: a `def`, and what stands behind it if it was made here.
-
-    Attributes:
-        function: The `def`.
-        name: Module and qualified name.
-        holder: The callable, if it holds more than its name says.
-        code: The function in Python that runs in the end; None for a callable in C.
-    """
-
-    __slots__ = ("code", "function", "holder", "name")
-
-    def __init__(self, function: FunctionType, name: str, holder: Any, code: FunctionType | None) -> None:
-        self.function = function
-        self.name = name
-        self.holder = holder
-        self.code = code
-
-    def version(self) -> str:
-        """Return the version of the code; of a callable in C, the version of Python."""
-        # An object that is called may wrap a function, as decorators that are classes do.
-        wrapped = _code_of(getattr(self.holder, "__wrapped__", None))
-        codes = [code for code in (self.code, wrapped) if code is not None]
-        if not codes:
-            return f"py{sys.version_info[0]}.{sys.version_info[1]}"
-        return "+".join(map(version_of, codes))
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-def subject_of(called: Any) -> Subject:
-    """Return the subject of a decorated callable.
+def adapted(called: Any) -> Subject:
+    """Return the subject of a decorated callable that is no `def`.
 
     Raises:
         TypeError: it is no callable, a class, a generator, or the decorators are in the wrong order.
@@ -66,21 +34,9 @@ def subject_of(called: Any) -> Subject:
             f"as in cache_result(ttl=60)"
         )
     code = _code_of(called)
-    flags = _flags(called) if code is None else _flags(code) | _flags(unwrapped(code))
-    if flags & (_GENERATOR | _ASYNC_GENERATOR):
-        raise TypeError(
-            f"{getattr(_named(called), '__qualname__', type(called).__qualname__)} must not be a generator, "
-            f"because its items can be read only once; return a list instead"
-        )
-    if type(called) is FunctionType:
-        return Subject(called, name_of(called), None, called)
-    made = _as_def(called, bool(_flags(called if code is None else code) & COROUTINE))
-    return Subject(made, _name_of(called), None if _is_plain(called) else called, code)
-
-
-def _flags(function: Any) -> int:
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-    return flags if isinstance(flags, int) else 0
+    flags = getattr(getattr(called if code is None else code, "__code__", None), "co_flags", 0)
+    made = _as_def(called, is_async=isinstance(flags, int) and bool(flags & COROUTINE))
+    return Subject(made, None if _is_plain(called) else called, code, _name_of(called))
 
 
 def _code_of(called: Any) -> FunctionType | None:
@@ -107,7 +63,7 @@ def _is_plain(called: Any) -> bool:
     return type(called).__name__ == "_lru_cache_wrapper"
 
 
-def _as_def(called: Any, is_async: bool) -> FunctionType:
+def _as_def(called: Any, *, is_async: bool) -> FunctionType:
     made: Any
     if is_async:
 

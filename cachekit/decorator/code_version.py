@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from types import CodeType, FunctionType
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 VARARGS: Final = 0x04
 VARKEYWORDS: Final = 0x08

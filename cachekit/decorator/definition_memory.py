@@ -11,30 +11,27 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from operator import is_
 from types import BuiltinFunctionType, FunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any, Final, NamedTuple
 
 from cachekit.decorator.definition_parts import LEFT_OUT, annotations_of, is_sunder
 
-
-class _Known(NamedTuple):
-    """A digest, and what it was made from."""
-
-    classes: list[type]
-    parts: list[object]
-    digest: str
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 
 _MOST: Final = 256
 # By address, because a metaclass may forbid to hash a class. The first part is the subject itself.
-_known: dict[int, _Known] = {}
+# Then the classes it mentions, what all of them hold, and the digest.
+_known: dict[int, tuple[list[type], list[object], str]] = {}
 
 
 def recalled(subject: Any) -> str | None:
     """Return the digest of a class or function, if it still stands."""
     known = _known.get(id(subject))
-    if known is not None and all(map(is_, known.parts, _parts(subject, known.classes))):
-        return known.digest
-    return None
+    if known is None:
+        return None
+    classes, parts, digest = known
+    return digest if all(map(is_, parts, _parts(subject, classes))) else None
 
 
 def remember(subject: Any, classes: list[type], digest: str) -> None:
@@ -43,7 +40,7 @@ def remember(subject: Any, classes: list[type], digest: str) -> None:
         return
     if len(_known) >= _MOST:
         _known.clear()
-    _known[id(subject)] = _Known(classes, list(_parts(subject, classes)), digest)
+    _known[id(subject)] = classes, list(_parts(subject, classes)), digest
 
 
 def _parts(subject: Any, classes: Iterable[type]) -> Iterator[object]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import FunctionType
-from typing import Any, Final
 
 from cachekit.decorator.code_version import unwrapped, wrapper_chain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 #: What a namespace has besides its definition, or says twice.
 LEFT_OUT: Final = frozenset(

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final, final
 
 from cachekit.decorator.code_version import captured_values, digest_of, to_bytes, version_of
 from cachekit.decorator.definition_memory import recalled, remember
@@ -27,10 +26,13 @@ from cachekit.decorator.definition_parts import (
     namespace_of,
     package_of,
 )
-from cachekit.decorator.naming import is_fixed, is_python_class, is_standard, qualified_name
+from cachekit.decorator.naming import Unkeyable, is_fixed, is_python_class, is_standard, qualified_name
 from cachekit.decorator.object_state import attributes
 from cachekit.decorator.standard_values import parts_of
-from cachekit.decorator.unkeyable import Unkeyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _DEEPEST: Final = 30
 
@@ -84,7 +86,6 @@ def _digest(subject: Any, definition: _Definition, begin: str) -> str:
     return digest
 
 
-@final
 class _Definition:
     """The text of one class or function, and the classes found in it so far, in order."""
 

@@ -7,45 +7,55 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
-import copy as copying
-import weakref
-from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, NamedTuple, final
+from types import FunctionType
 
-from cachekit.decorator.callables import COROUTINE, Subject, subject_of
 from cachekit.decorator.code_version import signature_source, unwrapped
 from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
-from cachekit.decorator.identity import drop_with, identify
+from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
-from cachekit.decorator.large_arguments import is_large
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import CacheSource, follow
-from cachekit.decorator.types import CacheDecorator, CacheInfo, ProcessCacheInfo
-from cachekit.loading.core import CacheCore
-from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
-from cachekit.loading.request import Life, LoadRequest
-from cachekit.model.counters import Lookups
-from cachekit.model.types import MISSING, NO_TAGS, TTL, CacheLevel, Tags
-from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
-from cachekit.runtime.threads import in_own_thread, run_in_thread
+from cachekit.decorator.source import follow
+from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
+    from weakref import WeakSet
+
+    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.types import CacheDecorator, CacheInfo
+    from cachekit.loading.core import CacheCore
+    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.request import Life, LoadRequest
+    from cachekit.model.counters import Lookups
+    from cachekit.model.types import TTL, Tags
+
+    #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
+    CachedOptions: TypeAlias = tuple[
+        TTL | Callable[[Any], TTL],  # ttl
+        CacheLevel,  # cache_level
+        Callable[..., str] | None,  # key_func
+        Tags | Callable[..., Tags] | None,  # tags
+        str | None,  # name
+        str,  # version
+        tuple[str, ...],  # ignore
+        Callable[[Any], bool] | None,  # store_if
+        TTL,  # stale_ttl
+        float,  # jitter
+        LoadOptions | None,  # load
+        bool,  # copy
+    ]
 
 
-class CachedOptions(NamedTuple):
-    """The arguments of `cache_result` under their names; `CachedCall` checks them."""
+def _subject_of(called: object) -> Subject:
+    if type(called) is FunctionType:
+        return Subject(called, None, called)
+    from cachekit.decorator.callables import adapted
 
-    ttl: TTL | Callable[[Any], TTL]
-    cache_level: CacheLevel
-    key_func: Callable[..., str] | None
-    tags: Tags | Callable[..., Tags] | None
-    name: str | None
-    version: str
-    ignore: tuple[str, ...]
-    store_if: Callable[[Any], bool] | None
-    stale_ttl: TTL
-    jitter: float
-    load: LoadOptions | None
-    copy: bool
+    return adapted(called)
 
 
 def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator:
@@ -55,19 +65,18 @@ def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return CachedCall(subject_of(function), source, options).wrapper(function)
+        return CachedCall(_subject_of(function), source, options).wrapper(function)
 
     return decorate
 
 
-@final
 class CachedCall:
     """A cached function: its checked options, and what its wrapper calls off the fast path."""
 
     __slots__ = (
         "__weakref__", "_caches", "_copies", "_fixed_life", "_fixed_tags", "_function", "_holder",
-        "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature", "_source",
-        "_stale_ttl", "_store_if", "_tags", "_ttl", "fast_path",
+        "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature",
+        "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
@@ -83,6 +92,7 @@ class CachedCall:
             raise TypeError(f"cache_level must be a CacheLevel, not {level!r}")
         if not isinstance(version, str):
             raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
+        self._subject = subject
         self._function = function = subject.function
         self._ttl = ttl if callable(ttl) else None
         self._fixed_life = None if callable(ttl) or ttl is None else seconds(ttl)
@@ -94,29 +104,36 @@ class CachedCall:
         self._store_if = store_if
         self._stale_ttl = stale_seconds(stale_ttl)
         self._jitter = checked_jitter(jitter)
-        self._load = None if load is None else checked_options(load)
+        self._load = None
+        if load is not None:
+            from cachekit.loading.options import checked_options
+
+            self._load = checked_options(load)
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
-        identity = identify(subject, name, key_func is not None)
-        self._holder = identity.holder
-        self._prefix = f"{identity.name}@{subject.version() if version == 'auto' else version}"
-        self._implicit = f"cachekit.function:{identity.name}"
+        self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
+        self._version = version
+        self._prefix = ""
+        self._implicit = f"cachekit.function:{self._identity}"
         #: Of a function object with results of its own: the caches that may have some. None for others.
-        self._caches: weakref.WeakSet[CacheCore] | None = None
-        if identity.is_own:
+        self._caches: WeakSet[CacheCore] | None = None
+        if is_own:
             if not level & CacheLevel.MEMORY:
                 raise ValueError(
                     f"cache_level must include memory for {function.__qualname__}, not {level}, because its "
                     f"name does not identify it in other processes; set name=... to a unique name"
                 )
             self._level = CacheLevel.MEMORY
-            self._caches = weakref.WeakSet()
-            drop_with(self, self._implicit, self._caches)
+            self._caches = drop_with(self, self._implicit)
         self.fast_path = FastPath()
         follow(self)
 
     def __cache_key__(self) -> str:
         """Return what identifies this function when a decorator is put around it."""
+        # At the first key, not at decoration, because of what it costs to import hashlib.
+        if not self._prefix:
+            version = self._subject.version() if self._version == "auto" else self._version
+            self._prefix = f"{self._identity}@{version}"
         return self._prefix
 
     def forget_cache(self) -> None:
@@ -129,7 +146,7 @@ class CachedCall:
         """Return the cache key of a call."""
         if self._key_func is not None:
             return checked_key(self._key_func(*args, **kwargs), "the result of key_func")
-        prefix = self._prefix
+        prefix = self.__cache_key__()
         if self._holder is not None:
             prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
         try:
@@ -144,8 +161,13 @@ class CachedCall:
 
     async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
-        if self._key_func is None and is_large((*args, *kwargs.values(), self._holder)):
-            return await run_in_thread(self.key, args, kwargs)
+        if self._key_func is None:
+            from cachekit.decorator.large_arguments import is_large
+
+            if is_large((*args, *kwargs.values(), self._holder)):
+                from cachekit.runtime.threads import run_in_thread
+
+                return await run_in_thread(self.key, args, kwargs)
         return self.key(args, kwargs)
 
     def _tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
@@ -169,6 +191,8 @@ class CachedCall:
 
     def _request(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
         # How a result is loaded and stored.
+        from cachekit.loading.request import LoadRequest
+
         options = cache.defaults.options(self._load)
         if self._caches is not None:  # no other process can ask for this function
             options = options.shared_by("thread")
@@ -185,7 +209,8 @@ class CachedCall:
             return self._function(*args, **kwargs)
         cache.check(self._level)
         key = self.key(args, kwargs)
-        lookups, value = self._look_up(cache, key)
+        lookups = self._lookups(cache)
+        value = cache.look_in_memory(key, self._level, lookups)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
@@ -195,7 +220,7 @@ class CachedCall:
         elif self._refresh_ahead(cache):
             cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
-        return self._copied(value)
+        return self.copied(value)
 
     async def slow_path_async(
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -207,7 +232,8 @@ class CachedCall:
             return await self._function(*args, **kwargs)
         cache.check(self._level)
         key = await self._key_async(args, kwargs)
-        lookups, value = self._look_up(cache, key)
+        lookups = self._lookups(cache)
+        value = cache.look_in_memory(key, self._level, lookups)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = await cache.awaited.in_io_thread(cache.tiers.find, key, self._level)
             lookups.below += value is not MISSING
@@ -217,15 +243,11 @@ class CachedCall:
         elif self._refresh_ahead(cache):
             cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
-        return self._copied(value)
+        return self.copied(value)
 
     def _refresh_ahead(self, cache: CacheCore) -> float:
         # The part of its life from which on a hit reloads a result; 0 if that is disabled.
         return (cache.defaults.load if self._load is None else self._load).refresh_ahead
-
-    def _look_up(self, cache: CacheCore, key: str) -> tuple[Lookups, Any]:
-        lookups = self._lookups(cache)
-        return lookups, cache.look_in_memory(key, self._level, lookups)
 
     def _lookups(self, cache: CacheCore) -> Lookups:
         if self._caches is not None:
@@ -256,12 +278,19 @@ class CachedCall:
             called = call_key(args, kwargs, self._signature.ignores_first)
             fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
 
-    def _copied(self, value: Any) -> Any:
-        return copying.deepcopy(value) if self._copies else value
+    def copied(self, value: Any) -> Any:
+        """Return a deep copy if callers get copies, or else the value."""
+        if not self._copies:
+            return value
+        from copy import deepcopy
+
+        return deepcopy(value)
 
     async def _build_cache(self) -> None:
         # Off the event loop: the first use of the default cache opens a directory.
         if not self._source.is_ready():
+            from cachekit.runtime.threads import in_own_thread
+
             await in_own_thread(self._source.current)
 
     # -- the methods of a cached function -------------------------------------------------------------
@@ -277,7 +306,7 @@ class CachedCall:
         self._lookups(cache)
         loader = self._loader(args, kwargs)
         key = self.key(args, kwargs)
-        return self._copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
+        return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
 
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
@@ -292,7 +321,7 @@ class CachedCall:
         loader = self._loader(args, kwargs)
         key = await self._key_async(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
-        return self._copied(value)
+        return self.copied(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `CachedFunction.invalidate` does."""
@@ -325,8 +354,10 @@ class CachedCall:
 
     def cache_info(self) -> CacheInfo:
         """Return hits, misses and size, as `CachedFunction.cache_info` does."""
-        cache = self._source.current()
+        from cachekit.decorator.types import CacheInfo, ProcessCacheInfo
+
         info = CacheInfo if self._caches is None else ProcessCacheInfo
+        cache = self._source.current()
         if cache is None:
             return info(0, 0, 0)
         lookups = self._lookups(cache)

@@ -26,7 +26,6 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import Any, Final
 
 from cachekit.decorator.code_version import (
     captured_values,
@@ -37,17 +36,18 @@ from cachekit.decorator.code_version import (
     unwrapped,
     version_of,
 )
-from cachekit.decorator.definitions import digest_of_annotations, digest_of_class
-from cachekit.decorator.naming import class_name, is_fixed, qualified_name
-from cachekit.decorator.object_state import attributes, beyond
-from cachekit.decorator.packing import LONG, in_order, is_long, packed
-from cachekit.decorator.standard_values import parts_of, text_of
-from cachekit.decorator.third_party import decompose
-from cachekit.decorator.unkeyable import Unkeyable
+from cachekit.decorator.naming import Unkeyable, class_name, is_fixed, qualified_name
 from cachekit.errors import KeyEncodingError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
 _HEAD: Final = 60  # characters that stay readable in a longer key, before the digest
+#: From this number of items on a container of plain values is packed. Shorter ones keep a readable text.
+LONG: Final = 512
+_ROWS: Final = frozenset({list, tuple, dict})
 _DEEPEST: Final = 50  # nested containers; deeper nesting is a cycle, or data that is no argument
 
 
@@ -160,8 +160,18 @@ def _encode_str(value: str, _: int) -> str:
     return f"s{len(value)}:{value}"
 
 
+def _is_long(values: Sequence[Any]) -> bool:
+    # Whether a sequence is long, or holds rows that are long together.
+    if len(values) >= LONG:
+        return True
+    kind = type(values[0]) if values else None
+    return kind in _ROWS and {kind}.issuperset(map(type, values)) and sum(map(len, values)) >= LONG
+
+
 def _encode_sequence(value: Sequence[object], depth: int) -> str:
-    if is_long(value):
+    if _is_long(value):
+        from cachekit.decorator.packing import packed
+
         text = packed(value)
         if text is not None:
             return text
@@ -170,6 +180,8 @@ def _encode_sequence(value: Sequence[object], depth: int) -> str:
 
 def _encode_sorted(value: set[object] | frozenset[object], depth: int) -> str:
     if len(value) >= LONG:
+        from cachekit.decorator.packing import in_order
+
         members = in_order(value)
         if members is not None:
             return _encode_sequence(members, depth)
@@ -189,6 +201,8 @@ def _encode_deque(value: deque[Any], depth: int) -> str:
 def _encode_dict(value: dict[Any, Any], depth: int) -> str:
     _check(depth)
     if len(value) >= LONG:
+        from cachekit.decorator.packing import in_order
+
         keys = in_order(value)
         if keys is not None:
             return f"={_encode_sequence(keys, depth)},{_encode_sequence([value[key] for key in keys], depth)}"
@@ -252,25 +266,33 @@ def _encode_other(value: Any, kind: type, depth: int) -> str:
     base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
     if hasattr(kind, "__dataclass_fields__") and base is None:
         return f"<{class_name(kind)}:{_encode_fields(value, kind, depth)}>"
+    from cachekit.decorator.standard_values import parts_of, text_of
+
     text = text_of(value, kind)
     if text is not None:
         return f"<{qualified_name(kind)}:{_encode_str(text, depth)}>"
     if base is None:
         parts = parts_of(value, kind)
         if parts is None:
+            from cachekit.decorator.third_party import decompose
+
             parts = decompose(value, kind)
         if parts is not None:
             return f"<{class_name(kind)}:{encode(parts, _deeper(depth))}>"
         what = qualified_name(kind).removeprefix("builtins.")
         raise Unkeyable(f"a value of type {what} has no identity except its place in memory")
-    if attributes(value, kind) or _has_slots(kind, base):
+    from cachekit.decorator.object_state import attributes, content_of, has_slots
+
+    if attributes(value, kind) or has_slots(kind, base):
         raise Unkeyable(f"a {qualified_name(kind)} is a {base.__name__} with further attributes")
     # A named tuple, or a subclass of str: the content of the builtin, under the name of the class.
-    return f"<{class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
+    return f"<{class_name(kind)}:{_ENCODERS[base](content_of(value, base), depth)}>"
 
 
 def _encode_member(value: Any, kind: type, depth: int) -> str:
     # A member of a Flag may be a combination without a name.
+    from cachekit.decorator.object_state import attributes
+
     text = f"{class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}"
     further = {name: part for name, part in attributes(value, kind).items() if not _is_enums_own(name)}
     return f"<{text}{_encode_further(further, depth)}>"
@@ -284,6 +306,8 @@ def _encode_class(value: type, depth: int) -> str:
     name = class_name(value, to_be_found=True)
     if is_fixed(value):
         return f"<class {name}>"
+    from cachekit.decorator.definitions import digest_of_class
+
     return f"<class {name}~{digest_of_class(value, lambda part: encode(part, _deeper(depth)))}>"
 
 
@@ -298,60 +322,20 @@ def _encode_further(further: dict[str, object], depth: int) -> str:
     return f"+{','.join(texts)}" if texts else ""
 
 
-def _as_it_is(value: object) -> object:
-    return value
-
-
-#: Reads the content of a subclass without the methods that the subclass overrides. Other types need no
-#: such function.
-_PLAIN: Final[dict[type, Callable[[Any], object]]] = {
-    int: int.__int__,
-    float: float.__float__,
-    complex: complex.__complex__,
-    str: str.__str__,
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
-    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
-    tuple: lambda value: _members(value),
-    list: lambda value: list(list.__iter__(value)),
-    set: lambda value: set(set.__iter__(value)),
-    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
-    dict: lambda value: dict(dict.items(value)),
-    OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
-}
-
-
-def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Returns the content of a tuple subclass, with the names of its fields if it has any: two classes of
-    # one name may differ in them. `os.stat_result` and the like have more fields than the tuple shows.
-    members = tuple(tuple.__iter__(value))
-    kind = type(value)
-    names = getattr(kind, "_fields", None)
-    if isinstance(names, tuple):
-        return names, members
-    counts = vars(kind)
-    if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
-        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the other fields by name
-        return members, reduced[1][1]
-    return members
-
-
-def _has_slots(kind: type, base: type) -> bool:
-    ours = kind.__mro__[: kind.__mro__.index(base)]
-    return any(set(vars(one).get("__slots__", ())) - {"__weakref__"} for one in ours)
-
-
 def _deeper(depth: int) -> int:
     _check(depth)
     return depth - 1
 
 
 def _encode_fields(value: Any, kind: type, depth: int) -> str:
+    from cachekit.decorator.object_state import beyond, has_slots
+
     # `dataclasses.fields` lists the same, and importing it takes a fifth of our import time.
     described: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
     names = [name for name, field in described.items() if field._field_type.name == "_FIELD"]
     decorated = next(one for one in kind.__mro__ if "__dataclass_fields__" in vars(one))
     further = beyond(value, kind, names)
-    if decorated is not kind and (further or _has_slots(kind, decorated)):
+    if decorated is not kind and (further or has_slots(kind, decorated)):
         raise Unkeyable(
             f"a {qualified_name(kind)} is not a dataclass itself, and has more attributes than the fields of "
             f"its base"
@@ -384,6 +368,8 @@ def _encode_function(value: Any, depth: int) -> str:
         unclear = _ambiguity(value)
         if unclear is not None:
             raise Unkeyable(f"{value.__qualname__} {unclear}, so its name does not identify it")
+        from cachekit.decorator.definitions import digest_of_annotations
+
         described = signature_source(value)
         defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
         further = digest_of_annotations(value, lambda part: encode(part, _deeper(depth)))

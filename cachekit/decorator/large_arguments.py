@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 #: Plain items, or kilobytes, from which on a key takes about a millisecond.
 _LARGE: Final = 2000

@@ -1,16 +1,26 @@
-"""The names of classes and functions in keys: the same in every process that runs the same code."""
+"""The names of classes and functions in keys: the same in every process that runs the same code.
+
+A class whose name does not identify it is `Unkeyable`, as is any value that no key can tell from another.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from types import FunctionType
-from typing import Final
 
-from cachekit.decorator.unkeyable import Unkeyable
+from cachekit.runtime.program import shell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MUTABLE: Final = 1 << 9  # a heap type,
 _IMMUTABLE: Final = 1 << 8  # whose attributes can be set
+
+
+class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
+    """A value has no identity that could be part of a key; the message says why, and which part it is."""
 
 
 def is_python_class(kind: type) -> bool:
@@ -52,7 +62,7 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
 def qualified_name(named: type | FunctionType) -> str:
     """Return module and qualified name.
 
-    The main program is named by its file, or by its real name with -m.
+    The main program is named by its file, by its real name with -m, or by the working directory of a shell.
     """
     module: str | None = named.__module__
     if module in {"__main__", "__mp_main__"}:
@@ -65,4 +75,6 @@ def qualified_name(named: type | FunctionType) -> str:
             module = spec.name
         elif variables.get("__file__") is not None:
             module = os.path.realpath(variables["__file__"])
+        else:
+            module = shell()
     return f"{module or '<exec>'}.{named.__qualname__}"

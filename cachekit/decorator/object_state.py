@@ -6,12 +6,15 @@ from an InitVar. Results of `functools.cached_property` are left out: they follo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from types import MemberDescriptorType
-from typing import Any
 
-from cachekit.decorator.naming import is_python_class
-from cachekit.decorator.unkeyable import Unkeyable
+from cachekit.decorator.naming import Unkeyable, is_python_class
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 
 def attributes(value: Any, kind: type) -> dict[str, object]:
@@ -67,3 +70,47 @@ def _is_cached_property(kind: type, name: str) -> bool:
             # Frameworks have their own, under the name of the one in functools.
             return any(base.__name__ == "cached_property" for base in found.__mro__)
     return False
+
+
+def content_of(value: Any, base: type) -> object:
+    """Return the content of a subclass of a builtin, without the methods that the subclass overrides."""
+    read = _PLAIN.get(base)
+    return value if read is None else read(value)
+
+
+# Types without an entry need none.
+_PLAIN: Final[dict[type, Callable[[Any], object]]] = {
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    str: str.__str__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
+    tuple: lambda value: _members(value),
+    list: lambda value: list(list.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    dict: lambda value: dict(dict.items(value)),
+    OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
+}
+
+
+def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Returns the content of a tuple subclass, with the names of its fields if it has any: two classes of
+    # one name may differ in them. `os.stat_result` and the like have more fields than the tuple shows.
+    members = tuple(tuple.__iter__(value))
+    kind = type(value)
+    names = getattr(kind, "_fields", None)
+    if isinstance(names, tuple):
+        return names, members
+    counts = vars(kind)
+    if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
+        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the other fields by name
+        return members, reduced[1][1]
+    return members
+
+
+def has_slots(kind: type, base: type) -> bool:
+    """Return whether a class adds slots to those of its base."""
+    ours = kind.__mro__[: kind.__mro__.index(base)]
+    return any(set(vars(one).get("__slots__", ())) - {"__weakref__"} for one in ours)

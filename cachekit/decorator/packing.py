@@ -14,23 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from math import nan
 from operator import is_
-from typing import Any, Final
 
 from cachekit.decorator.code_version import int_text, to_bytes
 
-#: From this number of items on a container is packed. Shorter ones keep their readable text.
-LONG: Final = 512
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _WIDEST: Final = 64  # columns; wider rows are packed as one sequence
 _SLICE: Final = 50_000  # items in one call
-
-
-def is_long(values: Sequence[Any]) -> bool:
-    """Return whether a sequence is long, or holds rows that are long together."""
-    if len(values) >= LONG:
-        return True
-    kind = type(values[0]) if values else None
-    return kind in _ROWS and {kind}.issuperset(map(type, values)) and sum(map(len, values)) >= LONG
 
 
 def packed(values: Sequence[Any], above: tuple[Sequence[Any], ...] = ()) -> str | None:

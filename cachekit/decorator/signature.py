@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import FunctionType
-from typing import Any, Final, final
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _CONSTANT: Final = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 
 
-@final
 class Signature:
     """The parameters of a function. Binds equal calls to equal values.
 

@@ -7,11 +7,12 @@ module no value of a type exists.
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from cachekit.decorator.naming import is_python_class, is_standard, qualified_name
+from cachekit.decorator.naming import Unkeyable, is_python_class, is_standard, qualified_name
 from cachekit.decorator.object_state import attributes, solid_base
-from cachekit.decorator.unkeyable import Unkeyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _ZONES: Final = frozenset({"datetime", "zoneinfo"})
 

@@ -8,10 +8,13 @@ class exists only if its module is imported.
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
 
+from cachekit.decorator.naming import Unkeyable
 from cachekit.decorator.object_state import attributes
-from cachekit.decorator.unkeyable import Unkeyable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # Kinds of arrays whose items are their bytes: numbers, times, fixed texts, and records of them.
 _PLAIN_ITEMS: Final = frozenset("biufcmMSUV")
