@@ -105,13 +105,17 @@ class TestState:
     def test_the_part_that_is_refused(self, subtests: pytest.Subtests) -> None:
         """The error names the attribute or the field."""
         rows: list[tuple[Any, str]] = [
-            (changed(Query("a"), "lock", object()), "its attribute 'lock': a value of type object has no"),
-            (Query(object()), "its field 'text': a value of type object has no identity"),
-            ([{"a": Query(object())}], "its field 'text'"),
+            (changed(Query("a"), "lock", object()), r"thing\.lock: a value of type object has no identity"),
+            (Query(object()), r"thing\.text: a value of type object has no identity"),
+            ([{"a": Query(object())}], r"thing\[0\]\['a'\]\.text: a value of type object"),
+            ({"some secret text": [1, (2, object())]}, r"thing \(value 0\)\[1\]\[1\]: a value of"),
+            ({object(): 1}, r"thing \(key 0\): a value of type object"),
+            ({1, object()}, r"key: a value of type object"),
         ]
         for value, why in rows:
-            with subtests.test(why=why), pytest.raises(KeyEncodingError, match=why):
+            with subtests.test(why=why), pytest.raises(KeyEncodingError, match=why) as refused:
                 _asked.key(value)
+            assert "secret" not in str(refused.value)
 
     def test_a_base_in_c_may_hold_more(self) -> None:
         """What its fields do not show cannot be read, so it is refused; exceptions say what they hold."""

@@ -111,8 +111,12 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
         try:
             parts.append(encode(value))
         except Unkeyable as error:
+            from cachekit.decorator.refused_part import refused_part
+
+            where, why = refused_part(value, error, encode)
+            part = f"{name}{where}: {why}" if where else why
             raise KeyEncodingError(
-                f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
+                f"the argument {name!r} cannot be part of a key: {part}. Leave it out with "
                 f"ignore=({name!r},), give its class a __cache_key__() method that returns what "
                 f"identifies a value, or return the key from a key_func"
             ) from None
