@@ -92,8 +92,20 @@ def with_super(n: int) -> Any:
     return Child().multiplied
 
 
+def of_a_class_that_differs(n: int) -> Any:
+    class Multiplier:
+        factor = n
+
+        @cache_result(ignore=("self",))
+        def multiplied(self, x: int) -> list[int]:
+            return [x * self.factor]
+
+    return Multiplier().multiplied
+
+
 MAKERS: list[Callable[[int], Any]] = [
-    times, by_exec, of_a_method, below_a_decorator, with_super, lambda n: cache_result(lambda x: [x * n]),
+    times, by_exec, of_a_method, below_a_decorator, with_super,
+    of_a_class_that_differs, lambda n: cache_result(lambda x: [x * n]),
 ]  # fmt: skip
 
 

@@ -113,7 +113,10 @@ def _is_one_of_several(function: FunctionType) -> bool:
     if unclear_name(function) is not None:
         return True
     innermost = unwrapped(function)
-    if "<locals>" in innermost.__qualname__:
+    inside, _, name = innermost.__qualname__.rpartition("<locals>.")
+    if "." in name:  # a method of a class inside a function, which may create several
+        return True
+    if inside:
         try:
             identity_of(function)
         except ValueError:  # its decorators captured what cannot be told from another

@@ -94,8 +94,17 @@ def _has_attributes_alone(kind: type) -> bool:
 
 
 def _datetime(value: Any, kind: type) -> object:
-    # A subclass may hold more than its base shows, such as nanoseconds.
-    return _zoned(value, kind) if kind.__module__ == "datetime" and value.tzinfo is not None else None
+    if kind.__module__ == "datetime" and value.tzinfo is not None:
+        return _zoned(value, kind)
+    return _subclass(value, kind)
+
+
+def _subclass(value: Any, kind: type) -> object:
+    # A class in C between the two may hold more than its base shows, such as nanoseconds.
+    base: Any = solid_base(kind)
+    if base is kind or base.__module__ not in {"datetime", "decimal"}:
+        return None
+    return base.__reduce_ex__(value, 4)[1:], attributes(value, kind)
 
 
 def _alias(value: Any, _: type) -> object:
@@ -133,6 +142,9 @@ def _memory(value: Any, _: type) -> object:
 _READERS: Final = {
     ("datetime", "datetime"): _datetime,
     ("datetime", "time"): _datetime,
+    ("datetime", "date"): _subclass,
+    ("datetime", "timedelta"): _subclass,
+    ("decimal", "Decimal"): _subclass,
     ("datetime", "tzinfo"): _zone,
     ("types", "GenericAlias"): _alias,
     ("types", "UnionType"): lambda value, _: value.__args__,

@@ -154,6 +154,18 @@ class Rules:
         self.held = held
 
 
+class Moment(dt.datetime):
+    pass
+
+
+class Instant(dt.datetime):
+    pass
+
+
+class Amount(Decimal):
+    pass
+
+
 def helper(x: Any, k: Any = None) -> Any:
     return x, k
 
@@ -306,6 +318,17 @@ KINDS: dict[str, Kind] = {
             "state": lambda: _utc(2024, 1, 1, zone=Zone(2, 1)),
             "class": lambda: _utc(2024, 1, 1, zone=dt.timezone(dt.timedelta(hours=1), "Zone")),
             "library": lambda: _utc(2024, 1, 1, zone=zoneinfo.ZoneInfo("Europe/Berlin")),
+        },
+    ),
+    "date, time or Decimal of a class derived from those": Kind(
+        lambda content: [changed(Moment(2024, 1, 1), "note", content), Amount("1.0")],
+        {
+            "class": lambda: [changed(Instant(2024, 1, 1), "note", 1), Amount("1.0")],
+            "value": lambda: [changed(Moment(2024, 1, 2), "note", 1), Amount("1.0")],
+            "fold": lambda: [changed(Moment(2024, 1, 1, fold=1), "note", 1), Amount("1.0")],
+            "zone": lambda: [changed(Moment(2024, 1, 1, tzinfo=dt.UTC), "note", 1), Amount("1.0")],
+            "digits": lambda: [changed(Moment(2024, 1, 1), "note", 1), Amount("1")],
+            "attributes": lambda: [changed(Moment(2024, 1, 1), "note", 2), Amount("1.0")],
         },
     ),
     "member of an Enum": Kind(
