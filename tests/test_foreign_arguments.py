@@ -13,7 +13,7 @@ from pydantic import AnyUrl, BaseModel, ConfigDict, HttpUrl, PrivateAttr, RootMo
 
 from cachekit import IntelligentCache, KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import encode
-from cachekit.decorator.third_party import Unkeyable
+from cachekit.decorator.naming import Unkeyable
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ import builtins
 import copy
 import datetime as dt
 import enum
-import functools
 import ipaddress
 import logging
 import math
@@ -17,7 +16,7 @@ import threading
 import time
 import uuid
 import zoneinfo
-from collections import Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, field, make_dataclass
 from decimal import Decimal
@@ -397,8 +396,6 @@ class TestUnkeyable:
             (threading.Lock(), "no identity"),
             (logging.getLogger(), "no identity"),
             (iter([1]), "no identity"),
-            (functools.partial(len), "no identity"),
-            (UserDict(a=1), "no identity"),
             (Unkeyed().method, "no identity"),
             ([1, {"a": (object(),)}], "no identity"),
             (lambda: 1, "is a lambda"),

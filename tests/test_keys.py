@@ -6,6 +6,7 @@ Arguments are in test_key_arguments.py, processes in multiprocess/.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,32 +131,15 @@ def base(x: int, y: int = 1) -> int:
     return x + y
 
 
+def lambda_of_two(x: int = 0, y: int = 0) -> tuple[int, int]:
+    return x, y
+
+
 def identity(function: Any) -> str:
     return identity_of(function)
 
 
 class TestIdentity:
-    def test_two_closures_of_one_factory(self) -> None:
-        """A closure must be told from its siblings by a name; the error says so."""
-
-        def made(n: int) -> Callable[[int], int]:
-            @cache_result
-            def times(x: int) -> int:
-                return x * n
-
-            return times
-
-        with pytest.raises(
-            ValueError,
-            match=r"made.<locals>.times must identify it, but it uses variables .* \(n\).*name=.*key_func",
-        ):
-            made(1)
-
-    def test_a_lambda(self) -> None:
-        """So must a lambda."""
-        with pytest.raises(ValueError, match=r"must identify it, but it is a lambda; set name=\.\.\."):
-            cache_result(lambda x: x)
-
     def test_methods_with_super(self) -> None:
         """`super()` makes a closure of a method, but not one that hides anything."""
 
@@ -190,6 +174,75 @@ class TestIdentity:
         assert signature_source(scaled(2)(base)) is base  # type: ignore[arg-type]
         cached = cache_result(other_default)
         assert (cached(1), cached(1, 1)) == (6, 2)
+
+    def test_a_wrapper_with_parameters_of_its_own(self, subtests: pytest.Subtests) -> None:
+        """They are part of the key, wherever they stand and whatever they are called."""
+
+        def first(function: Callable[..., Any]) -> Any:
+            @functools.wraps(function)
+            def wrapper(times: int, *args: Any, **kwargs: Any) -> list[Any]:
+                return [function(*args, **kwargs)] * times
+
+            return wrapper
+
+        def named_alike(function: Callable[..., Any]) -> Any:
+            @functools.wraps(function)
+            def wrapper(x: int, *args: Any, **kwargs: Any) -> list[Any]:
+                return [function(*args, **kwargs)] * x
+
+            return wrapper
+
+        def keyword(function: Callable[..., Any]) -> Any:
+            @functools.wraps(function)
+            def wrapper(*args: Any, times: int, **kwargs: Any) -> list[Any]:
+                return [function(*args, **kwargs)] * times
+
+            return wrapper
+
+        def declared(function: Callable[..., Any]) -> Any:
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> list[Any]:
+                return [function(*args[1:], **kwargs)] * args[0]
+
+            signature = inspect.signature(function)
+            times = inspect.Parameter("times", inspect.Parameter.POSITIONAL_ONLY)
+            wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+                parameters=[times, *signature.parameters.values()]
+            )
+            return wrapper
+
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            ((1,), {}), ((2,), {}), ((1, 2), {}), ((2, 1), {}), ((2, 2), {}), ((1, 2, 2), {}),
+            ((1, 2, 1), {}),
+        ]  # fmt: skip
+        for decorator in (first, named_alike, keyword, declared):
+            with subtests.test(decorator=decorator.__name__):
+                function = decorator(lambda_of_two)
+                cached = cache_result(name=decorator.__name__)(function)
+                for args, kwargs in calls:
+                    if decorator is keyword:
+                        args, kwargs = args[1:], {"times": args[0]}
+                    assert cached(*args, **kwargs) == function(*args, **kwargs)
+        assert cached.key(1, 2) == cached.key(1, x=2) == cached.key(1, 2, y=0)
+
+    def test_a_wrapper_of_methods(self) -> None:
+        """A wrapper that names the instance, and passes it on, is looked through."""
+
+        def passing(function: Callable[..., Any]) -> Any:
+            @functools.wraps(function)
+            def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+                return function(self, *args, **kwargs)
+
+            return wrapper
+
+        class Client:
+            @cache_result(name="get", ignore=("self", "verbose"))
+            @passing
+            def get(self, x: int, verbose: bool = False) -> int:
+                return x
+
+        assert Client().get(1) == 1
+        assert Client.get.key(Client(), 1) == Client.get.key(Client(), x=1, verbose=True)
 
     def test_a_wrapper_that_adds_an_argument(self) -> None:
         """Calls that do not fit the wrapped function are told apart by what they are called with."""

@@ -90,9 +90,9 @@ def test_a_decorated_function_loads_no_cache() -> None:
     loaded = loaded_by(_DECORATED)
     assert {name.removeprefix("cachekit.") for name in loaded if name.startswith("cachekit")} == {
         "cachekit", "cache", "cache.cache_result", "cache.default", "decorator", "decorator.code_version",
-        "decorator.fast_path", "decorator.function", "decorator.key_encoding", "decorator.signature",
-        "decorator.source", "decorator.third_party", "errors", "model", "model.display", "model.types",
-        "model.validation", "runtime", "runtime.fork", "runtime.program",
+        "decorator.fast_path", "decorator.function", "decorator.identity", "decorator.key_encoding",
+        "decorator.naming", "decorator.signature", "decorator.source", "errors", "model", "model.display",
+        "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
     }  # fmt: skip
     costly = {
         "asyncio", "concurrent.futures", "copy", "dataclasses", "datetime", "hashlib", "inspect", "logging",

@@ -72,7 +72,7 @@ def cache_result(
     load: LoadOptions | None = None,
     copy: bool = False,
 ) -> Any:
-    """Cache the results of a `def` or `async def` function. Use it bare, or with parameters.
+    """Cache the results of a `def`, an `async def` or another callable. Use it bare, or with parameters.
 
     A call returns the cached result if there is one. Otherwise one caller runs the function, and concurrent
     callers of the same call wait for it. None is cached like any result. An exception reaches all waiting
@@ -87,8 +87,8 @@ def cache_result(
         key_func: From the arguments of a call to its cache key, which is used unchanged.
         tags: Labels by which results can be invalidated, or a function from the arguments to them.
         cache: The cache to use (default: the default cache at the time of the call).
-        name: The identity of the function in keys, instead of module and name. Required for closures and
-            lambdas, of which several may share one name.
+        name: The identity of the function in keys, instead of module and name. Closures and lambdas, of which
+            several may share one name, have results of their own without it, in the memory of this process.
         version: "auto" (the default) is a digest of the function's code, so that an edited function never
             returns a result of the old code. Any other text stays until you change it.
         ignore: Names of parameters that are not part of the cache key, such as ("self",) or ("db",).
@@ -100,8 +100,10 @@ def cache_result(
         copy: Whether to return deep copies (default False), for callers that change results.
 
     Raises:
-        TypeError: the decorated object is not a function or is a generator, or an argument of the wrong type.
-        ValueError: a closure or lambda without a name, or an `ignore` that names no parameter.
+        TypeError: the decorated object is not callable, a class or a generator, or an argument of the wrong
+            type.
+        ValueError: an `ignore` that names no parameter, a decorator below that holds what has no identity, or
+            a closure without a name and with a `cache_level` without memory.
 
     A call raises KeyEncodingError for an argument that cannot be part of a key, and SerializationError for a
     result that can be read or awaited only once.

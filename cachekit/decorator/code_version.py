@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
 from types import CodeType, FunctionType
 
 TYPE_CHECKING = False
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 VARARGS: Final = 0x04
 VARKEYWORDS: Final = 0x08
+
+_INSTANCE: Final = {("self",), ("cls",)}
 
 
 def unwrapped(function: FunctionType) -> FunctionType:
@@ -22,13 +26,20 @@ def unwrapped(function: FunctionType) -> FunctionType:
 def signature_source(function: FunctionType) -> FunctionType:
     """Return the function whose parameters define a call; wrappers that only pass arguments on are skipped.
 
-    A wrapper with default values may pass on other values than the wrapped function's defaults, so it is
-    not skipped.
+    A wrapper is not skipped if it has parameters of its own, or a `__signature__`. A wrapper with default
+    values may pass on other values than the wrapped function's defaults, so it is not skipped either.
     """
     chain = list(wrapper_chain(function))
-    for one in chain:
-        stars = one.__code__.co_flags & (VARARGS | VARKEYWORDS)
+    for one, inner in pairwise(chain):
+        code = one.__code__
+        stars = code.co_flags & (VARARGS | VARKEYWORDS)
         if stars != VARARGS | VARKEYWORDS or one.__defaults__ or one.__kwdefaults__:
+            return one
+        if "__signature__" in vars(one):
+            return one
+        # A wrapper of methods may name the instance, and pass it on.
+        own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if own and (own not in _INSTANCE or own != inner.__code__.co_varnames[:1]):
             return one
     return chain[-1]
 
@@ -37,16 +48,40 @@ def wrapper_chain(function: FunctionType) -> Iterator[FunctionType]:
     """Yield the function and the functions that it wraps, the innermost last."""
     seen: set[int] = set()
     inner: object = function
-    while isinstance(inner, FunctionType) and id(inner) not in seen:
+    while id(inner) not in seen:
         seen.add(id(inner))
-        yield inner
+        if isinstance(inner, FunctionType):
+            yield inner
+        elif type(inner).__name__ != "_lru_cache_wrapper":
+            return
         inner = getattr(inner, "__wrapped__", None)
 
 
 def version_of(function: FunctionType) -> str:
     """Return a digest of the code of the function and of each function that it wraps, without comments."""
-    parts = (part for one in wrapper_chain(function) for part in _code_parts(one.__code__))
-    return digest_of(b"".join(b"%d:%b" % (len(part), part) for part in parts), 6)
+    return digest_of(b"".join(_code_content(one.__code__) for one in wrapper_chain(function)), 6)
+
+
+@lru_cache(maxsize=256)  # a class that is an argument has many functions, and each call looks at them
+def _code_content(code: CodeType) -> bytes:
+    return b"".join(b"%d:%b" % (len(part), part) for part in _code_parts(code))
+
+
+def captured_values(function: FunctionType) -> Iterator[object]:
+    """Yield what the code of wrappers and wrapped does not show: captured values and unbound defaults."""
+    chain = list(wrapper_chain(function))
+    bound = signature_source(function)
+    for one in chain:
+        if one is not chain[-1]:
+            for variable, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
+                try:
+                    value = cell.cell_contents
+                except ValueError:  # not assigned yet, or never
+                    value = None
+                if all(value is not other for other in chain):
+                    yield variable, value
+        if one is not bound and (one.__defaults__ or one.__kwdefaults__):
+            yield one.__defaults__, one.__kwdefaults__
 
 
 def to_bytes(text: str) -> bytes:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from functools import partial, wraps
 from types import FunctionType
 
-from cachekit.decorator.code_version import signature_source, unwrapped, version_of
+from cachekit.decorator.code_version import signature_source, unwrapped
 from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
-from cachekit.decorator.key_encoding import arguments_text, identity_of, name_of
+from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
+from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
 from cachekit.decorator.source import follow
 from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
@@ -21,7 +22,8 @@ from cachekit.model.validation import checked_jitter, checked_key, checked_tags,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final, TypeAlias
+    from typing import Any, TypeAlias
+    from weakref import WeakSet
 
     from cachekit.decorator.source import CacheSource
     from cachekit.decorator.types import CacheDecorator, CacheInfo
@@ -47,27 +49,13 @@ if TYPE_CHECKING:
         bool,  # copy
     ]
 
-_COROUTINE: Final = 0x80
-_GENERATOR: Final = 0x20
-_ASYNC_GENERATOR: Final = 0x200
 
+def _subject_of(called: object) -> Subject:
+    if type(called) is FunctionType:
+        return Subject(called, None, called)
+    from cachekit.decorator.callables import adapted
 
-def _checked_function(function: object) -> FunctionType:
-    if isinstance(function, (classmethod, staticmethod)):
-        kind = type(function).__name__
-        raise TypeError(f"@{kind} must be above @cache_result, not below it; swap the two lines")
-    if not isinstance(function, FunctionType):
-        raise TypeError(
-            f"cache_result must decorate a function, not {function!r} of type {type(function).__name__}; "
-            f"call that in a def, and pass options by name, as in cache_result(ttl=60)"
-        )
-    flags = unwrapped(function).__code__.co_flags | function.__code__.co_flags
-    if flags & (_GENERATOR | _ASYNC_GENERATOR):
-        raise TypeError(
-            f"{function.__qualname__} must not be a generator, because its items can be read only once; "
-            f"return a list instead"
-        )
-    return function
+    return adapted(called)
 
 
 def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator:
@@ -77,7 +65,7 @@ def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        return CachedCall(_checked_function(function), source, options).wrapper()
+        return CachedCall(_subject_of(function), source, options).wrapper(function)
 
     return decorate
 
@@ -86,17 +74,17 @@ class CachedCall:
     """A cached function: its checked options, and what its wrapper calls off the fast path."""
 
     __slots__ = (
-        "__weakref__", "_copies", "_fixed_life", "_fixed_tags", "_function", "_identity", "_implicit",
-        "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature", "_source", "_stale_ttl",
-        "_store_if", "_tags", "_ttl", "_version", "fast_path",
+        "__weakref__", "_caches", "_copies", "_fixed_life", "_fixed_tags", "_function", "_holder",
+        "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature",
+        "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version", "fast_path",
     )  # fmt: skip
 
-    def __init__(self, function: FunctionType, source: CacheSource, options: CachedOptions) -> None:
+    def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
         ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy = options
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
-        if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & _COROUTINE:
+        if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & COROUTINE:
             raise TypeError(f"store_if must be a def function, not {store_if!r}, which must be awaited")
         if not isinstance(copy, bool):
             raise TypeError(f"copy must be True or False, not {copy!r}")
@@ -104,7 +92,8 @@ class CachedCall:
             raise TypeError(f"cache_level must be a CacheLevel, not {level!r}")
         if not isinstance(version, str):
             raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
-        self._function = function
+        self._subject = subject
+        self._function = function = subject.function
         self._ttl = ttl if callable(ttl) else None
         self._fixed_life = None if callable(ttl) or ttl is None else seconds(ttl)
         self._tags = tags if callable(tags) else None
@@ -122,15 +111,20 @@ class CachedCall:
             self._load = checked_options(load)
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
-        if name is not None:
-            self._identity = checked_key(name, "name")
-        elif key_func is not None:
-            self._identity = name_of(function)
-        else:
-            self._identity = identity_of(function)
+        self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
         self._version = version
         self._prefix = ""
         self._implicit = f"cachekit.function:{self._identity}"
+        #: Of a function object with results of its own: the caches that may have some. None for others.
+        self._caches: WeakSet[CacheCore] | None = None
+        if is_own:
+            if not level & CacheLevel.MEMORY:
+                raise ValueError(
+                    f"cache_level must include memory for {function.__qualname__}, not {level}, because its "
+                    f"name does not identify it in other processes; set name=... to a unique name"
+                )
+            self._level = CacheLevel.MEMORY
+            self._caches = drop_with(self, self._implicit)
         self.fast_path = FastPath()
         follow(self)
 
@@ -138,7 +132,7 @@ class CachedCall:
         """Return what identifies this function when a decorator is put around it."""
         # At the first key, not at decoration, because of what it costs to import hashlib.
         if not self._prefix:
-            version = version_of(self._function) if self._version == "auto" else self._version
+            version = self._subject.version() if self._version == "auto" else self._version
             self._prefix = f"{self._identity}@{version}"
         return self._prefix
 
@@ -152,6 +146,9 @@ class CachedCall:
         """Return the cache key of a call."""
         if self._key_func is not None:
             return checked_key(self._key_func(*args, **kwargs), "the result of key_func")
+        prefix = self.__cache_key__()
+        if self._holder is not None:
+            prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
         try:
             bound = self._signature.bind(args, kwargs)
         except TypeError:
@@ -159,8 +156,19 @@ class CachedCall:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
             # key apart from a call whose arguments are a tuple and a dict.
-            return f"{self.__cache_key__()}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
-        return f"{self.__cache_key__()}({arguments_text(bound)})"
+            return f"{prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
+        return f"{prefix}({arguments_text(bound)})"
+
+    async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
+        if self._key_func is None:
+            from cachekit.decorator.large_arguments import is_large
+
+            if is_large((*args, *kwargs.values(), self._holder)):
+                from cachekit.runtime.threads import run_in_thread
+
+                return await run_in_thread(self.key, args, kwargs)
+        return self.key(args, kwargs)
 
     def _tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
         if self._tags is None:
@@ -186,6 +194,8 @@ class CachedCall:
         from cachekit.loading.request import LoadRequest
 
         options = cache.defaults.options(self._load)
+        if self._caches is not None:  # no other process can ask for this function
+            options = options.shared_by("thread")
         stale = cache.defaults.stale(self._stale_ttl)
         labels = self._tags_of(args, kwargs)
         return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
@@ -197,11 +207,14 @@ class CachedCall:
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
-        key, lookups, value = self._look_up(cache, args, kwargs)
-        if value is MISSING and cache.tiers.lower:
+        cache.check(self._level)
+        key = self.key(args, kwargs)
+        lookups = self._lookups(cache)
+        value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
-        loader = partial(self._function, *args, **kwargs)
+        loader = self._loader(args, kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
         elif self._refresh_ahead(cache):
@@ -217,11 +230,14 @@ class CachedCall:
         cache = self._source.current()
         if cache is None:
             return await self._function(*args, **kwargs)
-        key, lookups, value = self._look_up(cache, args, kwargs)
-        if value is MISSING and cache.tiers.lower:
+        cache.check(self._level)
+        key = await self._key_async(args, kwargs)
+        lookups = self._lookups(cache)
+        value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and cache.tiers.lower and self._caches is None:
             value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
-        loader = partial(self._function, *args, **kwargs)
+        loader = self._loader(args, kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
         elif self._refresh_ahead(cache):
@@ -233,13 +249,17 @@ class CachedCall:
         # The part of its life from which on a hit reloads a result; 0 if that is disabled.
         return (cache.defaults.load if self._load is None else self._load).refresh_ahead
 
-    def _look_up(
-        self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[str, Lookups, Any]:
-        cache.check(self._level)
-        key = self.key(args, kwargs)
-        lookups = cache.reader(self._implicit)
-        return key, lookups, cache.look_in_memory(key, self._level, lookups)
+    def _lookups(self, cache: CacheCore) -> Lookups:
+        if self._caches is not None:
+            self._caches.add(cache)  # first: what is counted there is dropped with this function
+        return cache.reader(self._implicit)
+
+    def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> partial[Any]:
+        loader = partial(self._function, *args, **kwargs)
+        if self._caches is not None:
+            # A load may outlive its caller. It keeps this object, so that what it stores is dropped later.
+            loader.__dict__["cached"] = self
+        return loader
 
     def _add_to_fast_path(
         self,
@@ -250,8 +270,8 @@ class CachedCall:
         cache: CacheCore,
         lookups: Lookups,
     ) -> None:
-        if self._key_func is not None:
-            return
+        if self._key_func is not None or self._holder is not None or self._signature.defaults_vary:
+            return  # a key may differ from the one before, though the arguments are the same
         # On a free-threaded build this finds nothing, and the fast path stays empty.
         held = cache.memory.find(key)
         if held is not None:
@@ -283,7 +303,8 @@ class CachedCall:
             self.invalidate(*args, **kwargs)
             return self._function(*args, **kwargs)
         cache.check(self._level)
-        loader = partial(self._function, *args, **kwargs)
+        self._lookups(cache)
+        loader = self._loader(args, kwargs)
         key = self.key(args, kwargs)
         return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
 
@@ -296,8 +317,9 @@ class CachedCall:
             await self.invalidate_async(*args, **kwargs)
             return await self._function(*args, **kwargs)
         cache.check(self._level)
-        loader = partial(self._function, *args, **kwargs)
-        key = self.key(args, kwargs)
+        self._lookups(cache)
+        loader = self._loader(args, kwargs)
+        key = await self._key_async(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
         return self.copied(value)
 
@@ -307,19 +329,22 @@ class CachedCall:
 
     async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `AsyncCachedFunction.invalidate` does."""
-        key = self.key_of(*args, **kwargs)
+        self._refuse_bound(args, kwargs)
+        key = await self._key_async(args, kwargs)
         await self._build_cache()
         cache = self._source.stored()
         return await cache.awaited.in_io_thread(self._delete, cache, key)
 
     def _delete(self, cache: CacheCore, key: str) -> bool:
         cache.check()
-        return cache.tiers.writes.delete(key, CacheLevel.ALL)
+        return cache.tiers.writes.delete(key, CacheLevel.ALL if self._caches is None else self._level)
 
     def cache_clear(self) -> int:
         """Remove all results, as `CachedFunction.cache_clear` does."""
         cache = self._source.stored()
         cache.check()
+        if self._caches is not None:
+            return cache.memory.invalidate_tags(frozenset({self._implicit}))
         return cache.tiers.writes.invalidate_tags(frozenset({self._implicit}))
 
     async def cache_clear_async(self) -> int:
@@ -329,15 +354,16 @@ class CachedCall:
 
     def cache_info(self) -> CacheInfo:
         """Return hits, misses and size, as `CachedFunction.cache_info` does."""
-        from cachekit.decorator.types import CacheInfo
+        from cachekit.decorator.types import CacheInfo, ProcessCacheInfo
 
+        info = CacheInfo if self._caches is None else ProcessCacheInfo
         cache = self._source.current()
         if cache is None:
-            return CacheInfo(0, 0, 0)
-        lookups = cache.reader(self._implicit)
+            return info(0, 0, 0)
+        lookups = self._lookups(cache)
         size = cache.memory.tagged(self._implicit)
         below = lookups.below
-        return CacheInfo(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
+        return info(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
 
     def key_of(self, /, *args: Any, **kwargs: Any) -> str:
         """Return the cache key of this call, as `CachedFunction.key` does."""
@@ -368,14 +394,15 @@ class CachedCall:
                 f"through the class, as in {owner}.{name}.key(instance, ...)"
             )
 
-    def wrapper(self) -> Any:
-        """Return the function that replaces the decorated one."""
+    def wrapper(self, called: Callable[..., Any]) -> Any:
+        """Return the function that replaces the decorated callable."""
         function = self._function
-        is_async = bool(function.__code__.co_flags & _COROUTINE)
+        is_async = bool(function.__code__.co_flags & COROUTINE)
         make = async_wrapper_of if is_async else wrapper_of
         wrapper: Any = wraps(function)(
             make(self, skips_first=self._signature.ignores_first, copies=self._copies)
         )
+        wrapper.__wrapped__ = called
         wrapper.cache_info = self.cache_info
         wrapper.key = self.key_of
         wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear

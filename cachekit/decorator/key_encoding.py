@@ -14,24 +14,30 @@ line may change the version, because compilers since 3.12 place instructions by 
 from __future__ import annotations
 
 import enum
-import os
-import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from collections.abc import Callable, Iterable, Sequence
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 
 from cachekit.decorator.code_version import (
+    captured_values,
     digest_of,
     int_text,
     signature_source,
     to_bytes,
     unwrapped,
     version_of,
-    wrapper_chain,
 )
-from cachekit.decorator.third_party import Unkeyable, decompose
+from cachekit.decorator.naming import Unkeyable, class_name, is_fixed, qualified_name
 from cachekit.errors import KeyEncodingError
-from cachekit.runtime.program import shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 200  # characters of arguments that stay readable
 _HEAD: Final = 60  # characters that stay readable in a longer key, before the digest
+#: From this number of items on a container of plain values is packed. Shorter ones keep a readable text.
+LONG: Final = 512
+_ROWS: Final = frozenset({list, tuple, dict})
 _DEEPEST: Final = 50  # nested containers; deeper nesting is a cycle, or data that is no argument
 
 
@@ -59,45 +68,36 @@ def identity_of(function: FunctionType) -> str:
             f"the name of {function.__qualname__} must identify it, but it {unclear}; set name=... to a "
             f"unique name, or pass a key_func"
         )
-    settings = ",".join(encode(setting) for setting in _captured_values(function))
+    settings = ",".join(encode(setting) for setting in captured_values(function))
     return name_of(function) + (f"~{digest_of(to_bytes(settings), 4)}" if settings else "")
 
 
 def name_of(function: FunctionType) -> str:
     """Return module and qualified name, which several closures may share."""
-    return _name(unwrapped(function))
+    return qualified_name(unwrapped(function))
+
+
+def unclear_name(function: FunctionType) -> str | None:
+    """Return why several functions may share the name of this one; None if its name identifies it."""
+    innermost = unwrapped(function)
+    captured = set(innermost.__code__.co_freevars)
+    if "<locals>" not in innermost.__qualname__:
+        captured.discard("__class__")  # for `super()`: the name of the class is in that of the method
+    if captured:
+        return f"uses variables of the function around it ({', '.join(sorted(captured))})"
+    return "is a lambda" if innermost.__name__ == "<lambda>" else None
 
 
 def _ambiguity(function: FunctionType) -> str | None:
-    innermost = unwrapped(function)
-    captured = sorted(set(innermost.__code__.co_freevars) - {"__class__"})
-    if captured:
-        return f"uses variables of the function around it ({', '.join(captured)})"
-    if innermost.__name__ == "<lambda>":
-        return "is a lambda"
+    unclear = unclear_name(function)
+    if unclear is not None:
+        return unclear
     try:
-        for setting in _captured_values(function):
+        for setting in captured_values(function):
             encode(setting)
     except Unkeyable as error:
         return f"has a decorator that captured a value that cannot be part of a name ({error})"
     return None
-
-
-def _captured_values(function: FunctionType) -> Iterator[object]:
-    # Yields what the code of wrappers and wrapped does not show: captured values and unbound defaults.
-    chain = list(wrapper_chain(function))
-    bound = signature_source(function)
-    for one in chain:
-        if one is not chain[-1]:
-            for variable, cell in zip(one.__code__.co_freevars, one.__closure__ or (), strict=True):
-                try:
-                    value = cell.cell_contents
-                except ValueError:  # not assigned yet, or never
-                    value = None
-                if all(value is not other for other in chain):
-                    yield variable, value
-        if one is not bound and (one.__defaults__ or one.__kwdefaults__):
-            yield one.__defaults__, one.__kwdefaults__
 
 
 def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
@@ -111,8 +111,12 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
         try:
             parts.append(encode(value))
         except Unkeyable as error:
+            from cachekit.decorator.refused_part import refused_part
+
+            where, why = refused_part(value, error, encode)
+            part = f"{name}{where}: {why}" if where else why
             raise KeyEncodingError(
-                f"the argument {name!r} cannot be part of a key: {error}. Leave it out with "
+                f"the argument {name!r} cannot be part of a key: {part}. Leave it out with "
                 f"ignore=({name!r},), give its class a __cache_key__() method that returns what "
                 f"identifies a value, or return the key from a key_func"
             ) from None
@@ -120,6 +124,22 @@ def arguments_text(bound: Iterable[tuple[str, Any]]) -> str:
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_HEAD]}~{digest_of(to_bytes(text), 16)}"
+
+
+def held_text(holder: object, function: str) -> str:
+    """Return the part of a key for what a callable holds, such as the instance of a bound method.
+
+    Raises:
+        KeyEncodingError: it has come to hold something without an identity.
+    """
+    try:
+        text = encode(holder)
+    except Unkeyable as error:
+        raise KeyEncodingError(
+            f"what {function} holds cannot be part of a key: {error}. Decorate a def that takes it as an "
+            f"argument"
+        ) from None
+    return text if len(text) <= _HEAD else digest_of(to_bytes(text), 16)
 
 
 def encode(value: object, depth: int = _DEEPEST) -> str:
@@ -144,11 +164,31 @@ def _encode_str(value: str, _: int) -> str:
     return f"s{len(value)}:{value}"
 
 
-def _encode_sequence(value: Iterable[object], depth: int) -> str:
+def _is_long(values: Sequence[Any]) -> bool:
+    # Whether a sequence is long, or holds rows that are long together.
+    if len(values) >= LONG:
+        return True
+    kind = type(values[0]) if values else None
+    return kind in _ROWS and {kind}.issuperset(map(type, values)) and sum(map(len, values)) >= LONG
+
+
+def _encode_sequence(value: Sequence[object], depth: int) -> str:
+    if _is_long(value):
+        from cachekit.decorator.packing import packed
+
+        text = packed(value)
+        if text is not None:
+            return text
     return ",".join(_each(value, depth))
 
 
-def _encode_sorted(value: Iterable[object], depth: int) -> str:
+def _encode_sorted(value: set[object] | frozenset[object], depth: int) -> str:
+    if len(value) >= LONG:
+        from cachekit.decorator.packing import in_order
+
+        members = in_order(value)
+        if members is not None:
+            return _encode_sequence(members, depth)
     return ",".join(sorted(_each(value, depth)))
 
 
@@ -157,15 +197,33 @@ def _encode_defaultdict(value: defaultdict[Any, Any], depth: int) -> str:
     return f"defaultdict({encode(value.default_factory, _deeper(depth))},{_encode_dict(value, depth)})"
 
 
+def _encode_deque(value: deque[Any], depth: int) -> str:
+    items = _encode_sequence(list(value), depth)
+    return f"deque({encode(value.maxlen)}{items and ','}{items})"
+
+
 def _encode_dict(value: dict[Any, Any], depth: int) -> str:
     _check(depth)
+    if len(value) >= LONG:
+        from cachekit.decorator.packing import in_order
+
+        keys = in_order(value)
+        if keys is not None:
+            return f"={_encode_sequence(keys, depth)},{_encode_sequence([value[key] for key in keys], depth)}"
     pairs = (f"{encode(k, depth - 1)}={encode(v, depth - 1)}" for k, v in list(value.items()))
     return ",".join(sorted(pairs))
 
 
 def _each(values: Iterable[object], depth: int) -> list[str]:
     _check(depth)
-    return [encode(value, depth - 1) for value in values]
+    depth -= 1
+    found = _ENCODERS.get
+    return [
+        encoder(value, depth)
+        if (encoder := found(kind := type(value)))
+        else _encode_other(value, kind, depth)
+        for value in values
+    ]
 
 
 def _check(depth: int) -> None:
@@ -191,8 +249,8 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
     dict: lambda value, depth: f"dict{{{_encode_dict(value, depth)}}}",
     defaultdict: _encode_defaultdict,
     # Its order is part of its equality.
-    OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(value.items(), depth)})",
-    deque: lambda value, depth: f"deque({_encode_sequence((value.maxlen, *value), depth)})",
+    OrderedDict: lambda value, depth: f"OrderedDict({_encode_sequence(list(value.items()), depth)})",
+    deque: _encode_deque,
     range: lambda value, _: f"range({value.start},{value.stop},{value.step})",
     slice: lambda value, depth: f"slice({_encode_sequence((value.start, value.stop, value.step), depth)})",
 }
@@ -201,73 +259,71 @@ _ENCODERS: Final[dict[type, Callable[[Any, int], str]]] = {
 def _encode_other(value: Any, kind: type, depth: int) -> str:
     own = getattr(kind, "__cache_key__", None)
     if own is not None:
-        return f"<{_name(kind)}:{encode(own(value), _deeper(depth))}>"
+        return f"<{qualified_name(kind)}:{encode(own(value), _deeper(depth))}>"
     # By type, not by isinstance(): a proxy claims the class of its target, which may change.
     if issubclass(kind, enum.Enum):
-        # A member of a Flag may be a combination without a name.
-        return f"<{_class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}>"
+        return _encode_member(value, kind, depth)
     if issubclass(kind, type):
-        return f"<class {_class_name(value, to_be_found=True)}>"
-    if kind in (FunctionType, BuiltinFunctionType, MethodType):
+        return _encode_class(value, depth)
+    if kind in _FUNCTIONS:
         return _encode_function(value, depth)
     base = next((base for base in kind.__mro__ if base in _ENCODERS), None)
     if hasattr(kind, "__dataclass_fields__") and base is None:
-        return f"<{_class_name(kind)}:{_encode_fields(value, kind, depth)}>"
-    text = _standard_text(value, kind)
+        return f"<{class_name(kind)}:{_encode_fields(value, kind, depth)}>"
+    from cachekit.decorator.standard_values import parts_of, text_of
+
+    text = text_of(value, kind)
     if text is not None:
-        return f"<{_name(kind)}:{_encode_str(text, depth)}>"
+        return f"<{qualified_name(kind)}:{_encode_str(text, depth)}>"
     if base is None:
-        parts = decompose(value, kind)
+        parts = parts_of(value, kind)
+        if parts is None:
+            from cachekit.decorator.third_party import decompose
+
+            parts = decompose(value, kind)
         if parts is not None:
-            return f"<{_class_name(kind)}:{encode(parts, _deeper(depth))}>"
-        what = _name(kind).removeprefix("builtins.")
+            return f"<{class_name(kind)}:{encode(parts, _deeper(depth))}>"
+        what = qualified_name(kind).removeprefix("builtins.")
         raise Unkeyable(f"a value of type {what} has no identity except its place in memory")
-    if getattr(value, "__dict__", None) or _has_slots(kind, base):
-        raise Unkeyable(f"a {_name(kind)} is a {base.__name__} with further attributes")
+    from cachekit.decorator.object_state import attributes, content_of, has_slots
+
+    if attributes(value, kind) or has_slots(kind, base):
+        raise Unkeyable(f"a {qualified_name(kind)} is a {base.__name__} with further attributes")
     # A named tuple, or a subclass of str: the content of the builtin, under the name of the class.
-    return f"<{_class_name(kind)}:{_ENCODERS[base](_PLAIN.get(base, _as_it_is)(value), depth)}>"
+    return f"<{class_name(kind)}:{_ENCODERS[base](content_of(value, base), depth)}>"
 
 
-def _as_it_is(value: object) -> object:
-    return value
+def _encode_member(value: Any, kind: type, depth: int) -> str:
+    # A member of a Flag may be a combination without a name.
+    from cachekit.decorator.object_state import attributes
+
+    text = f"{class_name(kind)}.{value.name}={encode(value.value, _deeper(depth))}"
+    further = {name: part for name, part in attributes(value, kind).items() if not _is_enums_own(name)}
+    return f"<{text}{_encode_further(further, depth)}>"
 
 
-#: Reads the content of a subclass without the methods that the subclass overrides. Other types need no
-#: such function.
-_PLAIN: Final[dict[type, Callable[[Any], object]]] = {
-    int: int.__int__,
-    float: float.__float__,
-    complex: complex.__complex__,
-    str: str.__str__,
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
-    bytearray: lambda value: bytearray.__getitem__(value, slice(None)),
-    tuple: lambda value: _members(value),
-    list: lambda value: list(list.__iter__(value)),
-    set: lambda value: set(set.__iter__(value)),
-    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
-    dict: lambda value: dict(dict.items(value)),
-    OrderedDict: lambda value: OrderedDict(OrderedDict.items(value)),
-}
+def _is_enums_own(name: str) -> bool:
+    return name.startswith("_") and name.endswith("_")
 
 
-def _members(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Returns the content of a tuple subclass, with the names of its fields if it has any: two classes of
-    # one name may differ in them. `os.stat_result` and the like have more fields than the tuple shows.
-    members = tuple(tuple.__iter__(value))
-    kind = type(value)
-    names = getattr(kind, "_fields", None)
-    if isinstance(names, tuple):
-        return names, members
-    counts = vars(kind)
-    if counts.get("n_fields", 0) != counts.get("n_sequence_fields", 0):
-        reduced: Any = kind.__reduce__(value)  # the class, and the tuple with the other fields by name
-        return members, reduced[1][1]
-    return members
+def _encode_class(value: type, depth: int) -> str:
+    name = class_name(value, to_be_found=True)
+    if is_fixed(value):
+        return f"<class {name}>"
+    from cachekit.decorator.definitions import digest_of_class
+
+    return f"<class {name}~{digest_of_class(value, lambda part: encode(part, _deeper(depth)))}>"
 
 
-def _has_slots(kind: type, base: type) -> bool:
-    ours = kind.__mro__[: kind.__mro__.index(base)]
-    return any(set(vars(one).get("__slots__", ())) - {"__weakref__"} for one in ours)
+def _encode_further(further: dict[str, object], depth: int) -> str:
+    # The attributes of an object that are no field of it.
+    texts = []
+    for name, part in sorted(further.items()):
+        try:
+            texts.append(f"{name}={encode(part, _deeper(depth))}")
+        except Unkeyable as error:
+            raise Unkeyable(f"its attribute {name!r}: {error}") from None
+    return f"+{','.join(texts)}" if texts else ""
 
 
 def _deeper(depth: int) -> int:
@@ -276,19 +332,36 @@ def _deeper(depth: int) -> int:
 
 
 def _encode_fields(value: Any, kind: type, depth: int) -> str:
-    # A dataclass exists only if its module is loaded; importing it takes a fifth of our import time.
-    names = [field.name for field in sys.modules["dataclasses"].fields(value)]
+    from cachekit.decorator.object_state import beyond, has_slots
+
+    # `dataclasses.fields` lists the same, and importing it takes a fifth of our import time.
+    described: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    names = [name for name, field in described.items() if field._field_type.name == "_FIELD"]
     decorated = next(one for one in kind.__mro__ if "__dataclass_fields__" in vars(one))
-    if decorated is not kind and (
-        getattr(value, "__dict__", {}).keys() - set(names) or _has_slots(kind, decorated)
-    ):
+    further = beyond(value, kind, names)
+    if decorated is not kind and (further or has_slots(kind, decorated)):
         raise Unkeyable(
-            f"a {_name(kind)} is not a dataclass itself, and has more attributes than the fields of its base"
+            f"a {qualified_name(kind)} is not a dataclass itself, and has more attributes than the fields of "
+            f"its base"
         )
     unset = [name for name in names if not hasattr(value, name)]
     if unset:
-        raise Unkeyable(f"the field {unset[0]} of a {_name(kind)} has no value yet")
-    return ",".join(f"{name}={encode(getattr(value, name), _deeper(depth))}" for name in names)
+        raise Unkeyable(f"the field {unset[0]} of a {qualified_name(kind)} has no value yet")
+    texts = []
+    for name in names:
+        try:
+            texts.append(f"{name}={encode(getattr(value, name), _deeper(depth))}")
+        except Unkeyable as error:
+            raise Unkeyable(f"its field {name!r}: {error}") from None
+    return f"{','.join(texts)}{_encode_further(further, depth)}"
+
+
+_FUNCTIONS: Final = frozenset(
+    {
+        FunctionType, BuiltinFunctionType, MethodType, MethodDescriptorType, WrapperDescriptorType,
+        ClassMethodDescriptorType, MethodWrapperType,
+    }
+)  # fmt: skip
 
 
 def _encode_function(value: Any, depth: int) -> str:
@@ -299,70 +372,16 @@ def _encode_function(value: Any, depth: int) -> str:
         unclear = _ambiguity(value)
         if unclear is not None:
             raise Unkeyable(f"{value.__qualname__} {unclear}, so its name does not identify it")
+        from cachekit.decorator.definitions import digest_of_annotations
+
         described = signature_source(value)
         defaults = encode((described.__defaults__, described.__kwdefaults__), _deeper(depth))
-        return f"<function {identity_of(value)}@{version_of(value)}{defaults}>"
+        further = digest_of_annotations(value, lambda part: encode(part, _deeper(depth)))
+        mark = f"~{further}" if further else ""
+        return f"<function {identity_of(value)}@{version_of(value)}{defaults}{mark}>"
+    if not hasattr(value, "__self__"):  # a method in C of no object, such as `str.upper`
+        return f"<function {encode(value.__objclass__)}.{value.__name__}>"
     if value.__self__ is None or isinstance(value.__self__, ModuleType):
         return f"<function {value.__module__}.{value.__qualname__}>"
     # A method of a builtin object, such as the `get` of one dict.
     return f"<method {value.__name__} of {encode(value.__self__, _deeper(depth))}>"
-
-
-def _standard_text(value: Any, kind: type) -> str | None:
-    # The text of a plain value of the standard library; None for other values. The modules are looked up,
-    # not imported: without them no value of their types exists.
-    module = kind.__module__
-    if module == "datetime":
-        if hasattr(value, "utcoffset") and not hasattr(value, "isoformat"):
-            return repr(value)  # a time zone, whose str may be only the name that it was given
-        zone = getattr(value, "tzinfo", None)
-        # Two zones may share an offset, and `fold` distinguishes two instants.
-        known = zone is None or (type(zone).__module__ in _ZONES and _standard_text(zone, type(zone)))
-        return f"{value!s}|{getattr(value, 'fold', 0)}|{zone!r}" if known else None
-    if module == "zoneinfo":
-        return getattr(value, "key", None)  # None for a zone that was read from a file
-    if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
-        return str(value)
-    if module in {"uuid", "decimal", "fractions", "ipaddress"}:
-        return str(value)
-    if module == "re" and hasattr(value, "pattern"):
-        return f"{value.flags}|{value.pattern!r}"
-    return None
-
-
-_ZONES: Final = frozenset({"datetime", "zoneinfo"})
-
-
-def _class_name(kind: type, *, to_be_found: bool = False) -> str:
-    # The name of a class, if it identifies the class. Classes of one factory may share a name. A class that
-    # its module does not have under its name may still be the only one of that name. That is enough for
-    # the values of a class, but not for a class itself.
-    module, name = kind.__module__, kind.__qualname__
-    if "<locals>" in name:
-        raise Unkeyable(f"the class {name} is defined inside a function, which may create several")
-    found: object = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    if found is not kind and (to_be_found or found is not None) and module != "builtins":
-        raise Unkeyable(f"the class {module}.{name} is not what its module has under that name")
-    return _name(kind)
-
-
-def _name(named: type | FunctionType) -> str:
-    # Module and qualified name. The main program is named by its file, by its real name with -m, or by the
-    # working directory of a shell.
-    module = named.__module__
-    if module in {"__main__", "__mp_main__"}:
-        if isinstance(named, FunctionType):
-            variables = named.__globals__
-        else:
-            variables = vars(sys.modules.get(module, sys.modules["__main__"]))
-        spec = variables.get("__spec__")
-        # The spec of a directory or an archive that is run as a program is named `__main__` only.
-        if spec is not None and spec.name != "__main__":
-            module = spec.name
-        elif variables.get("__file__") is not None:
-            module = os.path.realpath(variables["__file__"])
-        else:
-            module = shell()
-    return f"{module}.{named.__qualname__}"

@@ -9,7 +9,9 @@ from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Final
+
+_CONSTANT: Final = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
 
 
 class Signature:
@@ -26,7 +28,7 @@ class Signature:
 
     __slots__ = (
         "_by_keyword", "_defaults", "_function", "_names", "_positional", "_shown", "_star", "_stars",
-        "ignores", "ignores_first",
+        "defaults_vary", "ignores", "ignores_first",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
@@ -36,20 +38,12 @@ class Signature:
             raise TypeError(
                 f"ignore must be a tuple of names, not {ignore!r} of type {type(ignore).__name__}"
             )
-        code = function.__code__
-        fixed = code.co_argcount + code.co_kwonlyargcount
         self._function = function
-        self._names = code.co_varnames[:fixed]
-        self._positional = self._names[: code.co_argcount]
-        self._by_keyword = frozenset(self._names[code.co_posonlyargcount :])
-        starred = list(code.co_varnames[fixed:])
-        self._star = starred.pop(0) if code.co_flags & VARARGS else ""
-        self._stars = starred.pop(0) if code.co_flags & VARKEYWORDS else ""
-        defaults = function.__defaults__ or ()
-        self._defaults: dict[str, Any] = dict(
-            zip(self._positional[code.co_argcount - len(defaults) :], defaults, strict=True)
-        )
-        self._defaults |= function.__kwdefaults__ or {}
+        declared = _declared(function)
+        if declared is None:
+            self._take_code(function)
+        else:
+            self._take_declared(declared)
         ignored = frozenset(ignore)
         every = [*self._names, *filter(None, (self._star, self._stars))]
         if ignored - set(every):
@@ -61,6 +55,35 @@ class Signature:
         #: Whether any parameter is ignored, and whether the first one is, such as `self`.
         self.ignores = bool(ignored)
         self.ignores_first = bool(self._positional) and self._positional[0] in ignored
+        #: Whether a default, such as a list, may hold something else at the next call.
+        self.defaults_vary = any(
+            type(value) not in _CONSTANT for name, value in self._defaults.items() if name not in ignored
+        )
+
+    def _take_code(self, function: FunctionType) -> None:
+        code = function.__code__
+        fixed = code.co_argcount + code.co_kwonlyargcount
+        self._names = code.co_varnames[:fixed]
+        self._positional = self._names[: code.co_argcount]
+        self._by_keyword = frozenset(self._names[code.co_posonlyargcount :])
+        starred = list(code.co_varnames[fixed:])
+        self._star = starred.pop(0) if code.co_flags & VARARGS else ""
+        self._stars = starred.pop(0) if code.co_flags & VARKEYWORDS else ""
+        defaults = function.__defaults__ or ()
+        self._defaults: dict[str, Any] = dict(
+            zip(self._positional[code.co_argcount - len(defaults) :], defaults, strict=True)
+        )
+        self._defaults |= function.__kwdefaults__ or {}
+
+    def _take_declared(self, parameters: list[Any]) -> None:
+        # The kinds of parameters count from 0: positional only, either, *args, keyword only, **kwargs.
+        named = {kind: tuple(one.name for one in parameters if one.kind == kind) for kind in range(5)}
+        self._positional = named[0] + named[1]
+        self._names = self._positional + named[3]
+        self._by_keyword = frozenset(named[1] + named[3])
+        self._star = "".join(named[2])
+        self._stars = "".join(named[4])
+        self._defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
         """Return name and value of each parameter that is part of the cache key, in order.
@@ -101,3 +124,12 @@ class Signature:
         if self._stars:
             bound[self._stars] = unknown
         return [(name, bound[name]) for name in self._shown]
+
+
+def _declared(function: FunctionType) -> list[Any] | None:
+    # What a function that takes anything says that it takes. Otherwise its code says it.
+    code = function.__code__
+    parameters = getattr(vars(function).get("__signature__"), "parameters", None)
+    if parameters is None or code.co_argcount or code.co_kwonlyargcount:
+        return None
+    return list(parameters.values()) if code.co_flags & VARARGS and code.co_flags & VARKEYWORDS else None

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import sys
 
+from cachekit.decorator.naming import Unkeyable
+from cachekit.decorator.object_state import attributes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
-
-
-class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
-    """A value has no identity that could be part of a key; the message says why."""
-
 
 # Kinds of arrays whose items are their bytes: numbers, times, fixed texts, and records of them.
 _PLAIN_ITEMS: Final = frozenset("biufcmMSUV")
@@ -70,4 +68,11 @@ def _fields(value: Any, kind: Any) -> object:
     unset = [name for name in names if name not in held]
     if unset:
         raise Unkeyable(f"the field {unset[0]} of a {kind.__qualname__} has no value yet")
-    return {name: held[name] for name in names}, value.__pydantic_extra__, value.__pydantic_private__
+    parts = {name: held[name] for name in names}, value.__pydantic_extra__, value.__pydantic_private__
+    # Attributes that were set past the model's own checks.
+    further = {
+        name: part
+        for name, part in attributes(value, kind).items()
+        if name not in names and not name.startswith("__pydantic_")
+    }
+    return (*parts, further) if further else parts

@@ -7,7 +7,7 @@ They are protocols only. At run time a cached function is a plain function with 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, final, overload
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -26,6 +26,30 @@ class CacheInfo(NamedTuple):
     misses: int  #: all other calls: they ran the function, waited for a running call, or failed
     size: int  #: results held in memory, expired ones included that are not yet removed
 
+    @property
+    def scope(self) -> str:
+        """Return "shared" if the name of the function identifies its results, in every tier.
+
+        "process" means that they belong to this function object: they are kept in the memory of this process,
+        and dropped with the function.
+        """
+        return "shared"
+
+
+@final
+class ProcessCacheInfo(CacheInfo):
+    """The lookups of a function object that has results of its own."""
+
+    __slots__ = ()
+
+    @property
+    def scope(self) -> str:
+        """Return "process"."""
+        return "process"
+
+    def __repr__(self) -> str:
+        return f"CacheInfo(hits={self.hits}, misses={self.misses}, size={self.size}, scope={self.scope!r})"
+
 
 class _Takes(Protocol[S_contra, Q, R_co]):
     """A callable whose first argument is an instance. With Concatenate, mypy would bind a method to any."""
@@ -34,7 +58,7 @@ class _Takes(Protocol[S_contra, Q, R_co]):
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """A `def` function decorated with `cache_result`: called as before, with five further methods.
+    """A function or callable decorated with `cache_result`: called as before, with five further methods.
 
     A cached method is bound like any other method. Call the methods of this class through the class of the
     instance, with the instance as the first argument: `Client.fetch.invalidate(client, 1)`.

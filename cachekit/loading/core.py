@@ -62,9 +62,9 @@ class CacheCore:
     """
 
     __slots__ = (
-        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "awaited", "closed",
-        "default_ttl", "defaults", "fast_paths",  "keep_warm", "loads", "lookups", "memory", "memory_stats",
-        "tiers",
+        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "_retired", "awaited",
+        "closed", "default_ttl", "defaults", "fast_paths", "keep_warm", "loads", "lookups", "memory",
+        "memory_stats", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +104,9 @@ class CacheCore:
         )
         self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
         self.lookups = self.memory_stats.reader()
-        self._readers = [self.lookups]
+        #: The counts of functions that are gone.
+        self._retired = Lookups()
+        self._readers = [self.lookups, self._retired]
         self._functions: dict[str, Lookups] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
 
@@ -160,6 +162,24 @@ class CacheCore:
             if lookups is mine:
                 self._readers.append(lookups)
         return lookups
+
+    def forget_function(self, function: str) -> None:
+        """Drop the results and the counters of a cached function that is gone.
+
+        A finalizer calls it, so at any point of any thread.
+        """
+        if self.closed:
+            return
+        self.memory.invalidate_tags(frozenset({function}))
+        lookups = self._functions.pop(function, None)
+        if lookups is not None:
+            self.memory_stats.retire([lookups])
+            retired = self._retired
+            self._readers.remove(lookups)
+            retired.hits += lookups.hits
+            retired.misses += lookups.misses
+            retired.skipped += lookups.skipped
+            retired.below += lookups.below
 
     def get_stats(self) -> dict[str, CacheStats]:
         """Return the statistics of each tier by name, and "combined"."""

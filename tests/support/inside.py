@@ -32,6 +32,11 @@ def next_probe_in(breaker: CircuitBreaker) -> float:
     return breaker._due - breaker._monotonic()
 
 
+def functions(cache: IntelligentCache) -> list[str]:
+    """The tags of the cached functions that the cache counts lookups of."""
+    return list(_core(cache)._core._functions)
+
+
 def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
     return _core(cache)._core.loads
 

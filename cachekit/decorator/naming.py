@@ -1,0 +1,80 @@
+"""The names of classes and functions in keys: the same in every process that runs the same code.
+
+A class whose name does not identify it is `Unkeyable`, as is any value that no key can tell from another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FunctionType
+
+from cachekit.runtime.program import shell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_MUTABLE: Final = 1 << 9  # a heap type,
+_IMMUTABLE: Final = 1 << 8  # whose attributes can be set
+
+
+class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known
+    """A value has no identity that could be part of a key; the message says why, and which part it is."""
+
+
+def is_python_class(kind: type) -> bool:
+    """Return whether a `class` statement, or a call of `type`, made the class; the others are made in C."""
+    return kind.__flags__ & (_MUTABLE | _IMMUTABLE) == _MUTABLE
+
+
+def is_fixed(kind: type) -> bool:
+    """Return whether the name and the version of Python determine the class: it is built in or standard."""
+    return not is_python_class(kind) or is_standard(kind.__module__)
+
+
+def is_standard(module: str | None) -> bool:
+    """Return whether a module belongs to the standard library."""
+    top = (module or "").partition(".")[0]
+    return top in sys.stdlib_module_names and top not in {"__main__", "__mp_main__"}
+
+
+def class_name(kind: type, *, to_be_found: bool = False) -> str:
+    """Return the name of a class, if it identifies the class.
+
+    Classes of one factory may share a name. A class that its module does not have under its name may still
+    be the only one of that name. That is enough for the values of a class, but not for a class itself.
+
+    Raises:
+        Unkeyable: several classes may have that name.
+    """
+    module, name = kind.__module__, kind.__qualname__
+    if "<locals>" in name:
+        raise Unkeyable(f"the class {name} is defined inside a function, which may create several")
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if found is not kind and (to_be_found or found is not None) and module != "builtins":
+        raise Unkeyable(f"the class {module}.{name} is not what its module has under that name")
+    return qualified_name(kind)
+
+
+def qualified_name(named: type | FunctionType) -> str:
+    """Return module and qualified name.
+
+    The main program is named by its file, by its real name with -m, or by the working directory of a shell.
+    """
+    module: str | None = named.__module__
+    if module in {"__main__", "__mp_main__"}:
+        variables = named.__globals__ if isinstance(named, FunctionType) else {}
+        if variables.get("__name__") != module:  # a class, or a wrapper of another module
+            variables = vars(sys.modules.get(module, sys.modules["__main__"]))
+        spec = variables.get("__spec__")
+        # The spec of a directory or an archive that is run as a program is named `__main__` only.
+        if spec is not None and spec.name != "__main__":
+            module = spec.name
+        elif variables.get("__file__") is not None:
+            module = os.path.realpath(variables["__file__"])
+        else:
+            module = shell()
+    return f"{module or '<exec>'}.{named.__qualname__}"
