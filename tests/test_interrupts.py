@@ -68,13 +68,14 @@ class TestIsInterrupt:
     @pytest.mark.parametrize("handler", HANDLERS)
     def test_of_a_handler(self, handler: str) -> None:
         """Whatever kind of callable it is, and however deep it raises."""
-        with handled_by(HANDLERS[handler]), pytest.raises(TimeLimit) as caught:
-            interrupted()
-        assert is_interrupt(caught.value)
+        with handled_by(HANDLERS[handler]):
+            with pytest.raises(TimeLimit) as caught:
+                interrupted()
+            assert is_interrupt(caught.value)
 
     def test_of_other_code(self) -> None:
         """The same exception of a function that was simply called is none."""
-        with pytest.raises(TimeLimit) as caught:
+        with handled_by(Handler().method), pytest.raises(TimeLimit) as caught:
             over(1, None)
         assert not is_interrupt(caught.value)
         assert not is_interrupt(TimeLimit())

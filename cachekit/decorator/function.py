@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cachekit.loading.core import CacheCore
     from cachekit.loading.options import LoadOptions
     from cachekit.loading.request import Life, LoadRequest
-    from cachekit.model.counters import Lookups
+    from cachekit.model.counters import Lookups, LookupTable
     from cachekit.model.types import TTL, Tags
 
     #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
@@ -74,9 +74,10 @@ class CachedCall:
     """A cached function: its checked options, and what its wrapper calls off the fast path."""
 
     __slots__ = (
-        "__weakref__", "_caches", "_copies", "_fixed_life", "_fixed_tags", "_function", "_holder",
-        "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature",
-        "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version", "fast_path",
+        "__weakref__", "_caches", "_copies", "_counters", "_fixed_life", "_fixed_tags", "_function",
+        "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix",
+        "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version",
+        "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
@@ -125,6 +126,8 @@ class CachedCall:
                 )
             self._level = CacheLevel.MEMORY
             self._caches = drop_with(self, self._implicit)
+        #: The counters of this function in each cache that it has used, by the table that they belong to.
+        self._counters: dict[LookupTable, Lookups] = {}
         self.fast_path = FastPath()
         follow(self)
 
@@ -252,7 +255,14 @@ class CachedCall:
     def _lookups(self, cache: CacheCore) -> Lookups:
         if self._caches is not None:
             self._caches.add(cache)  # first: what is counted there is dropped with this function
-        return cache.reader(self._implicit)
+        lookups = self._counters.get(cache.table)
+        if lookups is None:
+            for table in list(self._counters):
+                if table.is_closed:
+                    self._counters.pop(table, None)
+            # Threads that meet the cache together get the same counters.
+            lookups = self._counters[cache.table] = cache.reader(self._implicit)
+        return lookups
 
     def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> partial[Any]:
         loader = partial(self._function, *args, **kwargs)

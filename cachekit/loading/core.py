@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, final
+from weakref import ref
 
 from cachekit.coherence.accessor import TierAccessor
 from cachekit.coherence.tier_stack import TierStack
@@ -56,15 +57,16 @@ class CacheCore:
         defaults: how values are loaded when the caller does not say.
         keep_warm: the keys kept warm; None if that is off.
         lookups: the counters of callers that name no function of their own.
+        table: the counters of all callers.
         fast_paths: the fast paths that point into the memory tier. It is no WeakSet, because another thread
             may add one while the members are listed.
         closed: whether the cache is closed.
     """
 
     __slots__ = (
-        "__weakref__", "_functions", "_levels", "_memory_tier", "_readers", "_retired", "awaited",
+        "__weakref__", "_functions", "_levels", "_memory_tier", "awaited",
         "closed", "default_ttl", "defaults", "fast_paths", "keep_warm", "loads", "lookups", "memory",
-        "memory_stats", "tiers",
+        "memory_stats", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -103,11 +105,9 @@ class CacheCore:
             self.loads.path.permits, default_ttl, load, memory is not None, keeps_warm
         )
         self.keep_warm = KeepWarm(self.tiers, self.loads) if keeps_warm else None
-        self.lookups = self.memory_stats.reader()
-        #: The counts of functions that are gone.
-        self._retired = Lookups()
-        self._readers = [self.lookups, self._retired]
-        self._functions: dict[str, Lookups] = {}
+        self.table = self.memory_stats.table()
+        self.lookups = self.table.reader()
+        self._functions: dict[str, ref[Lookups]] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
@@ -153,33 +153,37 @@ class CacheCore:
     # -- counters -----------------------------------------------------------------------------------
 
     def reader(self, function: str) -> Lookups:
-        """Return the counters of a cached function; functions of one identity share them."""
-        lookups = self._functions.get(function)
-        if lookups is None:
-            # Two threads may both come here: setdefault decides, and the counters of the other stay unused.
-            mine = self.memory_stats.reader()
-            lookups = self._functions.setdefault(function, mine)
-            if lookups is mine:
-                self._readers.append(lookups)
-        return lookups
+        """Return the counters of a cached function, which it keeps; functions of one identity share them."""
+        functions = self._functions
+        while True:
+            known = functions.get(function)
+            lookups = None if known is None else known()
+            if lookups is not None:
+                return lookups
+            mine = self.table.reader()
+
+            def forget(gone: ref[Lookups]) -> None:
+                try:
+                    # Nothing runs between the next two lines (see `model.counters`).
+                    if functions[function] is gone:
+                        del functions[function]
+                except KeyError:
+                    pass
+
+            new = ref(mine, forget)
+            # Two threads may both come here. One of them decides, and the other one takes its counters.
+            if known is not None:
+                forget(known)
+            if functions.setdefault(function, new) is new:
+                return mine
 
     def forget_function(self, function: str) -> None:
-        """Drop the results and the counters of a cached function that is gone.
+        """Drop the results of a cached function that is gone.
 
         A finalizer calls it, so at any point of any thread.
         """
-        if self.closed:
-            return
-        self.memory.invalidate_tags(frozenset({function}))
-        lookups = self._functions.pop(function, None)
-        if lookups is not None:
-            self.memory_stats.retire([lookups])
-            retired = self._retired
-            self._readers.remove(lookups)
-            retired.hits += lookups.hits
-            retired.misses += lookups.misses
-            retired.skipped += lookups.skipped
-            retired.below += lookups.below
+        if not self.closed:
+            self.memory.invalidate_tags(frozenset({function}))
 
     def get_stats(self) -> dict[str, CacheStats]:
         """Return the statistics of each tier by name, and "combined"."""
@@ -194,9 +198,7 @@ class CacheCore:
         combined = {name: sum(tier[name] for tier in tiers.values()) for name in COUNTED}
         for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
             combined[quantile] = next(iter(tiers.values()))[quantile]
-        readers = list(self._readers)
-        hits = sum(reader.hits for reader in readers)
-        misses = sum(reader.misses for reader in readers)
+        hits, misses, _, _ = self.table.totals()
         combined |= self.loads.figures.as_dict()
         combined["requests"] = hits + misses + self.tiers.skipped
         combined["request_hits"] = hits + answers
@@ -215,4 +217,5 @@ class CacheCore:
             self.keep_warm.close()
         self.tiers.close()
         self.loads.close()
-        self.memory_stats.retire(self._readers)
+        self.table.is_closed = True
+        self.memory_stats.retire(self.table)

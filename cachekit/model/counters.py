@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from typing import Final, final
+from weakref import ref
 
 
 @final
@@ -20,13 +21,76 @@ class Lookups:
     misses that a lower tier served, because those did not run the function.
     """
 
-    __slots__ = ("below", "hits", "misses", "skipped")
+    __slots__ = ("__weakref__", "below", "hits", "misses", "skipped", "table")
 
-    def __init__(self) -> None:
+    def __init__(self, table: LookupTable | None = None) -> None:
         self.hits = 0
         self.misses = 0
         self.skipped = 0  #: lookups that left this tier out because of their `levels`
         self.below = 0  #: misses and skipped lookups that a lower tier served
+        self.table = table  #: to which it belongs, if any
+
+    def __del__(self) -> None:
+        if self.table is not None:
+            self.table.fold(self)
+
+
+@final
+class LookupTable:
+    """The lookups of one cache: of its readers, and the sums of readers that are gone.
+
+    It takes no lock, because a finalizer, which may run at any point of any thread, folds a reader into the
+    sums. Under the GIL nothing runs between the lines that say so.
+    """
+
+    __slots__ = ("__weakref__", "_folded", "_readers", "below", "hits", "is_closed", "misses", "skipped")
+
+    def __init__(self) -> None:
+        self._readers: dict[int, ref[Lookups]] = {}
+        self._folded = 0
+        self.hits = 0
+        self.misses = 0
+        self.skipped = 0
+        self.below = 0
+        self.is_closed = False  #: whether the cache is closed, so that no caller asks for the counts
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def reader(self) -> Lookups:
+        """Return the counters of a new reader, which only the caller keeps."""
+        lookups = Lookups(self)
+        self._readers[id(lookups)] = ref(lookups)
+        return lookups
+
+    def fold(self, lookups: Lookups) -> None:
+        """Add the counts of a reader that is gone to the sums, once."""
+        number, readers = id(lookups), self._readers
+        try:
+            # Nothing runs between the next lines.
+            del readers[number]
+            self.hits += lookups.hits
+            self.misses += lookups.misses
+            self.skipped += lookups.skipped
+            self.below += lookups.below
+            self._folded += 1
+        except KeyError:
+            pass
+
+    def totals(self) -> tuple[int, int, int, int]:
+        """Return the hits, misses, skipped lookups and those that a lower tier served, of all readers."""
+        while True:
+            folded = self._folded
+            readers = [
+                one for one in [reference() for reference in list(self._readers.values())] if one is not None
+            ]
+            hits = sum([one.hits for one in readers])
+            misses = sum([one.misses for one in readers])
+            skipped = sum([one.skipped for one in readers])
+            below = sum([one.below for one in readers])
+            # Nothing runs between the next lines. If a reader has left since, it may have counted twice.
+            if self._folded == folded:
+                return hits + self.hits, misses + self.misses, skipped + self.skipped, below + self.below
 
 
 @final

@@ -6,39 +6,33 @@ loader that this line works with, so the caller of this work must get it.
 
 from __future__ import annotations
 
-from types import CodeType, FrameType
-from typing import Final
-
-_VARARGS: Final = 0x04  # CO_VARARGS of the module inspect, which costs too much to load
+import signal
+import threading
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Return whether a signal handler raised the exception, or called what did."""
+    """Return whether the handler of a signal raised the exception, or called what did."""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python calls handlers in the main thread only
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    # Not by the variables of the frames: asking for them would keep them alive.
     traceback = error.__traceback__
     while traceback is not None:
-        if _is_handler(traceback.tb_frame):
+        if traceback.tb_frame.f_code in handlers:
             return True
         traceback = traceback.tb_next
     return False
 
 
-def _is_handler(frame: FrameType) -> bool:
-    # Python calls a handler with the number of the signal and the frame that it interrupts, which is the
-    # handler's caller. No other function gets its caller's frame.
-    caller = frame.f_back
-    if caller is None:
-        return False
-    variables = frame.f_locals
-    for name in _parameters(frame.f_code):
-        argument = variables.get(name)
-        if argument is caller or (isinstance(argument, tuple) and any(one is caller for one in argument)):
-            return True
-    return False
-
-
-def _parameters(code: CodeType) -> tuple[str, ...]:
-    count = code.co_argcount
-    names = code.co_varnames[:count]
-    if code.co_flags & _VARARGS:
-        names += (code.co_varnames[count + code.co_kwonlyargcount],)
-    return names
+def _code_of(handler: object) -> CodeType | None:
+    while isinstance(handler, partial):
+        handler = handler.func
+    if isinstance(handler, MethodType):
+        handler = handler.__func__
+    if not isinstance(handler, FunctionType):
+        # Of a callable object, perhaps inherited.
+        found = [vars(kind).get("__call__") for kind in type(handler).__mro__]
+        handler = next(filter(None, found), None)
+    return handler.__code__ if isinstance(handler, FunctionType) else None

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
+from weakref import ref
 
 from cachekit.runtime import fork
 from cachekit.runtime.outcome import Outcome
@@ -59,9 +60,10 @@ def submit(work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         if claimed is not None:
             _begin(claimed)
     else:
-        watch = _here.watch
+        watch = _here.watch()
         if watch is None or watch.loop is not loop:
-            watch = _here.watch = _Watch(loop)
+            watch = _Watch(loop)
+            _here.watch = ref(watch)
         watch.add(unclaimed)
 
 
@@ -99,7 +101,7 @@ class _Watch:
     It has one timer for all steps, because a timer of its own costs a step more than its thread does.
     """
 
-    __slots__ = ("_is_set", "_steps", "loop")
+    __slots__ = ("__weakref__", "_is_set", "_steps", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -124,8 +126,8 @@ class _Watch:
 
 
 class _Here(threading.local):
-    # Of the loop that ran last in this thread.
-    watch: _Watch | None = None
+    # Of the loop that ran last in this thread. The loop keeps it while it watches; it does not keep the loop.
+    watch: Callable[[], _Watch | None] = staticmethod(lambda: None)
 
 
 _here = _Here()

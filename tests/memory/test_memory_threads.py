@@ -166,18 +166,19 @@ def test_figures_never_go_back() -> None:
     """A cache that leaves a tier takes nothing with it, not for a moment; one that comes then is kept."""
     for line in itertools.count(1):
         with MemoryCache() as memory:
-            leaving = memory._stats.reader()
-            leaving.hits, leaving.misses = 3, 2
+            leaving = memory._stats.table()
+            leaver = leaving.reader()
+            leaver.hits, leaver.misses = 3, 2
             seen: list[tuple[int, int]] = []
             coming: list[Lookups] = []
 
             def look(memory: MemoryCache = memory, seen: Any = seen, coming: Any = coming) -> None:
                 stats = memory.get_stats()
                 seen.append((stats.hits, stats.misses))
-                coming.append(memory._stats.reader())
+                coming.append(memory._stats.table().reader())
 
             def leave(memory: MemoryCache = memory, leaving: Any = leaving) -> None:
-                memory._stats.retire([leaving])
+                memory._stats.retire(leaving)
 
             if not at_line(line, traced.MEMORY_STATISTICS, look, leave):
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from cachekit.model.counters import LatencyHistogram, Lookups
+from cachekit.model.counters import LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
@@ -15,40 +15,46 @@ _MEASURED: Final = 1000  # the most entries that are measured for an estimate of
 
 @final
 class MemoryStats:
-    """The lookups of a tier: the sum over its readers, each of which increments its own counters.
+    """The lookups of a tier: the sum over the caches above it, each of which has a table of its own.
 
-    Readers come and go without a lock, because a fork or a signal handler could find it locked. The tuple
-    of readers is replaced as a whole, and under the GIL nothing runs between the comparison and the
-    replacement (see `model.counters`). So every snapshot includes a reader that is just leaving.
+    Tables come and go without a lock, because a fork or a signal handler could find it locked. The tuple of
+    tables is replaced as a whole, and under the GIL nothing runs between the comparison and the replacement
+    (see `model.counters`). So every snapshot includes a table that is just leaving.
     """
 
-    __slots__ = ("_readers", "latency", "sample_due")
+    __slots__ = ("_tables", "latency", "sample_due")
 
     def __init__(self) -> None:
-        #: The first one has the counts of the readers that left.
-        self._readers: tuple[Lookups, ...] = (Lookups(),)
+        #: The first one is the tier's own. It has the counts of the caches that left, too.
+        self._tables: tuple[LookupTable, ...] = (LookupTable(),)
         #: How long hits take.
         self.latency = LatencyHistogram()
         #: When the next hit is timed, on the tier's monotonic clock.
         self.sample_due = 0.0
 
     def reader(self) -> Lookups:
-        """Return the counters of a new reader."""
-        lookups = Lookups()
-        self._readers = (*self._readers, lookups)
-        return lookups
+        """Return the counters of a caller of the tier itself, which keeps them."""
+        return self._tables[0].reader()
 
-    def retire(self, readers: list[Lookups]) -> None:
-        """Keep the counts of readers that end, and drop the readers."""
+    def table(self) -> LookupTable:
+        """Return the table of a new cache above the tier."""
+        table = LookupTable()
+        self._tables = (*self._tables, table)
+        return table
+
+    def retire(self, table: LookupTable) -> None:
+        """Keep the counts of a cache that is closed, and drop its table. A second call does nothing."""
         while True:
-            before = self._readers
-            retired = Lookups()
-            leaving = [before[0], *(one for one in before[1:] if one in readers)]
-            retired.hits = sum([one.hits for one in leaving])
-            retired.misses = sum([one.misses for one in leaving])
-            after = (retired, *(one for one in before[1:] if one not in readers))
-            if self._readers is before:
-                self._readers = after
+            before = self._tables
+            if table not in before:
+                return
+            after = tuple(one for one in before if one is not table)
+            hits, misses, _, _ = table.totals()
+            first = before[0]
+            if self._tables is before:
+                first.hits += hits
+                first.misses += misses
+                self._tables = after
                 return
 
     def sample(self, store: Store, key: str) -> None:
@@ -65,9 +71,8 @@ class MemoryStats:
 
     def statistics(self, store: Store) -> CacheStats:
         """Return all counts, of the readers and of the store."""
-        readers = self._readers
-        hits = sum([reader.hits for reader in readers])
-        misses = sum([reader.misses for reader in readers])
+        totals = [table.totals() for table in self._tables]
+        hits, misses = (sum(column) for column in list(zip(*totals, strict=True))[:2])
         return tier_stats(
             store.counter,
             self.latency,
