@@ -309,14 +309,14 @@ class FileStore:
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
             return {key: self.remove(key, False)[1] for key in values}
+        encoded = {key: codec.encode(value) for key, value in values.items()}
         packed = pack_names(names, None) if names else b""
         by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
         fences: dict[str, SharedFence] = {}
         try:
             before = engine.fence("", names)  # older than the writes: its epoch and the tokens of the tags
             tags = before.tags
-            for key, value in values.items():
-                flags, payload = codec.encode(value)
+            for key, (flags, payload) in encoded.items():
                 octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
                 if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
                     engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
