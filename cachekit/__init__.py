@@ -6,44 +6,45 @@ from cachekit import cache_result
 def area(width, height): ...
 """
 
-from typing import TYPE_CHECKING
-
-from cachekit.cache.cache_result import cache_result
-from cachekit.cache.default import (
-    clear_all_caches,
-    get_cache_stats,
-    get_default_cache,
-    invalidate_cache_pattern,
-    invalidate_cache_tags,
-    optimize_cache_performance,
-    override,
-    set_default_cache,
-    warm_cache_keys,
-)
-from cachekit.cache.intelligent import IntelligentCache
-from cachekit.cache.region import Region
-from cachekit.decorator.source import disabled
-from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
-from cachekit.errors import (
-    CacheClosedError,
-    CacheError,
-    FileFormatError,
-    KeyEncodingError,
-    LoadTimeoutError,
-    SerializationError,
-    TierUnavailableError,
-    ValueTooLargeError,
-)
-from cachekit.loading.options import LoadOptions
-from cachekit.model.entry import CacheEntry
-from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
-from cachekit.model.stats import CacheStats
-from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
-from cachekit.tiers.memory import MemoryCache
-
+TYPE_CHECKING = False  # type checkers take it for True; `typing` costs as much as the rest of an import
 if TYPE_CHECKING:
+    from cachekit import aio as aio
+    from cachekit import errors as errors
+    from cachekit import health as health
+    from cachekit.cache.cache_result import cache_result
+    from cachekit.cache.default import (
+        clear_all_caches,
+        get_cache_stats,
+        get_default_cache,
+        invalidate_cache_pattern,
+        invalidate_cache_tags,
+        optimize_cache_performance,
+        override,
+        set_default_cache,
+        warm_cache_keys,
+    )
+    from cachekit.cache.intelligent import IntelligentCache
+    from cachekit.cache.region import Region
+    from cachekit.decorator.source import disabled
+    from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
+    from cachekit.errors import (
+        CacheClosedError,
+        CacheError,
+        FileFormatError,
+        KeyEncodingError,
+        LoadTimeoutError,
+        SerializationError,
+        TierUnavailableError,
+        ValueTooLargeError,
+    )
+    from cachekit.loading.options import LoadOptions
+    from cachekit.model.entry import CacheEntry
+    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.stats import CacheStats
+    from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.tier import FileCache
-    from cachekit.tiers.redis import RedisCache
+    from cachekit.tiers.memory.tier import MemoryCache
+    from cachekit.tiers.redis.tier import RedisCache
 
 __version__ = "0.1.0"
 
@@ -58,19 +59,50 @@ __all__ = [
     "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
+#: The module of each public name. It is imported when the name is first used (PEP 562).
+_MODULES = {
+    name: f"cachekit.{module}"
+    for module, names in {
+        "cache.cache_result": "cache_result",
+        "cache.default": "clear_all_caches get_cache_stats get_default_cache invalidate_cache_pattern"
+        " invalidate_cache_tags optimize_cache_performance override set_default_cache warm_cache_keys",
+        "cache.intelligent": "IntelligentCache",
+        "cache.region": "Region",
+        "decorator.source": "disabled",
+        "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
+        "errors": "CacheClosedError CacheError FileFormatError KeyEncodingError LoadTimeoutError"
+        " SerializationError TierUnavailableError ValueTooLargeError",
+        "loading.options": "LoadOptions",
+        "model.entry": "CacheEntry",
+        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.stats": "CacheStats",
+        "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
+        "tiers.file.tier": "FileCache",
+        "tiers.memory.tier": "MemoryCache",
+        "tiers.redis.tier": "RedisCache",
+    }.items()
+    for name in names.split()
+}
 
-#: Imported when they are first used (PEP 562), because many programs use no directory and no server.
-_ON_FIRST_USE = {"FileCache": "cachekit.tiers.file.tier", "RedisCache": "cachekit.tiers.redis"}
+#: Submodules that are attributes of the package without an import of their own.
+_SUBMODULES = frozenset({
+    "aio", "cache", "cli", "coherence", "decorator", "errors", "health", "loading", "model", "runtime",
+    "serialization", "testing", "tiers",
+})  # fmt: skip
 
 
-def __getattr__(name: str) -> object:
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module 'cachekit' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # for a type checker, every name would exist
 
-    found = globals()[name] = getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
-    return found
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES and name not in _SUBMODULES:
+            raise AttributeError(f"module 'cachekit' has no attribute {name!r}")
+        import importlib
+
+        if name in _SUBMODULES:
+            return importlib.import_module(f"cachekit.{name}")
+        found = getattr(importlib.import_module(_MODULES[name]), name)
+        return globals().setdefault(name, found)  # another thread may have put a replacement there
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBMODULES})

@@ -7,12 +7,14 @@ argument, the value and the remedy.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
 
-#: Why stored bytes were not read. `damage`: they are cut, changed or forged. `version`: another version
-#: wrote them. `codec`: their codec or compression is not installed. `signature`: they are not signed with
-#: a known secret, or for another key. `class`: they name a class that is not allowed, or does not exist.
-UnreadableReason: TypeAlias = Literal["damage", "version", "codec", "signature", "class"]
+    #: Why stored bytes were not read. `damage`: they are cut, changed or forged. `version`: another version
+    #: wrote them. `codec`: their codec or compression is not installed. `signature`: they are not signed with
+    #: a known secret, or for another key. `class`: they name a class that is not allowed, or does not exist.
+    UnreadableReason: TypeAlias = Literal["damage", "version", "codec", "signature", "class"]
 
 
 class CacheError(Exception):

@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 from cachekit.aio.cache import IntelligentCache
 from cachekit.aio.facade import sync_of
 from cachekit.cache import default
+from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache as Core
-from cachekit.cache.intelligent import core_of
 from cachekit.loading.options import LoadOptions
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import TTL, Tags

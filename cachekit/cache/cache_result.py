@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Never, ParamSpec, TypeVar, overload
-
-from cachekit.cache.default import DefaultSource, checked_cache
-from cachekit.cache.intelligent import IntelligentCache, core_of
-from cachekit.decorator.function import CachedOptions, decorator_for
+from cachekit.cache.default import DefaultSource, checked_cache, core_of
+from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource
-from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction
-from cachekit.loading.options import LoadOptions
-from cachekit.model.types import TTL, CacheLevel, Tags
+from cachekit.model.types import CacheLevel
+from cachekit.runtime.program import program
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, Never, ParamSpec, TypeVar, overload
+
+    from cachekit.cache.intelligent import IntelligentCache
+    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction
+    from cachekit.loading.options import LoadOptions
+    from cachekit.model.types import TTL, Tags
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T = TypeVar("T")
+
+if TYPE_CHECKING:
+    # Type checkers choose the first overload for functions that return Any. No other function returns Never.
+    @overload
+    def cache_result(  # type: ignore[overload-overlap]  # as below
+        function: Callable[P, Never], /
+    ) -> CachedFunction[P, Any]: ...
+    @overload
+    def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
+        function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> AsyncCachedFunction[P, T]: ...
+    @overload
+    def cache_result(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    @overload
+    def cache_result(
+        *,
+        ttl: TTL | Callable[[Any], TTL] = ...,
+        cache_level: CacheLevel = ...,
+        key_func: Callable[..., str] | None = ...,
+        tags: Tags | Callable[..., Tags] | None = ...,
+        cache: IntelligentCache | None = ...,
+        name: str | None = ...,
+        version: str = ...,
+        ignore: tuple[str, ...] = ...,
+        store_if: Callable[[Any], bool] | None = ...,
+        stale_ttl: TTL = ...,
+        jitter: float = ...,
+        load: LoadOptions | None = ...,
+        copy: bool = ...,
+    ) -> CacheDecorator: ...
 
 
-# Type checkers choose the first overload for functions that return Any. No other function returns Never.
-@overload
-def cache_result(  # type: ignore[overload-overlap]  # as below
-    function: Callable[P, Never], /
-) -> CachedFunction[P, Any]: ...
-@overload
-def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
-    function: Callable[P, Coroutine[Any, Any, T]], /
-) -> AsyncCachedFunction[P, T]: ...
-@overload
-def cache_result(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
-@overload
-def cache_result(
-    *,
-    ttl: TTL | Callable[[Any], TTL] = ...,
-    cache_level: CacheLevel = ...,
-    key_func: Callable[..., str] | None = ...,
-    tags: Tags | Callable[..., Tags] | None = ...,
-    cache: IntelligentCache | None = ...,
-    name: str | None = ...,
-    version: str = ...,
-    ignore: tuple[str, ...] = ...,
-    store_if: Callable[[Any], bool] | None = ...,
-    stale_ttl: TTL = ...,
-    jitter: float = ...,
-    load: LoadOptions | None = ...,
-    copy: bool = ...,
-) -> CacheDecorator: ...
 def cache_result(
     function: Callable[..., Any] | None = None,
     /,
@@ -98,9 +106,14 @@ def cache_result(
     A call raises KeyEncodingError for an argument that cannot be part of a key, and SerializationError for a
     result that can be read or awaited only once.
     """
-    options = CachedOptions(
-        ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy
-    )
-    source = DefaultSource() if cache is None else FixedSource(core_of(checked_cache(cache)))
+    options = (
+        ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+    )  # fmt: skip
+    source: CacheSource
+    if cache is None:
+        program()  # handed down now, to workers that start before the first call
+        source = DefaultSource()
+    else:
+        source = FixedSource(core_of(checked_cache(cache)))
     decorate = decorator_for(source, options)
     return decorate if function is None else decorate(function)

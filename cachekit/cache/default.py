@@ -7,21 +7,24 @@ this applies to the whole process, in every thread.
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, final
 
-from cachekit.cache import config
-from cachekit.cache.intelligent import IntelligentCache, core_of
 from cachekit.decorator.source import is_disabled, reset_followers, switching
-from cachekit.loading.core import CacheCore
-from cachekit.loading.options import LoadOptions
-from cachekit.model.reports import OptimizationReport, WarmReport
-from cachekit.model.stats import CacheStats
-from cachekit.model.types import TTL, Tags
 from cachekit.runtime import fork
+
+TYPE_CHECKING = False  # the first decorated function loads this module, and no cache
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Final
+
+    from cachekit.cache.intelligent import IntelligentCache
+    from cachekit.loading.core import CacheCore
+    from cachekit.loading.options import LoadOptions
+    from cachekit.model.reports import OptimizationReport, WarmReport
+    from cachekit.model.stats import CacheStats
+    from cachekit.model.types import TTL, Tags
 
 #: The default TTL of the default cache: longer than a weekend, and below the time from which Redis needs
 #: another round trip for tagged values.
@@ -48,7 +51,6 @@ _fork_guard = _ForkGuard()
 fork.register(_fork_guard)
 
 
-@final
 class DefaultSource:
     """The default cache at the time of each call."""
 
@@ -83,7 +85,11 @@ def get_default_cache() -> IntelligentCache:
 
 def _build() -> None:
     global _default
-    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_DEFAULT_TTL)
+    from cachekit.cache import config
+    from cachekit.cache.intelligent import IntelligentCache
+
+    memory, redis = config.memory_cache(), config.redis_cache()
+    built = IntelligentCache(memory, redis, default_ttl=_DEFAULT_TTL)
     with switching:
         if _default is None:
             _default = built
@@ -135,8 +141,15 @@ def override(cache: IntelligentCache) -> Iterator[IntelligentCache]:
             reset_followers()
 
 
+def core_of(cache: IntelligentCache) -> CacheCore:
+    """Return the core of a cache, for its other views."""
+    return cache._core
+
+
 def checked_cache(cache: object) -> IntelligentCache:
     """Return the cache; raise TypeError if it is not a synchronous IntelligentCache."""
+    from cachekit.cache.intelligent import IntelligentCache
+
     if hasattr(type(cache), "__aenter__"):
         raise TypeError(f"cache must be an IntelligentCache, not the awaitable {cache!r}; pass its `.sync`")
     if not isinstance(cache, IntelligentCache):

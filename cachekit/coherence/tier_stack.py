@@ -33,6 +33,7 @@ from cachekit.coherence.load_fence import LoadFence, may_store, same_version, sh
 from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.coherence.writes import TierWrites
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
@@ -452,8 +453,8 @@ class TierStack:
             import logging
 
             logging.getLogger("cachekit").warning(
-                "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
-                lower.name, entry.key, error,
+                "%s tier cannot hold the loaded value of %s, storing it only elsewhere: %s",
+                lower.name, shown_key(entry.key), error,
             )  # fmt: skip
         return UNAVAILABLE
 

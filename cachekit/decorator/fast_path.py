@@ -12,18 +12,37 @@ since (see `tiers.memory.store`), so the fast path needs no bookkeeping. It hand
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Coroutine, Hashable
-from math import inf
-from typing import Any, Final, Protocol, final
+from cachekit.model.types import CHANGES, FOREVER
 
-from cachekit.loading.core import CacheCore
-from cachekit.model.counters import Lookups
-from cachekit.tiers.fences import CHANGES
-from cachekit.tiers.memory.entry import MemoryEntry
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+    from typing import Any, Final, Protocol
+
+    from cachekit.loading.core import CacheCore
+    from cachekit.model.counters import Lookups
+    from cachekit.tiers.memory.entry import MemoryEntry
+
+    class SlowPath(Protocol):
+        """What a wrapper calls when the fast path has no slot for the call."""
+
+        fast_path: FastPath
+
+        def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            """Return the result of a call."""
+            ...
+
+        async def slow_path_async(
+            self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            """Return the result of a call of a coroutine function."""
+            ...
+
+        def copied(self, value: Any) -> Any:
+            """Return a deep copy if callers get copies, or else the value."""
+            ...
 
 
-@final
 class _KeywordMark:
     """Separates the positional arguments of a call from its keywords."""
 
@@ -39,7 +58,6 @@ _NO_CALL: Final = (object(),)
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, _KeywordMark})
 
 
-@final
 class FastPathSlot:
     """The memory entry of one call, and the exact types of the arguments."""
 
@@ -54,7 +72,6 @@ class FastPathSlot:
         self.double = len(kinds) == 2
 
 
-@final
 class FastPath:
     """The fast path of one function, for the cache that it uses now.
 
@@ -112,7 +129,7 @@ class FastPath:
         slot = self._slots.get(call_key)
         if slot is not None:
             held = slot.held
-            if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != inf:
+            if held.deadline - self.now() <= self._ahead * held.ttl and held.ttl != FOREVER:
                 return None
         return slot
 
@@ -125,22 +142,6 @@ def call_key(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -
     """Return the key of a call in a fast path: for `FastPath.add`, and inline in the wrappers below."""
     call_key = (args[1:] if args else _NO_CALL) if skips_first else args
     return (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values()) if kwargs else call_key
-
-
-class SlowPath(Protocol):
-    """What a wrapper calls when the fast path has no slot for the call."""
-
-    fast_path: FastPath
-
-    def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the result of a call."""
-        ...
-
-    async def slow_path_async(
-        self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Return the result of a call of a coroutine function."""
-        ...
 
 
 # The two wrappers below are the same except for two words, because a shared function would cost a fifth of a
@@ -198,7 +199,7 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
                 held.accesses += 1
                 held.last = now
                 fast_path.lookups.hits += 1
-                return copy.deepcopy(value) if copies else value
+                return cached.copied(value) if copies else value
         return cached.slow_path(fast_path, args, kwargs)
 
     return wrapper
@@ -251,7 +252,7 @@ def async_wrapper_of(
                 held.accesses += 1
                 held.last = now
                 fast_path.lookups.hits += 1
-                return copy.deepcopy(value) if copies else value
+                return cached.copied(value) if copies else value
         return await cached.slow_path_async(fast_path, args, kwargs)
 
     return wrapper

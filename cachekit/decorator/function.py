@@ -7,25 +7,45 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
-import copy as copying
-from collections.abc import Callable
 from functools import partial, wraps
 from types import FunctionType
-from typing import Any, Final, NamedTuple, final
 
 from cachekit.decorator.code_version import signature_source, unwrapped, version_of
 from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
 from cachekit.decorator.key_encoding import arguments_text, identity_of, name_of
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import CacheSource, follow
-from cachekit.decorator.types import CacheDecorator, CacheInfo
-from cachekit.loading.core import CacheCore
-from cachekit.loading.options import LoadOptions, checked_jitter, checked_options
-from cachekit.loading.request import Life, LoadRequest
-from cachekit.model.counters import Lookups
-from cachekit.model.types import MISSING, NO_TAGS, TTL, CacheLevel, Tags
-from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
-from cachekit.runtime.threads import in_own_thread
+from cachekit.decorator.source import follow
+from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, TypeAlias
+
+    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.types import CacheDecorator, CacheInfo
+    from cachekit.loading.core import CacheCore
+    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.request import Life, LoadRequest
+    from cachekit.model.counters import Lookups
+    from cachekit.model.types import TTL, Tags
+
+    #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
+    CachedOptions: TypeAlias = tuple[
+        TTL | Callable[[Any], TTL],  # ttl
+        CacheLevel,  # cache_level
+        Callable[..., str] | None,  # key_func
+        Tags | Callable[..., Tags] | None,  # tags
+        str | None,  # name
+        str,  # version
+        tuple[str, ...],  # ignore
+        Callable[[Any], bool] | None,  # store_if
+        TTL,  # stale_ttl
+        float,  # jitter
+        LoadOptions | None,  # load
+        bool,  # copy
+    ]
 
 _COROUTINE: Final = 0x80
 _GENERATOR: Final = 0x20
@@ -50,23 +70,6 @@ def _checked_function(function: object) -> FunctionType:
     return function
 
 
-class CachedOptions(NamedTuple):
-    """The arguments of `cache_result` under their names; `CachedCall` checks them."""
-
-    ttl: TTL | Callable[[Any], TTL]
-    cache_level: CacheLevel
-    key_func: Callable[..., str] | None
-    tags: Tags | Callable[..., Tags] | None
-    name: str | None
-    version: str
-    ignore: tuple[str, ...]
-    store_if: Callable[[Any], bool] | None
-    stale_ttl: TTL
-    jitter: float
-    load: LoadOptions | None
-    copy: bool
-
-
 def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator:
     """Return the decorator that caches functions in the cache of `source`.
 
@@ -79,14 +82,13 @@ def decorator_for(source: CacheSource, options: CachedOptions) -> CacheDecorator
     return decorate
 
 
-@final
 class CachedCall:
     """A cached function: its checked options, and what its wrapper calls off the fast path."""
 
     __slots__ = (
-        "__weakref__", "_copies", "_fixed_life", "_fixed_tags", "_function", "_implicit", "_jitter",
-        "_key_func", "_level", "_load", "_prefix", "_signature", "_source", "_stale_ttl", "_store_if",
-        "_tags", "_ttl", "fast_path",
+        "__weakref__", "_copies", "_fixed_life", "_fixed_tags", "_function", "_identity", "_implicit",
+        "_jitter", "_key_func", "_level", "_load", "_prefix", "_signature", "_source", "_stale_ttl",
+        "_store_if", "_tags", "_ttl", "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, source: CacheSource, options: CachedOptions) -> None:
@@ -113,22 +115,31 @@ class CachedCall:
         self._store_if = store_if
         self._stale_ttl = stale_seconds(stale_ttl)
         self._jitter = checked_jitter(jitter)
-        self._load = None if load is None else checked_options(load)
+        self._load = None
+        if load is not None:
+            from cachekit.loading.options import checked_options
+
+            self._load = checked_options(load)
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
         if name is not None:
-            identity = checked_key(name, "name")
+            self._identity = checked_key(name, "name")
         elif key_func is not None:
-            identity = name_of(function)
+            self._identity = name_of(function)
         else:
-            identity = identity_of(function)
-        self._prefix = f"{identity}@{version_of(function) if version == 'auto' else version}"
-        self._implicit = f"cachekit.function:{identity}"
+            self._identity = identity_of(function)
+        self._version = version
+        self._prefix = ""
+        self._implicit = f"cachekit.function:{self._identity}"
         self.fast_path = FastPath()
         follow(self)
 
     def __cache_key__(self) -> str:
         """Return what identifies this function when a decorator is put around it."""
+        # At the first key, not at decoration, because of what it costs to import hashlib.
+        if not self._prefix:
+            version = version_of(self._function) if self._version == "auto" else self._version
+            self._prefix = f"{self._identity}@{version}"
         return self._prefix
 
     def forget_cache(self) -> None:
@@ -148,8 +159,8 @@ class CachedCall:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
             # key apart from a call whose arguments are a tuple and a dict.
-            return f"{self._prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
-        return f"{self._prefix}({arguments_text(bound)})"
+            return f"{self.__cache_key__()}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
+        return f"{self.__cache_key__()}({arguments_text(bound)})"
 
     def _tags_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> frozenset[str]:
         if self._tags is None:
@@ -172,6 +183,8 @@ class CachedCall:
 
     def _request(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
         # How a result is loaded and stored.
+        from cachekit.loading.request import LoadRequest
+
         options = cache.defaults.options(self._load)
         stale = cache.defaults.stale(self._stale_ttl)
         labels = self._tags_of(args, kwargs)
@@ -194,7 +207,7 @@ class CachedCall:
         elif self._refresh_ahead(cache):
             cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
-        return self._copied(value)
+        return self.copied(value)
 
     async def slow_path_async(
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -214,7 +227,7 @@ class CachedCall:
         elif self._refresh_ahead(cache):
             cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
-        return self._copied(value)
+        return self.copied(value)
 
     def _refresh_ahead(self, cache: CacheCore) -> float:
         # The part of its life from which on a hit reloads a result; 0 if that is disabled.
@@ -245,12 +258,19 @@ class CachedCall:
             called = call_key(args, kwargs, self._signature.ignores_first)
             fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
 
-    def _copied(self, value: Any) -> Any:
-        return copying.deepcopy(value) if self._copies else value
+    def copied(self, value: Any) -> Any:
+        """Return a deep copy if callers get copies, or else the value."""
+        if not self._copies:
+            return value
+        from copy import deepcopy
+
+        return deepcopy(value)
 
     async def _build_cache(self) -> None:
         # Off the event loop: the first use of the default cache opens a directory.
         if not self._source.is_ready():
+            from cachekit.runtime.threads import in_own_thread
+
             await in_own_thread(self._source.current)
 
     # -- the methods of a cached function -------------------------------------------------------------
@@ -265,7 +285,7 @@ class CachedCall:
         cache.check(self._level)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
-        return self._copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
+        return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
 
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
@@ -279,7 +299,7 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
-        return self._copied(value)
+        return self.copied(value)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `CachedFunction.invalidate` does."""
@@ -309,6 +329,8 @@ class CachedCall:
 
     def cache_info(self) -> CacheInfo:
         """Return hits, misses and size, as `CachedFunction.cache_info` does."""
+        from cachekit.decorator.types import CacheInfo
+
         cache = self._source.current()
         if cache is None:
             return CacheInfo(0, 0, 0)

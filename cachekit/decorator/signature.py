@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import FunctionType
-from typing import Any, final
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-@final
+
 class Signature:
     """The parameters of a function. Binds equal calls to equal values.
 

@@ -12,10 +12,30 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Final, Protocol, final
 
-from cachekit.loading.core import CacheCore, HoldsEntries
 from cachekit.runtime import fork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Protocol
+
+    from cachekit.loading.core import CacheCore, HoldsEntries
+
+    class CacheSource(Protocol):
+        """Where a cached function finds its cache. Safe in any thread."""
+
+        def current(self) -> CacheCore | None:
+            """Return the cache to use now; None while caching is disabled."""
+            ...
+
+        def stored(self) -> CacheCore:
+            """Return the cache that has the stored results, even while caching is disabled."""
+            ...
+
+        def is_ready(self) -> bool:
+            """Return whether `current` returns at once, because the cache is built."""
+            ...
+
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
@@ -26,23 +46,6 @@ _disabled_times = 0
 _followers: weakref.WeakSet[HoldsEntries] = weakref.WeakSet()
 
 
-class CacheSource(Protocol):
-    """Where a cached function finds its cache. Safe in any thread."""
-
-    def current(self) -> CacheCore | None:
-        """Return the cache to use now; None while caching is disabled."""
-        ...
-
-    def stored(self) -> CacheCore:
-        """Return the cache that has the stored results, even while caching is disabled."""
-        ...
-
-    def is_ready(self) -> bool:
-        """Return whether `current` returns at once, because the cache is built."""
-        ...
-
-
-@final
 class FixedSource:
     """The one cache that the decorator was given."""
 

@@ -8,7 +8,10 @@ class exists only if its module is imported.
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 
 class Unkeyable(Exception):  # noqa: N818  # becomes a KeyEncodingError once the argument is known

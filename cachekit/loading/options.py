@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeAlias, final
 
+from cachekit.model.validation import check_share
+
 #: What shares one load of a key: the threads and tasks of a process; also the processes on a directory; also
 #: the hosts on a server.
 LeaseScope: TypeAlias = Literal["thread", "process", "fleet"]
@@ -72,7 +74,7 @@ class LoadOptions:
             if value is not None:
                 _check_seconds(name, value, "; None is off")
         _check_seconds("lease_timeout", lease_timeout, "")
-        _check_share("refresh_ahead", refresh_ahead, "the last part of a life")
+        check_share("refresh_ahead", refresh_ahead, "the last part of a life")
         if lease not in _SCOPES:
             raise ValueError(f"lease must be one of {', '.join(map(repr, _SCOPES))}, not {lease!r}")
         if max_concurrent_loads is not None:
@@ -134,13 +136,6 @@ def _check_seconds(name: str, value: object, off: str) -> None:
         raise ValueError(f"{name} must be from {_SHORTEST} to {_LONGEST:g} seconds, not {value!r}{off}")
 
 
-def _check_share(name: str, value: object, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, not {value!r} of type {type(value).__name__}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} is {what}, from 0 to less than 1, not {value!r}; 0 is off")
-
-
 #: Everything off.
 OFF: Final = LoadOptions()
 
@@ -154,14 +149,3 @@ def checked_options(load: object) -> LoadOptions:
     if not isinstance(load, LoadOptions):
         raise TypeError(f"load must be LoadOptions(...), not {load!r} of type {type(load).__name__}")
     return load
-
-
-def checked_jitter(jitter: float) -> float:
-    """Return the share of a TTL that is taken away at random, at most.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is not 0 to less than 1.
-    """
-    _check_share("jitter", jitter, "the share of a ttl that is taken away at random")
-    return jitter

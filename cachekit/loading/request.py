@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-from cachekit.loading.options import OFF, LoadOptions, checked_jitter, checked_options
+from cachekit.loading.options import OFF, LoadOptions, checked_options
 from cachekit.loading.permits import PermitPool
 from cachekit.model.types import TTL, CacheLevel, Tags
-from cachekit.model.validation import checked_tags, seconds, stale_seconds
+from cachekit.model.validation import checked_jitter, checked_tags, seconds, stale_seconds
 
 #: From a loaded value to its TTL in seconds; with None it is not stored.
 Life = Callable[[Any], float | None]

@@ -7,16 +7,18 @@ seconds since the epoch inside the package, and aware datetimes in the public AP
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Set as AbstractSet
-from datetime import timedelta
-from typing import Final, Literal, TypeAlias
 
-#: A time to live: seconds, or a timedelta. `None` means the default of the cache or tier that is called.
-TTL: TypeAlias = float | timedelta | None
+TYPE_CHECKING = False  # as in cachekit/__init__.py: the first decorated function loads this module
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Final, Literal, TypeAlias
+
+    #: A time to live: seconds, or a timedelta. `None` means the default of the cache or tier that is called.
+    TTL: TypeAlias = float | timedelta | None
 
 #: A TTL that never ends. The entry stays until it is evicted or invalidated.
-FOREVER: Final = math.inf
+FOREVER: Final = float("inf")
 
 #: Tags as a caller may write them.
 Tags: TypeAlias = AbstractSet[str] | list[str] | tuple[str, ...]
@@ -36,7 +38,8 @@ class _Missing(enum.Enum):
 
 #: The result of a lookup that found no entry. `None` is a value like any other.
 MISSING: Final = _Missing.MISSING
-Missing: TypeAlias = Literal[_Missing.MISSING]
+if TYPE_CHECKING:
+    Missing: TypeAlias = Literal[_Missing.MISSING]
 
 
 class CacheLevel(enum.Flag):
@@ -53,6 +56,10 @@ MEMORY: Final = CacheLevel.MEMORY.value
 REDIS: Final = CacheLevel.REDIS.value
 FILE: Final = CacheLevel.FILE.value
 ALL: Final = CacheLevel.ALL.value
+
+#: The index of the shared word that changes with every write and every invalidation, before others see it.
+#: While it is unchanged, all fences that were current are current: a hit compares only this word.
+CHANGES: Final = 3
 
 
 class CacheStrategy(enum.Enum):
@@ -74,3 +81,18 @@ class RemovalCause(enum.Enum):
     EXPIRED = "expired"  #: its time to live ended
     INVALIDATED = "invalidated"  #: removed by delete, clear, tag or pattern
     REPLACED = "replaced"  #: another value was stored under its key
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        # The two aliases that need `datetime` and `typing`, for modules that name them.
+        if name == "TTL":
+            from datetime import timedelta
+
+            return float | timedelta | None
+        if name == "Missing":
+            from typing import Literal
+
+            return Literal[_Missing.MISSING]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from datetime import timedelta
 from types import AsyncGeneratorType, CoroutineType
-from typing import Final
 
 from cachekit.errors import SerializationError
-from cachekit.model.types import MISSING, NO_TAGS, Tags
+from cachekit.model.display import shown_key, shown_value
+from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from datetime import timedelta
+    from typing import Final
 
 
 def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
@@ -25,18 +28,20 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
     kind = type(ttl)
     if type(ttl) is float:
         value = ttl
-    elif isinstance(ttl, timedelta):
-        value = ttl.total_seconds()
-    elif kind is int or (isinstance(ttl, (int, float)) and kind is not bool):
+    elif isinstance(ttl, (int, float)) and kind is not bool:
         try:
             value = float(ttl)
         except OverflowError:  # an int beyond all floats
-            value = math.inf if ttl > 0 else -math.inf
+            value = FOREVER if ttl > 0 else -FOREVER
     else:
-        raise TypeError(
-            f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
-            f"not {ttl!r} of type {type(ttl).__name__}"
-        )
+        from datetime import timedelta
+
+        if not isinstance(ttl, timedelta):
+            raise TypeError(
+                f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
+                f"not {ttl!r} of type {kind.__name__}"
+            )
+        value = ttl.total_seconds()
     if value != value:
         raise ValueError(f"{argument} must be a number, not NaN; use FOREVER for no expiry, or None")
     return value
@@ -71,7 +76,7 @@ def checked_key(key: object, argument: str = "key") -> str:
     if isinstance(key, str):
         return str.__str__(key)
     raise TypeError(
-        f"{argument} must be a str, not {key!r} of type {type(key).__name__}; "
+        f"{argument} must be a str, not {shown_value(key)}; "
         f"convert it first, for example with str() or an f-string"
     )
 
@@ -83,9 +88,9 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
         TypeError: a bare str (its letters would become keys), no iterable, or a key that is not a str.
     """
     if isinstance(keys, str):
-        raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
+        raise TypeError("keys must be several keys, not a single str; write [key] for one key")
     if not isinstance(keys, Iterable):
-        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
+        raise TypeError(f"keys must be an iterable of str, not {shown_value(keys)}")
     listed = list(keys)
     if set(map(type, listed)) != {str}:
         listed = [checked_key(key, "each of keys") for key in listed]
@@ -103,12 +108,10 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
         return NO_TAGS
     if isinstance(tags, str):
         raise TypeError(
-            f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
+            f"{argument} must be a set, list or tuple of str, not a single str; write {{tag}} for one tag"
         )
     if not isinstance(tags, (AbstractSet, list, tuple)):
-        raise TypeError(
-            f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
-        )
+        raise TypeError(f"{argument} must be a set, list or tuple of str, not {shown_value(tags)}")
     if not tags:
         return NO_TAGS
     if type(tags) is frozenset and all(type(tag) is str for tag in tags):
@@ -124,23 +127,42 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
         ValueError: the pattern is not a valid regular expression.
     """
     if not isinstance(getattr(pattern, "pattern", pattern), str):
-        raise TypeError(
-            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
-        )
+        raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
+    import re
+
     try:
         return re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"pattern {pattern!r} is not a valid regular expression: {error}; "
+            f"pattern is not a valid regular expression: {error}; "
             f"use re.escape() for text that is meant literally"
         ) from None
+
+
+def checked_jitter(jitter: float) -> float:
+    """Return the share of a TTL that is taken away at random, at most.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not 0 to less than 1.
+    """
+    check_share("jitter", jitter, "the share of a ttl that is taken away at random")
+    return jitter
+
+
+def check_share(argument: str, share: object, what: str) -> None:
+    """Raise TypeError or ValueError if `share` is not a number from 0 to less than 1."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        raise TypeError(f"{argument} must be a number, not {share!r} of type {type(share).__name__}")
+    if not 0 <= share < 1:
+        raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 
 
 # Types whose values can be read more than once: one lookup here avoids the full check.
 PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
 
 
-def refuse_unstorable(value: object, source: str = "the value") -> None:
+def refuse_unstorable(value: object, key: str | None = None) -> None:
     """Raise if the value can be used only once: the second reader would find it empty.
 
     Raises:
@@ -149,19 +171,32 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
     """
     kind = type(value)
     if value is MISSING:
-        raise ValueError(f"{source} is MISSING, which stands for no value; store None, or delete the key")
+        raise ValueError(
+            f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
+        )
     if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
         if isinstance(value, CoroutineType):
             value.close()  # an unclosed coroutine would warn that it was never awaited
         raise SerializationError(
-            f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
+            f"{_value_of(key)} is a {kind.__name__}, which can be awaited only once; await it, "
             f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
         )
     if (hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType)) and not _is_mock(kind):
         raise SerializationError(
-            f"{source} is a {kind.__name__}, which can be read only once; "
+            f"{_value_of(key)} is a {kind.__name__}, which can be read only once; "
             f"cache its contents instead, for example list(...)"
         )
+
+
+def not_a_function(argument: str, takes: str, value: object) -> TypeError:
+    """Return the error for an argument that must be a function, with the arguments that it takes."""
+    return TypeError(
+        f"{argument} must be a function {takes}, not {shown_value(value)}; pass it without calling it"
+    )
+
+
+def _value_of(key: str | None) -> str:
+    return "the value" if key is None else f"the value of {shown_key(key)}"
 
 
 def _is_mock(kind: type) -> bool:

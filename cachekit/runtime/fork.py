@@ -11,19 +11,32 @@ import itertools
 import os
 import threading
 import weakref
-from typing import Protocol, final
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class ForkSafe(Protocol):
-    """An object that holds locks, or threads, across operations."""
+    class ForkSafe(Protocol):
+        """An object that holds locks, or threads, across operations."""
 
-    def before_fork(self) -> None:
-        """Take the locks."""
-        ...
+        def before_fork(self) -> None:
+            """Take the locks."""
+            ...
 
-    def after_fork(self, in_child: bool) -> None:
-        """Release the locks. In the child, also drop the state of threads that no longer exist."""
-        ...
+        def after_fork(self, in_child: bool) -> None:
+            """Release the locks. In the child, also drop the state of threads that no longer exist."""
+            ...
+
+    class Lock(Protocol):
+        """A lock of `threading`."""
+
+        def acquire(self) -> object:
+            """Take the lock."""
+            ...
+
+        def release(self) -> None:
+            """Release the lock."""
+            ...
 
 
 # Not a WeakSet: iterating it raises when another thread adds a member at the same time.
@@ -40,19 +53,6 @@ def register(participant: ForkSafe) -> None:
     _registered[number] = weakref.ref(participant, lambda _: _registered.pop(number, None))
 
 
-class Lock(Protocol):
-    """A lock of `threading`."""
-
-    def acquire(self) -> object:
-        """Take the lock."""
-        ...
-
-    def release(self) -> None:
-        """Release the lock."""
-        ...
-
-
-@final
 class ForkSafeLock:
     """Takes a lock before every fork and releases it afterwards in parent and child, while it lives.
 

@@ -22,15 +22,13 @@ from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
+from cachekit.model.types import CHANGES as CHANGES
+
 #: The bit of a token that says that a write is in progress: no copy of what is read now may be stored.
 WRITING: Final = 1 << 63
 
 #: The index of the shared word that changes with every invalidation of tags.
 EPOCH: Final = 2
-
-#: The index of the shared word that changes with every write and every invalidation, before others see it.
-#: While it is unchanged, all fences that were current are current: a hit compares only this word.
-CHANGES: Final = 3
 
 #: Bucket and token of each tag of a value.
 TagTokens: TypeAlias = tuple[tuple[int, int], ...]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
+import cachekit
 from cachekit import (
     FOREVER,
     AsyncCachedFunction,
@@ -209,6 +210,14 @@ class User:
     """Something to keep in a region."""
 
     name: str
+
+
+def names() -> None:
+    from cachekit import no_such_name  # type: ignore[attr-defined]
+
+    assert_type(cachekit.errors.CacheError("x"), cachekit.CacheError)
+    assert_type(cachekit.aio.MemoryCache(), cachekit.aio.MemoryCache)
+    del no_such_name
 
 
 def caches() -> None:

@@ -27,6 +27,7 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
+from cachekit.model.display import shown_value
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.base import Fence
@@ -273,7 +274,7 @@ class PolicyStore(Store):
             victim: Any = entries.get(chosen) if isinstance(chosen, str) else None
             if victim is None:
                 raise CacheError(
-                    f"evict() of the policy must return a key that is held, not {chosen!r}; "
+                    f"evict() of the policy must return a key that is held, not {shown_value(chosen)}; "
                     f"correct the eviction policy {self._policy!r}"
                 )
             if victim is old:
