@@ -70,6 +70,10 @@ class TierWrites:
         """Do what `write` does, for one value."""
         files, file = self._files, self._file
         if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
+            redis = self._redis
+            if redis is not None and file is None and level is _ALL and ttl > 0:
+                entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+                return self._write_one_above_server(redis, entry)
             return self.write({key: value}, ttl, tags, level, stale_ttl)
         memory = self._memory
         begun = file.monotonic()
@@ -94,6 +98,19 @@ class TierWrites:
             memory.delete(key)  # cut short: memory must not keep what is older than the file's entry
             raise
         return True
+
+    def _write_one_above_server(self, redis: TierAccessor[ServerTier], entry: CacheEntry) -> bool:
+        steps = WriteSteps()
+        try:
+            self._write_above_server(redis, [entry], entry.tags, steps)
+        except Exception:
+            # The tier cannot hold the value: then none holds the key, nor what was to be replaced.
+            self._delete([entry.key], ALL, steps)
+            raise
+        except BaseException:
+            self._memory.delete(entry.key)  # cut short: memory must not keep what is older
+            raise
+        return steps.done()
 
     def write(
         self,

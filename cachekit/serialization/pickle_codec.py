@@ -114,31 +114,25 @@ class PickleCodec:
             SerializationError: pickle cannot carry the value, it can be consumed only once, or it
                 contains a class that this codec would refuse to read.
         """
-        payload = self._dumps(value)
-        if not self._trusted:
-            self._verify(value, payload)
-        return payload
-
-    def _dumps(self, value: Any) -> bytes:
         kind = type(value)
-        if kind in _SCALARS:
-            return pickle.dumps(value, PROTOCOL)
-        if kind not in _CONTAINERS:
-            return _dumps_looking(value)
-        if self._mostly_plain:
-            # In C at once. Whatever else than plain values was in it, its class or function is named.
+        if kind in _CONTAINERS and self._mostly_plain:
+            # In C at once. Whatever else than plain values is in it, its class or function is named.
             try:
                 payload = pickle.dumps(value, PROTOCOL)
-            except Exception as error:
+            except Exception as error:  # the pickler that looks says what is wrong
                 if is_interrupt(error):
                     raise
-                # The pickler that looks says what is wrong.
-                return _dumps_looking(value)
-            if _names_nothing(payload):
-                return payload
-        payload = _dumps_looking(value)
-        self._mostly_plain = _names_nothing(payload)
-        return payload
+            else:
+                if not self._trusted and is_simple(payload):
+                    return payload
+                if _names_nothing(payload):
+                    return self._verified(value, payload)
+        if kind in _SCALARS:
+            payload = pickle.dumps(value, PROTOCOL)
+        else:
+            payload = _dumps_looking(value)
+            self._mostly_plain = _names_nothing(payload)
+        return self._verified(value, payload)
 
     def decode(self, payload: bytes | memoryview) -> Any:
         """The value in the pickle.
@@ -177,6 +171,11 @@ class PickleCodec:
 
     def _load_inspected(self, payload: bytes, inspected: pickle_inspector.Inspected) -> Any:
         return _Unpickler(watched(payload) if inspected.collides else payload, self._allowed).load()
+
+    def _verified(self, value: Any, payload: bytes) -> bytes:
+        if not self._trusted:
+            self._verify(value, payload)
+        return payload
 
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""

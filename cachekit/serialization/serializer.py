@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias, final
+from zlib import crc32
 
 from cachekit.errors import UnreadableError
 from cachekit.model.validation import checked_key
@@ -20,11 +20,10 @@ from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
 from cachekit.serialization.codec import Codec
+from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
-
-_HEADER: Final = envelope.CHECKED_HEADER
 
 CodecName: TypeAlias = Literal["pickle", "json", "msgpack"]
 
@@ -59,7 +58,7 @@ def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> 
 def _name(key: str) -> bytes:
     """The key as the seal covers it."""
     name = envelope.text(key if type(key) is str else checked_key(key))
-    return envelope.pack_length(len(name)) + name
+    return pack_length(len(name)) + name
 
 
 @final
@@ -100,7 +99,7 @@ class Stored:
             UnreadableError: the payload is damaged, or its codec refuses it.
         """
         payload = self._payload
-        if self._sum is not None and zlib.crc32(payload) != self._sum:
+        if self._sum is not None and crc32(payload) != self._sum:
             raise UnreadableError("the payload does not match its checksum", "damage")
         try:
             return self._codec.decode(compressing.unpack(self._compression, payload))
@@ -161,7 +160,7 @@ class Serializer:
         self._code = self._codec.code
         self._decode = self._codec.decode
         self._compressor = compressing.Compressor(compression)
-        self._base = zlib.crc32(envelope.CHECKED + prefix)
+        self._base = crc32(CHECKED + prefix)
         self._signer = None if secret is None else Signer(secret, envelope.SIGNED + prefix)
         # Not the secret: it is kept nowhere.
         self._arguments = (namespace, codec, compression, allow, trusted)
@@ -201,13 +200,13 @@ class Serializer:
         packed_tags = envelope.pack_tags(tags) if tags else b""
         signer = self._signer
         how, payload = self._compressor.pack(self._codec.encode(value))
-        checksum = 0 if signer is not None else zlib.crc32(payload)
+        checksum = 0 if signer is not None else crc32(payload)
         header = envelope.pack_fixed(self._code, how, len(packed_tags), created, expires, stale, checksum)
         if signer is not None:
             seal = signer.sign(name, header, packed_tags, payload)
             return b"".join((envelope.SIGNED, seal, header, packed_tags, payload))
-        seal = envelope.CHECKSUM.pack(zlib.crc32(name + header + packed_tags, self._base))
-        return b"".join((envelope.CHECKED, seal, header, packed_tags, payload))
+        seal = envelope.CHECKSUM.pack(crc32(name + header + packed_tags, self._base))
+        return b"".join((CHECKED, seal, header, packed_tags, payload))
 
     def decode(self, key: str, buffer: bytes | bytearray | memoryview) -> Stored:
         """Open an envelope: check its seal, read its header, leave the payload to `Stored.value`.
@@ -228,13 +227,13 @@ class Serializer:
         name = _name(key)
         begin, view = data[: envelope.START_SIZE], memoryview(data)
         if self._signer is None:
-            if begin != envelope.CHECKED:
+            if begin != CHECKED:
                 raise self._unknown(begin)
             start = envelope.START_SIZE + envelope.CHECKSUM_SIZE
             header = envelope.parse_header(data, start)
             end = start + header.size
             (seal,) = envelope.CHECKSUM.unpack_from(data, envelope.START_SIZE)
-            if zlib.crc32(view[start:end], zlib.crc32(name, self._base)) != seal:
+            if crc32(view[start:end], crc32(name, self._base)) != seal:
                 raise UnreadableError("the header does not match its checksum", "damage")
         else:
             if begin != envelope.SIGNED:
@@ -264,19 +263,19 @@ class Serializer:
             The value, when it was made, and its `expires` and `stale_until`.
         """
         try:
-            begin, seal, codec, how, tags, created, expires, stale, checksum = envelope.unpack_checked(data)
+            begin, seal, codec, how, tags, created, expires, stale, checksum = unpack_checked(data)
             name = key.encode()
             if (
-                begin == envelope.CHECKED
+                begin == CHECKED
                 and codec == self._code
                 and not (how or tags)
                 and 0 <= created < expires <= stale  # NaN is no such number
                 and now < expires
                 and self._signer is None
-                and zlib.crc32(envelope.pack_length(len(name)) + name + data[_HEADER], self._base) == seal
+                and crc32(pack_length(len(name)) + name + data[CHECKED_HEADER], self._base) == seal
             ):
-                payload = data[_HEADER.stop :]
-                if zlib.crc32(payload) == checksum:
+                payload = data[CHECKED_HEADER.stop :]
+                if crc32(payload) == checksum:
                     return self._decode(payload), created, expires, stale
         except Exception as error:
             if is_interrupt(error):
@@ -284,7 +283,7 @@ class Serializer:
         return None  # `decode` says what is wrong
 
     def _unknown(self, begin: bytes) -> UnreadableError:
-        if begin == envelope.CHECKED:
+        if begin == CHECKED:
             return UnreadableError("not signed, though this cache has a secret", "signature")
         if begin == envelope.SIGNED:
             return UnreadableError("signed, and this cache has no secret", "signature")

@@ -13,9 +13,16 @@ from racing import in_thread
 from tracing import at_line
 
 from cachekit import CacheClosedError, CacheEntry, MemoryCache
+from cachekit.tiers.memory import removal
 from cachekit.tiers.memory.entry import MemoryEntry
 
 Operation = Callable[[MemoryCache], object]
+
+
+@pytest.fixture(params=[removal._SLICE, 1], ids=["at once", "in slices"], autouse=True)
+def slices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removals of many entries: all in one hold of the lock, and one entry in each."""
+    monkeypatch.setattr(removal, "_SLICE", request.param)
 
 
 def set_if(cache: MemoryCache) -> object:

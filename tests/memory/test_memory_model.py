@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cachekit import CacheEntry, MemoryCache, RemovalCause
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import PrivateFence
+from cachekit.tiers.memory import removal
 
 KEYS = st.sampled_from(["a", "b", "c", "user:1", "user:2", "user:30"])
 TAGS = st.frozensets(st.sampled_from(["x", "y", "z"]), max_size=2)
@@ -223,3 +224,20 @@ class MemoryAgainstModel(RuleBasedStateMachine):
 
 MemoryAgainstModel.TestCase.settings = explored(steps=2)
 TestMemoryAgainstModel = MemoryAgainstModel.TestCase
+
+
+class MemoryInSlices(MemoryAgainstModel):
+    """The same where each removal of several entries takes several holds of the lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slice = removal._SLICE
+        removal._SLICE = 1  # type: ignore[misc]
+
+    def teardown(self) -> None:
+        removal._SLICE = self.slice  # type: ignore[misc]
+        super().teardown()
+
+
+MemoryInSlices.TestCase.settings = explored()
+TestMemoryInSlices = MemoryInSlices.TestCase

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import inf
 from typing import Any, Final, final
 
@@ -45,12 +45,18 @@ class MemoryEntry:
 
 @final
 class TagIndex:
-    """The keys of each tag. A tag without keys is not in the index. Not locked."""
+    """The keys of each tag. A tag without keys is not in the index. Not locked.
 
-    __slots__ = ("_keys",)
+    Attributes:
+        condemned: tags with the keys that they had when an invalidation began which has not ended. An entry
+            that has such a tag and key leaves with it, and need not be in the index.
+    """
+
+    __slots__ = ("_keys", "condemned")
 
     def __init__(self) -> None:
         self._keys: dict[str, set[str]] = {}
+        self.condemned: list[tuple[str, set[str]]] = []
 
     def link(self, key: str, tags: Iterable[str]) -> None:
         """Add the key to the tags."""
@@ -67,16 +73,33 @@ class TagIndex:
                     del self._keys[tag]
 
     def count(self, tag: str) -> int:
-        """Return how many keys have the tag."""
-        return len(self._keys.get(tag, ()))
+        """Return how many keys have the tag. During an invalidation, keys that are gone may be among them."""
+        condemned = sum([len(keys) for one, keys in self.condemned if one == tag])
+        return len(self._keys.get(tag, ())) + condemned
 
-    def having(self, tags: Iterable[str]) -> set[str]:
-        """Return the keys that have any of the tags."""
-        return set[str]().union(*(self._keys.get(tag, ()) for tag in tags))
+    def having(self, tags: Collection[str]) -> set[str]:
+        """Return the keys that have any of the tags. Condemned keys may have it no longer."""
+        condemned = [keys for tag, keys in self.condemned if tag in tags]
+        return set[str]().union(*(self._keys.get(tag, ()) for tag in tags), *condemned)
+
+    def condemn(self, tags: Iterable[str]) -> None:
+        """Move the keys of the tags to `condemned`, in a step for each tag, however many keys it has."""
+        for tag in tags:
+            keys = self._keys.get(tag)
+            if keys is not None:
+                # First, so that an interrupted step leaves no entry that its tags do not find.
+                self.condemned.append((tag, keys))
+                del self._keys[tag]
+
+    def release(self, done: Collection[tuple[str, set[str]]]) -> None:
+        """Forget keys that were condemned, because their entries are gone."""
+        ids = set(map(id, done))
+        self.condemned = [one for one in self.condemned if id(one) not in ids]
 
     def clear(self) -> None:
         """Remove all tags."""
         self._keys.clear()
+        self.condemned.clear()
 
     def as_dict(self) -> dict[str, set[str]]:
         """Return a copy of the index, for checks."""

@@ -257,7 +257,8 @@ class PolicyStore(Store):
             self._weight += weight - old.weight
             if old.tags:
                 self._tags.unlink(key, old.tags - held.tags)
-            removed.append((old, _REPLACED))
+            removed.append(old)
+            removed.append(_REPLACED)
             self._policy.prolong(key, deadline)
             self._policy.hit(key)
         held.deadline = deadline
@@ -285,7 +286,8 @@ class PolicyStore(Store):
             if victim.tags:
                 self._tags.unlink(chosen, victim.tags)
             self.counter.evictions += 1
-            removed.append((victim, _EVICTED))
+            removed.append(victim)
+            removed.append(_EVICTED)
             growth = weight if old is None else weight - old.weight
             if self._weight + growth <= self._limit and (old is not None or len(entries) < self.max_size):
                 return old

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
 
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock, source_of
@@ -19,7 +19,15 @@ from cachekit.tiers.fences import FenceTable
 from cachekit.tiers.memory.entry import GONE, MemoryEntry, TagIndex
 from cachekit.tiers.memory.write_lock import LockedStore, Removed
 
-_SLICE: Final = 1000  # entries that a scan handles in one hold of the lock
+_SLICE: Final = 500  # entries that are removed in one hold of the lock
+
+
+T = TypeVar("T")
+
+
+def _slices(everything: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(everything), _SLICE):
+        yield everything[start : start + _SLICE]
 
 
 class RemovalMixin(LockedStore):
@@ -29,14 +37,16 @@ class RemovalMixin(LockedStore):
 
     Args:
         clock: The source of time.
+        has_gil: Whether this interpreter runs one thread at a time.
     """
 
-    __slots__ = ("_entries", "_fenced", "_fences", "_tags", "time")
+    __slots__ = ("_entries", "_fenced", "_fences", "_has_gil", "_tags", "time")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, has_gil: bool) -> None:
         super().__init__()
         #: What its methods read the time from.
         self.time = source_of(clock)
+        self._has_gil = has_gil
         self._entries: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._tags = TagIndex()
         self._fences = FenceTable()
@@ -44,8 +54,21 @@ class RemovalMixin(LockedStore):
 
     def all_held(self) -> list[MemoryEntry]:
         """Return every entry at one moment, expired ones included, in no particular order."""
+        if self._has_gil:  # then it is one atomic step, which takes long enough to do without the lock
+            return list(dict.values(self._entries))
         with self._lock:
             return list(dict.values(self._entries))
+
+    def _in_slices(self, remove: Callable[..., int], slices: Iterable[list[MemoryEntry]]) -> int:
+        """Call `remove(removed, some)` for each slice, each time under the lock; return the sum.
+
+        Other threads read and write in between, so loads must be fenced before. What makes the slices runs
+        without the lock. In that time a thread that waits for it gets it.
+        """
+        count = 0
+        for some in slices:
+            count += self._exclusively(remove, some) or 0
+        return count
 
     def delete(self, key: str, fence: Fence | None = None) -> bool:
         """Remove a key, and break its fences also if it is missing; return whether it was live.
@@ -79,8 +102,19 @@ class RemovalMixin(LockedStore):
         self._invalidate(removed, [held for held in found if held is not None])
 
     def clear(self) -> None:
-        """Remove all entries, and break every fence."""
-        self._exclusively(self._clear)
+        """Remove all entries, and break every fence.
+
+        An entry that is stored during the call may stay or go.
+        """
+        if self._is_queued(self.clear):
+            return
+        if len(self._entries) <= _SLICE:
+            self._exclusively(self._clear)
+            return
+        self._exclusively(self._break_all)
+        condemned = self._tags.condemned  # by an invalidation that is in progress, or was interrupted
+        self._in_slices(self._clear_some, _slices(self.all_held()))
+        self._exclusively(self._release, condemned)
 
     def _clear(self, removed: Removed) -> None:
         self._fences.break_all()
@@ -93,27 +127,69 @@ class RemovalMixin(LockedStore):
         self._tags.clear()
         count = len(held)
         self.counter.invalidations += count
-        removed.extend((one, RemovalCause.INVALIDATED) for one in held)
+        for one in held:
+            removed.append(one)
+            removed.append(RemovalCause.INVALIDATED)
+
+    def _clear_some(self, removed: Removed, condemned: list[MemoryEntry]) -> int:
+        for held in condemned:
+            if self._entries.get(held.key) is held:
+                self.counter.invalidations += 1
+                self._remove(removed, held, RemovalCause.INVALIDATED)
+        return len(removed) // 2
+
+    def _break_all(self, removed: Removed) -> None:  # noqa: ARG002
+        self._fences.break_all()
+
+    def _release(self, removed: Removed, condemned: list[tuple[str, set[str]]]) -> None:  # noqa: ARG002
+        self._tags.release(condemned)
 
     def invalidate_tags(self, tags: frozenset[str]) -> int:
-        """Remove entries with any of the tags, and break fences that name one; return how many were live."""
-        return self._exclusively(self._invalidate_tags, tags) or 0
+        """Remove entries with any of the tags, and break fences that name one; return how many were live.
 
-    def _invalidate_tags(self, removed: Removed, tags: frozenset[str]) -> int:
+        An entry that is stored during the call may stay or go.
+        """
+        if self._is_queued(self.invalidate_tags, tags):
+            return 0
+        # Fences first: a load that is refused from here on began before the invalidation. A load that begins
+        # now belongs after it, wherever the removal is.
+        count = self._exclusively(self._invalidate_few, tags) or 0
+        # Those of another thread's invalidation too: this call must not return before they are gone.
+        condemned = [one for one in self._tags.condemned if one[0] in tags]
+        if condemned:
+            for tag, keys in condemned:
+                count += self._in_slices(self._invalidate, self._tagged(tag, keys))
+            self._exclusively(self._release, condemned)
+        return count
+
+    def _invalidate_few(self, removed: Removed, tags: frozenset[str]) -> int:
+        """Break fences, and remove the entries if they are few; otherwise condemn their keys."""
         self._fences.break_tags(tags)
-        found = (self._entries.get(key) for key in self._tags.having(tags))
-        return self._invalidate(removed, [held for held in found if held is not None])
+        if sum(map(self._tags.count, tags)) > _SLICE:
+            self._tags.condemn(tags)
+            return 0
+        found = map(self._entries.get, self._tags.having(tags))
+        condemned = [held for held in found if held is not None and not tags.isdisjoint(held.tags)]
+        count = self._invalidate(removed, condemned)
+        if self._tags.condemned:
+            self._tags.release([one for one in self._tags.condemned if one[0] in tags])
+        return count
+
+    def _tagged(self, tag: str, keys: set[str]) -> Iterator[list[MemoryEntry]]:
+        for some in _slices(list(keys)):
+            found = map(self._entries.get, some)
+            yield [held for held in found if held is not None and tag in held.tags]
 
     def invalidate_matching(self, pattern: re.Pattern[str]) -> int:
-        """Remove entries whose key matches, and break the fences of such keys; return how many were live."""
-        # Fences first: a load that is refused from here on began before the invalidation, and a load that
-        # begins now belongs after it, wherever the scan is. So the scan itself needs no lock.
+        """Remove entries whose key matches, and break the fences of such keys; return how many were live.
+
+        An entry that is stored during the call may stay or go.
+        """
+        # Fences first, as above. So the scan itself needs no lock.
         self._exclusively(self._break_matching, pattern)
-        matching = [held for held in self.all_held() if pattern.match(held.key)]
-        count = 0
-        for start in range(0, len(matching), _SLICE):
-            count += self._exclusively(self._invalidate, matching[start : start + _SLICE]) or 0
-        return count
+        matches = pattern.match
+        slices = ([held for held in some if matches(held.key)] for some in _slices(self.all_held()))
+        return self._in_slices(self._invalidate, slices)
 
     def _break_matching(self, removed: Removed, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
         self._fences.break_matching(pattern)
@@ -134,13 +210,12 @@ class RemovalMixin(LockedStore):
 
     def remove_expired(self) -> int:
         """Remove entries that expired, or whose shared fence is broken; return how many."""
-        everything = self.all_held()
         count = 0
-        for start in range(0, len(everything), _SLICE):
+        for some in _slices(self.all_held()):
             now = self.time.monotonic()
             expired = [
                 held
-                for held in everything[start : start + _SLICE]
+                for held in some
                 if held.deadline + held.stale <= now
                 or (held.shared_fence is not None and not held.shared_fence.is_current())
             ]
@@ -149,7 +224,6 @@ class RemovalMixin(LockedStore):
         return count
 
     def _remove_expired(self, removed: Removed, condemned: list[MemoryEntry], now: float) -> int:
-        before = len(removed)
         for held in condemned:
             # Checked again under the lock: the entry may have been replaced or touched.
             if self._entries.get(held.key) is not held:
@@ -159,7 +233,7 @@ class RemovalMixin(LockedStore):
             elif held.shared_fence is not None and not held.shared_fence.is_current():
                 self.counter.invalidations += 1
                 self._remove(removed, held, RemovalCause.INVALIDATED)
-        return len(removed) - before
+        return len(removed) // 2
 
     def _remove(self, removed: Removed, held: MemoryEntry, cause: RemovalCause) -> None:
         held.deadline = GONE
@@ -168,4 +242,5 @@ class RemovalMixin(LockedStore):
             self._tags.unlink(held.key, held.tags)
         if cause is RemovalCause.EXPIRED:
             self.counter.expirations += 1
-        removed.append((held, cause))
+        removed.append(held)
+        removed.append(cause)

@@ -87,13 +87,14 @@ class Store(RemovalMixin):
         clock: Clock,
         cleanup_interval: float | None,
     ) -> None:
-        super().__init__(clock)
+        has_gil = gil_enabled()
+        super().__init__(clock, has_gil)
         self.clock = clock
         self.max_size = max_size
         self._longest = longest
         self._cleanup_interval = cleanup_interval
         #: The two lock-free steps of a hit; see the module docstring.
-        self.find: Callable[[str], MemoryEntry | None] = self._entries.get if gil_enabled() else find_nothing
+        self.find: Callable[[str], MemoryEntry | None] = self._entries.get if has_gil else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
         #: Its private fences. A caller that copies an entry reads `changes` of it first.
         self.fences = self._fences
@@ -542,7 +543,7 @@ class Store(RemovalMixin):
             self.counter.invalidations = invalidations
             self._unswept = False
             sweep, self._sweep = self._sweep, None
-        for held, _ in removed:  # values are destroyed without the lock
+        for held in removed[::2]:  # values are destroyed without the lock
             held.value = None
         if sweep is not None:
             sweep.cancel()
@@ -557,6 +558,9 @@ class Store(RemovalMixin):
         for one in held:
             for tag in one.tags:
                 tagged.setdefault(tag, set()).add(one.key)
+        for tag, keys in self._tags.condemned:  # of an invalidation that was interrupted
+            for key in keys & tagged.get(tag, set()):
+                self._tags.link(key, [tag])
         assert tagged == self._tags.as_dict()
         assert self._state != BUSY
         assert not self._deferred

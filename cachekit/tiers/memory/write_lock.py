@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias, TypeVar
 from cachekit.errors import CacheClosedError
 from cachekit.model.counters import TierCounters
 from cachekit.model.types import RemovalCause
-from cachekit.tiers.memory.entry import MemoryEntry
 
 T = TypeVar("T")
 
@@ -24,8 +23,9 @@ IDLE: Final = 0
 BUSY: Final = 1
 CLOSED: Final = 2
 
-#: Removed entries, each with its cause.
-Removed: TypeAlias = list[tuple[MemoryEntry, RemovalCause]]
+#: Removed entries, each followed by its cause. A tuple for each would let the garbage collector run while the
+#: lock is held, and with a million entries it takes a second.
+Removed: TypeAlias = list[Any]
 
 
 class LockedStore:
@@ -64,19 +64,26 @@ class LockedStore:
                     self._state = IDLE
             if removed:
                 if self._listeners:
-                    notify(
-                        self._listeners,
-                        self.counter,
-                        [(held.key, held.value, cause) for held, cause in removed],
-                    )
+                    told = [
+                        (held.key, held.value, cause)
+                        for held, cause in zip(removed[::2], removed[1::2], strict=True)
+                    ]
+                    notify(self._listeners, self.counter, told)
                 # Only now, after the deadline was set: a reader that saw a live deadline has the value. A
                 # cached function may refer to the entry for longer, and must not keep its value alive.
-                for held, _ in removed:
+                for held in removed[::2]:
                     held.value = None
         finally:  # run the queued calls also if this change was refused or interrupted
             if self._deferred:
                 self._run_deferred()
         return result
+
+    def _is_queued(self, operation: Callable[..., Any], *arguments: Any) -> bool:
+        """Queue an operation of several changes if this thread is in the middle of one; return whether."""
+        with self._lock:
+            if self._state:
+                self._defer(operation, *arguments)
+            return bool(self._state)
 
     def _defer(self, operation: Callable[..., Any], *arguments: Any) -> None:
         self.refuse_if_closed()
