@@ -43,7 +43,7 @@ cache.invalidate_by_tags({"users"})
 
 users = cache.region("user:", User)  # typed: users.get("1") is a User or None
 users.set("1", User("Ada"))
-print(cache.explain("user:1"))  # 'user:1' is in MEMORY: 0.0 s old, expires in 600.0 s, ...
+print(cache.explain("user:1"))  # key #96df4228de1f is in MEMORY: 0.0 s old, expires in 600.0 s, ...
 print(cache.get_stats()["combined"].request_hit_rate)
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache  # noqa: E402

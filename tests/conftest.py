@@ -27,6 +27,8 @@ def own_directory(
     """Where default caches of this test are, also those of its subprocesses; they are closed after it."""
     directory = tmp_path_factory.mktemp("cachekit")
     monkeypatch.setenv("CACHEKIT_DIR", str(directory))
+    # Processes that a test starts are programs of their own, unless the test is about that.
+    monkeypatch.delenv("CACHEKIT_PROGRAM", raising=False)
     yield directory
     cache = set_default_cache(None)
     if cache is not None:

@@ -165,7 +165,7 @@ class TestOptions:
     def test_bad_arguments(self, subtests: pytest.Subtests) -> None:
         """A wrong argument is refused where it is written: its name, its value, and what to write."""
         rows: list[tuple[dict[str, Any], type[Exception], str]] = [
-            ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not the str 'user'"),
+            ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not a single str"),
             ({"tags": {1}}, TypeError, "each of tags must be a str, not 1"),
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
             ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str"),

@@ -12,6 +12,7 @@ import pytest
 from cachekit import IntelligentCache, TierUnavailableError, get_default_cache
 from cachekit.cache import config
 from cachekit.runtime.clock import SystemClock
+from cachekit.runtime.machine import memory_bytes
 
 PROGRAM = """
 from cachekit import cache_result
@@ -102,12 +103,14 @@ class TestVariables:
             ("CACHEKIT_MAX_SIZE_MB", "-5"),
             ("CACHEKIT_MAX_SIZE_MB", "99999999"),
             ("CACHEKIT_SECRET", "short"),
+            ("CACHEKIT_MEMORY_MB", "0"),
+            ("CACHEKIT_MEMORY_MB", "1.5"),
         ]
         for name, value in rows:
             with subtests.test(name=name, value=value), monkeypatch.context() as patch:
                 patch.setenv(name, value)
                 with pytest.raises(ValueError, match=name):
-                    config.file_cache(SystemClock())
+                    get_default_cache()
 
     def test_a_server_that_is_none(self, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
         """The variable is named there, too, and what an address looks like."""
@@ -132,6 +135,19 @@ class TestVariables:
             monkeypatch.delenv("CACHEKIT_SECRET")
             with IntelligentCache() as unsigned:
                 assert unsigned.get("k") is None
+
+    def test_memory_has_a_limit_in_bytes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A small share of what the process may use, or what is asked for; large values stay on the disk."""
+        with config.memory_cache() as memory:
+            assert memory.max_bytes is not None
+            assert 32 << 20 <= memory.max_bytes <= max(32 << 20, (memory_bytes() or 0) // 100)
+        monkeypatch.setenv("CACHEKIT_MEMORY_MB", "8")
+        with get_default_cache() as cache:
+            for number in range(20):
+                cache.set(f"k{number}", bytes(1_000_000))
+            assert cache.get_stats()["memory"].memory_usage_bytes <= 8 << 20
+            assert cache.get_stats()["memory"].size < 20
+            assert all(cache.get(f"k{number}") == bytes(1_000_000) for number in range(20))
 
     def test_a_server(self, monkeypatch: pytest.MonkeyPatch, redis_url: str, prefix: str) -> None:
         """CACHEKIT_REDIS_URL gives the default cache its second tier, under the program's own prefix."""

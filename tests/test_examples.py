@@ -21,7 +21,7 @@ EXPECTED = {
     "health.py": "health: warning, because of ['hit_rate']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
-    "readme.py": "'user:1' is in MEMORY: # s old, expires in # s, tags: none, served 0 times",
+    "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
     "warm_start.py": "101 calls of the backend",

@@ -91,8 +91,8 @@ def test_a_decorated_function_loads_no_cache() -> None:
     assert {name.removeprefix("cachekit.") for name in loaded if name.startswith("cachekit")} == {
         "cachekit", "cache", "cache.cache_result", "cache.default", "decorator", "decorator.code_version",
         "decorator.fast_path", "decorator.function", "decorator.key_encoding", "decorator.signature",
-        "decorator.source", "decorator.third_party", "errors", "model", "model.types", "model.validation",
-        "runtime", "runtime.fork",
+        "decorator.source", "decorator.third_party", "errors", "model", "model.display", "model.types",
+        "model.validation", "runtime", "runtime.fork", "runtime.program",
     }  # fmt: skip
     costly = {
         "asyncio", "concurrent.futures", "copy", "dataclasses", "datetime", "hashlib", "inspect", "logging",

@@ -23,7 +23,7 @@ from cachekit.loading.read_batch import in_batch
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
-from cachekit.model.validation import checked_key, checked_keys
+from cachekit.model.validation import checked_key, checked_keys, not_a_function
 from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache as CoreMemory
@@ -184,9 +184,7 @@ class IntelligentCache(Facade[Core]):
         load: the other callers get its value, and the cache stores it.
         """
         if not callable(loader):
-            raise TypeError(
-                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
-            )
+            raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
@@ -260,7 +258,7 @@ class IntelligentCache(Facade[Core]):
         """Return the values; one call loads all missing keys. The loader may be a coroutine function."""
         wanted = checked_keys(keys)
         if not callable(loader):
-            raise TypeError(f"loader must be a function of a list of keys, not {loader!r}")
+            raise not_a_function("loader", "of a list of keys", loader)
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
@@ -288,7 +286,7 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         self._core.check(_ALL)
         if not callable(loader_func):
-            raise TypeError(f"loader_func must be a function of a key, not {loader_func!r}")
+            raise not_a_function("loader_func", "of a key", loader_func)
         core = self._core
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         kept_warm = core.keep_warm

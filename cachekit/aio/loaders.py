@@ -8,6 +8,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final, ParamSpec
 
 from cachekit.errors import CacheError
+from cachekit.model.display import shown_key
 from cachekit.runtime.threads import in_daemon_thread
 
 _GLANCE: Final = 1.0  # seconds between two looks at whether the loop still runs
@@ -44,7 +45,7 @@ def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any
 
     def load(key: str) -> Any:
         if not loop.is_running():
-            raise CacheError(f"{key!r} cannot be loaded, because its event loop has ended")
+            raise CacheError(f"{shown_key(key)} cannot be loaded, because its event loop has ended")
         waiting = on_loop(key)
         try:
             future = asyncio.run_coroutine_threadsafe(waiting, loop)
@@ -60,7 +61,7 @@ def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any
                 if not loop.is_running():
                     future.cancel()
                     raise CacheError(
-                        f"the load of {key!r} stopped, because its event loop has ended"
+                        f"the load of {shown_key(key)} stopped, because its event loop has ended"
                     ) from None
 
     return load

@@ -11,6 +11,7 @@ from cachekit.cache.region import Region as Core
 from cachekit.cache.region import keys_of
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
+from cachekit.model.validation import not_a_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,9 +96,7 @@ class Region(Facade[Core[V]], Generic[V]):
         """Return the value of the key, loaded if it is missing. The loader may be a coroutine function."""
         keys = self._keys
         if not callable(loader):
-            raise TypeError(
-                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
-            )
+            raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         loaded = awaiting(loader)
 
         async def checked() -> V:

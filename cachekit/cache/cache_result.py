@@ -6,6 +6,7 @@ from cachekit.cache.default import DefaultSource, checked_cache, core_of
 from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource
 from cachekit.model.types import CacheLevel
+from cachekit.runtime.program import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Never, ParamSpec, TypeVar, overload
 
     from cachekit.cache.intelligent import IntelligentCache
+    from cachekit.decorator.source import CacheSource
     from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction
     from cachekit.loading.options import LoadOptions
     from cachekit.model.types import TTL, Tags
@@ -107,6 +109,11 @@ def cache_result(
     options = (
         ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
     )  # fmt: skip
-    source = DefaultSource() if cache is None else FixedSource(core_of(checked_cache(cache)))
+    source: CacheSource
+    if cache is None:
+        program()  # handed down now, to workers that start before the first call
+        source = DefaultSource()
+    else:
+        source = FixedSource(core_of(checked_cache(cache)))
     decorate = decorator_for(source, options)
     return decorate if function is None else decorate(function)

@@ -1,19 +1,21 @@
 """Configuration of the default cache by environment variables, read at its first use.
 
 `CACHEKIT_DIR` is the directory that holds one directory per program, and `CACHEKIT_NAMESPACE` replaces the
-program's name there. `CACHEKIT_MAX_SIZE_MB` limits its size, `CACHEKIT_SECRET` signs stored bytes, and
+program's name there. `CACHEKIT_MAX_SIZE_MB` limits its size, and `CACHEKIT_MEMORY_MB` that of the memory
+tier. `CACHEKIT_SECRET` signs stored bytes, and
 `CACHEKIT_REDIS_URL` adds a server. Two scripts never share entries. Importing cachekit creates no directory.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cachekit.errors import CacheError, TierUnavailableError
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.machine import memory_bytes
+from cachekit.runtime.program import program
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory import MemoryCache, store_of
 
@@ -22,13 +24,18 @@ if TYPE_CHECKING:
     from cachekit.tiers.redis import RedisCache
 
 
-def namespace() -> str:
-    """Return the name of this program, the same in its spawned children.
+_LEAST_MEMORY: Final = 32 << 20
+_MOST_MEMORY: Final = 1 << 30
+_NAMELESS: Final = "this shell has no name, because its working directory was removed; set CACHEKIT_NAMESPACE"
 
-    It is CACHEKIT_NAMESPACE if set. Otherwise it is the package of the main module if that runs with -m, else
-    its resolved path, shortened; "interactive" without a main module. Two scripts have different names, and
-    so have two modules that run with -m. Programs that a server or test runner starts have the name of that
-    runner, as far as Python can see. All shells and notebooks share a name.
+
+def namespace() -> str | None:
+    """Return the name of this program, the same in the processes that it starts; None if it has no name.
+
+    It is CACHEKIT_NAMESPACE if set. Otherwise it is the module's name if that runs with -m, the script's name
+    with a digest of its path, or the name of an installed tool, or "interactive" for a shell, with a digest
+    of the working directory. So two scripts have different names, and so have the shells and servers of two
+    projects.
 
     Raises:
         ValueError: CACHEKIT_NAMESPACE cannot be part of a path.
@@ -41,20 +48,22 @@ def namespace() -> str:
                 f"remove slashes, or unset it"
             )
         return given
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    # The spec of a directory or an archive that is run as a program is named `__main__` only.
-    if spec is not None and spec.name != "__main__":
-        return str(spec.name).removesuffix(".__main__")
-    path = getattr(main, "__file__", None)
-    if path is None:
-        return "interactive"
-    resolved = os.path.realpath(path)
+    described = program()
+    if described is None:
+        return None
+    kind, _, rest = described.partition(":")
+    if kind == "module":
+        return rest
+    if kind == "script":
+        readable = os.path.splitext(os.path.basename(rest))[0]
+        place = rest
+    elif kind == "tool":
+        readable, _, place = rest.partition(":")
+    else:
+        readable, place = "interactive", rest
     from hashlib import blake2b  # only a program without a name of its own needs it
 
-    digest = blake2b(os.fsencode(resolved), digest_size=6).hexdigest()
-    stem = os.path.splitext(os.path.basename(resolved))[0]
-    return f"{stem[:40]}-{digest}"
+    return f"{readable[:40]}-{blake2b(os.fsencode(place), digest_size=6).hexdigest()}"
 
 
 def max_size_mb() -> int:
@@ -69,6 +78,25 @@ def max_size_mb() -> int:
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
         raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
     return int(text)
+
+
+def memory_cache() -> MemoryCache:
+    """Return the memory tier of the default cache: 1,000 entries, in CACHEKIT_MEMORY_MB.
+
+    The default limit is 1 % of the memory that this process may use, from 32 MiB to 1 GiB.
+
+    Raises:
+        ValueError: the variable is not a whole number in range.
+    """
+    from cachekit.tiers.arguments import LARGEST_MB
+
+    text = os.environ.get("CACHEKIT_MEMORY_MB")
+    if text is None:
+        share = (memory_bytes() or 0) // 100
+        return MemoryCache(max_bytes=min(max(share, _LEAST_MEMORY), _MOST_MEMORY))
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
+        raise ValueError(f"CACHEKIT_MEMORY_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
+    return MemoryCache(max_bytes=int(text) << 20)
 
 
 def file_cache(clock: Clock) -> FileCache | None:
@@ -90,6 +118,8 @@ def file_cache(clock: Clock) -> FileCache | None:
         )
     name, limit, secret = namespace(), max_size_mb(), secrets_from_environment()
     try:
+        if name is None:
+            raise TierUnavailableError(_NAMELESS)
         return FileCache(base, limit, namespace=name, secret=secret, clock=clock)
     except CacheError as error:
         import logging
@@ -114,8 +144,11 @@ def redis_cache() -> RedisCache | None:
     from cachekit.serialization.signing import secrets_from_environment
     from cachekit.tiers.redis import RedisCache
 
+    name = namespace()
+    if name is None:
+        raise ValueError(f"CACHEKIT_REDIS_URL cannot be used: {_NAMELESS}")
     # A file name may contain braces, which in a key choose its slot in a Cluster.
-    name = namespace().translate({ord("{"): "(", ord("}"): ")"})
+    name = name.translate({ord("{"): "(", ord("}"): ")"})
     secret = secrets_from_environment()
     try:
         return RedisCache(url=url, key_prefix=f"cachekit:{name}:", secret=secret)

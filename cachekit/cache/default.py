@@ -88,7 +88,8 @@ def _build() -> None:
     from cachekit.cache import config
     from cachekit.cache.intelligent import IntelligentCache
 
-    built = IntelligentCache(redis_cache=config.redis_cache(), default_ttl=_DEFAULT_TTL)
+    memory, redis = config.memory_cache(), config.redis_cache()
+    built = IntelligentCache(memory, redis, default_ttl=_DEFAULT_TTL)
     with switching:
         if _default is None:
             _default = built

@@ -22,6 +22,7 @@ from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.warming import warm
+from cachekit.model.display import shown_value
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
@@ -32,6 +33,7 @@ from cachekit.model.validation import (
     checked_keys,
     checked_pattern,
     checked_tags,
+    not_a_function,
     refuse_unstorable,
     seconds,
     stale_seconds,
@@ -237,12 +239,9 @@ class IntelligentCache:
         name = key if type(key) is str else checked_key(key)
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        if stale_ttl is not None:
-            return self._core.tiers.writes.write(
-                {name: value}, life, labels, cache_level, stale_seconds(stale_ttl)
-            )
-        if self._core.tiers.lower:
-            return self._core.tiers.writes.write({name: value}, life, labels, cache_level)
+        if stale_ttl is not None or self._core.tiers.lower:
+            stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
+            return self._core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -284,9 +283,7 @@ class IntelligentCache:
             Exception: what the loader raised.
         """
         if not callable(loader):
-            raise TypeError(
-                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
-            )
+            raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._core.defaults.stale(stale_ttl)
@@ -364,14 +361,12 @@ class IntelligentCache:
         """
         self._core.check(cache_level)
         if not isinstance(values, Mapping):
-            raise TypeError(
-                f"values must be a mapping from key to value, not {values!r} of type {type(values).__name__}"
-            )
+            raise TypeError(f"values must be a mapping from key to value, not {shown_value(values)}")
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
         checked = {checked_key(key): value for key, value in values.items()}
         for key, value in checked.items():
-            refuse_unstorable(value, f"the value of {key!r}")
+            refuse_unstorable(value, key)
         if self._core.tiers.lower:
             return self._core.tiers.writes.write(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
@@ -421,9 +416,7 @@ class IntelligentCache:
         """
         wanted = checked_keys(keys)
         if not callable(loader):
-            raise TypeError(
-                f"loader must be a function of a list of keys, not {loader!r}; pass it without calling it"
-            )
+            raise not_a_function("loader", "of a list of keys", loader)
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
@@ -471,9 +464,7 @@ class IntelligentCache:
         wanted = checked_keys(keys)
         self._core.check(_ALL)
         if not callable(loader_func):
-            raise TypeError(
-                f"loader_func must be a function of a key, not {loader_func!r}; pass it without calling it"
-            )
+            raise not_a_function("loader_func", "of a key", loader_func)
         request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
         kept_warm = self._core.keep_warm
         report = warm(self._core.loads, wanted, loader_func, request, concurrency, progress)

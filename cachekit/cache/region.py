@@ -12,8 +12,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
 from cachekit.loading.options import LoadOptions
+from cachekit.model.display import shown_key
 from cachekit.model.types import MISSING, TTL, Tags
-from cachekit.model.validation import checked_key, checked_tags, seconds
+from cachekit.model.validation import checked_key, checked_tags, not_a_function, seconds
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -93,8 +94,9 @@ class RegionKeys(Generic[V]):
         """Return the value; raise TypeError if it is not of the region's type."""
         if not isinstance(value, self._kind):
             raise TypeError(
-                f"the value of {key!r} in region {self.prefix!r} must be of type {self._kind.__name__}, "
-                f"not {type(value).__name__}; delete the key, or use another prefix for other types"
+                f"the value of {shown_key(self.full(key))} in region {self.prefix!r} must be of type "
+                f"{self._kind.__name__}, not {type(value).__name__}; delete the key, or use another prefix "
+                f"for other types"
             )
         checked: V = value
         return checked
@@ -160,9 +162,7 @@ class Region(Generic[V]):
             TypeError: the value found or loaded is not of the region's type; it is not stored.
         """
         if not callable(loader):
-            raise TypeError(
-                f"loader must be a function without arguments, such as lambda: load(1), not {loader!r}"
-            )
+            raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         value = self._cache.get_or_set(
             self._keys.full(key),
             lambda: self._keys.checked(loader(), key),

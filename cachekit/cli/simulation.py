@@ -79,7 +79,7 @@ def simulate_directory(entries: int, requests: Requests, directory: Path, progre
     """
     if entries * _RECORD < SMALLEST_LIMIT:
         return None
-    payload = bytes(_RECORD - record_size(16, 0, 0))
+    payload = bytes(_RECORD - record_size(16, 0, 0, 0))
     hits = 0
     with Engine(directory, entries * _RECORD) as engine:
         for chunk in requests.chunks():

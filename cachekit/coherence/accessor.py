@@ -8,7 +8,6 @@ back never serves what was overwritten or invalidated.
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, final
 
@@ -16,7 +15,6 @@ from cachekit.coherence.breaker import BreakerState, CircuitBreaker
 from cachekit.coherence.notifications import acting_for
 from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.model.counters import LatencyHistogram
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
@@ -48,8 +46,6 @@ Unavailable: TypeAlias = Literal[_Unavailable.UNAVAILABLE]
 _TICK: Final = 0.05
 #: How many pending names are carried out between two acquisitions of the lock.
 _BATCH: Final = 1_000
-#: One call in so many is timed.
-_SAMPLE: Final = 64
 #: Seconds between two warnings about a full tier, because a tier near its limit has room now and then.
 _FULL_WARNING: Final = 60.0
 #: The operations of a tier that store something.
@@ -81,9 +77,9 @@ class TierAccessor(Generic[T]):
     """
 
     __slots__ = (
-        "__weakref__", "_actor", "_breaker", "_calls", "_clock", "_closed", "_full_since", "_full_warned",
+        "__weakref__", "_actor", "_clock", "_closed", "_full_since", "_full_warned",
         "_get_many", "_is_server", "_job", "_lookups", "_pending", "_recovered", "_refused_before",
-        "_storing", "errors", "latency", "name", "refused", "strict", "tier", "unavailable",
+        "_storing", "breaker", "errors", "monotonic", "name", "refused", "strict", "tier", "unavailable",
     )  # fmt: skip
 
     def __init__(
@@ -107,13 +103,15 @@ class TierAccessor(Generic[T]):
         self._lookups = _methods(tier, _LOOKUPS)
         self._get_many = _methods(tier, ("get_many",))
         self._clock: Clock = SystemClock() if clock is None else clock
-        self._breaker = CircuitBreaker(self._clock.monotonic)
+        #: The clock of outages.
+        self.monotonic = self._clock.monotonic
+        #: Its state. `refuses` says whether calls are refused.
+        self.breaker = CircuitBreaker(self._clock.monotonic)
         self._pending = PendingInvalidations()
         self._job: ScheduledTask | None = None
         self._closed = False
         self._full_since: float | None = None
         self._full_warned: float | None = None
-        self._calls = 0
         self._refused_before = 0
         #: Calls that the tier failed, including those without room, and excluding probes.
         self.errors = 0
@@ -121,28 +119,26 @@ class TierAccessor(Generic[T]):
         self.refused = 0
         #: Lookups that the breaker refused. The tier itself counts those that it failed.
         self.unavailable = 0
-        #: Durations of successful calls, one in 64.
-        self.latency = LatencyHistogram()
 
     @property
     def state(self) -> BreakerState:
         """The state of the breaker."""
-        return self._breaker.state
+        return self.breaker.state
 
     @property
     def outages(self) -> int:
         """The number of outages, including one in progress."""
-        return self._breaker.outages
+        return self.breaker.outages
 
     @property
     def is_out(self) -> bool:
         """Whether calls are refused."""
-        return self._breaker.refuses
+        return self.breaker.refuses
 
     @property
     def out_for(self) -> float:
         """Seconds since the outage began; 0 without one."""
-        return self._breaker.open_for
+        return self.breaker.open_for
 
     @property
     def is_full(self) -> bool:
@@ -152,7 +148,7 @@ class TierAccessor(Generic[T]):
     @property
     def pending(self) -> int:
         """The number of invalidations that the tier missed; "everything" counts as one."""
-        with self._breaker.lock:
+        with self.breaker.lock:
             return len(self._pending)
 
     def get_stats(self) -> CacheStats:
@@ -174,11 +170,8 @@ class TierAccessor(Generic[T]):
             Exception: any other that the operation raises. Those say nothing about the tier's health.
         """
         # Read once: if the breaker closed between two reads, the tier would count a refused lookup too.
-        if self._breaker.refuses:
+        if self.breaker.refuses:
             return self._refuse(operation, args)
-        self._calls += 1
-        timed = not self._calls % _SAMPLE
-        begin = time.perf_counter() if timed else 0.0
         begun = self._clock.monotonic()
         try:
             if self._actor is None:
@@ -186,12 +179,10 @@ class TierAccessor(Generic[T]):
             else:
                 result = acting_for(self._actor, operation, *args, **kwargs)
         except TierUnavailableError as error:
-            self._failed(error, begun)
+            self.failed(error, begun)
             if self.strict:
                 raise
             return UNAVAILABLE
-        if timed:
-            self.latency.record(time.perf_counter() - begin)
         if self._full_since is not None and operation in self._storing:
             self._full_since = None
         return result
@@ -208,22 +199,27 @@ class TierAccessor(Generic[T]):
             self._probe_with(scheduler.every(_TICK, self.probe))
         if self.strict:
             raise TierUnavailableError(
-                f"the {self.name} tier has been unavailable for {self._breaker.open_for:.1f} s; "
+                f"the {self.name} tier has been unavailable for {self.breaker.open_for:.1f} s; "
                 f"cachekit probes it in the background"
             )
         return UNAVAILABLE
 
-    def _failed(self, error: TierUnavailableError, begun: float) -> None:
+    def failed(self, error: TierUnavailableError, begun: float) -> None:
+        """Note that a call which began then, by `monotonic`, failed."""
         self.errors += 1
         if error.full:
             self._no_room(error)
-        elif self._breaker.trip(begun):
+        elif self.breaker.trip(begun):
             self._began(error)
+
+    def has_room(self) -> None:
+        """Note that a write succeeded."""
+        self._full_since = None
 
     def _no_room(self, error: TierUnavailableError) -> None:
         # The breaker stays closed: reading and removing need no room.
         now = self._clock.monotonic()
-        with self._breaker.lock:
+        with self.breaker.lock:
             begins = self._full_since is None
             self._full_since = now
             warn = begins and (self._full_warned is None or now - self._full_warned >= _FULL_WARNING)
@@ -261,10 +257,10 @@ class TierAccessor(Generic[T]):
         self._missed(Invalidations(1, {}, {}, {}))
 
     def _missed(self, missed: Invalidations) -> None:
-        with self._breaker.lock:
+        with self.breaker.lock:
             # While the breaker is closing nothing becomes pending, or a busy cache would never let the
             # pending invalidations run out. The tier works by then, so each caller carries out its own.
-            if self._breaker.state in ("open", "probing"):
+            if self.breaker.state in ("open", "probing"):
                 self._note(missed)
                 return
         try:
@@ -273,9 +269,9 @@ class TierAccessor(Generic[T]):
             raise
         except BaseException as error:
             # Whatever it was, the tier still has what it must not serve.
-            with self._breaker.lock:
+            with self.breaker.lock:
                 self._note(missed)
-                began = self._breaker.trip()
+                began = self.breaker.trip()
             if not isinstance(error, TierUnavailableError):
                 if began:
                     self._began(TierUnavailableError(f"an invalidation failed: {error}"))
@@ -325,7 +321,7 @@ class TierAccessor(Generic[T]):
         5. `recovered` is called again. A call that was refused at the very end may have stored a copy that
            the tier would not have confirmed.
         """
-        breaker = self._breaker
+        breaker = self.breaker
         if self._closed or not breaker.refuses:
             self._probe_with(None)
             return
@@ -364,17 +360,17 @@ class TierAccessor(Generic[T]):
             tier.peek("")
 
     def _replay(self) -> None:
-        with self._breaker.lock:
+        with self.breaker.lock:
             batches = len(self._pending) // _BATCH + 1
         for _ in range(batches):
-            with self._breaker.lock:
+            with self.breaker.lock:
                 missed = self._pending.next_batch(_BATCH)
             acting_for(self._actor, self._carry_out, missed)
-            with self._breaker.lock:
+            with self.breaker.lock:
                 self._pending.acknowledge(missed)
 
     def _probe_with(self, job: ScheduledTask | None) -> None:
-        with self._breaker.lock:
+        with self.breaker.lock:
             before, self._job = self._job, job
         if before is not None:
             before.cancel()

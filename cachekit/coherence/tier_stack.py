@@ -26,18 +26,22 @@ process is seen at once, and a write by another host when its message arrives (s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, same_version, shared_fence_of, with_tags
 from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.coherence.writes import TierWrites
-from cachekit.errors import SerializationError, ValueTooLargeError
+from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
+from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.store import Store
+
+_ALL: Final = CacheLevel.ALL
 
 
 @final
@@ -54,7 +58,7 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file", "lower",
+        "__weakref__", "_files", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file", "lower",
         "monotonic", "peek_memory", "redis", "skipped", "writes",
     )  # fmt: skip
 
@@ -71,6 +75,9 @@ class TierStack:
         self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
+        #: The store of the file tier, if that is the only tier below memory. Its lookups and writes are short
+        #: ways to do what the general ways do, with the same order of steps.
+        self._files = None if redis is not None or file is None else store_of(file.tier)
         #: Whether there is a tier below memory.
         self.lower = redis is not None or file is not None
         #: Requests that a tier below memory answered.
@@ -82,13 +89,34 @@ class TierStack:
         if redis is not None:
             self._unsubscribe = redis.tier.subscribe(MemoryInvalidator(memory))
         #: What changes the tiers.
-        self.writes = TierWrites(memory, redis, file)
+        self.writes = TierWrites(memory, redis, file, self._files)
 
     # -- reading ----------------------------------------------------------------------------------------
 
     def find(self, key: str, level: CacheLevel = CacheLevel.ALL) -> Any | Missing:
         """Return the value that a tier below memory has, and copy it into memory if that is a level."""
-        levels: int = level._value_
+        files, file = self._files, self.file
+        if files is None or file is None or level is not _ALL or file.breaker.refuses:
+            return self._find(key, level._value_)
+        begun = file.monotonic()
+        memory = self._memory
+        try:
+            if memory.keeps:
+                # P before T: a write or an invalidation from here on refuses the copy.
+                value = files.promote(key, memory.put_copy, memory.fences.changes)
+            else:
+                value = files.value(key)
+        except TierUnavailableError as error:
+            file.failed(error, begun)
+            if file.strict:
+                raise
+            return MISSING
+        if value is not MISSING:
+            self.answers += 1
+        return value
+
+    def _find(self, key: str, levels: int) -> Any | Missing:
+        """Do what `find` does, with any tiers and levels."""
         # P before T: whatever happens from here on refuses the copy.
         fence = self._memory.copy_fence(key)
         entry, shared_fence = self._read(key, levels)
@@ -101,7 +129,31 @@ class TierStack:
 
     def find_many(self, keys: Sequence[str], level: CacheLevel = CacheLevel.ALL) -> dict[str, Any]:
         """Do what `find` does for distinct keys. Each tier is asked once for what is still missing."""
-        levels: int = level._value_
+        files, file = self._files, self.file
+        if files is None or file is None or level is not _ALL or file.breaker.refuses:
+            return self._find_many(keys, level._value_)
+        begun = file.monotonic()
+        memory, found = self._memory, {}
+        try:
+            if memory.keeps:
+                for key in keys:
+                    found[key] = files.promote(key, memory.put_copy, memory.fences.changes)
+            else:
+                for key in keys:
+                    found[key] = files.value(key)
+        except TierUnavailableError as error:
+            file.failed(error, begun)
+            if file.strict:
+                raise
+        left = keys[len(found) + 1 :]
+        found = {key: value for key, value in found.items() if value is not MISSING}
+        count = len(found)
+        self.answers += count
+        # After a failure the breaker refuses the others, each of which is a lookup too.
+        return found | self._find_many(left, level._value_) if left else found
+
+    def _find_many(self, keys: Sequence[str], levels: int) -> dict[str, Any]:
+        """Do what `find_many` does, with any tiers and levels."""
         fences = {key: self._memory.copy_fence(key) for key in keys}
         entries: dict[str, tuple[CacheEntry, SharedFence | None]] = {}
         redis, file = self.redis, self.file
@@ -396,8 +448,8 @@ class TierStack:
             import logging
 
             logging.getLogger("cachekit").warning(
-                "%s tier cannot hold the loaded value of %r, storing it only elsewhere: %s",
-                lower.name, entry.key, error,
+                "%s tier cannot hold the loaded value of %s, storing it only elsewhere: %s",
+                lower.name, shown_key(entry.key), error,
             )  # fmt: skip
         return UNAVAILABLE
 

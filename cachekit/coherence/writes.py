@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, shared_fence_of, with_tags
@@ -21,8 +21,13 @@ from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.memory.store import Store
 
+if TYPE_CHECKING:
+    from cachekit.tiers.file.store import FileStore
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_ALL: Final = CacheLevel.ALL
 
 #: Keys that are being written at a time. After a second other processes take a writer for dead.
 _TOGETHER: Final = 500
@@ -36,20 +41,59 @@ class TierWrites:
     TierUnavailableError after their last step.
     """
 
-    __slots__ = ("_file", "_memory", "_now", "_redis")
+    __slots__ = ("_file", "_files", "_memory", "_now", "_redis")
 
     def __init__(
         self,
         memory: Store,
         redis: TierAccessor[ServerTier] | None,
         file: TierAccessor[DirectoryTier] | None,
+        files: FileStore | None,
     ) -> None:
         self._memory = memory
+        self._files = files
         self._redis = redis
         self._file = file
         self._now = memory.clock.time
 
     # -- storing ------------------------------------------------------------------------------------
+
+    def write_one(
+        self,
+        key: str,
+        value: Any,
+        ttl: float,
+        tags: frozenset[str],
+        level: CacheLevel,
+        stale_ttl: float = 0.0,
+    ) -> bool:
+        """Do what `write` does, for one value."""
+        files, file = self._files, self._file
+        if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
+            return self.write({key: value}, ttl, tags, level, stale_ttl)
+        memory = self._memory
+        begun = file.monotonic()
+        try:
+            # P before T: a load in progress is refused, whichever of the next steps fails.
+            memory.break_fences(key)
+            shared_fence = files.write(key, value, ttl, tags, stale_ttl)
+            if file.is_full:
+                file.has_room()
+            # Behind T as this write has left it: if another write came since, no hit serves this copy.
+            if memory.keeps:
+                memory.put(key, value, ttl, tags, None, None, shared_fence, False, stale_ttl)
+        except TierUnavailableError as error:
+            file.failed(error, begun)
+            # From here on as if it was known. The breaker refuses what would wait for the tier again.
+            return self.write({key: value}, ttl, tags, level, stale_ttl)
+        except Exception:
+            # The tier cannot hold the value: then none holds the key, nor what was to be replaced.
+            self._delete([key], ALL, WriteSteps())
+            raise
+        except BaseException:
+            memory.delete(key)  # cut short: memory must not keep what is older than the file's entry
+            raise
+        return True
 
     def write(
         self,

@@ -31,6 +31,7 @@ from cachekit.decorator.code_version import (
 )
 from cachekit.decorator.third_party import Unkeyable, decompose
 from cachekit.errors import KeyEncodingError
+from cachekit.runtime.program import shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -348,7 +349,8 @@ def _class_name(kind: type, *, to_be_found: bool = False) -> str:
 
 
 def _name(named: type | FunctionType) -> str:
-    # Module and qualified name. The main program is named by its file, or by its real name with -m.
+    # Module and qualified name. The main program is named by its file, by its real name with -m, or by the
+    # working directory of a shell.
     module = named.__module__
     if module in {"__main__", "__mp_main__"}:
         if isinstance(named, FunctionType):
@@ -361,4 +363,6 @@ def _name(named: type | FunctionType) -> str:
             module = spec.name
         elif variables.get("__file__") is not None:
             module = os.path.realpath(variables["__file__"])
+        else:
+            module = shell()
     return f"{module}.{named.__qualname__}"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
+from weakref import ref
 
 from cachekit.runtime import fork
 from cachekit.runtime.outcome import Outcome
@@ -68,7 +69,10 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         self._flights = ()
         token = self._token
         del self._token
-        _block.reset(token)
+        try:
+            _block.reset(token)
+        except ValueError:
+            pass  # the collector closes a task of a loop that was dropped, outside the task's context
 
 
 def _flying() -> list[Flight[Any]]:
@@ -124,8 +128,9 @@ class Flight(Generic[F]):
         self._table = table
         self.key = key
         self.fence = fence
-        # Where the load runs, if it is a coroutine's.
-        self._loop = loop
+        # Where the load runs, if it is a coroutine's. Weakly, as in wait_async(): a loop may be dropped with
+        # loads in progress. Their flights end with it, and so must not keep it.
+        self._loop = None if loop is None else ref(loop)
         self._loop_thread = None if loop is None else threading.get_ident()
         #: Whether the flight has a result or an exception, or was cancelled.
         self.is_over = False
@@ -229,11 +234,18 @@ class Flight(Generic[F]):
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
         landed: asyncio.Future[None] = loop.create_future()
 
+        waiting = ref(landed)
+
         def wake() -> None:
-            if not landed.done():
-                landed.set_result(None)
+            future = waiting()
+            if future is not None and not future.done():
+                future.set_result(None)
 
         def watcher() -> None:
+            future = waiting()
+            if future is None:
+                return  # the loop was dropped, and its tasks with it
+            loop = future.get_loop()
             try:
                 if threading.get_ident() == thread and asyncio.current_task(loop) is not None:
                     wake()  # the loop runs a task right here, so nothing has to wake it
@@ -268,13 +280,13 @@ class Flight(Generic[F]):
         Raises:
             FlightCancelled: the loop of the flight has ended, and has not cancelled its tasks.
         """
-        if self._loop is None or self._loop is loop:
+        if self._runs_beside(loop):
             yield seconds
             return
         end = inf if seconds is None else time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             yield min(left, _GLANCE)
-            if not self.is_over and not self._loop.is_running():
+            if not self.is_over and not self._loop_runs():
                 raise FlightCancelled
 
     def stop_waiting(self) -> None:
@@ -309,9 +321,17 @@ class Flight(Generic[F]):
 
     def _stands_still(self, loop: AbstractEventLoop | None) -> bool:
         """Return whether its task cannot run: its loop has ended, or is blocked by the caller's thread."""
-        if self._loop is None or self._loop is loop:
+        if self._runs_beside(loop):
             return False
-        return not self._loop.is_running() or self._loop_thread == threading.get_ident()
+        return not self._loop_runs() or self._loop_thread == threading.get_ident()
+
+    def _runs_beside(self, loop: AbstractEventLoop | None) -> bool:
+        """Return whether a load in a thread, or on this loop, goes on while the caller waits there."""
+        return self._loop is None or (loop is not None and self._loop() is loop)
+
+    def _loop_runs(self) -> bool:
+        loop = None if self._loop is None else self._loop()
+        return loop is not None and loop.is_running()
 
 
 @final

@@ -18,6 +18,7 @@ from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.threads_driver import Loads
+from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork
 from cachekit.runtime.background import BackgroundCall
@@ -90,7 +91,7 @@ class KeepWarm:
                 return
             except BaseException as error:  # noqa: BLE001  # the other keys are loaded all the same
                 failed = True
-                self._loads.path.log.add(key, error)
+                self._loads.path.log.add(shown_key(key), shown_error(error))
             again = kept._replace(look_at=self._next_look(key, kept.request, failed))
             with self._lock:
                 # Unless the key was dropped during the load, or is kept with another request.

@@ -31,6 +31,7 @@ from cachekit.loading.permits import LoadPermit, PermitPool
 from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
 from cachekit.model.counters import LoadCounters
+from cachekit.model.display import shown_error, shown_key, shown_keys
 from cachekit.model.types import MISSING, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
@@ -225,8 +226,8 @@ class LoadPath:
                         self.flights.give_up(led)
                     return outcome
                 elif flight.is_over:
-                    load = "the load of several keys" if request.many else f"the load of {flight.key!r}"
-                    yield End(detached, load)
+                    load = "several keys" if request.many else shown_key(flight.key)
+                    yield End(detached, f"the load of {load}")
                 else:
                     # The load needs something that this very thread must do first: load here instead.
                     for one in led:
@@ -254,7 +255,7 @@ class LoadPath:
                 stale = self._stale([flight.key], request)
                 if stale:
                     return Outcome(stale[flight.key])
-        late = f"the load of {flight.key!r} took longer than {request.options.hard_timeout} s"
+        late = f"the load of {shown_key(flight.key)} took longer than {request.options.hard_timeout} s"
         return Outcome(error=LoadTimeoutError(f"{late}; it goes on in the background"))
 
     def reload(
@@ -340,7 +341,7 @@ class LoadPath:
             return self._fail(flights, error)
         except (SystemExit, KeyboardInterrupt) as error:
             if flights[0].is_unwatched:
-                self.log.add(flights[0].key, error)
+                self.log.add(shown_key(flights[0].key), shown_error(error))
             raise
         finally:
             # Callers try again for keys that were left out, and after KeyboardInterrupt and the like. No
@@ -402,7 +403,7 @@ class LoadPath:
             if key in loaded:
                 values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
-                    refuse_unstorable(value, f"what was loaded for {key!r}")
+                    refuse_unstorable(value, key)
                 ttl: Any = request.ttl
                 if request.jitter or callable(ttl):
                     ttl = request.life(value, self.random_fraction)
@@ -424,7 +425,7 @@ class LoadPath:
     def _fail(self, flights: Flights, error: Exception) -> Outcome[Any]:
         for flight in flights:
             if flight.is_unwatched:
-                self.log.add(flight.key, error)
+                self.log.add(shown_key(flight.key), shown_error(error))
             flight.set_exception(error)
         return Outcome(error=error)
 
@@ -440,7 +441,7 @@ class LoadPath:
         count = len(values)
         self.figures.stale_served += count
         if error is not None:
-            self.log.add(keys[0], error)
+            self.log.add(shown_key(keys[0]), shown_error(error))
         return values
 
 
@@ -450,6 +451,6 @@ def _check_batch(loaded: object, keys: Sequence[str]) -> None:
     surplus = loaded.keys() - set(keys)
     if surplus:
         raise ValueError(
-            f"loader returned keys that it was not asked for: {sorted(map(repr, surplus))[:5]}; "
+            f"loader returned keys that it was not asked for: {shown_keys(list(surplus)[:5])}; "
             f"return only keys of its argument"
         )

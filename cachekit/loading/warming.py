@@ -18,6 +18,7 @@ from cachekit.loading.progress import Progress, ProgressCallback, check_progress
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
+from cachekit.model.display import shown_key
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 
@@ -66,7 +67,7 @@ class _Agenda:
                 if loop is None or not _is_of_the_load(error):
                     self.drop()
                     raise
-                result = CacheError(f"the load of {key!r} was cancelled")
+                result = CacheError(f"the load of {shown_key(key)} was cancelled")
             if result is None:
                 self._keys.append((key, True))  # to wait for another process after all other keys
             else:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, final
 
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
 
@@ -136,8 +137,8 @@ class CacheEntry:
     def __repr__(self) -> str:
         # The value is left out: it may be large or confidential.
         return (
-            f"CacheEntry(key={self.key!r}, value=<{type(self.value).__name__}>, "
-            f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, tags={set(self.tags) or '{}'}, "
+            f"CacheEntry(key={shown_key(self.key)}, value=<{type(self.value).__name__}>, "
+            f"created_at={self.created_at.isoformat()!r}, ttl={self.ttl!r}, {shown_tags(self.tags)}, "
             f"access_count={self.access_count})"
         )
 

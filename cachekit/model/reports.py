@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.types import FOREVER, CacheLevel
 
 
@@ -17,14 +18,16 @@ class Explanation(NamedTuple):
     tags: frozenset[str]
     access_count: int  #: how often that tier has served the entry
 
+    def __repr__(self) -> str:
+        return f"<Explanation: {self}>"
+
     def __str__(self) -> str:
         if self.level is None or self.age is None or self.remaining is None:
-            return f"{self.key!r} is in no tier"
+            return f"{shown_key(self.key)} is in no tier"
         life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
-        tags = ", ".join(sorted(self.tags)) or "none"
         return (
-            f"{self.key!r} is in {self.level.name}: {self.age:.1f} s old, {life}, "
-            f"tags: {tags}, served {self.access_count} times"
+            f"{shown_key(self.key)} is in {self.level.name}: {self.age:.1f} s old, {life}, "
+            f"{shown_tags(self.tags)}, served {self.access_count} times"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from types import AsyncGeneratorType, CoroutineType
 
 from cachekit.errors import SerializationError
+from cachekit.model.display import shown_key, shown_value
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ def checked_key(key: object, argument: str = "key") -> str:
     if isinstance(key, str):
         return str.__str__(key)
     raise TypeError(
-        f"{argument} must be a str, not {key!r} of type {type(key).__name__}; "
+        f"{argument} must be a str, not {shown_value(key)}; "
         f"convert it first, for example with str() or an f-string"
     )
 
@@ -87,9 +88,9 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
         TypeError: a bare str (its letters would become keys), no iterable, or a key that is not a str.
     """
     if isinstance(keys, str):
-        raise TypeError(f"keys must be several keys, not the str {keys!r}; write [{keys!r}]")
+        raise TypeError("keys must be several keys, not a single str; write [key] for one key")
     if not isinstance(keys, Iterable):
-        raise TypeError(f"keys must be an iterable of str, not {keys!r} of type {type(keys).__name__}")
+        raise TypeError(f"keys must be an iterable of str, not {shown_value(keys)}")
     return list(dict.fromkeys(checked_key(key, "each of keys") for key in keys))
 
 
@@ -104,12 +105,10 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
         return NO_TAGS
     if isinstance(tags, str):
         raise TypeError(
-            f"{argument} must be a set, list or tuple of str, not the str {tags!r}; write {{{tags!r}}}"
+            f"{argument} must be a set, list or tuple of str, not a single str; write {{tag}} for one tag"
         )
     if not isinstance(tags, (AbstractSet, list, tuple)):
-        raise TypeError(
-            f"{argument} must be a set, list or tuple of str, not {tags!r} of type {type(tags).__name__}"
-        )
+        raise TypeError(f"{argument} must be a set, list or tuple of str, not {shown_value(tags)}")
     if not tags:
         return NO_TAGS
     if type(tags) is frozenset and all(type(tag) is str for tag in tags):
@@ -125,16 +124,14 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
         ValueError: the pattern is not a valid regular expression.
     """
     if not isinstance(getattr(pattern, "pattern", pattern), str):
-        raise TypeError(
-            f"pattern must be a regular expression as a str, not {pattern!r} of type {type(pattern).__name__}"
-        )
+        raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
     import re
 
     try:
         return re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"pattern {pattern!r} is not a valid regular expression: {error}; "
+            f"pattern is not a valid regular expression: {error}; "
             f"use re.escape() for text that is meant literally"
         ) from None
 
@@ -162,7 +159,7 @@ def check_share(argument: str, share: object, what: str) -> None:
 PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None), dict, list, tuple, set, frozenset})
 
 
-def refuse_unstorable(value: object, source: str = "the value") -> None:
+def refuse_unstorable(value: object, key: str | None = None) -> None:
     """Raise if the value can be used only once: the second reader would find it empty.
 
     Raises:
@@ -171,19 +168,32 @@ def refuse_unstorable(value: object, source: str = "the value") -> None:
     """
     kind = type(value)
     if value is MISSING:
-        raise ValueError(f"{source} is MISSING, which stands for no value; store None, or delete the key")
+        raise ValueError(
+            f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
+        )
     if isinstance(value, CoroutineType) or hasattr(kind, "__await__"):
         if isinstance(value, CoroutineType):
             value.close()  # an unclosed coroutine would warn that it was never awaited
         raise SerializationError(
-            f"{source} is a {kind.__name__}, which can be awaited only once; await it, "
+            f"{_value_of(key)} is a {kind.__name__}, which can be awaited only once; await it, "
             f"and cache what it returns (cachekit.aio awaits loaders, and cache_result an async def)"
         )
     if (hasattr(kind, "__next__") or isinstance(value, AsyncGeneratorType)) and not _is_mock(kind):
         raise SerializationError(
-            f"{source} is a {kind.__name__}, which can be read only once; "
+            f"{_value_of(key)} is a {kind.__name__}, which can be read only once; "
             f"cache its contents instead, for example list(...)"
         )
+
+
+def not_a_function(argument: str, takes: str, value: object) -> TypeError:
+    """Return the error for an argument that must be a function, with the arguments that it takes."""
+    return TypeError(
+        f"{argument} must be a function {takes}, not {shown_value(value)}; pass it without calling it"
+    )
+
+
+def _value_of(key: str | None) -> str:
+    return "the value" if key is None else f"the value of {shown_key(key)}"
 
 
 def _is_mock(kind: type) -> bool:

@@ -84,8 +84,8 @@ class RateLimitedLog:
         self._monotonic = monotonic
         self._last: float | None = None
 
-    def add(self, key: str, error: BaseException) -> None:
-        """Log that a background load of the key failed."""
+    def add(self, load: str, error: str) -> None:
+        """Log that a background load failed, in texts that hold no secret."""
         now = self._monotonic()
         if self._last is not None and now < self._last + _PAUSE:
             return
@@ -93,6 +93,5 @@ class RateLimitedLog:
         import logging
 
         logging.getLogger("cachekit").warning(
-            "load of %r failed, serving the old value if there is one: %s: %s",
-            key, type(error).__name__, error,
-        )  # fmt: skip
+            "load of %s failed, serving the old value if there is one: %s", load, error
+        )

@@ -1,18 +1,24 @@
 """Tasks: the loads of one cache that are tasks of event loops.
 
-A task lives until its load is over, although event loops refer to tasks weakly. A flight whose task is
-cancelled, even before its first step, is handed over. When the cache is closed, no task is pending.
+A task lives until its load is over, although event loops refer to tasks weakly. It does not outlive its loop:
+a loop that is closed or dropped with loads in progress takes them along. A flight whose task is cancelled,
+even before its first step, is handed over. When the cache is closed, no task is pending.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from weakref import ref
 
 from cachekit.errors import CacheClosedError
 
 if TYPE_CHECKING:
     import asyncio
+
+
+#: The attribute of an event loop that holds its tasks.
+_ATTRIBUTE: Final = "_cachekit_loads"
 
 
 class _Flight(Protocol):
@@ -23,10 +29,11 @@ class _Flight(Protocol):
 class Tasks:
     """The tasks of one cache. Safe on any loop and in any thread."""
 
-    __slots__ = ("_closed", "_tasks")
+    __slots__ = ("_closed", "_loops", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[int, ref[asyncio.Task[object]]] = {}
+        self._loops: dict[int, ref[asyncio.AbstractEventLoop]] = {}
         self._closed = False
 
     def __len__(self) -> int:
@@ -43,16 +50,34 @@ class Tasks:
             for flight in flights:
                 flight.cancel()
             raise
-        self._tasks.add(task)
+        held = self._held_by(task.get_loop())
+        held.add(task)
+        number, tasks = id(task), self._tasks
+        tasks[number] = ref(task, lambda _: tasks.pop(number, None))
 
         def end(task: asyncio.Task[object]) -> None:
-            self._tasks.discard(task)
+            held.discard(task)
+            tasks.pop(number, None)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:
                 flight.cancel()
 
         task.add_done_callback(end)
         return task
+
+    def _held_by(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[object]]:
+        """Return the set that keeps the tasks of a loop alive; the loop has it, and takes it along."""
+        held: set[asyncio.Task[object]] | None = getattr(loop, _ATTRIBUTE, None)
+        if held is None:
+            held = set()
+            setattr(loop, _ATTRIBUTE, held)
+        loops, number = self._loops, id(loop)
+        if number not in loops:
+            loops[number] = ref(loop, lambda _: loops.pop(number, None))
+            for other in [reference() for reference in list(loops.values())]:
+                if other is not None and other.is_closed():  # a program may keep it, and its tasks never run
+                    getattr(other, _ATTRIBUTE).clear()
+        return held
 
     def refuse_if_closed(self) -> None:
         """Raise CacheClosedError if it is."""
@@ -68,7 +93,9 @@ class Tasks:
         import asyncio
 
         mine = []
-        for task in list(self._tasks):
+        for task in [reference() for reference in list(self._tasks.values())]:
+            if task is None:
+                continue
             loop = task.get_loop()
             if loop is not asyncio.get_running_loop():
                 try:

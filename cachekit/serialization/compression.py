@@ -116,7 +116,7 @@ class Compressor:
         return self._code, _LENGTH.pack(len(payload)) + packed
 
 
-def unpack(algorithm: int, stored: memoryview) -> bytes | memoryview:
+def unpack(algorithm: int, stored: bytes | memoryview) -> bytes | memoryview:
     """The payload that was packed with the algorithm.
 
     Raises:
@@ -139,7 +139,7 @@ def unpack(algorithm: int, stored: memoryview) -> bytes | memoryview:
     return payload
 
 
-def _bounded(algorithm: int, packed: memoryview, most: int) -> tuple[bytes, bool]:
+def _bounded(algorithm: int, packed: bytes | memoryview, most: int) -> tuple[bytes, bool]:
     """At most `most` bytes, and whether the stream ended there with nothing behind it."""
     if algorithm == ZLIB:
         inflater = zlib.decompressobj()

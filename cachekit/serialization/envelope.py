@@ -70,6 +70,7 @@ HEADER_SIZE: Final = _FIXED.size
 _LARGEST_TAGS: Final = 0xFFFFFFFF
 
 pack_fixed = _FIXED.pack
+_NO_TAGS: Final[Mapping[str, int]] = {}
 
 
 class Header(NamedTuple):
@@ -81,7 +82,7 @@ class Header(NamedTuple):
     expires: float
     stale_until: float
     checksum: int  #: CRC-32 of the payload, 0 in a signed envelope
-    tags: dict[str, int]  #: each tag with the token that it had
+    tags: Mapping[str, int]  #: each tag with the token that it had
     size: int  #: bytes from the start of the header to the payload
 
 
@@ -132,12 +133,13 @@ def parse_header(buffer: bytes, start: int) -> Header:
     if created != created or expires != expires or stale != stale:
         raise UnreadableError("a time in the header is not a number", "damage")
     size = HEADER_SIZE + tag_bytes
-    tags = {}
+    tags = _NO_TAGS
     if tag_bytes:
         if len(buffer) < start + size:
             raise UnreadableError("the stored bytes end within their tags", "damage")
         tags = _parse_tags(buffer, start + HEADER_SIZE, start + size)
-    return Header(codec, compression, created, expires, stale, checksum, tags, size)
+    # As the class itself does, without its own function: each value that is read has one.
+    return tuple.__new__(Header, (codec, compression, created, expires, stale, checksum, tags, size))
 
 
 def _parse_tags(buffer: bytes, position: int, end: int) -> dict[str, int]:

@@ -54,17 +54,29 @@ _NUMBERS: Final = rb"G.{8}|\x8a" + _counted(32)  # BINFLOAT, LONG1; above, those
 _FRAME: Final = rb"(?:\x95.{8})?+"
 
 
+def _opcodes(more: bytes, numbers: bytes) -> bytes:
+    """Return the expression of a run of opcodes that any plain value may have, and these."""
+    # Those without an argument: MEMOIZE, NEWTRUE, NEWFALSE, NONE, EMPTY_LIST, EMPTY_DICT, MARK, APPEND and
+    # APPENDS. They may follow any other, so that the expression goes round once for both.
+    single = rb"[\x94\x88\x89N\]}(ae" + more + rb"]"
+    # SHORT_BINUNICODE; BININT1 and BINGET; BININT2; BINFLOAT and LONG1; BININT and LONG_BINGET;
+    # SHORT_BINBYTES; FRAME
+    others = (
+        rb"\x8c" + _counted(255), rb"[Kh].", rb"M..", rb"(?:" + numbers + rb")", rb"[Jj].{4}",
+        rb"C" + _counted(255), rb"\x95.{8}",
+    )  # fmt: skip
+    return rb"(?:" + b"".join(one + single + rb"*+|" for one in others) + single + rb"++)*+"
+
+
 @cache
 def _run(more: bytes, numbers: bytes) -> re.Pattern[bytes]:
-    """Compile a run of opcodes that any plain value may have, and these."""
-    return re.compile(
-        # SHORT_BINUNICODE and MEMOIZE; what has no argument: MEMOIZE, NEWTRUE, NEWFALSE, NONE, EMPTY_LIST,
-        # EMPTY_DICT, MARK, APPEND, APPENDS
-        rb"(?:\x8c" + _counted(255) + rb"\x94?|[\x94\x88\x89N\]}(ae" + more + rb"]+"
-        # BININT1 and BINGET; BININT2; BINFLOAT and LONG1; BININT and LONG_BINGET; SHORT_BINBYTES; FRAME
-        rb"|[Kh].|M..|" + numbers + rb"|[Jj].{4}|C" + _counted(255) + rb"|\x95.{8})*+",
-        re.DOTALL,
-    )
+    return re.compile(_opcodes(more, numbers), re.DOTALL)
+
+
+@cache
+def _whole() -> re.Pattern[bytes]:
+    """Compile a whole pickle of one run without tuples and long numbers."""
+    return re.compile(re.escape(_PROTOCOL) + _opcodes(_HASHING, _SHORT) + rb"\.", re.DOTALL)
 
 
 @cache
@@ -109,6 +121,8 @@ def recognise(pickle: bytes) -> tuple[bytes | None, bool]:
     What to load is the pickle itself. Where so many keys may collide that loading must watch them, it is
     what `collisions.watched` makes of the pickle. None is for a pickle of which that is not certain.
     """
+    if len(pickle) <= _FEW_NUMBERS and _whole().fullmatch(pickle) is not None:  # as most are
+        return pickle, False
     if pickle[:2] != _PROTOCOL:
         return None, False
     matched = _matched(pickle, _run(_HASHING, _SHORT))

@@ -23,6 +23,9 @@ from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
 
+#: Of an envelope of fewer bytes, copying the payload is faster than a view of it.
+_SMALL: Final = 8192
+
 CodecName: TypeAlias = Literal["pickle", "json", "msgpack"]
 
 # Loaded on first use: most caches need neither.
@@ -32,7 +35,8 @@ _CODECS: Final = {
 }
 
 
-def _codec(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Codec:
+def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> Codec:
+    """Return the codec of that name, or the given one."""
     if codec == "pickle":
         return PickleCodec(allow, trusted=trusted)
     if allow:
@@ -64,29 +68,25 @@ class Stored:
     Times are seconds since the epoch, infinity for never; `tags` gives the token of each tag.
     """
 
-    __slots__ = (
-        "_codec", "_compression", "_payload", "_sum", "created", "expires", "stale_until", "tags",
-    )  # fmt: skip
+    __slots__ = ("_buffer", "_header", "_serializer", "created", "expires", "stale_until", "tags")
 
-    def __init__(self, header: envelope.Header, payload: memoryview, codec: Codec, verified: bool) -> None:
-        _, self._compression, created, expires, stale_until, checksum, tags, _ = header
+    def __init__(self, serializer: Serializer, buffer: bytes, header: envelope.Header) -> None:
         #: When the value was made.
-        self.created = created
+        self.created = header.created
         #: From when on the value is no longer fresh.
-        self.expires = expires
+        self.expires = header.expires
         #: From when on the value is not even served stale; at least `expires` if it ever was.
-        self.stale_until = stale_until
+        self.stale_until = header.stale_until
         #: The tags, each with the token that it had when the value was stored.
-        self.tags = tags
-        self._payload = payload
-        self._codec = codec
-        self._sum = None if verified else checksum
+        self.tags = header.tags
+        self._serializer = serializer
+        self._buffer = buffer
+        self._header = header
 
     @property
     def stale_ttl(self) -> float:
         """Seconds between `expires` and `stale_until`; 0 for a value that does not expire."""
-        expires, stale_until = self.expires, self.stale_until
-        return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
+        return stale_ttl(self.expires, self.stale_until)
 
     def value(self) -> Any:
         """The value; every call decodes it again.
@@ -94,23 +94,18 @@ class Stored:
         Raises:
             UnreadableError: the payload is damaged, or its codec refuses it.
         """
-        payload = self._payload
-        if self._sum is not None and zlib.crc32(payload) != self._sum:
-            raise UnreadableError("the payload does not match its checksum", "damage")
-        try:
-            return self._codec.decode(compressing.unpack(self._compression, payload))
-        except UnreadableError:
-            raise
-        except Exception as error:
-            raise UnreadableError(
-                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
-            ) from error
+        return self._serializer.value(self._buffer, self._header)
 
     def __repr__(self) -> str:
         return (
             f"Stored(created={self.created!r}, expires={self.expires!r}, "
             f"stale_until={self.stale_until!r}, tags={sorted(self.tags)!r})"
         )
+
+
+def stale_ttl(expires: float, stale_until: float) -> float:
+    """Return the seconds between the two; 0 for a value that does not expire."""
+    return 0.0 if stale_until <= expires or expires == math.inf else round(stale_until - expires, 6)
 
 
 @final
@@ -136,7 +131,7 @@ class Serializer:
     A serializer pickles, unless it has a secret: then pickling it is a TypeError.
     """
 
-    __slots__ = ("_arguments", "_base", "_codec", "_compressor", "_signer")
+    __slots__ = ("_arguments", "_base", "_begin", "_code", "_codec", "_compressor", "_signer", "_start")
 
     def __init__(
         self,
@@ -150,10 +145,15 @@ class Serializer:
     ) -> None:
         prefix = envelope.sized(envelope.text(checked_key(namespace, "namespace")))
         allow = classes(allow)
-        self._codec = _codec(codec, allow, trusted or secret is not None)
+        self._codec = codec_for(codec, allow, trusted or secret is not None)
+        self._code = self._codec.code
         self._compressor = compressing.Compressor(compression)
         self._base = zlib.crc32(envelope.CHECKED + prefix)
         self._signer = None if secret is None else Signer(secret, envelope.SIGNED + prefix)
+        # How envelopes begin, and where their headers do.
+        self._begin = envelope.CHECKED if secret is None else envelope.SIGNED
+        sealed_with = envelope.CHECKSUM_SIZE if secret is None else envelope.SIGNATURE_SIZE
+        self._start = envelope.START_SIZE + sealed_with
         # Not the secret: it is kept nowhere.
         self._arguments = (namespace, codec, compression, allow, trusted)
 
@@ -182,24 +182,22 @@ class Serializer:
                 and the remedy.
             TypeError, ValueError: another argument is of the wrong type, or a time is NaN.
         """
-        name = _name(key)
         stale = expires if stale_until is None else stale_until
         if created != created or expires != expires or stale != stale:
             raise ValueError(
                 f"created, expires and stale_until must be seconds, not NaN: "
                 f"{created!r}, {expires!r}, {stale!r}"
             )
+        name = _name(key)
         packed_tags = envelope.pack_tags(tags) if tags else b""
-        codec, signer = self._codec, self._signer
-        how, payload = self._compressor.pack(codec.encode(value))
+        signer = self._signer
+        how, payload = self._compressor.pack(self._codec.encode(value))
         checksum = 0 if signer is not None else zlib.crc32(payload)
-        header = envelope.pack_fixed(codec.code, how, len(packed_tags), created, expires, stale, checksum)
+        header = envelope.pack_fixed(self._code, how, len(packed_tags), created, expires, stale, checksum)
         if signer is not None:
             seal = signer.sign(name, header, packed_tags, payload)
             return b"".join((envelope.SIGNED, seal, header, packed_tags, payload))
-        seal = envelope.CHECKSUM.pack(
-            zlib.crc32(packed_tags, zlib.crc32(header, zlib.crc32(name, self._base)))
-        )
+        seal = envelope.CHECKSUM.pack(zlib.crc32(name + header + packed_tags, self._base))
         return b"".join((envelope.CHECKED, seal, header, packed_tags, payload))
 
     def decode(self, key: str, buffer: bytes | bytearray | memoryview) -> Stored:
@@ -218,29 +216,45 @@ class Serializer:
             TypeError: the key is not a str.
         """
         data = buffer if type(buffer) is bytes else bytes(buffer)
-        name = _name(key)
-        begin, view = data[: envelope.START_SIZE], memoryview(data)
-        if self._signer is None:
-            if begin != envelope.CHECKED:
-                raise self._unknown(begin)
-            start = envelope.START_SIZE + envelope.CHECKSUM_SIZE
-            header = envelope.parse_header(data, start)
-            end = start + header.size
+        return Stored(self, data, self.open(key, data))
+
+    def open(self, key: str, data: bytes) -> envelope.Header:
+        """Do what `decode` does; the header and `value` are what a `Stored` has."""
+        name, start, signer = _name(key), self._start, self._signer
+        if data[: envelope.START_SIZE] != self._begin:
+            raise self._unknown(data[: envelope.START_SIZE])
+        if signer is not None:
+            view = memoryview(data)
+            signer.verify(view[envelope.START_SIZE : start], name, view[start:])
+        header = envelope.parse_header(data, start)
+        if signer is None:
             (seal,) = envelope.CHECKSUM.unpack_from(data, envelope.START_SIZE)
-            if zlib.crc32(view[start:end], zlib.crc32(name, self._base)) != seal:
+            if zlib.crc32(name + data[start : start + header.size], self._base) != seal:
                 raise UnreadableError("the header does not match its checksum", "damage")
-        else:
-            if begin != envelope.SIGNED:
-                raise self._unknown(begin)
-            start = envelope.START_SIZE + envelope.SIGNATURE_SIZE
-            self._signer.verify(view[envelope.START_SIZE : start], name, view[start:])
-            header = envelope.parse_header(data, start)
-            end = start + header.size
-        if header.codec != self._codec.code:
+        if header.codec != self._code:
             raise UnreadableError(
                 f"written with codec {header.codec}, not with {self._codec.name!r}", "codec"
             )
-        return Stored(header, view[end:], self._codec, self._signer is not None)
+        return header
+
+    def value(self, data: bytes, header: envelope.Header) -> Any:
+        """Return the value of an envelope that has this header.
+
+        Raises:
+            UnreadableError: the payload is damaged, or its codec refuses it.
+        """
+        start = self._start + header.size
+        payload: bytes | memoryview = data[start:] if len(data) < _SMALL else memoryview(data)[start:]
+        if self._signer is None and zlib.crc32(payload) != header.checksum:
+            raise UnreadableError("the payload does not match its checksum", "damage")
+        try:
+            return self._codec.decode(compressing.unpack(header.compression, payload))
+        except UnreadableError:
+            raise
+        except Exception as error:
+            raise UnreadableError(
+                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
+            ) from error
 
     def _unknown(self, begin: bytes) -> UnreadableError:
         if begin == envelope.CHECKED:

@@ -104,7 +104,7 @@ class TierContract:
 
     def test_another_keys_entry_is_refused(self) -> None:
         """An entry is stored under its own key only."""
-        with self._tier() as (tier, clock), _raises(ValueError, "'a'", "'b'"):
+        with self._tier() as (tier, clock), _raises(ValueError, "key"):
             tier.set("b", self._entry(clock, "a"))
 
     def test_expiry(self) -> None:
@@ -177,7 +177,7 @@ class TierContract:
                 tier.set(key, self._entry(clock, key))
             assert sorted(tier.keys("user:")) == ["user:1", "user:2"]
             assert sorted(tier.keys(r".*:1$")) == ["superuser:1", "user:1"]
-            with _raises(ValueError, "'('"):
+            with _raises(ValueError, "regular expression"):
                 list(tier.keys("("))
 
     def test_lookups_add_up(self) -> None:
@@ -234,9 +234,9 @@ class TierContract:
         """A fence that was taken for another key or other tags is refused."""
         with self._tier() as (tier, clock):
             fence = tier.fence("k", {"t"})
-            with _raises(ValueError, "'other'"):
+            with _raises(ValueError, "key"):
                 tier.set_if("other", self._entry(clock, "other"), fence)
-            with _raises(ValueError, "'u'"):
+            with _raises(ValueError, "tags"):
                 tier.set_if("k", self._entry(clock, "k", tags={"t", "u"}), fence)
 
     def test_tags(self) -> None:

@@ -6,6 +6,7 @@ import threading
 from math import isfinite
 from typing import Final
 
+from cachekit.model.display import shown_key, shown_tags, shown_value
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER, TTL
 from cachekit.model.validation import checked_key, seconds
@@ -51,12 +52,12 @@ def check_entry(key: str, entry: CacheEntry) -> None:
     """
     if not isinstance(entry, CacheEntry):
         raise TypeError(
-            f"entry must be a CacheEntry, not {entry!r} of type {type(entry).__name__}; "
-            f"use set_value() for plain values"
+            f"entry must be a CacheEntry, not {shown_value(entry)}; use set_value() for plain values"
         )
     if checked_key(key) != entry.key:
         raise ValueError(
-            f"key must be the key of the entry, {entry.key!r}, not {key!r}; create an entry with that key"
+            f"key must be the key of the entry, {shown_key(entry.key)}, not {shown_key(key)}; "
+            f"create an entry with that key"
         )
 
 
@@ -74,8 +75,8 @@ def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
     if fence.key != entry.key or not fence.names >= entry.tags:
         raise ValueError(
-            f"the fence was taken for key {fence.key!r} and tags {sorted(fence.names)}, not for "
-            f"key {entry.key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
+            f"the fence was taken for {shown_key(fence.key)} and {shown_tags(fence.names)}, not for "
+            f"{shown_key(entry.key)} and {shown_tags(entry.tags)}; take it for the key and all the tags "
             f"that will be stored"
         )
     return fence

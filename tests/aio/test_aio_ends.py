@@ -6,18 +6,19 @@ import asyncio
 import gc
 import inspect
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import inside
 import pytest
-from loops import Run, no_threads, settle, until
+from loops import LOOPS, Run, no_threads, settle, until
 from racing import in_thread
 from redis_server import wait_until
 from slow_loads import Slow, all_wait, fails, one_more, tasks_of
 
-from cachekit import CacheClosedError
+from cachekit import CacheClosedError, LoadOptions
 from cachekit.aio import IntelligentCache
 
 
@@ -25,6 +26,64 @@ from cachekit.aio import IntelligentCache
 def cache(awaited: IntelligentCache) -> IntelligentCache:
     """With memory alone, and with files below it."""
     return awaited
+
+
+class Held:
+    """What a loader holds, such as a connection."""
+
+
+class TestLoopsThatAreDropped:
+    """A loop may end with tasks that were not cancelled: `loop.stop()`, or an error of another task."""
+
+    @pytest.mark.parametrize("factory", LOOPS.values(), ids=LOOPS)
+    @pytest.mark.parametrize("closed_and_kept", [False, True], ids=["dropped", "closed and kept"])
+    def test_their_loads_go_with_them(
+        self,
+        cache: IntelligentCache,
+        factory: Callable[[], asyncio.AbstractEventLoop],
+        closed_and_kept: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Nothing of the load is left, its lease is free, and the next caller loads at once."""
+        held: list[weakref.ref[Held]] = []
+        options = LoadOptions(lease="process" if cache.sync.file_cache else "thread", lease_timeout=60)
+
+        def drop() -> asyncio.AbstractEventLoop | None:
+            connection = Held()
+            held.append(weakref.ref(connection))
+            begun = asyncio.Event()
+
+            async def load() -> object:
+                begun.set()
+                await asyncio.Event().wait()
+                return connection
+
+            loop = factory()
+            loop.set_exception_handler(lambda *_: None)  # which is told of each task
+            leader = loop.create_task(cache.get_or_set("k", load, load=options))
+            waiter = loop.create_task(cache.get_or_set("k", load, load=options))
+            loop.run_until_complete(begun.wait())
+            loop.run_until_complete(settle())
+            assert not leader.done()
+            assert not waiter.done()
+            loop.close()
+            return loop if closed_and_kept else None
+
+        loop = drop()
+        if loop is not None:  # the next load lets go of what a closed loop holds
+            asyncio.run(cache.get("k"))
+            assert cache.sync.get_or_set("other", lambda: 0) == 0
+            asyncio.run(cache.get_or_set("another", lambda: 0))
+
+        def gone() -> bool:
+            gc.collect()
+            return held[0]() is None
+
+        wait_until(gone, "a thread that took a step of the load has left it")
+        assert not inside.tasks(cache)
+        assert not inside.flights(cache)
+        assert cache.sync.get_or_set("k", lambda: 1, load=options) == 1
+        assert "failed" not in caplog.text
 
 
 class TestEnd:

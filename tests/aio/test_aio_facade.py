@@ -16,6 +16,7 @@ from loops import Run, no_threads, on_a_loop
 import cachekit
 from cachekit import CacheClosedError, CacheEntry, CacheLevel, TierUnavailableError, aio
 from cachekit.aio import FileCache, IntelligentCache, MemoryCache, RedisCache
+from cachekit.model.display import shown_key
 from cachekit.testing import FaultyTier, ManualClock
 
 
@@ -155,7 +156,7 @@ class TestRefusals:
                 await cache.get([])  # type: ignore[call-overload]
             with pytest.raises(TypeError, match="cache_level must be a CacheLevel"):
                 await cache.get("k", cache_level=1)  # type: ignore[call-overload]
-            with pytest.raises(TypeError, match="keys must be several keys, not the str"):
+            with pytest.raises(TypeError, match="keys must be several keys, not a single str"):
                 await cache.get_many("abc")
             with pytest.raises(ValueError, match="is not a valid regular expression"):
                 await cache.invalidate_by_pattern("(")
@@ -300,7 +301,8 @@ class TestAnswers:
             assert (await cache.explain("n:2")).tags == {"numbers"}
             for refused in (region.set("4", "a str"), region.get_or_set("4", wrong)):  # type: ignore[arg-type]
                 with pytest.raises(
-                    TypeError, match=r"the value of '4' in region .* must be of type int, not str"
+                    TypeError,
+                    match=f"the value of {shown_key('n:4')} in region .* must be of type int, not str",
                 ):
                     await refused
             assert not await region.contains("4")

@@ -17,6 +17,7 @@ from slow_loads import Way, in_both_ways
 from cachekit import CacheError, LoadTimeoutError
 from cachekit.aio import FileCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.aio.loaders import awaiting, from_threads
+from cachekit.model.display import shown_key
 from cachekit.testing import ManualClock
 
 
@@ -204,7 +205,9 @@ def test_loops_that_have_ended(run: Run) -> None:
         return from_threads(awaiting(str.upper))
 
     load = run(main())
-    with pytest.raises(CacheError, match="'k' cannot be loaded, because its event loop has ended"):
+    with pytest.raises(
+        CacheError, match=f"{shown_key('k')} cannot be loaded, because its event loop has ended"
+    ):
         load("k")
 
 

@@ -118,8 +118,8 @@ def test_importing_loads_no_tier_that_is_not_asked_for() -> None:
         "filelock",
         "portalocker",
         "platformdirs",
-        "cachekit.tiers.file",
-        "cachekit.tiers.redis",
+        "cachekit.tiers.file.tier",
+        "cachekit.tiers.redis.tier",
     ]
     code = (
         f"import sys, threading, cachekit.aio; "

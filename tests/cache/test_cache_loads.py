@@ -271,7 +271,7 @@ def test_a_batch_loader_is_held_to_its_word(
 ) -> None:
     """Surplus keys, no mapping, or one-shot values are errors that say so; nothing is kept."""
     rows: list[tuple[Callable[[list[str]], Any], type[Exception], str]] = [
-        (lambda keys: {"a": 1, "surplus": 1}, ValueError, r"keys that it was not asked for.*surplus"),
+        (lambda keys: {"a": 1, "surplus": 1}, ValueError, "keys that it was not asked for: key #"),
         (lambda keys: ["a"], TypeError, "loader must return a mapping from key to value, not a list"),
         (lambda keys: {"a": iter([])}, SerializationError, "list_iterator"),
     ]

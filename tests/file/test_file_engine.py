@@ -36,7 +36,7 @@ from cachekit.tiers.file.engine import format as file_format
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.file_ops import EFFECTS
-from cachekit.tiers.file.engine.format import Geometry
+from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.engine.index import name_of
 from cachekit.tiers.file.folder import Folder
 
@@ -167,14 +167,14 @@ def test_another_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     """Of another version nothing is read: the directory is emptied, or, if it is in use, refused."""
     with Engine(tmp_path, geometry=SMALL) as engine:
         engine.put("k", b"v")
-        write_manifest(tmp_path, lambda shape: shape.update(format=2))
-        with pytest.raises(FileFormatError, match=r"in use.*format 2"):
+        write_manifest(tmp_path, lambda shape: shape.update(format=FORMAT + 1))
+        with pytest.raises(FileFormatError, match=rf"in use.*format {FORMAT + 1}"):
             Engine(tmp_path, geometry=SMALL)
         assert payload_of(engine, "k") == b"v"
     with Engine(tmp_path, geometry=SMALL) as engine:
         assert engine.get("k") is None
         engine.put("k", b"w")
-    assert "format 2" in caplog.text
+    assert f"format {FORMAT + 1}" in caplog.text
     with Engine(tmp_path, geometry=SMALL) as engine:
         assert payload_of(engine, "k") == b"w"
 

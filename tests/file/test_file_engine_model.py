@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import inside
 import pytest
@@ -28,14 +29,23 @@ TAGS = st.sampled_from([(), ("x",), ("x", "y")])
 LIVES = st.sampled_from([math.inf, 5.0, 50.0])
 ROOMY = replace(SMALL, limit=4 << 20)
 
+#: What a caller of the engine may store with a payload.
+FIELDS = ("created", "expiry", "stale_until", "flags", "server_token", "names")
+
 
 @dataclass
 class Expected:
     payload: bytes
+    created: float
     expiry: float
+    stale_until: float
     flags: int
     server_token: int
+    names: bytes
     tags: tuple[str, ...]
+
+    def fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}
 
 
 class EngineAgainstDict(RuleBasedStateMachine):
@@ -62,8 +72,16 @@ class EngineAgainstDict(RuleBasedStateMachine):
     def expected(self, payload_size: int, life: float, tags: tuple[str, ...]) -> Expected:
         self.number += 1
         payload = (b"%d:" % self.number).ljust(payload_size, b"*")
+        expiry = self.clock.time() + life
         return Expected(
-            payload, self.clock.time() + life, self.number % 65536, self.number * 2**40 % 2**64, tags
+            payload,
+            float(self.number),
+            expiry,
+            expiry + self.number,
+            self.number % 65536,
+            self.number * 2**40 % 2**64,
+            b"n" * (self.number % 40),
+            tags,
         )
 
     def put_(self, key: str, new: Expected) -> None:
@@ -71,9 +89,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
         token = self.engine.put(
             key,
             new.payload,
-            expiry=new.expiry,
-            flags=new.flags,
-            server_token=new.server_token,
+            **new.fields(),
             tags=self.engine.tag_tokens(new.tags),
         )
         assert token == self.engine.token(key) != before
@@ -101,9 +117,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
         new = self.expected(size, math.inf, ())
         current = self.engine.token(key) == token
         current_and_quiet = current and not token & WRITING
-        outcome = self.engine.add(
-            key, new.payload, token, expiry=new.expiry, flags=new.flags, server_token=new.server_token
-        )
+        outcome = self.engine.add(key, new.payload, token, **new.fields())
         if not current_and_quiet:
             assert outcome is False
         elif isinstance(outcome, Record):
@@ -120,9 +134,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
         new = self.expected(size, math.inf, ())
         token = self.engine.token(key)
         assert self.engine.put(key, new.payload, expect=token ^ 2) is None
-        stored = self.engine.put(
-            key, new.payload, expiry=new.expiry, flags=new.flags, server_token=new.server_token, expect=token
-        )
+        stored = self.engine.put(key, new.payload, **new.fields(), expect=token)
         assert (stored is None) is bool(token & WRITING)
         if stored:
             self.model[key] = new
@@ -176,9 +188,7 @@ class EngineAgainstDict(RuleBasedStateMachine):
         try:
             if action == "put":
                 self.model[key] = new
-                self.engine.put(
-                    key, new.payload, expiry=new.expiry, flags=new.flags, server_token=new.server_token
-                )
+                self.engine.put(key, new.payload, **new.fields())
             elif action == "delete":
                 self.model.pop(key, None)
                 self.engine.delete(key)
@@ -212,7 +222,10 @@ class EngineAgainstDict(RuleBasedStateMachine):
 
     def agree(self, key: str, found: Record) -> None:
         one = self.model[key]
-        assert found[:4] == (one.payload, one.expiry, one.flags, one.server_token)
+        assert found.payload == one.payload
+        assert found.content[found.names : found.start] == one.names
+        fields = {name: getattr(found, name) for name in FIELDS if name != "names"}
+        assert fields | {"names": one.names} == one.fields()
         assert len(found.tags) == len(one.tags)
 
     @invariant()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import shutil
 import socket
 import stat
@@ -26,7 +27,7 @@ from cachekit import FileCache, FileFormatError, TierUnavailableError
 from cachekit.cli import main
 from cachekit.loading.process_lease import ProcessLeases
 from cachekit.loading.slots import LoadSlots
-from cachekit.serialization import Serializer
+from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.tiers.file import permissions
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine.engine import Engine
@@ -79,7 +80,7 @@ def place(tmp_path: Path) -> Path:
 def poison(place: Path, ran: Path) -> None:
     """Store what runs when it is read without limits, as if it were a value."""
     with Engine(place, 1 << 20) as engine:
-        engine.put("k", Serializer("", trusted=True).encode("k", Payload(ran), created=0.0))
+        engine.put("k", pickle.dumps(Payload(ran)), flags=PickleCodec.code)
 
 
 def as_other(work: Callable[[], object]) -> None:

@@ -21,12 +21,11 @@ from cachekit.testing import processes
 from cachekit.testing.history import Operation, violations
 from cachekit.testing.kills import KillLoop, KillReport, Store
 from cachekit.testing.processes import fork, in_processes
+from cachekit.tiers.file.engine import shard_lock
 from cachekit.tiers.file.engine.control_block import GENERATION
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Geometry
 from cachekit.tiers.file.engine.shard import Shard
-from cachekit.tiers.file.engine.shard_lock import ShardLock
-from cachekit.tiers.file.folder import Folder
 
 ROOMY = replace(SMALL, limit=8 << 20)
 
@@ -91,13 +90,7 @@ def test_a_long_history_is_explained(tmp_path: Path) -> None:
 
 
 def without_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = ShardLock.__init__
-
-    def unlocked(self: ShardLock, folder: Folder, patience: float) -> None:
-        begin(self, folder, patience)
-        self._lock = lambda fd, **_: True
-
-    monkeypatch.setattr(ShardLock, "__init__", unlocked)
+    monkeypatch.setattr(shard_lock, "flock", lambda *_: None)
 
 
 def without_retry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +116,13 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
         if content is None:
             return None
         offset = b >> 15 & ((1 << 17) - 1) << 5
-        _, payload, key_length, flags, tags, expiry, _, rt = HEADER.unpack_from(content, offset)
-        end = offset + HEADER.size + TAG.size * tags + key_length
-        return Record(content[end : end + payload], expiry, flags, rt, ())
+        _, payload, key_length, names, flags, tags, made, expiry, stale, _, rt = HEADER.unpack_from(
+            content, offset
+        )
+        end = HEADER.size + TAG.size * tags + key_length
+        start = end + names
+        copy = content[offset : offset + start + payload]
+        return Record(copy, end, start, start + payload, flags, made, expiry, stale, rt, ())
 
     without_lock(monkeypatch)
     monkeypatch.setattr(Shard, "read", believe)

@@ -11,7 +11,7 @@ import pytest
 from forking import in_fork
 
 from cachekit import CacheEntry, FileCache, SerializationError, TierUnavailableError
-from cachekit.serialization import Serializer
+from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.tiers.file import permissions
 from cachekit.tiers.file.permissions import exposure, network_file_system
 
@@ -144,21 +144,10 @@ def test_a_poisoned_directory_runs_nothing(place: Path, tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    class Raw:
-        """Writes what a pickle codec would, of a value that it would refuse."""
-
-        name, code = "raw", 1
-
-        def encode(self, value: object) -> bytes:
-            return pickle.dumps(Payload())
-
-        def decode(self, payload: object) -> object:
-            raise NotImplementedError
-
+    poisoned = pickle.dumps(Payload())
     place.chmod(0o777)
     with FileCache(place, 1) as cache:
-        poisoned = Serializer("", codec=Raw()).encode("k", None, created=0.0)
-        cache._store.engine().put("k", poisoned)
+        cache._store.engine().put("k", poisoned, flags=PickleCodec.code)
         assert cache.get_value("k") is None
         assert cache.get("k") is None
         assert cache.get_stats().errors == 2
@@ -169,7 +158,7 @@ def test_a_poisoned_directory_runs_nothing(place: Path, tmp_path: Path) -> None:
         # The same in a directory of one's own is believed: so the payload was a real one.
     place.chmod(0o700)
     with FileCache(place, 1) as cache:
-        cache._store.engine().put("k", poisoned)
+        cache._store.engine().put("k", poisoned, flags=PickleCodec.code)
         assert cache.get_value("k", "miss") is None
         assert (tmp_path / "ran").exists()
 

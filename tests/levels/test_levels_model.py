@@ -73,7 +73,7 @@ class Caches(RuleBasedStateMachine):
             for lower in (cache._core.tiers.redis, cache._core.tiers.file):
                 assert lower is not None
                 lower._clock = self.clock
-                lower._breaker._monotonic = self.clock.monotonic
+                lower.breaker._monotonic = self.clock.monotonic
             self.caches.append(cache)
         listen(*self.caches)
         self.model: dict[str, Stored] = {}

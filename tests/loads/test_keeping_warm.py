@@ -93,7 +93,7 @@ def test_a_loader_that_fails_is_tried_again(warm: Warm, caplog: pytest.LogCaptur
     warm.fails = False
     warm.round(3)
     assert warm.cache.get_many(["a", "b"]) == {"a": "a3", "b": "b3"}
-    assert "OSError: backend down" in caplog.text
+    assert "OSError" in caplog.text
 
 
 def test_one_that_would_end_the_thread_stops_no_other(warm: Warm, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +107,7 @@ def test_one_that_would_end_the_thread_stops_no_other(warm: Warm, caplog: pytest
     warm.cache.warm_cache(["a", "b"], loader, ttl=100, keep_warm=True)
     warm.round(81)
     assert warm.cache.get("b") == "b2"
-    assert "SystemExit: no more" in caplog.text
+    assert "SystemExit" in caplog.text
 
 
 def test_what_was_invalidated_is_loaded_when_its_time_comes(warm: Warm) -> None:

@@ -63,9 +63,9 @@ class TestBytes:
     @pytest.mark.parametrize(
         ("weigher", "error", "words"),
         [
-            (lambda key, value: 1.5, TypeError, r"weigher must return an int, not 1\.5 .* for key 'k'"),
+            (lambda key, value: 1.5, TypeError, r"weigher must return an int, not 1\.5 .* for key #"),
             (lambda key, value: True, TypeError, "not True of type bool"),
-            (lambda key, value: -1, ValueError, "weigher must return 0 or more, not -1, for key 'k'"),
+            (lambda key, value: -1, ValueError, "weigher must return 0 or more, not -1, for key #"),
             (lambda key, value: value.size, AttributeError, "size"),
         ],
     )

@@ -204,4 +204,5 @@ class TestConfiguration:
 def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that is forked while another thread reads one would find the import system locked for ever."""
     monkeypatch.delattr(scripts, "files")
-    assert all(script.text for script in (scripts.PUT, scripts.ADD, scripts.REMOVE, scripts.TOKENS))
+    every = scripts.PUT, scripts.REPLACE, scripts.ADD, scripts.REMOVE, scripts.TOKENS
+    assert all(script.text for script in every)

@@ -35,6 +35,15 @@ def two_beats(outbox: Outbox) -> list[bytes]:
     return [one for one in (beat(outbox), beat(outbox)) if one is not None]
 
 
+@given(st.sampled_from(["keys", "tags"]), st.lists(st.text(st.characters(), max_size=8), max_size=4))
+def test_messages_are_json(kind: Any, names: list[str]) -> None:
+    """Other versions read them, whatever is in a key: quotes, line ends, lone surrogates."""
+    outbox = Outbox()
+    for body in names, None, ", ".join(names):
+        number, text = outbox.message(kind, body)
+        assert text == json.dumps([1, outbox.writer, number, kind, body], separators=(",", ":"))
+
+
 def test_kinds() -> None:
     """Each kind of message reaches the method that it is for."""
     notes, outbox = Notes(), Outbox()

@@ -354,7 +354,7 @@ class TestTouch:
         """A set between its reading and its writing wins, and is what is prolonged."""
         cache, other = make_cache(), make_cache()
         cache.set_value("k", "old")
-        put: Callable[..., bool] = inside.redis_store(cache).put
+        replace: Callable[..., bool] = inside.redis_store(cache).replace
         calls = 0
 
         def interfered(*arguments: Any, **more: Any) -> int:
@@ -362,10 +362,10 @@ class TestTouch:
             calls += 1
             if calls == 1:
                 other.set_value("k", "new", ttl=60)
-            return put(*arguments, **more)
+            return replace(*arguments, **more)
 
         store: Any = inside.redis_store(cache)
-        store.put = interfered
+        store.replace = interfered
         assert cache.touch("k", 500) is True
         entry = cache.get("k")
         assert entry is not None

@@ -164,6 +164,34 @@ def test_registered_in_the_extension_registry() -> None:
         copyreg.remove_extension(Point.__module__, "Point", 240)
 
 
+@both
+@pytest.mark.parametrize("code", [240, 0x1234, 0x123456])
+def test_iterators_of_the_extension_registry_are_refused(codec: PickleCodec, code: int) -> None:
+    """A code of any width stands for a class that only the opcode names."""
+    copyreg.add_extension(Countdown.__module__, "Countdown", code)
+    try:
+        with pytest.raises(SerializationError, match="Countdown can be consumed only once"):
+            codec.encode([1, {"deep": [Countdown()]}])
+    finally:
+        copyreg.remove_extension(Countdown.__module__, "Countdown", code)
+
+
+@both
+def test_what_was_stored_before_changes_no_outcome(codec: PickleCodec) -> None:
+    """The way that a value takes to its pickle depends on the value before; what comes of it does not."""
+    plain = {"\x93\x82\x83\x84" * 9: ["é €", b"\x93" * 147, 0x93, 1.5], "n": {1, 2}, "t": (1, (2,))}
+    named = [Fraction(1, 3), ZoneInfo("Europe/Paris")]
+    for first, second in itertools.product([plain, named, [iter([1])]], repeat=2):
+        for value in first, second, plain:
+            if type(value) is list and value is not named:
+                with pytest.raises(SerializationError, match="list_iterator can be consumed only once"):
+                    codec.encode(value)
+            else:
+                again = codec.decode(codec.encode(value))
+                assert again == value
+                assert type(again) is type(value)
+
+
 def test_sharing_and_cycles_survive() -> None:
     """What is one list twice comes back as one list twice, and a list in itself in itself."""
     for codec in TRUSTED, UNTRUSTED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from asyncio import Task
-from collections.abc import Collection
 from typing import Any
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, aio
@@ -59,9 +58,10 @@ def waits_for(cache: IntelligentCache | aio.IntelligentCache, key: str) -> list[
     return [flight.key for flight in flights(cache)._flights[key]._blocked_on]
 
 
-def tasks(cache: IntelligentCache | aio.IntelligentCache) -> Collection[Task[Any]]:
+def tasks(cache: IntelligentCache | aio.IntelligentCache) -> list[Task[Any]]:
     """Return the tasks of loads under way."""
-    return _core(cache)._core.loads.tasks._tasks
+    found = [reference() for reference in list(_core(cache)._core.loads.tasks._tasks.values())]
+    return [task for task in found if task is not None]
 
 
 def store(cache: MemoryCache) -> Any:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from cachekit.coherence import accessor, tier_stack, writes
 from cachekit.loading import core, flights, path, process_lease, refresh_ahead, slots, threads_driver
 from cachekit.runtime import background
-from cachekit.tiers.file import engine_registry, permissions
-from cachekit.tiers.file.engine import segments
+from cachekit.tiers.file import engine_registry, permissions, record_codec
+from cachekit.tiers.file import store as file_store
+from cachekit.tiers.file.engine import engine, segments
 from cachekit.tiers.memory import policy_store, removal, store, write_lock
 from cachekit.tiers.memory import stats as memory_figures
 from cachekit.tiers.memory.eviction import lfu, s3fifo, sieve, tinylfu, ttl
 from cachekit.tiers.redis import connection_pool
 
 #: How tiers are looked up, filled and written to.
-COHERENCE = (tier_stack, writes)
-WRITES = (writes,)
+COHERENCE = (tier_stack, writes, file_store, engine)
+WRITES = (writes, file_store, engine, record_codec)
 ACCESS = (accessor,)
 STATISTICS = (core,)
 

@@ -19,13 +19,14 @@ from cachekit.runtime.clock import Clock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
-from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.folder import ForeignError
 from cachekit.tiers.file.permissions import network_file_system
+from cachekit.tiers.file.record_codec import RecordCodec
 
 _OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
 _REOPENING: Final = 2.0  # the same, for an operation
 _FRESH: Final = 0.1  # seconds for which readers do not check again that the directory is the same
+_CHECKED: Final = 0.005  # the same, for writes; one that finds its lock file removed checks at once
 
 
 @final
@@ -47,19 +48,20 @@ class EngineHandle:
 
     __slots__ = (
         "__weakref__", "_before", "_clock", "_closed", "_codecs", "_finalizer", "_identity", "_limit",
-        "_network", "_unpickles", "codec", "engine", "fresh_until", "path",
+        "_network", "_unpickles", "checked_until", "codec", "engine", "fresh_until", "path",
     )  # fmt: skip
 
-    codec: EntryCodec  #: the one for the directory as it is now
+    codec: RecordCodec  #: the one for the directory as it is now
     engine: Engine  #: of the directory as it was when it was last checked
     fresh_until: float  #: by the monotonic clock, until when readers use `engine` without `for_reading`
+    checked_until: float  #: the same, for writes of single keys, which use `engine` without `for_writing`
 
     def __init__(
         self,
         path: str,
         limit: int,
         clock: Clock,
-        codecs: tuple[EntryCodec, EntryCodec],
+        codecs: tuple[RecordCodec, RecordCodec],
         *,
         unpickles: bool,
         network: bool,
@@ -104,7 +106,8 @@ class EngineHandle:
                 path,
             )
         identity = engine.identity
-        self.fresh_until = time.monotonic() + _FRESH
+        now = time.monotonic()
+        self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         self.codec = self._codecs[not reason]
         self.engine = engine
         self._identity = identity
@@ -130,9 +133,10 @@ class EngineHandle:
             raise CacheClosedError(f"the cache on {self.path} was closed")
         if not self._is_there():
             self._reopen()
-        self.fresh_until = time.monotonic() + _FRESH
+        now = time.monotonic()
+        self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         if self._closed is not None:
-            self.fresh_until = 0.0  # closed by another thread since the check above
+            self.fresh_until = self.checked_until = 0.0  # closed by another thread since the check above
         return self.engine
 
     def _is_there(self) -> bool:
@@ -185,7 +189,7 @@ class EngineHandle:
                     self.engine.give_up()
                 except OSError:
                     pass  # another process was faster, or the directory cannot be repaired
-                self.fresh_until = 0.0  # readers must not use the old engine any longer
+                self.fresh_until = self.checked_until = 0.0  # readers must not use the old engine any longer
         engines.close_returned()
 
     def is_closed(self) -> bool:
@@ -212,5 +216,5 @@ class EngineHandle:
         """
         if self._closed is None:
             self._closed = self.stats()
-        self.fresh_until = 0.0
+        self.fresh_until = self.checked_until = 0.0
         self._finalizer()

@@ -7,6 +7,9 @@ import re
 from hashlib import blake2b
 from typing import Final
 
+from cachekit.errors import TierUnavailableError
+from cachekit.runtime.program import tests_directory
+
 # Namespaces that are file names as they are. Two letters or digits could be the name of a shard. Only lower
 # case, because some file systems ignore case. Not with a digest at the end, as the names of other namespaces
 # have.
@@ -28,14 +31,12 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
 
     Raises:
         TypeError: `cache_dir` is not a path of str.
+        TierUnavailableError: the user has no home directory, and `cache_dir` is None.
         ValueError: it is empty, has a NUL in it, or begins with `~` and the name of a user who does not
         exist.
     """
     if cache_dir is None:
-        # Imported here: a cache with a given directory does not need it.
-        from platformdirs import user_cache_dir
-
-        return os.path.join(user_cache_dir("cachekit", appauthor=False), _name(namespace) or "default")
+        return os.path.join(_base(), _name(namespace) or "default")
     path = cache_dir if isinstance(cache_dir, str) else _fspath(cache_dir)
     if not path or "\0" in path:
         raise ValueError(
@@ -50,6 +51,22 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
             f"write ./{path} if {user} is a file name"
         )
     return os.path.join(os.path.abspath(home), _name(namespace)).rstrip(os.sep) or os.sep
+
+
+def _base() -> str:
+    made = tests_directory()
+    if made is not None:
+        return made
+    # Imported here: a cache with a given directory does not need it.
+    from platformdirs import user_cache_dir
+
+    try:
+        return user_cache_dir("cachekit", appauthor=False)
+    except RuntimeError as error:
+        raise TierUnavailableError(
+            "this user has no home directory, so there is no default cache directory; pass cache_dir, or set "
+            "CACHEKIT_DIR for the default cache"
+        ) from error
 
 
 def _fspath(cache_dir: object) -> str:

@@ -10,7 +10,8 @@ import errno
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, final
+from math import inf
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeAlias, TypeVar, final
 
 from cachekit.errors import (
     CacheClosedError,
@@ -21,18 +22,22 @@ from cachekit.errors import (
     UnreadableError,
 )
 from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
-from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.base import FencedEntry
-from cachekit.tiers.fences import ServerTokens, SharedFence, TagTokens
+from cachekit.tiers.fences import WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import Record
 from cachekit.tiers.file.engine_handle import EngineHandle
+from cachekit.tiers.file.record_codec import pack_names, parse_names
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Keeps a copy in memory: key, value, created, TTL, tags, stale TTL, what tells changes, fence.
+Keep: TypeAlias = Callable[[str, Any, float, float, frozenset[str], float, int, SharedFence], object]
 
 _SAMPLED: Final = 0.01  # seconds between two hits that are timed
 #: The disk, the quota, or the largest size of a file of this process is exhausted. Removing still works.
@@ -48,18 +53,21 @@ class FileStore:
 
     Args:
         handle: the hold on the directory's engine.
+        longest: Seconds that any copy lives at most.
         clock: the tier's clock.
 
     Every method but `stats` may raise TierUnavailableError, and CacheClosedError after the handle is closed.
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_handle", "_latency", "_lookups", "_sample_due", "_unavailable", "counter",
+        "__weakref__", "_handle", "_latency", "_longest", "_lookups", "_sample_due", "_time", "_unavailable",
+        "counter",
     )  # fmt: skip
 
-    def __init__(self, handle: EngineHandle, clock: Clock) -> None:
+    def __init__(self, handle: EngineHandle, longest: float, clock: Clock) -> None:
         self._handle = handle
-        self._clock = clock
+        self._longest = longest
+        self._time = clock.time
         self._lookups = Lookups()
         self._unavailable = 0
         self.counter = TierCounters()
@@ -77,14 +85,12 @@ class FileStore:
         try:
             engine = handle.engine if started < handle.fresh_until else handle.for_reading()
             record = engine.get(key)
+            value = MISSING if record is None else handle.codec.value(record)
+        except UnreadableError:
+            self.counter.errors += 1
+            value = MISSING
         except _FAILURES as error:
             self._fail_lookup(error)
-        value: Any | Missing = MISSING
-        if record is not None:
-            try:
-                value = handle.codec.value(key, record)
-            except UnreadableError:
-                self.counter.errors += 1
         if value is MISSING:
             self._lookups.misses += 1
             return MISSING
@@ -93,23 +99,44 @@ class FileStore:
             self._time_hit(started)
         return value
 
-    def entry(self, key: str) -> CacheEntry | None:
-        """Return the live entry; a lookup that counts."""
+    def promote(self, key: str, keep: Keep, changes: int) -> Any | Missing:
+        """Return the value of the live entry, and let the memory tier keep a copy; a lookup that counts.
+
+        Args:
+            key: the key.
+            keep: Stores the copy, unless memory has changed.
+            changes: what tells that, from before this call.
+        """
         started = time.monotonic()
         handle = self._handle
         try:
             engine = handle.engine if started < handle.fresh_until else handle.for_reading()
-            record = engine.get(key)
+            # The fence is older than the record: a write between the two, or later, breaks it.
+            found = engine.look(key)
+            value = MISSING if found is None else handle.codec.value(found[1])
+        except UnreadableError:
+            self.counter.errors += 1
+            value = MISSING
         except _FAILURES as error:
             self._fail_lookup(error)
-        found = None if record is None else self._decoded(key, record)
-        if found is None:
+        if value is MISSING or found is None:
             self._lookups.misses += 1
-            return None
+            return MISSING
         self._lookups.hits += 1
         if started > self._sample_due:
             self._time_hit(started)
-        return found[0]
+        fence, record = found
+        content, names_at, start, _, _, created, expiry, stale_until, _, tags = record
+        # A write is in progress; or another user, who may write here, has written times that are none.
+        if fence.token & WRITING or not -inf < created < inf:
+            return value
+        if tags:
+            # The record's own tokens of its tags: they also tell an invalidation since the value was made.
+            fence.tags = tags
+            fence.names = frozenset(parse_names(content[names_at:start]))
+        stale_ttl = stale_until - expiry if stale_until > expiry else 0.0
+        keep(key, value, created, expiry - created, fence.names, stale_ttl, changes, fence)
+        return value
 
     def look(self, key: str) -> FencedEntry | None:
         """Return the live entry with a fence that was taken before it was read; a lookup that counts."""
@@ -117,26 +144,24 @@ class FileStore:
         handle = self._handle
         try:
             engine = handle.engine if started < handle.fresh_until else handle.for_reading()
-            fence, record = engine.look(key)
+            found = engine.look(key)
         except _FAILURES as error:
             self._fail_lookup(error)
-        found = None
-        if record is not None:
-            try:
-                found = handle.codec.entry(key, record)
-            except UnreadableError:
-                self.counter.errors += 1
-        if record is None or found is None:
+        decoded = None if found is None else self._decoded(key, found[1])
+        if found is None or decoded is None:
             self._lookups.misses += 1
             return None
         self._lookups.hits += 1
         if started > self._sample_due:
             self._time_hit(started)
-        entry, origin = found
-        if record.tags:
-            # The record's own tokens of its tags: they also tell an invalidation since the value was made.
-            fence = _with_token(fence, fence.token, entry.tags, record.tags)
+        fence, (entry, origin) = found[0], decoded
+        fence.names, fence.tags = entry.tags, found[1].tags
         return FencedEntry(entry, fence, origin)
+
+    def entry(self, key: str) -> CacheEntry | None:
+        """Return the live entry; a lookup that counts."""
+        found = self.look(key)
+        return None if found is None else found.entry
 
     def peek(self, key: str) -> CacheEntry | None:
         """Return the live entry; no lookup."""
@@ -165,52 +190,76 @@ class FileStore:
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    def put_value(self, key: str, value: Any, ttl: float, names: frozenset[str]) -> None:
-        """Store a value made now, in place of the one that the key had."""
-        entry = checked_entry(key, value, self._clock.time(), ttl, names)
-        engine = self.change(_itself)
-        encoded = self._handle.codec.encode(entry, None)
-        if encoded is None:
-            self.remove(key, False)
-            return
-        payload, expiry, _ = encoded
-        try:
-            tags = engine.tag_tokens(names) if names else ()
-            engine.put(key, payload, expiry=expiry, tags=tags)
-        except _FAILURES as error:
-            self._fail(error)
-        self.counter.sets += 1
-
-    def put(
-        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_progress: bool
+    def write(
+        self,
+        key: str,
+        value: Any,
+        ttl: float,
+        names: frozenset[str],
+        stale_ttl: float = 0.0,
+        created: float = inf,
+        origin: ServerTokens | None = None,
+        expect: SharedFence | None = None,
+        in_progress: bool = False,
     ) -> SharedFence | None:
-        """Store an entry in place of the one that its key had; None if the expected fence is broken."""
-        key, names, handle = entry.key, entry.tags, self._handle
+        """Store a value in place of the one that the key had; None if the expected fence is broken.
+
+        Args:
+            key: the key.
+            value: any object that the codec carries.
+            ttl: Seconds that it lives from `created`.
+            names: its tags.
+            stale_ttl: Seconds after its life in which loads may use it.
+            created: When it was made, by the wall clock; now if that is in the future.
+            origin: the server's tokens from before the value was made.
+            expect: Change nothing unless this fence is current.
+            in_progress: Let no other tier copy the value until the write is finished.
+        """
+        handle = self._handle
+        checks = time.monotonic() >= handle.checked_until
         try:
-            engine = handle.for_writing()
+            engine = handle.for_writing() if checks else handle.engine
         except _FAILURES as error:
             self._fail(error)
-        encoded = handle.codec.encode(entry, origin)
-        if encoded is None and expect is None:
+        codec, now = handle.codec, self._time()
+        if created > now:
+            created = now
+        expiry = min(created + ttl, now + self._longest)
+        if expiry <= now and expect is None:
             return self.remove(key, in_progress)[1]
-        if expect is not None and not (expect.tokens is engine.tokens and expect.is_current()):
-            self.counter.refusals += 1
-            return None
+        flags, payload = codec.encode(value)
         try:
-            fence = engine.fence(key, names) if expect is None else expect
-            if encoded is None:
-                return self._remove_behind(engine, fence, in_progress)
-            payload, expiry, server_token = encoded
-            tags = fence.tags if fence.names == names else _some_tags(engine, fence, names)
+            if expect is None:
+                # Before the write: an invalidation of a tag from here on concerns this value.
+                fence = engine.fence(key, names)
+                tags = fence.tags
+            else:
+                if not (expect.tokens is engine.tokens and expect.is_current()):
+                    self.counter.refusals += 1
+                    return None
+                if expiry <= now:
+                    return self._remove_behind(engine, expect, in_progress)
+                fence = expect
+                tags = fence.tags if fence.names == names else _some_tags(engine, fence, names)
             token = engine.put(
                 key,
                 payload,
                 expiry=expiry,
-                server_token=server_token,
+                flags=flags,
+                server_token=0 if origin is None else origin.token,
                 tags=tags,
+                created=created,
+                stale_until=expiry + stale_ttl,
+                names=pack_names(names, origin) if names else b"",
+                sign=codec.sign,
                 expect=None if expect is None else expect.token,
                 in_progress=in_progress,
             )
+        except FileNotFoundError as error:
+            if checks:
+                self._fail(error)
+            handle.checked_until = 0.0  # the lock was removed, and perhaps the directory
+            return self.write(key, value, ttl, names, stale_ttl, created, origin, expect, in_progress)
         except _FAILURES as error:
             self._fail(error)
         if token is None:
@@ -221,6 +270,22 @@ class FileStore:
             return _with_token(fence, token, names, tags)
         fence.token = token  # no other caller has this fence yet
         return fence
+
+    def write_entry(
+        self, entry: CacheEntry, origin: ServerTokens | None, expect: SharedFence | None, in_progress: bool
+    ) -> SharedFence | None:
+        """Do as `write`, with an entry, which keeps its age."""
+        return self.write(
+            entry.key,
+            entry.value,
+            inf if entry.ttl is None else entry.ttl,
+            entry.tags,
+            entry.stale_ttl,
+            entry.created_timestamp,
+            origin,
+            expect,
+            in_progress,
+        )
 
     def _remove_behind(self, engine: Engine, fence: SharedFence, in_progress: bool) -> SharedFence | None:
         outcome = engine.delete_if(fence.key, fence.token, in_progress=in_progress)
@@ -234,37 +299,38 @@ class FileStore:
 
     def add(self, entry: CacheEntry, fence: SharedFence, origin: ServerTokens | None) -> CacheEntry | bool:
         """Store an entry behind its fence, unless the key has a live one; then return that one."""
-        key, handle = entry.key, self._handle
+        key, names, handle = entry.key, entry.tags, self._handle
         try:
             engine = handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
-        encoded = handle.codec.encode(entry, origin)
+        codec, now = handle.codec, self._time()
+        created = min(entry.created_timestamp, now)
+        expiry = min(created + (inf if entry.ttl is None else entry.ttl), now + self._longest)
+        if expiry <= now:
+            return False
+        flags, payload = codec.encode(entry.value)
         if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
-        if encoded is None:
-            return False
-        payload, expiry, server_token = encoded
         try:
-            tags = fence.tags if fence.names == entry.tags else _some_tags(engine, fence, entry.tags)
-            outcome = engine.add(
-                key, payload, fence.token, expiry=expiry, server_token=server_token, tags=tags
-            )
+            fields: dict[str, Any] = {
+                "expiry": expiry,
+                "flags": flags,
+                "server_token": 0 if origin is None else origin.token,
+                "tags": fence.tags if fence.names == names else _some_tags(engine, fence, names),
+                "created": created,
+                "stale_until": expiry + entry.stale_ttl,
+                "names": pack_names(names, origin) if names else b"",
+                "sign": codec.sign,
+            }
+            outcome = engine.add(key, payload, fence.token, **fields)
             if isinstance(outcome, Record):
                 there = self._decoded(key, outcome)
                 if there is not None:
                     return there[0]
                 # The stored record cannot be read. It must not block the key until it expires.
-                token = engine.put(
-                    key,
-                    payload,
-                    expiry=expiry,
-                    server_token=server_token,
-                    tags=tags,
-                    expect=fence.token,
-                )
-                outcome = token is not None
+                outcome = engine.put(key, payload, expect=fence.token, **fields) is not None
         except _FAILURES as error:
             self._fail(error)
         if not outcome:
@@ -288,8 +354,9 @@ class FileStore:
                 self._pause(key, deadline)
                 continue
             entry, origin = found
-            entry.ttl = self._clock.time() - entry.created_timestamp + life
-            if self.put(entry, origin, _with_token(fence, fence.token, entry.tags, record.tags), False):
+            entry.ttl = self._time() - entry.created_timestamp + life
+            expect = _with_token(fence, fence.token, entry.tags, record.tags)
+            if self.write_entry(entry, origin, expect, False):
                 return True
             self._pause(key, deadline)
 
@@ -368,7 +435,7 @@ class FileStore:
 
     def _decoded(self, key: str, record: Record) -> tuple[CacheEntry, ServerTokens | None] | None:
         try:
-            return self._handle.codec.entry(key, record)
+            return self._handle.codec.entry(key, record, self._time())
         except UnreadableError:
             self.counter.errors += 1
             return None

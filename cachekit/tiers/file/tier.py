@@ -1,8 +1,9 @@
 """FileCache: the tier in a directory, which the processes of one host share and which survives a restart.
 
-It checks arguments. `store` does the work and counts; `entry_codec` turns entries into bytes; `engine` stores
-bytes, and keeps the promises about crashes, damage and the limit. `engine_registry` opens one engine per
-directory and process. Caches call `look`, `fence`, `put`, `add`, `remove` and `settle` on every operation.
+It checks arguments. `store` does the work and counts; `record_codec` turns entries into the fields of
+records. `engine` stores records, and keeps the promises about crashes, damage and the limit.
+`engine_registry` opens one engine per directory and process. Caches call `look`, `fence`, `put`, `add`,
+`remove` and `settle` on every operation.
 Those check inline, and call a check only to raise its error.
 """
 
@@ -12,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
@@ -28,22 +29,28 @@ from cachekit.model.validation import (
 )
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.scheduler import scheduler
-from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
+from cachekit.serialization.compression import Compressor
+from cachekit.serialization.envelope import sized, text
 from cachekit.serialization.pickle_allowlist import classes
+from cachekit.serialization.serializer import codec_for
+from cachekit.serialization.signing import Signer
 from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, checked_interval, checked_limit
 from cachekit.tiers.base import Fence, FencedEntry
 from cachekit.tiers.fences import ServerTokens, SharedFence
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine_handle import EngineHandle
-from cachekit.tiers.file.entry_codec import EntryCodec
 from cachekit.tiers.file.paths import directory_of
+from cachekit.tiers.file.record_codec import RecordCodec
 from cachekit.tiers.file.store import FileStore
 
 if TYPE_CHECKING:
     from cachekit.serialization.compression import Compression
     from cachekit.serialization.serializer import CodecName
     from cachekit.serialization.signing import Secret
+
+#: What every signature of a record covers first, and then the namespace.
+_SIGNED_HERE: Final = b"cachekit file record"
 
 
 @final
@@ -118,8 +125,13 @@ class FileCache:
         path = directory_of(cache_dir, namespace)
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
-        serializer = Serializer(namespace, secret=secret, **arguments)
-        trusting = serializer if secret is not None else Serializer(namespace, trusted=True, **arguments)
+        # A record that was moved to another namespace does not verify, nor does what another tier signed.
+        signer = None if secret is None else Signer(secret, _SIGNED_HERE + sized(text(namespace)))
+        compressor = Compressor(compression)
+        codecs = (
+            RecordCodec(codec_for(codec, allow, secret is not None), compressor, signer),
+            RecordCodec(codec_for(codec, allow, True), compressor, signer),
+        )
         self._path = path
         self._max_size_mb = max_size_mb
         self._longest = cap
@@ -133,7 +145,6 @@ class FileCache:
                 "clock": clock,
             }
             self._arguments = (base, max_size_mb, cleanup_interval), arguments
-        codecs = EntryCodec(serializer, cap, clock), EntryCodec(trusting, cap, clock)
         self._handle = EngineHandle(
             path,
             limit,
@@ -142,7 +153,7 @@ class FileCache:
             unpickles=secret is None and codec == "pickle",
             network=allow_network_fs,
         )
-        self._store = FileStore(self._handle, clock)
+        self._store = FileStore(self._handle, cap, clock)
         self._sweep = None if interval is None else scheduler.every(interval, self._store.sweep)
 
     @property
@@ -298,7 +309,7 @@ class FileCache:
         """
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value)
-        self._store.put_value(
+        self._store.write(
             key if type(key) is str else checked_key(key),
             value,
             inf if ttl is None else seconds(ttl),
@@ -321,7 +332,7 @@ class FileCache:
             SerializationError, ValueTooLargeError, TierUnavailableError: as for `set_value`.
         """
         check_entry(key, entry)
-        self._store.put(entry, None, None, False)
+        self._store.write_entry(entry, None, None, False)
         return True
 
     def put(
@@ -354,7 +365,7 @@ class FileCache:
             check_entry(key, entry)
         if expect is not None:
             checked_fence(expect, entry)
-        return self._store.put(entry, origin, expect, in_flux)
+        return self._store.write_entry(entry, origin, expect, in_flux)
 
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
@@ -404,7 +415,7 @@ class FileCache:
             check_entry(key, entry)
         self._store.engine()  # without entries, too, it raises after close()
         for entry in entries.values():
-            self._store.put(entry, None, None, False)
+            self._store.write_entry(entry, None, None, False)
         return True
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -532,6 +543,11 @@ class FileCache:
             f"FileCache({self._path!r}, max_size_mb={self._max_size_mb}, default_ttl={self.default_ttl}, "
             f"secret={None if self._arguments else '...'})"
         )
+
+
+def store_of(file: FileCache) -> FileStore:
+    """Return the store of a file tier, for caches over it, which check arguments themselves."""
+    return file._store
 
 
 def _configured(positional: tuple[Any, ...], named: dict[str, Any]) -> FileCache:

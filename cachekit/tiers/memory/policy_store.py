@@ -27,6 +27,7 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
+from cachekit.model.display import shown_value
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.base import Fence
@@ -172,7 +173,7 @@ class PolicyStore(Store):
         ttl: float,
         tags: frozenset[str],
         created: float | None = None,
-        fence: Fence | None = None,
+        fence: Fence | int | None = None,
         shared_fence: SharedFence | None = None,
         breaks_fences: bool = False,
         stale: float = 0.0,
@@ -223,12 +224,14 @@ class PolicyStore(Store):
             self._begin_sweeping()
         return done is not False  # None: the call is queued
 
-    def _put(self, removed: Removed, held: _Weighed, fence: Fence | None, breaks_fences: bool) -> bool:
-        if fence is not None and not fence.is_current():
+    def _put(self, removed: Removed, held: _Weighed, fence: Fence | int | None, breaks_fences: bool) -> bool:
+        if fence is not None and (
+            fence != self.fences.changes if isinstance(fence, int) else not fence.is_current()
+        ):
             self.counter.refusals += 1
             return False
         key = held.key
-        if self._fenced and (fence is None or breaks_fences):
+        if fence is None or breaks_fences:
             self._fences.break_key(key)
         if self._hits or self._unsure:
             self._report_hits()
@@ -271,7 +274,7 @@ class PolicyStore(Store):
             victim: Any = entries.get(chosen) if isinstance(chosen, str) else None
             if victim is None:
                 raise CacheError(
-                    f"evict() of the policy must return a key that is held, not {chosen!r}; "
+                    f"evict() of the policy must return a key that is held, not {shown_value(chosen)}; "
                     f"correct the eviction policy {self._policy!r}"
                 )
             if victim is old:

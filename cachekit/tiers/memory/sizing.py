@@ -15,6 +15,7 @@ from itertools import chain, islice
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, final
 
+from cachekit.model.display import shown_key
 from cachekit.tiers.memory.entry import MemoryEntry
 
 #: The overhead of an entry beside key and value: the entry with its garbage collector header, three
@@ -75,10 +76,11 @@ class ByteBound:
         weight = self._weigher(key, value)
         if isinstance(weight, bool) or not isinstance(weight, int):
             raise TypeError(
-                f"weigher must return an int, not {weight!r} of type {type(weight).__name__}, for key {key!r}"
+                f"weigher must return an int, not {weight!r} of type {type(weight).__name__}, "
+                f"for {shown_key(key)}"
             )
         if weight < 0:
-            raise ValueError(f"weigher must return 0 or more, not {weight}, for key {key!r}")
+            raise ValueError(f"weigher must return 0 or more, not {weight}, for {shown_key(key)}")
         return weight
 
 

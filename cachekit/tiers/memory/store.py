@@ -76,8 +76,8 @@ class Store(RemovalMixin):
     """
 
     __slots__ = (
-        "_cleanup_interval", "_fork_guard", "_longest", "_sweep", "_unswept", "clock", "find", "max_size",
-        "touch",
+        "_cleanup_interval", "_fork_guard", "_longest", "_sweep", "_unswept", "clock", "fences", "find",
+        "keeps", "max_size", "touch",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,10 @@ class Store(RemovalMixin):
         #: The two lock-free steps of a hit; see the module docstring.
         self.find: Callable[[str], MemoryEntry | None] = self._entries.get if gil_enabled() else find_nothing
         self.touch: Callable[[str], object] = self._entries.move_to_end
+        #: Its private fences. A caller that copies an entry reads `changes` of it first.
+        self.fences = self._fences
+        #: Whether it keeps entries at all.
+        self.keeps = True
         self._sweep: ScheduledTask | None = None
         self._unswept = cleanup_interval is not None
         self._fork_guard = fork.ForkSafeLock(self._lock)
@@ -242,6 +246,7 @@ class Store(RemovalMixin):
     def keep_nothing(self) -> None:
         """Let every entry expire at once from now on. Writes still break fences."""
         self._longest = 0.0
+        self.keeps = False
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -252,7 +257,7 @@ class Store(RemovalMixin):
         ttl: float,
         tags: frozenset[str],
         created: float | None = None,
-        fence: Fence | None = None,
+        fence: Fence | int | None = None,
         shared_fence: SharedFence | None = None,
         breaks_fences: bool = False,
         stale: float = 0.0,
@@ -268,7 +273,7 @@ class Store(RemovalMixin):
             ttl: Seconds of life from `created`. If they are over, the key is removed instead.
             tags: Tags, as exact str.
             created: When the value was created, on the store's clock (default: now).
-            fence: Taken before the value was loaded.
+            fence: Taken before the value was loaded; or `fences.changes` from before it was copied.
             shared_fence: Serve the value only while this fence is current; see the module docstring.
             breaks_fences: Break the fences of the key even though there is a fence.
             stale: Finite seconds that loads may use the value after its life.
@@ -297,9 +302,11 @@ class Store(RemovalMixin):
                 try:
                     self._state = BUSY
                     if fence is None:
+                        # As break_key(), whose call a write without loads in progress does not need.
+                        self.fences.changes += 1
                         if self._fenced:
                             self._fences.break_key(key)
-                    elif not fence.is_current():
+                    elif fence != self.fences.changes if isinstance(fence, int) else not fence.is_current():
                         self.counter.refusals += 1
                         return False
                     elif breaks_fences:
@@ -385,7 +392,29 @@ class Store(RemovalMixin):
             entry.stale_ttl,
         )
 
-    def _put_nothing(self, key: str, fence: Fence | None, breaks_fences: bool) -> bool:
+    def put_copy(
+        self,
+        key: str,
+        value: Any,
+        created: float,
+        ttl: float,
+        tags: frozenset[str],
+        stale: float,
+        changes: int,
+        shared_fence: SharedFence,
+    ) -> None:
+        """Store a copy from another tier, unless there was a write since `changes` was read; see `put`.
+
+        `created` is by the wall clock. A copy from the future counts as created now.
+        """
+        # The monotonic clock first: time that passes between the two reads shortens the life.
+        now = self.now()
+        age = self.clock.time() - created
+        created = now if age < 0 else now - age
+        if self.put(key, value, ttl, tags, created, changes, shared_fence, False, stale):
+            self.counter.promotions += 1
+
+    def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
         if fence is None or breaks_fences:
             self.delete(key)
         return fence is None
@@ -429,9 +458,15 @@ class Store(RemovalMixin):
         with self._lock:
             if self._state == CLOSED:
                 self.refuse_if_closed()
-            if self._fenced:
-                self._fences.break_key(key)
+            self._fences.break_key(key)
             return self._fences.take(key, tags, False)
+
+    def break_fences(self, key: str) -> None:
+        """Break the fences of the key, so that no older load is stored after this."""
+        with self._lock:
+            if self._state == CLOSED:
+                self.refuse_if_closed()
+            self._fences.break_key(key)
 
     def copy_fence(self, key: str) -> PrivateFence:
         """Take a fence before an entry is copied from another tier, whatever its tags are."""

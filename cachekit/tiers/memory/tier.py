@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, final
 
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Tags
@@ -286,8 +287,8 @@ class MemoryCache:
             raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
         if fence.key != entry.key or not fence.tags >= entry.tags:
             raise ValueError(
-                f"the fence was taken for key {fence.key!r} and tags {sorted(fence.tags)}, not for "
-                f"key {key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
+                f"the fence was taken for {shown_key(fence.key)} and {shown_tags(fence.tags)}, not for "
+                f"{shown_key(key)} and {shown_tags(entry.tags)}; take it for the key and all the tags "
                 f"that will be stored"
             )
         return self._store.put_entry(entry, fence)

@@ -28,6 +28,7 @@ from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.heartbeat import Heartbeat
 
 _STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
+_GATHERING: Final = 0.001  # seconds that messages wait for others while this process writes
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 
@@ -231,29 +232,32 @@ class _BusReader:
 
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
-        pubsub = self._server.pubsub()
+        subscription = self._server.subscribe(self._channel, PATIENCE)
         try:
-            pubsub.subscribe(self._channel)
             asked = received = time.monotonic()
             while not self.is_over:
-                message = pubsub.get_message(timeout=_STEP)
+                message = subscription.receive(_STEP)
                 now = time.monotonic()
                 if message is not None:
                     received = now
-                    self._receive(message, inbox, now)
+                    if self._receive(message, inbox, now) and not subscription.has_more():
+                        # This process is writing. Each of its messages would wake this thread, which then
+                        # takes the interpreter from the threads that write.
+                        time.sleep(_GATHERING)
                 elif now - received > PATIENCE:
                     raise TierUnavailableError("the server does not answer on the bus")
                 elif now - max(received, asked) > HEARTBEAT:
                     asked = now
-                    pubsub.ping()
+                    subscription.ping()
                 inbox.tick(now)
         finally:
-            pubsub.close()
+            subscription.close()
 
     @staticmethod
-    def _receive(message: dict[str, Any], inbox: Inbox, now: float) -> None:
-        if message["type"] == "message":
-            inbox.receive(message["data"], now)
-        elif message["type"] == "subscribe":
-            # Messages may have been lost before: this thread has just begun, or the driver has reconnected.
-            inbox.gap()
+    def _receive(message: list[Any], inbox: Inbox, now: float) -> bool:
+        """Return whether it is a message of this cache itself."""
+        if message[0] == b"message":
+            return inbox.receive(message[2], now)
+        if message[0] == b"subscribe":
+            inbox.gap()  # messages may have been lost before
+        return False

@@ -2,7 +2,7 @@
 
 It connects at the first call. A call waits for the timeout, is tried once more, and then raises
 `TierUnavailableError`. So everything that is sent through it may be sent twice. Only this module,
-`connection`, `connection_pool`, `bus` and `lease` know redis-py.
+`connection`, `connection_pool`, `subscription` and `lease` know redis-py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.tiers.redis.connection import Address, Connections, connect
 from cachekit.tiers.redis.scripts import Script
+from cachekit.tiers.redis.subscription import Subscription
 
 _BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
 _SCANNED: Final = 1000  # keys that the server looks at before it answers other clients
@@ -245,14 +246,13 @@ class Client:
 
     # -- the bus ------------------------------------------------------------------------------------
 
-    def pubsub(self) -> Any:
-        """Return a subscription of redis-py, on a connection of its own. It raises the driver's errors."""
+    def subscribe(self, channel: bytes, patience: float) -> Subscription:
+        """Return a subscription on its own connection; it raises errors of the system and the driver."""
         client = self._connections().client
-        if not self.is_cluster:
-            return client.pubsub()
-        # Any node will do: a message published on one node reaches all.
-        node = client.get_random_node()
-        return client.get_redis_connection(node).pubsub()
+        if self.is_cluster:
+            # Any node will do: a message published on one node reaches all.
+            client = client.get_redis_connection(client.get_random_node())
+        return Subscription(client.connection_pool, channel, patience)
 
     # -- life ---------------------------------------------------------------------------------------
 

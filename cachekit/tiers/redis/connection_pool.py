@@ -1,8 +1,9 @@
-"""Connections for one command at a time, without what the driver's client and pool add to each command.
+"""Connections for one command at a time, without what the driver adds to each command.
 
-A command over `redis.Redis` and its pool spends two thirds of its time in them. This pool only lends each
-connection to one thread at a time, bounds their number, and tries once more after a broken or silent one. It
-never uses a connection again whose answer was not read.
+A command over `redis.Redis` spends most of its time in the client, its pool and its parser. This pool only
+lends each connection to one thread at a time, bounds their number, and tries once more after a broken or
+silent one. It never uses a connection again whose answer was not read. The driver makes the connections: it
+knows TLS, logging in and what else an address says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Any, final
+
+from cachekit.tiers.redis.resp import ServerError, packed, read_reply
 
 
 @final
@@ -32,11 +35,12 @@ class ConnectionPool:
         self._full = exceptions.ConnectionError
         self._answers = exceptions.ResponseError
         self._elsewhere = exceptions.ReadOnlyError
-        self._broken = (exceptions.ConnectionError, exceptions.TimeoutError)
+        self._broken = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
         self._closed = False
 
     def ask(self, *command: Any) -> Any:
         """Return the answer to a command; try once more if the connection breaks or stays silent."""
+        message = packed(command)
         if not self._places.acquire(timeout=self._patience):
             raise self._full("all connections are in use")
         try:
@@ -46,10 +50,10 @@ class ConnectionPool:
                 connection = self._make()
             try:
                 try:
-                    answer = self._exchange(connection, command)
+                    answer = self._exchange(connection, message)
                 except self._broken:
                     connection.disconnect()
-                    answer = self._exchange(connection, command)
+                    answer = self._exchange(connection, message)
             except self._answers as error:
                 if isinstance(error, self._elsewhere):
                     connection.disconnect()  # after a failover its name may lead to the new primary
@@ -67,9 +71,16 @@ class ConnectionPool:
         return answer
 
     @staticmethod
-    def _exchange(connection: Any, command: tuple[Any, ...]) -> Any:
-        connection.send_command(*command, check_health=False)
-        return connection.read_response()
+    def _exchange(connection: Any, message: bytes) -> Any:
+        # The driver has no public names for the socket of a connection and for the exceptions of its errors.
+        if connection._sock is None:
+            connection.connect()
+        line = connection._sock
+        line.sendall(message)
+        try:
+            return read_reply(line)
+        except ServerError as error:
+            raise connection._parser.parse_error(str(error)) from None
 
     def close(self) -> None:
         """Close the connections; one that is in use is closed afterwards."""

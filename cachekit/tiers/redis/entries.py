@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
@@ -18,7 +18,9 @@ from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
-from cachekit.serialization import Serializer, Stored
+from cachekit.serialization import Serializer
+from cachekit.serialization.envelope import Header
+from cachekit.serialization.serializer import stale_ttl
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.store import Store, Write, fresh
 
@@ -64,61 +66,61 @@ class Entries:
 
     def get(self, key: str) -> CacheEntry | None:
         """Return the live entry of a key. One round trip, two with tags."""
-        return self._entries({key: self._store.read(key)}).get(key)
+        found = self._store.read(key)
+        return None if found is None else self._entries([(key, found)]).get(key)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """Return the live entries among the keys. One round trip, two with tags."""
-        return self._entries(dict(zip(keys, self._store.read_many(keys), strict=True)))
+        return self._entries(zip(keys, self._store.read_many(keys), strict=True))
 
-    def _entries(self, found: Mapping[str, object]) -> dict[str, CacheEntry]:
+    def _entries(self, found: Iterable[tuple[str, object]]) -> dict[str, CacheEntry]:
+        """Return the entries that can be read, have not expired, and whose tags were not invalidated."""
+        now, value, counter = self._clock.time(), self._serializer.value, self._counter
         entries = {}
-        for key, (stored, size) in self._alive(found).items():
+        for key, envelope, header in self._alive(found, now):
+            _, _, created, expires, stale_until, _, tags, _ = header
+            # The difference of two times since the epoch is precise to microseconds.
+            ttl = round(expires - created, 6)
             try:
-                entries[key] = self._entry(key, stored, size)
+                if not (created >= 0 <= ttl):  # NaN, too: no cache writes that
+                    raise UnreadableError("the envelope has no valid times")
+                entries[key] = checked_entry(
+                    key,
+                    value(envelope, header),
+                    # Made now at the latest: another host's clock that is ahead lengthens no life.
+                    min(now, created),
+                    ttl,
+                    frozenset(tags) if tags else NO_TAGS,
+                    len(envelope),
+                    stale_ttl(expires, stale_until) if stale_until != expires else 0.0,
+                )
             except UnreadableError:
-                self._counter.errors += 1
+                counter.errors += 1
         return entries
 
-    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry:
-        # Made now at the latest: another host's clock that is ahead lengthens no life.
-        created = min(stored.created, self._clock.time())
-        # The difference of two times since the epoch is precise to microseconds.
-        ttl = round(stored.expires - stored.created, 6)
-        if not (created >= 0 and ttl >= 0):  # NaN, too: no cache writes that
-            raise UnreadableError("the envelope has no valid times")
-        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        return checked_entry(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
-
-    def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
-        """Return what can be read, has not expired, and whose tags were not invalidated; with its size."""
-        now = self._clock.time()
-        alive: dict[str, tuple[Stored, int]] = {}
-        tags: set[str] = set()
-        for key, envelope in found.items():
+    def _alive(self, found: Iterable[tuple[str, object]], now: float) -> list[tuple[str, bytes, Header]]:
+        """Return what has a header that can be read, has not expired, and whose tags were not invalidated."""
+        read = self._serializer.open
+        alive: list[tuple[str, bytes, Header]] = []
+        names: set[str] = set()
+        for key, envelope in found:
             if envelope is None:
                 continue
-            stored = self._opened(key, envelope)
-            if stored is None:
+            try:
+                if type(envelope) is not bytes:
+                    raise UnreadableError("another program's value")
+                header = read(key, envelope)
+            except UnreadableError:
                 self._counter.errors += 1
-            elif now < stored.expires:
-                alive[key] = stored, len(envelope)  # type: ignore[arg-type]  # it was bytes
-                tags.update(stored.tags)
-        if tags:
-            tokens = self._store.tag_tokens(list(tags))
-            alive = {
-                key: (stored, size)
-                for key, (stored, size) in alive.items()
-                if all(tokens[tag] == token for tag, token in stored.tags.items())
-            }
+                continue
+            if now < header.expires:
+                alive.append((key, envelope, header))
+                if header.tags:
+                    names.update(header.tags)
+        if names:
+            tokens = self._store.tag_tokens(list(names))
+            alive = [one for one in alive if all(tokens[tag] == token for tag, token in one[2].tags.items())]
         return alive
-
-    def _opened(self, key: str, envelope: object) -> Stored | None:
-        if not isinstance(envelope, bytes):
-            return None
-        try:
-            return self._serializer.decode(key, envelope)
-        except UnreadableError:
-            return None
 
     def alive(self, keys: Sequence[str]) -> list[str]:
         """Return the keys that have a live entry, reading no more of the values than that takes."""
@@ -128,10 +130,17 @@ class Entries:
             # A missing value reads as empty.
             found = {key: head or None for key, head in zip(keys, self._store.heads(keys), strict=True)}
             # Either it has so many tags that the header is longer, or it is unreadable.
-            cut = [key for key, head in found.items() if head and self._opened(key, head) is None]
+            cut = [key for key, head in found.items() if head and not self._is_readable(key, head)]
             if cut:
                 found.update(zip(cut, self._store.read_many(cut), strict=True))
-        return list(self._alive(found))
+        return [key for key, _, _ in self._alive(found.items(), self._clock.time())]
+
+    def _is_readable(self, key: str, envelope: bytes) -> bool:
+        try:
+            self._serializer.open(key, envelope)
+        except UnreadableError:
+            return False
+        return True
 
     def keys(self, matches: re.Pattern[str] | None) -> list[str]:
         """Return the keys of live entries that match from the start."""
@@ -147,8 +156,8 @@ class Entries:
     ) -> bool:
         """Store each entry under the token of its origin; remove the keys of expired entries.
 
-        Nothing is stored if one entry cannot be. With `expect`, nothing is stored whose key has another
-        token; the result is whether all were stored.
+        Nothing is stored if one entry cannot be. With `expect` it is one entry, and nothing is stored if its
+        key has another token; the result is whether it was stored.
         """
         writes: dict[str, Write] = {}
         expired = []
@@ -163,11 +172,13 @@ class Entries:
             self._counter.deletes += removed
         if not writes:
             return True
-        stored = self._store.put(writes, expect=None if expect is None else expect.token)
-        refused = len(writes) - stored
+        if expect is not None:
+            ((key, write),) = writes.items()
+            return self._count_stored(self._store.replace(key, write, expect=expect.token))
+        self._store.put(writes)
+        stored = len(writes)
         self._counter.sets += stored
-        self._counter.refusals += refused
-        return not refused
+        return True
 
     def add(self, pairs: Sequence[tuple[CacheEntry, ServerTokens]]) -> dict[str, CacheEntry | bool]:
         """Store each entry if the tokens are still those of its origin, and no live entry is there.
@@ -185,13 +196,13 @@ class Entries:
         if not writes:
             return outcomes
         answers = self._store.add(writes)
-        there = self._entries({key: held for key, held in answers.items() if isinstance(held, bytes)})
+        there = self._entries([(key, held) for key, held in answers.items() if isinstance(held, bytes)])
         for key, answer in answers.items():
             if isinstance(answer, bytes):
                 # An unreadable or dead value is rare, so it is replaced by itself.
                 outcomes[key] = there.get(key) or self._replace(key, writes[key], answer)
             else:
-                outcomes[key] = self._count_added(answer)
+                outcomes[key] = self._count_stored(answer)
         return outcomes
 
     def _replace(self, key: str, write: Write, dead: bytes) -> CacheEntry | bool:
@@ -199,14 +210,14 @@ class Entries:
         for _ in range(_TRIES - 1):
             answer = self._store.add({key: write}, dead)[key]
             if not isinstance(answer, bytes):
-                return self._count_added(answer)
-            there = self._entries({key: answer}).get(key)
+                return self._count_stored(answer)
+            there = self._entries([(key, answer)]).get(key)
             if there is not None:
                 return there
             dead = answer
         return False
 
-    def _count_added(self, stored: bool) -> bool:
+    def _count_stored(self, stored: bool) -> bool:
         if stored:
             self._counter.sets += 1
         else:
@@ -216,14 +227,12 @@ class Entries:
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry a life from now, and break the key's fences; return whether there is one."""
         for _ in range(_TRIES):
-            envelope = self._store.read(key)
-            alive = self._alive({key: envelope})
+            alive = self._alive([(key, self._store.read(key))], self._clock.time())
             if not alive:
                 return False
-            assert isinstance(envelope, bytes)
-            stored, _ = alive[key]
+            ((_, envelope, header),) = alive
             try:
-                value = stored.value()
+                value = self._serializer.value(envelope, header)
             except UnreadableError:
                 self._counter.errors += 1
                 return False
@@ -231,13 +240,13 @@ class Entries:
             prolonged = self._serializer.encode(
                 key,
                 value,
-                created=stored.created,
+                created=header.created,
                 expires=expires,
-                stale_until=expires + stored.stale_ttl,
-                tags=stored.tags,
+                stale_until=expires + stale_ttl(header.expires, header.stale_until),
+                tags=header.tags,
             )
-            write = Write(prolonged, _milliseconds(life), ServerTokens(fresh(), {}), tuple(stored.tags))
-            if self._store.put({key: write}, instead_of=envelope):
+            write = Write(prolonged, _milliseconds(life), ServerTokens(fresh(), {}), tuple(header.tags))
+            if self._store.replace(key, write, instead_of=envelope):
                 return True
         return False
 

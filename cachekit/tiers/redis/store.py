@@ -21,7 +21,7 @@ from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
-from cachekit.tiers.redis.scripts import ADD, PUT, REMOVE, TOKENS
+from cachekit.tiers.redis.scripts import ADD, PUT, REMOVE, REPLACE, TOKENS
 
 #: Milliseconds that a token lives without being read. A tag's token lives at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
@@ -125,24 +125,12 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def put(
-        self, writes: Mapping[str, Write], *, instead_of: bytes | None = None, expect: int | None = None
-    ) -> int:
+    def put(self, writes: Mapping[str, Write]) -> None:
         """Store values, make the tokens of their origins those of their buckets, and notify the fleet.
 
         One round trip. Of many values, a few hundred are stored in one step of the server.
-
-        Args:
-            writes: what to store, by key.
-            instead_of: the only envelope that may be replaced; None for any, or none.
-            expect: the only token that may be replaced; None for any, or none.
-
-        Returns:
-            How many were stored: not those that would have replaced another envelope, or token.
         """
         self._prolong(writes)
-        only = "" if instead_of is None else digest(instead_of)
-        expected = "" if expect is None else expect
         parts = [[*writes]] if len(writes) == 1 else self._together(writes)
         with PublishedWrite(self._bus, "keys", parts) as messages:
             calls = []
@@ -150,16 +138,32 @@ class Store:
                 names: list[bytes] = []
                 said: list[bytes | str | int] = [self._bus.channel, message, TOKEN_LIFE]
                 for key in keys:
-                    write = writes[key]
+                    envelope, life, origin, _ = writes[key]
                     names += self._layout.names(key)
-                    said += write.envelope, "" if write.life is None else write.life
-                    said += write.origin.token, only, expected
+                    said += envelope, "" if life is None else life, origin.token
                 calls.append(Call(PUT, names, said))
-            answers = self._server.run(calls)
-        stored = 0
-        for answer in answers:
-            stored += sum(answer)
-        return stored
+            self._server.run(calls)
+
+    def replace(
+        self, key: str, write: Write, *, instead_of: bytes | None = None, expect: int | None = None
+    ) -> bool:
+        """Do what `put` does, unless another value, or token, is stored than the one given; return whether.
+
+        Args:
+            key: the key.
+            write: what to store.
+            instead_of: the only envelope that may be replaced; None for any, or none.
+            expect: the only token that may be replaced; None for any, or none.
+        """
+        self._prolong({key: write})
+        envelope, life, origin, _ = write
+        with PublishedWrite(self._bus, "keys", [[key]]) as (message,):
+            said = (
+                self._bus.channel, message, TOKEN_LIFE, envelope, "" if life is None else life, origin.token,
+                "" if instead_of is None else digest(instead_of), "" if expect is None else expect,
+            )  # fmt: skip
+            (stored,) = self._server.run([Call(REPLACE, self._layout.names(key), said)])
+        return bool(stored)
 
     def _together(self, writes: Mapping[str, Write | None]) -> list[list[str]]:
         """Return the keys, or tags, that one script may have.
@@ -234,10 +238,9 @@ class Store:
     def _prolong(self, writes: Mapping[str, Write]) -> None:
         """Make the tokens of tags live as long as the values. Most do without a command."""
         lives: dict[str, int | None] = {}
-        for write in writes.values():
-            life = write.life
-            if write.tags and (life is None or life > TOKEN_LIFE // 2):
-                for tag in write.tags:
+        for _, life, _, tags in writes.values():
+            if tags and (life is None or life > TOKEN_LIFE // 2):
+                for tag in tags:
                     known = lives.get(tag, 0)
                     lives[tag] = None if life is None or known is None else max(life, known)
         commands: list[tuple[object, ...]] = []

@@ -244,11 +244,12 @@ class Inspection:
             return damaged("its segment is missing")
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
         try:
-            crc, payload, key_length, _, tag_count, expiry, hashed, _ = HEADER.unpack_from(content, offset)
+            header = HEADER.unpack_from(content, offset)
         except StructError:
             return damaged("its location is beyond its segment")
+        crc, payload, key_length, names, _, tag_count, _, expiry, _, hashed, _ = header
         start = HEADER.size + TAG.size * tag_count
-        size = record_size(key_length, payload, tag_count)
+        size = record_size(key_length, names, payload, tag_count)
         head = content[offset : offset + start + key_length]
         if len(head) < start + key_length or (crc ^ location_word) & CRC_MASK or hashed != hash_word:
             return damaged("its location holds another record")

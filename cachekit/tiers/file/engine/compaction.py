@@ -106,10 +106,10 @@ def free_space(files: ShardFiles, size: int) -> None:
 def _copy_or_evict(files: ShardFiles, content: Content, number: int, offset: int) -> int:
     """Copy or evict the record at an offset; return its size, or 0 at the end of the records."""
     try:
-        crc, payload, key, _, tags, _, hashed, _ = HEADER.unpack_from(content, offset)
+        crc, payload, key, names, _, tags, _, _, _, hashed, _ = HEADER.unpack_from(content, offset)
     except StructError:
         return 0
-    size = record_size(key, payload, tags)
+    size = record_size(key, names, payload, tags)
     if not hashed or offset + size > -(-len(content) // UNIT) * UNIT:
         return 0
     index = files.index

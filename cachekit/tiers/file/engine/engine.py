@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from types import TracebackType
 from typing import Final, NamedTuple, TypeAlias, cast, final
@@ -25,7 +25,15 @@ from cachekit.tiers.file.engine.control_block import ENTRIES
 from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
-from cachekit.tiers.file.engine.format import MOST_TAGS, Geometry, Record, encode, hasher, record_size
+from cachekit.tiers.file.engine.format import (
+    MOST_TAGS,
+    SIGNATURE_SIZE,
+    Geometry,
+    Record,
+    encode,
+    hasher,
+    record_size,
+)
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.folder import Folder
 
@@ -103,7 +111,7 @@ class Engine:
         self._users = directory.users
         self._hash_of = hasher(directory.salt)
         self._locations: dict[str, _Location] = {}
-        #: Bytes of key and payload that fit into every shard, without a closer look.
+        #: Bytes of key, names and payload that fit into every shard, without a closer look.
         self._surely_fits = geometry.segment >> 3
         self._closed = False
         self._last_stats: EngineStats | None = None
@@ -143,8 +151,11 @@ class Engine:
         octets, hashed, shard, _ = self._locations.get(key) or self._locate(key)
         return shard.get(hashed, octets, self._time())
 
-    def look(self, key: str) -> tuple[SharedFence, Record | None]:
-        """Return `fence` and `get` of a key, in this order: a change after the fence was taken breaks it."""
+    def look(self, key: str) -> tuple[SharedFence, Record] | None:
+        """Return the live record of a key, and a fence that was taken before it was read; or None.
+
+        The fence covers no tags. The caller may add those of the record.
+        """
         octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
         # As in fence(), without its call and for no tags.
         tokens = shard.tokens
@@ -155,8 +166,8 @@ class Engine:
         token = words[bucket]
         if token & WRITING:
             token = self.token(key)
-        fence = SharedFence(tokens, key, bucket, token, epoch)
-        return fence, shard.get(hashed, octets, self._time())
+        record = shard.get(hashed, octets, self._time())
+        return None if record is None else (SharedFence(tokens, key, bucket, token, epoch), record)
 
     def keys(self, pattern: re.Pattern[str] | None = None) -> Iterator[str]:
         """Yield the keys of live records, in no order; with a pattern, those that match from the start.
@@ -214,6 +225,10 @@ class Engine:
         flags: int = 0,
         server_token: int = 0,
         tags: TagTokens = (),
+        created: float = 0.0,
+        stale_until: float = 0.0,
+        names: bytes = b"",
+        sign: Callable[..., bytes] | None = None,
         expect: int | None = None,
         in_progress: bool = False,
     ) -> int | None:
@@ -226,6 +241,11 @@ class Engine:
             flags: 0 to 65,535; it comes back with the record.
             server_token: 64 bits; it comes back with the record.
             tags: the record's tags, by `tag_tokens` from before the value was read.
+            created: seconds since the epoch; it comes back with the record.
+            stale_until: the same.
+            names: bytes; they come back with the record.
+            sign: Returns the signature of the parts that it is called with, SIGNATURE_SIZE bytes, which is
+                stored at the end of the payload.
             expect: Change nothing unless the key's token is this one, which has no write in progress. A write
                 that was under way when the caller looked may be newer than its value.
             in_progress: leave the write in progress, until `finish_write`.
@@ -243,14 +263,16 @@ class Engine:
         if expect is not None and expect & WRITING:
             return None
         token = fresh()
-        if len(payload) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
-            reason = self._too_large(octets, payload, tags, shard)
+        if len(payload) + len(names) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
+            reason = self._too_large(len(octets) + len(names), payload, tags, sign, shard)
             if reason is not None:
                 if expect is None:
                     # The caller replaces the old record. If the new one does not fit, the key has none.
                     shard.lock.run(shard.delete, hashed, octets, bucket, token, 0, self._time())
                 raise reason
-        record = encode(octets, hashed, payload, expiry, flags, server_token, tags)
+        record = encode(
+            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        )
         last = WRITING if in_progress else 0
         stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, last)
         # None: called within another write of this thread, after which it will be stored.
@@ -266,6 +288,10 @@ class Engine:
         flags: int = 0,
         server_token: int = 0,
         tags: TagTokens = (),
+        created: float = 0.0,
+        stale_until: float = 0.0,
+        names: bytes = b"",
+        sign: Callable[..., bytes] | None = None,
     ) -> Record | bool:
         """Store a record that was loaded after `token` returned `expect`, unless the key has a live one.
 
@@ -279,11 +305,13 @@ class Engine:
         octets, hashed, shard, bucket = self._locations.get(key) or self._locate(key)
         if expect & WRITING:
             return False
-        if len(payload) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
-            reason = self._too_large(octets, payload, tags, shard)
+        if len(payload) + len(names) + len(octets) > self._surely_fits or len(tags) > MOST_TAGS:
+            reason = self._too_large(len(octets) + len(names), payload, tags, sign, shard)
             if reason is not None:
                 raise reason
-        record = encode(octets, hashed, payload, expiry, flags, server_token, tags)
+        record = encode(
+            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        )
         outcome = shard.lock.run(shard.add, hashed, octets, record, bucket, expect, self._time())
         # None: called within another write of this thread; it may be refused after that.
         return False if outcome is None else cast("Record | bool", outcome)  # mypy joins the union's types
@@ -472,16 +500,22 @@ class Engine:
         return CacheClosedError(f"the cache directory {self.path} was closed")
 
     def _too_large(
-        self, key: bytes, payload: bytes, tags: TagTokens, shard: Shard
+        self,
+        key: int,
+        payload: bytes,
+        tags: TagTokens,
+        sign: Callable[..., bytes] | None,
+        shard: Shard,
     ) -> ValueTooLargeError | None:
         """Return an error if the record would not fit even into an empty shard."""
         if len(tags) > MOST_TAGS:
             return ValueTooLargeError(f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}")
         largest = shard.files.largest()
-        if record_size(len(key), len(payload), len(tags)) <= largest:
+        seal = 0 if sign is None else SIGNATURE_SIZE
+        if record_size(key, 0, len(payload) + seal, len(tags)) <= largest:
             return None
         return ValueTooLargeError(
-            f"a value of {len(payload)} bytes under a key of {len(key)} does not fit: this directory, "
+            f"a value of {len(payload)} bytes under a key of {key} does not fit: this directory, "
             f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
             f"raise the limit, or store less"
         )

@@ -18,8 +18,13 @@ Records and slots
 -----------------
 A record never changes once it is reachable. It begins at a multiple of 32 bytes:
 
-    crc32 of all that follows, padding included | length of payload | of key | flags | number of tags |
-    expiry | hash | server token | (bucket, token) of each tag | key | payload | zeros up to a multiple of 32
+    crc32 of all that follows, padding included | length of payload | of key | of tag names | flags |
+    number of tags | created | expiry | stale until | hash | server token | (bucket, token) of each tag |
+    key | tag names | payload | zeros up to a multiple of 32
+
+This is all that is stored about an entry, under one checksum. Times are seconds since the epoch. The engine
+reads lengths, expiry, hash and the tags' tokens. `record_codec` gives the flags, the names and the payload
+their meaning. With a secret, the payload ends with a signature of everything between crc and signature.
 
 A slot of the index is two aligned words. One instruction reads or writes each, through a memoryview cast to
 "Q". A, the hash word, is hash|1. If it is 0, no later slot of the probe chain matters. B, the location word,
@@ -95,14 +100,15 @@ from cachekit.tiers.fences import TagTokens
 DATA_NAME: Final = re.compile(r"[1-9a-f][0-9a-f]{0,7}-[1-9a-f][0-9a-f]{0,7}\.(segment|index)")
 
 #: The version of this format; a directory with another one is not read.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 PAGE: Final = 4096
 UNIT: Final = 32  # records begin at multiples of it
+SIGNATURE_SIZE: Final = 32
 
-#: crc, payload length, key length, flags, tags, expiry, hash, server token
-HEADER: Final = Struct("<IIIHHdQQ")
-_AFTER_CRC: Final = Struct("<IIHHdQQ")
+#: crc; lengths of payload, key and names; flags, tags; created, expiry, stale until; hash, server token
+HEADER: Final = Struct("<IIIIHHdddQQ")
+_AFTER_CRC: Final = Struct("<IIIHHdddQQ")
 _PADDING: Final = [bytes(length) for length in range(UNIT)]
 #: bucket and token of one tag
 TAG: Final = Struct("<IQ")
@@ -124,13 +130,23 @@ _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
 
 
 class Record(NamedTuple):
-    """What the engine stores under a key: the payload, and what belongs to it."""
+    """A record, as a private copy, and what its header says."""
 
-    payload: bytes
-    expiry: float  #: seconds since the epoch; infinity if it does not expire
+    content: bytes  #: all of it
+    names: int  #: where the names of its tags begin, which end where the payload begins
+    start: int  #: where the payload begins
+    end: int  #: where the payload ends
     flags: int
+    created: float  #: seconds since the epoch
+    expiry: float  #: the same; infinity if it does not expire
+    stale_until: float  #: the same
     server_token: int  #: the token that a server had for the key when the value was made; 0 without a server
     tags: TagTokens  #: bucket and token of each tag, from before the value was read
+
+    @property
+    def payload(self) -> bytes:
+        """Return the payload."""
+        return self.content[self.start : self.end]
 
 
 def hasher(salt: bytes) -> Callable[[bytes], int]:
@@ -149,9 +165,10 @@ def hasher(salt: bytes) -> Callable[[bytes], int]:
     return hash_of
 
 
-def record_size(key_length: int, payload_length: int, tags: int) -> int:
+def record_size(key_length: int, names_length: int, payload_length: int, tags: int) -> int:
     """Return how many bytes a record takes in a segment."""
-    return (HEADER.size + TAG.size * tags + key_length + payload_length + UNIT - 1) & -UNIT
+    body = key_length + names_length + payload_length
+    return (HEADER.size + TAG.size * tags + body + UNIT - 1) & -UNIT
 
 
 def encode(
@@ -162,13 +179,21 @@ def encode(
     flags: int,
     server_token: int,
     tags: Sequence[tuple[int, int]],
+    created: float,
+    stale_until: float,
+    names: bytes,
+    sign: Callable[..., bytes] | None,
 ) -> bytes:
-    """Return a record, padded to its full size."""
-    head = _AFTER_CRC.pack(len(payload), len(key), flags, len(tags), expiry, hashed, server_token)
+    """Return a record, padded to its full size; with `sign`, its payload ends with the signature."""
+    size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
+    head = _AFTER_CRC.pack(
+        size, len(key), len(names), flags, len(tags), created, expiry, stale_until, hashed, server_token
+    )
     if tags:
         head += b"".join([TAG.pack(*tag) for tag in tags])
-    padding = _PADDING[-(4 + len(head) + len(key) + len(payload)) % UNIT]
-    body = b"".join((head, key, payload, padding))
+    padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
+    seal = b"" if sign is None else sign(head, key, names, payload)
+    body = b"".join((head, key, names, payload, seal, padding))
     return crc32(body).to_bytes(4, "little") + body
 
 

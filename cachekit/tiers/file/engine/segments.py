@@ -74,11 +74,11 @@ class Segments:
             self.mapped.pop(number, None)
         return content
 
-    def head(self, segment: int, size: int) -> bytes:
-        """Return the first bytes of a segment, without mapping it; empty if it was removed."""
+    def piece(self, segment: int, offset: int, size: int) -> bytes:
+        """Return some bytes of a segment, without mapping it; fewer if it ends there or was removed."""
         try:
             with open(self.name(segment), "rb", buffering=0, opener=self._folder.open) as file:
-                return file.read(size)
+                return os.pread(file.fileno(), size, offset)
         except FileNotFoundError:
             return b""
 
@@ -180,5 +180,5 @@ def length_at(content: Content, offset: int) -> int:
     Raises:
         struct.error: the content ends before the header does.
     """
-    _, payload, key, _, tags, _, _, _ = HEADER.unpack_from(content, offset)
-    return record_size(key, payload, tags)
+    _, payload, key, names, _, tags, *_ = HEADER.unpack_from(content, offset)
+    return record_size(key, names, payload, tags)

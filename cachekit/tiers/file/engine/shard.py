@@ -181,19 +181,25 @@ class Shard:
             if length == LONG:
                 length = length_at(content, offset)
             copy = content[offset : offset + length]
-            crc, payload, key_length, flags, tags, expiry, _, server_token = HEADER.unpack_from(copy)
+            (crc, payload, key_length, names, flags, tags, created, expiry, stale_until, _, server_token) = (
+                HEADER.unpack_from(copy)
+            )
         except StructError:
             return None
         actual = crc32(copy[4:] if length < PAGE else memoryview(copy)[4:])
-        if actual != crc or (crc ^ location_word) & CRC_MASK:
+        at = HEADER.size + TAG.size * tags
+        end = at + key_length
+        # Under one checksum: if it holds, so do all fields. The slot has some bits of the crc, so another
+        # record that took this place is noticed too.
+        if actual != crc or (crc ^ location_word) & CRC_MASK or copy[at:end] != key:
             return None
-        start = HEADER.size + TAG.size * tags
-        end = start + key_length
-        if copy[start:end] != key:
-            return None
+        start = end + names
         tokens = decode_tags(copy, tags) if tags else ()
         # As Record(), without its call.
-        return _new_record(Record, (copy[end : end + payload], expiry, flags, server_token, tokens))
+        return _new_record(
+            Record,
+            (copy, end, start, start + payload, flags, created, expiry, stale_until, server_token, tokens),
+        )
 
     def scan(self, now: float) -> Iterator[str]:
         """Yield the keys of live records, without the lock. A record that changes may be old or new."""
@@ -224,7 +230,7 @@ class Shard:
             return None
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
         try:
-            _, _, key_length, _, tags, expiry, _, _ = HEADER.unpack_from(content, offset)
+            _, _, key_length, _, _, tags, _, expiry, *_ = HEADER.unpack_from(content, offset)
         except StructError:
             return None
         start = HEADER.size + TAG.size * tags

@@ -214,7 +214,7 @@ class ShardFiles:
     def slot_of_large(self, number: int) -> int:
         """Return the position of the slot that names this file of one record; -1 if there is none."""
         try:
-            hashed = HEADER.unpack(self.index.segments.head(number, HEADER.size))[6]
+            hashed = HEADER.unpack(self.index.segments.piece(number, 0, HEADER.size))[9]
         except StructError:
             return -1
         at = self.index.find(hashed)
@@ -453,7 +453,8 @@ class ShardFiles:
             content: Content | None = index.segments.mapped.get(segment)
             try:
                 if content is None:
-                    content = index.segments.head(segment, offset + HEADER.size)
+                    # Not what lies before the header: that may be 4 MiB.
+                    content, offset = index.segments.piece(segment, offset, HEADER.size), 0
                 length = length_at(content, offset)
             except StructError:
                 length = 0

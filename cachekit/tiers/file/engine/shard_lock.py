@@ -1,8 +1,8 @@
 """The lock of one shard: a thread lock, and behind it a flock on a descriptor that stays open.
 
 A caller waits at most `patience` seconds. A process that is stopped while it holds the flock delays writers
-that long, and then they get LockTimeoutError. A process that dies releases the flock. An attempt is one call
-of `filelock.lock_descriptor`. If it fails, the next one comes after a random 50 us to 1 ms: as fast and as
+that long, and then they get LockTimeoutError. A process that dies releases the flock. The first attempt is
+one `flock`. If it fails, `filelock.lock_descriptor` tries again after a random 50 us to 1 ms: as fast and as
 fair as a wait in the kernel, which would have no deadline.
 """
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from errno import ENOENT
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
@@ -54,19 +55,18 @@ class ShardLock:
     """
 
     __slots__ = (
-        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock", "_unlock",
+        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock",
         "path", "patience",
     )  # fmt: skip
 
     def __init__(self, folder: Folder, patience: float) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
-        from filelock import lock_descriptor, unlock_descriptor
+        from filelock import lock_descriptor
 
         self._folder = folder
         self.path = f"{folder.path}/{_NAME}"
         self.patience = patience
         self._lock = lock_descriptor
-        self._unlock = unlock_descriptor
         self._thread_lock = threading.RLock()
         self._owner = 0
         self._draining = 0
@@ -109,7 +109,9 @@ class ShardLock:
                         self._open()
                     try:
                         self._owner = me
-                        if not self._lock(self._fd, blocking=False):
+                        try:
+                            flock(self._fd, LOCK_EX | LOCK_NB)  # what filelock calls, without its checks
+                        except (BlockingIOError, PermissionError):
                             self._wait(entered + self.patience)
                         if not os.fstat(self._fd).st_nlink:
                             # Another process makes a new file, which this flock would not lock.
@@ -118,10 +120,10 @@ class ShardLock:
                     finally:
                         self._owner = 0
                         try:
-                            self._unlock(self._fd)
+                            flock(self._fd, LOCK_UN)
                         except BaseException:
                             # A signal handler's exception before the unlock. Unlocking twice does no harm.
-                            self._unlock(self._fd)
+                            flock(self._fd, LOCK_UN)
                             raise
                 if result is not AGAIN:
                     return result

@@ -1,0 +1,71 @@
+"""How keys, tags and values appear in log lines and errors: as a digest, because they may hold a secret."""
+
+from __future__ import annotations
+
+import os
+
+from cachekit.errors import CacheError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+_DIGITS: Final = frozenset("0123456789abcdef")
+#: The beginning of the tag that all results of a cached function have.
+_OF_FUNCTION: Final = "cachekit.function:"
+#: Types whose values are no secret.
+_PLAIN: Final = (bool, int, float)
+
+
+def shows_keys() -> bool:
+    """Return whether CACHEKIT_SHOW_KEYS=1 allows texts with keys, tags and values in them."""
+    return os.environ.get("CACHEKIT_SHOW_KEYS") == "1"
+
+
+def shown_key(key: str) -> str:
+    """Return the name of the key's function, or "key", and a digest that is the same in every process."""
+    if shows_keys():
+        return repr(key)
+    # Keys of cached functions begin with the function's name, its version and a parenthesis.
+    function, _, version = key.partition("(")[0].rpartition("@")
+    of_function = len(version) == 12 and _DIGITS.issuperset(version)
+    return f"{function if of_function and function else 'key'} #{_digest(key)}"
+
+
+def shown_keys(keys: Iterable[str]) -> str:
+    """Return several keys as `shown_key` does, with commas between them."""
+    return ", ".join(map(shown_key, keys))
+
+
+def shown_tags(tags: Iterable[str]) -> str:
+    """Return tags in order, each as a digest, except those of cached functions; "no tags" for none."""
+    texts = [
+        repr(tag) if shows_keys() else tag if tag.startswith(_OF_FUNCTION) else f"#{_digest(tag)}"
+        for tag in sorted(tags)
+    ]
+    return f"tags {', '.join(texts)}" if texts else "no tags"
+
+
+def shown_value(value: object) -> str:
+    """Return the type of a value, and the value itself only if it cannot be a secret."""
+    if shows_keys():
+        return f"{value!r} of type {type(value).__name__}"
+    if value is None:
+        return "None"
+    if type(value) in _PLAIN:
+        return f"{value!r} of type {type(value).__name__}"
+    return f"an object of type {type(value).__name__}"
+
+
+def shown_error(error: BaseException) -> str:
+    """Return the type of an error, and its text only if cachekit wrote it."""
+    if shows_keys() or isinstance(error, CacheError):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+def _digest(text: str) -> str:
+    from hashlib import blake2b  # only texts about keys need it
+
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

@@ -1,0 +1,163 @@
+"""Turns entries into the fields of records, and back.
+
+A copy lives no longer than its original and the tier's own limit, whatever the clocks of its writers said.
+Bytes that cannot be read are no entry. `engine.format` describes the record. This module gives the flags, the
+names of the tags and the payload their meaning:
+
+    flags      number of the codec | number of the compression << 8 | SIGNED
+    names      of each tag: its token on the server, or 0; the length of its name; the name in UTF-8
+    payload    what the codec returned, compressed; with a secret, then the signature
+
+The engine's checksum covers all of a record, and so does a signature. With a secret, nothing of the payload
+is read before the signature was verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import inf
+from struct import Struct
+from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
+from typing import Any, Final, final
+
+from cachekit.errors import UnreadableError
+from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.types import NO_TAGS
+from cachekit.serialization.codec import Codec
+from cachekit.serialization.compression import Compressor, unpack
+from cachekit.serialization.signing import Signer
+from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.file.engine.format import PAGE, SIGNATURE_SIZE, Record
+
+_PRECISION: Final = 6  # digits of a TTL that the difference of two times still has
+_SIGNED: Final = 1 << 15
+_COMPRESSION_SHIFT: Final = 8
+#: Token on the server, and length of the name.
+_NAME: Final = Struct("<QI")
+
+
+@final
+class RecordCodec:
+    """Encodes and decodes for one tier. Safe in any thread.
+
+    Args:
+        codec: for the values.
+        compressor: for what the codec returns.
+        signer: signs records; None if there is no secret.
+    """
+
+    __slots__ = ("_codec", "_compress", "_flags", "_plain", "_verify", "sign")
+
+    def __init__(self, codec: Codec, compressor: Compressor, signer: Signer | None) -> None:
+        self._codec = codec
+        self._compress = compressor.pack
+        self._verify = None if signer is None else signer.verify
+        #: Returns the signature of the parts of a record; None without a secret.
+        self.sign = None if signer is None else signer.sign
+        self._flags = codec.code | (0 if signer is None else _SIGNED)
+        #: The flags of a record of which the payload is just what the codec returned.
+        self._plain = -1 if signer is not None else codec.code
+
+    def encode(self, value: Any) -> tuple[int, bytes]:
+        """Return the flags and the payload for a value.
+
+        Raises:
+            SerializationError: the value would not come back as it is.
+        """
+        compression, payload = self._compress(self._codec.encode(value))
+        return self._flags | compression << _COMPRESSION_SHIFT, payload
+
+    def value(self, record: Record) -> Any:
+        """Return the value in a record.
+
+        Raises:
+            UnreadableError: it has another codec or signature, or may not be read.
+        """
+        content, _, start, end, flags, *_ = record
+        try:
+            # A slice of a short record is copied faster than a view of it is made.
+            payload = content[start:end] if end < PAGE else memoryview(content)[start:end]
+            if flags == self._plain:
+                return self._codec.decode(payload)
+            return self._unusual_value(content, memoryview(payload), end, flags)
+        except UnreadableError:
+            raise
+        except Exception as error:
+            raise UnreadableError(
+                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
+            ) from error
+
+    def _unusual_value(self, content: bytes, payload: memoryview, end: int, flags: int) -> Any:
+        """Return the value in a payload that is compressed, or signed, or written by another codec."""
+        if bool(flags & _SIGNED) != (self._verify is not None):
+            which = "not signed, though" if self._verify else "signed, and"
+            has = "has a" if self._verify else "has no"
+            raise UnreadableError(f"{which} this cache {has} secret", "signature")
+        if self._verify is not None:
+            payload, seal = payload[:-SIGNATURE_SIZE], payload[-SIGNATURE_SIZE:]
+            self._verify(seal, memoryview(content)[4 : end - SIGNATURE_SIZE])
+        if flags & 0xFF != self._codec.code:
+            raise UnreadableError(
+                f"written with codec {flags & 0xFF}, not with {self._codec.name!r}", "codec"
+            )
+        compression = (flags & ~_SIGNED) >> _COMPRESSION_SHIFT
+        return self._codec.decode(unpack(compression, payload))
+
+    def entry(self, key: str, record: Record, now: float) -> tuple[CacheEntry, ServerTokens | None]:
+        """Return the entry in a record, and its origin.
+
+        Raises:
+            UnreadableError: as for `value`.
+        """
+        value = self.value(record)
+        content, names_at, start, end, _, created, expiry, stale_until, server_token, tag_tokens = record
+        # Other users may have written it, if they may write in the directory: then its times may be anything.
+        if not -inf < created < inf or expiry != expiry or stale_until != stale_until:
+            raise UnreadableError("a time of the record is no number", "damage")
+        ttl = None if expiry == inf else round(expiry - created, _PRECISION)
+        stale_ttl = 0.0 if stale_until <= expiry else round(stale_until - expiry, _PRECISION)
+        names = parse_names(content[names_at:start]) if names_at != start else {}
+        if len(names) != len(tag_tokens):
+            raise UnreadableError("the names of the tags do not go with their tokens", "damage")
+        entry = checked_entry(
+            key,
+            value,
+            # If the clock was set back since then, the life must not become longer.
+            min(now, created),
+            ttl,
+            frozenset(names) if names else NO_TAGS,
+            end - start,
+            stale_ttl,
+        )
+        return entry, ServerTokens(server_token, names) if server_token else None
+
+
+def pack_names(tags: Collection[str], origin: ServerTokens | None) -> bytes:
+    """Return the names of tags, with the tokens that the server had for them, as records keep them."""
+    parts = []
+    for tag in tags:
+        name = tag.encode("utf-8", "surrogatepass")
+        parts.append(_NAME.pack(0 if origin is None else origin.tags.get(tag, 0), len(name)))
+        parts.append(name)
+    return b"".join(parts)
+
+
+def parse_names(packed: bytes) -> dict[str, int]:
+    """Return the tags, each with its token on the server.
+
+    Raises:
+        UnreadableError: these are not bytes that `pack_names` returns.
+    """
+    names: dict[str, int] = {}
+    at = 0
+    try:
+        while at < len(packed):
+            token, length = _NAME.unpack_from(packed, at)
+            at += _NAME.size
+            if length > len(packed) - at:
+                raise UnreadableError("the name of a tag is cut", "damage")
+            names[packed[at : at + length].decode("utf-8", "surrogatepass")] = token
+            at += length
+    except (StructError, UnicodeDecodeError) as error:
+        raise UnreadableError("the names of the tags are damaged", "damage") from error
+    return names

@@ -1,0 +1,47 @@
+-- Does what `put.lua` does for one value, if what is stored may be replaced.
+--
+-- KEYS[1]  the value                        KEYS[2]  the token of its bucket
+-- ARGV[1]  the channel                      ARGV[2]  the message
+-- ARGV[3]  the token's life in milliseconds ARGV[4]  the envelope
+-- ARGV[5]  its life in milliseconds, or "" for no end
+-- ARGV[6]  the new token
+-- ARGV[7]  "", or the SHA-1 of the only value that may be replaced
+-- ARGV[8]  "", or the only token that may be replaced
+--
+-- Returns 1; or 0 if another value, or token, than the one that may be replaced is stored, and nothing was
+-- changed. That is published as well: a missing number counts as a loss, and the fleet would drop all copies
+-- in memory.
+-- Running it twice has the effect of running it once. With a token that may be replaced, it recognises the
+-- second run by its own token.
+
+-- First, so that a user who may not publish does not write either. No client reads before the end.
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+if ARGV[7] ~= '' then
+    local held = redis.pcall('GET', KEYS[1])
+    if type(held) ~= 'string' or redis.sha1hex(held) ~= ARGV[7] then
+        return 0
+    end
+end
+if ARGV[8] ~= '' then
+    local held = redis.pcall('GET', KEYS[2])
+    if held == ARGV[6] then
+        return 1
+    elseif held ~= ARGV[8] then
+        return 0
+    end
+end
+local done
+if ARGV[5] == '' then
+    done = redis.pcall('SET', KEYS[1], ARGV[4])
+else
+    done = redis.pcall('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+end
+if not done.err then
+    done = redis.pcall('SET', KEYS[2], ARGV[6], 'PX', ARGV[3])
+end
+if done.err then
+    -- A server without room keeps neither, as in `put.lua`.
+    redis.pcall('UNLINK', KEYS[1], KEYS[2])
+    return done
+end
+return 1

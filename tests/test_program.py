@@ -1,0 +1,205 @@
+"""Which program a process belongs to: scripts, shells, tools, what they start, and runs of tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOTAL = """
+from cachekit import cache_result
+
+def load(day): return {}
+
+@cache_result
+def total(day):
+    print("working")
+    return sum(load(day))
+
+print(total("monday"))
+"""
+
+POOLED = """
+import os, subprocess, sys
+from cachekit import cache_result
+
+@cache_result
+def work(n):
+    return os.getpid(), n
+
+if __name__ == "__main__":
+    {start}
+    print(theirs == [work(n) for n in range(4)])
+"""
+
+LIBRARY = """
+import os
+from cachekit import cache_result
+
+@cache_result
+def work(n):
+    return os.getpid(), n
+"""
+
+
+def run(*arguments: str, cwd: Path, source: str | None = None, **variables: str) -> str:
+    """Return what a Python process prints."""
+    ended = subprocess.run(
+        [sys.executable, *arguments],
+        input=source,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=cwd,
+        env=os.environ | variables,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def places(tmp_path: Path, *names: str) -> list[Path]:
+    """Make directories."""
+    made = [tmp_path / name for name in names]
+    for place in made:
+        place.mkdir()
+    return made
+
+
+class TestShells:
+    def test_projects_share_no_answers(self, tmp_path: Path, subtests: pytest.Subtests) -> None:
+        """Shells are told apart by the working directory, and the next shell there finds the answers."""
+        first, second = places(tmp_path, "first", "second")
+        code = [TOTAL.format(data) for data in ("[1, 2, 3]", "[10, 20, 30]")]
+        for how, arguments in (
+            ("-c", lambda source: (["-c", source], None)),
+            ("-", lambda source: (["-"], source)),
+        ):
+            with subtests.test(how=how):
+                for place, source, answer in zip((first, second), code, ("6", "60"), strict=True):
+                    given, text = arguments(source)
+                    variables = {"CACHEKIT_DIR": str(tmp_path / f"caches{how}")}
+                    assert run(*given, cwd=place, source=text, **variables) == f"working\n{answer}\n"
+                    assert run(*given, cwd=place, source=text, **variables) == f"{answer}\n"
+
+    def test_shells_that_one_program_starts(self, tmp_path: Path) -> None:
+        """They belong to that program, and their functions are still told apart by the directory."""
+        first, second = places(tmp_path, "first", "second")
+        assert run("-c", TOTAL.format("[1]"), cwd=first, CACHEKIT_PROGRAM="script:/x.py") == "working\n1\n"
+        assert run("-c", TOTAL.format("[2]"), cwd=second, CACHEKIT_PROGRAM="script:/x.py") == "working\n2\n"
+
+    def test_a_directory_that_was_removed(self, tmp_path: Path) -> None:
+        """One warning, and memory serves alone."""
+        source = "import os; os.rmdir(os.getcwd())\n" + TOTAL.format("[1]") + "print(total('monday'))"
+        (place,) = places(tmp_path, "gone")
+        ended = subprocess.run(
+            [sys.executable, "-c", source], cwd=place, capture_output=True, text=True, timeout=200, check=True
+        )
+        assert ended.stdout == "working\n1\n1\n"
+        assert ended.stderr.count("\n") == 1
+        assert "set CACHEKIT_NAMESPACE" in ended.stderr
+
+
+def test_a_tool_serves_projects_apart(tmp_path: Path) -> None:
+    """A server that is installed runs the code of the working directory, where two modules have one name."""
+    first, second = places(tmp_path, "first", "second")
+    for place, data, answer in (first, "[1]", "1"), (second, "[2]", "2"):
+        (place / "app.py").write_text(TOTAL.format(data))
+        # A module of the standard library that runs the code of a project.
+        assert run("-m", "timeit", "-n1", "-r1", "import app", cwd=place).startswith(f"working\n{answer}\n")
+        assert run("-m", "timeit", "-n1", "-r1", "import app", cwd=place).startswith(f"{answer}\n")
+
+
+class TestProcessesOfAProgram:
+    def test_pools(self, tmp_path: Path, subtests: pytest.Subtests) -> None:
+        """The workers find the answers of the program, and it theirs, also if they are called first."""
+        (tmp_path / "library.py").write_text(LIBRARY)
+        process = "[sys.executable, {!r}, {!r}]"
+        worker = tmp_path / "worker.py"
+        worker.write_text("from library import work\nprint([work(n) for n in range(4)])")
+        starts = {
+            method: "import multiprocessing\n"
+            f"    with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
+            "        theirs = pool.map(work, range(4))"
+            for method in ("spawn", "forkserver", "fork")
+        } | {
+            "loky": "import joblib\n"
+            "    theirs = joblib.Parallel(2)(joblib.delayed(work)(n) for n in range(4))",
+            "subprocess -c": "from library import work\n    theirs = eval(subprocess.check_output("
+            + process.format("-c", worker.read_text())
+            + "))",
+            "subprocess of another script": "from library import work\n    theirs = eval("
+            f"subprocess.check_output([sys.executable, {str(worker)!r}]))",
+            "subprocess -m": "from library import work\n    theirs = eval("
+            "subprocess.check_output([sys.executable, '-m', 'worker']))",
+        }
+        for name, start in starts.items():
+            with subtests.test(name):
+                script = tmp_path / f"{name.replace(' ', '_')}.py"
+                script.write_text(POOLED.format(start=start))
+                variables = {"PYTHONPATH": str(tmp_path), "CACHEKIT_DIR": str(tmp_path / name)}
+                assert run(str(script), cwd=tmp_path, **variables) == "True\n"
+                assert len(os.listdir(tmp_path / name)) == 1
+
+
+class TestRunsOfTests:
+    @pytest.mark.parametrize("runner", ["pytest", "unittest"])
+    def test_they_leave_nothing(self, tmp_path: Path, runner: str) -> None:
+        """Neither for the next run nor on the disk; explicit file tiers without a directory likewise."""
+        test = tmp_path / "test_it.py"
+        test.write_text(
+            "import unittest\n"
+            "from cachekit import FileCache, cache_result, get_default_cache\n"
+            "calls = []\n"
+            "@cache_result\n"
+            "def f(n): calls.append(n); return n\n"
+            "class TestIt(unittest.TestCase):\n"
+            "    def test_it(self):\n"
+            "        f(1), f(1)\n"
+            "        assert calls == [1]\n"
+            "        with open('path', 'w') as file: file.write(get_default_cache().file_cache.path)\n"
+            "        with FileCache() as tier:\n"
+            "            assert tier.get_value('k') is None\n"
+            "            tier.set_value('k', 1)\n"
+        )
+        # As outside of these tests.
+        unset = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CACHEKIT_", "PYTEST_"))
+        } | {"XDG_CACHE_HOME": str(tmp_path / "home")}
+        for _ in range(2):
+            ended = subprocess.run(
+                [sys.executable, "-m", runner, "test_it.py"],
+                cwd=tmp_path, env=unset, capture_output=True, text=True, timeout=200, check=False,
+            )  # fmt: skip
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+            assert not os.path.exists((tmp_path / "path").read_text())
+        assert not (tmp_path / "home").exists()
+
+    def test_a_directory_that_is_given_is_kept(self, tmp_path: Path) -> None:
+        """CACHEKIT_DIR is obeyed in tests, too."""
+        run("-c", TOTAL.format("[1]"), cwd=tmp_path, CACHEKIT_DIR=str(tmp_path / "given"))
+        assert os.listdir(tmp_path / "given")
+
+
+def test_a_user_without_a_home_directory(tmp_path: Path) -> None:
+    """One warning, and memory serves alone."""
+    source = (
+        "import pwd\n"
+        "def getpwuid(uid): raise KeyError(f'getpwuid(): uid not found: {uid}')\n"
+        "pwd.getpwuid = getpwuid\n" + TOTAL.format("[1]") + "print(total('monday'))"
+    )
+    homeless = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"HOME", "XDG_CACHE_HOME"} and not name.startswith(("CACHEKIT_", "PYTEST_"))
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path, env=homeless, capture_output=True, text=True, timeout=200, check=True,
+    )  # fmt: skip
+    assert ended.stdout == "working\n1\n1\n"
+    assert ended.stderr.count("\n") == 1
+    assert "set CACHEKIT_DIR" in ended.stderr
