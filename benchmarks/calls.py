@@ -354,7 +354,16 @@ def run(work: Awaitable[Any]) -> Any:
 
 
 _loop = asyncio.new_event_loop()
-atexit.register(_loop.close)
+
+
+@atexit.register
+def end_loop() -> None:
+    """End what peers leave running on the loop."""
+    left = asyncio.all_tasks(_loop)
+    for task in left:
+        task.cancel()
+    _loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    _loop.close()
 
 
 async def each(

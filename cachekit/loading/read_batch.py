@@ -10,6 +10,7 @@ Where a cache has a server, one call of `find_many` reads the keys of a turn, in
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
@@ -44,7 +45,8 @@ class ReadBatch:
     """What the tasks of one loop ask for in one turn. Its methods run on the loop, except for `_work`."""
 
     __slots__ = (
-        "_done", "_is_landing", "_is_late", "_left", "_loop", "_queue", "_timer", "asked", "open_on",
+        "__weakref__", "_done", "_is_landing", "_is_late", "_left", "_loop", "_queue", "_timer", "asked",
+        "open_on",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -128,8 +130,8 @@ class ReadBatch:
 
 
 class _Turn(threading.local):
-    # A thread runs one loop at a time.
-    batch: ReadBatch | None = None
+    # A thread runs one loop at a time. The loop holds the batch: nothing is left of a loop that is dropped.
+    batch: weakref.ref[ReadBatch] | None = None
 
 
 _turn = _Turn()
@@ -150,9 +152,10 @@ def add(
     import asyncio
 
     loop = asyncio.get_running_loop()
-    batch = _turn.batch
+    batch = None if _turn.batch is None else _turn.batch()
     if batch is None or batch.open_on is not loop:
-        batch = _turn.batch = ReadBatch(loop)
+        batch = ReadBatch(loop)
+        _turn.batch = weakref.ref(batch)
     landed: asyncio.Future[Outcome[Any]] = loop.create_future()
     batch.asked.append(_Read(step, args, many, copy_context(), landed))
     return landed

@@ -8,6 +8,7 @@ a thread to go on. So a step that has not begun after 50 ms runs in a spare thre
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -60,9 +61,9 @@ def submit(work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
             _begin(claimed)
     else:
         watch = _here.watch
-        if watch is None or watch.loop is not loop:
+        if watch is None or watch.loop() is not loop:
             watch = _here.watch = _Watch(loop)
-        watch.add(unclaimed)
+        watch.add(unclaimed, loop)
 
 
 async def in_own_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -102,25 +103,28 @@ class _Watch:
     __slots__ = ("_is_set", "_steps", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        #: Weak, because a thread keeps its watch, and nothing is to be left of a loop that is dropped.
+        self.loop = weakref.ref(loop)
         self._steps: deque[tuple[float, list[Callable[[], None]]]] = deque()
         self._is_set = False
 
-    def add(self, unclaimed: list[Callable[[], None]]) -> None:
+    def add(self, unclaimed: list[Callable[[], None]], loop: asyncio.AbstractEventLoop) -> None:
         """Watch a step from now on."""
-        due = self.loop.time() + _PATIENCE
+        due = loop.time() + _PATIENCE
         self._steps.append((due, unclaimed))
         if not self._is_set:
             self._is_set = True
-            self.loop.call_at(due, self._look)
+            loop.call_at(due, self._look)
 
     def _look(self) -> None:
-        now = self.loop.time() + _RESOLUTION
+        loop = self.loop()
+        assert loop is not None, "it runs this"
+        now = loop.time() + _RESOLUTION
         while self._steps and (self._steps[0][0] <= now or not self._steps[0][1]):
             _spare.run(self._steps.popleft()[1])
         self._is_set = bool(self._steps)
         if self._steps:
-            self.loop.call_at(self._steps[0][0], self._look)
+            loop.call_at(self._steps[0][0], self._look)
 
 
 class _Here(threading.local):
