@@ -14,8 +14,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = [
-    "asyncio_.py", "cache.py", "decorator.py", "eviction.py", "file.py", "import_time.py", "loads.py",
-    "memory.py", "redis.py", "serialization.py",
+    "cache.py", "calls.py", "decorator.py", "engine.py", "eviction.py", "fleet.py", "import_time.py",
+    "loads.py", "memory.py", "serialization.py",
 ]  # fmt: skip
 #: Two that take a second; a test below runs decorator.py without peers, and `-m soak` runs all of them.
 IN_SUITE = {"eviction.py", "loads.py"}
@@ -76,7 +76,7 @@ print(json.dumps({row.name: [len(row.per_round), row.trouble] for row in answer}
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {name: text for name, text in os.environ.items() if name != "CACHEKIT_DISABLE"}
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=200, env=environment
+        [sys.executable, *command], capture_output=True, text=True, timeout=900, env=environment
     )
 
 
@@ -91,7 +91,9 @@ def progress_alone(stderr: str) -> bool:
 
 def test_every_script_is_tried_here() -> None:
     """A benchmark that is added is added to this test."""
-    assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted([*SCRIPTS, "harness.py"])
+    assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted(
+        [*SCRIPTS, "harness.py", "tables.py"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,22 @@ def test_it_runs(script: str, tmp_path: Path) -> None:
     ours = [row for row in rows if row["ours"]]
     assert [row["trouble"] for row in ours] == [None] * len(ours)
     assert all(len(row["per_round"]) in {1, 2} and row["median"] >= 0 for row in ours)
-    assert measured["targets"]
+    assert measured["targets"] or script == "fleet.py"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_the_tables(tmp_path: Path) -> None:
+    """One command runs every script, and prints a table for README and those of docs/benchmarks.md."""
+    ended = run(str(BENCHMARKS / "tables.py"), "--quick", "--keep", str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert {f"{path.stem}.py" for path in tmp_path.glob("*.json")} == set(SCRIPTS)
+    again = run(str(BENCHMARKS / "tables.py"), "--from", str(tmp_path))
+    assert again.stdout == ended.stdout
+    headings = [f"### `benchmarks/{script}`" for script in SCRIPTS]
+    assert [one for one in ("## README.md", *headings) if one not in ended.stdout] == []
+    rows = [row for path in tmp_path.glob("*.json") for row in rows_of(json.loads(path.read_text()))]
+    assert [row for row in rows if row["ours"] and row["trouble"]] == []
 
 
 def test_help_says_what_it_measures() -> None:

@@ -10,12 +10,12 @@ Where a cache has a server, one call of `find_many` reads the keys of a turn, in
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar, final
-from weakref import ref
 
 from cachekit.model.types import MISSING, CacheLevel
 from cachekit.runtime.outcome import Outcome
@@ -130,8 +130,8 @@ class ReadBatch:
 
 
 class _Turn(threading.local):
-    # A thread runs one loop at a time. The loop keeps the batch while it is open.
-    batch: Callable[[], ReadBatch | None] = staticmethod(lambda: None)
+    # A thread runs one loop at a time. The loop holds the batch: nothing is left of a loop that is dropped.
+    batch: weakref.ref[ReadBatch] | None = None
 
 
 _turn = _Turn()
@@ -152,10 +152,10 @@ def add(
     import asyncio
 
     loop = asyncio.get_running_loop()
-    batch = _turn.batch()
+    batch = None if _turn.batch is None else _turn.batch()
     if batch is None or batch.open_on is not loop:
         batch = ReadBatch(loop)
-        _turn.batch = ref(batch)
+        _turn.batch = weakref.ref(batch)
     landed: asyncio.Future[Outcome[Any]] = loop.create_future()
     batch.asked.append(_Read(step, args, many, copy_context(), landed))
     return landed

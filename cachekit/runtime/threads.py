@@ -8,13 +8,13 @@ a thread to go on. So a step that has not begun after 50 ms runs in a spare thre
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
-from weakref import ref
 
 from cachekit.runtime import fork
 from cachekit.runtime.outcome import Outcome
@@ -60,11 +60,10 @@ def submit(work: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         if claimed is not None:
             _begin(claimed)
     else:
-        watch = _here.watch()
-        if watch is None or watch.loop is not loop:
-            watch = _Watch(loop)
-            _here.watch = ref(watch)
-        watch.add(unclaimed)
+        watch = _here.watch
+        if watch is None or watch.loop() is not loop:
+            watch = _here.watch = _Watch(loop)
+        watch.add(unclaimed, loop)
 
 
 async def in_own_thread(step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -101,33 +100,36 @@ class _Watch:
     It has one timer for all steps, because a timer of its own costs a step more than its thread does.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_steps", "loop")
+    __slots__ = ("_is_set", "_steps", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        #: Weak, because a thread keeps its watch, and nothing is to be left of a loop that is dropped.
+        self.loop = weakref.ref(loop)
         self._steps: deque[tuple[float, list[Callable[[], None]]]] = deque()
         self._is_set = False
 
-    def add(self, unclaimed: list[Callable[[], None]]) -> None:
+    def add(self, unclaimed: list[Callable[[], None]], loop: asyncio.AbstractEventLoop) -> None:
         """Watch a step from now on."""
-        due = self.loop.time() + _PATIENCE
+        due = loop.time() + _PATIENCE
         self._steps.append((due, unclaimed))
         if not self._is_set:
             self._is_set = True
-            self.loop.call_at(due, self._look)
+            loop.call_at(due, self._look)
 
     def _look(self) -> None:
-        now = self.loop.time() + _RESOLUTION
+        loop = self.loop()
+        assert loop is not None, "it runs this"
+        now = loop.time() + _RESOLUTION
         while self._steps and (self._steps[0][0] <= now or not self._steps[0][1]):
             _spare.run(self._steps.popleft()[1])
         self._is_set = bool(self._steps)
         if self._steps:
-            self.loop.call_at(self._steps[0][0], self._look)
+            loop.call_at(self._steps[0][0], self._look)
 
 
 class _Here(threading.local):
-    # Of the loop that ran last in this thread. The loop keeps it while it watches; it does not keep the loop.
-    watch: Callable[[], _Watch | None] = staticmethod(lambda: None)
+    # Of the loop that ran last in this thread.
+    watch: _Watch | None = None
 
 
 _here = _Here()

@@ -195,6 +195,26 @@ class TestOneTurn:
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
+    @pytest.mark.parametrize("kind", LOOPS)
+    def test_a_loop_that_is_dropped(self, kind: str) -> None:
+        """Nothing of it is left in the thread, neither with a read that has begun nor before that."""
+
+        def drop(turns: int) -> weakref.ref[asyncio.AbstractEventLoop]:
+            loop = LOOPS[kind]()
+            loop.set_exception_handler(lambda *_: None)  # which is told of the task
+            loop.create_task(in_batch(int))
+            loop.run_until_complete(asyncio.sleep(0))
+            for _ in range(turns):
+                loop.run_until_complete(settle())
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+            return weakref.ref(loop)
+
+        for turns in (0, 1):
+            dropped = drop(turns)
+            gc.collect()
+            assert dropped() is None
+
 
 def _frames(error: BaseException) -> Any:
     import traceback

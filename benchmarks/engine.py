@@ -1,9 +1,10 @@
-"""What the engine of the file tier costs, beside other stores in a directory that processes share.
+"""What the engine of the file tier costs alone, beside other stores in a directory that processes share.
 
-Hit, miss, overwrite and new key with values of 200 bytes and of 32 KB, in microseconds per operation; 90 %
-reads and 10 % writes by 1, 4 and 8 processes, over all of them; get-or-set of Zipf-distributed keys under
-a limit of 8 MiB, with the share of hits; and opening a directory with many entries. The engine stores
-bytes; a row with pickle beside it does what a cache of objects has to.
+These are not figures of a call that a user makes: `calls.py` has those. Hit, miss, overwrite and new key with
+values of 200 bytes and of 32 KB, in microseconds per operation; 90 % reads and 10 % writes by 1, 4 and 8
+processes, over all of them; get-or-set of Zipf-distributed keys under a limit of 8 MiB, with the share of
+hits; and opening a directory with many entries. The engine stores bytes; a row with pickle beside it does
+what a cache of objects has to.
 """
 
 from __future__ import annotations
