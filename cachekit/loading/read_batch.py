@@ -184,9 +184,12 @@ def _groups(asked: list[_Read]) -> list[dict[str, _Read]]:
     groups: list[dict[str, _Read]] = []
     current: dict[object, dict[str, _Read]] = {}
     for read in asked:
-        key = read.args[0] if read.many else ""
-        kind = (read.many, read.args[1]) if read.many else None
-        group = current.get(kind) if kind else None
+        if read.many is None:
+            groups.append({"": read})
+            continue
+        key, level = read.args
+        kind = read.many, level
+        group = current.get(kind)
         if group is None or key in group or len(group) == _MOST_KEYS:
             group = current[kind] = {}
             groups.append(group)
