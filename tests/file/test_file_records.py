@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -11,7 +15,8 @@ from zlib import crc32
 import pytest
 from file_checks import SMALL, check
 
-from cachekit import CacheEntry, FileCache, IntelligentCache
+from cachekit import CacheEntry, FileCache, IntelligentCache, MemoryCache
+from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
 from cachekit.tiers.fences import ServerTokens
@@ -19,6 +24,7 @@ from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
+from cachekit.tiers.file.engine.shard import Shard
 
 SECRET = "s" * 16
 #: How a value may be stored.
@@ -88,7 +94,7 @@ def test_a_signature_counts_in_one_namespace(tmp_path: Path) -> None:
         assert store is not None
         payload = record.payload[:-SIGNATURE_SIZE]
         for engine in (engine_of(one), engine_of(two)):
-            engine.put("k", payload, flags=record.flags, sign=store._handle.codec.sign)
+            engine.put("k", payload, flags=record.flags, sign=store._handle.opened[1].sign)
             assert engine.get("k") is not None
         assert one.get_value("k") == "value"
         assert two.get_value("k") is None
@@ -189,3 +195,41 @@ def test_a_batch_that_is_cut_off(tmp_path: Path) -> None:
             break
     assert done, "the batch has fewer steps"
     assert allowed > 30
+
+
+def test_the_codec_of_another_directory_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A directory of others' bytes is replaced by one that is trusted, between the read and the decoding."""
+    caplog.set_level(logging.CRITICAL, logger="cachekit")
+    place, ran = tmp_path / "cache", tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(ran),)
+
+    get = Shard.get
+    reads: list[Callable[[FileCache], object]] = [
+        lambda cache: cache.get_value("k"), lambda cache: cache.get("k"), lambda cache: cache.peek("k"),
+        lambda cache: cache.touch("k", 9), lambda cache: cache.get_many(["k"]),
+        lambda cache: IntelligentCache(None, None, cache, close_tiers=False).get_many(["k"]),
+        lambda cache: IntelligentCache(MemoryCache(9), None, cache, close_tiers=False).get("k"),
+    ]  # fmt: skip
+    for number, read in enumerate(reads):
+        place.mkdir()
+        place.chmod(0o777)
+        with FileCache(place, 1) as cache:
+            engine_of(cache).put("k", pickle.dumps(Payload()), flags=PickleCodec.code)
+
+            def replaced(shard: Shard, hashed: int, key: bytes, now: float, cache: FileCache = cache) -> Any:
+                record = get(shard, hashed, key, now)
+                monkeypatch.setattr(Shard, "get", get)
+                place.rename(tmp_path / f"old{number}")  # noqa: B023
+                cache.clear()  # which opens the directory again, made now by this user
+                return record
+
+            monkeypatch.setattr(Shard, "get", replaced)
+            read(cache)
+            assert Shard.get is get, "it was replaced"
+            assert not ran.exists(), number
+        shutil.rmtree(place)

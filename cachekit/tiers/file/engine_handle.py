@@ -48,11 +48,13 @@ class EngineHandle:
 
     __slots__ = (
         "__weakref__", "_before", "_clock", "_closed", "_codecs", "_finalizer", "_identity", "_limit",
-        "_network", "_unpickles", "checked_until", "codec", "engine", "fresh_until", "path",
+        "_network", "_unpickles", "checked_until", "engine", "fresh_until", "opened", "path",
     )  # fmt: skip
 
-    codec: RecordCodec  #: the one for the directory as it is now
     engine: Engine  #: of the directory as it was when it was last checked
+    #: The engine, and the codec for its directory. One value: the codec of another directory may trust
+    #: bytes that other users have written into this one.
+    opened: tuple[Engine, RecordCodec]
     fresh_until: float  #: by the monotonic clock, until when readers use `engine` without `for_reading`
     checked_until: float  #: the same, for writes of single keys, which use `engine` without `for_writing`
 
@@ -108,7 +110,7 @@ class EngineHandle:
         identity = engine.identity
         now = time.monotonic()
         self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
-        self.codec = self._codecs[not reason]
+        self.opened = engine, self._codecs[not reason]
         self.engine = engine
         self._identity = identity
         self._finalizer = finalizer

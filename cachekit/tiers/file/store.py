@@ -33,7 +33,7 @@ from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
-from cachekit.tiers.file.record_codec import FIRST_MOMENT, pack_names, parse_names
+from cachekit.tiers.file.record_codec import FIRST_MOMENT, RecordCodec, pack_names, parse_names
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,14 +85,15 @@ class FileStore:
         started = time.monotonic()
         handle = self._handle
         try:
-            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            if started >= handle.fresh_until:
+                handle.for_reading()
+            engine, codec = handle.opened
             octets, hashed, shard, _ = engine.locations.get(key) or engine.locate(key)
             record = shard.get(hashed, octets, self._time())
             if record is None:
                 self._lookups.misses += 1
                 return MISSING
             content, _, start, end, flags, _, _, _, _, _ = record
-            codec = handle.codec
             # The slice is a copy, which costs less than a view if the record is short.
             value = (
                 codec.decode(content[start:end])
@@ -114,9 +115,9 @@ class FileStore:
         """Do as `value` for several keys, and put each value, or MISSING, into `found`."""
         handle, lookups, now = self._handle, self._lookups, self._time
         try:
-            engine = handle.for_reading()
-            codec, locations = handle.codec, engine.locations
-            decode, plain = codec.decode, codec.plain
+            handle.for_reading()
+            engine, codec = handle.opened
+            locations, decode, plain = engine.locations, codec.decode, codec.plain
             for key in keys:
                 octets, hashed, shard, _ = locations.get(key) or engine.locate(key)
                 record = shard.get(hashed, octets, now())
@@ -147,7 +148,9 @@ class FileStore:
         started = time.monotonic()
         handle = self._handle
         try:
-            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            if started >= handle.fresh_until:
+                handle.for_reading()
+            engine, codec = handle.opened
             # The fence is older than the record: a write between the two, or later, breaks it.
             found = engine.look(key)
             if found is None:
@@ -155,7 +158,6 @@ class FileStore:
                 return MISSING
             fence, record = found
             content, names_at, start, end, flags, created, expiry, stale_until, _, tags = record
-            codec = handle.codec
             value = (
                 codec.decode(content[start:end])
                 if flags == codec.plain and end < PAGE
@@ -187,11 +189,13 @@ class FileStore:
         started = time.monotonic()
         handle = self._handle
         try:
-            engine = handle.engine if started < handle.fresh_until else handle.for_reading()
+            if started >= handle.fresh_until:
+                handle.for_reading()
+            engine, codec = handle.opened
             found = engine.look(key)
         except _FAILURES as error:
             self._fail_lookup(error)
-        decoded = None if found is None else self._decoded(key, found[1])
+        decoded = None if found is None else self._decoded(codec, key, found[1])
         if found is None or decoded is None:
             self._lookups.misses += 1
             return None
@@ -209,9 +213,19 @@ class FileStore:
 
     def peek(self, key: str) -> CacheEntry | None:
         """Return the live entry; no lookup."""
-        record = self.read(Engine.get, key)
-        found = None if record is None else self._decoded(key, record)
-        return None if found is None else found[0]
+        found = self._peek(key)
+        return None if found is None else found[1]
+
+    def _peek(self, key: str) -> tuple[Record, CacheEntry, ServerTokens | None] | None:
+        handle = self._handle
+        try:
+            handle.for_reading()
+            engine, codec = handle.opened
+            record = engine.get(key)
+        except _FAILURES as error:
+            self._fail(error)
+        found = None if record is None else self._decoded(codec, key, record)
+        return None if record is None or found is None else (record, *found)
 
     def fence(self, key: str, names: frozenset[str]) -> SharedFence:
         """Return a fence over a key and tags."""
@@ -260,10 +274,11 @@ class FileStore:
         handle = self._handle
         checks = time.monotonic() >= handle.checked_until
         try:
-            engine = handle.for_writing() if checks else handle.engine
+            if checks:
+                handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
-        codec, now = handle.codec, self._time()
+        (engine, codec), now = handle.opened, self._time()
         if created > now:
             created = now
         expiry = min(created + ttl, now + self._longest)
@@ -304,8 +319,8 @@ class FileStore:
         self, values: Mapping[str, Any], ttl: float, names: frozenset[str], stale_ttl: float
     ) -> dict[str, SharedFence]:
         """Do as `write` for several values, under one hold of each shard's lock."""
-        engine = self.change(_itself)
-        codec, created = self._handle.codec, self._time()
+        self.change(_itself)
+        (engine, codec), created = self._handle.opened, self._time()
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
             return {key: self.remove(key, False)[1] for key in values}
@@ -341,11 +356,12 @@ class FileStore:
         """Store an entry in place of the one that its key had, if the fence is current; else return None."""
         handle, names = self._handle, entry.tags
         try:
-            engine = handle.for_writing()
+            handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
+        engine, codec = handle.opened
         created, expiry = self._times(entry)
-        flags, payload = handle.codec.encode(entry.value)
+        flags, payload = codec.encode(entry.value)
         if not (expect.tokens is engine.tokens and expect.is_current()):
             self.counter.refusals += 1
             return None
@@ -363,7 +379,7 @@ class FileStore:
                 created=created,
                 stale_until=expiry + entry.stale_ttl,
                 names=pack_names(names, origin) if names else b"",
-                sign=handle.codec.sign,
+                sign=codec.sign,
                 expect=expect.token,
                 in_progress=in_progress,
             )
@@ -397,11 +413,12 @@ class FileStore:
         """Store an entry behind its fence, unless the key has a live one; then return that one."""
         key, names, handle = entry.key, entry.tags, self._handle
         try:
-            engine = handle.for_writing()
+            handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
+        engine, codec = handle.opened
         created, expiry = self._times(entry)
-        flags, payload = handle.codec.encode(entry.value)
+        flags, payload = codec.encode(entry.value)
         if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
@@ -419,12 +436,12 @@ class FileStore:
                 created=created,
                 stale_until=expiry + entry.stale_ttl,
                 names=pack_names(names, origin) if names else b"",
-                sign=handle.codec.sign,
+                sign=codec.sign,
             )
         except _FAILURES as error:
             self._fail(error)
         if isinstance(outcome, Record):
-            there = self._decoded(key, outcome)
+            there = self._decoded(codec, key, outcome)
             if there is not None:
                 return there[0]
             # The stored record cannot be read. It must not block the key until it expires.
@@ -440,16 +457,15 @@ class FileStore:
         deadline = time.monotonic() + _PATIENCE
         while True:
             fence = self.change(Engine.fence, key)
-            record = self.read(Engine.get, key)
-            found = None if record is None else self._decoded(key, record)
-            if record is None or found is None:
+            found = self._peek(key)
+            if found is None:
                 # A load that began before this call may be under way. Changing the token refuses its value.
                 # A value that another caller has stored since then stays.
                 if self.change(Engine.delete_if, key, fence.token) is not None:
                     return False
                 self._pause(key, deadline)
                 continue
-            entry, origin = found
+            record, entry, origin = found
             entry.ttl = self._time() - entry.created_timestamp + life
             expect = _with_token(fence, fence.token, entry.tags, record.tags)
             if self.replace(entry, origin, expect, False):
@@ -536,9 +552,11 @@ class FileStore:
             ) from error
         raise error
 
-    def _decoded(self, key: str, record: Record) -> tuple[CacheEntry, ServerTokens | None] | None:
+    def _decoded(
+        self, codec: RecordCodec, key: str, record: Record
+    ) -> tuple[CacheEntry, ServerTokens | None] | None:
         try:
-            return self._handle.codec.entry(key, record, self._time())
+            return codec.entry(key, record, self._time())
         except UnreadableError:
             self.counter.errors += 1
             return None
