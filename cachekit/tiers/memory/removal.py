@@ -21,7 +21,6 @@ from cachekit.tiers.memory.write_lock import LockedStore, Removed
 
 _SLICE: Final = 500  # entries that are removed in one hold of the lock
 
-
 T = TypeVar("T")
 
 
@@ -112,7 +111,7 @@ class RemovalMixin(LockedStore):
             self._exclusively(self._clear)
             return
         self._exclusively(self._break_all)
-        condemned = self._tags.condemned  # by an invalidation that is in progress, or was interrupted
+        condemned = list(self._tags.condemned)  # by invalidations that are in progress, or were interrupted
         self._in_slices(self._clear_some, _slices(self.all_held()))
         self._exclusively(self._release, condemned)
 

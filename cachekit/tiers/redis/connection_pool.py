@@ -76,8 +76,9 @@ class ConnectionPool:
         """Make a connection, or wait for one that another thread gives back."""
         with self._returned:
             if self._made < self._most:
+                connection = self._make()  # which does not connect yet
                 self._made += 1
-                return self._make()
+                return connection
             # Counted before the look at what is free: a thread that gives back later notifies.
             self._waiting += 1
             try:
