@@ -106,7 +106,7 @@ class CacheCore:
         self.lookups = self.memory_stats.reader()
         #: The counts of functions that are gone.
         self._retired = Lookups()
-        self._readers = [self.lookups, self._retired]
+        self._readers = [self.lookups]
         self._functions: dict[str, Lookups] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
 
@@ -190,7 +190,7 @@ class CacheCore:
         combined = {name: sum(tier[name] for tier in tiers.values()) for name in COUNTED}
         for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
             combined[quantile] = next(iter(tiers.values()))[quantile]
-        readers = list(self._readers)
+        readers = [*self._readers, self._retired]
         hits = sum(reader.hits for reader in readers)
         misses = sum(reader.misses for reader in readers)
         combined |= self.loads.figures.as_dict()
