@@ -185,6 +185,38 @@ class TestHolders:
         seen.append(1)
         assert count() == 1
 
+    def test_constant_defaults_keep_the_fast_path(self) -> None:
+        """Defaults that cannot change, as most are, make no hit slower."""
+        from decimal import Decimal
+
+        from cachekit import CacheLevel
+        from cachekit.decorator.signature import Signature
+
+        constants = (
+            None,
+            1,
+            "a",
+            (),
+            (1, ("a",)),
+            frozenset(),
+            CacheLevel.ALL,
+            Path("a"),
+            Decimal(1),
+            int,
+            len,
+        )
+        for constant in constants:
+            assert not Signature(_with_default(constant), ()).defaults_vary
+        for mutable in mutables:
+            assert Signature(_with_default(mutable), ()).defaults_vary
+            assert not Signature(_with_default(mutable), ("held",)).defaults_vary
+
+
+def _with_default(default: Any) -> Any:
+    def function(held: Any = default) -> None: ...
+
+    return function
+
 
 class TestAwaited:
     @pytest.mark.parametrize(
