@@ -192,19 +192,11 @@ class TestHolders:
         from cachekit import CacheLevel
         from cachekit.decorator.signature import Signature
 
-        constants = (
-            None,
-            1,
-            "a",
-            (),
-            (1, ("a",)),
-            frozenset(),
-            CacheLevel.ALL,
-            Path("a"),
-            Decimal(1),
-            int,
-            len,
-        )
+        constants: list[Any] = [
+            *(None, 1, "a", (), (1, ("a",)), frozenset()),
+            *(CacheLevel.ALL, Path("a"), Decimal(1), int, len),
+        ]
+        mutables: list[Any] = [[], {}, set(), ([],), Scale(1), Plain(1)]
         for constant in constants:
             assert not Signature(_with_default(constant), ()).defaults_vary
         for mutable in mutables:
