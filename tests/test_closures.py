@@ -261,7 +261,7 @@ class TestEnd:
         gc.collect()
 
     def test_a_load_that_outlives_its_caller(self, cache: IntelligentCache) -> None:
-        """What it stores is dropped too, once it has ended."""
+        """What it loads is not stored, because the function was dropped."""
 
         async def main() -> None:
             begun, go = asyncio.Event(), asyncio.Event()

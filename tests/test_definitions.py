@@ -296,6 +296,10 @@ class Setting:
     options: ClassVar[dict[str, Any]] = {"a": 1}
 
 
+class Steps:
+    steps: ClassVar[list[int]] = [1]
+
+
 class Child(Setting):
     pass
 
@@ -325,6 +329,17 @@ class TestLater:
         texts.append(encode(Setting))
         assert len(set(texts)) == len(texts)
         assert encode(Setting) == texts[-1]
+
+    def test_a_list_that_changes_in_place(self) -> None:
+        """Of a class and of a function."""
+
+        def inner() -> None: ...
+
+        inner.steps = [1]  # type: ignore[attr-defined]
+        texts = [encode(Steps), encode(inner)]
+        Steps.steps.append(2)
+        inner.steps.append(2)  # type: ignore[attr-defined]
+        assert len({*texts, encode(Steps), encode(inner)}) == 4
 
     def test_of_a_class_that_it_mentions(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same for a base."""

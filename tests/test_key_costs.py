@@ -115,6 +115,7 @@ class TestPacking:
         groups: list[list[Any]] = [
             [[1] * LONG, [1.0] * LONG, [True] * LONG, (1,) * LONG, [1] * (LONG + 1), ["1"] * LONG],
             [["ab", "c"] * LONG, ["a", "bc"] * LONG, ["ab", b"c"] * LONG, [b"ab", b"c"] * LONG],
+            [[1, "a", 1, "a"] * LONG, ["a", 1, "a", 1] * LONG, [1, 1, "a", "a"] * LONG],
             [[None] * LONG, [0] * LONG, [False] * LONG, [None] * (LONG + 1)],
             [[1, None] * LONG, [None, 1] * LONG, [1, 1, None, None] * (LONG // 2)],
             [[[1, 2]] * LONG, [(1, 2)] * LONG, [[1], [2]] * LONG, [[1, 2, 1, 2]] * (LONG // 2)],

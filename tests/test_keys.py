@@ -131,7 +131,7 @@ def base(x: int, y: int = 1) -> int:
     return x + y
 
 
-def lambda_of_two(x: int = 0, y: int = 0) -> tuple[int, int]:
+def pair_of(x: int = 0, y: int = 2) -> tuple[int, int]:
     return x, y
 
 
@@ -217,13 +217,13 @@ class TestIdentity:
         ]  # fmt: skip
         for decorator in (first, named_alike, keyword, declared):
             with subtests.test(decorator=decorator.__name__):
-                function = decorator(lambda_of_two)
+                function = decorator(pair_of)
                 cached = cache_result(name=decorator.__name__)(function)
                 for args, kwargs in calls:
                     if decorator is keyword:
                         args, kwargs = args[1:], {"times": args[0]}
                     assert cached(*args, **kwargs) == function(*args, **kwargs)
-        assert cached.key(1, 2) == cached.key(1, x=2) == cached.key(1, 2, y=0)
+        assert cached.key(1, 2) == cached.key(1, x=2) == cached.key(1, 2, y=2)
 
     def test_a_wrapper_of_methods(self) -> None:
         """A wrapper that names the instance, and passes it on, is looked through."""

@@ -217,7 +217,7 @@ class CachedCall:
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
-        loader = self._loader(args, kwargs)
+        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
         elif self._refresh_ahead(cache):
@@ -240,7 +240,7 @@ class CachedCall:
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
-        loader = self._loader(args, kwargs)
+        loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
         elif self._refresh_ahead(cache):
@@ -263,13 +263,6 @@ class CachedCall:
             # Threads that meet the cache together get the same counters.
             lookups = self._counters[cache.table] = cache.reader(self._implicit)
         return lookups
-
-    def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> partial[Any]:
-        loader = partial(self._function, *args, **kwargs)
-        if self._caches is not None:
-            # A load may outlive its caller. It keeps this object, so that what it stores is dropped later.
-            loader.__dict__["cached"] = self
-        return loader
 
     def _add_to_fast_path(
         self,
@@ -314,7 +307,7 @@ class CachedCall:
             return self._function(*args, **kwargs)
         cache.check(self._level)
         self._lookups(cache)
-        loader = self._loader(args, kwargs)
+        loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
         return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
 
@@ -328,7 +321,7 @@ class CachedCall:
             return await self._function(*args, **kwargs)
         cache.check(self._level)
         self._lookups(cache)
-        loader = self._loader(args, kwargs)
+        loader = partial(self._function, *args, **kwargs)
         key = await self._key_async(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
         return self.copied(value)

@@ -146,9 +146,10 @@ def encode(value: object, depth: int = _DEEPEST) -> str:
     """Return the text of one value with its type: two values share a text only if type and value are equal.
 
     Builtins and plain values of the standard library compare by content: 0.0 and -0.0 differ, NaN equals
-    itself, and Decimals compare by their digits. Enum members compare by name and value, classes by name, and
-    functions by name, code and defaults. Dataclasses and named tuples compare by class and fields. Other
-    objects compare by the result of `__cache_key__()`, or by the parts that `third_party` returns.
+    itself, and Decimals compare by their digits. Enum members compare by name, value and attributes, classes
+    and functions by name and definition. Dataclasses and named tuples compare by class, fields and further
+    attributes. Other objects compare by the result of `__cache_key__()`, or by the parts that
+    `standard_values` and `third_party` return.
 
     Raises:
         Unkeyable: the value has no identity that could be part of a key.

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from types import FunctionType
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
+from cachekit.decorator.naming import is_fixed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
-
-_CONSTANT: Final = frozenset({type(None), bool, int, float, complex, str, bytes, type(...)})
+    from typing import Any
 
 
 class Signature:
@@ -56,8 +55,8 @@ class Signature:
         self.ignores = bool(ignored)
         self.ignores_first = bool(self._positional) and self._positional[0] in ignored
         #: Whether a default, such as a list, may hold something else at the next call.
-        self.defaults_vary = any(
-            type(value) not in _CONSTANT for name, value in self._defaults.items() if name not in ignored
+        self.defaults_vary = not all(
+            _is_constant(value) for name, value in self._defaults.items() if name not in ignored
         )
 
     def _take_code(self, function: FunctionType) -> None:
@@ -133,3 +132,17 @@ def _declared(function: FunctionType) -> list[Any] | None:
     if parameters is None or code.co_argcount or code.co_kwonlyargcount:
         return None
     return list(parameters.values()) if code.co_flags & VARARGS and code.co_flags & VARKEYWORDS else None
+
+
+def _is_constant(value: Any) -> bool:
+    # Whether a default holds the same at every call. What is standard and can be hashed does, as do Enums.
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_constant, value))
+    if not is_fixed(kind):
+        return hasattr(kind, "__members__") or issubclass(kind, type)
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
