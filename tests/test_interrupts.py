@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import inside
 import pytest
+from interrupting import handled_by
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache
@@ -46,16 +46,6 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "object": Handler(),
     "partial": partial(over),
 }
-
-
-@contextmanager
-def handled_by(handler: Callable[..., Any]) -> Iterator[None]:
-    """Handle SIGUSR1 with this handler."""
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)
 
 
 def interrupted() -> int:

@@ -92,7 +92,7 @@ def test_a_decorated_function_loads_no_cache() -> None:
         "cachekit", "cache", "cache.cache_result", "cache.default", "decorator", "decorator.code_version",
         "decorator.fast_path", "decorator.function", "decorator.identity", "decorator.key_encoding",
         "decorator.naming", "decorator.signature", "decorator.source", "errors", "model", "model.display",
-        "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
+        "model.once_only", "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
     }  # fmt: skip
     costly = {
         "asyncio", "concurrent.futures", "copy", "dataclasses", "datetime", "hashlib", "inspect", "logging",

@@ -402,6 +402,9 @@ class CachedCall:
         function = self._function
         is_async = bool(function.__code__.co_flags & COROUTINE)
         make = async_wrapper_of if is_async else wrapper_of
+        if is_async:
+            # Now, because an import at the first call would hold up the event loop.
+            import cachekit.decorator.large_arguments  # noqa: F401
         wrapper: Any = wraps(function)(
             make(self, skips_first=self._signature.ignores_first, copies=self._copies)
         )

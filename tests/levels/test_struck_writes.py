@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 from collections.abc import Callable, Iterator
 
 import inside
 import pytest
 import traced
 from coherent_caches import open_cache
+from interrupting import handled_by
 from tracing import at_line
 
 from cachekit import IntelligentCache
@@ -61,14 +63,18 @@ def test_memory_has_nothing_older(
                 key = f"k{next(_numbers)}"
                 cache.set(key, "old", tags={"t"})
 
-                def strike() -> None:
+                def handler(signum: int, frame: object) -> None:
                     raise kind
 
+                def strike() -> None:
+                    signal.raise_signal(signal.SIGUSR1)
+
                 struck = False
-                try:
-                    at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]  # noqa: B023
-                except kind:
-                    struck = True
+                with handled_by(handler):
+                    try:
+                        at_line(number, traced.WRITES, strike, lambda key=key: WRITES[name](cache, key))  # type: ignore[misc]  # noqa: B023
+                    except kind:
+                        struck = True
                 seen = cache.memory_cache.get_value(key)
                 cache.memory_cache.delete(key)
                 assert seen in (None, cache.get(key)), number
