@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from harness import NotOfferedError, Question, Report, Round, Row, Target, options, seconds
 
-from cachekit.serialization import Serializer
+from cachekit.serialization.serializer import Serializer
 
 SECRET = "a secret for the benchmark only"
 

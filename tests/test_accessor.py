@@ -27,7 +27,7 @@ from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
 from cachekit.coherence.pending_invalidations import PendingInvalidations
 from cachekit.errors import CacheClosedError, LockTimeoutError, TierUnavailableError, ValueTooLargeError
 from cachekit.testing import FaultyTier, ManualClock
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 
 class Outage:

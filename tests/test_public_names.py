@@ -91,7 +91,8 @@ def test_a_decorated_function_loads_no_cache() -> None:
     assert {name.removeprefix("cachekit.") for name in loaded if name.startswith("cachekit")} == {
         "cachekit", "cache", "cache.cache_result", "cache.default", "decorator", "decorator.code_version",
         "decorator.fast_path", "decorator.function", "decorator.identity", "decorator.key_encoding",
-        "decorator.naming", "decorator.signature", "decorator.source", "errors", "model", "model.display",
+        "decorator.large_arguments", "decorator.naming", "decorator.signature", "decorator.source", "errors",
+        "model", "model.display",
         "model.once_only", "model.types", "model.validation", "runtime", "runtime.fork", "runtime.program",
     }  # fmt: skip
     costly = {

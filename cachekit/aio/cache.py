@@ -26,7 +26,7 @@ from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import checked_key, checked_keys, not_a_function
 from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
-from cachekit.tiers.memory import MemoryCache as CoreMemory
+from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
 
 if TYPE_CHECKING:
     from cachekit.aio.file import FileCache

@@ -7,9 +7,9 @@ from typing import final
 from cachekit.aio.facade import Facade, check_sync, inline, plain
 from cachekit.model.types import TTL, CacheStrategy
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.tiers.memory import MemoryCache as Core
 from cachekit.tiers.memory.sizing import Weigher
 from cachekit.tiers.memory.strategy import Strategy
+from cachekit.tiers.memory.tier import MemoryCache as Core
 
 
 @final

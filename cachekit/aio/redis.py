@@ -14,7 +14,7 @@ from cachekit.serialization.compression import Compression
 from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.base import ServerTier
-from cachekit.tiers.redis import RedisCache as Core
+from cachekit.tiers.redis.tier import RedisCache as Core
 
 
 @final

@@ -17,11 +17,11 @@ from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.machine import memory_bytes
 from cachekit.runtime.program import program
 from cachekit.tiers.base import DirectoryTier, ServerTier
-from cachekit.tiers.memory import MemoryCache, store_of
+from cachekit.tiers.memory.tier import MemoryCache, store_of
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.front import FileCache
-    from cachekit.tiers.redis import RedisCache
+    from cachekit.tiers.redis.tier import RedisCache
 
 
 _LEAST_MEMORY: Final = 32 << 20
@@ -142,7 +142,7 @@ def redis_cache() -> RedisCache | None:
     if url is None:
         return None
     from cachekit.serialization.signing import secrets_from_environment
-    from cachekit.tiers.redis import RedisCache
+    from cachekit.tiers.redis.tier import RedisCache
 
     name = namespace()
     if name is None:

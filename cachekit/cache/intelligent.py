@@ -40,8 +40,8 @@ from cachekit.model.validation import (
 )
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
-from cachekit.tiers.memory import MemoryCache
 from cachekit.tiers.memory.store import find_nothing
+from cachekit.tiers.memory.tier import MemoryCache
 
 V = TypeVar("V")
 D = TypeVar("D")

@@ -23,7 +23,7 @@ from cachekit.model.counters import Lookups
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, ServerTier
-from cachekit.tiers.memory import MemoryCache, memory_of_nothing, stats_of, store_of
+from cachekit.tiers.memory.tier import MemoryCache, memory_of_nothing, stats_of, store_of
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 

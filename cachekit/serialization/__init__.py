@@ -1,11 +1,5 @@
-"""Stored bytes: one small room that every tier outside this process's memory shares.
+"""Values to bytes and back: what every tier outside this process's memory stores.
 
-`Serializer` turns a value with its times and tags into an envelope, and an envelope into a
-`Stored`. Values come back as they went in or are refused on the way in, damage is noticed, and
-bytes from a place that is not trusted cannot run code. The rest of the room is for it alone.
+`serializer` is what a tier uses. Values come back as they went in, or are refused on the way in. Damage is
+noticed. Bytes from a place that is not trusted cannot run code.
 """
-
-from cachekit.serialization.serializer import Serializer, Stored
-from cachekit.serialization.signing import secrets_from_environment
-
-__all__ = ["Serializer", "Stored", "secrets_from_environment"]

@@ -23,8 +23,9 @@ from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry, TierUnavailableError
 from cachekit.runtime.scheduler import scheduler
-from cachekit.tiers.redis import RedisCache, bus, heartbeat
+from cachekit.tiers.redis import bus, heartbeat
 from cachekit.tiers.redis.bus_protocol import Outbox
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

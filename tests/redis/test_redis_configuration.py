@@ -16,7 +16,8 @@ from redis_server import RedisServer
 
 from cachekit import CacheEntry
 from cachekit.errors import CacheClosedError, TierUnavailableError
-from cachekit.tiers.redis import RedisCache, scripts
+from cachekit.tiers.redis import scripts
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

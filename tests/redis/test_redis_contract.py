@@ -11,7 +11,7 @@ from redis_server import RedisServer
 
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 

@@ -11,8 +11,8 @@ import pytest
 from redis_looks import names_under, value_name
 
 from cachekit import CacheEntry
-from cachekit.serialization import Serializer
-from cachekit.tiers.redis import RedisCache
+from cachekit.serialization.serializer import Serializer
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

@@ -9,9 +9,9 @@ import redis
 from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
-from cachekit.tiers.redis import RedisCache
 from cachekit.tiers.redis.key_layout import BUCKETS
 from cachekit.tiers.redis.store import TOKEN_LIFE
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from cachekit import CacheEntry
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 KEYS = st.sampled_from(["a", "b", "", "user:1", "user:2", "user:30", "{x}"])
 TAGS = st.frozensets(st.sampled_from(["x", "y", "z{"]), max_size=2)

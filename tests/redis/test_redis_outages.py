@@ -21,7 +21,7 @@ from tracing import at_line
 
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.errors import TierUnavailableError
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
 

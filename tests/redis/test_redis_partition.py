@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from redis_server import RedisServer
 
-from cachekit.tiers.redis import RedisCache
 from cachekit.tiers.redis.connection import connect
+from cachekit.tiers.redis.tier import RedisCache
 
 _SUPPORT = Path(__file__).parents[1] / "support"
 

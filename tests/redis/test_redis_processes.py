@@ -11,7 +11,7 @@ from redis_server import wait_until
 
 from cachekit import CacheEntry, MemoryCache
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

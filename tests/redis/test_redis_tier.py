@@ -16,7 +16,7 @@ from cachekit.errors import SerializationError, ValueTooLargeError
 from cachekit.model.types import FOREVER
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import Serializer
 from cachekit.serialization.compression import LARGEST_RAW, RAW, THRESHOLD, ZLIB, ZSTD, Compressor, unpack
+from cachekit.serialization.serializer import Serializer
 
 BOTH = pytest.mark.parametrize(("algorithm", "code"), [("zlib", ZLIB), ("zstd", ZSTD)])
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import Serializer, envelope
+from cachekit.serialization import envelope
+from cachekit.serialization.serializer import Serializer
 
 
 def test_the_layout_is_the_one_described() -> None:

@@ -9,7 +9,7 @@ import pytest
 from same import same
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import Serializer
+from cachekit.serialization.serializer import Serializer
 
 
 @pytest.mark.parametrize("name", golden.FILES)

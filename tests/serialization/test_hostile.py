@@ -13,9 +13,9 @@ import hostile
 import pytest
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import Serializer
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.pickle_inspector import DEEPEST_VALUE, HEAVIEST_KEY
+from cachekit.serialization.serializer import Serializer
 
 SECRET = "the secret of this very test"
 ANOTHER = "a secret that the reader has not"

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from stored_values import REGISTERED
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.json_codec import JsonCodec
 from cachekit.serialization.msgpack_codec import MsgpackCodec
 from cachekit.serialization.plain_values import DEEPEST
+from cachekit.serialization.serializer import Serializer
 
 JSON, MSGPACK = JsonCodec(), MsgpackCodec()
 both = pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=repr)

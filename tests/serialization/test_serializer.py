@@ -17,7 +17,7 @@ from same import same
 from stored_values import BUILTIN, PLAIN, REGISTERED, nested
 
 from cachekit.errors import CacheError, SerializationError, UnreadableError
-from cachekit.serialization import Serializer, Stored
+from cachekit.serialization.serializer import Serializer, Stored
 
 SECRET = "correct horse battery staple"
 OTHER = b"another secret, of sixteen or more bytes"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import secrets_from_environment
-from cachekit.serialization.signing import Signer
+from cachekit.serialization.signing import Signer, secrets_from_environment
 
 SECRET = "sixteen bytes at least"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from cachekit.serialization import Serializer
+from cachekit.serialization.serializer import Serializer
 
 DIRECTORY = Path(__file__).parent.parent / "serialization" / "golden"
 NAMESPACE, KEY = "golden", "user:\N{LATIN SMALL LETTER U WITH DIAERESIS}"

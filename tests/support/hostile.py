@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
-from cachekit.serialization import Serializer
+from cachekit.serialization.serializer import Serializer
 
 #: What decoding one of these may allocate at its peak.
 BOUND = 16 << 20

@@ -11,7 +11,8 @@ import pytest
 import redis
 from redis_server import EXTERNAL, RedisServer, start_cluster, valkey
 
-from cachekit.tiers.redis import RedisCache, key_layout
+from cachekit.tiers.redis import key_layout
+from cachekit.tiers.redis.tier import RedisCache
 
 _prefixes = itertools.count()
 

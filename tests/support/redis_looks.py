@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cachekit.tiers.redis import RedisCache
+from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
 

@@ -14,7 +14,8 @@ import time
 import zlib
 
 from cachekit.errors import UnreadableError
-from cachekit.serialization import Serializer, envelope
+from cachekit.serialization import envelope
+from cachekit.serialization.serializer import Serializer
 
 START = b"\x80\x05"
 SIZE = 1 << 20

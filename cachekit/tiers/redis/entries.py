@@ -18,7 +18,7 @@ from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
-from cachekit.serialization import Serializer, Stored
+from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.store import Store, Write, fresh
 

@@ -19,11 +19,10 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
 from cachekit.model.validation import checked_key, checked_keys, checked_pattern, checked_tags, seconds
 from cachekit.runtime.clock import Clock, SystemClock
-from cachekit.serialization import Serializer
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
 from cachekit.serialization.pickle_allowlist import classes
-from cachekit.serialization.serializer import CodecName
+from cachekit.serialization.serializer import CodecName, Serializer
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.base import BusListener, Fence
