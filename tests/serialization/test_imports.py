@@ -11,11 +11,11 @@ from fresh_imports import SITE_PACKAGES, loaded_by
     [
         ("import cachekit", "cachekit.serialization pickle hmac zlib json msgpack backports.zstd"),
         (
-            "from cachekit.serialization import Serializer as S; S('n').encode('k', 1, created=1)",
+            "from cachekit.serialization.serializer import Serializer as S; S('n').encode('k', 1, created=1)",
             "msgpack backports.zstd json decimal fractions uuid zoneinfo pathlib socket",
         ),
         (
-            "from cachekit.serialization import Serializer; Serializer('ns', codec='json')",
+            "from cachekit.serialization.serializer import Serializer; Serializer('ns', codec='json')",
             "msgpack backports.zstd",
         ),
     ],
