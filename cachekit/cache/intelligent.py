@@ -28,6 +28,7 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
     PLAIN_TYPES,
+    READABLE_TYPES,
     checked_jitter,
     checked_key,
     checked_keys,
@@ -242,16 +243,18 @@ class IntelligentCache:
             SerializationError: the value can be read or awaited only once, or a tier cannot store it.
             ValueTooLargeError: the value is too large for a tier. The key was removed.
         """
-        if cache_level is not _ALL or self._core.closed:
-            self._core.check(cache_level)
-        if type(value) not in PLAIN_TYPES:
+        core = self._core
+        if cache_level is not _ALL or core.closed:
+            core.check(cache_level)
+        # A tier below looks into the value as it encodes it.
+        if type(value) not in (READABLE_TYPES if core.tiers.lower and cache_level is _ALL else PLAIN_TYPES):
             refuse_unstorable(value)
         name = key if type(key) is str else checked_key(key)
-        life = self._core.default_ttl if ttl is None else seconds(ttl)
+        life = core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
-        if stale_ttl is not None or self._core.tiers.lower:
+        if stale_ttl is not None or core.tiers.lower:
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-            return self._core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
+            return core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
         return self._store.put(name, value, life, labels)
 
     def get_or_set(
@@ -375,8 +378,11 @@ class IntelligentCache:
         life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = checked_tags(tags)
         checked = {checked_key(key): value for key, value in values.items()}
+        # As in `set`.
+        readable = READABLE_TYPES if self._core.tiers.lower and cache_level is _ALL else PLAIN_TYPES
         for key, value in checked.items():
-            refuse_unstorable(value, key)
+            if type(value) not in readable:
+                refuse_unstorable(value, key)
         if self._core.tiers.lower:
             return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]

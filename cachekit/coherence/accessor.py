@@ -16,7 +16,7 @@ from cachekit.coherence.notifications import acting_for
 from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.stats import COUNTED, CacheStats
-from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.clock import Clock, SystemClock, source_of
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import DirectoryTier, ServerTier
 
@@ -79,7 +79,7 @@ class TierAccessor(Generic[T]):
     __slots__ = (
         "__weakref__", "_actor", "_clock", "_closed", "_full_since", "_full_warned",
         "_get_many", "_is_server", "_job", "_lookups", "_pending", "_recovered", "_refused_before",
-        "_storing", "breaker", "errors", "monotonic", "name", "refused", "strict", "tier", "unavailable",
+        "_storing", "breaker", "clock", "errors", "name", "refused", "strict", "tier", "unavailable",
     )  # fmt: skip
 
     def __init__(
@@ -103,8 +103,8 @@ class TierAccessor(Generic[T]):
         self._lookups = _methods(tier, _LOOKUPS)
         self._get_many = _methods(tier, ("get_many",))
         self._clock: Clock = SystemClock() if clock is None else clock
-        #: The clock of outages.
-        self.monotonic = self._clock.monotonic
+        #: What the time of outages is read from.
+        self.clock = source_of(self._clock)
         #: Its state. `refuses` says whether calls are refused.
         self.breaker = CircuitBreaker(self._clock.monotonic)
         self._pending = PendingInvalidations()
@@ -205,7 +205,7 @@ class TierAccessor(Generic[T]):
         return UNAVAILABLE
 
     def failed(self, error: TierUnavailableError, begun: float) -> None:
-        """Note that a call which began then, by `monotonic`, failed."""
+        """Note that a call which began then, by the monotonic clock, failed."""
         self.errors += 1
         if error.full:
             self._no_room(error)

@@ -99,7 +99,7 @@ class TierStack:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find(key, level._value_)
-        begun = file.monotonic()
+        begun = file.clock.monotonic()
         memory = self._memory
         try:
             if memory.keeps:
@@ -134,7 +134,7 @@ class TierStack:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
-        begun = file.monotonic()
+        begun = file.clock.monotonic()
         memory = self._memory
         found: dict[str, Any] = {}
         try:

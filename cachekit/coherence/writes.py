@@ -76,7 +76,7 @@ class TierWrites:
                 return self._write_one_above_server(redis, entry)
             return self.write({key: value}, ttl, tags, level, stale_ttl)
         memory = self._memory
-        begun = file.monotonic()
+        begun = file.clock.monotonic()
         try:
             # P before T: a load in progress is refused, whichever of the next steps fails.
             memory.break_fences([key])
@@ -160,7 +160,7 @@ class TierWrites:
             return self.write(values, ttl, tags, level)
         memory = self._memory
         keys = list(values)
-        begun = file.monotonic()
+        begun = file.clock.monotonic()
         try:
             for start in range(0, len(keys), _TOGETHER):
                 some = {key: values[key] for key in keys[start : start + _TOGETHER]}

@@ -166,6 +166,8 @@ def check_share(argument: str, share: object, what: str) -> None:
 
 # Types whose values hold no other value and can be read more than once: one lookup avoids the full check.
 PLAIN_TYPES: Final = frozenset({str, bytes, int, float, bool, type(None)})
+#: Types whose values can be read more than once, apart from what is in them. Encoding a value looks at that.
+READABLE_TYPES: Final = PLAIN_TYPES | {dict, list, tuple, set, frozenset}
 
 
 def refuse_unstorable(value: object, key: str | None = None) -> None:

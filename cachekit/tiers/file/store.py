@@ -25,7 +25,7 @@ from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
-from cachekit.runtime.clock import Clock
+from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
@@ -62,14 +62,14 @@ class FileStore:
     """
 
     __slots__ = (
-        "__weakref__", "_handle", "_latency", "_longest", "_lookups", "_sample_due", "_time", "_unavailable",
+        "__weakref__", "_clock", "_handle", "_latency", "_longest", "_lookups", "_sample_due", "_unavailable",
         "counter",
     )  # fmt: skip
 
     def __init__(self, handle: EngineHandle, longest: float, clock: Clock) -> None:
         self._handle = handle
         self._longest = longest
-        self._time = clock.time
+        self._clock = source_of(clock)
         self._lookups = Lookups()
         self._unavailable = 0
         self.counter = TierCounters()
@@ -89,7 +89,7 @@ class FileStore:
                 handle.for_reading()
             engine, codec = handle.opened
             octets, hashed, shard, _ = engine.locations.get(key) or engine.locate(key)
-            record = shard.get(hashed, octets, self._time())
+            record = shard.get(hashed, octets, self._clock.time())
             if record is None:
                 self._lookups.misses += 1
                 return MISSING
@@ -113,14 +113,14 @@ class FileStore:
 
     def values(self, keys: Iterable[str], found: dict[str, Any | Missing]) -> None:
         """Do as `value` for several keys, and put each value, or MISSING, into `found`."""
-        handle, lookups, now = self._handle, self._lookups, self._time
+        handle, lookups, clock = self._handle, self._lookups, self._clock
         try:
             handle.for_reading()
             engine, codec = handle.opened
             locations, decode, plain = engine.locations, codec.decode, codec.plain
             for key in keys:
                 octets, hashed, shard, _ = locations.get(key) or engine.locate(key)
-                record = shard.get(hashed, octets, now())
+                record = shard.get(hashed, octets, clock.time())
                 if record is None:
                     found[key] = MISSING
                     lookups.misses += 1
@@ -278,7 +278,7 @@ class FileStore:
                 handle.for_writing()
         except _FAILURES as error:
             self._fail(error)
-        (engine, codec), now = handle.opened, self._time()
+        (engine, codec), now = handle.opened, self._clock.time()
         if created > now:
             created = now
         expiry = min(created + ttl, now + self._longest)
@@ -320,7 +320,7 @@ class FileStore:
     ) -> dict[str, SharedFence]:
         """Do as `write` for several values, under one hold of each shard's lock."""
         self.change(_itself)
-        (engine, codec), created = self._handle.opened, self._time()
+        (engine, codec), created = self._handle.opened, self._clock.time()
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
             return {key: self.remove(key, False)[1] for key in values}
@@ -393,7 +393,7 @@ class FileStore:
 
     def _times(self, entry: CacheEntry) -> tuple[float, float]:
         """Return when the entry was created and when it expires; the former twice if it is expired."""
-        now, created = self._time(), entry.created_timestamp
+        now, created = self._clock.time(), entry.created_timestamp
         if created > now:
             created = now
         expiry = min(created + (inf if entry.ttl is None else entry.ttl), now + self._longest)
@@ -466,7 +466,7 @@ class FileStore:
                 self._pause(key, deadline)
                 continue
             record, entry, origin = found
-            entry.ttl = self._time() - entry.created_timestamp + life
+            entry.ttl = self._clock.time() - entry.created_timestamp + life
             expect = _with_token(fence, fence.token, entry.tags, record.tags)
             if self.replace(entry, origin, expect, False):
                 return True
@@ -556,7 +556,7 @@ class FileStore:
         self, codec: RecordCodec, key: str, record: Record
     ) -> tuple[CacheEntry, ServerTokens | None] | None:
         try:
-            return codec.entry(key, record, self._time())
+            return codec.entry(key, record, self._clock.time())
         except UnreadableError:
             self.counter.errors += 1
             return None

@@ -19,7 +19,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
 from cachekit.model.validation import (
-    PLAIN_TYPES,
+    READABLE_TYPES,
     checked_key,
     checked_keys,
     checked_pattern,
@@ -307,7 +307,7 @@ class FileCache:
             ValueTooLargeError: the directory has no room for it. What the key had is removed.
             TierUnavailableError: the disk failed. What the key had is removed, or nothing was changed.
         """
-        if type(value) not in PLAIN_TYPES:
+        if type(value) not in READABLE_TYPES:
             refuse_unstorable(value)
         self._store.write(
             key if type(key) is str else checked_key(key),

@@ -16,7 +16,7 @@ from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
-from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
+from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
@@ -281,7 +281,7 @@ class Entries:
                     f"take it with {sorted(missing)} too"
                 )
             tags = {tag: origin.tags[tag] for tag in entry.tags}
-        if type(entry.value) not in PLAIN_TYPES:
+        if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
         envelope = self._serializer.encode(
             entry.key,
