@@ -362,7 +362,8 @@ def end_loop() -> None:
     left = asyncio.all_tasks(_loop)
     for task in left:
         task.cancel()
-    _loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    if left:
+        _loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     _loop.close()
 
 

@@ -26,7 +26,7 @@ process is seen at once, and a write by another host when its message arrives (s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, same_version, shared_fence_of, with_tags
@@ -41,6 +41,10 @@ from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.store import Store
+from cachekit.tiers.redis import bus_of
+
+if TYPE_CHECKING:
+    from cachekit.tiers.redis.bus import Bus
 
 _ALL: Final = CacheLevel.ALL
 
@@ -59,8 +63,8 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_files", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file", "lower",
-        "monotonic", "peek_memory", "redis", "skipped", "writes",
+        "__weakref__", "_bus", "_files", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file",
+        "lower", "monotonic", "peek_memory", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -87,10 +91,25 @@ class TierStack:
         self.skipped = 0
         self._unstorable: set[type] = set()
         self._unsubscribe: Callable[[], None] | None = None
+        self._bus: Bus | None = None
         if redis is not None:
             self._unsubscribe = redis.tier.subscribe(MemoryInvalidator(memory))
+            self._bus = bus_of(redis.tier)
         #: What changes the tiers.
-        self.writes = TierWrites(memory, redis, file, self._files)
+        self.writes = TierWrites(memory, redis, file, self._files, self._bus)
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether the server has not confirmed yet that it notifies this cache."""
+        return self._bus is not None and bool(self._bus.beginning)
+
+    def await_beginning(self) -> None:
+        """Wait until the server notifies this cache of writes, for 0.2 s at most.
+
+        Memory is cleared then, and what a caller has stored before would be lost.
+        """
+        if self._bus is not None:
+            self._bus.await_beginning()
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -118,6 +137,8 @@ class TierStack:
 
     def _find(self, key: str, levels: int) -> Any | Missing:
         """Do what `find` does, with any tiers and levels."""
+        if self.is_beginning:
+            self.await_beginning()
         memory = self._memory
         # P before T: whatever happens from here on refuses the copy.
         fence = memory.copy_fence(key) if memory.keeps and levels & MEMORY else None

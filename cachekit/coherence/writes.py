@@ -23,6 +23,7 @@ from cachekit.tiers.memory.store import Store
 
 if TYPE_CHECKING:
     from cachekit.tiers.file.store import FileStore
+    from cachekit.tiers.redis.bus import Bus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +42,7 @@ class TierWrites:
     TierUnavailableError after their last step.
     """
 
-    __slots__ = ("_file", "_files", "_memory", "_now", "_redis")
+    __slots__ = ("_bus", "_file", "_files", "_memory", "_now", "_redis")
 
     def __init__(
         self,
@@ -49,8 +50,10 @@ class TierWrites:
         redis: TierAccessor[ServerTier] | None,
         file: TierAccessor[DirectoryTier] | None,
         files: FileStore | None,
+        bus: Bus | None,
     ) -> None:
         self._memory = memory
+        self._bus = bus
         self._files = files
         self._redis = redis
         self._file = file
@@ -70,8 +73,10 @@ class TierWrites:
         """Do what `write` does, for one value."""
         files, file = self._files, self._file
         if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
-            redis = self._redis
+            redis, bus = self._redis, self._bus
             if redis is not None and file is None and level is _ALL and ttl > 0:
+                if bus is not None and bus.beginning:
+                    bus.await_beginning()
                 entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
                 return self._write_one_above_server(redis, entry)
             return self.write({key: value}, ttl, tags, level, stale_ttl)
@@ -125,7 +130,9 @@ class TierWrites:
         Raises:
             SerializationError, ValueTooLargeError: a tier cannot hold a value. All of the keys are gone.
         """
-        redis, file = self._redis, self._file
+        redis, file, bus = self._redis, self._file, self._bus
+        if bus is not None and bus.beginning:
+            bus.await_beginning()  # before the fences, which break as memory is cleared then
         levels: int = level._value_
         keys = list(values)
         steps = WriteSteps()

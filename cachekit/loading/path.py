@@ -132,6 +132,8 @@ class LoadPath:
             process has its lease and the request does not wait.
         """
         begun, options = time.monotonic(), request.options
+        if self.tiers.is_beginning:
+            yield Blocking(self.tiers.await_beginning)
         outcome: Outcome[Any] | None = None
         while keys:
             if loop is not None:

@@ -38,7 +38,13 @@ _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give
 def _runs_loop() -> bool:
     """Return whether this thread runs an event loop at the moment."""
     asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @final

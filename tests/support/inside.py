@@ -97,20 +97,20 @@ def shard(owner: Engine) -> Shard:
 
 
 def bus(cache: RedisCache) -> Bus:
-    return cache._store._bus
+    return cache._store.bus
 
 
 def outbox(cache: RedisCache) -> Outbox:
-    return cache._store._bus.outbox
+    return cache._store.bus.outbox
 
 
 def confirmed(cache: RedisCache) -> int:
     """Return the number of the last message that a heartbeat has confirmed."""
-    return cache._store._bus.outbox._confirmed
+    return cache._store.bus.outbox._confirmed
 
 
 def heartbeat(cache: RedisCache) -> Heartbeat:
-    return cache._store._bus.heartbeat
+    return cache._store.bus.heartbeat
 
 
 def server(cache: RedisCache) -> Any:

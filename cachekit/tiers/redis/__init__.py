@@ -1,1 +1,21 @@
 """The Redis tier: `tier` is what users and caches call, `store` is what lies on the server."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cachekit.tiers.redis.bus import Bus
+
+
+def bus_of(tier: object) -> Bus | None:
+    """Return the bus of a `RedisCache`, for caches over it; None for any other tier.
+
+    Importing this function does not import the tier.
+    """
+    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")  # a RedisCache was made by this module
+    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
+        return None
+    bus: Bus = redis_tier.bus_of(tier)
+    return bus

@@ -30,6 +30,8 @@ from cachekit.tiers.redis.heartbeat import Heartbeat
 _STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
 _GATHERING: Final = 0.001  # seconds that messages wait for others while this process writes
 _SHORTEST_PAUSE: Final = 0.05
+_FIRST_CALL: Final = 0.2  # seconds that the first call waits for the bus at most
+_LOOK: Final = 0.0005  # seconds between two looks whether the bus is there
 _LONGEST_PAUSE: Final = 5.0
 
 
@@ -48,6 +50,8 @@ class Bus:
         self.outbox = Outbox()
         self._lock = threading.Lock()
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
+        #: The readers that began and have not heard of the server yet.
+        self.beginning: tuple[_BusReader, ...] = ()
         self.heartbeat = Heartbeat(server, channel, self.outbox)
         # What this has sent must be confirmed even if the bus is no longer held.
         weakref.finalize(self, self.heartbeat.drop).atexit = False
@@ -62,6 +66,7 @@ class Bus:
         kept = [listener]
         with self._lock:
             self._readers = (*(reader for reader in self._readers if not reader.is_over), mine)
+            self.beginning = (*self.beginning, mine)
         mine.start()
 
         def end() -> None:
@@ -71,6 +76,18 @@ class Bus:
             mine.stop()
 
         return end
+
+    def await_beginning(self) -> None:
+        """Wait until the server has confirmed each new subscription, or has failed; for 0.2 s at most.
+
+        A confirmation clears memory, because messages may have been lost before. What the first calls stored
+        would be lost with it. Without a lock: a signal handler may call this in the middle of itself.
+        """
+        end = time.monotonic() + _FIRST_CALL
+        for reader in self.beginning:
+            while not reader.has_begun and not reader.is_over and time.monotonic() < end:
+                time.sleep(_LOOK)
+        self.beginning = ()
 
     def tell(self, kind: Kind, bodies: Sequence[Any]) -> None:
         """Notify the listeners of this process, in this thread, of what messages say."""
@@ -166,6 +183,8 @@ class _BusReader:
         self._listener = weakref.ref(listener)
         self._stopped = threading.Event()
         self.thread: threading.Thread | None = None
+        #: Whether the server has confirmed the subscription, or failed to.
+        self.has_begun = False
 
     @property
     def is_over(self) -> bool:
@@ -214,6 +233,7 @@ class _BusReader:
             try:
                 self._listen(inbox)
             except Exception as error:  # noqa: BLE001  # whatever it was: without the thread nothing would arrive
+                self.has_begun = True
                 logging.getLogger("cachekit").info(
                     "bus of %s interrupted, clearing memory: %s", self._server, error
                 )
@@ -254,11 +274,11 @@ class _BusReader:
         finally:
             subscription.close()
 
-    @staticmethod
-    def _receive(message: list[Any], inbox: Inbox, now: float) -> bool:
+    def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:
         """Return whether it is a message of this cache itself."""
         if message[0] == b"message":
             return inbox.receive(message[2], now)
         if message[0] == b"subscribe":
             inbox.gap()  # messages may have been lost before
+            self.has_begun = True
         return False

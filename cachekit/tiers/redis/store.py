@@ -75,7 +75,7 @@ class Store:
     def __init__(self, server: Client, layout: Layout) -> None:
         self._server = server
         self._layout = layout
-        self._bus = Bus(server, layout.channel)
+        self.bus = Bus(server, layout.channel)
 
     # -- reading ------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Store:
 
     def renew(self) -> None:
         """Remove the tokens of all buckets, and notify the fleet to trust nothing."""
-        with PublishedWrite(self._bus, "all", [None]) as messages:
+        with PublishedWrite(self.bus, "all", [None]) as messages:
             self._forget_buckets()
             self._publish(messages)
 
@@ -147,11 +147,11 @@ class Store:
         """
         self._prolong(writes)
         parts = [[*writes]] if len(writes) == 1 else self._together(writes)
-        with PublishedWrite(self._bus, "keys", parts) as messages:
+        with PublishedWrite(self.bus, "keys", parts) as messages:
             calls = []
             for keys, message in zip(parts, messages, strict=True):
                 names: list[bytes] = []
-                said: list[bytes | str | int] = [self._bus.channel, message, TOKEN_LIFE]
+                said: list[bytes | str | int] = [self.bus.channel, message, TOKEN_LIFE]
                 for key in keys:
                     envelope, life, origin, _ = writes[key]
                     names += self._layout.names(key)
@@ -172,9 +172,9 @@ class Store:
         """
         self._prolong({key: write})
         envelope, life, origin, _ = write
-        with PublishedWrite(self._bus, "keys", [[key]]) as (message,):
+        with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
             said = (
-                self._bus.channel, message, TOKEN_LIFE, envelope, "" if life is None else life, origin.token,
+                self.bus.channel, message, TOKEN_LIFE, envelope, "" if life is None else life, origin.token,
                 "" if instead_of is None else digest(instead_of), "" if expect is None else expect,
             )  # fmt: skip
             (stored,) = self._server.run([Call(REPLACE, self._layout.names(key), said)])
@@ -237,11 +237,11 @@ class Store:
     def _remove(self, names: Mapping[str, Sequence[bytes]], kind: Kind) -> list[str]:
         """Remove the names of each key, or tag; return those whose first name was there."""
         parts = self._together(dict.fromkeys(names))
-        with PublishedWrite(self._bus, kind, parts) as messages:
+        with PublishedWrite(self.bus, kind, parts) as messages:
             calls = []
             for some, message in zip(parts, messages, strict=True):
                 of_all = [name for one in some for name in names[one]]
-                calls.append(Call(REMOVE, of_all, (self._bus.channel, message)))
+                calls.append(Call(REMOVE, of_all, (self.bus.channel, message)))
             answers = self._server.run(calls)
         return [
             one
@@ -311,9 +311,9 @@ class Store:
             self._forget_buckets()
             yield
         except BaseException:
-            with PublishedWrite(self._bus, kind, [body]):
+            with PublishedWrite(self.bus, kind, [body]):
                 raise
-        with PublishedWrite(self._bus, kind, [body]) as messages:
+        with PublishedWrite(self.bus, kind, [body]) as messages:
             self._publish(messages)
             self._forget_buckets()
 
@@ -336,15 +336,15 @@ class Store:
 
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
         """Notify `listener` of changes; the function returned ends that."""
-        return self._bus.subscribe(listener)
+        return self.bus.subscribe(listener)
 
     def _publish(self, messages: Iterable[str]) -> None:
         for message in messages:
-            self._server.call("PUBLISH", self._bus.channel, message)
+            self._server.call("PUBLISH", self.bus.channel, message)
 
     def close(self) -> None:
         """End the bus and the connections."""
-        self._bus.close()
+        self.bus.close()
         self._server.close()
 
 

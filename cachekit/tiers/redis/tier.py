@@ -27,6 +27,7 @@ from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.base import BusListener, Fence
 from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
@@ -567,3 +568,8 @@ def _configured(
     self = RedisCache.__new__(RedisCache)
     self._set_up(address, None, key_prefix, default_ttl, (codec, compression, None, allow), clock)
     return self
+
+
+def bus_of(tier: RedisCache) -> Bus:
+    """Return the bus of a tier, for caches over it."""
+    return tier._store.bus
