@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from itertools import islice
 from types import AsyncGeneratorType, CoroutineType
 
 from cachekit.errors import SerializationError
@@ -97,7 +98,7 @@ def _first_inside(value: object) -> list[object]:
             if any(map(_is_once_only, kinds)):
                 return [next(item for item in items if _is_once_only(type(item)))]
             if kinds:
-                left += [item for item in items if type(item) not in _SCALARS]
+                left += islice((item for item in items if type(item) not in _SCALARS), _MOST)
     return []
 
 
