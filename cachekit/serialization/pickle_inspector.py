@@ -348,7 +348,10 @@ class _Machine:
         if not _GLOBAL < item < 0:
             _damaged("the name of a class is no text")
         start = -item
-        return str(self._pickle[start : start + self._pickle[start - 1]], "utf-8", "surrogatepass")
+        try:
+            return str(self._pickle[start : start + self._pickle[start - 1]], "utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            _damaged("the name of a class is not UTF-8")
 
     # An opcode that takes more items than lie above the last mark ends with an IndexError: POP as well, which
     # would take the mark in the unpickler.

@@ -198,6 +198,8 @@ def shape(value: Any, seen: dict[int, int]) -> object:
         hasattr(kind, "__iter__") and kind.__module__ == "collections"
     ):
         seen[id(value)] = len(seen)
+        if kind in (set, frozenset):  # whose order depends on addresses
+            return (kind.__name__, sorted((shape(item, dict(seen)) for item in value), key=repr))
         items = value.items() if isinstance(value, dict) else value
         return (kind.__name__, [shape(item, seen) for item in items])
     return (kind.__name__, repr(value) if kind.__module__ != "pickle_programs" else "")
@@ -208,7 +210,12 @@ def loads_like_the_reference(text: bytes) -> None:
         return
     in_python, noted = outcome(Reference(text).load)
     in_c, noted_in_c = outcome(_Unpickler(text, TABLE).load)
-    assert (in_c, noted_in_c) == (in_python, noted)
+    if in_python == "refused" and in_c != "refused":
+        # Only the unpickler in Python minds where a frame ends: in an argument, or after another one begins.
+        assert pickle.FRAME in text
+        return
+    # Only the unpickler in Python extends by nothing.
+    assert (in_c, noted_in_c) == (in_python, [call for call in noted if call != ("extend", [])])
 
 
 def assert_twins(seeds: range) -> None:
