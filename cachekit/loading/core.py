@@ -198,7 +198,7 @@ class CacheCore:
         combined = {name: sum(tier[name] for tier in tiers.values()) for name in COUNTED}
         for quantile in ("latency_p50", "latency_p99"):  # a hit is nearly always one in the first tier
             combined[quantile] = next(iter(tiers.values()))[quantile]
-        hits, misses, _, _ = self.table.totals()
+        hits, misses = self.table.totals()
         combined |= self.loads.figures.as_dict()
         combined["requests"] = hits + misses + self.tiers.skipped
         combined["request_hits"] = hits + answers

@@ -43,15 +43,13 @@ class LookupTable:
     sums. Under the GIL nothing runs between the lines that say so.
     """
 
-    __slots__ = ("__weakref__", "_folded", "_readers", "below", "hits", "is_closed", "misses", "skipped")
+    __slots__ = ("__weakref__", "_folded", "_readers", "hits", "is_closed", "misses")
 
     def __init__(self) -> None:
         self._readers: dict[int, ref[Lookups]] = {}
         self._folded = 0
         self.hits = 0
         self.misses = 0
-        self.skipped = 0
-        self.below = 0
         self.is_closed = False  #: whether the cache is closed, so that no caller asks for the counts
 
     def __len__(self) -> int:
@@ -71,14 +69,12 @@ class LookupTable:
             del readers[number]
             self.hits += lookups.hits
             self.misses += lookups.misses
-            self.skipped += lookups.skipped
-            self.below += lookups.below
             self._folded += 1
         except KeyError:
             pass
 
-    def totals(self) -> tuple[int, int, int, int]:
-        """Return the hits, misses, skipped lookups and those that a lower tier served, of all readers."""
+    def totals(self) -> tuple[int, int]:
+        """Return the hits and misses of all readers."""
         while True:
             folded = self._folded
             readers = [
@@ -86,11 +82,9 @@ class LookupTable:
             ]
             hits = sum([one.hits for one in readers])
             misses = sum([one.misses for one in readers])
-            skipped = sum([one.skipped for one in readers])
-            below = sum([one.below for one in readers])
             # Nothing runs between the next lines. If a reader has left since, it may have counted twice.
             if self._folded == folded:
-                return hits + self.hits, misses + self.misses, skipped + self.skipped, below + self.below
+                return hits + self.hits, misses + self.misses
 
 
 @final

@@ -59,7 +59,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     deadline = loop.time() + 60
     while not condition():
         assert loop.time() < deadline, f"it took too long until {what}"
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # between two looks at the condition
 
 
 def own_threads() -> list[str]:

@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], object], what: str, patience: float = 60)
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"it took too long until {what}"
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks at the condition
 
 
 def valkey() -> str | None:

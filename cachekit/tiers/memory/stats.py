@@ -49,7 +49,7 @@ class MemoryStats:
             if table not in before:
                 return
             after = tuple(one for one in before if one is not table)
-            hits, misses, _, _ = table.totals()
+            hits, misses = table.totals()
             first = before[0]
             if self._tables is before:
                 first.hits += hits
@@ -71,8 +71,7 @@ class MemoryStats:
 
     def statistics(self, store: Store) -> CacheStats:
         """Return all counts, of the readers and of the store."""
-        totals = [table.totals() for table in self._tables]
-        hits, misses = (sum(column) for column in list(zip(*totals, strict=True))[:2])
+        hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
         return tier_stats(
             store.counter,
             self.latency,

@@ -84,10 +84,17 @@ class Bus:
         would be lost with it. Without a lock: a signal handler may call this in the middle of itself.
         """
         end = time.monotonic() + _FIRST_CALL
-        for reader in self.beginning:
+        awaited = self.beginning
+        for reader in awaited:
             while not reader.has_begun and not reader.is_over and time.monotonic() < end:
                 time.sleep(_LOOK)
-        self.beginning = ()
+        while True:
+            before = self.beginning
+            after = tuple(reader for reader in before if reader not in awaited)  # one may have come since
+            # Nothing runs between the next two lines (see `model.counters`).
+            if self.beginning is before:
+                self.beginning = after
+                return
 
     def tell(self, kind: Kind, bodies: Sequence[Any]) -> None:
         """Notify the listeners of this process, in this thread, of what messages say."""
