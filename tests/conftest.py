@@ -16,7 +16,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 pytest_plugins = [
     "aio_caches", "clocked", "counting", "disks", "drivers", "exploring", "given_back", "interrupting",
-    "lease_servers", "loops", "patience", "redis_fixtures", "slow_loads", "three_tiers", "turns_taken",
+    "lease_servers", "loops", "other_users", "patience", "redis_fixtures",
+    "slow_loads", "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 
