@@ -387,9 +387,14 @@ def test_everything_beside_everything(name: str, writer: str, what: str, killed:
 def test_three_at_once(name: str, how: str, killed: tuple[str, ...]) -> None:
     """A writer, a load and a promotion."""
     world = WORLDS[name]
+    if killed and how == "pattern" and world.server:
+        pytest.skip("one that is killed after dropping has told no other host (docs/coherence.md)")
     last = len(world.homes) - 1
     actors = {"w": (0, WRITERS[how](world)), "l": (1, load(world, 1, "l")), "p": (last, lookup(world, last))}
-    found = search(world, actors, killed=killed)
+    # A writer that was killed has told no other process. If the server then lets go of the value, one process
+    # loads the new one, and another still has the old one in memory until its TTL.
+    untold = bool(killed) and world.server and not world.files
+    found = search(world, actors, killed=killed, evicted=untold)
     assert found.run() is None
     print(name, how, killed, found.states)
 
