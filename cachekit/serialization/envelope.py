@@ -1,4 +1,4 @@
-"""The wire format: what every byte that leaves the process looks like.
+"""The wire format: what a value on a server looks like. Records in a directory have another one.
 
 This module promises that packing and parsing agree, that parsing raises nothing but
 `UnreadableError`, and that it allocates no more than a few times what it is given. Seals are

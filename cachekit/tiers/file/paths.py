@@ -25,7 +25,8 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
 
     Args:
         cache_dir: a path; `~` is the home directory. None is `cachekit` in the user's cache directory, as the
-            system defines it (`$XDG_CACHE_HOME`, `~/.cache`, `~/Library/Caches`).
+            system defines it (`$XDG_CACHE_HOME`, `~/.cache`, `~/Library/Caches`), or the temporary directory
+            of a run of tests.
         namespace: a directory in it. An empty one is the path itself, or `default` in the user's cache
             directory.
 

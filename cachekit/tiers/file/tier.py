@@ -59,7 +59,9 @@ class FileCache:
 
     Args:
         cache_dir: The directory, made with its parents if it does not exist; `~` is the home directory.
-            None is `cachekit` in the user's cache directory, as the system defines it.
+            None is `cachekit/default` in the user's cache directory, as the system defines it. With a
+            `namespace` it is `cachekit` and the namespace there. Under pytest and unittest a temporary
+            directory takes the place of `cachekit`.
         max_size_mb: MiB (2**20 bytes) that the directory may take on disk, 1 to 2**20. The entries that were
             not read for longest are evicted first. While other processes use the directory with another
             limit, theirs stays, and a warning is logged. If no other process uses it, another limit empties
