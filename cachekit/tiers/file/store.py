@@ -23,7 +23,7 @@ from cachekit.errors import (
 )
 from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
 from cachekit.model.entry import CacheEntry
-from cachekit.model.stats import CacheStats
+from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import FencedEntry
@@ -565,25 +565,18 @@ class FileStore:
 
     def stats(self) -> CacheStats:
         """Return what has been counted, as `FileCache.get_stats` describes it."""
-        lookups, counter, unavailable = self._lookups, self.counter, self._unavailable
         engine = self._handle.stats()
-        return CacheStats(
-            hits=lookups.hits,
-            misses=lookups.misses,
-            unavailable=unavailable,
+        return tier_stats(
+            self.counter,
+            self._latency,
+            hits=self._lookups.hits,
+            misses=self._lookups.misses,
+            unavailable=self._unavailable,
             size=engine.entries,
             memory_usage_bytes=engine.bytes,
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
             evictions=engine.evictions,
             expirations=engine.expirations,
-            refusals=counter.refusals,
-            errors=counter.errors + engine.damaged,
-            latency_p50=self._latency.quantile(0.5),
-            latency_p99=self._latency.quantile(0.99),
-            requests=lookups.hits + lookups.misses + unavailable,
-            request_hits=lookups.hits,
+            errors=self.counter.errors + engine.damaged,
         )
 
     def _time_hit(self, started: float) -> None:
