@@ -23,9 +23,8 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
-from cachekit.runtime.interrupts import is_interrupt
-from cachekit.serialization.codec import Codec
-from cachekit.serialization.compression import Compressor, unpack
+from cachekit.serialization.codec import Codec, unpack_value
+from cachekit.serialization.compression import Compressor
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
 from cachekit.tiers.fences import ServerTokens
@@ -79,18 +78,7 @@ class RecordCodec:
             UnreadableError: it has another codec or signature, or may not be read.
         """
         content, _, start, end, flags, *_ = record
-        try:
-            return self._value(content, memoryview(content)[start:end], end, flags)
-        except UnreadableError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            raise UnreadableError(
-                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
-            ) from error
-
-    def _value(self, content: bytes, payload: memoryview, end: int, flags: int) -> Any:
+        payload = memoryview(content)[start:end]
         if bool(flags & _SIGNED) != (self._verify is not None):
             which = "not signed, though" if self._verify else "signed, and"
             has = "has a" if self._verify else "has no"
@@ -103,7 +91,7 @@ class RecordCodec:
                 f"written with codec {flags & 0xFF}, not with {self._codec.name!r}", "codec"
             )
         compression = (flags & ~_SIGNED) >> _COMPRESSION_SHIFT
-        return self._codec.decode(unpack(compression, payload))
+        return unpack_value(self._codec, compression, payload)
 
     def entry(self, key: str, record: Record, now: float) -> tuple[CacheEntry, ServerTokens | None]:
         """Return the entry in a record, and its origin.
