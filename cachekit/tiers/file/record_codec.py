@@ -101,8 +101,9 @@ class RecordCodec:
         """
         value = self.value(record)
         content, names_at, start, end, _, created, expiry, stale_until, server_token, tag_tokens = record
-        # Other users may have written it, if they may write in the directory: then its times may be anything.
-        if not created >= FIRST_MOMENT or expiry != expiry:
+        # Other users may have written it, if they may write in the directory. The engine finds live records
+        # only, so it has an expiry. Its creation may lie before any datetime.
+        if not created >= FIRST_MOMENT:
             raise UnreadableError("a time of the record is none", "damage")
         ttl = None if expiry == inf else round(expiry - created, _PRECISION)
         stale_ttl = round(stale_until - expiry, _PRECISION) if expiry < stale_until < inf else 0.0
