@@ -21,7 +21,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Any, Final, final
 
 from cachekit.errors import UnreadableError
-from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.entry import FIRST_MOMENT, CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
 from cachekit.serialization.codec import Codec, unpack_value
 from cachekit.serialization.compression import Compressor
@@ -30,8 +30,6 @@ from cachekit.serialization.signing import Signer
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.file.engine.format import SIGNATURE_SIZE, Record
 
-#: The first moment of a datetime, in seconds since the epoch.
-FIRST_MOMENT: Final = -62135596800.0
 _PRECISION: Final = 6  # digits of a TTL that the difference of two times still has
 _SIGNED: Final = 1 << 15
 _COMPRESSION_SHIFT: Final = 8

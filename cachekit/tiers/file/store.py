@@ -21,8 +21,8 @@ from cachekit.errors import (
     TierUnavailableError,
     UnreadableError,
 )
-from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
-from cachekit.model.entry import CacheEntry
+from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
+from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
@@ -33,7 +33,7 @@ from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
-from cachekit.tiers.file.record_codec import FIRST_MOMENT, RecordCodec, pack_names, parse_names
+from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +41,6 @@ T = TypeVar("T")
 #: Keeps a copy in memory: key, value, created, TTL, tags, stale TTL, what tells changes, fence.
 Keep: TypeAlias = Callable[[str, Any, float, float, frozenset[str], float, int, SharedFence], object]
 
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 #: The disk, the quota, or the largest size of a file of this process is exhausted. Removing still works.
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
@@ -580,7 +579,7 @@ class FileStore:
         )
 
     def _time_hit(self, started: float) -> None:
-        self._sample_due = started + _SAMPLED
+        self._sample_due = started + SAMPLE_INTERVAL
         self._latency.record(time.monotonic() - started)
 
 

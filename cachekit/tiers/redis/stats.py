@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
-from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
+from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.runtime.clock import Clock
-
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
 @final
@@ -48,7 +46,7 @@ class Figures:
         if begun > self._sample_due:
             now = self._now()
             self._latency.record(now - begun)
-            self._sample_due = now + _SAMPLED
+            self._sample_due = now + SAMPLE_INTERVAL
 
     def end_many(self, asked: int, found: int) -> None:
         """Count several lookups that were one call."""
