@@ -23,9 +23,9 @@ from cachekit.testing.faults import CrashError, StoppingEffects
 from cachekit.tiers.fences import ServerTokens, TagTokens
 from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
 from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.fresh_tokens import fresh
 
 SECRET = "s" * 16
 #: How a value may be stored.

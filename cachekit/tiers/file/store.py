@@ -29,11 +29,11 @@ from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
+from cachekit.tiers.fresh_tokens import fresh
 
 P = ParamSpec("P")
 T = TypeVar("T")
