@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 from exploring import explored
@@ -60,12 +61,21 @@ def test_patterns_take_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scans == ["(?:a:)|(?:b|c)", r"(.)\1", "(?i)Z:"]
 
 
-def test_too_much_is_everything() -> None:
+@pytest.mark.parametrize(("kind", "bound"), [("keys", 10_000), ("tags", 1_000), ("patterns", 100)])
+def test_too_much_is_everything(kind: str, bound: int) -> None:
     """The journal does not grow without bound."""
     out = Outage()
     out.fill("never written")
     out.begin()
-    out.accessor.missed_keys(str(number) for number in range(10_001))
+    missed: dict[str, Callable[[str], object]] = {
+        "keys": lambda name: out.accessor.missed_keys([name]),
+        "tags": lambda name: out.accessor.missed_tags([name]),
+        "patterns": out.accessor.missed_pattern,
+    }
+    for number in range(bound):
+        missed[kind](str(number))
+    assert out.accessor.pending == bound
+    missed[kind]("one more")
     assert out.accessor.pending == 1
     out.tier.mend()
     out.probe()

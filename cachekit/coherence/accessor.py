@@ -77,7 +77,7 @@ class TierAccessor(Generic[T]):
     """
 
     __slots__ = (
-        "__weakref__", "_actor", "_clock", "_closed", "_full_since", "_full_warned",
+        "__weakref__", "_actor", "_closed", "_full_since", "_full_warned",
         "_get_many", "_is_server", "_job", "_lookups", "_pending", "_recovered", "_refused_before",
         "_storing", "breaker", "clock", "errors", "name", "refused", "strict", "tier", "unavailable",
     )  # fmt: skip
@@ -102,11 +102,11 @@ class TierAccessor(Generic[T]):
         self._storing = _methods(tier, _STORING)
         self._lookups = _methods(tier, _LOOKUPS)
         self._get_many = _methods(tier, ("get_many",))
-        self._clock: Clock = SystemClock() if clock is None else clock
+        clock = SystemClock() if clock is None else clock
         #: What the time of outages is read from.
-        self.clock = source_of(self._clock)
+        self.clock = source_of(clock)
         #: Its state. `refuses` says whether calls are refused.
-        self.breaker = CircuitBreaker(self._clock.monotonic)
+        self.breaker = CircuitBreaker(clock.monotonic)
         self._pending = PendingInvalidations()
         self._job: ScheduledTask | None = None
         self._closed = False
@@ -172,7 +172,7 @@ class TierAccessor(Generic[T]):
         # Read once: if the breaker closed between two reads, the tier would count a refused lookup too.
         if self.breaker.refuses:
             return self._refuse(operation, args)
-        begun = self._clock.monotonic()
+        begun = self.clock.monotonic()
         try:
             if self._actor is None:
                 result = operation(*args, **kwargs)
@@ -218,7 +218,7 @@ class TierAccessor(Generic[T]):
 
     def _no_room(self, error: TierUnavailableError) -> None:
         # The breaker stays closed: reading and removing need no room.
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         with self.breaker.lock:
             begins = self._full_since is None
             self._full_since = now

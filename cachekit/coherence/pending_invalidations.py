@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final, NamedTuple, final
 
-KEYS: Final = 10_000
-TAGS: Final = 1_000
-PATTERNS: Final = 100
+#: The numbers of distinct keys, tags and patterns beyond which they become "everything".
+_BOUNDS: Final = (10_000, 1_000, 100)
 
 
 class Invalidations(NamedTuple):
@@ -30,17 +29,11 @@ class PendingInvalidations:
     """Invalidations that are still to be carried out, each once.
 
     Not locked: the owner calls every method under its own lock.
-
-    Args:
-        keys: the number of distinct keys beyond which they become "everything".
-        tags: the same for tags.
-        patterns: the same for patterns.
     """
 
-    __slots__ = ("_bounds", "_entries", "_everything", "_keys", "_patterns", "_tags")
+    __slots__ = ("_entries", "_everything", "_keys", "_patterns", "_tags")
 
-    def __init__(self, keys: int = KEYS, tags: int = TAGS, patterns: int = PATTERNS) -> None:
-        self._bounds = (keys, tags, patterns)
+    def __init__(self) -> None:
         self._entries = 0
         self._everything = 0
         self._keys: dict[str, int] = {}
@@ -77,7 +70,7 @@ class PendingInvalidations:
             self._entries += 1
             into[name] = self._entries
         held = (len(self._keys), len(self._tags), len(self._patterns))
-        if any(count > bound for count, bound in zip(held, self._bounds, strict=True)):
+        if any(count > bound for count, bound in zip(held, _BOUNDS, strict=True)):
             self.add_everything()
 
     def next_batch(self, count: int) -> Invalidations:

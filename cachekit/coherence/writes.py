@@ -74,9 +74,8 @@ class TierWrites:
         files, file = self._files, self._file
         if files is None or file is None or level is not _ALL or ttl <= 0 or file.breaker.refuses:
             redis, bus = self._redis, self._bus
-            if redis is not None and file is None and level is _ALL and ttl > 0:
-                if bus is not None and bus.beginning:
-                    bus.await_beginning()
+            begins = bus is not None and bus.beginning
+            if redis is not None and file is None and level is _ALL and ttl > 0 and not begins:
                 entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
                 return self._write_one_above_server(redis, entry)
             return self.write({key: value}, ttl, tags, level, stale_ttl)

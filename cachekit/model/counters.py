@@ -11,6 +11,9 @@ import math
 from typing import Final, final
 from weakref import ref
 
+#: Seconds between two hits that a tier times.
+SAMPLE_INTERVAL: Final = 0.01
+
 
 @final
 class Lookups:

@@ -12,8 +12,8 @@ from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
 
-# The range of a datetime, in seconds since the epoch.
-_FIRST_MOMENT: Final = -62135596800.0
+#: The first and the last moment of a datetime, in seconds since the epoch.
+FIRST_MOMENT: Final = -62135596800.0
 _LAST_MOMENT: Final = 253402300799.0
 
 
@@ -32,7 +32,7 @@ def _timestamp(moment: datetime | float | None, argument: str) -> float:
             f"{argument} must be an aware datetime, or seconds since the epoch, "
             f"not {moment!r} of type {type(moment).__name__}; leave it out for now"
         )
-    if not _FIRST_MOMENT <= moment <= _LAST_MOMENT:  # NaN, too
+    if not FIRST_MOMENT <= moment <= _LAST_MOMENT:  # NaN, too
         raise ValueError(
             f"{argument} must be a moment of the years 1 to 9999, not {moment!r} seconds since the epoch; "
             f"leave it out for now"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from cachekit.errors import UnreadableError
+from cachekit.runtime.interrupts import is_interrupt
+from cachekit.serialization.compression import unpack
+
 
 class Codec(Protocol):
     """How a value becomes bytes and a value again. Both methods may be called from any thread.
@@ -38,3 +42,19 @@ class Codec(Protocol):
                 for damage.
         """
         ...
+
+
+def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) -> Any:
+    """Return the value in a stored payload.
+
+    Raises:
+        UnreadableError: the payload is damaged, or its codec refuses it.
+    """
+    try:
+        return codec.decode(unpack(compression, payload))
+    except UnreadableError:
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        raise UnreadableError(f"the codec {codec.name!r} failed: {type(error).__name__}", "damage") from error

@@ -19,7 +19,7 @@ from cachekit.model.validation import checked_key
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
-from cachekit.serialization.codec import Codec
+from cachekit.serialization.codec import Codec, unpack_value
 from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
@@ -101,16 +101,7 @@ class Stored:
         payload = self._payload
         if self._sum is not None and crc32(payload) != self._sum:
             raise UnreadableError("the payload does not match its checksum", "damage")
-        try:
-            return self._codec.decode(compressing.unpack(self._compression, payload))
-        except UnreadableError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            raise UnreadableError(
-                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
-            ) from error
+        return unpack_value(self._codec, self._compression, payload)
 
     def __repr__(self) -> str:
         return (

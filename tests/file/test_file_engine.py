@@ -34,11 +34,11 @@ from cachekit.tiers.fences import WRITING
 from cachekit.tiers.file.engine import fence_tokens
 from cachekit.tiers.file.engine import format as file_format
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.engine.index import name_of
 from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.fresh_tokens import fresh
 
 ROOMY = replace(SMALL, limit=8 << 20)
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -19,12 +20,12 @@ from cachekit import CacheEntry, FileCache, IntelligentCache, MemoryCache
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
-from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.fences import ServerTokens, TagTokens
 from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
 from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.fresh_tokens import fresh
 
 SECRET = "s" * 16
 #: How a value may be stored.
@@ -100,42 +101,44 @@ def test_a_signature_counts_in_one_namespace(tmp_path: Path) -> None:
         assert two.get_value("k") is None
 
 
+def forger(cache: FileCache) -> Callable[..., None]:
+    """Return what stores a record under "k" that has any times and tags, and the right checksum."""
+    engine = engine_of(cache)
+    octets, hashed, shard, bucket = engine.locate("k")
+    cache.set_value("k", "value")
+    record = engine.get("k")
+    assert record is not None
+    payload, flags = record.payload, record.flags
+
+    def forge(
+        created: float, expiry: float, stale_until: float, tags: TagTokens = (), names: bytes = b""
+    ) -> None:
+        forged = encode(octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, names, None)
+        shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
+
+    return forge
+
+
 def test_times_that_are_none_are_damage(tmp_path: Path) -> None:
     """Where others may write, a checksum proves nothing: no time of a record leads to an exception."""
     with FileCache(tmp_path, 1) as cache, IntelligentCache(redis_cache=None, file_cache=cache) as over:
-        engine = engine_of(cache)
-        octets, hashed, shard, bucket = engine.locate("k")
-        cache.set_value("k", "value")
-        record = engine.get("k")
-        assert record is not None
+        forge = forger(cache)
         bad = (float("nan"), float("inf"), -float("inf"), 1e300, -1e300)
-        for created in bad:
-            for expiry in (*bad, 1e12):
-                for stale in bad:
-                    forged = encode(
-                        octets, hashed, record.payload, expiry, record.flags, 0, (), created, stale, b"", None
-                    )
-                    shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
-                    assert cache.get_value("k") in ("value", None)
-                    cache.get("k")
-                    assert over.get("k") in ("value", None)
-                    over.explain("k")
+        for created, expiry, stale_until in product(bad, (*bad, 1e12), bad):
+            forge(created, expiry, stale_until)
+            assert cache.get_value("k") in ("value", None)
+            assert cache.get("k") is None, "an entry has times"
+            assert over.get("k") in ("value", None)
+            over.explain("k")
 
 
 def test_names_that_are_none_are_damage(tmp_path: Path) -> None:
     """As above, for the names of the tags."""
     with FileCache(tmp_path, 1) as cache, IntelligentCache(redis_cache=None, file_cache=cache) as over:
-        engine = engine_of(cache)
-        octets, hashed, shard, bucket = engine.locate("k")
-        cache.set_value("k", "value")
-        record = engine.get("k")
-        assert record is not None
-        tags = engine.tag_tokens(["t"])
+        forge = forger(cache)
+        tags = engine_of(cache).tag_tokens(["t"])
         for names in (b"", b"x", struct.pack("<QI", 0, 9) + b"t", struct.pack("<QI", 0, 1) + b"\xff"):
-            forged = encode(
-                octets, hashed, record.payload, 1e12, record.flags, 0, tags, 1.0, 1e12, names, None
-            )
-            shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
+            forge(1.0, 1e12, 1e12, tags, names)
             assert cache.get("k") is None
             assert over.get("k") in ("value", None)
         assert HEADER.size == 60, "docs/file.md names it"

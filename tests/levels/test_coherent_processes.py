@@ -207,7 +207,8 @@ def without_news(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def without_news_of_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same of invalidations by tag."""
-    from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
+    from cachekit.tiers.file.engine.fence_tokens import Tokens
+    from cachekit.tiers.fresh_tokens import fresh
 
     def invalidate(self: Tokens, tags: Iterable[str]) -> None:
         self.words[EPOCH] = fresh() | WRITING
@@ -235,7 +236,7 @@ def with_news_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
 def with_news_written_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is news only when others have been able to see for a while what was written."""
     from cachekit.tiers.file.engine import shard
-    from cachekit.tiers.file.engine.fence_tokens import fresh
+    from cachekit.tiers.fresh_tokens import fresh
 
     put = shard.Shard.put
     monkeypatch.setattr(shard, "CHANGES", UNREAD)

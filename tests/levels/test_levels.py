@@ -253,7 +253,6 @@ class TestFaults:
         tiers.clock.advance(60)
         fleet = tiers.cache._core.tiers.redis
         assert fleet is not None
-        fleet._clock = tiers.clock
         while fleet.state != "closed":
             fleet.probe()
         assert cast("RedisCache", tiers.redis.tier).peek("k") is None

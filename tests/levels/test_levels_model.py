@@ -72,7 +72,7 @@ class Caches(RuleBasedStateMachine):
             cache = IntelligentCache(memory, cast("ServerTier", redis), cast("DirectoryTier", file))
             for lower in (cache._core.tiers.redis, cache._core.tiers.file):
                 assert lower is not None
-                lower._clock = self.clock
+                lower.clock = self.clock
                 lower.breaker._monotonic = self.clock.monotonic
             self.caches.append(cache)
         listen(*self.caches)

@@ -21,18 +21,15 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Any, Final, final
 
 from cachekit.errors import UnreadableError
-from cachekit.model.entry import CacheEntry, checked_entry
+from cachekit.model.entry import FIRST_MOMENT, CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
-from cachekit.runtime.interrupts import is_interrupt
-from cachekit.serialization.codec import Codec
-from cachekit.serialization.compression import Compressor, unpack
+from cachekit.serialization.codec import Codec, unpack_value
+from cachekit.serialization.compression import Compressor
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.file.engine.format import SIGNATURE_SIZE, Record
 
-#: The first moment of a datetime, in seconds since the epoch.
-FIRST_MOMENT: Final = -62135596800.0
 _PRECISION: Final = 6  # digits of a TTL that the difference of two times still has
 _SIGNED: Final = 1 << 15
 _COMPRESSION_SHIFT: Final = 8
@@ -79,18 +76,7 @@ class RecordCodec:
             UnreadableError: it has another codec or signature, or may not be read.
         """
         content, _, start, end, flags, *_ = record
-        try:
-            return self._value(content, memoryview(content)[start:end], end, flags)
-        except UnreadableError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            raise UnreadableError(
-                f"the codec {self._codec.name!r} failed: {type(error).__name__}", "damage"
-            ) from error
-
-    def _value(self, content: bytes, payload: memoryview, end: int, flags: int) -> Any:
+        payload = memoryview(content)[start:end]
         if bool(flags & _SIGNED) != (self._verify is not None):
             which = "not signed, though" if self._verify else "signed, and"
             has = "has a" if self._verify else "has no"
@@ -103,7 +89,7 @@ class RecordCodec:
                 f"written with codec {flags & 0xFF}, not with {self._codec.name!r}", "codec"
             )
         compression = (flags & ~_SIGNED) >> _COMPRESSION_SHIFT
-        return self._codec.decode(unpack(compression, payload))
+        return unpack_value(self._codec, compression, payload)
 
     def entry(self, key: str, record: Record, now: float) -> tuple[CacheEntry, ServerTokens | None]:
         """Return the entry in a record, and its origin.
@@ -113,8 +99,9 @@ class RecordCodec:
         """
         value = self.value(record)
         content, names_at, start, end, _, created, expiry, stale_until, server_token, tag_tokens = record
-        # Other users may have written it, if they may write in the directory: then its times may be anything.
-        if not created >= FIRST_MOMENT or expiry != expiry:
+        # Other users may have written it, if they may write in the directory. The engine finds live records
+        # only, so it has an expiry. Its creation may lie before any datetime.
+        if not created >= FIRST_MOMENT:
             raise UnreadableError("a time of the record is none", "damage")
         ttl = None if expiry == inf else round(expiry - created, _PRECISION)
         stale_ttl = round(stale_until - expiry, _PRECISION) if expiry < stale_until < inf else 0.0

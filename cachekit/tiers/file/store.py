@@ -21,19 +21,19 @@ from cachekit.errors import (
     TierUnavailableError,
     UnreadableError,
 )
-from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
-from cachekit.model.entry import CacheEntry
-from cachekit.model.stats import CacheStats
+from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
+from cachekit.model.entry import FIRST_MOMENT, CacheEntry
+from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.fence_tokens import fresh
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
-from cachekit.tiers.file.record_codec import FIRST_MOMENT, RecordCodec, pack_names, parse_names
+from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
+from cachekit.tiers.fresh_tokens import fresh
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +41,6 @@ T = TypeVar("T")
 #: Keeps a copy in memory: key, value, created, TTL, tags, stale TTL, what tells changes, fence.
 Keep: TypeAlias = Callable[[str, Any, float, float, frozenset[str], float, int, SharedFence], object]
 
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 #: The disk, the quota, or the largest size of a file of this process is exhausted. Removing still works.
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
@@ -565,29 +564,22 @@ class FileStore:
 
     def stats(self) -> CacheStats:
         """Return what has been counted, as `FileCache.get_stats` describes it."""
-        lookups, counter, unavailable = self._lookups, self.counter, self._unavailable
         engine = self._handle.stats()
-        return CacheStats(
-            hits=lookups.hits,
-            misses=lookups.misses,
-            unavailable=unavailable,
+        return tier_stats(
+            self.counter,
+            self._latency,
+            hits=self._lookups.hits,
+            misses=self._lookups.misses,
+            unavailable=self._unavailable,
             size=engine.entries,
             memory_usage_bytes=engine.bytes,
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
             evictions=engine.evictions,
             expirations=engine.expirations,
-            refusals=counter.refusals,
-            errors=counter.errors + engine.damaged,
-            latency_p50=self._latency.quantile(0.5),
-            latency_p99=self._latency.quantile(0.99),
-            requests=lookups.hits + lookups.misses + unavailable,
-            request_hits=lookups.hits,
+            errors=self.counter.errors + engine.damaged,
         )
 
     def _time_hit(self, started: float) -> None:
-        self._sample_due = started + _SAMPLED
+        self._sample_due = started + SAMPLE_INTERVAL
         self._latency.record(time.monotonic() - started)
 
 

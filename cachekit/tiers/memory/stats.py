@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from cachekit.model.counters import LatencyHistogram, Lookups, LookupTable
+from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
-_SAMPLE_INTERVAL: Final = 0.01  # seconds between two hits that are timed
 _MEASURED: Final = 1000  # the most entries that are measured for an estimate of all
 
 
@@ -60,7 +59,7 @@ class MemoryStats:
     def sample(self, store: Store, key: str) -> None:
         """Repeat the steps of a hit and time them: timing every hit would cost more than the hit."""
         started = store.time.monotonic()
-        self.sample_due = started + _SAMPLE_INTERVAL
+        self.sample_due = started + SAMPLE_INTERVAL
         held = store.find(key)
         if held is not None and store.time.monotonic() < held.deadline:
             try:

@@ -410,7 +410,7 @@ class Store(RemovalMixin):
         """
         # The monotonic clock first: time that passes between the two reads shortens the life.
         now = self.time.monotonic()
-        age = self.clock.time() - created
+        age = self.time.time() - created
         created = now if age < 0 else now - age
         if self.put(key, value, ttl, tags, created, changes, shared_fence, False, stale):
             self.counter.promotions += 1

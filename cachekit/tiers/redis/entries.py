@@ -20,7 +20,8 @@ from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
-from cachekit.tiers.redis.store import Store, Write, fresh
+from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.store import Store, Write
 
 #: Bytes of the largest envelope. A larger one would keep the server from other clients for too long.
 LARGEST: Final = 64 << 20

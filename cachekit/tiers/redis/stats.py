@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import final
 
-from cachekit.model.counters import LatencyHistogram, Lookups, TierCounters
-from cachekit.model.stats import CacheStats
+from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
+from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.runtime.clock import Clock
-
-_SAMPLED: Final = 0.01  # seconds between two hits that are timed
 
 
 @final
@@ -48,7 +46,7 @@ class Figures:
         if begun > self._sample_due:
             now = self._now()
             self._latency.record(now - begun)
-            self._sample_due = now + _SAMPLED
+            self._sample_due = now + SAMPLE_INTERVAL
 
     def end_many(self, asked: int, found: int) -> None:
         """Count several lookups that were one call."""
@@ -57,21 +55,12 @@ class Figures:
 
     def snapshot(self) -> CacheStats:
         """Return all counters."""
-        hits, misses, unavailable = self._lookups.hits, self._lookups.misses, self.unavailable
-        counter = self.counter
-        return CacheStats(
-            hits=hits,
-            misses=misses,
-            unavailable=unavailable,
+        return tier_stats(
+            self.counter,
+            self._latency,
+            hits=self._lookups.hits,
+            misses=self._lookups.misses,
+            unavailable=self.unavailable,
             size=self.size,
             memory_usage_bytes=self.memory_usage,
-            sets=counter.sets,
-            deletes=counter.deletes,
-            invalidations=counter.invalidations,
-            refusals=counter.refusals,
-            errors=counter.errors,
-            latency_p50=self._latency.quantile(0.5),
-            latency_p99=self._latency.quantile(0.99),
-            requests=hits + misses + unavailable,
-            request_hits=hits,
         )

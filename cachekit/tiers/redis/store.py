@@ -7,9 +7,7 @@ to live, so that none stays for ever. `entries` knows what an envelope is, and w
 
 from __future__ import annotations
 
-import os
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -18,6 +16,7 @@ from typing import Final, NamedTuple, final
 
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
@@ -30,25 +29,6 @@ TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
 _MOST_DIGITS: Final = 19  # of a token, which has 63 bits
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is negative
-
-
-# Numbers of the system's randomness, taken many at a time: a call of the system takes longer than the rest of
-# a token. A forked child takes its own, or two processes would make the same tokens.
-_random: Final[list[int]] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.clear)
-
-
-def fresh() -> int:
-    """Return a new token: a random number of 63 bits that is not 0."""
-    while True:
-        try:
-            token = _random.pop() >> 1
-        except IndexError:
-            _random.extend(struct.unpack("<256Q", os.urandom(2048)))
-            continue
-        if token:
-            return token
 
 
 class Write(NamedTuple):

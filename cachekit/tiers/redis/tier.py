@@ -27,6 +27,7 @@ from cachekit.serialization.signing import Secret
 from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.base import BusListener, Fence
 from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
@@ -35,7 +36,7 @@ from cachekit.tiers.redis.fence import RedisFence, check_fence
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
 from cachekit.tiers.redis.stats import Figures
-from cachekit.tiers.redis.store import Store, fresh
+from cachekit.tiers.redis.store import Store
 
 _MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
 

@@ -23,7 +23,7 @@ from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine.control_block import ENTRIES
 from cachekit.tiers.file.engine.directory import USERS, open_directory
-from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
+from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.format import (
     MOST_TAGS,
@@ -36,6 +36,7 @@ from cachekit.tiers.file.engine.format import (
 )
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.fresh_tokens import fresh
 
 _PATIENCE: Final = 2.0
 _OPENING: Final = 30.0

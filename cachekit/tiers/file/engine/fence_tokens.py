@@ -21,45 +21,14 @@ from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.fresh_tokens import fresh
 
 NAME: Final = "tokens"
 _MAGIC: Final = int.from_bytes(b"ckTOKEN\0", "little") + FORMAT
 _HEAD: Final = 8  # words before the first bucket
-_LOW: Final = WRITING - 1
-_DRAWN: Final = 512
 _MOST_KNOWN: Final = 1024  # tags whose buckets are remembered, and the most bytes of each
 _LONGEST_KNOWN: Final = 256
 _ABANDONED: Final = 1.0  # seconds after which a write under way counts as abandoned
-
-
-class _Source:
-    """Tokens that no process has used before: 63 random bits each.
-
-    Two tokens differ in many bytes, so a flipped byte does not turn one into an earlier one. They come from
-    the system. `random` would repeat them after forks and seeds. Drawing many at a time costs a fifth.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        """Drop the drawn tokens: a forked child would use the same."""
-        self._drawn: list[int] = []
-
-    def fresh(self) -> int:
-        try:
-            return self._drawn.pop()  # one bytecode, so no two threads get the same
-        except IndexError:
-            self._drawn = [number & _LOW or 1 for number in array("Q", os.urandom(8 * _DRAWN))]
-            return self.fresh()
-
-
-_source = _Source()
-#: A token that was never used.
-fresh = _source.fresh
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_source.renew)
 
 
 def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:

@@ -17,7 +17,7 @@ from zlib import crc32
 from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW
-from cachekit.tiers.file.engine.fence_tokens import Tokens, fresh
+from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
     CRC_MASK,
@@ -39,6 +39,7 @@ from cachekit.tiers.file.engine.segments import Segments, length_at
 from cachekit.tiers.file.engine.shard_files import NO_SLOT, Lack, ShardFiles
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
 from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.fresh_tokens import fresh
 
 #: Seconds by which an entry may be ahead of the clock. One that is further ahead was stored before the clock
 #: was set back: how much of its life is over cannot be known.
