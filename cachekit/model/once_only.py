@@ -35,9 +35,8 @@ _MOST_UNREMARKABLE: Final = 256
 
 def refusal_within(value: object) -> str | None:
     """Return what the value is or contains, if that can be read or awaited only once."""
-    refusal = refusal_of(value)
-    if refusal is not None:
-        return f"is {refusal}"
+    if _is_once_only(type(value)):
+        return f"is {refusal_of(value)}"
     found = _first_inside(value)
     return f"contains {refusal_of(found[0])}" if found else None
 
