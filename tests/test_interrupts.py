@@ -14,7 +14,7 @@ import pytest
 from interrupting import handled_by
 from redis_server import wait_until
 
-from cachekit import FileCache, IntelligentCache
+from cachekit import FileCache, IntelligentCache, RedisCache
 from cachekit.runtime.interrupts import is_interrupt
 
 
@@ -97,55 +97,65 @@ class TestLoads:
             assert len(calls) == 2
 
 
-class Picky:
-    """A value that is interrupted while it is pickled, and one while it is unpickled."""
-
-    def __init__(self, when: str) -> None:
-        self.when = when
-
-    def __getstate__(self) -> str:
-        if self.when == "stored":
-            interrupted()
-        return self.when
-
-    def __setstate__(self, when: str) -> None:
-        self.when = when
-        if armed:
-            interrupted()
-
-
-#: Not empty while values are interrupted as they are read.
+#: Not empty while the next value is interrupted as it is pickled or unpickled. A time limit strikes once.
 armed: list[bool] = []
 
 
-class TestValues:
-    @pytest.mark.parametrize("codec", ["trusted", "signed"])
-    def test_while_they_are_stored_and_read(self, tmp_path: Path, codec: str) -> None:
-        """No value is taken for one that cannot be stored, or for damage."""
-        file = FileCache(tmp_path, max_size_mb=20, secret=None if codec == "trusted" else "a secret of mine")
-        with IntelligentCache(None, None, file) as cache, handled_by(over):
-            stored, read = Picky("stored"), Picky("read")
+def strike() -> None:
+    """Be interrupted if that is due."""
+    if armed:
+        armed.clear()
+        interrupted()
+
+
+class Picky:
+    """A value that may be interrupted while it is pickled and while it is unpickled."""
+
+    def __getstate__(self) -> str:
+        strike()
+        return "state"
+
+    def __setstate__(self, state: str) -> None:
+        strike()
+
+
+def lowest_of(kind: str, place: Path, request: pytest.FixtureRequest) -> IntelligentCache:
+    """Return a cache over one tier that encodes values."""
+    secret = None if kind == "trusted files" else "a secret of mine"
+    if kind != "server":
+        return IntelligentCache(None, None, FileCache(place, max_size_mb=20, secret=secret))
+    url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("prefix")
+    return IntelligentCache(None, RedisCache(url=url, key_prefix=prefix, secret=secret), None)
+
+
+@pytest.mark.parametrize("kind", ["trusted files", "signed files", "server"])
+def test_while_values_are_stored_and_read(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """No value is taken for one that cannot be stored, or for damage."""
+    with lowest_of(kind, tmp_path, request) as cache, handled_by(over):
+
+        def interrupts(call: Callable[[], object]) -> None:
+            armed.append(True)
+            with pytest.raises(TimeLimit):
+                call()
+            assert not armed
+
+        for value in (Picky(), [Picky()]):
             writes: list[Callable[[], object]] = [
-                lambda: cache.set("k", stored),
-                lambda: cache.get_or_set("k", lambda: stored),
-                lambda: cache.set_many({"k": [stored]}),
+                lambda value=value: cache.set("k", value),  # type: ignore[misc]
+                lambda value=value: cache.get_or_set("k", lambda: value),  # type: ignore[misc]
+                lambda value=value: cache.set_many({"k": value}),  # type: ignore[misc]
             ]
             for call in writes:
-                with pytest.raises(TimeLimit):
-                    call()
+                interrupts(call)
                 assert cache.get("k") is None
-            cache.set("k", [read])
-            cache.set("k2", read)
-            armed.append(True)
-            reads: list[Callable[[], object]] = [
-                lambda: cache.get("k"),
-                lambda: cache.get("k2"),
-                lambda: cache.get_or_set("k", lambda: 1),
-                lambda: cache.get_many(["k", "k2"]),
-            ]
-            for call in reads:
-                with pytest.raises(TimeLimit):
-                    call()
-            armed.clear()
-            assert cache.get("k", [stored])[0].when == "read"
-            assert file.get_stats().errors == 0
+        cache.set_many({"k": [Picky()], "k2": Picky()})
+        reads: list[Callable[[], object]] = [
+            lambda: cache.get("k"),
+            lambda: cache.get("k2"),
+            lambda: cache.get_or_set("k", lambda: 1),
+            lambda: cache.get_many(["k", "k2"]),
+        ]
+        for call in reads:
+            interrupts(call)
+        assert cache.get_many(["k", "k2"]).keys() == {"k", "k2"}
+        assert cache.get_stats()["combined"].errors == 0
