@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import inside
 import pytest
 from interrupting import handled_by
+from racing import in_thread
 from redis_server import wait_until
 
 from cachekit import FileCache, IntelligentCache, RedisCache
@@ -70,6 +72,18 @@ class TestIsInterrupt:
         assert not is_interrupt(caught.value)
         assert not is_interrupt(TimeLimit())
 
+    def test_in_other_threads(self) -> None:
+        """Python calls no handler there, so what a handler's function raises there is none either."""
+
+        def called() -> bool:
+            with pytest.raises(TimeLimit) as caught:
+                over(1, None)
+            return is_interrupt(caught.value)
+
+        with handled_by(over):
+            assert called()
+            assert not in_thread(called)()
+
 
 class TestLoads:
     def test_a_loader(self) -> None:
@@ -119,16 +133,35 @@ class Picky:
         strike()
 
 
+class Pickling:
+    """A codec of a user's."""
+
+    name = "pickling"
+    code = 200
+
+    def encode(self, value: Any) -> bytes:
+        """Return a pickle."""
+        return pickle.dumps(value)
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        """Load it."""
+        return pickle.loads(payload)
+
+
 def lowest_of(kind: str, place: Path, request: pytest.FixtureRequest) -> IntelligentCache:
     """Return a cache over one tier that encodes values."""
     secret = None if kind == "trusted files" else "a secret of mine"
     if kind != "server":
         return IntelligentCache(None, None, FileCache(place, max_size_mb=20, secret=secret))
     url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("prefix")
-    return IntelligentCache(None, RedisCache(url=url, key_prefix=prefix, secret=secret), None)
+    if kind == "codec":
+        redis = RedisCache(url=url, key_prefix=prefix, codec=Pickling())
+    else:
+        redis = RedisCache(url=url, key_prefix=prefix, secret=secret)
+    return IntelligentCache(None, redis, None)
 
 
-@pytest.mark.parametrize("kind", ["trusted files", "signed files", "server"])
+@pytest.mark.parametrize("kind", ["trusted files", "signed files", "server", "codec"])
 def test_while_values_are_stored_and_read(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """No value is taken for one that cannot be stored, or for damage."""
     with lowest_of(kind, tmp_path, request) as cache, handled_by(over):
