@@ -182,11 +182,14 @@ def test_while_values_are_stored_and_read(kind: str, tmp_path: Path, request: py
                 interrupts(call)
                 assert cache.get("k") is None
         cache.set_many({"k": [Picky()], "k2": Picky()})
+        tier = cache.redis_cache or cache.file_cache
+        assert tier is not None
         reads: list[Callable[[], object]] = [
             lambda: cache.get("k"),
             lambda: cache.get("k2"),
             lambda: cache.get_or_set("k", lambda: 1),
             lambda: cache.get_many(["k", "k2"]),
+            lambda: tier.get_value("k"),
         ]
         for call in reads:
             interrupts(call)
