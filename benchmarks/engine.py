@@ -162,13 +162,7 @@ def keys_named(name: str, number: int) -> list[str]:
     return [f"{name}:{n}" for n in range(number)]
 
 
-def hits(kind: type[Store], keys: list[str], value: bytes) -> Round:
-    store = kind(new_path(), LIMIT)
-    store.fill(keys, value)
-    get = store.get
-    if any(get(key) is None for key in keys):
-        raise ValueError("it lost something")
-
+def reads(get: Callable[[str], object], keys: list[str]) -> Round:
     def work() -> None:
         for key in keys:
             get(key)
@@ -176,16 +170,19 @@ def hits(kind: type[Store], keys: list[str], value: bytes) -> Round:
     return lambda: seconds(work)
 
 
+def hits(kind: type[Store], keys: list[str], value: bytes) -> Round:
+    store = kind(new_path(), LIMIT)
+    store.fill(keys, value)
+    get = store.get
+    if any(get(key) is None for key in keys):
+        raise ValueError("it lost something")
+    return reads(get, keys)
+
+
 def misses(kind: type[Store], keys: list[str], value: bytes) -> Round:
     store = kind(new_path(), LIMIT)
     store.fill(keys, value)
-    get, absent = store.get, [f"absent {key}" for key in keys]
-
-    def work() -> None:
-        for key in absent:
-            get(key)
-
-    return lambda: seconds(work)
+    return reads(store.get, [f"absent {key}" for key in keys])
 
 
 def overwrites(kind: type[Store], keys: list[str], value: bytes) -> Round:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import Any
 import inside
 import pytest
 from interrupting import handled_by
+from racing import in_thread
 from redis_server import wait_until
 
-from cachekit import FileCache, IntelligentCache
+from cachekit import FileCache, IntelligentCache, RedisCache
 from cachekit.runtime.interrupts import is_interrupt
 
 
@@ -70,6 +72,18 @@ class TestIsInterrupt:
         assert not is_interrupt(caught.value)
         assert not is_interrupt(TimeLimit())
 
+    def test_in_other_threads(self) -> None:
+        """Python calls no handler there, so what a handler's function raises there is none either."""
+
+        def called() -> bool:
+            with pytest.raises(TimeLimit) as caught:
+                over(1, None)
+            return is_interrupt(caught.value)
+
+        with handled_by(over):
+            assert called()
+            assert not in_thread(called)()
+
 
 class TestLoads:
     def test_a_loader(self) -> None:
@@ -97,55 +111,87 @@ class TestLoads:
             assert len(calls) == 2
 
 
-class Picky:
-    """A value that is interrupted while it is pickled, and one while it is unpickled."""
-
-    def __init__(self, when: str) -> None:
-        self.when = when
-
-    def __getstate__(self) -> str:
-        if self.when == "stored":
-            interrupted()
-        return self.when
-
-    def __setstate__(self, when: str) -> None:
-        self.when = when
-        if armed:
-            interrupted()
-
-
-#: Not empty while values are interrupted as they are read.
+#: Not empty while the next value is interrupted as it is pickled or unpickled. A time limit strikes once.
 armed: list[bool] = []
 
 
-class TestValues:
-    @pytest.mark.parametrize("codec", ["trusted", "signed"])
-    def test_while_they_are_stored_and_read(self, tmp_path: Path, codec: str) -> None:
-        """No value is taken for one that cannot be stored, or for damage."""
-        file = FileCache(tmp_path, max_size_mb=20, secret=None if codec == "trusted" else "a secret of mine")
-        with IntelligentCache(None, None, file) as cache, handled_by(over):
-            stored, read = Picky("stored"), Picky("read")
+def strike() -> None:
+    """Be interrupted if that is due."""
+    if armed:
+        armed.clear()
+        interrupted()
+
+
+class Picky:
+    """A value that may be interrupted while it is pickled and while it is unpickled."""
+
+    def __getstate__(self) -> str:
+        strike()
+        return "state"
+
+    def __setstate__(self, state: str) -> None:
+        strike()
+
+
+class Pickling:
+    """A codec of a user's."""
+
+    name = "pickling"
+    code = 200
+
+    def encode(self, value: Any) -> bytes:
+        """Return a pickle."""
+        return pickle.dumps(value)
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        """Load it."""
+        return pickle.loads(payload)
+
+
+def lowest_of(kind: str, place: Path, request: pytest.FixtureRequest) -> IntelligentCache:
+    """Return a cache over one tier that encodes values."""
+    secret = None if kind == "trusted files" else "a secret of mine"
+    if kind != "server":
+        return IntelligentCache(None, None, FileCache(place, max_size_mb=20, secret=secret))
+    url, prefix = request.getfixturevalue("redis_url"), request.getfixturevalue("prefix")
+    if kind == "codec":
+        redis = RedisCache(url=url, key_prefix=prefix, codec=Pickling())
+    else:
+        redis = RedisCache(url=url, key_prefix=prefix, secret=secret)
+    return IntelligentCache(None, redis, None)
+
+
+@pytest.mark.parametrize("kind", ["trusted files", "signed files", "server", "codec"])
+def test_while_values_are_stored_and_read(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """No value is taken for one that cannot be stored, or for damage."""
+    with lowest_of(kind, tmp_path, request) as cache, handled_by(over):
+
+        def interrupts(call: Callable[[], object]) -> None:
+            armed.append(True)
+            with pytest.raises(TimeLimit):
+                call()
+            assert not armed
+
+        for value in (Picky(), [Picky()]):
             writes: list[Callable[[], object]] = [
-                lambda: cache.set("k", stored),
-                lambda: cache.get_or_set("k", lambda: stored),
-                lambda: cache.set_many({"k": [stored]}),
+                lambda value=value: cache.set("k", value),  # type: ignore[misc]
+                lambda value=value: cache.get_or_set("k", lambda: value),  # type: ignore[misc]
+                lambda value=value: cache.set_many({"k": value}),  # type: ignore[misc]
             ]
             for call in writes:
-                with pytest.raises(TimeLimit):
-                    call()
+                interrupts(call)
                 assert cache.get("k") is None
-            cache.set("k", [read])
-            cache.set("k2", read)
-            armed.append(True)
-            reads: list[Callable[[], object]] = [
-                lambda: cache.get("k"),
-                lambda: cache.get("k2"),
-                lambda: cache.get_or_set("k", lambda: 1),
-                lambda: cache.get_many(["k", "k2"]),
-            ]
-            for call in reads:
-                with pytest.raises(TimeLimit):
-                    call()
-            armed.clear()
-            assert cache.get("k", [stored])[0].when == "read"
-            assert file.get_stats().errors == 0
+        cache.set_many({"k": [Picky()], "k2": Picky()})
+        tier = cache.redis_cache or cache.file_cache
+        assert tier is not None
+        reads: list[Callable[[], object]] = [
+            lambda: cache.get("k"),
+            lambda: cache.get("k2"),
+            lambda: cache.get_or_set("k", lambda: 1),
+            lambda: cache.get_many(["k", "k2"]),
+            lambda: tier.get_value("k"),
+        ]
+        for call in reads:
+            interrupts(call)
+        assert cache.get_many(["k", "k2"]).keys() == {"k", "k2"}
+        assert cache.get_stats()["combined"].errors == 0

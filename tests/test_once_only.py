@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from cachekit import FileCache, IntelligentCache, SerializationError
+from cachekit.model import once_only
 
 
 @dataclass
@@ -127,7 +128,23 @@ def test_mocks_are_no_iterators() -> None:
         assert cache.get_or_set("k", lambda: {"client": mock})["client"] is mock
 
 
-def test_a_large_value_takes_no_long_look(cache: IntelligentCache) -> None:
-    """A bounded number of its containers is looked at."""
+def test_large_values_and_cycles_take_no_long_look(
+    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounded number of the containers of a value is looked at, and each of them once."""
+    looked: list[object] = []
+    contents = once_only._contents
+
+    def look(container: object) -> Iterator[list[object]]:
+        looked.append(container)
+        return contents(container)
+
+    monkeypatch.setattr(once_only, "_contents", look)
     rows = [{"id": number} for number in range(5_000)]
-    assert cache.get_or_set("k", lambda: rows) == rows
+    assert cache.get_or_set("rows", lambda: rows) == rows
+    assert len(looked) == 1_000
+    looked.clear()
+    cycle: list[object] = []
+    cycle.append(cycle)
+    assert cache.get_or_set("cycle", lambda: cycle) is cycle
+    assert looked == [cycle]

@@ -15,7 +15,7 @@ from cachekit.errors import CacheError, TierUnavailableError
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.machine import memory_bytes
-from cachekit.runtime.program import program
+from cachekit.runtime.program import program_name
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache, store_of
 
@@ -32,10 +32,8 @@ _NAMELESS: Final = "this shell has no name, because its working directory was re
 def namespace() -> str | None:
     """Return the name of this program, the same in the processes that it starts; None if it has no name.
 
-    It is CACHEKIT_NAMESPACE if set. Otherwise it is the module's name if that runs with -m, the script's name
-    with a digest of its path, or the name of an installed tool, or "interactive" for a shell, with a digest
-    of the working directory. So two scripts have different names, and so have the shells and servers of two
-    projects.
+    It is CACHEKIT_NAMESPACE if set, and otherwise the name that `runtime.program` makes. Two scripts have
+    different names, and so have the shells and servers of two projects.
 
     Raises:
         ValueError: CACHEKIT_NAMESPACE cannot be part of a path.
@@ -48,22 +46,7 @@ def namespace() -> str | None:
                 f"remove slashes, or unset it"
             )
         return given
-    described = program()
-    if described is None:
-        return None
-    kind, _, rest = described.partition(":")
-    if kind == "module":
-        return rest
-    if kind == "script":
-        readable = os.path.splitext(os.path.basename(rest))[0]
-        place = rest
-    elif kind == "tool":
-        readable, _, place = rest.partition(":")
-    else:
-        readable, place = "interactive", rest
-    from hashlib import blake2b  # only a program without a name of its own needs it
-
-    return f"{readable[:40]}-{blake2b(os.fsencode(place), digest_size=6).hexdigest()}"
+    return program_name()
 
 
 def max_size_mb() -> int:

@@ -114,12 +114,7 @@ class _Definition:
         self._scope = vars(sys.modules.get(kind.__module__, sys)), dict(vars(kind))
         parts = [self.reference(type(kind)), *map(self.reference, kind.__bases__), self.annotated(kind)]
         for name, value in sorted(namespace_of(kind).items()):
-            try:
-                parts.append(f"{name}={self.text(value)}")
-            except Unkeyable as error:
-                if self._package is None:
-                    raise Unkeyable(f"its attribute {name!r}: {error}") from None
-                parts.append(f"{name}=<{qualified_name(type(value))}>")
+            parts.append(f"{name}={self._part(f'attribute {name!r}', self.text, value)}")
         return "\n".join(parts)
 
     def annotated(self, thing: Any) -> str:
@@ -127,14 +122,18 @@ class _Definition:
         if isinstance(thing, FunctionType):
             self._scope = thing.__globals__, {}
         texts = []
-        for name, annotation in annotations_of(thing).items():
-            try:
-                texts.append(f"{name}:{self.annotation(annotation)}")
-            except Unkeyable as error:
-                if self._package is None:
-                    raise Unkeyable(f"its annotation of {name!r}: {error}") from None
-                texts.append(f"{name}:<{qualified_name(type(annotation))}>")
+        for name, value in annotations_of(thing).items():
+            texts.append(f"{name}:{self._part(f'annotation of {name!r}', self.annotation, value)}")
         return ",".join(texts)
+
+    def _part(self, what: str, text: Callable[[Any], str], value: object) -> str:
+        # Of an installed package, what has no identity counts by its type.
+        try:
+            return text(value)
+        except Unkeyable as error:
+            if self._package is None:
+                raise Unkeyable(f"its {what}: {error}") from None
+            return f"<{qualified_name(type(value))}>"
 
     def annotation(self, value: Any) -> str:
         """Return the text of an annotation; one that is a text also mentions the classes that it names."""

@@ -333,11 +333,11 @@ def _deeper(depth: int) -> int:
 
 
 def _encode_fields(value: Any, kind: type, depth: int) -> str:
+    from dataclasses import fields  # the module of the class has imported it
+
     from cachekit.decorator.object_state import beyond, has_slots
 
-    # `dataclasses.fields` lists the same, and importing it takes a fifth of our import time.
-    described: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    names = [name for name, field in described.items() if field._field_type.name == "_FIELD"]
+    names = [field.name for field in fields(kind)]
     decorated = next(one for one in kind.__mro__ if "__dataclass_fields__" in vars(one))
     further = beyond(value, kind, names)
     if decorated is not kind and (further or has_slots(kind, decorated)):

@@ -33,18 +33,12 @@ _unremarkable: set[type] = set()
 _MOST_UNREMARKABLE: Final = 256
 
 
-def refuse_once_only(value: object, what: str) -> None:
-    """Raise if the value, or one inside it, can be read or awaited only once.
-
-    Raises:
-        OnceOnlyError: it can; the message calls the value `what`.
-    """
-    refusal = refusal_of(value)
-    if refusal is not None:
-        raise OnceOnlyError(f"{what} is {refusal}")
+def refusal_within(value: object) -> str | None:
+    """Return what the value is or contains, if that can be read or awaited only once."""
+    if _is_once_only(type(value)):
+        return f"is {refusal_of(value)}"
     found = _first_inside(value)
-    if found:
-        raise OnceOnlyError(f"{what} contains {refusal_of(found[0])}")
+    return f"contains {refusal_of(found[0])}" if found else None
 
 
 def refusal_of(value: object) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from cachekit.model.display import shown_key, shown_value
-from cachekit.model.once_only import OnceOnlyError, refuse_once_only
+from cachekit.model.once_only import OnceOnlyError, refusal_within
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
 TYPE_CHECKING = False
@@ -181,13 +181,9 @@ def refuse_unstorable(value: object, key: str | None = None) -> None:
         raise ValueError(
             f"{_value_of(key)} is MISSING, which stands for no value; store None, or delete the key"
         )
-    try:
-        refuse_once_only(value, "the value")
-    except OnceOnlyError as error:
-        if key is None:
-            raise
-        # The text of a key is made only where it is needed.
-        raise OnceOnlyError(str(error).replace("the value", _value_of(key), 1)) from None
+    refusal = refusal_within(value)
+    if refusal is not None:
+        raise OnceOnlyError(f"{_value_of(key)} {refusal}")
 
 
 def not_a_function(argument: str, takes: str, value: object) -> TypeError:

@@ -49,6 +49,29 @@ def program() -> str | None:
     return mine
 
 
+def program_name() -> str | None:
+    """Return a readable name of this program, which can be part of a path; None if `program` is None.
+
+    It is the module's name, the script's name with a digest of its path, or the name of an installed tool,
+    or "interactive" for a shell, with a digest of the working directory.
+    """
+    described = program()
+    if described is None:
+        return None
+    kind, _, rest = described.partition(":")
+    if kind == "module":
+        return rest
+    if kind == "script":
+        readable, place = os.path.splitext(os.path.basename(rest))[0], rest
+    elif kind == "tool":
+        readable, _, place = rest.partition(":")
+    else:
+        readable, place = "interactive", rest
+    from hashlib import blake2b  # only a program without a name of its own needs it
+
+    return f"{readable[:40]}-{blake2b(os.fsencode(place), digest_size=6).hexdigest()}"
+
+
 def shell() -> str:
     """Return a name for the main module of a shell: functions of the shells of one directory share it."""
     return f"shell:{_directory}"

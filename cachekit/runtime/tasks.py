@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 from cachekit.errors import CacheClosedError
 
@@ -27,13 +27,16 @@ class _Flight(Protocol):
 
 @final
 class Tasks:
-    """The tasks of one cache. Safe on any loop and in any thread."""
+    """The tasks of one cache. Safe on any loop and in any thread.
+
+    It has no WeakSet, because another thread may add a member while the members are listed.
+    """
 
     __slots__ = ("_closed", "_loops", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: dict[int, ref[asyncio.Task[object]]] = {}
-        self._loops: dict[int, ref[asyncio.AbstractEventLoop]] = {}
+        self._tasks: WeakKeyDictionary[asyncio.Task[object], None] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, None] = WeakKeyDictionary()
         self._closed = False
 
     def __len__(self) -> int:
@@ -52,12 +55,12 @@ class Tasks:
             raise
         held = self._held_by(task.get_loop())
         held.add(task)
-        number, tasks = id(task), self._tasks
-        tasks[number] = ref(task, lambda _: tasks.pop(number, None))
+        tasks = self._tasks
+        tasks[task] = None
 
         def end(task: asyncio.Task[object]) -> None:
             held.discard(task)
-            tasks.pop(number, None)
+            tasks.pop(task, None)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:
                 flight.cancel()
@@ -71,10 +74,9 @@ class Tasks:
         if held is None:
             held = set()
             setattr(loop, _ATTRIBUTE, held)
-        loops, number = self._loops, id(loop)
-        if number not in loops:
-            loops[number] = ref(loop, lambda _: loops.pop(number, None))
-            for other in [reference() for reference in list(loops.values())]:
+        if loop not in self._loops:
+            self._loops[loop] = None
+            for other in [reference() for reference in self._loops.keyrefs()]:
                 if other is not None and other.is_closed():  # a program may keep it, and its tasks never run
                     getattr(other, _ATTRIBUTE).clear()
         return held
@@ -93,7 +95,7 @@ class Tasks:
         import asyncio
 
         mine = []
-        for task in [reference() for reference in list(self._tasks.values())]:
+        for task in [reference() for reference in self._tasks.keyrefs()]:
             if task is None:
                 continue
             loop = task.get_loop()

@@ -54,17 +54,37 @@ def test_they_are_returned(name: str, tmp_path: Path, caplog: pytest.LogCaptureF
     assert "schema" not in caplog.text
 
 
-def test_no_older_value_stays(clock: ManualClock) -> None:
-    """What a reload could not store is gone, and not as it was before."""
-    fails: list[bool] = []
+#: Not empty while codecs and weighers fail.
+failing: list[bool] = []
 
-    def once(key: str, value: Any) -> int:
-        return weigh(key, value) if fails else 1
 
-    with IntelligentCache(MemoryCache(max_bytes=99, weigher=once, clock=clock), None, None) as cache:
+class FailingLater(Failing):
+    """A codec that fails when it is told to."""
+
+    def encode(self, value: Any) -> bytes:
+        """Return a text."""
+        return super().encode(value) if failing else repr(value).encode()
+
+
+@pytest.mark.parametrize("tiers", ["weigher", "codec"])
+def test_no_older_value_stays(clock: ManualClock, tiers: str, tmp_path: Path) -> None:
+    """What a load could not store is gone, and not as it was before, nor served as stale."""
+    if tiers == "codec":
+        memory = MemoryCache(clock=clock)
+        file = FileCache(tmp_path, max_size_mb=20, codec=FailingLater(), clock=clock)
+    else:
+        memory = MemoryCache(max_bytes=99, weigher=lambda *of: weigh(*of) if failing else 1, clock=clock)
+        file = None
+    with IntelligentCache(memory, None, file) as cache:
         answers = iter([1, 2])
         cached = cache.cached(name="f")(lambda: next(answers))
-        assert cached() == 1
-        fails.append(True)
-        assert cached.refresh() == 2
+        assert (cached(), cache.get_or_set("k", lambda: 1, ttl=10, stale_ttl=60)) == (1, 1)
+        clock.advance(20)
+        failing.append(True)
+        try:
+            assert (cached.refresh(), cache.get_or_set("k", lambda: 2, ttl=10, stale_ttl=60)) == (2, 2)
+        finally:
+            failing.clear()
         assert cached.cache_info().size == 0
+        with pytest.raises(ZeroDivisionError):
+            cache.get_or_set("k", lambda: 1 / 0, ttl=10, stale_ttl=60)

@@ -65,7 +65,7 @@ def waits_for(cache: IntelligentCache | aio.IntelligentCache, key: str) -> list[
 
 def tasks(cache: IntelligentCache | aio.IntelligentCache) -> list[Task[Any]]:
     """Return the tasks of loads under way."""
-    found = [reference() for reference in list(_core(cache)._core.loads.tasks._tasks.values())]
+    found = [reference() for reference in _core(cache)._core.loads.tasks._tasks.keyrefs()]
     return [task for task in found if task is not None]
 
 
