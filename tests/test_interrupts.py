@@ -183,7 +183,7 @@ def test_while_values_are_stored_and_read(kind: str, tmp_path: Path, request: py
                 assert cache.get("k") is None
         cache.set_many({"k": [Picky()], "k2": Picky()})
         tier = cache.redis_cache or cache.file_cache
-        assert tier is not None
+        assert isinstance(tier, FileCache | RedisCache)
         reads: list[Callable[[], object]] = [
             lambda: cache.get("k"),
             lambda: cache.get("k2"),
