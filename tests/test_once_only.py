@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -128,23 +129,23 @@ def test_mocks_are_no_iterators() -> None:
         assert cache.get_or_set("k", lambda: {"client": mock})["client"] is mock
 
 
-def test_large_values_and_cycles_take_no_long_look(
-    cache: IntelligentCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bounded number of the containers of a value is looked at, and each of them once."""
-    looked: list[object] = []
-    contents = once_only._contents
+def test_large_values_and_cycles_take_no_long_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded number of the objects in a value is looked into, and each of them once."""
+    monkeypatch.setattr(once_only, "_MOST", 1_000)
+    looked: list[int] = []
+    referents = gc.get_referents
 
-    def look(container: object) -> Iterator[list[object]]:
-        looked.append(container)
-        return contents(container)
+    def look(*objects: object) -> list[object]:
+        looked.append(len(objects))
+        return referents(*objects)
 
-    monkeypatch.setattr(once_only, "_contents", look)
-    rows = [{"id": number} for number in range(5_000)]
-    assert cache.get_or_set("rows", lambda: rows) == rows
-    assert len(looked) == 1_000
-    looked.clear()
-    cycle: list[object] = []
-    cycle.append(cycle)
-    assert cache.get_or_set("cycle", lambda: cycle) is cycle
-    assert looked == [cycle]
+    monkeypatch.setattr(gc, "get_referents", look)
+    with IntelligentCache(file_cache=None) as cache:
+        pages = [[[number] for number in range(900)] for _ in range(3)]
+        assert cache.get_or_set("pages", lambda: pages) == pages
+        assert looked == [1, 3, 2_700]
+        looked.clear()
+        cycle: list[object] = []
+        cycle.append(cycle)
+        assert cache.get_or_set("cycle", lambda: cycle) is cycle
+        assert looked == [1]
