@@ -242,7 +242,7 @@ def _files(directory: str | None) -> Iterator[Finding]:
         yield from _try_files(part, base)
     finally:
         for path in made:
-            with suppress(OSError):  # a program has put a cache there meanwhile
+            with suppress(OSError):  # a program has put a cache there
                 os.rmdir(path)
 
 
@@ -295,7 +295,7 @@ def _taken(path: str) -> int:
     blocks = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            with suppress(OSError):  # a process has removed it meanwhile
+            with suppress(OSError):  # a process has removed it
                 blocks += os.lstat(os.path.join(folder, name)).st_blocks
     return blocks * 512
 
