@@ -122,7 +122,7 @@ async def coroutines() -> None:
     await awaited("1")  # type: ignore[arg-type]
     awaited(1) + b""  # type: ignore[operator]
     await awaited_with_parameters()  # type: ignore[call-arg]
-    await awaited.invalidate("1")  # type: ignore[arg-type]
+    await awaited.invalidate("1")  # type: ignore[call-overload]
 
 
 class Client:
