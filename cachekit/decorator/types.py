@@ -99,11 +99,14 @@ class CachedFunction(Protocol[P, R_co]):
     @overload
     def cache_clear(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
         self: CachedFunction[P, Coroutine[Any, Any, Any]],
-    ) -> Coroutine[Any, Any, int]: ...
+    ) -> Coroutine[Any, Any, int | None]: ...
     @overload
-    def cache_clear(self) -> int: ...
+    def cache_clear(self) -> int | None: ...
     def cache_clear(self) -> Any:
-        """Remove all results, and refuse those of calls in progress; return how many were held."""
+        """Remove all results, and refuse those of calls in progress; return how many were held.
+
+        None means that this is not known: files and servers do not count them.
+        """
         ...
 
     @overload

@@ -78,7 +78,7 @@ def functions() -> None:
     assert_type(first.refresh([1], 2), int)
     assert_type(first.invalidate([1], 2), bool)
     assert_type(first.key([1], 2), str)
-    assert_type(first.cache_clear(), int)
+    assert_type(first.cache_clear(), int | None)
     assert_type(same("a"), str)
     assert_type(same([1]), list[int])
     assert_type(pairs({1: "a"}), list[tuple[int, str]])
@@ -101,7 +101,7 @@ async def coroutines() -> None:
     assert_type(await later([1]), list[int])
     assert_type(await later.refresh(["a"]), list[str])
     assert_type(await later.invalidate([1]), bool)
-    assert_type(await later.cache_clear(), int)
+    assert_type(await later.cache_clear(), int | None)
     assert_type(await later_same(1), int)
     assert_type(await later_same("a", count=2), str)
 
