@@ -53,7 +53,7 @@ def contents(value: object, most: int = sys.maxsize) -> Iterator[list[object]]:
         most: Look into so many objects at most.
     """
     seen = {id(value)}
-    objects = [value]
+    objects = [value] if _way_of(type(value)) else []
     for _ in range(_LONGEST_CHAIN):
         level, objects = objects, []
         while level and most > 0:
