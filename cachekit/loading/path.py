@@ -283,7 +283,7 @@ class LoadPath:
         try:
             if is_due():
                 flight.is_unwatched = True
-                path = self._run([flight], loader, request._replace(replaces=True, waits=False), {})
+                path = self._run([flight], loader, request.of_refresh(), {})
                 begun = begin([flight], path)
         finally:
             if begun is None:
