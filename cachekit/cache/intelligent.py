@@ -39,6 +39,7 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
+from cachekit.monitoring.watching import watch
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.store import find_nothing
@@ -93,6 +94,7 @@ class IntelligentCache:
         "_tiers",
         "_time",
         "_touch",
+        "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +143,7 @@ class IntelligentCache:
         self._monitor = None
         if on_health_change is not None:
             self._monitor = HealthMonitor(on_health_change, core.get_stats, self._judge)
+        self._watch = watch(core)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -633,6 +636,7 @@ class IntelligentCache:
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
                 tier.close()
+        self._watch.remove(self._core)
 
     def __enter__(self) -> IntelligentCache:
         return self

@@ -61,8 +61,8 @@ class FileStore:
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_handle", "_latency", "_longest", "_lookups", "_sample_due", "_unavailable",
-        "counter",
+        "__weakref__", "_clock", "_handle", "_longest", "_lookups", "_sample_due", "_unavailable",
+        "counter", "latency",
     )  # fmt: skip
 
     def __init__(self, handle: EngineHandle, longest: float, clock: Clock) -> None:
@@ -72,7 +72,7 @@ class FileStore:
         self._lookups = Lookups()
         self._unavailable = 0
         self.counter = TierCounters()
-        self._latency = LatencyHistogram()
+        self.latency = LatencyHistogram()
         self._sample_due = 0.0
 
     # -- looking ----------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ class FileStore:
         engine = self._handle.stats()
         return tier_stats(
             self.counter,
-            self._latency,
+            self.latency,
             hits=self._lookups.hits,
             misses=self._lookups.misses,
             unavailable=self._unavailable,
@@ -592,7 +592,7 @@ class FileStore:
 
     def _time_hit(self, started: float) -> None:
         self._sample_due = started + SAMPLE_INTERVAL
-        self._latency.record(time.monotonic() - started)
+        self.latency.record(time.monotonic() - started)
 
 
 def _itself(engine: Engine) -> Engine:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.model.counters import LatencyHistogram
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
@@ -575,3 +576,8 @@ def _configured(
 def bus_of(tier: RedisCache) -> Bus:
     """Return the bus of a tier, for caches over it."""
     return tier._store.bus
+
+
+def latency_of(tier: RedisCache) -> LatencyHistogram:
+    """Return how long the hits of a tier took."""
+    return tier._figures.latency
