@@ -1,0 +1,1 @@
+"""A shared cache for the responses of ASGI and WSGI applications, and a private one for httpx clients."""
