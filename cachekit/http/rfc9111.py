@@ -467,7 +467,7 @@ def conditional(headers: Headers, stored: Stored) -> list[tuple[bytes, bytes]] |
     Returns:
         None if the stored response has no validator.
     """
-    kept = [(name, value) for name, value in headers if name not in _CONDITIONS and name != b"range"]
+    kept = unconditional(headers)
     etags = lines(stored.head.headers, b"etag")
     modified = lines(stored.head.headers, b"last-modified")
     if not etags and not modified:
@@ -477,6 +477,11 @@ def conditional(headers: Headers, stored: Stored) -> list[tuple[bytes, bytes]] |
     if modified:
         kept.append((b"if-modified-since", modified[0]))
     return kept
+
+
+def unconditional(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a request without its conditions and range."""
+    return [(name, value) for name, value in headers if name not in _CONDITIONS and name != b"range"]
 
 
 def freshen(stored: Stored, not_modified: Head) -> Stored:
