@@ -299,10 +299,45 @@ class Shard:
         What was stored leaves the list, so a call after AGAIN goes on with the others.
         """
         while records:
-            if self.put(*records[-1], None, 0) is AGAIN:
+            index = self.files.writing
+            if index.generation != self.words[GENERATION]:
+                index = self.locked_index()
+            locations = self.files.append_together(index, records)
+            if locations:
+                again = self._publish_together(index, locations, records)
+            else:
+                again = self.put(*records[-1], None, 0) is AGAIN
+                if not again:
+                    records.pop()
+            if again:
                 return AGAIN
-            records.pop()
         return True
+
+    def _publish_together(
+        self, index: Index, locations: list[int], records: list[tuple[int, bytes, int, int]]
+    ) -> bool:
+        """Publish the last records of the list, which lie at these places; True if there is no slot."""
+        tokens, files = self.tokens.words, self.files
+        for location_word in locations:
+            hashed, record, bucket, token = records[-1]
+            try:
+                # Not before the previous one is published: both may get the same free slot.
+                at = index.place(hashed)
+                if at < 0:
+                    index_growth.make_room(files, index)
+                    return True
+                tokens[bucket] = WRITING | token
+                tokens[CHANGES] = token  # as in put()
+                files.publish(index, (at, location_word), hashed, len(record))
+                tokens[bucket] = token
+            except BaseException:
+                self._remove(hashed, bucket, token, 0)
+                raise
+            records.pop()
+            self._owed += 2 * len(record)
+        if self._owed >= _PACE:
+            self._compact_a_little()
+        return False
 
     def add(
         self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float

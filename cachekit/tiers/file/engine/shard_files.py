@@ -55,6 +55,7 @@ from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
 from cachekit.tiers.file.folder import Folder
 
 _LOW32: Final = (1 << 32) - 1
+_TOGETHER: Final = 1 << 18  # bytes that one write of several records takes at most
 
 
 class Lack(enum.Enum):
@@ -328,6 +329,39 @@ class ShardFiles:
             self.reset()
             return AGAIN
         return (at, location_word) if location_word else NO_SPACE
+
+    def append_together(self, index: Index, records: list[tuple[int, bytes, int, int]]) -> list[int]:
+        """Append records from the end of the list in one write; return their location words in that order.
+
+        Returns:
+            An empty list if fewer than two fit: beyond the tail, or into the index without growth.
+        """
+        words = self.words
+        tail, (segment, fd) = words[TAIL], index.segments.writing
+        if words[NEW] or tail >> 32 != segment:
+            return []
+        offset = tail & _LOW32
+        slots = index.capacity * 55 // 100 - words[USED]  # as _may_use_slot()
+        room = min(self._segment_size - offset, _TOGETHER)
+        content: list[bytes] = []
+        locations: list[int] = []
+        size = 0
+        for at in range(len(records) - 1, max(len(records) - 1 - slots, -1), -1):
+            record = records[at][1]
+            length = len(record)
+            if length > self._most_shared or size + length > room:
+                break
+            crc = int.from_bytes(record[:4], "little")
+            locations.append(pack_location(segment, offset + size, length, crc))
+            content.append(record)
+            size += length
+        try:
+            if len(content) < 2 or self._pwrite(fd, b"".join(content), offset) != size:
+                return []
+        except OSError:
+            return []  # each record by itself: it may fit, or it fails with the error for its key
+        words[TAIL] = tail + size
+        return locations
 
     def _may_use_slot(self, index: Index) -> bool:
         # Growth begins at 0.55 of the slots. While it lasts, writes may use the rest up to 0.6.
