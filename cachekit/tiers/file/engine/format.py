@@ -126,6 +126,8 @@ CRC_MASK: Final = 0xFFF
 
 MIB: Final = 1 << 20
 SMALLEST_LIMIT: Final = MIB
+_LARGEST_LIMIT: Final = 1 << 40
+_MOST_SEGMENTS: Final = 1 << 16  # of a shard
 _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
 
 
@@ -285,6 +287,11 @@ class Geometry:
         return PAGE + self.shards * self.block
 
     @property
+    def most_slots(self) -> int:
+        """Slots of the largest index that a shard may have, a power of two."""
+        return max(self.capacity, 1 << (self.quota // 17).bit_length() - 1)
+
+    @property
     def most_payload(self) -> int:
         """Bytes of a record, with header, tags and key, that fit even beside the largest index."""
         return min(self.quota * 2 // 3 - 2 * self.segment, _MOST_PAYLOAD)
@@ -299,8 +306,10 @@ class Geometry:
             and self.tag_buckets <= 1 << 24
             and 0 < self.segment <= 4 * MIB
             and self.segment % PAGE == 0
-            and self.limit >= 4 * self.segment * self.shards
+            and 4 * self.segment * self.shards <= self.limit <= _LARGEST_LIMIT
+            and self.table <= _MOST_SEGMENTS
             and self.most_payload > 0
+            and 17 * self.capacity < self.quota
         )
 
 
