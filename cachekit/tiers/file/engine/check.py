@@ -204,7 +204,7 @@ class Inspection:
             self._shards[number],
             self._blocks[number][GENERATION] >> 32,
             self.geometry.segment,
-            self.geometry.quota,
+            self.geometry.largest_record,
             64,
             EFFECTS,
         )
@@ -247,7 +247,7 @@ class Inspection:
 
         location_word = name[3]
         segment = location_word >> SEGMENT_SHIFT
-        most = self.geometry.quota if verify else _GLANCE
+        most = self.geometry.largest_record if verify else _GLANCE
         content, offset = segments.load(segment, location_word >> OFFSET_SHIFT & OFFSET_MASK, most)
         if not content and not segments.is_there(segment):
             return damaged("its segment is missing")

@@ -108,9 +108,11 @@ def problem_of(words: memoryview, geometry: Geometry) -> str:
         return "has wrong counts"
     for _, size, live in entries:
         alone = size & ALONE
-        if (size - alone) % PAGE or live > size or not (alone or size == geometry.segment):
+        if (size - alone) % PAGE or not (alone or size == geometry.segment):
             return "has a wrong size of a segment"
-    if sum(sizes.values()) > geometry.quota:
+        if live > size or size > geometry.largest_record + PAGE:
+            return "has a wrong size of a segment"
+    if sum([size for size in sizes.values() if size <= geometry.most_own + ALONE]) > geometry.quota:
         return "names more segments than there is room for"
     return ""
 
@@ -194,6 +196,16 @@ class Table:
         used = [3 * at for at, number in enumerate(words[::3]) if number]
         return [(words[at], words[at + 1], words[at + 2]) for at in used]
 
-    def total(self) -> int:
-        """Return how many bytes all segments may take on disk."""
-        return sum([size for _, size, _ in self.entries()])
+    def is_alone(self, segment: int) -> bool:
+        """Tell whether a segment is the file of one large record."""
+        place = self.find(segment)
+        return bool(place and self.words[place + 1] & ALONE)
+
+    def live(self, segment: int) -> int:
+        """Return the live bytes of a segment."""
+        place = self.find(segment)
+        return self.words[place + 2] if place else 0
+
+    def total(self, most: int) -> int:
+        """Return how many bytes all segments may take on disk, but for files larger than that."""
+        return sum([size for _, size, _ in self.entries() if size <= most + ALONE])

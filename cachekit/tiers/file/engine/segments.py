@@ -1,7 +1,8 @@
 """The segment files of one shard as one process sees them: mapped for reading, one open for writing.
 
 A segment has its full size from the start, as a hole, so one mapping is good for all later records. A record
-too large to share a file has its own file of just its size, which is read without being mapped. Files never
+too large to share a file has its own file of just its size, which is read without being mapped. The file of a
+very large one is written without the lock of the shard, and has a flock until a slot names it. Files never
 change size, and numbers are never used twice. But a user may cut a file, and then a mapping has pages whose
 use is SIGBUS. So `mapped` is emptied ten times a second, and a segment that it lacks is looked at again.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, TypeAlias, final
 
@@ -24,6 +26,11 @@ from cachekit.tiers.file.folder import Folder
 Content: TypeAlias = "mmap.mmap | bytes"
 #: A number that no segment has, and a descriptor that no file has.
 _NONE: Final = (-1, -1)
+_PIECE: Final = 8 << 20  # bytes that are written before a look whether the file is still there
+
+
+class RemovedError(Exception):
+    """The file of a large record was removed before a slot named it: the directory was emptied."""
 
 
 @final
@@ -95,7 +102,13 @@ class Segments:
         except StructError:
             return b""
         # A file that was damaged may say any length, and may have it.
-        return os.pread(fd, size, offset) if size <= self._largest else b""
+        if size > self._largest:
+            return b""
+        parts = []
+        while size > 0 and (part := os.pread(fd, size, offset)):
+            parts.append(part)
+            size, offset = size - len(part), offset + len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def piece(self, segment: int, offset: int, size: int) -> bytes:
         """Return some bytes of a segment, without mapping it; fewer if it ends there or was removed."""
@@ -135,13 +148,49 @@ class Segments:
             raise
         self._keep(segment, fd)
 
-    def create_alone(self, segment: int, record: bytes) -> None:
+    def create_alone(self, segment: int, parts: Sequence[bytes]) -> None:
         """Make the file of one large record, and close it, so that unlinking it frees its blocks."""
-        fd = self._effects.create(self._folder, self.name(segment))
+        file = OpenFile(self._effects.create(self._folder, self.name(segment)))
         try:
-            write_all(self._effects.pwrite, fd, record, 0)
+            self.write_parts(file, parts)
         finally:
-            os.close(fd)
+            file.close()
+
+    def create_aside(self, segment: int, size: int) -> OpenFile:
+        """Make the file of one very large record, with a flock and its full size, as a hole."""
+        file = OpenFile(self._effects.create(self._folder, self.name(segment)))
+        flock(file.fd, LOCK_EX | LOCK_NB)
+        self._effects.truncate(file.fd, size)
+        return file
+
+    def write_parts(self, file: OpenFile, parts: Sequence[bytes]) -> None:
+        """Write the parts one after another. Works without the lock of the shard.
+
+        Raises:
+            RemovedError: the file was removed.
+        """
+        offset = 0
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), _PIECE):
+                if start and not os.fstat(file.fd).st_nlink:
+                    raise RemovedError
+                write_all(self._effects.pwrite, file.fd, view[start : start + _PIECE], offset + start)
+            offset += len(view)
+
+    def is_being_written(self, segment: int) -> bool:
+        """Tell whether the process that writes the file of a very large record is alive."""
+        try:
+            file = OpenFile(self._folder.open(self.name(segment), os.O_RDONLY))
+        except FileNotFoundError:
+            return False
+        try:
+            flock(file.fd, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            file.close()
+        return False
 
     def writer(self, segment: int) -> int:
         """Return a descriptor for writing to the segment, valid until the next call.
@@ -197,7 +246,9 @@ def discard(folder: Folder, name: str, size: int, effects: FileOps) -> None:
         effects.unlink(folder, name)
 
 
-def write_all(pwrite: Callable[[int, bytes, int], int], fd: int, record: bytes, offset: int) -> None:
+def write_all(
+    pwrite: Callable[[int, bytes | memoryview, int], int], fd: int, record: bytes | memoryview, offset: int
+) -> None:
     """Write all of the record there."""
     written = pwrite(fd, record, offset)
     while written < len(record):
