@@ -372,7 +372,7 @@ class ShardFiles:
         for at in range(len(records) - 1, max(len(records) - 1 - slots, -1), -1):
             record = records[at][1]
             length = len(record)
-            if length > self._most_shared or size + length > room:
+            if length > self.most_shared or size + length > room:
                 break
             crc = int.from_bytes(record[:4], "little")
             locations.append(pack_location(segment, offset + size, length, crc))
