@@ -24,6 +24,7 @@ def _read(name: str) -> Script:
 
 
 PUT: Final = _read("put")
+CREATE: Final = _read("create")
 REPLACE: Final = _read("replace")
 ADD: Final = _read("add")
 REMOVE: Final = _read("remove")

@@ -311,6 +311,44 @@ class Engine:
         # None: called within another write of this thread; it may be refused after that.
         return False if outcome is None else cast("Record | bool", outcome)  # mypy joins the union's types
 
+    def create(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        expiry: float,
+        flags: int,
+        server_token: int,
+        tags: TagTokens,
+        created: float,
+        stale_until: float,
+        names: bytes,
+        sign: Callable[..., bytes] | None,
+    ) -> Record | int | None:
+        """Do as `put`, unless the key has a live record: then return that one, and change nothing.
+
+        Returns:
+            The live record; or the new token. None if the call came within another write of this thread: it
+            is carried out after that.
+
+        Raises:
+            ValueTooLargeError: the record is larger than its shard of the limit, or has over 65,535 tags.
+                Nothing was changed.
+            OSError: the disk is full, or fails. The key's record is removed.
+            LockTimeoutError: nothing was changed.
+        """
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
+            self.refuse_too_large(key, payload, names, tags, sign, removes=False)
+        record = encode(
+            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        )
+        token = fresh()
+        outcome = shard.lock.run(shard.create, hashed, octets, record, bucket, token, self._time())
+        if outcome is None or isinstance(outcome, Record):
+            return outcome
+        return token
+
     def refuse_too_large(
         self,
         key: str,
