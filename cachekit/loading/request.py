@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-from cachekit.loading.options import OFF, LoadOptions, checked_options
+from cachekit.loading.options import OFF, LeaseScope, LoadOptions, checked_options
 from cachekit.loading.permits import PermitPool
 from cachekit.model.types import TTL, CacheLevel, Tags
 from cachekit.model.validation import checked_def, checked_jitter, checked_tags, seconds, stale_seconds
@@ -36,6 +36,18 @@ class LoadRequest(NamedTuple):
     def of_reload(self) -> LoadRequest:
         """Return the request for a load that replaces the value, which other processes do not share."""
         return self._replace(replaces=True, options=self.options.shared_by("thread"))
+
+    def of_refresh(self) -> LoadRequest:
+        """Return the request for a load that replaces a value ahead of time, and waits for no permit."""
+        return self._replace(replaces=True, waits=False)
+
+    def of_warming(self, lease: LeaseScope) -> LoadRequest:
+        """Return the request for a load ahead of time, with a lease of this scope."""
+        return self._replace(options=self.options.shared_by(lease))
+
+    def unasked(self, waits: bool) -> LoadRequest:
+        """Return the request for a load for which no caller waits, so its lookups are not counted."""
+        return self._replace(is_asked=False, waits=waits)
 
     def life(self, value: Any, random_fraction: Callable[[], float]) -> float | None:
         """Return the TTL of a loaded value in seconds, less jitter; None if it is not to be stored."""
@@ -183,4 +195,4 @@ class LoadDefaults:
             raise ValueError(f"keep_warm=True needs a ttl of more than 0, not {ttl!r}, which keeps nothing")
         if load is not None or request.options.lease != "thread":
             return request
-        return request._replace(options=request.options.shared_by(self._permits.widest()))
+        return request.of_warming(self._permits.widest())

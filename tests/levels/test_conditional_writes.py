@@ -386,6 +386,16 @@ def test_values_that_cannot_be_stored(cache: IntelligentCache) -> None:
     assert not cache.contains("k")
 
 
+def test_large_values(cache: IntelligentCache) -> None:
+    """They have files of their own, and one winner as well."""
+    values = [bytes([number]) * (4 << 20) for number in range(4)]
+    won = race(*[lambda value=value: cache.add("k", value) for value in values])
+    assert won.count(True) == 1
+    assert cache.get("k") == values[won.index(True)]
+    assert cache.update("k", lambda old: old[:1] * (5 << 20))[:1] == values[won.index(True)][:1]
+    assert len(cache.get("k") or b"") == 5 << 20
+
+
 def test_values_that_are_too_large(tmp_path: Path) -> None:
     """The older value is gone only if it was to be replaced."""
     with IntelligentCache(MemoryCache(), None, FileCache(tmp_path, 1)) as cache:
