@@ -463,6 +463,48 @@ class FileStore:
         self.counter.sets += 1
         return True
 
+    def create(self, entry: CacheEntry, origin: ServerTokens | None) -> SharedFence | None:
+        """Store an entry unless its key has a live one; return the fence that stands from then on, or None.
+
+        An expired entry is not stored. Nor is one that is created in the middle of another write.
+        """
+        key, names, handle = entry.key, entry.tags, self._handle
+        try:
+            handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        engine, codec = handle.opened
+        created, expiry = self._times(entry)
+        flags, payload = codec.encode(entry.value)
+        if expiry <= created:
+            return None
+        try:
+            fence = engine.fence(key, names)  # older than the write: its epoch and the tokens of the tags
+            outcome = engine.create(
+                key,
+                payload,
+                expiry=expiry,
+                flags=flags,
+                server_token=0 if origin is None else origin.token,
+                tags=fence.tags,
+                created=created,
+                stale_until=expiry + entry.stale_ttl,
+                names=pack_names(names, origin) if names else b"",
+                sign=codec.sign,
+            )
+        except _FAILURES as error:
+            self._fail(error)
+        if isinstance(outcome, Record):
+            if self._decoded(codec, key, outcome) is None:
+                # The stored record cannot be read. It must not block the key until it expires.
+                return self.replace(entry, origin, fence, False)
+            outcome = None
+        if outcome is None:
+            self.counter.refusals += 1
+            return None
+        self.counter.sets += 1
+        return _with_token(fence, outcome, names, fence.tags)
+
     def touch(self, key: str, life: float) -> bool:
         """Store a live entry again, to expire in `life` seconds; True if there is one."""
         deadline = time.monotonic() + _PATIENCE

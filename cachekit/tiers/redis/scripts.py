@@ -42,6 +42,7 @@ def _is_token(answer: object) -> bool:
 ACQUIRE: Final = _read("acquire", is_flag)
 RELEASE: Final = _read("release", is_flag)
 PUT: Final = _read("put", is_nothing)
+CREATE: Final = _read("create", is_flag_or_bytes)
 REPLACE: Final = _read("replace", is_flag)
 ADD: Final = _read("add", is_flag_or_bytes)
 REMOVE: Final = _read("remove", is_flag, has_parts=True)
