@@ -68,7 +68,13 @@ def _fields(value: Any, kind: Any) -> object:
     unset = [name for name in names if name not in held]
     if unset:
         raise Unkeyable(f"the field {unset[0]} of a {kind.__qualname__} has no value yet")
-    parts = {name: held[name] for name in names}, value.__pydantic_extra__, value.__pydantic_private__
+    parts = (
+        {name: held[name] for name in names},
+        value.__pydantic_extra__,
+        value.__pydantic_private__,
+        # `model_dump(exclude_unset=True)` tells a default that was given from one that was not.
+        value.__pydantic_fields_set__,
+    )
     # Attributes that were set past the model's own checks.
     further = {
         name: part

@@ -54,7 +54,7 @@ class KeepWarm:
 
     def keep(self, keys: Sequence[str], loader: Callable[[str], Any], request: LoadRequest) -> None:
         """Keep these keys warm from now on."""
-        kept = request._replace(replaces=True, waits=False)
+        kept = request.of_refresh()
         coming = {key: _Kept(partial(loader, key), kept, self._next_look(key, request)) for key in keys}
         job = scheduler.every(_INTERVAL, self.look) if self._job is None and keys else None
         with self._lock:
@@ -92,7 +92,7 @@ class KeepWarm:
             except BaseException as error:  # noqa: BLE001  # the other keys are loaded all the same
                 failed = True
                 self._loads.path.log.add(failed_load(key, error))
-            again = kept._replace(look_at=self._next_look(key, kept.request, failed))
+            again = _Kept(kept.loader, kept.request, self._next_look(key, kept.request, failed))
             with self._lock:
                 # Unless the key was dropped during the load, or is kept with another request.
                 if self._kept.get(key) is kept:

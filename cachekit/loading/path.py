@@ -283,7 +283,7 @@ class LoadPath:
         try:
             if is_due():
                 flight.is_unwatched = True
-                path = self._run([flight], loader, request._replace(replaces=True, waits=False), {})
+                path = self._run([flight], loader, request.of_refresh(), {})
                 begun = begin([flight], path)
         finally:
             if begun is None:
@@ -323,7 +323,7 @@ class LoadPath:
                         finally:
                             took = tiers.monotonic() - started
                             figures.loads += 1
-                            figures.seconds += took
+                            figures.durations.record(took)
                         if request.many:
                             _check_batch(loaded, keys)
                         else:

@@ -44,7 +44,7 @@ class _Agenda:
         self._path = path
         self._keys = deque((key, False) for key in keys)
         self._loader = loader
-        self._request = request._replace(is_asked=False)
+        self._request = request
         self._finished = finished
 
     def drop(self) -> None:
@@ -90,7 +90,7 @@ class _Agenda:
             return self._loader(key)
 
         values: dict[str, Any] = {}
-        request = self._request._replace(waits=waits)
+        request = self._request.unasked(waits)
         outcome = yield from self._path.load((key,), load, request, values, loop)
         if outcome.error is not None:
             return outcome.error

@@ -94,8 +94,11 @@ class Tier(Protocol):
 class InvalidatesTags(Protocol):
     """A tier that can drop all entries with a tag."""
 
-    def invalidate_by_tags(self, tags: Tags) -> int:
-        """Drop entries with any of the tags, break fences that name one, and return how many were dropped."""
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
+        """Drop entries with any of the tags, break fences that name one, and return how many were dropped.
+
+        None means that the tier does not count them.
+        """
         ...
 
 
@@ -154,6 +157,13 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
 
         With `expect` it changes nothing unless that fence is current, and then returns None. With
         `in_flux` the write is in progress until `settle`: until then no copy of the value may be made.
+        """
+        ...
+
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens | None = None) -> SharedFence | None:
+        """Do what `put` does unless the key has a live entry, and then return None.
+
+        Of several callers at once, in any process, one stores its entry.
         """
         ...
 
@@ -240,6 +250,13 @@ class ServerTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """Do what `set` does, make the token of `origin` the key's, and notify the other hosts.
 
         With `expect` it changes nothing unless the key's token is that one, and then returns False.
+        """
+        ...
+
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
+        """Do what `put` does unless the key has a live entry; return whether the entry was stored.
+
+        Of several callers at once, on any host, one stores its entry.
         """
         ...
 

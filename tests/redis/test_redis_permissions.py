@@ -86,6 +86,8 @@ def operations(cache: RedisCache, other: RedisCache) -> dict[str, Callable[[], o
         "add to a live one": after(
             lambda: getattr(cache.add("plain", short, cache.origin("plain")), "value", None)
         ),
+        "create": after(lambda: cache.create("new", CacheEntry("new", 1), cache.successor())),
+        "create over": after(lambda: cache.create("plain", short, cache.successor())),
         "set_if": after(fenced),
         "set_if behind an invalidation": after(broken),
         "touch": after(lambda: cache.touch("plain", 60)),

@@ -379,6 +379,21 @@ class FileCache:
             in_flux,
         )
 
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens | None = None) -> SharedFence | None:
+        """Do as `put`, unless the key has a live entry; of several callers at once one stores its entry.
+
+        Returns:
+            The fence over key and tags that stands from this write on. None if there is an entry, which
+            counts as a refusal, or if this one is expired.
+
+        Raises:
+            TypeError, ValueError, SerializationError, TierUnavailableError: as for `set`.
+            ValueTooLargeError: the directory has no room for it. Nothing was changed.
+        """
+        if type(key) is not str or type(entry) is not CacheEntry or key != entry.key:
+            check_entry(key, entry)
+        return self._store.create(entry, origin)
+
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
 
@@ -481,17 +496,18 @@ class FileCache:
         self._store.counter.invalidations += removed
         return True
 
-    def invalidate_by_tags(self, tags: Tags) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Invalidate entries with any of the tags, in constant time; refuse loads under way that name one.
 
         Returns:
-            0: it changes a token, and does not search for entries.
+            None: it changes a token, and does not count entries. 0 without tags.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._store.change(Engine.invalidate_tags, checked_tags(tags))
-        return 0
+        tags = checked_tags(tags)
+        self._store.change(Engine.invalidate_tags, tags)
+        return None if tags else 0
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start.

@@ -49,6 +49,7 @@ def _is_token(answer: object) -> bool:
 ACQUIRE: Final = _script("acquire", is_flag, before=_READ)
 RELEASE: Final = _script("release", is_flag, before=_READ)
 PUT: Final = _script("put", is_nothing)
+CREATE: Final = _script("create", is_flag_or_bytes, before=_READ)
 REPLACE: Final = _script("replace", is_flag, before=_READ)
 ADD: Final = _script("add", is_flag_or_bytes, before=_READ)
 REMOVE: Final = _script("remove", is_flag, has_parts=True)

@@ -1,0 +1,83 @@
+"""What a cache and its functions count: once each, and for good."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import inside
+import pytest
+from racing import frequent_switches, in_thread, race
+
+from cachekit import IntelligentCache
+
+
+@pytest.fixture
+def cache() -> Iterator[IntelligentCache]:
+    with IntelligentCache(file_cache=None) as cache:
+        yield cache
+
+
+def test_figures_of_one_function_count_once(cache: IntelligentCache) -> None:
+    """Two threads that meet a function for the first time bump one counter."""
+    kept = []
+    for number in range(200):
+        readers = race(*[lambda number=number: cache._core.reader(f"f{number}")] * 3)
+        assert readers[0] is readers[1] is readers[2]
+        kept.append(readers[0])
+        del readers
+    assert len(cache._core.table) == 201
+
+
+def test_functions_come_and_go_and_figures_stay(cache: IntelligentCache) -> None:
+    """A function that is dropped leaves its counts and nothing else, and closing takes no longer for it."""
+    for number in range(300):
+        cached = cache.cached(name=f"f{number}")(lambda number=number: number)
+        assert (cached(), cached()) == (number, number)
+        assert cached.cache_info()[:2] == (1, 1)
+    del cached
+    gc.collect()
+    assert len(cache._core.table) == 1
+    assert cache._core._functions == {}
+    combined = cache.get_stats()["combined"]
+    assert (combined.requests, combined.request_hits) == (600, 300)
+    again = cache.cached(name="new")(lambda: 1)
+    assert (again(), again()) == (1, 1)
+    assert again.cache_info()[:2] == (1, 1)
+
+
+def test_figures_only_grow_while_functions_are_dropped(cache: IntelligentCache) -> None:
+    """A reader that is folded into the sums counts neither twice nor not at all."""
+    over = threading.Event()
+    seen: list[float] = []
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append(cache.get_stats()["combined"].requests)
+
+    with frequent_switches():
+        watching = in_thread(watch)
+        for number in range(400):
+            cached = cache.cached(name=f"f{number}")(lambda: 1)
+            cached(), cached()
+            del cached
+            if number % 50 == 0:
+                gc.collect()
+        over.set()
+        watching()
+    gc.collect()
+    assert seen == sorted(seen)
+    assert cache.get_stats()["combined"].requests == 800
+
+
+def test_a_shared_tier_remembers_figures_and_not_readers() -> None:
+    """Caches come and go over one tier; what they saw stays counted."""
+    with IntelligentCache(file_cache=None) as last:
+        memory = inside.memory(last)
+        memory.set_value("k", 1)
+        for _ in range(50):
+            with IntelligentCache(memory, close_tiers=False, file_cache=None) as passing:
+                assert passing.get("k") == 1
+        assert memory.get_stats().hits == 50
+        assert len(memory._stats._tables) == 2  # of the tier and those that left, of `last`
