@@ -39,6 +39,7 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.store import find_nothing
@@ -198,8 +199,8 @@ class IntelligentCache:
                 ):
                     try:
                         self._touch(held.key)
-                    except KeyError:
-                        pass
+                    except KeyError as error:
+                        raise_interrupt(error)
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1

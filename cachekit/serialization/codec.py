@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from cachekit.errors import UnreadableError
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.compression import unpack
 
 
@@ -55,6 +55,6 @@ def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) ->
     except UnreadableError:
         raise
     except Exception as error:
-        if is_interrupt(error):
+        if is_no_fault_of_value(error):
             raise
         raise UnreadableError(f"the codec {codec.name!r} failed: {type(error).__name__}", "damage") from error

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.connection import Address, Connections, connect
 from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.subscription import Subscription
@@ -307,5 +308,8 @@ class Client:
         return isinstance(answer, self._response_error) and str(answer).startswith("WRONGTYPE")
 
     def _unavailable(self, error: Exception) -> TierUnavailableError:
+        struck = interrupt_behind(error)
+        if struck is not None:  # a time limit may be a TimeoutError, which the driver wraps
+            raise struck
         full = isinstance(error, self._out_of_memory)
         return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}", full=full)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, final
 
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.resp import ServerError, packed, read_reply
 
 
@@ -52,8 +53,10 @@ class ConnectionPool:
         try:
             try:
                 answer = self._exchange(connection, message)
-            except self._broken:
+            except self._broken as error:
                 connection.disconnect()
+                if interrupt_behind(error) is not None:
+                    raise
                 answer = self._exchange(connection, message)
         except self._answers as error:
             if isinstance(error, self._elsewhere):
