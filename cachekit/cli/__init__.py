@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_replay(commands)
     _add_directory_commands(commands)
+    _add_metrics(commands)
     return parser
 
 
@@ -266,6 +267,36 @@ def _add_directory_commands(commands: Commands) -> None:
     purge.set_defaults(run=_purge)
 
 
+def _add_metrics(commands: Commands) -> None:
+    metrics = commands.add_parser(
+        "metrics",
+        help="export the figures of all processes that share a directory",
+        description=(
+            "Prints the figures of all processes of this host that share a cache directory, in the format of "
+            "Prometheus; with --port, serves them. Needs the prometheus extra."
+        ),
+    )
+    metrics.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
+    metrics.add_argument(
+        "--port", type=_whole_number(0, 65535), metavar="N", help="serve /metrics at this port"
+    )
+    metrics.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to serve at (default: %(default)s)",
+    )
+    metrics.add_argument("--name", metavar="NAME", help="the label `cache` (default: the name of DIR)")
+    metrics.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
+    metrics.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
+    metrics.set_defaults(run=_metrics)
+
+
 def _whole_number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
@@ -334,3 +365,13 @@ def _purge(options: argparse.Namespace) -> int:
     from cachekit.cli.purge import Plan, run
 
     return run(Plan(options.directory, options.yes), display_for(sys.stdout))
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from cachekit.cli import metrics
+
+    if options.grafana:
+        return metrics.print_grafana()
+    if options.alerts:
+        return metrics.print_alerts()
+    return metrics.run(metrics.Plan(options.directory, options.name, options.host, options.port))
