@@ -47,7 +47,7 @@ class TestFunctions:
         cache.set("user:2", 2)
         cache.set("page:1", 3)
         assert cachekit.get_cache_stats()["memory"].sets == 3
-        assert cachekit.invalidate_cache_tags({"users"}) == 1
+        assert cachekit.invalidate_cache_tags({"users"}) is None
         assert cachekit.invalidate_cache_pattern("user:") == 1
         report = cachekit.warm_cache_keys(["a", "page:1"], str.upper, tags=["warm"], concurrency=2)
         assert (report.loaded, report.fresh, cache.get("a")) == (["a"], ["page:1"], "A")

@@ -25,7 +25,9 @@ SNAPSHOT = Path(__file__).with_name("public_names.txt")
 def described(owner: str, name: str, member: object) -> list[str]:
     if inspect.isclass(member):
         lines = [f"{owner}{name}{_signature(member)}"]
-        for child in sorted(vars(member)):
+        bases = [kind for kind in member.__mro__ if kind.__module__ == member.__module__]
+        names = {name for kind in bases for name in vars(kind)} if _is_protocol(member) else vars(member)
+        for child in sorted(names):
             if not child.startswith("_"):
                 lines += described(f"{owner}{name}.", child, inspect.getattr_static(member, child))
         return lines
@@ -36,10 +38,12 @@ def described(owner: str, name: str, member: object) -> list[str]:
     return [f"{owner}{name}"]
 
 
+def _is_protocol(kind: type) -> bool:
+    return bool(getattr(kind, "_is_protocol", False))
+
+
 def _signature(member: object) -> str:
-    if inspect.isclass(member) and (
-        issubclass(member, (enum.Enum, Exception)) or getattr(member, "_is_protocol", False)
-    ):
+    if inspect.isclass(member) and (issubclass(member, (enum.Enum, Exception)) or _is_protocol(member)):
         return ""  # Python's own, and another one in each version of it
     try:
         signature = inspect.signature(member)  # type: ignore[arg-type]

@@ -10,29 +10,22 @@ from cachekit.runtime.program import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
     from typing import Any, Never, ParamSpec, TypeVar, overload
 
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.decorator.source import CacheSource
-    from cachekit.decorator.types import AsyncCachedFunction, CacheDecorator, CachedFunction
+    from cachekit.decorator.types import CacheDecorator, CachedFunction
     from cachekit.loading.options import LoadOptions
     from cachekit.model.types import TTL, Tags
 
     P = ParamSpec("P")
     R = TypeVar("R")
-    T = TypeVar("T")
 
 if TYPE_CHECKING:
-    # Type checkers choose the first overload for functions that return Any. No other function returns Never.
+    # Only Any matches Never: what has no type stays so.
     @overload
-    def cache_result(  # type: ignore[overload-overlap]  # as below
-        function: Callable[P, Never], /
-    ) -> CachedFunction[P, Any]: ...
-    @overload
-    def cache_result(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
-        function: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> AsyncCachedFunction[P, T]: ...
+    def cache_result(function: Never, /) -> Any: ...
     @overload
     def cache_result(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     @overload

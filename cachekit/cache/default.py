@@ -162,12 +162,12 @@ def get_cache_stats() -> dict[str, CacheStats]:
     return get_default_cache().get_stats()
 
 
-def invalidate_cache_pattern(pattern: str | re.Pattern[str]) -> int:
+def invalidate_cache_pattern(pattern: str | re.Pattern[str]) -> int | None:
     """Remove matching keys from the default cache, as `IntelligentCache.invalidate_by_pattern` does."""
     return get_default_cache().invalidate_by_pattern(pattern)
 
 
-def invalidate_cache_tags(tags: Tags) -> int:
+def invalidate_cache_tags(tags: Tags) -> int | None:
     """Remove tagged entries from the default cache, as `IntelligentCache.invalidate_by_tags` does."""
     return get_default_cache().invalidate_by_tags(tags)
 

@@ -317,7 +317,10 @@ class IntelligentCache:
         return self._core.loads.load(key if type(key) is str else checked_key(key), loader, request)
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
-        """Remove the key, and refuse every load of it in progress; return whether it was there."""
+        """Remove the key, and refuse every load of it in progress; return whether it was there.
+
+        False also if a tier failed that may have had it. `strict=True` raises TierUnavailableError then.
+        """
         self._core.check(cache_level)
         return self._core.tiers.writes.delete(checked_key(key), cache_level)
 
@@ -391,8 +394,11 @@ class IntelligentCache:
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
         return all(done)
 
-    def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int:
-        """Remove each key as `delete` does; return how many were there."""
+    def delete_many(self, keys: Iterable[str], cache_level: CacheLevel = _ALL) -> int | None:
+        """Remove each key as `delete` does; return how many were there.
+
+        None means that this is not known: a tier failed that may have had some of them.
+        """
         self._core.check(cache_level)
         return self._core.tiers.writes.delete_many(checked_keys(keys), cache_level)
 
@@ -501,13 +507,14 @@ class IntelligentCache:
         self._core.check(cache_level)
         return self._core.tiers.writes.clear(cache_level)
 
-    def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
+    def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int | None:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
 
         Loads in progress of matching keys are refused, whether or not the key was stored.
 
         Returns:
-            How many entries were removed, from the tier that had most of them.
+            How many entries were removed, from the tier that had most of them; None if that is not known,
+            because a tier failed.
 
         Raises:
             TypeError: the pattern is neither a str nor a compiled pattern of str.
@@ -516,11 +523,11 @@ class IntelligentCache:
         self._core.check(_ALL)
         return self._core.tiers.writes.invalidate_matching(checked_pattern(pattern))
 
-    def invalidate_by_tags(self, tags: Tags) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Remove entries with any of the tags, and refuse loads in progress that name one.
 
         Returns:
-            How many entries are known to be removed; lower tiers do not count theirs.
+            How many entries were removed; None if that is not known. Files and servers do not count them.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.

@@ -53,8 +53,8 @@ class KeyedCache(Protocol):
         """Return whether there is a live entry."""
         ...
 
-    def invalidate_by_pattern(self, pattern: str) -> int:
-        """Remove the keys that match."""
+    def invalidate_by_pattern(self, pattern: str) -> int | None:
+        """Remove the keys that match; return how many, None if that is not known."""
         ...
 
 
@@ -184,8 +184,8 @@ class Region(Generic[V]):
 
     __contains__ = contains
 
-    def clear(self) -> int:
-        """Remove every key that begins with the prefix; return how many were there."""
+    def clear(self) -> int | None:
+        """Remove every key that begins with the prefix; return how many, None if a tier failed."""
         return self._cache.invalidate_by_pattern(re.escape(self._keys.prefix))
 
     def __repr__(self) -> str:

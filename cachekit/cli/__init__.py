@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_directory_commands(commands)
     _add_metrics(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -297,6 +298,23 @@ def _add_metrics(commands: Commands) -> None:
     metrics.set_defaults(run=_metrics)
 
 
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what this installation has, and what keeps a cache from working",
+        description=(
+            "Shows versions, extras, environment variables, the limit of the memory tier, the directory of "
+            "the default cache and the server, each with a remedy where one is needed. Stores one value in a "
+            "directory of its own and under a key of its own, and removes both. Exits with status 1 if there "
+            "is a problem."
+        ),
+    )
+    doctor.add_argument("--dir", metavar="DIR", help="the directory of caches (default: CACHEKIT_DIR)")
+    doctor.add_argument("--redis", metavar="URL", help="the server (default: CACHEKIT_REDIS_URL)")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+
 def _whole_number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
@@ -375,3 +393,10 @@ def _metrics(options: argparse.Namespace) -> int:
     if options.alerts:
         return metrics.print_alerts()
     return metrics.run(metrics.Plan(options.directory, options.name, options.host, options.port))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.doctor import Plan, run
+
+    return run(Plan(options.dir, options.redis, options.json), display_for(sys.stdout))

@@ -420,12 +420,14 @@ class TierWrites:
         """Remove a key from the levels, and refuse loads in progress; return whether a level had it."""
         return bool(self.delete_many([key], level))
 
-    def delete_many(self, keys: Sequence[str], level: CacheLevel) -> int:
-        """Remove distinct keys from the levels, and refuse loads in progress; return how many were there."""
+    def delete_many(self, keys: Sequence[str], level: CacheLevel) -> int | None:
+        """Remove distinct keys from the levels, and refuse loads in progress; return how many were there.
+
+        None if a tier failed that may have had one of the others.
+        """
         steps = WriteSteps()
         there, _ = self._delete(keys, level._value_, steps)
-        steps.done()
-        return len(there)
+        return len(there) if steps.done() or len(there) == len(keys) else None
 
     def _delete(
         self, keys: Sequence[str], levels: int, steps: WriteSteps
@@ -502,26 +504,33 @@ class TierWrites:
 
     # -- invalidating -------------------------------------------------------------------------------
 
-    def invalidate_tags(self, tags: frozenset[str]) -> int:
-        """Drop entries with any of the tags, and refuse loads in progress; return how many are known of."""
+    def invalidate_tags(self, tags: frozenset[str]) -> int | None:
+        """Drop entries with any of the tags, and refuse loads in progress; return how many.
+
+        None if a tier failed, or does not count.
+        """
+        if not tags:
+            return 0
         steps = WriteSteps()
-        dropped = 0
+        dropped: int | None = 0
         with cleaning_on_interrupt(self._memory.invalidate_tags, tags):
             for lower in (self._redis, self._file):
                 if lower is not None:
                     count = steps.call(lower, lower.tier.invalidate_by_tags, tags)
                     if count is UNAVAILABLE:
                         lower.missed_tags(tags)
-                    else:
-                        dropped = max(dropped, count)
-            dropped = max(dropped, self._memory.invalidate_tags(tags))
+                    dropped = _most(dropped, count)
+            dropped = _most(dropped, self._memory.invalidate_tags(tags))
         steps.done()
         return dropped
 
-    def invalidate_matching(self, pattern: re.Pattern[str]) -> int:
-        """Drop keys that match from the start, and refuse loads in progress; return how many."""
+    def invalidate_matching(self, pattern: re.Pattern[str]) -> int | None:
+        """Drop keys that match from the start, and refuse loads in progress; return how many.
+
+        None if a tier failed.
+        """
         steps = WriteSteps()
-        dropped = 0
+        dropped: int | None = 0
         text = as_text(pattern)
         with cleaning_on_interrupt(self._memory.invalidate_matching, pattern):
             for lower in (self._file, self._redis):
@@ -529,10 +538,9 @@ class TierWrites:
                     count = steps.call(lower, lower.tier.invalidate_by_pattern, text)
                     if count is UNAVAILABLE:
                         lower.missed_pattern(text)
-                    else:
-                        dropped = max(dropped, count)
+                    dropped = _most(dropped, count)
             self._break_shared_fences()
-            dropped = max(dropped, self._memory.invalidate_matching(pattern))
+            dropped = _most(dropped, self._memory.invalidate_matching(pattern))
         steps.done()
         return dropped
 
@@ -614,6 +622,13 @@ class cleaning_on_interrupt(partial[object]):  # noqa: N801  # one by contextlib
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self()
+
+
+def _most(one: int | None, other: int | Unavailable | None) -> int | None:
+    """Return the larger of two counts of the same entries; None if one is not known."""
+    if one is None or other is None or other is UNAVAILABLE:
+        return None
+    return max(one, other)
 
 
 _FLAGS = (

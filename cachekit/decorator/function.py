@@ -342,7 +342,7 @@ class CachedCall:
         cache.check()
         return cache.tiers.writes.delete(key, CacheLevel.ALL if self._caches is None else self._level)
 
-    def cache_clear(self) -> int:
+    def cache_clear(self) -> int | None:
         """Remove all results, as `CachedFunction.cache_clear` does."""
         cache = self._source.stored()
         cache.check()
@@ -350,7 +350,7 @@ class CachedCall:
             return cache.memory.invalidate_tags(frozenset({self._implicit}))
         return cache.tiers.writes.invalidate_tags(frozenset({self._implicit}))
 
-    async def cache_clear_async(self) -> int:
+    async def cache_clear_async(self) -> int | None:
         """Remove all results, as `AsyncCachedFunction.cache_clear` does."""
         await self._build_cache()
         return await self._source.stored().awaited.in_io_thread(self.cache_clear)

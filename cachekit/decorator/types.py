@@ -15,7 +15,6 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -92,11 +91,33 @@ class CachedFunction(Protocol[P, R_co]):
         """Return hits, misses and the number of results held in memory."""
         ...
 
-    def cache_clear(self) -> int:
-        """Remove all results, and refuse those of calls in progress; return how many were held."""
+    # One class for `def` and `async def`, of which these two methods are awaited: where the decorator has an
+    # overload for coroutines, mypy takes the type variable that a function returns for a coroutine. The first
+    # overload is for functions that return Any. Only those, and functions that never return, match Never.
+    @overload
+    def cache_clear(self: CachedFunction[P, Never]) -> Any: ...
+    @overload
+    def cache_clear(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
+        self: CachedFunction[P, Coroutine[Any, Any, Any]],
+    ) -> Coroutine[Any, Any, int | None]: ...
+    @overload
+    def cache_clear(self) -> int | None: ...
+    def cache_clear(self) -> Any:
+        """Remove all results, and refuse those of calls in progress; return how many were held.
+
+        None means that this is not known: files and servers do not count them.
+        """
         ...
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+    @overload
+    def invalidate(self: CachedFunction[P, Never], *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def invalidate(  # type: ignore[overload-overlap]
+        self: CachedFunction[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, bool]: ...
+    @overload
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool: ...
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Remove the result of this call, and refuse one in progress; return whether there was one."""
         ...
 
@@ -109,71 +130,18 @@ class CachedFunction(Protocol[P, R_co]):
         ...
 
 
-class AsyncCachedFunction(Protocol[P, T_co]):
+class AsyncCachedFunction(CachedFunction[P, Coroutine[Any, Any, T_co]], Protocol[P, T_co]):
     """An `async def` function decorated with `cache_result`: `CachedFunction` with awaitable methods.
 
     `cache_info` and `key` return at once. The methods that may call a tier are awaited.
     """
 
-    __name__: str
-    __qualname__: str
-
-    @property
-    def __wrapped__(self) -> Callable[P, Coroutine[Any, Any, T_co]]:
-        """Return the undecorated function."""
-        ...
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
-        """Return the result of this call, from the cache or the function."""
-        ...
-
-    @overload
-    def __get__(
-        self: AsyncCachedFunction[Concatenate[type[Any], ...], T_co],
-        instance: object,
-        owner: type | None = None,
-    ) -> Callable[..., Coroutine[Any, Any, T_co]]: ...
-    @overload
-    def __get__(self, instance: None, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
-    @overload
-    def __get__(
-        self: _Takes[S, Q, Coroutine[Any, Any, T_co]], instance: S, owner: type | None = None
-    ) -> Callable[Q, Coroutine[Any, Any, T_co]]: ...
-    @overload
-    def __get__(self, instance: object, owner: type | None = None) -> AsyncCachedFunction[P, T_co]: ...
-
-    def cache_info(self) -> CacheInfo:
-        """Return hits, misses and the number of results held in memory."""
-        ...
-
-    async def cache_clear(self) -> int:
-        """Remove all results, and refuse those of calls in progress; return how many were held."""
-        ...
-
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Remove the result of this call, and refuse one in progress; return whether there was one."""
-        ...
-
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """Run the function and store its result; until then the cache serves the old result."""
-        ...
-
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Return the cache key of this call."""
-        ...
-
 
 class CacheDecorator(Protocol):
     """The decorator that `cache_result(...)` with parameters returns."""
 
-    # As for cache_result itself: the first overload is for functions that return Any.
+    # Only Any matches Never: what has no type stays so.
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # as below
-        self, function: Callable[P, Never], /
-    ) -> CachedFunction[P, Any]: ...
-    @overload
-    def __call__(  # type: ignore[overload-overlap]  # a coroutine is the narrower case
-        self, function: Callable[P, Coroutine[Any, Any, T]], /
-    ) -> AsyncCachedFunction[P, T]: ...
+    def __call__(self, function: Never, /) -> Any: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...

@@ -94,8 +94,11 @@ class Tier(Protocol):
 class InvalidatesTags(Protocol):
     """A tier that can drop all entries with a tag."""
 
-    def invalidate_by_tags(self, tags: Tags) -> int:
-        """Drop entries with any of the tags, break fences that name one, and return how many were dropped."""
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
+        """Drop entries with any of the tags, break fences that name one, and return how many were dropped.
+
+        None means that the tier does not count them.
+        """
         ...
 
 

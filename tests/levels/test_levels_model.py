@@ -192,6 +192,7 @@ class Caches(RuleBasedStateMachine):
     def delete_many(self, at: int, keys: list[str]) -> None:
         there = self.caches[at].delete_many(keys)
         # The server goes by its own clock, and does not look at tags: it may still have what is over.
+        assert there is not None
         assert there <= len(keys)
         for key in keys:
             self.model.pop(key, None)

@@ -1,12 +1,14 @@
-"""Static methods asked through an instance, which mypy takes for methods once a decorator was there."""
+"""What mypy cannot see: static methods called through an instance, and methods with type variables."""
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import TypeVar, assert_type
 
 from cachekit import cache_result
+
+T = TypeVar("T")
 
 
 class Client:
@@ -32,3 +34,25 @@ async def methods(client: Client) -> None:
 
     client.free("1")  # type: ignore[arg-type]
     await client.free_later()  # type: ignore[call-arg]
+
+
+class Box:
+    """A class with a generic method."""
+
+    @cache_result(ignore=("self",))
+    def get(self, kind: type[T]) -> T:
+        """A method with a type variable of its own, which mypy loses."""
+        return kind()
+
+    @cache_result(ignore=("self",))
+    async def fetch(self, kind: type[T]) -> T:
+        """The same, awaited."""
+        return kind()
+
+
+async def generic_methods(box: Box) -> None:
+    """What a method with a type variable returns."""
+    assert_type(box.get(int), int)
+    assert_type(await box.fetch(int), int)
+
+    box.get(1)  # type: ignore[arg-type]

@@ -296,14 +296,20 @@ class FileStore:
                 epoch = tokens.stable_epoch()
             tags = tokens.of_tags(names) if names else ()
             if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
-                engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
-            record = encode(
-                octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
-                packed, codec.sign,
-            )  # fmt: skip
-            token = fresh()
-            # From inside another write of this thread it is stored after that one.
-            shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
+                stored = engine.put(
+                    key, payload, expiry=expiry, flags=flags, server_token=server_token, tags=tags,
+                    created=created, stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
+                    in_progress=in_progress,
+                )  # fmt: skip
+                token = 0 if stored is None else stored
+            else:
+                record = encode(
+                    octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
+                    packed, codec.sign,
+                )  # fmt: skip
+                token = fresh()
+                # From inside another write of this thread it is stored after that one.
+                shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
         except FileNotFoundError as error:
             if checks:
                 self._fail(error)
@@ -333,7 +339,13 @@ class FileStore:
             for key, (flags, payload) in encoded.items():
                 octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
                 if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
-                    engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
+                    stored = engine.put(
+                        key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
+                        stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
+                    )  # fmt: skip
+                    token = 0 if stored is None else stored
+                    fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
+                    continue
                 record = encode(
                     octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
                     codec.sign,

@@ -481,17 +481,18 @@ class FileCache:
         self._store.counter.invalidations += removed
         return True
 
-    def invalidate_by_tags(self, tags: Tags) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Invalidate entries with any of the tags, in constant time; refuse loads under way that name one.
 
         Returns:
-            0: it changes a token, and does not search for entries.
+            None: it changes a token, and does not count entries. 0 without tags.
 
         Raises:
             TypeError: `tags` is not a set, list or tuple of str.
         """
-        self._store.change(Engine.invalidate_tags, checked_tags(tags))
-        return 0
+        tags = checked_tags(tags)
+        self._store.change(Engine.invalidate_tags, tags)
+        return None if tags else 0
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Remove entries whose key the regular expression matches from the start.

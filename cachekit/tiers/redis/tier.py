@@ -478,19 +478,20 @@ class RedisCache:
         self._store.renew()
 
     @_asks_server
-    def invalidate_by_tags(self, tags: Tags) -> int:
+    def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Drop entries with any of the tags, break fences that name one, and notify the other hosts.
 
         One round trip, however many entries there are. The tags get new tokens, so entries with the older
         ones have ended. The server frees their memory when their time to live ends.
 
         Returns:
-            0: the entries are not counted.
+            None: the entries are not counted. 0 without tags.
         """
         tags = checked_tags(tags)
-        if tags:
-            self._store.forget_tags(list(tags))
-        return 0
+        if not tags:
+            return 0
+        self._store.forget_tags(list(tags))
+        return None
 
     @_asks_server
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:

@@ -239,10 +239,12 @@ class Inspection:
             return Item(*name, "", 0, 0.0, 0, state)
 
         location_word = name[3]
-        content = segments.load(location_word >> SEGMENT_SHIFT)
-        if content is None:
+        segment, offset = location_word >> SEGMENT_SHIFT, location_word >> OFFSET_SHIFT & OFFSET_MASK
+        content = segments.load(segment) if verify else None
+        found = segments.glance(segment, offset) if content is None else (content, offset)
+        if found is None:
             return damaged("its segment is missing")
-        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        content, offset = found
         try:
             header = HEADER.unpack_from(content, offset)
         except StructError:

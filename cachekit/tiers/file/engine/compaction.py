@@ -32,7 +32,7 @@ def begin(files: ShardFiles) -> bool:
     words = files.words
     segment_size = files.geometry.segment
     tail = words[TAIL] >> 32
-    candidates = [entry for entry in files.table.entries() if entry[0] != tail]
+    candidates = [entry for entry in files.own_entries() if entry[0] != tail]
     if not candidates:
         return False
     sparse = [entry for entry in candidates if not entry[1] & ALONE and entry[2] * 2 < segment_size]

@@ -154,6 +154,16 @@ class Table:
         used = [3 * at for at, number in enumerate(words[::3]) if number]
         return [(words[at], words[at + 1], words[at + 2]) for at in used]
 
-    def total(self) -> int:
-        """Return how many bytes all segments may take on disk."""
-        return sum([size for _, size, _ in self.entries()])
+    def is_alone(self, segment: int) -> bool:
+        """Tell whether a segment is the file of one large record."""
+        place = self.find(segment)
+        return bool(place and self.words[place + 1] & ALONE)
+
+    def live(self, segment: int) -> int:
+        """Return the live bytes of a segment."""
+        place = self.find(segment)
+        return self.words[place + 2] if place else 0
+
+    def total(self, most: int) -> int:
+        """Return how many bytes all segments may take on disk, but for files larger than that."""
+        return sum([size for _, size, _ in self.entries() if size <= most + ALONE])

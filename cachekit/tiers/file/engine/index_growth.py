@@ -43,7 +43,7 @@ def make_room(files: ShardFiles, index: Index) -> None:
     entries = words[ENTRIES]
     larger = capacity * 2 if entries * 10 >= capacity * 3 else capacity
     # Both files may take half of the quota. If many tiny values would need more, entries are evicted instead.
-    enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.geometry.quota // 2
+    enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.quota() // 2
     if not enough and entries * 20 <= capacity * 9:
         larger, enough = capacity, True
     # Beside the new file there must be room for the segment into which compaction copies.

@@ -1,7 +1,8 @@
 """The segment files of one shard as one process sees them: mapped for reading, one open for writing.
 
 A segment has its full size from the start, as a hole, so one mapping is good for all later records. A record
-too large to share a file has its own file of just its size, which is read without being mapped. Files never
+too large to share a file has its own file of just its size, which is read without being mapped. The file of a
+very large one is written without the lock of the shard, and has a flock until a slot names it. Files never
 change size, and numbers are never used twice, so a mapping needs no check.
 """
 
@@ -9,17 +10,24 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from typing import Final, TypeAlias, final
 
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine.file_ops import FileOps
-from cachekit.tiers.file.engine.format import HEADER, record_size
+from cachekit.tiers.file.engine.format import HEADER, TAG, record_size
 from cachekit.tiers.file.folder import Folder
 
 #: Slicing either yields a private copy.
 Content: TypeAlias = "mmap.mmap | bytes"
 #: A number that no segment has, and a descriptor that no file has.
 _NONE: Final = (-1, -1)
+_PIECE: Final = 8 << 20  # bytes that are written before a look whether the file is still there
+
+
+class RemovedError(Exception):
+    """The file of a large record was removed before a slot named it: the directory was emptied."""
 
 
 @final
@@ -74,6 +82,23 @@ class Segments:
             self.mapped.pop(number, None)
         return content
 
+    def glance(self, segment: int, offset: int) -> tuple[Content, int] | None:
+        """Return where the header of a record is, without reading a large payload; None if it was removed.
+
+        Slicing the content from there yields header, tokens and key.
+        """
+        known = self.mapped.get(segment)
+        if known is None and self.length(segment) != self._size:
+            head = self.piece(segment, offset, HEADER.size)
+            if len(head) < HEADER.size:
+                return (head, 0) if head else None
+            _, _, key, _, _, tags, *_ = HEADER.unpack(head)
+            # The header may be damaged.
+            size = min(HEADER.size + TAG.size * tags + key, self.length(segment))
+            return self.piece(segment, offset, size), 0
+        content = known or self.load(segment)
+        return None if content is None else (content, offset)
+
     def piece(self, segment: int, offset: int, size: int) -> bytes:
         """Return some bytes of a segment, without mapping it; fewer if it ends there or was removed."""
         try:
@@ -104,13 +129,49 @@ class Segments:
             raise
         self._keep(segment, fd)
 
-    def create_alone(self, segment: int, record: bytes) -> None:
+    def create_alone(self, segment: int, parts: Sequence[bytes]) -> None:
         """Make the file of one large record, and close it, so that unlinking it frees its blocks."""
-        fd = self._effects.create(self._folder, self.name(segment))
+        file = OpenFile(self._effects.create(self._folder, self.name(segment)))
         try:
-            write_all(self._effects.pwrite, fd, record, 0)
+            self.write_parts(file, parts)
         finally:
-            os.close(fd)
+            file.close()
+
+    def create_aside(self, segment: int, size: int) -> OpenFile:
+        """Make the file of one very large record, with a flock and its full size, as a hole."""
+        file = OpenFile(self._effects.create(self._folder, self.name(segment)))
+        flock(file.fd, LOCK_EX | LOCK_NB)
+        self._effects.truncate(file.fd, size)
+        return file
+
+    def write_parts(self, file: OpenFile, parts: Sequence[bytes]) -> None:
+        """Write the parts one after another. Works without the lock of the shard.
+
+        Raises:
+            RemovedError: the file was removed.
+        """
+        offset = 0
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(view), _PIECE):
+                if start and not os.fstat(file.fd).st_nlink:
+                    raise RemovedError
+                write_all(self._effects.pwrite, file.fd, view[start : start + _PIECE], offset + start)
+            offset += len(view)
+
+    def is_being_written(self, segment: int) -> bool:
+        """Tell whether the process that writes the file of a very large record is alive."""
+        try:
+            file = OpenFile(self._folder.open(self.name(segment), os.O_RDONLY))
+        except FileNotFoundError:
+            return False
+        try:
+            flock(file.fd, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            file.close()
+        return False
 
     def writer(self, segment: int) -> int:
         """Return a descriptor for writing to the segment, valid until the next call.
@@ -154,7 +215,9 @@ class Segments:
             os.close(fd)
 
 
-def write_all(pwrite: Callable[[int, bytes, int], int], fd: int, record: bytes, offset: int) -> None:
+def write_all(
+    pwrite: Callable[[int, bytes | memoryview, int], int], fd: int, record: bytes | memoryview, offset: int
+) -> None:
     """Write all of the record there."""
     written = pwrite(fd, record, offset)
     while written < len(record):

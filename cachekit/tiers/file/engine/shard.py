@@ -30,11 +30,14 @@ from cachekit.tiers.file.engine.format import (
     PAGE,
     SEGMENT_SHIFT,
     TAG,
+    FileAside,
     Geometry,
+    LargeRecord,
     Record,
     decode_tags,
 )
 from cachekit.tiers.file.engine.index import Index
+from cachekit.tiers.file.engine.large_room import LargeRoom
 from cachekit.tiers.file.engine.segments import Segments, length_at
 from cachekit.tiers.file.engine.shard_files import NO_SLOT, Lack, ShardFiles
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
@@ -68,6 +71,7 @@ class Shard:
         words: memoryview,
         tokens: Tokens,
         geometry: Geometry,
+        large: LargeRoom,
         hash_of: Callable[[bytes], int],
         patience: float,
         most_mapped: int,
@@ -80,7 +84,7 @@ class Shard:
         self._hash_of = hash_of
         self._owed = 0  # bytes of compaction that writes of this process have not done yet
         folder = Folder(f"{number:02x}", above)
-        self.files = ShardFiles(folder, words, geometry, most_mapped, effects)
+        self.files = ShardFiles(folder, words, geometry, large, most_mapped, effects)
         self.lock = ShardLock(folder, patience)
 
     # -- life -------------------------------------------------------------------------------------------
@@ -100,6 +104,7 @@ class Shard:
         """Release the locks."""
         if in_child:
             self.files.opening = threading.RLock()
+            self.files.forget_others_asides()
         else:
             self.files.opening.release()
         self.lock.after_fork(in_child)
@@ -127,6 +132,8 @@ class Shard:
         if not location_word:
             return None
         record = self.read(index.segments, location_word, key)
+        if record is None and slots[at + 1] != location_word:
+            record = self.read(index.segments, slots[at + 1], key)
         if record is None:
             # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
             record = self.lock.run(self._get_locked, hashed, key)
@@ -235,10 +242,11 @@ class Shard:
 
     def _glance(self, location_word: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
         """Return key, expiry and tags of a record. The payload is not read, so the crc is not checked."""
-        content = self.files.index.segments.load(location_word >> SEGMENT_SHIFT)
-        if content is None:
-            return None
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        found = self.files.index.segments.glance(location_word >> SEGMENT_SHIFT, offset)
+        if found is None:
+            return None
+        content, offset = found
         try:
             _, _, key_length, _, _, tags, _, expiry, *_ = HEADER.unpack_from(content, offset)
         except StructError:
@@ -250,7 +258,13 @@ class Shard:
     # -- writing ----------------------------------------------------------------------------------------
 
     def put(
-        self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
+        self,
+        hashed: int,
+        record: bytes | LargeRecord,
+        bucket: int,
+        token: int,
+        expect: int | None,
+        last: int,
     ) -> bool | Again:
         """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
@@ -340,7 +354,13 @@ class Shard:
         return False
 
     def add(
-        self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
+        self,
+        hashed: int,
+        key: bytes,
+        record: bytes | LargeRecord,
+        bucket: int,
+        expect: int,
+        now: float,
     ) -> Record | bool | Again:
         """Store a record if the token is the expected one and the key has no live record; under the lock.
 
@@ -366,6 +386,42 @@ class Shard:
         if self._owed >= _PACE:
             self._compact_a_little()
         return True
+
+    # -- large records ----------------------------------------------------------------------------------
+
+    def begin_aside(self, size: int) -> FileAside | None:
+        """Make the file of a large record, which is written without the lock; under the lock."""
+        self.locked_index()
+        return self.files.begin_aside(size)
+
+    def end_aside(self, aside: FileAside) -> None:
+        """Close the file, and remove it unless a slot names it; under the lock."""
+        self.locked_index()
+        self.files.end_aside(aside)
+
+    def evict_large(self, number: int, spares: bool) -> bool:
+        """Remove a large record; with `spares`, not one that was read since the last time. Under the lock."""
+        self.locked_index()
+        return self.files.evict_large(number, spares)
+
+    def evict_large_of(self, hashed: int) -> None:
+        """Remove the record of a key if it is a large one; under the lock."""
+        index = self.locked_index()
+        at = index.find(hashed)
+        if at >= 0:
+            self.files.evict_large(index.slots[at + 1] >> SEGMENT_SHIFT, False)
+
+    def fit(self) -> bool | Again:
+        """Evict entries until the shard takes no more than its share; under the lock."""
+        # Its index is opened only if it must be.
+        if not self.words[GENERATION] or self.files.overdrawn() <= 0:
+            return True
+        self.locked_index()
+        if self.files.overdrawn() > 0 and compaction.step(self.files, _SLICE, self.files.geometry.limit):
+            return AGAIN
+        return True
+
+    # -- room -------------------------------------------------------------------------------------------
 
     def _make_room(self, index: Index, lack: Lack | Again, size: int) -> Again:
         if lack is NO_SLOT:

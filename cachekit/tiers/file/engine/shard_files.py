@@ -46,11 +46,14 @@ from cachekit.tiers.file.engine.format import (
     SEGMENT_LIMIT,
     SEGMENT_SHIFT,
     UNIT,
+    FileAside,
     Geometry,
+    LargeRecord,
     pack_location,
 )
 from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
-from cachekit.tiers.file.engine.segments import Content, Segments, length_at, write_all
+from cachekit.tiers.file.engine.large_room import LargeRoom
+from cachekit.tiers.file.engine.segments import Content, RemovedError, Segments, length_at, write_all
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
 from cachekit.tiers.file.folder import Folder
 
@@ -95,6 +98,7 @@ class ShardFiles:
         folder: the directory of the shard; it exists once the lock was held.
         words: its control block.
         geometry: of the whole directory.
+        large: the room that the large records of all shards share.
         most_mapped: how many segments to keep mapped.
         effects: the operations that change files.
     """
@@ -104,22 +108,32 @@ class ShardFiles:
     needs_compaction: bool  #: whether a new segment has left too little room for another one
 
     __slots__ = (
-        "_growing", "_most_mapped", "_most_shared", "_pwrite", "_segment_size", "counter", "effects",
-        "folder", "geometry", "index", "needs_compaction", "opening", "table", "words", "writing",
+        "_growing", "_large", "_most_mapped", "_pwrite", "_segment_size", "aside", "counter",
+        "effects", "folder", "geometry", "index", "most_shared", "needs_compaction", "opening", "table",
+        "words", "writing",
     )  # fmt: skip
 
     def __init__(
-        self, folder: Folder, words: memoryview, geometry: Geometry, most_mapped: int, effects: FileOps
+        self,
+        folder: Folder,
+        words: memoryview,
+        geometry: Geometry,
+        large: LargeRoom,
+        most_mapped: int,
+        effects: FileOps,
     ) -> None:
         self.folder = folder
         self.words = words
         self.geometry = geometry
+        self._large = large
+        #: The files of large records that this process writes, and that no slot names yet.
+        self.aside: set[FileAside] = set()
         self._most_mapped = most_mapped
         self.effects = effects
         self._pwrite = effects.pwrite
         self._segment_size = geometry.segment
-        # A larger record gets a file of its own.
-        self._most_shared = geometry.segment >> 2
+        #: Bytes of the largest record that shares a file with others.
+        self.most_shared = geometry.segment >> 2
         self.counter = Counter()
         self.table = Table(words, geometry)
         # No file is opened before the first operation on a key of this shard.
@@ -193,8 +207,8 @@ class ShardFiles:
         index, words = self.index, self.words
         in_use = (words[TAIL] >> 32, words[CURSOR] >> 32)
         numbers = set()
-        for number, _, live in self.table.entries():
-            if live or number in in_use:
+        for number, size, live in self.table.entries():
+            if live or number in in_use or self._is_being_written(number, size):
                 numbers.add(number)
             else:
                 self.remove_segment(number)
@@ -208,9 +222,17 @@ class ShardFiles:
 
         Compaction would remove them too, but only when space is needed.
         """
-        for number, size, _ in self.table.entries():
-            if size & ALONE and self.slot_of_large(number) < 0:
+        for number, size, live in self.table.entries():
+            orphaned = size & ALONE and self.slot_of_large(number) < 0
+            if orphaned and (live or not self._is_being_written(number, size)):
                 self.remove_segment(number)
+
+    def _is_being_written(self, number: int, size: int) -> bool:
+        return self._large.is_large(size) and self.index.segments.is_being_written(number)
+
+    def own_entries(self) -> list[tuple[int, int, int]]:
+        """Return number, size and live bytes of the segments that are in the shard's share of the limit."""
+        return [entry for entry in self.table.entries() if not self._large.is_large(entry[1])]
 
     def slot_of_large(self, number: int) -> int:
         """Return the position of the slot that names this file of one record; -1 if there is none."""
@@ -299,7 +321,7 @@ class ShardFiles:
 
     # -- the steps of a write ---------------------------------------------------------------------------
 
-    def append_for(self, index: Index, hashed: int, record: bytes) -> Appended | Lack | Again:
+    def append_for(self, index: Index, hashed: int, record: bytes | LargeRecord) -> Appended | Lack | Again:
         """Append the record, and find its slot; or tell what is missing. AGAIN after a reset of the shard."""
         words, slots, mask = self.words, index.slots, index.mask
         at = hashed - 1 & mask
@@ -313,9 +335,10 @@ class ShardFiles:
         size, tail, (segment, fd) = len(record), words[TAIL], index.segments.writing
         offset = tail & _LOW32
         if (
-            size <= self._most_shared
+            size <= self.most_shared
             and tail >> 32 == segment
             and offset + size <= self._segment_size
+            and type(record) is bytes
             and self._pwrite(fd, record, offset) == size
         ):
             words[TAIL] = tail + size
@@ -349,7 +372,7 @@ class ShardFiles:
         for at in range(len(records) - 1, max(len(records) - 1 - slots, -1), -1):
             record = records[at][1]
             length = len(record)
-            if length > self._most_shared or size + length > room:
+            if length > self.most_shared or size + length > room:
                 break
             crc = int.from_bytes(record[:4], "little")
             locations.append(pack_location(segment, offset + size, length, crc))
@@ -368,7 +391,7 @@ class ShardFiles:
         used = self.words[USED] + 1
         return bool(used * 100 <= index.capacity * (60 if self.words[NEW] else 55))
 
-    def append(self, record: bytes, spare: int) -> int:
+    def append(self, record: bytes | LargeRecord, spare: int) -> int:
         """Write a record beyond the tail; return its location word, or 0 if there is no space.
 
         Args:
@@ -376,7 +399,7 @@ class ShardFiles:
             spare: how many segments must stay free for compaction to copy into.
         """
         size = len(record)
-        if size > self._most_shared:
+        if not isinstance(record, bytes):
             return self._append_alone(record, spare)
         words = self.words
         segment, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
@@ -393,19 +416,90 @@ class ShardFiles:
         words[TAIL] = segment << 32 | offset + size
         return pack_location(segment, offset, size, int.from_bytes(record[:4], "little"))
 
-    def _append_alone(self, record: bytes, spare: int) -> int:
+    def _append_alone(self, record: LargeRecord, spare: int) -> int:
         """`append` for a record that is too large to share a file."""
-        size = len(record)
-        segment = self._new_number(-(-size // PAGE) * PAGE + ALONE, spare)
+        aside = record.aside
+        if aside is not None:
+            if not self._is_there(aside):
+                raise RemovedError
+            return pack_location(aside.number, 0, record.size, record.crc)
+        segment = self._new_number(-(-record.size // PAGE) * PAGE + ALONE, spare)
         if not segment:
             return 0
         try:
-            self.index.segments.create_alone(segment, record)
+            self.index.segments.create_alone(segment, record.parts)
         except BaseException:
             # No slot will name it, and on a full disk it holds the last free blocks.
             self.remove_segment(segment)
             raise
-        return pack_location(segment, 0, size, int.from_bytes(record[:4], "little"))
+        return pack_location(segment, 0, record.size, record.crc)
+
+    def _is_there(self, aside: FileAside) -> bool:
+        """Tell whether the shard was not reset since the file was made."""
+        return self.words[GENERATION] >> 32 == aside.incarnation and self.table.find(aside.number) > 0
+
+    # -- records that are written without the lock ------------------------------------------------------
+
+    def begin_aside(self, size: int) -> FileAside | None:
+        """Make the file of a large record, which is written without the lock; None if the table is full.
+
+        Its bytes count from now on, and so every shard has less room.
+        """
+        number: int = self.words[NEXT]
+        if number >= SEGMENT_LIMIT:
+            self.reset()
+            number = self.words[NEXT]
+        self.words[NEXT] = number + 1
+        if not self.table.add(number, -(-size // PAGE) * PAGE + ALONE):
+            return None
+        try:
+            file = self.index.segments.create_aside(number, size)
+        except BaseException:
+            self.remove_segment(number)
+            raise
+        aside = FileAside(self.words[GENERATION] >> 32, number, file)
+        self.aside.add(aside)
+        return aside
+
+    def end_aside(self, aside: FileAside) -> None:
+        """Close the file, and remove it unless a slot names it."""
+        self.aside.discard(aside)
+        try:
+            if self._is_there(aside) and not self.table.live(aside.number):
+                self.remove_segment(aside.number)
+        finally:
+            aside.file.close()
+
+    def forget_others_asides(self) -> None:
+        """Close the files that threads of the parent process write; this is a forked child."""
+        # Without this, their locks would last as long as the child.
+        for aside in self.aside:
+            if aside.thread != threading.get_ident():
+                aside.file.close()
+        self.aside.clear()
+
+    def evict_large(self, number: int, spares: bool) -> bool:
+        """Remove a large record; with `spares`, not one that was read since the last time."""
+        place = self.table.find(number)
+        if not place or not self._large.is_large(self.words[place + 1]):
+            return False
+        index, at = self.index, self.slot_of_large(number)
+        if at >= 0:
+            if spares and index.visited[at >> 1]:
+                index.visited[at >> 1] = 0
+                return False
+            self.clear_slot(index, at)
+            self.counter.evictions += 1
+        if self.table.find(number):
+            if not self.table.live(number) and self.index.segments.is_being_written(number):
+                return False
+            self.remove_segment(number)
+        return True
+
+    def mtime(self, number: int) -> int:
+        """Return when the file of a segment was last written, in nanoseconds; 0 if it was removed."""
+        found = self.folder.look(self.index.segments.name(number))
+        return 0 if found is None else found.st_mtime_ns
 
     def publish(self, index: Index, appended: Appended, hashed: int, size: int) -> None:
         """Store the location word of a record that was appended in its slot."""
@@ -442,7 +536,7 @@ class ShardFiles:
             place = places.get(segment, 0)
             if length != LONG and words[place] == segment and words[place + 2] > length:
                 words[place + 2] -= length
-            else:
+            elif before != location_word:
                 self._lose(index, before)
 
     def move(self, index: Index, at: int, location_word: int, size: int) -> None:
@@ -494,7 +588,9 @@ class ShardFiles:
         """Subtract a record from its segment; remove a segment without live bytes."""
         segment = location_word >> SEGMENT_SHIFT
         length = location_word >> LENGTH_SHIFT & LENGTH_MASK
-        if length == LONG:
+        if length == LONG and self.table.is_alone(segment):
+            length = self.table.live(segment)  # whatever its header says: the file may be damaged
+        elif length == LONG:
             offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
             content: Content | None = index.segments.mapped.get(segment)
             try:
@@ -516,11 +612,22 @@ class ShardFiles:
 
     def room(self) -> int:
         """Return how many bytes are left of the quota."""
-        new = file_size(self.words[NEW_CAPACITY]) if self.words[NEW] else 0
-        return self.geometry.quota - self.table.total() - file_size(self.index.capacity) - new
+        return -self.overdrawn()
+
+    def overdrawn(self) -> int:
+        """Return how many bytes the shard takes beyond its quota; without a lock, so just out of date."""
+        words = self.words
+        index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
+        return self.table.total(self._large.most_own) + index - self.quota()
+
+    def quota(self) -> int:
+        """Return how many bytes index and segments may take beside the large records of all shards."""
+        return self.geometry.quota - self._large.share()
 
     def largest(self) -> int:
-        """Return the size of the largest record that an empty shard has room for; without a lock."""
+        """Return the size of the largest record that an empty directory has room for; without a lock."""
+        if self._large.most_own < self.geometry.limit:
+            return max(self._large.most_own, min(self.geometry.limit // 4, self._large.most()))
         words = self.words
         # A shard that was never used will have an index, too.
         capacity = max(self.geometry.capacity, words[CAPACITY], words[NEW_CAPACITY] if words[NEW] else 0)
@@ -532,7 +639,8 @@ class ShardFiles:
         words = self.words
         unused = self.geometry.segment - (words[TAIL] & _LOW32) if words[TAIL] else 0
         index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
-        return self.table.total() + index - unused if words[GENERATION] else 0
+        own = self.table.total(self.geometry.limit)
+        return own + index - unused if words[GENERATION] else 0
 
     def _roll(self, spare: int) -> int:
         """Return a new segment for the tail; 0 if there is no room for it."""

@@ -157,6 +157,10 @@ class ShardLock:
         finally:
             self._draining = 0
 
+    def is_mine(self) -> bool:
+        """Tell whether this thread is in a `run`."""
+        return self._owner == threading.get_ident()
+
     def is_there(self) -> bool:
         """Tell whether the open lock file is still the one in the directory; True if none is open."""
         if self._fd < 0:

@@ -1,0 +1,5 @@
+"""A shared cache for the responses of ASGI and WSGI applications, and a private one for httpx clients."""
+
+from cachekit.http.asgi import ASGICache
+
+__all__ = ["ASGICache"]
