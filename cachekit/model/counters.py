@@ -163,7 +163,7 @@ class LatencyHistogram:
     #: The doublings of 10 ns at which an exported bucket ends, where one of its own buckets ends too.
     _EXPORTED: Final = range(7, 34, 2)
     #: The upper edges of the exported buckets in seconds, from 1.28 us to 86 s. One more bucket has no edge.
-    EDGES: Final = tuple(1e-8 * 2**doublings for doublings in _EXPORTED)
+    EDGES: Final[tuple[float, ...]] = tuple(1e-8 * 2.0**doublings for doublings in _EXPORTED)
 
     __slots__ = ("_counts", "sum")
 
