@@ -323,7 +323,7 @@ class LoadPath:
                         finally:
                             took = tiers.monotonic() - started
                             figures.loads += 1
-                            figures.seconds += took
+                            figures.durations.record(took)
                         if request.many:
                             _check_batch(loaded, keys)
                         else:

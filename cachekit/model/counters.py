@@ -115,12 +115,12 @@ class TierCounters:
 class LoadCounters:
     """The counters of the loads of one cache; `CacheStats` says when each moves."""
 
-    __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
+    __slots__ = ("durations", "failures", "lease_waits", "loads", "stale_served")
 
     def __init__(self) -> None:
         self.loads = 0
         self.failures = 0
-        self.seconds = 0.0
+        self.durations = LatencyHistogram()  #: of every load
         self.stale_served = 0
         self.lease_waits = 0
 
@@ -129,7 +129,7 @@ class LoadCounters:
         return {
             "loads": self.loads,
             "load_failures": self.failures,
-            "load_seconds": self.seconds,
+            "load_seconds": self.durations.sum,
             "stale_served": self.stale_served,
             "lease_waits": self.lease_waits,
         }
@@ -137,24 +137,37 @@ class LoadCounters:
 
 @final
 class LatencyHistogram:
-    """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes.
+    """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes, and their sum.
 
-    A quantile is correct to within 19 %. There is no lock: threads that record at once may lose a count.
+    A quantile is correct to within 19 %. There is no lock, as in all counters of this module.
     """
 
     _SMALLEST: Final = 1e-8
     _STEPS: Final = 4
     _BUCKETS: Final = 4 * 37
+    #: The doublings of 10 ns at which an exported bucket ends, where one of its own buckets ends too.
+    _EXPORTED: Final = range(7, 34, 2)
+    #: The upper edges of the exported buckets in seconds, from 1.28 us to 86 s. One more bucket has no edge.
+    EDGES: Final = tuple(1e-8 * 2**doublings for doublings in _EXPORTED)
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "sum")
 
     def __init__(self) -> None:
         self._counts = [0] * self._BUCKETS
+        self.sum = 0.0  #: seconds of all records
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
         step = math.ceil(math.log2(max(seconds, self._SMALLEST) / self._SMALLEST) * self._STEPS)
         self._counts[min(step, self._BUCKETS - 1)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[int]:
+        """Return the records in each exported bucket, the one beyond the last edge included."""
+        counts = self._counts.copy()
+        ends = [doublings * self._STEPS + 1 for doublings in self._EXPORTED]
+        starts = [0, *ends]
+        return [sum(counts[start:end]) for start, end in zip(starts, [*ends, None], strict=True)]
 
     def quantile(self, share: float) -> float:
         """Return the duration in seconds that `share` (0 to 1) of the records do not exceed; 0 if none."""
