@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, final
-from urllib.parse import quote
+from typing import Any, ParamSpec, TypeAlias, TypeVar, final
+from urllib.parse import quote, unquote
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import PATIENCE, PATIENCE_WITH_CONTENT, Flight, Flights, Landing
+from cachekit.http.flights import MOST_FLIGHTS, PATIENCE, PATIENCE_WITH_CONTENT, Flight, Flights, Landing
 from cachekit.http.options import Cookies, store_over
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
 from cachekit.http.store import Fill, Found, Target, host_of
@@ -24,9 +24,6 @@ from cachekit.runtime.threads import run_in_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: Flights of others that a request waits for, one after the other, at most.
-_MOST_FLIGHTS: Final = 4
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -49,7 +46,9 @@ class ASGICache:
         default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
             cookies and no credentials (default None: such a response is not stored).
         vary: Names of request fields that are part of every key, such as `["accept-language"]`
-            (default: none). Fields that name another host, scheme, path or method always are.
+            (default: none). Those of the form `X-...` always are, and those of `store.KEYED_FIELDS`.
+        ignore: Names of such request fields that are not part of a key, because no response depends on them
+            (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
         cookies: With "strict" (the default), a response that sets a cookie is stored only if it says
             `public` or `s-maxage`. With "rfc", `max-age` or `Expires` is enough.
         client_directives: Whether `Cache-Control` of requests counts, so that a client can ask for a
@@ -75,6 +74,7 @@ class ASGICache:
         max_buffered: int = 64 << 20,
         default_ttl: TTL = None,
         vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
         cookies: Cookies = "strict",
         client_directives: bool = True,
         coalesce: bool = True,
@@ -82,7 +82,7 @@ class ASGICache:
         self._app = app
         self._store = store_over(
             cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            cookies=cookies, client_directives=client_directives, coalesce=coalesce,
+            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
         )  # fmt: skip
         self._coalesces = coalesce
         self._flights = Flights(self._store.clock)
@@ -108,9 +108,10 @@ class ASGICache:
         await self._serve(target, scope, receive, send)
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
-        raw_path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
         # Some servers include the query.
-        raw_path = raw_path.partition(b"?")[0]
+        raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
+        if unquote(raw_path.decode("latin-1")) != scope["path"]:  # rewritten, or not given
+            raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
         return self._store.target(
             method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers
@@ -155,7 +156,7 @@ class ASGICache:
             await _send(reply, send)
             return
         key, flight = exchange.found.key, None
-        for _ in range(_MOST_FLIGHTS if self._coalesces and exchange.may_collapse else 0):
+        for _ in range(MOST_FLIGHTS if self._coalesces and exchange.may_collapse else 0):
             flight, leads = self._flights.join(key)
             if flight is None or leads:
                 break

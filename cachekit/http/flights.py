@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, final
@@ -13,6 +14,9 @@ from cachekit.runtime.clock import Clock
 PATIENCE: Final = 30.0
 #: Seconds that it waits for the content once the head is there: the content may never end.
 PATIENCE_WITH_CONTENT: Final = 1.0
+
+#: Flights that a request waits for, one after the other, at most.
+MOST_FLIGHTS: Final = 4
 
 #: Seconds for which requests of a URL do not wait for each other after a response that is for one of them.
 _PASSES: Final = 10.0
@@ -59,6 +63,18 @@ class Flight:
         """Whether the content takes longer than a request waits for it."""
         begun = self._begun_at
         return begun is not None and self._clock.monotonic() - begun > PATIENCE_WITH_CONTENT
+
+    def wait(self) -> Landing:
+        """Wait in this thread for the end, but no longer than a request may."""
+        landed = threading.Event()
+        self.on_landing(landed.set)
+        deadline = time.monotonic() + PATIENCE
+        while self.landing is None and not self.is_slow:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            landed.wait(min(left, PATIENCE_WITH_CONTENT))
+        return self.landing or Landing.ALONE
 
     def land(self, landing: Landing) -> None:
         """End the flight; the first end counts."""

@@ -61,16 +61,25 @@ USUAL_REQUEST: Final = 8192
 #: RFC 3986, section 3.2.2: a name or an address, and a port. Anything else is no part of a key.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
-#: Fields by which clients or proxies redirect what a framework believes of the request. A response may depend
-#: on them without a `Vary`, so they are part of every key.
-ROUTING_FIELDS: Final = (
-    "forwarded", "front-end-https", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix",
-    "x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-scheme", "x-forwarded-server",
-    "x-forwarded-ssl", "x-forwarded-uri", "x-forwarded-path", "x-host", "x-http-host-override",
-    "x-http-method", "x-http-method-override", "x-method-override", "x-original-host", "x-original-uri",
-    "x-original-url", "x-rewrite-url", "x-script-name", "x-url-scheme",
-)  # fmt: skip
-_ROUTING: Final = frozenset(name.encode() for name in ROUTING_FIELDS)
+#: Request fields beside `X-...` that are part of every key. Frameworks and proxies tell users, addresses and
+#: parts of a page by them, and responses often depend on them without a `Vary`.
+KEYED_FIELDS: Final = frozenset({
+    b"api-key", b"cf-access-jwt-assertion", b"forwarded", b"front-end-https", b"hx-boosted",
+    b"hx-current-url", b"hx-history-restore-request", b"hx-request", b"hx-target", b"hx-trigger",
+    b"next-router-prefetch", b"next-router-state-tree", b"next-url", b"proxy-authorization", b"remote-user",
+    b"rsc", b"ssl-client-cert", b"ssl-client-dn", b"turbo-frame", b"unpoly-target",
+})  # fmt: skip
+#: `X-...` fields that are no part of a key: they tell requests, connections and clients apart.
+UNKEYED_FIELDS: Final = frozenset({
+    b"x-amz-cf-id", b"x-amzn-trace-id", b"x-appengine-request-log-id", b"x-arr-log-id", b"x-azure-ref",
+    b"x-client-data", b"x-client-ip", b"x-client-trace-id", b"x-cloud-trace-context",
+    b"x-cluster-client-ip", b"x-correlation-id", b"x-envoy-external-address", b"x-forwarded-client-ip",
+    b"x-forwarded-for", b"x-github-request-id", b"x-haproxy-unique-id", b"x-instana-l", b"x-instana-s",
+    b"x-instana-t", b"x-newrelic-id", b"x-newrelic-transaction", b"x-ot-span-context",
+    b"x-original-forwarded-for", b"x-proxy-id", b"x-real-ip", b"x-request-id", b"x-request-start",
+    b"x-queue-start", b"x-trace-id", b"x-varnish", b"x-vercel-id", b"x-nf-request-id", b"x-wap-profile",
+})  # fmt: skip
+_UNKEYED_PREFIXES: Final = (b"x-b3-", b"x-datadog-", b"x-envoy-")
 
 
 class Target(NamedTuple):
@@ -116,6 +125,7 @@ class Fill:
         "_chunks",
         "_fence",
         "_length",
+        "_received",
         "_size",
         "_store",
         "head",
@@ -129,6 +139,7 @@ class Fill:
         self._fence = fence
         self._chunks: list[bytes] = []
         self._size = 0
+        self._received = 0
         self._length: int | None = None
         self.target = target
         self.requested_at = store.clock.time()
@@ -163,7 +174,13 @@ class Fill:
             else:
                 self._chunks.append(chunk)
                 self._size += len(chunk)
+                self._received += len(chunk)
         return self.reason is None
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the content has the length that the response announced."""
+        return self.reason is None and self._length is not None and self._received == self._length
 
     def abandon(self, reason: str) -> None:
         """Give up storing the response, and the memory that it takes."""
@@ -205,6 +222,7 @@ class ResponseStore:
         cache: where they are stored.
         policy: the kind of cache.
         vary: names of request fields that are part of every key.
+        ignored: names of request fields that are not, though they are by default.
         max_buffered: the bytes of responses under way, at most; more of them are passed on and not stored.
 
     Attributes:
@@ -216,6 +234,7 @@ class ResponseStore:
         "_buffered",
         "_core",
         "_expected",
+        "_ignored",
         "_max_buffered",
         "_vary",
         "awaited",
@@ -225,13 +244,19 @@ class ResponseStore:
     )
 
     def __init__(
-        self, cache: IntelligentCache, policy: Policy, vary: Iterable[str], max_buffered: int
+        self,
+        cache: IntelligentCache,
+        policy: Policy,
+        vary: Iterable[str],
+        ignored: Iterable[str],
+        max_buffered: int,
     ) -> None:
         self.cache = cache
         self.awaited = AwaitedCache.of(cache)
         self.policy = policy
         self._core = core_of(cache)
         self._vary = tuple(sorted({name.lower() for name in vary}))
+        self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
         self._max_buffered = max_buffered
         self._buffered = 0
         self._expected: dict[str, frozenset[str]] = {}
@@ -286,17 +311,27 @@ class ResponseStore:
 
     def _base_variant(self, headers: Headers) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
-        names = {name for name, _ in headers if name in _ROUTING}
-        routing = []
-        for name in sorted(names):
+        keyed = []
+        for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
             value = text(headers, name)
             if name == b"forwarded":
                 value = _forwarded_as(value)
             if value:
-                routing.append((name.decode("ascii"), value))
-        if not self._vary and not routing:
+                keyed.append((name.decode("ascii"), value))
+        if not self._vary and not keyed:
             return None
-        return [routing, self._vary, variant(self._vary, headers)]
+        return [keyed, self._vary, variant(self._vary, headers)]
+
+    def _is_keyed(self, name: bytes) -> bool:
+        """Return whether a field is part of every key: an unknown one may change the response."""
+        if name in KEYED_FIELDS:
+            return name not in self._ignored
+        return (
+            name.startswith(b"x-")
+            and name not in UNKEYED_FIELDS
+            and name not in self._ignored
+            and not name.startswith(_UNKEYED_PREFIXES)
+        )
 
     def key_of_variant(self, target: Target, names: tuple[str, ...]) -> str:
         """Return the key of the response that these fields of the request select."""
