@@ -33,7 +33,7 @@ from cachekit.coherence import conditional_writes
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.testing.history import violations
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.base import DirectoryTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 STACKS = ["memory", "policy", "memory and file", "file", "memory and redis", "redis", "all"]
 
@@ -335,11 +335,14 @@ class TestOutages:
         assert beside.cache.update("n", lambda n: n + 1, 0) == 2
 
     @pytest.mark.parametrize("lower", ["redis", "file"])
-    def test_with_memory_alone(self, tmp_path: Path, lower: str) -> None:
+    def test_with_memory_alone(self, tmp_path: Path, redis_url: str, lower: str) -> None:
         """Memory decides, for the threads of a process."""
         redis, file = None, None
         if lower == "redis":
-            redis = RedisCache(url="redis://127.0.0.1:1", timeout=0.1)
+            # Not a server that is gone: memory would be emptied at each attempt to hear of its bus.
+            server = FaultyTier(RedisCache(url=redis_url))
+            server.fail()
+            redis = cast("ServerTier", server)
         else:
             faulty = FaultyTier(FileCache(tmp_path, 16))
             faulty.fail("peek", "create", "put", "remove")
