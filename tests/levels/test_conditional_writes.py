@@ -340,14 +340,15 @@ class TestOutages:
         redis, file = None, None
         if lower == "redis":
             # Not a server that is gone: memory would be emptied at each attempt to hear of its bus.
-            server = FaultyTier(RedisCache(url=redis_url))
-            server.fail()
-            redis = cast("ServerTier", server)
+            faulty = FaultyTier(RedisCache(url=redis_url))
+            redis = cast("ServerTier", faulty)
         else:
             faulty = FaultyTier(FileCache(tmp_path, 16))
             faulty.fail("peek", "create", "put", "remove")
             file = cast("DirectoryTier", faulty)
         with IntelligentCache(MemoryCache(), redis, file) as cache:
+            if redis is not None:
+                faulty.fail()
             won = race(*[lambda n=n: cache.add("k", n) for n in range(4)])
             assert won.count(True) == 1
 
