@@ -337,18 +337,19 @@ class TestOutages:
     @pytest.mark.parametrize("lower", ["redis", "file"])
     def test_with_memory_alone(self, tmp_path: Path, redis_url: str, lower: str) -> None:
         """Memory decides, for the threads of a process."""
-        redis, file = None, None
+        faulty: FaultyTier
         if lower == "redis":
-            # Not a server that is gone: memory would be emptied at each attempt to hear of its bus.
+            # Its bus goes on: without that, memory would be emptied at each attempt to hear of it.
             faulty = FaultyTier(RedisCache(url=redis_url))
-            redis = cast("ServerTier", faulty)
+            made = listening(lambda: IntelligentCache(MemoryCache(), cast("ServerTier", faulty), None))
         else:
             faulty = FaultyTier(FileCache(tmp_path, 16))
-            faulty.fail("peek", "create", "put", "remove")
-            file = cast("DirectoryTier", faulty)
-        with IntelligentCache(MemoryCache(), redis, file) as cache:
-            if redis is not None:
+            made = IntelligentCache(MemoryCache(), None, cast("DirectoryTier", faulty))
+        with made as cache:
+            if lower == "redis":
                 faulty.fail()
+            else:
+                faulty.fail("peek", "create", "put", "remove")
             won = race(*[lambda n=n: cache.add("k", n) for n in range(4)])
             assert won.count(True) == 1
 
