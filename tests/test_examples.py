@@ -19,6 +19,7 @@ EXPECTED = {
     "django_shop.py": "visits 5, prices worked out 3 times",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explicit_cache.py": "hit rate: 50%",
+    "flask_shop.py": "pages 3, prices worked out 2 times",
     "health.py": "health: warning, because of ['hit_rate']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
@@ -30,7 +31,7 @@ EXPECTED = {
 }
 
 #: What an example needs beside cachekit.
-NEEDS = {"django_shop.py": "django"}
+NEEDS = {"django_shop.py": "django", "flask_shop.py": "flask_caching"}
 
 #: A line of the second run, of those that keep their answers.
 AGAIN = {
