@@ -317,8 +317,8 @@ class LoadPath:
                                 loaded = yield Call(loader, keys.copy())
                             else:
                                 loaded = yield Call(loader)
-                        except Exception:
-                            figures.failures += 1
+                        except Exception as error:
+                            figures.failures += not is_interrupt(error)
                             raise
                         finally:
                             took = tiers.monotonic() - started
