@@ -61,7 +61,8 @@ def is_no_fault_of_value(error: BaseException) -> bool:
         while frame.f_back is not None:
             frame, depth = frame.f_back, depth + 1
         return depth > sys.getrecursionlimit() - _FEW_FRAMES
-    return isinstance(error, MemoryError) or is_interrupt(error)
+    # Parsers in C raise their errors without arguments, too: those are about the bytes.
+    return isinstance(error, MemoryError) or _is_asynchronous(error, surely=True) or _is_of_handler(error)
 
 
 def _is_of_handler(error: BaseException) -> bool:
@@ -92,7 +93,7 @@ def _code_of(handler: object) -> CodeType | None:
     return handler.__code__ if isinstance(handler, FunctionType) else None
 
 
-def _is_asynchronous(error: BaseException) -> bool:
+def _is_asynchronous(error: BaseException, surely: bool = False) -> bool:
     traceback = error.__traceback__
     if traceback is None:
         return False
@@ -107,7 +108,7 @@ def _is_asynchronous(error: BaseException) -> bool:
     # JUMP_BACKWARD_NO_INTERRUPT is where a future's exception appears that is awaited.
     if ("JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name) or (name == "RESUME" and argument == 0):
         return True
-    if "CALL" not in name or error.args:
+    if surely or "CALL" not in name or error.args:
         return False
     kind = type(error)
     if vars(builtins).get(kind.__name__) is kind:
