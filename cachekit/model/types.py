@@ -25,6 +25,9 @@ Tags: TypeAlias = AbstractSet[str] | list[str] | tuple[str, ...]
 
 NO_TAGS: Final[frozenset[str]] = frozenset()
 
+#: Types whose values hold nothing else.
+SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None), complex, bytearray})
+
 
 class _Missing(enum.Enum):
     MISSING = "MISSING"

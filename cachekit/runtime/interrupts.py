@@ -24,6 +24,8 @@ from typing import Final
 _NAMES: Final = opcode.opname
 #: Python's own code in C raises these without arguments.
 _BARE: Final = (MemoryError, StopIteration, StopAsyncIteration, EOFError)
+#: Bytes of the code in whose frame an extension of C or Cython shows itself in a traceback.
+_LENGTH_OF_STAND_IN: Final = 6
 #: With fewer frames left, the caller has used up the stack, and not the value.
 _FEW_FRAMES: Final = 100
 #: How often a library wraps an error, at most.
@@ -101,7 +103,9 @@ def _is_asynchronous(error: BaseException, surely: bool = False) -> bool:
         traceback = deeper
     at = traceback.tb_lasti
     code = traceback.tb_frame.f_code.co_code
-    if not 0 <= at < len(code) - 1:
+    if not 0 <= at < len(code) - 1 or (
+        len(code) <= _LENGTH_OF_STAND_IN and _NAMES[code[-2]] == "RAISE_VARARGS"
+    ):
         return False
     name, argument = _NAMES[code[at]], code[at + 1]
     # An argument of RESUME tells how a generator goes on; 0 is the begin of a function.

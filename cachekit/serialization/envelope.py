@@ -14,12 +14,13 @@ Numbers are little-endian. An envelope is
          3     1  flags: 0 sealed with a checksum, 1 signed; every other bit is for later versions
          4  4/32  the seal: CRC-32 of the header, or HMAC-SHA256 of header and payload
        +0      1  codec: 1 pickle, 2 JSON, 3 MessagePack, 128-255 the user's own
-       +1      1  compression: 0 none, 1 zlib, 2 zstd
+       +1      1  compression: 0 none, 1 zlib, 2 zstd; plus 64 where the payload begins with classes
        +2      4  bytes of tags
        +6     24  created, expires, stale-until: doubles, seconds since the epoch; infinity: never
       +30      4  CRC-32 of the payload; 0 where the seal is a signature, which covers the payload
       +34      t  tags, one after another: token (8), length of the name (4), name in UTF-8
-    +34+t      p  payload, to the end of the buffer; compressed ones begin with their raw length (8)
+    +34+t      p  payload, to the end of the buffer: the length (4) of the table of classes and that table, if
+                  there is one (see `class_fingerprints`); raw length (8) of a compressed one; the value
 
 Why it is so:
 

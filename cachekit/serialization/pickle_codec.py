@@ -18,6 +18,7 @@ from cachekit.errors import SerializationError, UnreadableError
 from cachekit.model.once_only import OnceOnlyError, refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
+from cachekit.serialization.class_fingerprints import find_by_import, table_of
 from cachekit.serialization.collisions import HealthMonitor, watched
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
 from cachekit.serialization.pickle_literals import is_deep, is_simple, recognise
@@ -42,9 +43,18 @@ _MOST_UNREMARKABLE: Final = 256
 class _Pickler(pickle.Pickler):
     """A pickler that looks at each value that is not a plain builtin, and so refuses what is read once."""
 
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, PROTOCOL)
+        #: The classes of the values, and those that are values. By address: some cannot be hashed.
+        self.kinds: dict[int, type] = {}
+
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
+        self.kinds[id(kind)] = kind
         if kind in _unremarkable:
+            return NotImplemented
+        if isinstance(value, type):
+            self.kinds[id(value)] = value
             return NotImplemented
         refusal = refusal_of(value)
         if refusal is not None:
@@ -111,6 +121,14 @@ class PickleCodec:
         """The value as a pickle that this codec reads.
 
         Raises:
+            SerializationError: see `encode_with_classes`.
+        """
+        return self.encode_with_classes(value)[0]
+
+    def encode_with_classes(self, value: Any) -> tuple[bytes, bytes]:
+        """The value as a pickle that this codec reads, and the table of its classes, which `find` finds.
+
+        Raises:
             SerializationError: pickle cannot carry the value, it can be consumed only once, or it
                 contains a class that this codec would refuse to read.
         """
@@ -124,15 +142,17 @@ class PickleCodec:
                     raise
             else:
                 if not self._trusted and is_simple(payload):
-                    return payload
+                    return payload, b""
                 if _names_nothing(payload):
-                    return self._verified(value, payload)
+                    return self._verified(value, payload), b""
         if kind in _SCALARS:
-            payload = pickle.dumps(value, PROTOCOL)
-        else:
-            payload = _dumps_looking(value)
-            self._mostly_plain = _names_nothing(payload)
-        return self._verified(value, payload)
+            return self._verified(value, pickle.dumps(value, PROTOCOL)), b""
+        payload, kinds = _dumps_looking(value)
+        self._mostly_plain = _names_nothing(payload)
+        if not self._trusted:
+            # What a registered function makes is whole, whatever its class.
+            kinds = [one for one in kinds if (one.__module__, one.__qualname__) in self._allowed]
+        return self._verified(value, payload), table_of(kinds)
 
     def decode(self, payload: bytes | memoryview) -> Any:
         """The value in the pickle.
@@ -159,6 +179,12 @@ class PickleCodec:
             raise UnreadableError(
                 f"the stored pickle cannot be loaded: {type(error).__name__}", "damage"
             ) from error
+
+    def find(self, module: str, name: str) -> object:
+        """Return the class of these names, if this codec may read it."""
+        if self._trusted:
+            return find_by_import(module, name)
+        return resolve(self._allowed[module, name], module, name)
 
     def _load_allowed(self, payload: bytes) -> Any:
         plain, tuples = recognise(payload)
@@ -216,11 +242,13 @@ def _names_nothing(payload: bytes) -> bool:
     return len(payload.translate(None, _NAMING)) == len(payload) or recognise(payload)[0] is not None
 
 
-def _dumps_looking(value: Any) -> bytes:
+def _dumps_looking(value: Any) -> tuple[bytes, Iterable[type]]:
+    """Return the pickle of a value, and the classes that the pickler met."""
     try:
         file = io.BytesIO()
-        _Pickler(file, PROTOCOL).dump(value)
-        return file.getvalue()
+        pickler = _Pickler(file)
+        pickler.dump(value)
+        return file.getvalue(), pickler.kinds.values()
     except SerializationError:
         raise
     except RecursionError as error:

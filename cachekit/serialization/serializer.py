@@ -19,7 +19,7 @@ from cachekit.model.validation import checked_key
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
-from cachekit.serialization.codec import Codec, unpack_value
+from cachekit.serialization.codec import Codec, packer, unpack_value
 from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
@@ -133,7 +133,7 @@ class Serializer:
     A serializer pickles, unless it has a secret: then pickling it is a TypeError.
     """
 
-    __slots__ = ("_arguments", "_base", "_code", "_codec", "_compressor", "_decode", "_signer")
+    __slots__ = ("_arguments", "_base", "_code", "_codec", "_decode", "_pack", "_signer")
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Serializer:
         self._codec = codec_for(codec, allow, trusted or secret is not None)
         self._code = self._codec.code
         self._decode = self._codec.decode
-        self._compressor = compressing.Compressor(compression)
+        self._pack = packer(self._codec, compressing.Compressor(compression))
         self._base = crc32(CHECKED + prefix)
         self._signer = None if secret is None else Signer(secret, envelope.SIGNED + prefix)
         # Not the secret: it is kept nowhere.
@@ -190,7 +190,7 @@ class Serializer:
             )
         packed_tags = envelope.pack_tags(tags) if tags else b""
         signer = self._signer
-        how, payload = self._compressor.pack(self._codec.encode(value))
+        how, payload = self._pack(value)
         checksum = 0 if signer is not None else crc32(payload)
         header = envelope.pack_fixed(self._code, how, len(packed_tags), created, expires, stale, checksum)
         if signer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -17,14 +18,19 @@ import pytest
 from file_checks import SMALL, check
 
 from cachekit import CacheEntry, FileCache, IntelligentCache, MemoryCache
+from cachekit.errors import TierUnavailableError
+from cachekit.model.types import MISSING
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.testing import ManualClock
 from cachekit.testing.faults import CrashError, StoppingEffects
 from cachekit.tiers.fences import ServerTokens, TagTokens
 from cachekit.tiers.file import store_of
+from cachekit.tiers.file.engine.control_block import CAPACITY, USED
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
+from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.shard import Shard
+from cachekit.tiers.file.engine.shard_files import ShardFiles
 from cachekit.tiers.fresh_tokens import fresh
 
 SECRET = "s" * 16
@@ -161,6 +167,56 @@ def test_many_keys_need_room(tmp_path: Path) -> None:
         over.set_many({"a": 1, "b": 2}, tags={"t"})
         over.invalidate_by_tags({"t"})
         assert over.get_many(["a", "b"]) == {}
+
+
+def test_a_batch_ends_the_copies_of_other_caches(tmp_path: Path) -> None:
+    """The copy that another cache keeps in memory is not served after the batch."""
+    keys = [f"k{number}" for number in range(50)]
+    with FileCache(tmp_path, 1) as one, FileCache(tmp_path, 1) as two:
+        writer = IntelligentCache(None, None, one, close_tiers=False)
+        reader = IntelligentCache(MemoryCache(), None, two, close_tiers=False)
+        for value in range(3):
+            writer.set_many(dict.fromkeys(keys, value))
+            for _ in range(2):
+                assert reader.get_many(keys) == dict.fromkeys(keys, value)
+                assert [reader.get(key) for key in keys] == [value] * len(keys)
+
+
+def test_a_batch_leaves_slots_free(tmp_path: Path) -> None:
+    """Its keys grow the index where single writes would; probes stay short."""
+    with FileCache(tmp_path, 1) as cache, IntelligentCache(None, None, cache) as over:
+        over.set_many({f"k{number}": number for number in range(620)})
+        for shard in {engine_of(cache).locate(f"k{number}")[2] for number in range(620)}:
+            assert shard.words[USED] * 100 <= shard.words[CAPACITY] * 60
+
+
+def test_a_key_of_a_batch_that_cannot_be_published_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be stored still invalidates."""
+    keys = [f"k{number}" for number in range(9)]
+    with FileCache(tmp_path, 1) as cache, IntelligentCache(None, None, cache) as over:
+        over.set_many(dict.fromkeys(keys, "old"))
+        publish = ShardFiles.publish
+        failed: list[int] = []
+
+        def failing(
+            files: ShardFiles, index: Index, appended: tuple[int, int], hashed: int, size: int
+        ) -> None:
+            if hashed == engine_of(cache).locate("k4")[1]:
+                failed.append(hashed)
+                raise OSError(errno.EIO, "the test's disk")
+            publish(files, index, appended, hashed, size)
+
+        monkeypatch.setattr(ShardFiles, "publish", failing)
+        store = store_of(cache)
+        assert store is not None
+        with pytest.raises(TierUnavailableError):
+            store.write_many(dict.fromkeys(keys, "new"), 60, frozenset(), 0)
+        monkeypatch.undo()
+        assert failed
+        assert store.value("k4") is MISSING
+        check(engine_of(cache))
 
 
 def test_a_batch_that_is_cut_off(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ names of the tags and the payload their meaning:
 
     flags      number of the codec | number of the compression << 8 | SIGNED
     names      of each tag: its token on the server, or 0; the length of its name; the name in UTF-8
-    payload    what the codec returned, compressed; with a secret, then the signature
+    payload    the table of its classes, if the compression's number has `WITH_CLASSES`; what the codec
+               returned, compressed; with a secret, then the signature
 
 The engine's checksum covers all of a record, and so does a signature. With a secret, nothing of the payload
 is read before the signature was verified.
@@ -23,7 +24,7 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
-from cachekit.serialization.codec import Codec, unpack_value
+from cachekit.serialization.codec import Codec, packer, unpack_value
 from cachekit.serialization.compression import Compressor
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
@@ -47,11 +48,11 @@ class RecordCodec:
         signer: signs records; None if there is no secret.
     """
 
-    __slots__ = ("_codec", "_compress", "_flags", "_verify", "decode", "plain", "sign")
+    __slots__ = ("_codec", "_flags", "_pack", "_verify", "decode", "plain", "sign")
 
     def __init__(self, codec: Codec, compressor: Compressor, signer: Signer | None) -> None:
         self._codec = codec
-        self._compress = compressor.pack
+        self._pack = packer(codec, compressor)
         self._verify = None if signer is None else signer.verify
         #: Returns the signature of the parts of a record; None without a secret.
         self.sign = None if signer is None else signer.sign
@@ -66,7 +67,7 @@ class RecordCodec:
         Raises:
             SerializationError: the value would not come back as it is.
         """
-        compression, payload = self._compress(self._codec.encode(value))
+        compression, payload = self._pack(value)
         return self._flags | compression << _COMPRESSION_SHIFT, payload
 
     def value(self, record: Record) -> Any:
