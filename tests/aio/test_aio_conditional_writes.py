@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from loops import on_a_loop, own_threads
+from loops import on_a_loop
 
 from cachekit.aio import FileCache, Fill, IntelligentCache, MemoryCache
 
@@ -32,7 +32,6 @@ async def test_with_memory_alone() -> None:
 
         assert await cache.get_or_set("g", load, store_if=bool) == []
         assert not await cache.contains("g")
-        assert set(own_threads()) <= {"cachekit-upkeep"}
 
 
 @on_a_loop
