@@ -26,6 +26,7 @@ from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.heartbeat import Heartbeat
+from cachekit.tiers.redis.resp import WrongReplyError
 
 _STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
 _GATHERING: Final = 0.001  # seconds that messages wait for others while this process writes
@@ -259,8 +260,7 @@ class _BusReader:
 
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
-        subscription = self._server.subscribe(self._channel, PATIENCE)
-        try:
+        with self._server.subscription(self._channel) as subscription:
             asked = received = time.monotonic()
             while not self.is_over:
                 messages = subscription.receive(_STEP)
@@ -273,19 +273,20 @@ class _BusReader:
                         # takes the interpreter from the threads that write.
                         time.sleep(_GATHERING)
                 elif now - received > PATIENCE:
-                    raise TierUnavailableError("the server does not answer on the bus")
+                    raise TimeoutError("the server does not answer on the bus")
                 elif now - max(received, asked) > HEARTBEAT:
                     asked = now
                     subscription.ping()
                 inbox.tick(now)
-        finally:
-            subscription.close()
 
     def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:
         """Return whether it is a message of this cache itself."""
-        if message[0] == b"message":
-            return inbox.receive(message[2], now)
-        if message[0] == b"subscribe":
-            inbox.gap()  # messages may have been lost before
-            self.has_begun = True
+        match message:
+            case [b"message", _, bytes(text)]:
+                return inbox.receive(text, now)
+            case [b"subscribe", *_]:
+                inbox.gap()  # messages may have been lost before
+                self.has_begun = True
+            case [b"message", *_]:
+                raise WrongReplyError("the server sent what is no message")
         return False

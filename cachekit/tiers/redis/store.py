@@ -17,16 +17,16 @@ from typing import Final, NamedTuple, final
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
-from cachekit.tiers.redis.scripts import ADD, PUT, REMOVE, REPLACE, TOKENS
+from cachekit.tiers.redis.scripts import ADD, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 
 #: Milliseconds that a token lives without being read. A tag's token lives at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
 
-_MOST_DIGITS: Final = 19  # of a token, which has 63 bits
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is negative
 
@@ -73,7 +73,7 @@ class Store:
     def heads(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the beginnings of the envelopes; the rest is not transferred."""
         names = self._layout.values(keys)
-        return self._server.try_many([("GETRANGE", name, 0, _HEAD - 1) for name in names])
+        return self._server.read_strings([("GETRANGE", name, 0, _HEAD - 1) for name in names], is_bytes)
 
     def tag_tokens(self, tags: Sequence[str]) -> dict[str, int | None]:
         """Return the tags' tokens, None for a missing one; one round trip."""
@@ -244,7 +244,7 @@ class Store:
             # GT: never less, and never an end where there is none.
             commands.append(("PERSIST", name) if life is None else ("PEXPIRE", name, life, "GT"))
         if commands:
-            self._server.do_many(commands)
+            self._server.do_many(commands, is_flag)
 
     # -- all of it ----------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Store:
             return 0
         some = keys[:: -(-len(keys) // sample)]
         names = [self._layout.value(key) for key in some]
-        sizes = self._server.do_many([("MEMORY", "USAGE", name) for name in names])
+        sizes = self._server.do_many([("MEMORY", "USAGE", name) for name in names], is_count_or_nothing)
         known = [size for size in sizes if size is not None]
         return round(sum(known) / len(known) * len(keys)) if known else 0
 
@@ -320,7 +320,7 @@ class Store:
 
     def _publish(self, messages: Iterable[str]) -> None:
         for message in messages:
-            self._server.call("PUBLISH", self.bus.channel, message)
+            self._server.call(is_count, "PUBLISH", self.bus.channel, message)
 
     def close(self) -> None:
         """End the bus and the connections."""
@@ -337,6 +337,6 @@ def _message_of(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
 
 def _number(token: bytes | None) -> int | None:
     """Return the token; None also for what no cache has stored there."""
-    if token is None or len(token) > _MOST_DIGITS or not token.isdigit():
+    if token is None or len(token) > MOST_DIGITS or not token.isdigit():
         return None
     return int(token)

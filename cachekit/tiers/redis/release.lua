@@ -1,0 +1,15 @@
+-- Gives a lease back. In one step: between a GET and a DEL it might expire, and the DEL would remove that of the
+-- next holder.
+--
+-- KEYS[1]  the lease        ARGV[1]  the holder's token
+--
+-- Returns 1 if it was the holder's and is gone, else 0.
+
+local held = redis.pcall('GET', KEYS[1])
+if type(held) == 'table' and held.err and not string.find(held.err, '^WRONGTYPE') then
+    return held
+end
+if held == ARGV[1] then
+    return redis.call('UNLINK', KEYS[1])
+end
+return 0
