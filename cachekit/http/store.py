@@ -346,12 +346,20 @@ class ResponseStore:
             found = self._found(target, found, self.cache.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
 
-    async def find_awaited(self, target: Target) -> Found:
+    async def find_async(self, target: Target) -> Found:
         """Return what `find` returns; hits in memory stay on the loop."""
         found = self._found(target, target.key, await self.awaited.get(target.key, MISSING))
         if isinstance(found, str):
             found = self._found(target, found, await self.awaited.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
+
+    def peek(self, target: Target) -> Found | None:
+        """Return what memory has for a request, or None; it counts no lookup, and touches no disk."""
+        peek = self._core.memory.peek_value
+        found = self._found(target, target.key, peek(target.key))
+        if isinstance(found, str):
+            found = self._found(target, found, peek(found))
+        return found if isinstance(found, Found) and found.stored is not None else None
 
     def _found(self, target: Target, key: str, value: Any) -> Found | str:
         """Return what a value holds: a response, or the key of the response."""
