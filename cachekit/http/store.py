@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.coherence.load_fence import LoadFence, same_version
+from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.http.fields import Headers, combined, lines, members, size_of, text
 from cachekit.http.rfc9111 import (
@@ -33,7 +33,9 @@ from cachekit.http.rfc9111 import (
     variant,
     vary_names,
 )
-from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import MISSING, NO_TAGS
+from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
 from cachekit.tiers.fences import PrivateFence
 
@@ -235,6 +237,7 @@ class ResponseStore:
         "_core",
         "_expected",
         "_ignored",
+        "_log",
         "_max_buffered",
         "_vary",
         "awaited",
@@ -261,6 +264,7 @@ class ResponseStore:
         self._buffered = 0
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
+        self._log = RateLimitedLog(self.clock.monotonic)
 
     @property
     def lower(self) -> bool:
@@ -399,13 +403,32 @@ class ResponseStore:
         self._expect(target.key, tags)
         names = tuple(name for name in names if name not in self._vary)
         key, value = target.key, _packed(stored)
-        if names:
-            key, head = self.key_of_variant(target, names), (_VARIANTS, names)
-            if self._core.memory.peek_value(target.key) != head:
-                _store_behind(
-                    self._core.tiers, fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags
-                )
-        _store_behind(self._core.tiers, fence, key, value, life, target.tags | tags, tags)
+        try:
+            if names:
+                key, head = self.key_of_variant(target, names), (_VARIANTS, names)
+                if self._core.memory.peek_value(target.key) != head:
+                    self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
+            self._store_behind(fence, key, value, life, target.tags | tags, tags)
+        except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
+
+    def _store_behind(
+        self,
+        first: OriginFence,
+        key: str,
+        value: Any,
+        life: float,
+        tags: frozenset[str],
+        named: frozenset[str],
+    ) -> None:
+        """Store a value under a key that was not known when the first fence was taken.
+
+        A second fence is taken on the key, and then the first one is checked. What is invalidated before the
+        check breaks the first fence, and what is invalidated after it breaks the second one.
+        """
+        fill = self.cache.begin(key, tags=tags)
+        if first.is_current(self._core.tiers, named):
+            fill.store(value, life)
 
     def _expect(self, key: str, tags: frozenset[str]) -> None:
         """Remember the tags of a URL's last response, for the fence of the next one."""
@@ -514,28 +537,4 @@ class OriginFence(NamedTuple):
             return False
         if unexpected and file is not None and not file.naming(unexpected).is_current():
             return False
-        if expected.origin is None:
-            return True
-        now = LoadFence(expected.key, expected.tags, expected.memory, None)
-        tiers.complete_fence(now)
-        return now.origin is not None and same_version(expected.origin, now.origin)
-
-
-def _store_behind(
-    tiers: TierStack,
-    first: OriginFence,
-    key: str,
-    value: Any,
-    life: float,
-    tags: frozenset[str],
-    named: frozenset[str],
-) -> None:
-    """Store a value under a key that was not known when the first fence was taken.
-
-    A second fence is taken on the key, and then the first one is checked. What is invalidated before the
-    check breaks the first fence, and what is invalidated after it breaks the second one.
-    """
-    second = tiers.fence(key, tags)
-    tiers.complete_fence(second)
-    if first.is_current(tiers, named):
-        tiers.writes.replace(second, value, life, CacheLevel.ALL)
+        return tiers.is_current(expected)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 from weakref import ref
 
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
 from cachekit.tiers.base import Fence
 
@@ -60,6 +61,7 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         outer = _block.get()
         # Skip blocks that this context has outlived, and those that an interrupted thread left behind.
         while outer is not None and all(flight.is_over for flight in outer._flights):
+            outer._flights = ()  # the context of a thread keeps the last one
             outer = outer._outer
         self._outer: loading_scope | None = outer
         self._token = _block.set(self)
@@ -71,8 +73,9 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         del self._token
         try:
             _block.reset(token)
-        except ValueError:
-            pass  # the collector closes a task of a loop that was dropped, outside the task's context
+        except ValueError as error:
+            raise_interrupt(error)
+            # The collector closes a task of a loop that was dropped, outside the task's context
 
 
 def _flying() -> list[Flight[Any]]:
@@ -251,8 +254,8 @@ class Flight(Generic[F]):
                     wake()  # the loop runs a task right here, so nothing has to wake it
                 else:
                     loop.call_soon_threadsafe(wake)
-            except RuntimeError:
-                pass  # that loop is closed, and its tasks have ended
+            except RuntimeError as error:
+                raise_interrupt(error)  # else that loop is closed, and its tasks have ended
 
         try:
             with _lock:

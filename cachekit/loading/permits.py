@@ -23,6 +23,7 @@ from cachekit.loading.flights import blocks_a_permit_holder
 from cachekit.loading.options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import Lease
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def _runs_loop() -> bool:
         return False
     try:
         asyncio.get_running_loop()
-    except RuntimeError:
+    except RuntimeError as error:
+        raise_interrupt(error)
         return False
     return True
 

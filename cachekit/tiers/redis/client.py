@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
 from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, pool_of, translated
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -299,10 +299,11 @@ class Client:
             raise self._unavailable(answer, command[0]) from answer
         return answer
 
-    def _unavailable(self, error: Exception, command: str) -> Exception:
-        """Return what a call raises for this error: itself if a signal handler raised it."""
-        if is_interrupt(error):
-            return error
+    def _unavailable(self, error: Exception, command: str) -> TierUnavailableError:
+        """Return what a call raises for this error; raise the interrupt behind it, if there is one."""
+        struck = interrupt_behind(error)
+        if struck is not None:  # a time limit may be a TimeoutError, which a driver wraps
+            raise struck
         if isinstance(error, ServerError):
             what = f"{self} refused {command}: {error}"
             return TierUnavailableError(what, full=error.code == "OOM")
