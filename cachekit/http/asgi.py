@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, ParamSpec, TypeAlias, TypeVar, final
+from typing import Any, TypeAlias, final
 from urllib.parse import quote, unquote
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
@@ -17,14 +17,10 @@ from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
-from cachekit.http.store import Fill, Found, Target, host_of
+from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import RateLimitedLog
-from cachekit.runtime.threads import run_in_thread
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -141,7 +137,7 @@ class ASGICache:
             if message["type"] == "http.response.start" and invalidates(method, message["status"]):
                 # Before the client learns of it: its next request finds nothing old.
                 headers = _lowered(message)
-                await self.in_io_thread(self._store.invalidate, target.request, headers)
+                await self._store.in_io_thread(self._store.invalidate, target.request, headers)
             await send(message)
 
         await self._pass(scope, receive, invalidating, "method", None)
@@ -172,9 +168,9 @@ class ASGICache:
         lead: Lead,
     ) -> None:
         """Call the application, and store its response if it can be."""
-        relay = _Relay(self, exchange, send, lead)
+        relay = _Relay(self._store, exchange, send, lead)
         try:
-            relay.fill = await self.in_io_thread(self._store.begin, target)
+            relay.fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = {**scope, "headers": exchange.forwarded_headers()}
             try:
                 await self._app(forwarded, partial(relay.receive, receive), relay.send)
@@ -210,12 +206,6 @@ class ASGICache:
         except Exception as error:  # noqa: BLE001  # no client gets it
             self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
 
-    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function of the store; in a thread, unless memory is the only tier."""
-        if not self._store.lower:
-            return step(*args, **kwargs)
-        return await run_in_thread(step, *args, **kwargs)
-
 
 @final
 class _Relay:
@@ -226,14 +216,14 @@ class _Relay:
     """
 
     __slots__ = (
-        "_exchange", "_lead", "_middleware", "_send", "_swallows", "_unsent", "_writer",
-        "client_is_gone", "fill", "has_begun",
+        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "client_is_gone", "fill",
+        "has_begun",
     )  # fmt: skip
 
     fill: Fill
 
-    def __init__(self, middleware: ASGICache, exchange: Exchange, send: Send, lead: Lead) -> None:
-        self._middleware = middleware
+    def __init__(self, store: ResponseStore, exchange: Exchange, send: Send, lead: Lead) -> None:
+        self._store = store
         self._exchange = exchange
         self._send = send
         self._lead = lead
@@ -273,7 +263,7 @@ class _Relay:
         if isinstance(decided, Reply):
             self._swallows = True
             if exchange.to_put is not None:
-                await self._middleware.in_io_thread(fill.put, exchange.to_put)
+                await self._store.in_io_thread(fill.put, exchange.to_put)
             self._lead.land(exchange.landing)
             await _send(decided, self._send)
             return
@@ -290,7 +280,7 @@ class _Relay:
                 self._lead.land(self._exchange.landing_of(fill.reason or ""))
             elif not more:
                 # Before the client has all of it: its next request finds the response.
-                stored = await self._middleware.in_io_thread(fill.finish)
+                stored = await self._store.in_io_thread(fill.finish)
                 self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)
         await self._forward(message, waits=fill.reason is not None)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
@@ -37,7 +38,11 @@ from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import MISSING, NO_TAGS
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.fork import ForkSafeLock
 from cachekit.tiers.fences import PrivateFence
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The first members of stored tuples. They change with their shape.
 _RESPONSE: Final = "http response 1"
@@ -45,6 +50,8 @@ _VARIANTS: Final = "http variants 1"
 
 #: Seconds that the names of selecting fields are kept, at least.
 _NAMES_KEPT: Final = 24 * 3600.0
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Longer URLs are stored under a digest.
 _LONGEST_URL: Final = 1024
@@ -236,7 +243,9 @@ class ResponseStore:
         "_buffered",
         "_core",
         "_expected",
+        "_fork_guard",
         "_ignored",
+        "_lock",
         "_log",
         "_max_buffered",
         "_vary",
@@ -262,24 +271,23 @@ class ResponseStore:
         self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
         self._max_buffered = max_buffered
         self._buffered = 0
+        self._lock = threading.Lock()
+        self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
         self._log = RateLimitedLog(self.clock.monotonic)
 
-    @property
-    def lower(self) -> bool:
-        """Whether there is a tier below memory, so that calls may touch a disk or a server."""
-        return self._core.tiers.lower
+    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
+        return await self._core.awaited.in_io_thread(step, *args, **kwargs)
 
     def reserve(self, size: int) -> bool:
-        """Count bytes of responses under way; return whether there is room for them.
-
-        It takes no lock: two threads that count at once make the bound a little wider or narrower.
-        """
-        if size > 0 and self._buffered + size > self._max_buffered:
-            return False
-        self._buffered = max(0, self._buffered + size)
-        return True
+        """Count bytes of responses under way; return whether there is room for them."""
+        with self._lock:
+            if size > 0 and self._buffered + size > self._max_buffered:
+                return False
+            self._buffered += size
+            return True
 
     # -- keys -------------------------------------------------------------------------------------------
 
@@ -480,11 +488,12 @@ def host_of(headers: Headers) -> bytes | None:
 def tag_of_url(url: str) -> str:
     """Return the tag of all responses of a URL.
 
-    The path is decoded, so that equivalent spellings are invalidated together.
+    The path is decoded, and the default port left out, so that equal URLs are invalidated together.
     """
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
-    return f"http:{parts.scheme}://{parts.netloc.lower()}{_decoded(parts.path)}{query}"
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
+    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
 
 
 def tag_of_path(url: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import httpx
 
@@ -21,10 +21,6 @@ from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import BackgroundCall, RateLimitedLog
-from cachekit.runtime.threads import run_in_thread
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 #: What tells one user from another one: responses for one are never given to the other one.
 _OF_A_USER = ("authorization", "cookie", "proxy-authorization")
@@ -234,7 +230,9 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
         if request.method.upper() not in CACHED_METHODS:
             response = await self._transport.handle_async_request(request)
             if target is not None and invalidates(request.method.upper(), response.status_code):
-                await self._in_io_thread(self._store.invalidate, target.request, _lowered(response.headers))
+                await self._store.in_io_thread(
+                    self._store.invalidate, target.request, _lowered(response.headers)
+                )
             return _marked(response, "method", None)
         reason = self._is_bypassed(target)
         if target is None or reason is not None:
@@ -254,7 +252,7 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
         self, exchange: Exchange, target: Target, request: httpx.Request, lead: Lead
     ) -> httpx.Response:
         try:
-            fill = await self._in_io_thread(self._store.begin, target)
+            fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = _with(request, exchange.forwarded_headers())
             try:
                 response = await self._transport.handle_async_request(forwarded)
@@ -271,7 +269,7 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
                     await response.aread()
                 await response.aclose()
                 if exchange.to_put is not None:
-                    await self._in_io_thread(fill.put, exchange.to_put)
+                    await self._store.in_io_thread(fill.put, exchange.to_put)
                 lead.land(exchange.landing)
                 return _replied(decided)
         except BaseException:
@@ -280,7 +278,7 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
         stream = response.stream
         if fill.reason is None:
             lead.response_began()
-            finish = partial(self._in_io_thread, fill.finish)
+            finish = partial(self._store.in_io_thread, fill.finish)
             stream = _AsyncCopying(cast("httpx.AsyncByteStream", stream), fill, exchange, lead, finish)
         else:
             lead.land(exchange.landing)
@@ -307,11 +305,6 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
                 await response.aclose()
         except Exception as error:  # noqa: BLE001  # no caller gets it
             self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
-
-    async def _in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self._store.lower:
-            return step(*args, **kwargs)
-        return await run_in_thread(step, *args, **kwargs)
 
     async def aclose(self) -> None:
         """Close the transport that fetches pages. The closing of the cache is yours."""

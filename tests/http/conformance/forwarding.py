@@ -94,7 +94,9 @@ def transport() -> Application:
 
     from cachekit.http import AsyncCachedTransport
 
-    transport = AsyncCachedTransport(_cache(), httpx.AsyncHTTPTransport(), ignore=["req-num"])
+    # The origin server closes connections that it has kept for a while.
+    unpooled = httpx.Limits(max_keepalive_connections=0)
+    transport = AsyncCachedTransport(_cache(), httpx.AsyncHTTPTransport(limits=unpooled))
 
     async def fetch(scope: Scope, receive: Receive, send: Send) -> None:
         content = (await receive()).get("body", b"")
