@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.coherence.load_fence import LoadFence, same_version
+from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.http.fields import Headers, combined, lines, members, size_of, text
 from cachekit.http.rfc9111 import (
@@ -33,9 +34,15 @@ from cachekit.http.rfc9111 import (
     variant,
     vary_names,
 )
-from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import MISSING, NO_TAGS
+from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.fork import ForkSafeLock
 from cachekit.tiers.fences import PrivateFence
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The first members of stored tuples. They change with their shape.
 _RESPONSE: Final = "http response 1"
@@ -43,6 +50,8 @@ _VARIANTS: Final = "http variants 1"
 
 #: Seconds that the names of selecting fields are kept, at least.
 _NAMES_KEPT: Final = 24 * 3600.0
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Longer URLs are stored under a digest.
 _LONGEST_URL: Final = 1024
@@ -234,7 +243,10 @@ class ResponseStore:
         "_buffered",
         "_core",
         "_expected",
+        "_fork_guard",
         "_ignored",
+        "_lock",
+        "_log",
         "_max_buffered",
         "_vary",
         "awaited",
@@ -259,23 +271,23 @@ class ResponseStore:
         self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
         self._max_buffered = max_buffered
         self._buffered = 0
+        self._lock = threading.Lock()
+        self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
+        self._log = RateLimitedLog(self.clock.monotonic)
 
-    @property
-    def lower(self) -> bool:
-        """Whether there is a tier below memory, so that calls may touch a disk or a server."""
-        return self._core.tiers.lower
+    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
+        return await self._core.awaited.in_io_thread(step, *args, **kwargs)
 
     def reserve(self, size: int) -> bool:
-        """Count bytes of responses under way; return whether there is room for them.
-
-        It takes no lock: two threads that count at once make the bound a little wider or narrower.
-        """
-        if size > 0 and self._buffered + size > self._max_buffered:
-            return False
-        self._buffered = max(0, self._buffered + size)
-        return True
+        """Count bytes of responses under way; return whether there is room for them."""
+        with self._lock:
+            if size > 0 and self._buffered + size > self._max_buffered:
+                return False
+            self._buffered += size
+            return True
 
     # -- keys -------------------------------------------------------------------------------------------
 
@@ -346,12 +358,20 @@ class ResponseStore:
             found = self._found(target, found, self.cache.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
 
-    async def find_awaited(self, target: Target) -> Found:
+    async def find_async(self, target: Target) -> Found:
         """Return what `find` returns; hits in memory stay on the loop."""
         found = self._found(target, target.key, await self.awaited.get(target.key, MISSING))
         if isinstance(found, str):
             found = self._found(target, found, await self.awaited.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
+
+    def peek(self, target: Target) -> Found | None:
+        """Return what memory has for a request, or None; it counts no lookup, and touches no disk."""
+        peek = self._core.memory.peek_value
+        found = self._found(target, target.key, peek(target.key))
+        if isinstance(found, str):
+            found = self._found(target, found, peek(found))
+        return found if isinstance(found, Found) and found.stored is not None else None
 
     def _found(self, target: Target, key: str, value: Any) -> Found | str:
         """Return what a value holds: a response, or the key of the response."""
@@ -391,13 +411,32 @@ class ResponseStore:
         self._expect(target.key, tags)
         names = tuple(name for name in names if name not in self._vary)
         key, value = target.key, _packed(stored)
-        if names:
-            key, head = self.key_of_variant(target, names), (_VARIANTS, names)
-            if self._core.memory.peek_value(target.key) != head:
-                _store_behind(
-                    self._core.tiers, fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags
-                )
-        _store_behind(self._core.tiers, fence, key, value, life, target.tags | tags, tags)
+        try:
+            if names:
+                key, head = self.key_of_variant(target, names), (_VARIANTS, names)
+                if self._core.memory.peek_value(target.key) != head:
+                    self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
+            self._store_behind(fence, key, value, life, target.tags | tags, tags)
+        except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
+
+    def _store_behind(
+        self,
+        first: OriginFence,
+        key: str,
+        value: Any,
+        life: float,
+        tags: frozenset[str],
+        named: frozenset[str],
+    ) -> None:
+        """Store a value under a key that was not known when the first fence was taken.
+
+        A second fence is taken on the key, and then the first one is checked. What is invalidated before the
+        check breaks the first fence, and what is invalidated after it breaks the second one.
+        """
+        fill = self.cache.begin(key, tags=tags)
+        if first.is_current(self._core.tiers, named):
+            fill.store(value, life)
 
     def _expect(self, key: str, tags: frozenset[str]) -> None:
         """Remember the tags of a URL's last response, for the fence of the next one."""
@@ -449,11 +488,12 @@ def host_of(headers: Headers) -> bytes | None:
 def tag_of_url(url: str) -> str:
     """Return the tag of all responses of a URL.
 
-    The path is decoded, so that equivalent spellings are invalidated together.
+    The path is decoded, and the default port left out, so that equal URLs are invalidated together.
     """
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
-    return f"http:{parts.scheme}://{parts.netloc.lower()}{_decoded(parts.path)}{query}"
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
+    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
 
 
 def tag_of_path(url: str) -> str:
@@ -506,28 +546,4 @@ class OriginFence(NamedTuple):
             return False
         if unexpected and file is not None and not file.naming(unexpected).is_current():
             return False
-        if expected.origin is None:
-            return True
-        now = LoadFence(expected.key, expected.tags, expected.memory, None)
-        tiers.complete_fence(now)
-        return now.origin is not None and same_version(expected.origin, now.origin)
-
-
-def _store_behind(
-    tiers: TierStack,
-    first: OriginFence,
-    key: str,
-    value: Any,
-    life: float,
-    tags: frozenset[str],
-    named: frozenset[str],
-) -> None:
-    """Store a value under a key that was not known when the first fence was taken.
-
-    A second fence is taken on the key, and then the first one is checked. What is invalidated before the
-    check breaks the first fence, and what is invalidated after it breaks the second one.
-    """
-    second = tiers.fence(key, tags)
-    tiers.complete_fence(second)
-    if first.is_current(tiers, named):
-        tiers.writes.replace(second, value, life, CacheLevel.ALL)
+        return tiers.is_current(expected)
