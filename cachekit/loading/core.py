@@ -188,6 +188,10 @@ class CacheCore:
         if not self.closed:
             self.memory.invalidate_tags(frozenset({function}))
 
+    def requests(self) -> int:
+        """Return how many lookups callers have begun."""
+        return sum(self.table.totals()) + self.tiers.skipped
+
     def get_stats(self) -> dict[str, CacheStats]:
         """Return the statistics of each tier by name, and "combined"."""
         # First: a lookup counts as a request before a lower tier answers it.
