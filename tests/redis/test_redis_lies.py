@@ -224,20 +224,20 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return name
 
 
-def single(server: LyingServer, prefix: str, **options: Any) -> RedisCache:
-    return RedisCache("127.0.0.1", server.port, key_prefix=prefix, **{"timeout": 60} | options)
+def single(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    return RedisCache("127.0.0.1", server.port, key_prefix=prefix, timeout=timeout)
 
 
 def clustered(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
     return RedisCache.cluster([("127.0.0.1", server.port)], prefix, timeout=timeout)
 
 
-def foreign(server: LyingServer, prefix: str) -> RedisCache:
-    client = redis.Redis("127.0.0.1", server.port, socket_timeout=60, retry=Retry(NoBackoff(), 1))
+def foreign(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    client = redis.Redis("127.0.0.1", server.port, socket_timeout=timeout, retry=Retry(NoBackoff(), 1))
     return RedisCache(client=client, key_prefix=prefix)
 
 
-MAKERS: dict[str, Callable[[LyingServer, str], RedisCache]] = {
+MAKERS: dict[str, Callable[..., RedisCache]] = {
     "single": single, "cluster": clustered, "client": foreign
 }  # fmt: skip
 
@@ -274,7 +274,8 @@ class TestWrongAnswers:
         server = cluster if name == "cluster" else liar
         print(f"\n{name}, {parser}:", end=" ")
         assert (
-            table(lambda: MAKERS[name](server, prefix), server, OF_THE_DRIVER, None, lambda name: True) == []
+            table(lambda: MAKERS[name](server, prefix, 1), server, OF_THE_DRIVER, None, lambda name: True)
+            == []
         )
 
 

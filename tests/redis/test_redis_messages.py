@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bus_notes import Notes
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cachekit.tiers.redis import bus_protocol
@@ -340,6 +340,9 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 PATTERNS = st.text(st.sampled_from("ab1:\\.*+?{}|()[]^$ ü"), max_size=12)
 
 
+@example(256, "?", "a")
+@example(256, "{0,1}", "a")
+@example(256, "|b", "a")
 @given(st.integers(250, 260), PATTERNS, st.text(st.sampled_from("a1:"), min_size=1, max_size=2))
 def test_a_long_pattern_is_cut(length: int, rest: str, unit: str) -> None:
     """What is left of it matches all that it matched, wherever it is cut."""
