@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -207,3 +209,20 @@ def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(scripts, "files")
     every = scripts.PUT, scripts.REPLACE, scripts.ADD, scripts.REMOVE, scripts.TOKENS
     assert all(script.text for script in every)
+
+
+def test_the_driver_is_imported_by_the_constructor() -> None:
+    """A first call, perhaps on a loop, does not wait for that, nor the first connection of the bus."""
+    program = """
+import sys
+from cachekit import RedisCache, TierUnavailableError
+assert "redis" not in sys.modules
+cache = RedisCache(port=1)
+before = set(sys.modules)
+try:
+    cache.get("k")
+except TierUnavailableError:
+    print([name for name in set(sys.modules) - before if name.startswith("redis")])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

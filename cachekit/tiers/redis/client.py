@@ -18,7 +18,7 @@ from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
-from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, pool_of, translated
+from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, load_driver, pool_of, translated
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
@@ -72,6 +72,7 @@ class Client:
     """
 
     def __init__(self, address: Address | None, client: Any = None) -> None:
+        load_driver()
         self._address = address
         self._own = client is None
         self._opened: ConnectionPool | DriverClient | None = None

@@ -93,6 +93,14 @@ def checked_client(client: Any) -> Any:
     return client
 
 
+def load_driver() -> None:
+    """Import the driver: a first call must not wait for that, nor the first connection of the bus."""
+    import redis.backoff
+    import redis.cluster
+    import redis.maint_notifications
+    import redis.retry  # noqa: F401
+
+
 def is_cluster(client: Any) -> bool:
     """Return whether a client of the driver is that of a Cluster."""
     import redis
