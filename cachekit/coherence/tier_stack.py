@@ -15,6 +15,9 @@ bit says that a write is in progress. A model that tries every interleaving foun
              came in between
     load     T, P, RT; the loader; file if T is current; server if RT is current; memory if P is current.
              A load that finds an entry stored first takes that one
+    add      fresh P; T; file removed, in progress; server if it has nothing; file, finished; file if T is
+             current; memory. Without a server, file if it has nothing
+    update   T, P, RT; server, else file; the function; then as a write, behind T and RT
     touch    server; file; memory
     tags     server; file; memory
     pattern  T; file; server; T again; memory
@@ -63,8 +66,8 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "busy",
-        "file", "lower", "monotonic", "peek_memory", "redis", "skipped", "writes",
+        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "file",
+        "lower", "monotonic", "now", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -74,9 +77,12 @@ class TierStack:
         file: TierAccessor[DirectoryTier] | None,
     ) -> None:
         self._memory = memory
-        self._now = memory.clock.time
+        #: Returns the time since the epoch, by the clock of memory.
+        self.now = memory.clock.time
         #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
         self.peek_memory: Callable[[str], Any | Missing] = memory.peek_value
+        #: Returns a snapshot of the live entry in memory, or None; counts no lookup.
+        self.peek_memory_entry = memory.peek_entry
         self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
@@ -369,6 +375,19 @@ class TierStack:
             origin = redis.call(redis.tier.origin, fence.key, fence.tags)
             fence.origin = None if origin is UNAVAILABLE else origin
 
+    def is_current(self, fence: LoadFence) -> bool:
+        """Return whether no write or invalidation is known that concerns the fence.
+
+        The server is asked for tags. It compares the token of the key as it stores the value.
+        """
+        redis, origin = self.redis, fence.origin
+        if not fence.is_current():
+            return False
+        if redis is None or origin is None or not fence.tags:
+            return True
+        now = redis.call(redis.tier.origin, fence.key, fence.tags)
+        return now is UNAVAILABLE or now.tags == origin.tags
+
     def complete_fences(self, fences: Sequence[LoadFence]) -> None:
         """Complete the fences of several keys with the same tags."""
         redis = self.redis
@@ -390,7 +409,7 @@ class TierStack:
         if not self.lower:
             self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
             return value
-        entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(fence.key, value, self.now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_to_server(stored):
@@ -402,7 +421,7 @@ class TierStack:
     ) -> dict[str, Any]:
         """Do what `store_loaded` does for distinct keys; the server is called once for all."""
         levels: int = level._value_
-        now = self._now()
+        now = self.now()
         entries = {
             fence.key: (checked_entry(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded

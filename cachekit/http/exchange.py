@@ -107,7 +107,7 @@ class Exchange:
             self._forwarded = judged.reuse.value
         if is_only_if_cached(request, policy):
             status = cache_status(NAME, {"detail": "only-if-cached"})
-            headers = [(b"content-length", b"0"), (b"cache-status", status)]
+            headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"cache-status", status)]
             return Reply(504, headers, b""), False
         return None, False
 

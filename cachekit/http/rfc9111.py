@@ -298,7 +298,7 @@ def may_answer(stored: Stored, request: Request, policy: Policy) -> bool:
 
 
 def _sets_cookies(headers: Headers) -> bool:
-    return any(name in {b"set-cookie", b"set-cookie2"} for name, _ in headers)
+    return any(name == b"set-cookie" for name, _ in headers)
 
 
 def _has_validator(headers: Headers) -> bool:
@@ -513,7 +513,7 @@ def answer(stored: Stored, request: Request, age: float) -> Answer:
     if wanted is not None and status == 200 and _range_applies(request.headers, head):
         part = byte_range(wanted.decode("latin-1"), len(body))
         if part is False:
-            headers = [pair for pair in headers if pair[0] not in {b"content-length", b"content-type"}]
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
             headers.append((b"content-range", b"bytes */%d" % len(body)))
             headers.append((b"content-length", b"0"))
             return Answer(416, headers, b"")

@@ -16,6 +16,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, final
 
 from cachekit.model.display import shown_key
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.entry import MemoryEntry
 
 #: The overhead of an entry beside key and value: the entry with its garbage collector header, three
@@ -104,13 +105,15 @@ def _size(value: object, seen: set[int], depth: int) -> float:
     seen.add(id(value))
     try:
         size = float(sys.getsizeof(value))
-    except Exception:  # noqa: BLE001  # a user's __sizeof__ may raise anything
+    except Exception as error:  # noqa: BLE001  # a user's __sizeof__ may raise anything
+        raise_interrupt(error)
         return 0.0
     if depth:
         children, count = _children(value)
         try:
             sampled = [_size(child, seen, depth - 1) for child in islice(children, _MOST_PER_CONTAINER)]
-        except RuntimeError:  # another thread changed the container at the same time
+        except RuntimeError as error:  # another thread changed the container at the same time
+            raise_interrupt(error)
             sampled = []
         if sampled:
             size += sum(sampled) * max(count / len(sampled), 1.0)

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
@@ -64,7 +65,8 @@ class MemoryStats:
         if held is not None and store.time.monotonic() < held.deadline:
             try:
                 store.touch_again(held.key)
-            except KeyError:
+            except KeyError as error:
+                raise_interrupt(error)
                 return
             self.latency.record(store.time.monotonic() - started)
 

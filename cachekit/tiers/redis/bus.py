@@ -22,6 +22,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
@@ -211,6 +212,7 @@ class _BusReader:
         try:
             thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter ends
+            raise_interrupt(error)
             raise TierUnavailableError("no thread can be started to read the bus") from error
         self.thread = thread
 

@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.key_layout import literal_beginning
 
@@ -143,7 +144,9 @@ def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
             listener.everything_changed()
     except CacheClosedError:
         pass  # it was closed, and has no copies any more
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise  # `Bus.tell` notifies once more
         logging.getLogger("cachekit").exception("bus listener failed, clearing its memory")
         if kind != "all":
             tell(listener, "all")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
 
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.answers import Check
 from cachekit.tiers.redis.line import PORTION, Line
 from cachekit.tiers.redis.resp import (
@@ -133,7 +133,7 @@ class ConnectionPool:
     def _discard(connection: Any, error: OSError) -> None:
         """Close the connection; raise the error if a second try would fail too."""
         connection.disconnect()
-        if isinstance(error, WrongReplyError) or is_interrupt(error):
+        if isinstance(error, WrongReplyError) or interrupt_behind(error) is not None:
             raise error
 
     @contextmanager

@@ -216,6 +216,21 @@ class Entries:
                 outcomes[key] = self._count_stored(answer)
         return outcomes
 
+    def create(self, entry: CacheEntry, origin: ServerTokens) -> bool:
+        """Store an entry as `put` does, unless the key has a live one; return whether it was stored."""
+        write = self._write(entry, origin)
+        if write is None:
+            return False
+        dead = None
+        for _ in range(_TRIES):
+            there = self._store.create(entry.key, write, dead)
+            if not isinstance(there, bytes):
+                return self._count_stored(there)
+            if self._entries([(entry.key, there)]):
+                break
+            dead = there  # an unreadable or dead value is rare, so it is replaced by itself
+        return self._count_stored(False)
+
     def _replace(self, key: str, write: Write, dead: bytes) -> CacheEntry | bool:
         """Store a value in place of a dead one, if it is still that one."""
         for _ in range(_TRIES - 1):

@@ -22,7 +22,7 @@ from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
-from cachekit.tiers.redis.scripts import ADD, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
+from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 
 #: Milliseconds that a token lives without being read. A tag's token lives at least as long as its values.
 TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
@@ -159,6 +159,18 @@ class Store:
             )  # fmt: skip
             (stored,) = self._server.run([Call(REPLACE, self._layout.names(key), said)])
         return bool(stored)
+
+    def create(self, key: str, write: Write, dead: bytes | None = None) -> bytes | bool:
+        """Do what `put` does, unless another envelope than `dead` is stored; then return that envelope."""
+        self._prolong({key: write})
+        envelope, life, origin, _ = write
+        with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
+            said = (
+                self.bus.channel, message, TOKEN_LIFE, envelope, "" if life is None else life, origin.token,
+                "" if dead is None else digest(dead),
+            )  # fmt: skip
+            (answer,) = self._server.run([Call(CREATE, self._layout.names(key), said)])
+        return answer if isinstance(answer, bytes) else bool(answer)
 
     def _together(self, writes: Mapping[str, Write | None]) -> list[list[str]]:
         """Return the keys, or tags, that one script may have.

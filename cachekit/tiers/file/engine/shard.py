@@ -331,6 +331,16 @@ class Shard:
             self._compact_a_little()
         return True
 
+    def create(
+        self, hashed: int, key: bytes, record: bytes | LargeRecord, bucket: int, token: int, now: float
+    ) -> Record | bool | Again:
+        """Do as `put`, unless the key has a live record; then return that one. Under the lock."""
+        if self.words[GENERATION]:
+            there = self._get_locked(hashed, key)
+            if there is not None and self._is_live(there, now):
+                return there
+        return self.put(hashed, record, bucket, token, None, 0)
+
     def put_many(self, records: list[tuple[int, bytes, int, int]]) -> bool | Again:
         """Do as `put` for hash, record, bucket and token of several keys; under the lock.
 
