@@ -107,7 +107,8 @@ class ASGICache:
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
         # Some servers include the query.
         raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
-        if unquote(raw_path.decode("latin-1")) != scope["path"]:  # rewritten, or not given
+        sent = raw_path.decode("latin-1")
+        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
             raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
         return self._store.target(
