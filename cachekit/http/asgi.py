@@ -21,6 +21,7 @@ from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import RateLimitedLog
+from cachekit.runtime.interrupts import is_interrupt
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -178,7 +179,7 @@ class ASGICache:
                 await self._app(forwarded, partial(relay.receive, receive), relay.send)
             except Exception as error:
                 lead.land(Landing.ALONE)
-                reply = None if relay.has_begun else exchange.on_error()
+                reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
                 if reply is None:
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")

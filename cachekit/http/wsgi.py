@@ -20,6 +20,7 @@ from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import BackgroundCall, RateLimitedLog
+from cachekit.runtime.interrupts import is_interrupt
 
 Environ: TypeAlias = dict[str, Any]
 #: Called as `start_response(status, headers, error=None)`. It returns a function that writes.
@@ -152,7 +153,7 @@ class WSGICache:
                 relay.take(self._app(forwarded, relay.start_response))
             except Exception as error:
                 relay.end(Landing.ALONE)
-                reply = None if relay.has_begun else exchange.on_error()
+                reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
                 if reply is None:
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")

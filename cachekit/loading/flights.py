@@ -78,6 +78,15 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
             # The collector closes a task of a loop that was dropped, outside the task's context
 
 
+def _waits_for(thread: int, flight: Flight[Any] | None) -> None:
+    """Note what a thread waits for; None is nothing."""
+    with _lock:
+        if flight is None:
+            _waiting.pop(thread, None)
+        else:
+            _waiting[thread] = flight
+
+
 def _flying() -> list[Flight[Any]]:
     """Return the flights that the current thread or task is loading."""
     flights: list[Flight[Any]] = []
@@ -195,16 +204,16 @@ class Flight(Generic[F]):
             FlightTimeout: the flight was not over in time.
         """
         thread = threading.get_ident()
-        with _lock:
-            outer = _waiting.get(thread)
-            if not self.is_over:
-                _waiting[thread] = self
-                if self._event is None:
-                    self._event = threading.Event()
-            # Again, now that other threads see what this thread waits for: of two threads that wait for each
-            # other's loads, the second one to get here turns back.
-            blocked = self._needs(_flying(), None)
+        outer = _waiting.get(thread)  # which this thread alone changes
         try:
+            with _lock:
+                if not self.is_over:
+                    _waiting[thread] = self
+                    if self._event is None:
+                        self._event = threading.Event()
+                # Again, now that other threads see what this thread waits for: of two threads that wait for
+                # each other's loads, the second one to get here turns back.
+                blocked = self._needs(_flying(), None)
             if blocked:
                 raise FlightCancelled
             if self._event is not None:
@@ -214,10 +223,11 @@ class Flight(Generic[F]):
                 if not self.is_over:
                     raise FlightTimeout
         finally:
-            with _lock:
-                _waiting.pop(thread, None)
-                if outer is not None:
-                    _waiting[thread] = outer
+            try:
+                _waits_for(thread, outer)
+            except BaseException:
+                _waits_for(thread, outer)  # a signal handler struck before the thread was taken out
+                raise
             self.stop_waiting()
         return self._outcome()
 

@@ -317,8 +317,8 @@ class LoadPath:
                                 loaded = yield Call(loader, keys.copy())
                             else:
                                 loaded = yield Call(loader)
-                        except Exception:
-                            failed = True
+                        except Exception as error:
+                            failed = not is_interrupt(error)
                             raise
                         finally:
                             figures.ended(tiers.monotonic() - started, failed)

@@ -24,6 +24,8 @@ from typing import Final
 _NAMES: Final = opcode.opname
 #: Python's own code in C raises these without arguments.
 _BARE: Final = (MemoryError, StopIteration, StopAsyncIteration, EOFError)
+#: Bytes of the code in whose frame an extension of C or Cython shows itself in a traceback.
+_LENGTH_OF_STAND_IN: Final = 6
 #: With fewer frames left, the caller has used up the stack, and not the value.
 _FEW_FRAMES: Final = 100
 #: How often a library wraps an error, at most.
@@ -61,7 +63,8 @@ def is_no_fault_of_value(error: BaseException) -> bool:
         while frame.f_back is not None:
             frame, depth = frame.f_back, depth + 1
         return depth > sys.getrecursionlimit() - _FEW_FRAMES
-    return isinstance(error, MemoryError) or is_interrupt(error)
+    # Parsers in C raise their errors without arguments, too: those are about the bytes.
+    return isinstance(error, MemoryError) or _is_asynchronous(error, surely=True) or _is_of_handler(error)
 
 
 def _is_of_handler(error: BaseException) -> bool:
@@ -92,7 +95,7 @@ def _code_of(handler: object) -> CodeType | None:
     return handler.__code__ if isinstance(handler, FunctionType) else None
 
 
-def _is_asynchronous(error: BaseException) -> bool:
+def _is_asynchronous(error: BaseException, surely: bool = False) -> bool:
     traceback = error.__traceback__
     if traceback is None:
         return False
@@ -100,14 +103,16 @@ def _is_asynchronous(error: BaseException) -> bool:
         traceback = deeper
     at = traceback.tb_lasti
     code = traceback.tb_frame.f_code.co_code
-    if not 0 <= at < len(code) - 1:
+    if not 0 <= at < len(code) - 1 or (
+        len(code) <= _LENGTH_OF_STAND_IN and _NAMES[code[-2]] == "RAISE_VARARGS"
+    ):
         return False
     name, argument = _NAMES[code[at]], code[at + 1]
     # An argument of RESUME tells how a generator goes on; 0 is the begin of a function.
     # JUMP_BACKWARD_NO_INTERRUPT is where a future's exception appears that is awaited.
     if ("JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name) or (name == "RESUME" and argument == 0):
         return True
-    if "CALL" not in name or error.args:
+    if surely or "CALL" not in name or error.args:
         return False
     kind = type(error)
     if vars(builtins).get(kind.__name__) is kind:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
 from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, pool_of, translated
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -257,8 +257,10 @@ class Client:
             self.is_closed = True
             opened, self._opened = self._opened, None
         if opened is not None and self._own:
-            with suppress(Exception):  # what the driver raises when a connection is gone
+            try:
                 opened.close()
+            except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
+                raise_interrupt(error)
 
     def before_fork(self) -> None:
         """Take the lock, so that no thread holds it in the child."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cachekit.errors import CacheError
 from cachekit.model.validation import seconds
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
@@ -300,7 +300,10 @@ def translated(error: Exception) -> Exception:
     """
     import redis
 
-    if is_interrupt(error) or isinstance(error, (ServerError, OSError, CacheError)):
+    struck = interrupt_behind(error)
+    if isinstance(struck, Exception):
+        return struck
+    if isinstance(error, (ServerError, OSError, CacheError)):
         return error
     code = getattr(error, "status_code", None)
     if code is not None or isinstance(error, redis.ResponseError):

@@ -13,9 +13,9 @@
 
 -- First, so that a user who may not publish does not write either. No client reads before the end.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
-local held = redis.pcall('GET', KEYS[1])
+local held = read(KEYS[1])
 if type(held) == 'string' and (ARGV[7] == '' or redis.sha1hex(held) ~= ARGV[7]) then
-    if held == ARGV[4] and redis.pcall('GET', KEYS[2]) == ARGV[6] then
+    if held == ARGV[4] and read(KEYS[2]) == ARGV[6] then
         return 1
     end
     return held

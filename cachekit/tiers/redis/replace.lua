@@ -17,13 +17,13 @@
 -- First, so that a user who may not publish does not write either. No client reads before the end.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 if ARGV[7] ~= '' then
-    local held = redis.pcall('GET', KEYS[1])
+    local held = read(KEYS[1])
     if type(held) ~= 'string' or redis.sha1hex(held) ~= ARGV[7] then
         return 0
     end
 end
 if ARGV[8] ~= '' then
-    local held = redis.pcall('GET', KEYS[2])
+    local held = read(KEYS[2])
     if held == ARGV[6] then
         return 1
     elseif held ~= ARGV[8] then

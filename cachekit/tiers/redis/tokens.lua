@@ -9,8 +9,8 @@
 local life = tonumber(ARGV[1])
 local tokens = {}
 for i, key in ipairs(KEYS) do
-    local token = redis.pcall('GET', key)
-    -- Another program may have stored anything here. Only what a cache could have made is a token.
+    local token = read(key)
+    -- Only what a cache could have made is a token.
     if type(token) ~= 'string' or #token > 19 or not string.match(token, '^[1-9]%d*$') then
         token = ARGV[i + 1]
         redis.call('SET', key, token, 'PX', ARGV[1])
