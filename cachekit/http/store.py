@@ -39,6 +39,7 @@ from cachekit.model.types import MISSING, NO_TAGS
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.fences import PrivateFence
 
 P = ParamSpec("P")
@@ -182,14 +183,15 @@ class Fill:
     def add(self, chunk: bytes) -> bool:
         """Keep a part of the content; return whether the response can still be stored."""
         if self.reason is None:
-            if self._size + len(chunk) > self._store.policy.max_size:
+            length = len(chunk)
+            if self._size + length > self._store.policy.max_size:
                 self.abandon("too-large")
-            elif not self._store.reserve(len(chunk)):
+            elif not self._store.reserve(length):
                 self.abandon("busy")
             else:
                 self._chunks.append(chunk)
-                self._size += len(chunk)
-                self._received += len(chunk)
+                self._size += length
+                self._received += length
         return self.reason is None
 
     @property
@@ -430,6 +432,7 @@ class ResponseStore:
                     self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
 
     def _store_behind(

@@ -382,7 +382,8 @@ class Shard:
                 self._remove(hashed, bucket, token, 0)
                 raise
             records.pop()
-            self._owed += 2 * len(record)
+            size = len(record)
+            self._owed += 2 * size
         if self._owed >= _PACE:
             self._compact_a_little()
         return False
