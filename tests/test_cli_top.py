@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from workers import Worker
+from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.cli import main
@@ -176,11 +177,8 @@ def test_wrong_intervals(interval: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "must be a number of seconds from 0.1 to 3600" in capsys.readouterr().err
 
 
-def test_caches_without_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_caches_without_files(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a directory it finds the programs of this user."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.set("k", 1)
         HostReader()

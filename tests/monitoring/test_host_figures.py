@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from redis_server import wait_until
 from workers import Worker
+from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
 from cachekit.monitoring.folder import FiguresFolder
@@ -279,13 +280,12 @@ def test_a_reader_that_is_stopped_is_not_waited_for(
     assert len(reader.read().processes) == 1
 
 
-def test_caches_without_files_are_found_by_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_without_files_are_found_by_user(runtime: Path) -> None:
     """They publish in the runtime directory of the user."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.get_or_set("k", lambda: 1)
         cache._watch.look()
-        assert os.listdir(tmp_path) == []
+        assert os.listdir(runtime) == []
         figures = HostReader().read()
         assert loads(figures) == 1
         assert figures.processes[0].caches >= 1
