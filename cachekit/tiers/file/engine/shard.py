@@ -102,8 +102,8 @@ class Shard:
         """Make the control block agree with the index; under the lock."""
         if self.words[GENERATION]:
             self.locked_index()
-            self.files.recount()
             self.files.remove_strays()
+            self.files.recount()
             if problem_of(self.words, self.files.geometry):
                 raise DamagedError("the control block is damaged")
 
