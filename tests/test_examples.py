@@ -22,6 +22,7 @@ EXPECTED = {
     "explicit_cache.py": "hit rate: 50%",
     "flask_shop.py": "pages 3, prices worked out 2 times",
     "health.py": "health: warning, because of ['hit_rate']",
+    "langchain_answers.py": "['Paris, still', 'Paris, still']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",
@@ -36,6 +37,7 @@ NEEDS = {
     "django_shop.py": "django",
     "dogpile_region.py": "dogpile.cache",
     "flask_shop.py": "flask_caching",
+    "langchain_answers.py": "langchain_core",
 }
 
 #: A line of the second run, of those that keep their answers.
