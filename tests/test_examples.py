@@ -26,6 +26,7 @@ EXPECTED = {
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",
+    "region_mapping.py": "2880067194370816120 from 89 numbers",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
     "warm_start.py": "101 calls of the backend",
