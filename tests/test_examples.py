@@ -13,6 +13,7 @@ HERE = Path(__file__).parents[1] / "examples"
 
 #: A line that each program must print; # stands for a number that depends on how fast it runs.
 EXPECTED = {
+    "alerting.py": "warning: alerting.py: 0 of 200 requests were hits, less than 50%",
     "agent.py": "3 answers, 3 calls of the model for 120 questions",
     "async_agent.py": "10 answers, calls of the model: 1; large says: stressed",
     "cached_methods.py": "19.0 19.0 20.0",
@@ -21,6 +22,7 @@ EXPECTED = {
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explicit_cache.py": "hit rate: 50%",
     "flask_shop.py": "pages 3, prices worked out 2 times",
+    "health_webhook.py": "healthy -> warning: 0 of 200 requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
     "own_eviction.py": "most recent first 82%",

@@ -43,6 +43,7 @@ from cachekit.model.validation import (
     stale_seconds,
 )
 from cachekit.monitoring.watching import watch
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.store import find_nothing
@@ -204,8 +205,8 @@ class IntelligentCache:
                 ):
                     try:
                         self._touch(held.key)
-                    except KeyError:
-                        pass
+                    except KeyError as error:
+                        raise_interrupt(error)
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1

@@ -66,7 +66,7 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "file",
+        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "file",
         "lower", "monotonic", "now", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
@@ -93,6 +93,8 @@ class TierStack:
         self.lower = redis is not None or file is not None
         #: Requests that a tier below memory answered.
         self.answers = 0
+        #: Lookups in the tiers below memory that are under way, which may be hits or misses.
+        self.busy = 0
         #: Requests that did not ask memory.
         self.skipped = 0
         self._unstorable: set[type] = set()
@@ -121,25 +123,29 @@ class TierStack:
 
     def find(self, key: str, level: CacheLevel = CacheLevel.ALL) -> Any | Missing:
         """Return the value that a tier below memory has, and copy it into memory if that is a level."""
-        files, file = self._files, self.file
-        if files is None or file is None or level is not _ALL or file.breaker.refuses:
-            return self._find(key, level._value_)
-        begun = file.clock.monotonic()
-        memory = self._memory
+        self.busy += 1
         try:
-            if memory.keeps:
-                # P before T: a write or an invalidation from here on refuses the copy.
-                value = files.promote(key, memory.put_copy, memory.fences.changes)
-            else:
-                value = files.value(key)
-        except TierUnavailableError as error:
-            file.failed(error, begun)
-            if file.strict:
-                raise
-            return MISSING
-        if value is not MISSING:
-            self.answers += 1
-        return value
+            files, file = self._files, self.file
+            if files is None or file is None or level is not _ALL or file.breaker.refuses:
+                return self._find(key, level._value_)
+            begun = file.clock.monotonic()
+            memory = self._memory
+            try:
+                if memory.keeps:
+                    # P before T: a write or an invalidation from here on refuses the copy.
+                    value = files.promote(key, memory.put_copy, memory.fences.changes)
+                else:
+                    value = files.value(key)
+            except TierUnavailableError as error:
+                file.failed(error, begun)
+                if file.strict:
+                    raise
+                return MISSING
+            if value is not MISSING:
+                self.answers += 1
+            return value
+        finally:
+            self.busy -= 1
 
     def _find(self, key: str, levels: int) -> Any | Missing:
         """Do what `find` does, with any tiers and levels."""
@@ -158,6 +164,14 @@ class TierStack:
 
     def find_many(self, keys: Sequence[str], level: CacheLevel = CacheLevel.ALL) -> dict[str, Any]:
         """Do what `find` does for distinct keys. Each tier is asked once for what is still missing."""
+        count = len(keys)
+        self.busy += count
+        try:
+            return self._find_some(keys, level)
+        finally:
+            self.busy -= count
+
+    def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)

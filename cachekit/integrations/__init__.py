@@ -1,1 +1,1 @@
-"""Adapters: caches in the form that a framework asks for, one module or package for each framework."""
+"""cachekit in other frameworks and libraries: each module imports the one that it is named after."""

@@ -26,6 +26,7 @@ from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
@@ -582,12 +583,14 @@ class FileStore:
             self._fail(error)
 
     def _fail_lookup(self, error: OSError | CacheError) -> NoReturn:
-        if not self._handle.is_closed():
+        if not self._handle.is_closed() and not is_interrupt(error):
             self._unavailable += 1
         self._fail(error)
 
     def _fail(self, error: OSError | CacheError) -> NoReturn:
         """Count a failure of the engine, and raise it as TierUnavailableError."""
+        if is_interrupt(error):  # a time limit may be a TimeoutError, which is an OSError
+            raise error
         path = self._handle.path
         if isinstance(error, CacheClosedError):
             if self._handle.is_closed():

@@ -21,10 +21,8 @@ from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.resp import LARGEST
 from cachekit.tiers.redis.store import Store, Write
-
-#: Bytes of the largest envelope. A larger one would keep the server from other clients for too long.
-LARGEST: Final = 64 << 20
 
 _TRIES: Final = 5  # to replace a value that other clients replace all the time
 _LONGEST_LIFE: Final = 100 * 365.25 * 24 * 3600  # seconds; a longer life has no end on the server

@@ -543,7 +543,7 @@ class RedisCache:
 
         One round trip.
         """
-        return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
+        return FleetLeases(self._server, self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -38,6 +38,8 @@ from cachekit.tiers.file.engine.segments import Segments
 from cachekit.tiers.file.folder import Folder
 
 _SLICE: Final = 1000  # slots that are read at once
+_GLANCE: Final = 512  # bytes in which header, tags and key of most records lie
+_LOOKS: Final = 8  # at what other processes may change all the time
 
 
 #: What a sound entry can be. An invalidated one has a tag that was invalidated after the entry was stored.
@@ -166,11 +168,12 @@ class Inspection:
             return ("its control block is damaged",)
         if self._slots(number) is None:
             return ("its index is damaged or missing",)
-        while True:
+        for _ in range(_LOOKS):
             segments = self._segments(number)
             gone = self._gone(segments, Table(words, self.geometry))
             if words[GENERATION] >> 32 == segments.incarnation:  # else the shard was reset during the check
                 return tuple([f"its segment {segments.name(segment)} is missing" for segment in gone])
+        return ()
 
     def _gone(self, segments: Segments, table: Table) -> list[int]:
         """Return the segments that have live bytes, and no file."""
@@ -183,21 +186,25 @@ class Inspection:
     def _slots(self, number: int) -> _Slots | None:
         """Return the index of the shard; None if it is damaged or missing."""
         words = self._blocks[number]
-        while True:
+        for _ in range(_LOOKS):
             generation = words[GENERATION]
             try:
-                capacity, view = map_file(self._shards[number], generation, read_only=True)
+                capacity, view = map_file(
+                    self._shards[number], generation, self.geometry.most_slots, read_only=True
+                )
                 return _Slots(generation, capacity, slots_of(view, capacity))
             except (FileNotFoundError, ValueError):
                 # Another index may have taken its place since its generation was read.
                 if words[GENERATION] == generation:
                     return None
+        return None
 
     def _segments(self, number: int) -> Segments:
         return Segments(
             self._shards[number],
             self._blocks[number][GENERATION] >> 32,
             self.geometry.segment,
+            self.geometry.largest_record,
             64,
             EFFECTS,
         )
@@ -239,12 +246,11 @@ class Inspection:
             return Item(*name, "", 0, 0.0, 0, state)
 
         location_word = name[3]
-        segment, offset = location_word >> SEGMENT_SHIFT, location_word >> OFFSET_SHIFT & OFFSET_MASK
-        content = segments.load(segment) if verify else None
-        found = segments.glance(segment, offset) if content is None else (content, offset)
-        if found is None:
+        segment = location_word >> SEGMENT_SHIFT
+        most = self.geometry.largest_record if verify else _GLANCE
+        content, offset = segments.load(segment, location_word >> OFFSET_SHIFT & OFFSET_MASK, most)
+        if not content and not segments.is_there(segment):
             return damaged("its segment is missing")
-        content, offset = found
         try:
             header = HEADER.unpack_from(content, offset)
         except StructError:
@@ -252,15 +258,18 @@ class Inspection:
         crc, payload, key_length, names, _, tag_count, _, expiry, _, hashed, _ = header
         start = HEADER.size + TAG.size * tag_count
         size = record_size(key_length, names, payload, tag_count)
-        head = content[offset : offset + start + key_length]
-        if len(head) < start + key_length or (crc ^ location_word) & CRC_MASK or hashed != hash_word:
+        end = start + key_length
+        if len(content) == _GLANCE < end:
+            content, offset = segments.load(segment, location_word >> OFFSET_SHIFT & OFFSET_MASK, end)
+        head = content[offset : offset + end]
+        if len(head) < end or (crc ^ location_word) & CRC_MASK or hashed != hash_word:
             return damaged("its location holds another record")
         key = head[start:]
         if self._hash_of(key) != hash_word:
             return damaged("its record has another key")
         if verify:
             record = content[offset : offset + size]
-            if len(record) < size or crc32(memoryview(record)[4:]) != crc:
+            if len(record) < HEADER.size or crc32(memoryview(record)[4:]) != crc:
                 return damaged("its record does not match its checksum")
         state = "live"
         if expiry <= now:

@@ -51,6 +51,7 @@ _BEGINNINGS: Final = {
 #: The lock files that `cachekit.loading` makes in a cache directory.
 _LOCKS: Final = re.compile(r"leases\.lock|lease-[0-9a-f]{2}\.lock|loads-[1-9][0-9]*\.[0-9]{2,}\.lock")
 _POLL: Final = 0.005
+_LATEST: Final = 1 << 40  # seconds since the epoch, later than any clock says
 
 
 @final
@@ -348,9 +349,9 @@ def read_manifest(folder: Folder) -> Manifest:
         geometry = Geometry(**shape["geometry"])
         salt, made = bytes.fromhex(shape["salt"]), int(shape["made"])
         private = shape.get("private") is True
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Manifest(-1)
-    sound = geometry.is_sound() and len(salt) == 16
+    sound = geometry.is_sound() and len(salt) == 16 and 0 <= made < _LATEST
     return Manifest(FORMAT, geometry, salt, made, private) if sound else Manifest(-1)
 
 

@@ -21,7 +21,6 @@ from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.engine import control_block, large_records
-from cachekit.tiers.file.engine.control_block import ENTRIES
 from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
@@ -548,7 +547,10 @@ class Engine:
             shard.lock.run(shard.tick)
 
     def repair(self, damaged: Iterable[tuple[int, int, int, int]]) -> int:
-        """Drop slots that `check` found damaged, and files without an entry; return how many slots.
+        """Drop slots that `check` found damaged, and files without an entry; count everything again.
+
+        Returns:
+            How many slots were dropped.
 
         Args:
             damaged: of each the shard, the generation of its index, its word in it, and its location word.
@@ -558,9 +560,12 @@ class Engine:
         by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, generation, at, slot in damaged:
             by_index.setdefault((number, generation), []).append((at, slot))
-        return sum(
+        dropped = sum(
             [shards[number].drop(generation, slots) for (number, generation), slots in by_index.items()]
         )
+        for shard in shards:
+            shard.lock.run(shard.repair)
+        return dropped
 
     def stats(self) -> EngineStats:
         """Return what the directory holds, and what this process did. No I/O; works after `close`."""
@@ -569,7 +574,7 @@ class Engine:
         files = [shard.files for shard in self._shards]
         fixed = self.geometry.tokens_size + self.geometry.control_size
         return EngineStats(
-            sum([one.words[ENTRIES] for one in files]),
+            sum([one.count() for one in files]),
             fixed + sum([one.bytes_taken() for one in files]),
             sum([one.counter.evictions for one in files]),
             sum([one.counter.expirations for one in files]),

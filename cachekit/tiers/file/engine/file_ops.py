@@ -7,7 +7,9 @@ which counts, and stops after the Nth operation as `kill -9` would (`cachekit.te
 
 from __future__ import annotations
 
+import mmap
 import os
+from contextlib import suppress
 
 from cachekit.tiers.file.folder import Folder
 
@@ -27,6 +29,16 @@ def _create(folder: Folder, name: str) -> int:
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
 
 
+def _punch(fd: int, size: int) -> None:
+    """Give the blocks of a file back, which then reads as zeros; where the system cannot do that, keep them.
+
+    Cutting it instead would be SIGBUS in processes that have it mapped.
+    """
+    if hasattr(mmap, "MADV_REMOVE"):
+        with suppress(OSError), mmap.mmap(fd, size) as view:
+            view.madvise(mmap.MADV_REMOVE)
+
+
 def _replace(folder: Folder, old: str, new: str) -> None:
     os.replace(old, new, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
 
@@ -41,6 +53,7 @@ class FileOps:
 
     allocate = staticmethod(_allocate)
     create = staticmethod(_create)
+    punch = staticmethod(_punch)
     pwrite = staticmethod(os.pwrite)
     replace = staticmethod(_replace)
     truncate = staticmethod(os.ftruncate)

@@ -130,6 +130,8 @@ CRC_MASK: Final = 0xFFF
 
 MIB: Final = 1 << 20
 SMALLEST_LIMIT: Final = MIB
+_LARGEST_LIMIT: Final = 1 << 40
+_MOST_SEGMENTS: Final = 1 << 16  # of a shard
 _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
 
 
@@ -349,6 +351,16 @@ class Geometry:
         return PAGE + self.shards * self.block
 
     @property
+    def most_slots(self) -> int:
+        """Slots of the largest index that a shard may have, a power of two."""
+        return max(self.capacity, 1 << (self.quota // 34).bit_length() - 1)
+
+    @property
+    def largest_record(self) -> int:
+        """Bytes that no record of the directory exceeds."""
+        return max(self.quota, self.limit // 4)
+
+    @property
     def most_own(self) -> int:
         """Bytes of the largest record that is stored in its shard's own share of the limit.
 
@@ -373,8 +385,10 @@ class Geometry:
             and self.tag_buckets <= 1 << 24
             and 0 < self.segment <= 4 * MIB
             and self.segment % PAGE == 0
-            and self.limit >= 4 * self.segment * self.shards
+            and 4 * self.segment * self.shards <= self.limit <= _LARGEST_LIMIT
+            and self.table <= _MOST_SEGMENTS
             and self.most_payload > 0
+            and 17 * self.capacity < self.quota
         )
 
 

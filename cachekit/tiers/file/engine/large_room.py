@@ -67,9 +67,14 @@ class LargeRoom:
         quota, segment = geometry.quota, geometry.segment
         needed = 0
         for words in self._blocks:
-            old = file_size(max(geometry.capacity, words[CAPACITY]))
-            new = file_size(words[NEW_CAPACITY]) if words[NEW] else 0
+            old = file_size(max(geometry.capacity, _sound(words[CAPACITY], geometry)))
+            new = file_size(_sound(words[NEW_CAPACITY], geometry)) if words[NEW] else 0
             # For two segments or the largest own record; and for another index, made to drop deleted slots.
             own = old + new + segment + max(segment, self.most_own)
             needed = max(needed, own, 2 * max(old, new) + segment)
         return max(0, min(quota // _PART, quota - needed)) * geometry.shards
+
+
+def _sound(capacity: int, geometry: Geometry) -> int:
+    """Return the slots of an index; 0 if the word is damaged."""
+    return capacity if capacity <= geometry.most_slots else 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import threading
-from contextlib import suppress
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, TypeAlias, final
 
@@ -18,7 +17,9 @@ from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.control_block import (
     ALONE,
     BUSY,
+    BYTES,
     CAPACITY,
+    COUNT,
     CURSOR,
     ENTRIES,
     GENERATION,
@@ -31,6 +32,7 @@ from cachekit.tiers.file.engine.control_block import (
     TAIL,
     USED,
     Table,
+    problem_of,
 )
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
@@ -53,11 +55,13 @@ from cachekit.tiers.file.engine.format import (
 )
 from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.engine.large_room import LargeRoom
-from cachekit.tiers.file.engine.segments import Content, RemovedError, Segments, length_at, write_all
-from cachekit.tiers.file.engine.shard_lock import AGAIN, Again
+from cachekit.tiers.file.engine.segments import RemovedError, Segments, discard, length_at, write_all
+from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, DamagedError
 from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.fresh_tokens import fresh
 
 _LOW32: Final = (1 << 32) - 1
+_SLICE: Final = 2000  # words that are read at once
 _TOGETHER: Final = 1 << 18  # bytes that one write of several records takes at most
 
 
@@ -148,45 +152,60 @@ class ShardFiles:
     def _begin(self) -> None:
         """Open the index if all is sound, or reset the shard; and remove what crashes left."""
         try:
-            entries = self.table.entries()
-            if not self._is_sound(entries):
+            if problem_of(self.words, self.geometry):
                 raise ValueError("the control block is damaged")
             self.open_index(self.words[GENERATION])
         except (ValueError, FileNotFoundError):
             self.reset()
-            entries = []
         self.words[CAPACITY] = self.index.capacity
-        segments = self.index.segments
-        for number, size, _ in entries:
-            # The file was cut, or the entry damaged. Readers would notice that; the limit would not hold.
-            should = self.geometry.segment
-            if size & ALONE:
-                should = -(-segments.length(number) // PAGE) * PAGE + ALONE
-            if size != should:
-                self.remove_segment(number)
         self.remove_strays()
 
-    def _is_sound(self, entries: list[tuple[int, int, int]]) -> bool:
-        words = self.words
-        numbers = [number for number, _, _ in entries]
-        if (
-            words[0] != control_block.MAGIC
-            or len(set(numbers)) != len(numbers)
-            or max(numbers, default=0) >= words[NEXT]
-            or words[NEXT] > SEGMENT_LIMIT
-        ):
-            return False
-        tail, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
-        return not tail or (tail in numbers and offset <= self.geometry.segment and not offset % UNIT)
+    def mend(self) -> None:
+        """Make the stored words sound, which contradict each other: count again, or else empty the shard."""
+        self.counter.damaged += 1
+        try:
+            self.open_index(self.words[GENERATION])
+            self.recount()
+            sound = not problem_of(self.words, self.geometry)
+        except (ValueError, FileNotFoundError):
+            sound = False
+        if not sound:
+            self.reset()
+        self.writing = self.index
+
+    def recount(self) -> None:
+        """Count slots, entries and live bytes again. Slots that no probe reaches are cleared.
+
+        A copy of the index that is under way is given up.
+        """
+        index, words = self.index, self.words
+        words[NEW] = 0
+        used = entries = 0
+        live: dict[int, int] = {}
+        for start in range(0, 2 * index.capacity, _SLICE):
+            pairs = index.slots[start : start + _SLICE].tolist()
+            for at in range(0, len(pairs), 2):
+                hash_word, location_word = pairs[at], pairs[at + 1]
+                used += hash_word != 0
+                if not location_word:
+                    continue
+                if index.find(hash_word) != start + at:
+                    index.slots[start + at + 1] = 0
+                    continue
+                entries += 1
+                segment = location_word >> SEGMENT_SHIFT
+                live[segment] = live.get(segment, 0) + self._length(index, location_word)
+        words[CAPACITY], words[USED], words[ENTRIES] = index.capacity, used, entries
+        self.table.set_live(live)
 
     def reset(self) -> None:
         """Empty the shard, under the lock: a new index of a new incarnation, and no segments.
 
         First the generation becomes one that has no file. A crash at any later point then leads to another
-        reset, and no number of this incarnation is used twice.
+        reset. The incarnation is random: a damaged word must not lead back to one that a process has open.
         """
         words = self.words
-        incarnation = (words[GENERATION] >> 32) + 1 & (1 << 31) - 1 or 1
+        incarnation = fresh() & (1 << 31) - 1 or 1
         words[GENERATION] = incarnation << 32
         for at in range(TAIL, len(words)):
             if words[at]:
@@ -194,7 +213,6 @@ class ShardFiles:
         words[NEXT] = 1
         generation = incarnation << 32 | 1
         self._remove_all_but(set())
-        # Only now a full disk gets their blocks back, and the next step needs them.
         self.index.segments.forget_all_but(())
         index_file.create(self.folder, generation, self.geometry.capacity, self.effects)
         words[CAPACITY] = self.geometry.capacity
@@ -205,10 +223,12 @@ class ShardFiles:
     def remove_strays(self) -> None:
         """Remove what a crash left, and release what other processes removed; under the lock."""
         index, words = self.index, self.words
-        in_use = (words[TAIL] >> 32, words[CURSOR] >> 32)
+        busy = (words[TAIL] >> 32, words[CURSOR] >> 32)
         numbers = set()
         for number, size, live in self.table.entries():
-            if live or number in in_use or self._is_being_written(number, size):
+            in_use = live or number in busy or self._is_being_written(number, size)
+            # If the file was cut, grown or removed, readers notice that, but the limit does not hold.
+            if in_use and size == self._size_on_disk(index.segments, number, size):
                 numbers.add(number)
             else:
                 self.remove_segment(number)
@@ -216,6 +236,13 @@ class ShardFiles:
         known |= {index_file.name_of(at) for at in (index.generation, words[NEW])}
         self._remove_all_but(known)
         index.segments.forget_all_but(numbers)
+
+    def _size_on_disk(self, segments: Segments, number: int, size: int) -> int:
+        """Return what the table should say of the size of a segment; 0 if its file has a wrong size."""
+        length = segments.length(number)
+        if size & ALONE:
+            return -(-length // PAGE) * PAGE + ALONE
+        return length if length == self.geometry.segment else 0
 
     def remove_orphans(self) -> None:
         """Remove large records that no slot names: their writer died between the file and the slot.
@@ -247,8 +274,10 @@ class ShardFiles:
         """Remove index and segment files of other names."""
         for name in filter(DATA_NAME.fullmatch, self.folder.names()):
             if name not in known:
-                with suppress(IsADirectoryError):  # no cache makes directories here
-                    self.effects.unlink(self.folder, name)
+                if name.endswith(".segment"):
+                    discard(self.folder, name, self.geometry.segment, self.effects)
+                else:
+                    self._unlink(name)
 
     def close(self) -> None:
         """Close the descriptor that is open for writing."""
@@ -259,10 +288,13 @@ class ShardFiles:
 
     def remove_index(self, generation: int) -> None:
         """Remove the file of an index, if it is there."""
+        self._unlink(index_file.name_of(generation))
+
+    def _unlink(self, name: str) -> None:
         try:
-            self.effects.unlink(self.folder, index_file.name_of(generation))
-        except FileNotFoundError:
-            pass
+            self.effects.unlink(self.folder, name)
+        except (FileNotFoundError, IsADirectoryError):
+            pass  # no cache makes directories here
 
     def open_index(self, generation: int) -> Index:
         """Make the index of that generation `index`; raise as `Index` does."""
@@ -271,14 +303,19 @@ class ShardFiles:
             before = self.index
             if before.generation == generation:
                 return before
-            index = Index(self.folder, generation, self.effects)
+            index = Index(self.folder, generation, self.geometry.most_slots, self.effects)
             incarnation = generation >> 32
             if before.segments.incarnation == incarnation:
                 index.segments = before.segments
             else:
                 before.segments.close_writer()
                 index.segments = Segments(
-                    self.folder, incarnation, self.geometry.segment, self._most_mapped, self.effects
+                    self.folder,
+                    incarnation,
+                    self.geometry.segment,
+                    self.geometry.largest_record,
+                    self._most_mapped,
+                    self.effects,
                 )
             self.index = index
             return index
@@ -303,7 +340,7 @@ class ShardFiles:
         if known is not None and known.generation == generation:
             return known
         try:
-            self._growing = known = Index(self.folder, generation, self.effects)
+            self._growing = known = Index(self.folder, generation, self.geometry.most_slots, self.effects)
         except (ValueError, FileNotFoundError):
             return None
         return known
@@ -337,6 +374,7 @@ class ShardFiles:
         if (
             size <= self.most_shared
             and tail >> 32 == segment
+            and not offset % UNIT
             and offset + size <= self._segment_size
             and type(record) is bytes
             and self._pwrite(fd, record, offset) == size
@@ -361,9 +399,9 @@ class ShardFiles:
         """
         words = self.words
         tail, (segment, fd) = words[TAIL], index.segments.writing
-        if words[NEW] or tail >> 32 != segment:
-            return []
         offset = tail & _LOW32
+        if words[NEW] or tail >> 32 != segment or offset % UNIT:
+            return []
         slots = index.capacity * 55 // 100 - words[USED]  # as _may_use_slot()
         room = min(self._segment_size - offset, _TOGETHER)
         content: list[bytes] = []
@@ -389,6 +427,8 @@ class ShardFiles:
     def _may_use_slot(self, index: Index) -> bool:
         # Growth begins at 0.55 of the slots. While it lasts, writes may use the rest up to 0.6.
         used = self.words[USED] + 1
+        if used > index.capacity:
+            raise DamagedError("more slots are in use than there are")
         return bool(used * 100 <= index.capacity * (60 if self.words[NEW] else 55))
 
     def append(self, record: bytes | LargeRecord, spare: int) -> int:
@@ -403,7 +443,7 @@ class ShardFiles:
             return self._append_alone(record, spare)
         words = self.words
         segment, offset = words[TAIL] >> 32, words[TAIL] & _LOW32
-        if not segment or offset + size > self.geometry.segment:
+        if not segment or offset % UNIT or offset + size > self.geometry.segment:
             segment, offset = self._roll(spare), 0
             if not segment:
                 return 0
@@ -434,6 +474,12 @@ class ShardFiles:
             raise
         return pack_location(segment, 0, record.size, record.crc)
 
+    def _next_number(self) -> int:
+        number: int = self.words[NEXT]
+        if number <= max([used for used, _, _ in self.table.entries()], default=0) and number < SEGMENT_LIMIT:
+            raise DamagedError("the number of the next segment was used before")
+        return number
+
     def _is_there(self, aside: FileAside) -> bool:
         """Tell whether the shard was not reset since the file was made."""
         return self.words[GENERATION] >> 32 == aside.incarnation and self.table.find(aside.number) > 0
@@ -445,7 +491,7 @@ class ShardFiles:
 
         Its bytes count from now on, and so every shard has less room.
         """
-        number: int = self.words[NEXT]
+        number = self._next_number()
         if number >= SEGMENT_LIMIT:
             self.reset()
             number = self.words[NEXT]
@@ -514,17 +560,19 @@ class ShardFiles:
         # As in Table.gain() and lose(), whose calls take a tenth of a write.
         place = places.get(segment, 0)
         if words[place] == segment:
-            words[place + 2] += size
+            words[place + 2] = words[place + 2] + size & BYTES
         else:
             self.table.gain(segment, size)
         if slots[at]:
             if not before:
-                words[ENTRIES] += 1
+                words[ENTRIES] = words[ENTRIES] + 1 & COUNT
             slots[at + 1] = location_word
         else:
             before = 0  # it belongs to an insert that a crash cut off before its hash word
-            words[USED] += 1
-            words[ENTRIES] += 1
+            words[USED] = words[USED] + 1 & COUNT
+            words[ENTRIES] = words[ENTRIES] + 1 & COUNT
+            if slots[at + 2 & index.mask]:
+                self._clear_hidden(index, at, hashed)
             slots[at + 1] = location_word
             slots[at] = hashed
         index.visited[at >> 1] = 0
@@ -538,6 +586,19 @@ class ShardFiles:
                 words[place + 2] -= length
             elif before != location_word:
                 self._lose(index, before)
+
+    def _clear_hidden(self, index: Index, at: int, hashed: int) -> None:
+        """Clear a slot of this hash that a probe no longer reached, because damage made the one before it 0.
+
+        If the other slot were damaged too, the old value would be found again.
+        """
+        slots, mask = index.slots, index.mask
+        for _ in range(index.probes):
+            at = at + 2 & mask
+            if not slots[at]:
+                return
+            if slots[at] == hashed and slots[at + 1]:
+                self._change(index, at, 0)
 
     def move(self, index: Index, at: int, location_word: int, size: int) -> None:
         """Store the location word of a copy of a record in its slot."""
@@ -574,11 +635,11 @@ class ShardFiles:
             slots = new.slots
             if slots[to]:
                 difference = bool(location_word) - bool(slots[to + 1])
-                words[NEW_ENTRIES] = max(0, words[NEW_ENTRIES] + difference)
+                words[NEW_ENTRIES] = max(0, words[NEW_ENTRIES] + difference) & COUNT
                 slots[to + 1] = location_word
             elif location_word:
-                words[NEW_USED] += 1
-                words[NEW_ENTRIES] += 1
+                words[NEW_USED] = words[NEW_USED] + 1 & COUNT
+                words[NEW_ENTRIES] = words[NEW_ENTRIES] + 1 & COUNT
                 slots[to + 1] = location_word
                 slots[to] = hash_word
             new.visited[to >> 1] = 0
@@ -587,37 +648,46 @@ class ShardFiles:
     def _lose(self, index: Index, location_word: int) -> None:
         """Subtract a record from its segment; remove a segment without live bytes."""
         segment = location_word >> SEGMENT_SHIFT
-        length = location_word >> LENGTH_SHIFT & LENGTH_MASK
-        if length == LONG and self.table.is_alone(segment):
-            length = self.table.live(segment)  # whatever its header says: the file may be damaged
-        elif length == LONG:
-            offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
-            content: Content | None = index.segments.mapped.get(segment)
-            try:
-                if content is None:
-                    # Not what lies before the header: that may be 4 MiB.
-                    content, offset = index.segments.piece(segment, offset, HEADER.size), 0
-                length = length_at(content, offset)
-            except StructError:
-                length = 0
+        # Of a file of one record this is all, whatever its header says: it may be damaged.
+        alone = self.table.is_alone(segment)
+        length = self.table.live(segment) if alone else self._length(index, location_word)
         left = self.table.lose(segment, length)
         words = self.words
         if not left and segment != words[TAIL] >> 32 and segment != words[CURSOR] >> 32:
             self.remove_segment(segment)
 
+    def _length(self, index: Index, location_word: int) -> int:
+        """Return the size of the record at a location; 0 if it is gone."""
+        length = location_word >> LENGTH_SHIFT & LENGTH_MASK
+        if length != LONG:
+            return length
+        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        try:
+            return length_at(index.segments.piece(location_word >> SEGMENT_SHIFT, offset, HEADER.size), 0)
+        except StructError:
+            return 0
+
     def remove_segment(self, segment: int) -> None:
         """Remove a segment's file, then its entry: the table names every file, also after a crash between."""
+        if self.words[TAIL] >> 32 == segment:
+            self.words[TAIL] = 0  # its file was damaged; others must not go on writing to it
         self.index.segments.unlink(segment)
         self.table.remove(segment)
 
     def room(self) -> int:
         """Return how many bytes are left of the quota."""
-        return -self.overdrawn()
+        index = file_size(self.index.capacity) + self._new_size()
+        left = self.quota() - self.table.total(self._large.most_own) - index
+        if left < -self.geometry.quota:
+            raise DamagedError("more bytes are in use than there are")
+        return left
+
+    def _new_size(self) -> int:
+        return file_size(self.words[NEW_CAPACITY]) if self.words[NEW] else 0
 
     def overdrawn(self) -> int:
         """Return how many bytes the shard takes beyond its quota; without a lock, so just out of date."""
-        words = self.words
-        index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
+        index = file_size(self.words[CAPACITY]) + self._new_size()
         return self.table.total(self._large.most_own) + index - self.quota()
 
     def quota(self) -> int:
@@ -631,7 +701,7 @@ class ShardFiles:
         words = self.words
         # A shard that was never used will have an index, too.
         capacity = max(self.geometry.capacity, words[CAPACITY], words[NEW_CAPACITY] if words[NEW] else 0)
-        index = file_size(capacity)
+        index = file_size(min(capacity, self.geometry.most_slots))
         return self.geometry.quota - self.geometry.segment - index - PAGE
 
     def bytes_taken(self) -> int:
@@ -640,7 +710,12 @@ class ShardFiles:
         unused = self.geometry.segment - (words[TAIL] & _LOW32) if words[TAIL] else 0
         index = file_size(words[CAPACITY]) + (file_size(words[NEW_CAPACITY]) if words[NEW] else 0)
         own = self.table.total(self.geometry.limit)
-        return own + index - unused if words[GENERATION] else 0
+        taken = own + index - unused if words[GENERATION] else 0
+        return max(0, min(taken, self.geometry.limit))
+
+    def count(self) -> int:
+        """Return how many entries there are; without a lock."""
+        return min(self.words[ENTRIES], self.geometry.most_slots)
 
     def _roll(self, spare: int) -> int:
         """Return a new segment for the tail; 0 if there is no room for it."""
@@ -660,7 +735,7 @@ class ShardFiles:
         """Return the number of a new file, entered into the table; 0 if there is no room for it."""
         if self.room() < on_disk + spare * self.geometry.segment:
             return 0
-        number: int = self.words[NEXT]
+        number = self._next_number()
         if number >= SEGMENT_LIMIT:
             if not spare:
                 return 0  # for compaction, which then evicts what it would have copied

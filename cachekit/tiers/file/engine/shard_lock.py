@@ -14,11 +14,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from errno import ENOENT
+from errno import EIO, ENOENT
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder
 
@@ -30,6 +31,11 @@ class _Again(enum.Enum):
 #: An operation returns this to be called again, after other callers could take the lock.
 AGAIN: Final = _Again.AGAIN
 Again: TypeAlias = Literal[_Again.AGAIN]
+
+
+class DamagedError(Exception):
+    """Stored words contradict each other. They are made sound, and then the operation is called again."""
+
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -52,20 +58,22 @@ class ShardLock:
     Args:
         folder: the directory; made at first use, with the file, if it does not exist, and never removed.
         patience: Seconds that a caller waits at most.
+        mend: Makes stored words sound; called under the lock after a DamagedError.
     """
 
     __slots__ = (
-        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock",
+        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_mend", "_owner", "_thread_lock",
         "path", "patience",
     )  # fmt: skip
 
-    def __init__(self, folder: Folder, patience: float) -> None:
+    def __init__(self, folder: Folder, patience: float, mend: Callable[[], None]) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
         from filelock import lock_descriptor
 
         self._folder = folder
         self.path = f"{folder.path}/{_NAME}"
         self.patience = patience
+        self._mend = mend
         self._lock = lock_descriptor
         self._thread_lock = threading.RLock()
         self._owner = 0
@@ -94,7 +102,9 @@ class ShardLock:
         Raises:
             LockTimeoutError: the lock could not be taken within `patience`.
             FileNotFoundError: the lock file was removed.
+            OSError: the stored words were damaged again after they were mended.
         """
+        mended = False
         me = threading.get_ident()
         if self._owner == me:
             self._deferred.append((operation, arguments))
@@ -116,7 +126,14 @@ class ShardLock:
                         if not os.fstat(self._fd).st_nlink:
                             # Another process makes a new file, which this flock would not lock.
                             raise FileNotFoundError(ENOENT, "the lock was removed", self.path)
-                        result = operation(*arguments)
+                        try:
+                            result = operation(*arguments)
+                        except DamagedError as damage:
+                            if mended:
+                                raise OSError(EIO, f"{damage}, again", self._folder.path) from damage
+                            mended = True
+                            self._mend()
+                            result = AGAIN
                     finally:
                         self._owner = 0
                         try:
@@ -169,7 +186,9 @@ class ShardLock:
             found = self._folder.look(_NAME)
             is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
             return is_same and self._folder.is_there()
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             return True  # no permission to look is no reason to give up an open directory
 
     def close(self, also: Callable[[], object]) -> None:
