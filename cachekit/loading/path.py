@@ -25,6 +25,8 @@ from cachekit.loading.flights import (
     FlightTable,
     FlightTimeout,
     holds_permit,
+    lead_here,
+    leave_to_another,
     loading_scope,
 )
 from cachekit.loading.permits import LoadPermit, PermitPool
@@ -221,6 +223,7 @@ class LoadPath:
         led = tuple(mine)
         mine.clear()
         try:
+            leave_to_another(led)
             for flight in led:
                 outcome = yield from self._wait(flight, request, begun, leading=True)
                 if outcome is not None and outcome.error is None:
@@ -298,6 +301,7 @@ class LoadPath:
         permit: LoadPermit | None = None
         tiers, figures = self.tiers, self.figures
         try:
+            lead_here(flights)
             with loading_scope(*flights):
                 missing = flights.copy() if request.replaces else self._look_again(flights, values)
                 try:
