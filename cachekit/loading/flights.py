@@ -121,8 +121,8 @@ def leave_to_another(flights: Iterable[Flight[Any]]) -> None:
 def _may_hold_lock() -> bool:
     """Return whether the caller was called by a step of a tier, or of this module.
 
-    A signal handler, a finalizer or a codec may load inside such a step. Then this thread may hold a lock that
-    the load needs to end.
+    A signal handler, a finalizer or a codec may load inside such a step. Then this thread may hold a lock
+    that the load needs to end.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals is globals():  # the caller's own way in here
