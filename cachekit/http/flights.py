@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, final
 
+from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 
 #: Seconds that a request waits for another one, at most. Then it goes on by itself.
@@ -91,13 +92,22 @@ class Flight:
 class Flights:
     """The flights of one middleware, by the key of what they fetch. Safe in any thread."""
 
-    __slots__ = ("_clock", "_flights", "_lock", "_passing")
+    __slots__ = ("__weakref__", "_clock", "_flights", "_lock", "_passing")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[str, Flight] = {}
         self._passing: dict[str, float] = {}
+        fork.register(self)
+
+    def before_fork(self) -> None:  # noqa: D102
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
+        if in_child:  # where the requests are not that lead the flights
+            self._flights.clear()
+        self._lock.release()
 
     def join(self, key: str) -> tuple[Flight | None, bool]:
         """Return the flight of a key, and whether the caller leads it.

@@ -10,9 +10,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.http.collapsing import Lead, lead_or_follow, lead_revalidation
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import MOST_FLIGHTS, Flight, Flights, Landing
+from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
 from cachekit.http.store import Fill, Found, Target
@@ -130,22 +131,10 @@ class WSGICache:
             self._revalidate(target, exchange.found, environ)
         if reply is not None:
             return _replied(reply, start_response)
-        key, flight = exchange.found.key, None
-        for _ in range(MOST_FLIGHTS if self._coalesces and exchange.may_collapse else 0):
-            flight, leads = self._flights.join(key)
-            if flight is None or leads:
-                break
-            landing = flight.wait()
-            flight = None
-            if landing is Landing.STORED:
-                reply, _ = exchange.from_cache(self._store.find(target))
-                if reply is not None:
-                    return _replied(reply, start_response)
-                # Another variant was stored, or something has invalidated the response.
-                key = exchange.found.key
-            elif landing is not Landing.GONE:
-                break
-        return self._call(exchange, target, environ, start_response, key, flight)
+        lead = lead_or_follow(self._store, self._flights, exchange, target, self._coalesces)
+        if isinstance(lead, Reply):
+            return _replied(lead, start_response)
+        return self._call(exchange, target, environ, start_response, lead)
 
     def _call(
         self,
@@ -153,11 +142,10 @@ class WSGICache:
         target: Target,
         environ: Environ,
         start_response: StartResponse,
-        key: str,
-        flight: Flight | None,
+        lead: Lead,
     ) -> Iterable[bytes]:
         """Call the application, and store its response if it can be."""
-        relay = _Relay(self._flights, exchange, key, flight, start_response)
+        relay = _Relay(exchange, lead, start_response)
         try:
             relay.fill = self._store.begin(target)
             forwarded = _forwarded(environ, exchange.forwarded_headers())
@@ -176,8 +164,8 @@ class WSGICache:
             raise
 
     def _revalidate(self, target: Target, found: Found, environ: Environ) -> None:
-        flight, leads = self._flights.join(found.key)
-        if flight is None or not leads:
+        lead = lead_revalidation(self._store, self._flights, target, found.key)
+        if lead is None:
             return
         request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
         quiet = target._replace(request=request)
@@ -188,7 +176,7 @@ class WSGICache:
         def revalidate() -> None:
             try:
                 exchange = Exchange(self._store, quiet, found)
-                parts = self._call(exchange, quiet, asked, _no_response, found.key, flight)
+                parts = self._call(exchange, quiet, asked, _no_response, lead)
                 try:
                     for _ in parts:
                         pass
@@ -199,7 +187,7 @@ class WSGICache:
                 self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
 
         if not BackgroundCall(revalidate).start():
-            self._flights.land(found.key, flight, Landing.ALONE)
+            lead.land(Landing.ALONE)
 
 
 @final
@@ -207,24 +195,15 @@ class _Relay:
     """The response of the application on its way to the server, with a copy while it may be stored."""
 
     __slots__ = (
-        "_exchange", "_first", "_flight", "_flights", "_given", "_key", "_length", "_parts", "_result",
-        "_size", "_start_response", "_write", "fill", "has_begun",
+        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write", "fill",
+        "has_begun",
     )  # fmt: skip
 
     fill: Fill
 
-    def __init__(
-        self,
-        flights: Flights,
-        exchange: Exchange,
-        key: str,
-        flight: Flight | None,
-        start_response: StartResponse,
-    ) -> None:
-        self._flights = flights
+    def __init__(self, exchange: Exchange, lead: Lead, start_response: StartResponse) -> None:
         self._exchange = exchange
-        self._key = key
-        self._flight = flight
+        self._lead = lead
         self._start_response = start_response
         #: The status and the fields that the application gave, until the server has them.
         self._given: tuple[str, Fields, tuple[Any, ...]] | None = None
@@ -281,15 +260,15 @@ class _Relay:
         if isinstance(decided, Reply):
             if exchange.to_put is not None:
                 fill.put(exchange.to_put)
-            self._land(exchange.landing)
+            self._lead.land(exchange.landing)
             self._drop()
             self._parts = iter(_replied(decided, self._start_response))
             self._first.clear()
             return
         if fill.reason is not None:
-            self._land(exchange.landing)
-        elif self._flight is not None:
-            self._flight.response_began()
+            self._lead.land(exchange.landing)
+        else:
+            self._lead.response_began()
         ours = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in decided[-1:]]
         self._write = self._start_response(status, [*headers, *ours], *error)
 
@@ -304,12 +283,12 @@ class _Relay:
     def _add(self, part: bytes) -> bool:
         if self.fill.add(part):
             return True
-        self._land(self._exchange.landing_of(self.fill.reason or ""))
+        self._lead.land(self._exchange.landing_of(self.fill.reason or ""))
         return False
 
     def _finish(self) -> None:
         stored = self.fill.finish()
-        self._land(Landing.ALONE if stored is None else self._exchange.landing)
+        self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)
 
     def __iter__(self) -> Self:
         return self
@@ -337,7 +316,7 @@ class _Relay:
 
     def end(self, landing: Landing) -> None:
         """End what is under way. After a complete response, nothing is."""
-        self._land(landing)
+        self._lead.land(landing)
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
 
@@ -346,10 +325,6 @@ class _Relay:
         close = getattr(result, "close", None)
         if close is not None:
             close()
-
-    def _land(self, landing: Landing) -> None:
-        if self._flight is not None:
-            self._flights.land(self._key, self._flight, landing)
 
 
 def _headers_of(environ: Environ) -> list[tuple[bytes, bytes]]:

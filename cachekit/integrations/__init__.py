@@ -1,1 +1,1 @@
-"""cachekit for other libraries: each module imports the library that it is named after."""
+"""cachekit in other frameworks and libraries: each module imports the one that it is named after."""

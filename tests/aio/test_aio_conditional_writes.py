@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from loops import no_threads, on_a_loop
+from loops import on_a_loop
 
 from cachekit.aio import FileCache, Fill, IntelligentCache, MemoryCache
 
 
 @on_a_loop
 async def test_with_memory_alone() -> None:
-    """Nothing leaves the loop."""
+    """All runs on the loop, the function of an update too."""
+    loop_thread = threading.get_ident()
     async with IntelligentCache(MemoryCache(), None, None) as cache:
-        no_threads()
         assert await cache.add("k", 1)
         assert not await cache.add("k", 2)
-        assert await cache.update("k", lambda n: n + 1) == 2
+        assert await cache.update("k", lambda n: (n + 1, threading.get_ident())) == (2, loop_thread)
         assert await cache.update("n", lambda n: n + 1, 0, ttl=5, tags={"t"}) == 1
         fill = await cache.begin("f", tags={"t"})
         assert await fill.store(1, ttl=5)

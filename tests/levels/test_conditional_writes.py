@@ -33,7 +33,7 @@ from cachekit.coherence import conditional_writes
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.testing.history import violations
 from cachekit.testing.processes import in_processes
-from cachekit.tiers.base import DirectoryTier
+from cachekit.tiers.base import DirectoryTier, ServerTier
 
 STACKS = ["memory", "policy", "memory and file", "file", "memory and redis", "redis", "all"]
 
@@ -335,16 +335,21 @@ class TestOutages:
         assert beside.cache.update("n", lambda n: n + 1, 0) == 2
 
     @pytest.mark.parametrize("lower", ["redis", "file"])
-    def test_with_memory_alone(self, tmp_path: Path, lower: str) -> None:
+    def test_with_memory_alone(self, tmp_path: Path, redis_url: str, lower: str) -> None:
         """Memory decides, for the threads of a process."""
-        redis, file = None, None
+        faulty: FaultyTier
         if lower == "redis":
-            redis = RedisCache(url="redis://127.0.0.1:1", timeout=0.1)
+            # Its bus goes on: without that, memory would be emptied at each attempt to hear of it.
+            faulty = FaultyTier(RedisCache(url=redis_url))
+            made = listening(lambda: IntelligentCache(MemoryCache(), cast("ServerTier", faulty), None))
         else:
             faulty = FaultyTier(FileCache(tmp_path, 16))
-            faulty.fail("peek", "create", "put", "remove")
-            file = cast("DirectoryTier", faulty)
-        with IntelligentCache(MemoryCache(), redis, file) as cache:
+            made = IntelligentCache(MemoryCache(), None, cast("DirectoryTier", faulty))
+        with made as cache:
+            if lower == "redis":
+                faulty.fail()
+            else:
+                faulty.fail("peek", "create", "put", "remove")
             won = race(*[lambda n=n: cache.add("k", n) for n in range(4)])
             assert won.count(True) == 1
 

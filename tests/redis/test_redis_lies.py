@@ -115,6 +115,7 @@ def operations(cache: Any) -> dict[str, Callable[[], object]]:
         "put_many": lambda: cache.put_many({"k": bare, "l": CacheEntry("l", 1)}, {"k": origin, "l": origin}),
         "put if": lambda: cache.put("k", bare, origin, expect=cache.origin("k")),
         "add": lambda: cache.add("k", entry, origin),
+        "create": lambda: cache.create("k", entry, origin),
         "touch": lambda: cache.touch("k"),
         "delete": lambda: cache.delete("k"),
         "remove_many": lambda: cache.remove_many(["k", "l"]),

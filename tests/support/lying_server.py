@@ -21,7 +21,7 @@ Lie: TypeAlias = bytes | tuple[Callable[[], Iterator[bytes]], float]
 
 SCRIPTS = {
     name: getattr(scripts, name.upper()).text
-    for name in ("put", "replace", "add", "remove", "tokens", "acquire", "release")
+    for name in ("put", "create", "replace", "add", "remove", "tokens", "acquire", "release")
 }
 _NAMES = {sha1(text, usedforsecurity=False).hexdigest().encode(): name for name, text in SCRIPTS.items()}
 _NAMES |= {text: name for name, text in SCRIPTS.items()}

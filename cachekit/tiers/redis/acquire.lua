@@ -7,8 +7,4 @@
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
     return 1
 end
-local held = redis.pcall('GET', KEYS[1])
-if type(held) == 'table' and held.err and not string.find(held.err, '^WRONGTYPE') then
-    return held
-end
-return held == ARGV[1] and 1 or 0
+return read(KEYS[1]) == ARGV[1] and 1 or 0

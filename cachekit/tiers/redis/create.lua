@@ -1,6 +1,7 @@
 -- Does what `put.lua` does for one value, unless another value is stored under the name.
 --
 -- KEYS[1]  the value                        KEYS[2]  the token of its bucket
+-- KEYS[3...]  the tokens of its tags
 -- ARGV[1]  the channel                      ARGV[2]  the message
 -- ARGV[3]  the token's life in milliseconds ARGV[4]  the envelope
 -- ARGV[5]  its life in milliseconds, or "" for no end
@@ -13,13 +14,14 @@
 
 -- First, so that a user who may not publish does not write either. No client reads before the end.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
-local held = redis.pcall('GET', KEYS[1])
+local held = read(KEYS[1])
 if type(held) == 'string' and (ARGV[7] == '' or redis.sha1hex(held) ~= ARGV[7]) then
-    if held == ARGV[4] and redis.pcall('GET', KEYS[2]) == ARGV[6] then
+    if held == ARGV[4] and read(KEYS[2]) == ARGV[6] then
         return 1
     end
     return held
 end
+prolong(3, ARGV[5])
 local done
 if ARGV[5] == '' then
     done = redis.pcall('SET', KEYS[1], ARGV[4])

@@ -5,11 +5,7 @@
 --
 -- Returns 1 if it was the holder's and is gone, else 0.
 
-local held = redis.pcall('GET', KEYS[1])
-if type(held) == 'table' and held.err and not string.find(held.err, '^WRONGTYPE') then
-    return held
-end
-if held == ARGV[1] then
+if read(KEYS[1]) == ARGV[1] then
     return redis.call('UNLINK', KEYS[1])
 end
 return 0

@@ -1,4 +1,4 @@
-"""The Lua scripts that the server runs. Each has a file of its own beside this one.
+"""The Lua scripts that the server runs. Each has a file beside this one; `read` and `prolong` are parts.
 
 All are read when this module is imported, not at first use. Reading goes through the import system: a child
 of a fork would find its locks held for ever if another thread was importing.
@@ -30,8 +30,16 @@ class Script(NamedTuple):
     has_parts: bool  #: whether its result is a list of one part for each key
 
 
-def _read(name: str, check: Check, *, has_parts: bool = False) -> Script:
-    text = files(__package__).joinpath(f"{name}.lua").read_bytes()
+def _text(name: str) -> bytes:
+    return files(__package__).joinpath(f"{name}.lua").read_bytes()
+
+
+_READ: Final = _text("read")
+_PROLONG: Final = _text("prolong")
+
+
+def _script(name: str, check: Check, *, has_parts: bool = False, before: bytes = b"") -> Script:
+    text = before + _text(name)
     return Script(text, sha1(text, usedforsecurity=False).hexdigest(), check, has_parts)
 
 
@@ -39,11 +47,11 @@ def _is_token(answer: object) -> bool:
     return isinstance(answer, bytes) and answer.isdigit() and len(answer) <= MOST_DIGITS
 
 
-ACQUIRE: Final = _read("acquire", is_flag)
-RELEASE: Final = _read("release", is_flag)
-PUT: Final = _read("put", is_nothing)
-CREATE: Final = _read("create", is_flag_or_bytes)
-REPLACE: Final = _read("replace", is_flag)
-ADD: Final = _read("add", is_flag_or_bytes)
-REMOVE: Final = _read("remove", is_flag, has_parts=True)
-TOKENS: Final = _read("tokens", _is_token, has_parts=True)
+ACQUIRE: Final = _script("acquire", is_flag, before=_READ)
+RELEASE: Final = _script("release", is_flag, before=_READ)
+PUT: Final = _script("put", is_nothing)
+CREATE: Final = _script("create", is_flag_or_bytes, before=_READ + _PROLONG)
+REPLACE: Final = _script("replace", is_flag, before=_READ + _PROLONG)
+ADD: Final = _script("add", is_flag_or_bytes, before=_READ + _PROLONG)
+REMOVE: Final = _script("remove", is_flag, has_parts=True)
+TOKENS: Final = _script("tokens", _is_token, has_parts=True, before=_READ)
