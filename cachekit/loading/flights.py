@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from math import inf
@@ -42,6 +43,10 @@ _waiting: dict[int, Flight[Any]] = {}
 
 #: The flights whose loads hold a permit (see `permits`).
 _permit_holders: set[Flight[Any]] = set()
+#: Loads that outran their hard timeout, and have not ended.
+_outrun: set[Flight[Any]] = set()
+_MOST_OUTRUN: Final = 300
+_MOST_OUTRUN_OF_KEY: Final = 3
 
 #: Modules that hold locks while they run.
 _LOCKING: Final = (__name__, "cachekit.tiers.", "cachekit.coherence.")
@@ -222,6 +227,8 @@ class Flight(Generic[F]):
                 del self._table._flights[self.key]
             if _permit_holders:
                 _permit_holders.discard(self)
+            if _outrun:
+                _outrun.discard(self)
             if not self.is_over:
                 self.outcome = outcome
                 self.is_over = True
@@ -462,6 +469,20 @@ class FlightTable(Generic[F]):
                 if self._flights.get(flight.key) is flight:
                     del self._flights[flight.key]
 
+    def give_up_on(self, flights: Sequence[Flight[F]]) -> None:
+        """Do what `give_up` does after a hard timeout, and count the flights until they end."""
+        self.give_up(flights)
+        with _lock:
+            _outrun.update(flight for flight in flights if not flight.is_over)
+
+    def too_many_outrun(self, keys: Iterable[str]) -> bool:
+        """Return whether no further load with a hard timeout may begin until one of the earlier ones ends."""
+        if not _outrun:
+            return False
+        with _lock:
+            of_keys = Counter(flight.key for flight in _outrun if flight._table is self)
+            return len(_outrun) >= _MOST_OUTRUN or any(of_keys[key] >= _MOST_OUTRUN_OF_KEY for key in keys)
+
     def before_fork(self) -> None:
         """Take the lock."""
         _lock.acquire()
@@ -470,5 +491,6 @@ class FlightTable(Generic[F]):
         """Release the lock. A child has none of the leaders, so it drops their flights."""
         if in_child:
             self._flights.clear()
+            _outrun.clear()
             _waiting.clear()  # its threads are gone, and new ones may get their numbers
         _lock.release()

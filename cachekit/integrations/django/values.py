@@ -13,6 +13,7 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.integrations.django.location import secrets
 from cachekit.model.types import MISSING, Missing
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.serialization.signing import Signer
 
 _CONTEXT: Final = b"cachekit.integrations.django"
@@ -57,8 +58,9 @@ class Values:
                 return MISSING
         try:
             return pickle.loads(stored)
-        except Exception:  # noqa: BLE001  # whatever a class that has changed since raises: it is loaded again
-            return MISSING
+        except Exception as error:  # noqa: BLE001  # whatever a class that has changed since raises
+            raise_interrupt(error)
+            return MISSING  # it is loaded again
 
 
 def _parts(key: str, octets: bytes) -> tuple[bytes, bytes, bytes]:

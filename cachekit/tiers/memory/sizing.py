@@ -36,7 +36,6 @@ from types import (
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.model.display import shown_key
-from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.entry import MemoryEntry
 
 #: The overhead of an entry beside key and value: the entry with its weight, three floats, a place in the dict
