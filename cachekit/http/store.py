@@ -70,6 +70,9 @@ USUAL_REQUEST: Final = 8192
 #: RFC 3986, section 3.2.2: a name or an address, and a port. Anything else is no part of a key.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
+#: What a target consists of: visible ASCII, and no fragment.
+_PLAIN: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
+
 #: Request fields beside `X-...` that are part of every key. Frameworks and proxies tell users, addresses and
 #: parts of a page by them, and responses often depend on them without a `Vary`.
 KEYED_FIELDS: Final = frozenset({
@@ -97,12 +100,15 @@ class Target(NamedTuple):
     Attributes:
         request: its head, for the decisions.
         key: the key of its URL.
-        tags: the tags of its URL: `http:` and the path, and the whole URL.
     """
 
     request: Request
     key: str
-    tags: frozenset[str]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Return the tags of its URL: `http:` and the path, and the whole URL."""
+        return frozenset({tag_of_path(self.request.url), tag_of_url(self.request.url)})
 
 
 class Found(NamedTuple):
@@ -305,7 +311,12 @@ class ResponseStore:
             query: as it was sent.
             headers: names in lower case.
         """
-        if host is None or not _HOST.fullmatch(host) or not _is_plain(raw_path) or not _is_plain(query):
+        if (
+            host is None
+            or not _HOST.fullmatch(host)
+            or not _PLAIN.fullmatch(raw_path)
+            or not _PLAIN.fullmatch(query)
+        ):
             return None
         root = f"{scheme}://{host.decode('ascii').lower()}"
         url = root + raw_path.decode("ascii")
@@ -315,11 +326,12 @@ class ResponseStore:
         values = self._base_variant(headers)
         if values is not None:
             key = f"{key}#{_digest(values)}"
-        try:
-            tags = frozenset({tag_of_path(url), tag_of_url(url)})
-        except ValueError:  # no address between the brackets
-            return None
-        return Target(Request(method, url, headers), key, tags)
+        if host.startswith(b"["):
+            try:
+                urlsplit(url)
+            except ValueError:  # no address between the brackets
+                return None
+        return Target(Request(method, url, headers), key)
 
     def _base_variant(self, headers: Headers) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
@@ -460,10 +472,6 @@ def _packed(stored: Stored) -> tuple[Any, ...]:
     head = stored.head
     headers = tuple((name, value) for name, value in head.headers)
     return (_RESPONSE, head.status, headers, stored.body, head.requested_at, head.received_at)
-
-
-def _is_plain(part: bytes) -> bool:
-    return all(0x21 <= byte <= 0x7E for byte in part) and b"#" not in part
 
 
 def _digest(value: object) -> str:

@@ -214,7 +214,8 @@ async def test_a_client_cannot_switch_off_collapsing_for_the_others() -> None:
     origin = Origin(lambda scope: Page((FRESH,)))
     app = ASGICache(origin, memory_cache())
     for headers in (
-        [("Authorization", "x")], [("Large", "x" * 9000)], [("Cache-Control", "no-store")],
+        [("Authorization", "x")], [("Cookie", "id=1")], [("Large", "x" * 9000)],
+        [("Cache-Control", "no-store")],
     ):  # fmt: skip
         await fetch(app, headers=headers)
     count = origin.count
