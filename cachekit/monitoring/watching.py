@@ -121,7 +121,7 @@ class Watch:
             self.publish(patience=_AT_END)
 
 
-_AT_END = 0.2  # seconds that the last figures of a process wait for a reader
+_AT_END = 2.0  # seconds that the last figures of a process wait for readers
 
 
 def watch(core: CacheCore) -> Watch:

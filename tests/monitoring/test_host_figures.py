@@ -36,7 +36,7 @@ class Falling:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(0.01):  # other readers, and new processes, get the lock in between
             now = self._reader.read()
             self.fallen += [
                 f"{key}: {before} -> {now.counters.get(key, 0)}"
