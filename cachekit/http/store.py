@@ -39,6 +39,7 @@ from cachekit.model.types import MISSING, NO_TAGS
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.fences import PrivateFence
 
 P = ParamSpec("P")
@@ -430,6 +431,7 @@ class ResponseStore:
                     self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
 
     def _store_behind(
