@@ -17,6 +17,7 @@ EXPECTED = {
     "agent.py": "3 answers, 3 calls of the model for 120 questions",
     "async_agent.py": "10 answers, calls of the model: 1; large says: stressed",
     "cached_methods.py": "19.0 19.0 20.0",
+    "dogpile_region.py": "2 processes, 1 call of the creator",
     "django_shop.py": "visits 5, prices worked out 3 times",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explicit_cache.py": "hit rate: 50%",
@@ -33,7 +34,11 @@ EXPECTED = {
 }
 
 #: What an example needs beside cachekit.
-NEEDS = {"django_shop.py": "django", "flask_shop.py": "flask_caching"}
+NEEDS = {
+    "django_shop.py": "django",
+    "dogpile_region.py": "dogpile.cache",
+    "flask_shop.py": "flask_caching",
+}
 
 #: A line of the second run, of those that keep their answers.
 AGAIN = {

@@ -36,6 +36,12 @@ def test_flask_caching(tmp_path: Path) -> None:
     assert "26 passed" in output
 
 
+def test_dogpile(tmp_path: Path) -> None:
+    """`dogpile.testing`, which is installed with it, over memory and over files."""
+    pytest.importorskip("dogpile.cache", reason="dogpile.cache is not installed")
+    assert "112 passed" in of_pytest("dogpile_suite.py", tmp_path)
+
+
 def test_django(tmp_path: Path, redis_url: str) -> None:
     """`BaseCacheTests` in each kind of location. Django skips what needs culling."""
     pytest.importorskip("django", reason="Django is not installed")

@@ -27,6 +27,7 @@ end
 if same then
     return 1
 end
+prolong(3, ARGV[2])
 if ARGV[2] == '' then
     redis.call('SET', KEYS[1], ARGV[1])
 else

@@ -1,6 +1,7 @@
 -- Does what `put.lua` does for one value, unless another value is stored under the name.
 --
 -- KEYS[1]  the value                        KEYS[2]  the token of its bucket
+-- KEYS[3...]  the tokens of its tags
 -- ARGV[1]  the channel                      ARGV[2]  the message
 -- ARGV[3]  the token's life in milliseconds ARGV[4]  the envelope
 -- ARGV[5]  its life in milliseconds, or "" for no end
@@ -20,6 +21,7 @@ if type(held) == 'string' and (ARGV[7] == '' or redis.sha1hex(held) ~= ARGV[7]) 
     end
     return held
 end
+prolong(3, ARGV[5])
 local done
 if ARGV[5] == '' then
     done = redis.pcall('SET', KEYS[1], ARGV[4])

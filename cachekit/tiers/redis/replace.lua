@@ -1,6 +1,7 @@
 -- Does what `put.lua` does for one value, if what is stored may be replaced.
 --
 -- KEYS[1]  the value                        KEYS[2]  the token of its bucket
+-- KEYS[3...]  the tokens of its tags
 -- ARGV[1]  the channel                      ARGV[2]  the message
 -- ARGV[3]  the token's life in milliseconds ARGV[4]  the envelope
 -- ARGV[5]  its life in milliseconds, or "" for no end
@@ -30,6 +31,7 @@ if ARGV[8] ~= '' then
         return 0
     end
 end
+prolong(3, ARGV[5])
 local done
 if ARGV[5] == '' then
     done = redis.pcall('SET', KEYS[1], ARGV[4])
