@@ -123,7 +123,8 @@ class Inspection:
         manifest = read_manifest(self._folder)
         # From here on, what counts is what a cache of the directory's owner accepts.
         self._folder.strict = True
-        self._folder.owners |= {os.fstat(self._folder.fd).st_uid}
+        owner = os.fstat(self._folder.fd).st_uid
+        self._folder.owners |= {owner}
         objection = self._folder.objection(MANIFEST)
         version, geometry = manifest.version, manifest.geometry
         if version is None:
