@@ -88,8 +88,8 @@ _MODULES = {
 
 #: Submodules that are attributes of the package without an import of their own.
 _SUBMODULES = frozenset({
-    "aio", "cache", "cli", "coherence", "decorator", "errors", "health", "http", "integrations", "loading",
-    "model", "monitoring", "runtime", "serialization", "testing", "tiers",
+    "aio", "cache", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http", "integrations",
+    "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
 })  # fmt: skip
 
 

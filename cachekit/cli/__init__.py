@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_directory_commands(commands)
     _add_top(commands)
     _add_metrics(commands)
+    _add_dashboard(commands)
     _add_doctor(commands)
     return parser
 
@@ -295,6 +296,38 @@ def _add_top(commands: Commands) -> None:
     top.set_defaults(run=_top)
 
 
+def _add_dashboard(commands: Commands) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="watch the caches of all processes in a browser",
+        description=(
+            "Serves a page with requests, hit rates, loads, tiers and processes of all caches of this host "
+            "that share a directory, and prints its address. It shows no keys and no values, and changes "
+            "nothing. Needs the dashboard extra. Ctrl-C ends it."
+        ),
+    )
+    dashboard.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
+    dashboard.add_argument(
+        "--port",
+        type=_whole_number(0, 65535),
+        default=8055,
+        metavar="N",
+        help="the port (default: %(default)s)",
+    )
+    dashboard.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="the address (default: %(default)s)"
+    )
+    dashboard.add_argument(
+        "--insecure-bind", action="store_true", help="allow an address that other hosts can reach"
+    )
+    dashboard.set_defaults(run=_dashboard)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -444,3 +477,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from cachekit.cli.doctor import Plan, run
 
     return run(Plan(options.dir, options.redis, options.json), display_for(sys.stdout))
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from cachekit.cli.dashboard import Plan, run
+
+    return run(Plan(options.directory, options.host, options.port, options.insecure_bind))

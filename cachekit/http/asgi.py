@@ -16,7 +16,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
 from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -47,8 +47,9 @@ class ASGICache:
             (default: none). Those of the form `X-...` always are, and those of `store.KEYED_FIELDS`.
         ignore: Names of such request fields that are not part of a key, because no response depends on them
             (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
-        cookies: With "strict" (the default), a response that sets a cookie is stored only if it says
-            `public` or `s-maxage`. With "rfc", `max-age` or `Expires` is enough.
+        cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which
+            it does not vary, is stored only if it says `public` or `s-maxage`. With "rfc", `max-age` or
+            `Expires` is enough.
         client_directives: Whether `Cache-Control` of requests counts, so that a client can ask for a
             revalidation (default True).
         coalesce: Whether requests that come together wait for the first one, if its response turns out
@@ -99,7 +100,7 @@ class ASGICache:
         if method not in CACHED_METHODS:
             await self._pass_unsafe(target, scope, receive, send)
             return
-        reason = "host" if target is None else bypass(target.request)
+        reason = self._store.bypass(target)
         if target is None or reason is not None:
             await self._pass(scope, receive, send, "bypass", reason)
             return
@@ -108,7 +109,8 @@ class ASGICache:
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
         # Some servers include the query.
         raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
-        if unquote(raw_path.decode("latin-1")) != scope["path"]:  # rewritten, or not given
+        sent = raw_path.decode("latin-1")
+        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
             raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
         return self._store.target(

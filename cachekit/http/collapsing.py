@@ -59,7 +59,7 @@ def lead_or_follow(
     store: ResponseStore, flights: Flights, exchange: Exchange, target: Target, collapses: bool
 ) -> Reply | Lead:
     """Return the response that another request has stored, or the lead of a call of the origin."""
-    key = exchange.found.key
+    key = exchange.flight_key
     for _ in range(MOST_FLIGHTS if collapses and exchange.may_collapse else 0):
         flight, leads = flights.join(key)
         if flight is None or leads:
@@ -71,7 +71,7 @@ def lead_or_follow(
             if reply is not None:
                 return reply
             # Another variant was stored, or something has invalidated the response.
-            key = exchange.found.key
+            key = exchange.flight_key
         elif landing is not Landing.GONE:
             break
     return Lead(flights, key, None)
@@ -81,7 +81,7 @@ async def lead_or_follow_async(
     store: ResponseStore, flights: Flights, exchange: Exchange, target: Target, collapses: bool
 ) -> Reply | Lead:
     """Do what `lead_or_follow` does, on an event loop."""
-    key = exchange.found.key
+    key = exchange.flight_key
     for _ in range(MOST_FLIGHTS if collapses and exchange.may_collapse else 0):
         flight, leads = flights.join(key)
         if flight is None or leads:
@@ -92,7 +92,7 @@ async def lead_or_follow_async(
             reply, _ = exchange.from_cache(await store.find_async(target))
             if reply is not None:
                 return reply
-            key = exchange.found.key
+            key = exchange.flight_key
         elif landing is not Landing.GONE:
             break
     return Lead(flights, key, None)

@@ -26,6 +26,7 @@ from cachekit.http.rfc9111 import (
     Policy,
     Request,
     Stored,
+    bypass,
     content_length,
     invalidated_urls,
     keep_for,
@@ -39,6 +40,7 @@ from cachekit.model.types import MISSING, NO_TAGS
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.fences import PrivateFence
 
 P = ParamSpec("P")
@@ -70,6 +72,9 @@ USUAL_REQUEST: Final = 8192
 #: RFC 3986, section 3.2.2: a name or an address, and a port. Anything else is no part of a key.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
+#: What a target consists of: visible ASCII, and no fragment.
+_PLAIN: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
+
 #: Request fields beside `X-...` that are part of every key. Frameworks and proxies tell users, addresses and
 #: parts of a page by them, and responses often depend on them without a `Vary`.
 KEYED_FIELDS: Final = frozenset({
@@ -97,12 +102,15 @@ class Target(NamedTuple):
     Attributes:
         request: its head, for the decisions.
         key: the key of its URL.
-        tags: the tags of its URL: `http:` and the path, and the whole URL.
     """
 
     request: Request
     key: str
-    tags: frozenset[str]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Return the tags of its URL: `http:` and the path, and the whole URL."""
+        return frozenset({tag_of_path(self.request.url), tag_of_url(self.request.url)})
 
 
 class Found(NamedTuple):
@@ -176,14 +184,15 @@ class Fill:
     def add(self, chunk: bytes) -> bool:
         """Keep a part of the content; return whether the response can still be stored."""
         if self.reason is None:
-            if self._size + len(chunk) > self._store.policy.max_size:
+            length = len(chunk)
+            if self._size + length > self._store.policy.max_size:
                 self.abandon("too-large")
-            elif not self._store.reserve(len(chunk)):
+            elif not self._store.reserve(length):
                 self.abandon("busy")
             else:
                 self._chunks.append(chunk)
-                self._size += len(chunk)
-                self._received += len(chunk)
+                self._size += length
+                self._received += length
         return self.reason is None
 
     @property
@@ -277,6 +286,12 @@ class ResponseStore:
         self.clock: Clock = self._core.memory.clock
         self._log = RateLimitedLog(self.clock.monotonic)
 
+    def bypass(self, target: Target | None) -> str | None:
+        """Return why a GET or HEAD is only passed on; None if the cache may answer it."""
+        if self._core.closed:
+            return "closed"
+        return "host" if target is None else bypass(target.request)
+
     async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
         return await self._core.awaited.in_io_thread(step, *args, **kwargs)
@@ -305,7 +320,12 @@ class ResponseStore:
             query: as it was sent.
             headers: names in lower case.
         """
-        if host is None or not _HOST.fullmatch(host) or not _is_plain(raw_path) or not _is_plain(query):
+        if (
+            host is None
+            or not _HOST.fullmatch(host)
+            or not _PLAIN.fullmatch(raw_path)
+            or not _PLAIN.fullmatch(query)
+        ):
             return None
         root = f"{scheme}://{host.decode('ascii').lower()}"
         url = root + raw_path.decode("ascii")
@@ -315,11 +335,12 @@ class ResponseStore:
         values = self._base_variant(headers)
         if values is not None:
             key = f"{key}#{_digest(values)}"
-        try:
-            tags = frozenset({tag_of_path(url), tag_of_url(url)})
-        except ValueError:  # no address between the brackets
-            return None
-        return Target(Request(method, url, headers), key, tags)
+        if host.startswith(b"["):
+            try:
+                urlsplit(url)
+            except ValueError:  # no address between the brackets
+                return None
+        return Target(Request(method, url, headers), key)
 
     def _base_variant(self, headers: Headers) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
@@ -418,6 +439,7 @@ class ResponseStore:
                     self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
             self._store_behind(fence, key, value, life, target.tags | tags, tags)
         except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
             self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
 
     def _store_behind(
@@ -451,6 +473,8 @@ class ResponseStore:
 
     def invalidate(self, request: Request, headers: Headers) -> None:
         """Remove what an unsafe request with this response invalidates; it may touch a disk or a server."""
+        if self._core.closed:
+            return
         urls = {request.url} | invalidated_urls(request, headers)
         self.cache.invalidate_by_tags({tag_of_url(url) for url in urls})
 
@@ -460,10 +484,6 @@ def _packed(stored: Stored) -> tuple[Any, ...]:
     head = stored.head
     headers = tuple((name, value) for name, value in head.headers)
     return (_RESPONSE, head.status, headers, stored.body, head.requested_at, head.received_at)
-
-
-def _is_plain(part: bytes) -> bool:
-    return all(0x21 <= byte <= 0x7E for byte in part) and b"#" not in part
 
 
 def _digest(value: object) -> str:

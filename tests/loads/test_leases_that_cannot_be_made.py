@@ -47,6 +47,7 @@ def test_no_descriptor(tmp_path: Path) -> None:
         file = FileCache(tmp_path, 1)
         with IntelligentCache(file_cache=file, load=OPTIONS) as cache:
             cache.set("before", 0)
+            assert file.get_value("before") == 0  # what the tier needs is open
             held = []
             with suppress(OSError):
                 while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, final
 
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
@@ -11,6 +12,7 @@ from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
 _MEASURED: Final = 1000  # the most entries that are measured for an estimate of all
+_MOST_OBJECTS: Final = 200  # that are looked at in one of them, at least
 
 
 @final
@@ -70,8 +72,13 @@ class MemoryStats:
                 return
             self.latency.record(store.time.monotonic() - started)
 
-    def statistics(self, store: Store) -> CacheStats:
-        """Return all counts, of the readers and of the store."""
+    def statistics(self, store: Store, used: int | None = None) -> CacheStats:
+        """Return all counts, of the readers and of the store.
+
+        Args:
+            store: the store of the tier.
+            used: the bytes of its entries; None measures them.
+        """
         hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
         return tier_stats(
             store.counter,
@@ -79,7 +86,7 @@ class MemoryStats:
             hits=hits,
             misses=misses,
             size=len(store),
-            memory_usage_bytes=usage(store),
+            memory_usage_bytes=usage(store) if used is None else used,
         )
 
 
@@ -93,5 +100,5 @@ def usage(store: Store) -> int:
         return 0
     # Evenly spread over the order of insertion.
     sample = held[:: -(-len(held) // _MEASURED)]
-    measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
+    measured = sum(entry_size(one.key, one.value, one.tags, inf, _MOST_OBJECTS) for one in sample)
     return round(measured / len(sample) * len(held))
