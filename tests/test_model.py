@@ -112,8 +112,8 @@ def test_quantiles_are_right_to_a_fifth() -> None:
     assert histogram.quantile(1) > 1000
 
 
-def test_sizes_are_bounded_estimates() -> None:
-    """Shared parts count once, cycles end, and a million members are not visited."""
+def test_sizes() -> None:
+    """Shared parts count once, cycles end, and no code of a class runs."""
     text = "x" * 1000
     assert 1000 < size_of([text, text]) < 1300
     cycle: list[object] = []
@@ -132,4 +132,4 @@ def test_sizes_are_bounded_estimates() -> None:
         def __sizeof__(self) -> int:
             raise RuntimeError
 
-    assert size_of(Liar()) == 0
+    assert 0 < size_of(Liar()) < 500

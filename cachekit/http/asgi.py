@@ -6,27 +6,22 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, final
-from urllib.parse import quote
+from typing import Any, TypeAlias, final
+from urllib.parse import quote, unquote
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.http.collapsing import Lead, lead_or_follow_async, lead_revalidation
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import PATIENCE, PATIENCE_WITH_CONTENT, Flight, Flights, Landing
+from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
-from cachekit.http.store import Fill, Found, Target, host_of
+from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import RateLimitedLog
-from cachekit.runtime.threads import run_in_thread
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-#: Flights of others that a request waits for, one after the other, at most.
-_MOST_FLIGHTS: Final = 4
+from cachekit.runtime.interrupts import is_interrupt
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -49,9 +44,12 @@ class ASGICache:
         default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
             cookies and no credentials (default None: such a response is not stored).
         vary: Names of request fields that are part of every key, such as `["accept-language"]`
-            (default: none). Fields that name another host, scheme, path or method always are.
-        cookies: With "strict" (the default), a response that sets a cookie is stored only if it says
-            `public` or `s-maxage`. With "rfc", `max-age` or `Expires` is enough.
+            (default: none). Those of the form `X-...` always are, and those of `store.KEYED_FIELDS`.
+        ignore: Names of such request fields that are not part of a key, because no response depends on them
+            (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
+        cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which
+            it does not vary, is stored only if it says `public` or `s-maxage`. With "rfc", `max-age` or
+            `Expires` is enough.
         client_directives: Whether `Cache-Control` of requests counts, so that a client can ask for a
             revalidation (default True).
         coalesce: Whether requests that come together wait for the first one, if its response turns out
@@ -75,6 +73,7 @@ class ASGICache:
         max_buffered: int = 64 << 20,
         default_ttl: TTL = None,
         vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
         cookies: Cookies = "strict",
         client_directives: bool = True,
         coalesce: bool = True,
@@ -82,7 +81,7 @@ class ASGICache:
         self._app = app
         self._store = store_over(
             cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            cookies=cookies, client_directives=client_directives, coalesce=coalesce,
+            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
         )  # fmt: skip
         self._coalesces = coalesce
         self._flights = Flights(self._store.clock)
@@ -108,9 +107,11 @@ class ASGICache:
         await self._serve(target, scope, receive, send)
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
-        raw_path = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
         # Some servers include the query.
-        raw_path = raw_path.partition(b"?")[0]
+        raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
+        sent = raw_path.decode("latin-1")
+        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
+            raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
         return self._store.target(
             method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers
@@ -139,7 +140,7 @@ class ASGICache:
             if message["type"] == "http.response.start" and invalidates(method, message["status"]):
                 # Before the client learns of it: its next request finds nothing old.
                 headers = _lowered(message)
-                await self.in_io_thread(self._store.invalidate, target.request, headers)
+                await self._store.in_io_thread(self._store.invalidate, target.request, headers)
             await send(message)
 
         await self._pass(scope, receive, invalidating, "method", None)
@@ -147,30 +148,18 @@ class ASGICache:
     # -- what may be answered from the cache ------------------------------------------------------------
 
     async def _serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(self._store, target, await self._store.find_awaited(target))
+        exchange = Exchange(self._store, target, await self._store.find_async(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
             self._revalidate(target, exchange.found, scope)
         if reply is not None:
             await _send(reply, send)
             return
-        key, flight = exchange.found.key, None
-        for _ in range(_MOST_FLIGHTS if self._coalesces and exchange.may_collapse else 0):
-            flight, leads = self._flights.join(key)
-            if flight is None or leads:
-                break
-            landing = await _landing(flight)
-            flight = None
-            if landing is Landing.STORED:
-                reply, _ = exchange.from_cache(await self._store.find_awaited(target))
-                if reply is not None:
-                    await _send(reply, send)
-                    return
-                # Another variant was stored, or something has invalidated the response.
-                key = exchange.found.key
-            elif landing is not Landing.GONE:
-                break
-        await self._call(exchange, target, scope, receive, send, key, flight)
+        lead = await lead_or_follow_async(self._store, self._flights, exchange, target, self._coalesces)
+        if isinstance(lead, Reply):
+            await _send(lead, send)
+            return
+        await self._call(exchange, target, scope, receive, send, lead)
 
     async def _call(
         self,
@@ -179,57 +168,46 @@ class ASGICache:
         scope: Scope,
         receive: Receive,
         send: Send,
-        key: str,
-        flight: Flight | None,
+        lead: Lead,
     ) -> None:
         """Call the application, and store its response if it can be."""
-        relay = _Relay(self, exchange, send, key, flight)
+        relay = _Relay(self._store, exchange, send, lead)
         try:
-            relay.fill = await self.in_io_thread(self._store.begin, target)
+            relay.fill = await self._store.in_io_thread(self._store.begin, target)
             forwarded = {**scope, "headers": exchange.forwarded_headers()}
             try:
                 await self._app(forwarded, partial(relay.receive, receive), relay.send)
             except Exception as error:
-                relay.land(Landing.ALONE)
-                reply = None if relay.has_begun else exchange.on_error()
+                lead.land(Landing.ALONE)
+                reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
                 if reply is None:
                     raise
                 self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
                 await _send(reply, send)
             else:
                 # Incomplete, because the client went away, or by a fault of the application.
-                relay.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
+                lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
                 await relay.drain()
         finally:
             relay.close()
 
     def _revalidate(self, target: Target, found: Found, scope: Scope) -> None:
-        flight, leads = self._flights.join(found.key)
-        if flight is None or not leads:
+        lead = lead_revalidation(self._store, self._flights, target, found.key)
+        if lead is None:
             return
-        task = asyncio.get_running_loop().create_task(self._call_quietly(target, found, scope, flight))
+        task = asyncio.get_running_loop().create_task(self._call_quietly(target, found, scope, lead))
         self._revalidations.add(task)
         task.add_done_callback(self._revalidations.discard)
 
-    async def _call_quietly(self, target: Target, found: Found, scope: Scope, flight: Flight) -> None:
+    async def _call_quietly(self, target: Target, found: Found, scope: Scope, lead: Lead) -> None:
         request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
         quiet = target._replace(request=request)
         exchange = Exchange(self._store, quiet, found)
         asked = {**scope, "method": "GET"}
         try:
-            await self._call(exchange, quiet, asked, _EmptyRequest().receive, _discard, found.key, flight)
+            await self._call(exchange, quiet, asked, _EmptyRequest().receive, _discard, lead)
         except Exception as error:  # noqa: BLE001  # no client gets it
             self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
-
-    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function of the store; in a thread, unless memory is the only tier."""
-        if not self._store.lower:
-            return step(*args, **kwargs)
-        return await run_in_thread(step, *args, **kwargs)
-
-    def land(self, key: str, flight: Flight, landing: Landing) -> None:
-        """End a flight; the first end counts."""
-        self._flights.land(key, flight, landing)
 
 
 @final
@@ -241,31 +219,23 @@ class _Relay:
     """
 
     __slots__ = (
-        "_exchange", "_flight", "_key", "_middleware", "_send", "_swallows", "_unsent", "_writer",
-        "client_is_gone", "fill", "has_begun",
+        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "client_is_gone", "fill",
+        "has_begun",
     )  # fmt: skip
 
     fill: Fill
 
-    def __init__(
-        self, middleware: ASGICache, exchange: Exchange, send: Send, key: str, flight: Flight | None
-    ) -> None:
-        self._middleware = middleware
+    def __init__(self, store: ResponseStore, exchange: Exchange, send: Send, lead: Lead) -> None:
+        self._store = store
         self._exchange = exchange
         self._send = send
-        self._key = key
-        self._flight = flight
+        self._lead = lead
         #: Whether the client gets a response of the cache instead.
         self._swallows = False
         self._unsent: deque[Message] = deque()
         self._writer: asyncio.Task[None] | None = None
         self.has_begun = False
         self.client_is_gone = False
-
-    def land(self, landing: Landing) -> None:
-        """End the flight that this request leads; the first end counts."""
-        if self._flight is not None:
-            self._middleware.land(self._key, self._flight, landing)
 
     async def receive(self, receive: Receive) -> Message:
         """Return the next message of the client."""
@@ -296,25 +266,25 @@ class _Relay:
         if isinstance(decided, Reply):
             self._swallows = True
             if exchange.to_put is not None:
-                await self._middleware.in_io_thread(fill.put, exchange.to_put)
-            self.land(exchange.landing)
+                await self._store.in_io_thread(fill.put, exchange.to_put)
+            self._lead.land(exchange.landing)
             await _send(decided, self._send)
             return
         if fill.reason is not None:
-            self.land(exchange.landing)
-        elif self._flight is not None:
-            self._flight.response_began()
+            self._lead.land(exchange.landing)
+        else:
+            self._lead.response_began()
         await self._send({**message, "headers": decided})
 
     async def _add(self, message: Message) -> None:
         fill, more = self.fill, message.get("more_body", False)
         if fill.reason is None:
             if not fill.add(message.get("body", b"")):
-                self.land(self._exchange.landing_of(fill.reason or ""))
+                self._lead.land(self._exchange.landing_of(fill.reason or ""))
             elif not more:
                 # Before the client has all of it: its next request finds the response.
-                stored = await self._middleware.in_io_thread(fill.finish)
-                self.land(Landing.ALONE if stored is None else self._exchange.landing)
+                stored = await self._store.in_io_thread(fill.finish)
+                self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)
         await self._forward(message, waits=fill.reason is not None)
 
     async def _forward(self, message: Message, *, waits: bool) -> None:
@@ -339,11 +309,11 @@ class _Relay:
 
     def _abandon(self, reason: str) -> None:
         self.fill.abandon(reason)
-        self.land(self._exchange.landing_of(reason))
+        self._lead.land(self._exchange.landing_of(reason))
 
     def close(self) -> None:
         """End what is under way. After a complete response, nothing is."""
-        self.land(Landing.GONE)
+        self._lead.land(Landing.GONE)
         if hasattr(self, "fill"):
             self.fill.abandon("incomplete")
         if self._writer is not None and not self._writer.done():
@@ -377,29 +347,3 @@ async def _send(reply: Reply, send: Send) -> None:
 
 def _lowered(message: Message) -> list[tuple[bytes, bytes]]:
     return [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-
-
-def _set(landed: asyncio.Future[None]) -> None:
-    if not landed.done():
-        landed.set_result(None)
-
-
-async def _landing(flight: Flight) -> Landing:
-    """Wait for a flight, but no longer than a request may."""
-    loop = asyncio.get_running_loop()
-    landed: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        try:
-            loop.call_soon_threadsafe(_set, landed)
-        except RuntimeError:  # the loop was closed, and no task waits there any more
-            pass
-
-    flight.on_landing(wake)
-    deadline = loop.time() + PATIENCE
-    while flight.landing is None and not flight.is_slow:
-        left = deadline - loop.time()
-        if left <= 0:
-            break
-        await asyncio.wait({landed}, timeout=min(left, PATIENCE_WITH_CONTENT))
-    return flight.landing or Landing.ALONE

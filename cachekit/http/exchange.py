@@ -30,10 +30,10 @@ from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore, Targe
 #: The member of `Cache-Status` that this cache adds.
 NAME: Final = "cachekit"
 
-#: Reasons why a response is not stored that hold for every request of its URL.
+#: Reasons why a response is not stored that hold for every request of its URL, of a user or of none.
 _OF_THE_RESPONSE: Final = frozenset({
     "no-store", "private", "set-cookie", "vary", "no-freshness", "too-large", "must-understand", "tags",
-    "content-length", "malformed-response", "streaming",
+    "content-length", "malformed-response", "streaming", "cookie", "authorization",
 })  # fmt: skip
 
 
@@ -107,7 +107,7 @@ class Exchange:
             self._forwarded = judged.reuse.value
         if is_only_if_cached(request, policy):
             status = cache_status(NAME, {"detail": "only-if-cached"})
-            headers = [(b"content-length", b"0"), (b"cache-status", status)]
+            headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"cache-status", status)]
             return Reply(504, headers, b""), False
         return None, False
 
@@ -115,6 +115,15 @@ class Exchange:
         made = answer(stored, self._target.request, age)
         status = cache_status(NAME, parameters)
         return Reply(made.status, [*made.headers, (b"cache-status", status)], made.body)
+
+    @property
+    def flight_key(self) -> str:
+        """The key of the flight for this request. Those that may be of a user have one of their own.
+
+        Whether their responses can be stored says nothing of the others.
+        """
+        of_a_user = any(name in {b"cookie", b"authorization"} for name, _ in self._target.request.headers)
+        return f"{self.found.key}#user" if of_a_user else self.found.key
 
     @property
     def may_collapse(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 #: Pairs of a lower-case name and a value.
@@ -15,6 +16,12 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 #: The directives of a `Cache-Control` field by lower-case name; None for one without a value.
 Directives: TypeAlias = Mapping[str, str | None]
+
+#: Field values whose meaning is remembered: a site has few of them.
+_PARSED: Final = 512
+#: A client may send other ones: longer values are not remembered.
+_LONGEST_KNOWN: Final = 256
+_LONGEST_DATE: Final = 40
 
 #: RFC 9110, section 5.6.2.
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -41,8 +48,10 @@ def lines(headers: Headers, name: bytes) -> list[bytes]:
 
 def combined(headers: Headers, name: bytes) -> bytes | None:
     """Return the value of a field with its lines joined by commas (RFC 9110, section 5.2), or None."""
-    values = lines(headers, name)
-    return b", ".join(value.strip(b" \t") for value in values) if values else None
+    values = [value for field, value in headers if field == name]
+    if len(values) == 1:
+        return values[0].strip(b" \t")
+    return b", ".join([value.strip(b" \t") for value in values]) if values else None
 
 
 def text(headers: Headers, name: bytes) -> str:
@@ -60,9 +69,12 @@ def tokens(headers: Headers, name: bytes) -> frozenset[str]:
     return frozenset(member.lower() for member in members(text(headers, name)))
 
 
-def is_sound(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_sound(headers: Headers) -> bool:
     """Return whether no name or value could end its line early, so that no field smuggles in another one."""
-    return all(_TOKEN.fullmatch(name) and not _CONTROL.search(value) for name, value in headers)
+    names = [name for name, _ in headers]
+    if not all(names) or not _TOKEN.fullmatch(b"".join(names) or b"x"):
+        return False
+    return not _CONTROL.search(b"".join([value for _, value in headers]))
 
 
 def size_of(headers: Iterable[tuple[bytes, bytes]]) -> int:
@@ -100,6 +112,11 @@ def http_date(value: str) -> int | None:
 
     A year of two digits is from 1970 to 2069.
     """
+    return _http_date(value) if len(value) <= _LONGEST_DATE else None
+
+
+@lru_cache(_PARSED)
+def _http_date(value: str) -> int | None:
     for form in _DATES:
         if found := form.fullmatch(value):
             year = int(found["year"])
@@ -122,6 +139,10 @@ def directives(value: str) -> Directives:
     If a directive occurs more than once, the smaller number counts, and a value that is no number before any
     number: section 4.2.1 lets a cache treat such a response as stale.
     """
+    return _known_directives(value) if len(value) <= _LONGEST_KNOWN else _directives(value)
+
+
+def _directives(value: str) -> Directives:
     found: dict[str, str | None] = {}
     for member in members(value):
         name, equals, argument = member.partition("=")
@@ -141,6 +162,9 @@ def directives(value: str) -> Directives:
             first, second = delta_seconds(before), delta_seconds(given)
             found[name] = before if first is None or (second is not None and first <= second) else given
     return found
+
+
+_known_directives: Final = lru_cache(_PARSED)(_directives)
 
 
 def unquoted(value: str) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, final
 
+from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 
 #: Seconds that a request waits for another one, at most. Then it goes on by itself.
 PATIENCE: Final = 30.0
 #: Seconds that it waits for the content once the head is there: the content may never end.
 PATIENCE_WITH_CONTENT: Final = 1.0
+
+#: Flights that a request waits for, one after the other, at most.
+MOST_FLIGHTS: Final = 4
 
 #: Seconds for which requests of a URL do not wait for each other after a response that is for one of them.
 _PASSES: Final = 10.0
@@ -60,6 +65,18 @@ class Flight:
         begun = self._begun_at
         return begun is not None and self._clock.monotonic() - begun > PATIENCE_WITH_CONTENT
 
+    def wait(self) -> Landing:
+        """Wait in this thread for the end, but no longer than a request may."""
+        landed = threading.Event()
+        self.on_landing(landed.set)
+        deadline = time.monotonic() + PATIENCE
+        while self.landing is None and not self.is_slow:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            landed.wait(min(left, PATIENCE_WITH_CONTENT))
+        return self.landing or Landing.ALONE
+
     def land(self, landing: Landing) -> None:
         """End the flight; the first end counts."""
         with self._lock:
@@ -75,13 +92,22 @@ class Flight:
 class Flights:
     """The flights of one middleware, by the key of what they fetch. Safe in any thread."""
 
-    __slots__ = ("_clock", "_flights", "_lock", "_passing")
+    __slots__ = ("__weakref__", "_clock", "_flights", "_lock", "_passing")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[str, Flight] = {}
         self._passing: dict[str, float] = {}
+        fork.register(self)
+
+    def before_fork(self) -> None:  # noqa: D102
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
+        if in_child:  # where the requests are not that lead the flights
+            self._flights.clear()
+        self._lock.release()
 
     def join(self, key: str) -> tuple[Flight | None, bool]:
         """Return the flight of a key, and whether the caller leads it.

@@ -23,6 +23,7 @@ def store_over(
     max_buffered: int,
     default_ttl: TTL,
     vary: Iterable[str],
+    ignore: Iterable[str],
     cookies: Cookies,
     client_directives: bool,
     coalesce: bool,
@@ -59,5 +60,8 @@ def store_over(
         max_size=max_body,
         obeys_requests=client_directives,
     )
-    names = checked_tags(list(vary) if not isinstance(vary, str) else vary, "vary")  # type: ignore[arg-type]
-    return ResponseStore(sync, policy, names, max_buffered)
+    return ResponseStore(sync, policy, _names(vary, "vary"), _names(ignore, "ignore"), max_buffered)
+
+
+def _names(given: Iterable[str], argument: str) -> frozenset[str]:
+    return checked_tags(given if isinstance(given, str) else list(given), argument)  # type: ignore[arg-type]

@@ -216,7 +216,8 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
     """Return why a response may not be stored, in one word for `Cache-Status`; None if it may (section 3).
 
     A strict policy asks more than the standard. A response that sets a cookie must say `public` or
-    `s-maxage`, or have a targeted field. A request with a cookie needs freshness that the response names.
+    `s-maxage`, or have a targeted field. So must the response to a request with a cookie, unless it varies by
+    it.
     """
     says, targeted = response_directives(head.headers, policy)
     status, shared = head.status, policy.shared
@@ -251,10 +252,11 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
     strict = shared and policy.strict
     if strict and _sets_cookies(head.headers) and not for_all:
         return "set-cookie"
+    is_varied = "cookie" in tokens(head.headers, b"vary")
+    if strict and not for_all and not is_varied and lines(request.headers, b"cookie"):
+        return "cookie"
     life = _named_lifetime(head, says, policy, targeted)
     if life is None:
-        if strict and not for_all and lines(request.headers, b"cookie"):
-            return "cookie"
         if status not in _HEURISTIC_STATUS and "public" not in says:
             return "no-freshness"
         life = _guessed_lifetime(head, policy)
@@ -298,7 +300,7 @@ def may_answer(stored: Stored, request: Request, policy: Policy) -> bool:
 
 
 def _sets_cookies(headers: Headers) -> bool:
-    return any(name in {b"set-cookie", b"set-cookie2"} for name, _ in headers)
+    return any(name == b"set-cookie" for name, _ in headers)
 
 
 def _has_validator(headers: Headers) -> bool:
@@ -513,7 +515,7 @@ def answer(stored: Stored, request: Request, age: float) -> Answer:
     if wanted is not None and status == 200 and _range_applies(request.headers, head):
         part = byte_range(wanted.decode("latin-1"), len(body))
         if part is False:
-            headers = [pair for pair in headers if pair[0] not in {b"content-length", b"content-type"}]
+            headers = [pair for pair in headers if pair[0] != b"content-length"]
             headers.append((b"content-range", b"bytes */%d" % len(body)))
             headers.append((b"content-length", b"0"))
             return Answer(416, headers, b"")

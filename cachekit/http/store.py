@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.coherence.load_fence import LoadFence, same_version
+from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.http.fields import Headers, combined, lines, members, size_of, text
 from cachekit.http.rfc9111 import (
@@ -33,9 +34,16 @@ from cachekit.http.rfc9111 import (
     variant,
     vary_names,
 )
-from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import MISSING, NO_TAGS
+from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.fences import PrivateFence
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: The first members of stored tuples. They change with their shape.
 _RESPONSE: Final = "http response 1"
@@ -43,6 +51,8 @@ _VARIANTS: Final = "http variants 1"
 
 #: Seconds that the names of selecting fields are kept, at least.
 _NAMES_KEPT: Final = 24 * 3600.0
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 #: Longer URLs are stored under a digest.
 _LONGEST_URL: Final = 1024
@@ -61,16 +71,28 @@ USUAL_REQUEST: Final = 8192
 #: RFC 3986, section 3.2.2: a name or an address, and a port. Anything else is no part of a key.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
-#: Fields by which clients or proxies redirect what a framework believes of the request. A response may depend
-#: on them without a `Vary`, so they are part of every key.
-ROUTING_FIELDS: Final = (
-    "forwarded", "front-end-https", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix",
-    "x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-scheme", "x-forwarded-server",
-    "x-forwarded-ssl", "x-forwarded-uri", "x-forwarded-path", "x-host", "x-http-host-override",
-    "x-http-method", "x-http-method-override", "x-method-override", "x-original-host", "x-original-uri",
-    "x-original-url", "x-rewrite-url", "x-script-name", "x-url-scheme",
-)  # fmt: skip
-_ROUTING: Final = frozenset(name.encode() for name in ROUTING_FIELDS)
+#: What a target consists of: visible ASCII, and no fragment.
+_PLAIN: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
+
+#: Request fields beside `X-...` that are part of every key. Frameworks and proxies tell users, addresses and
+#: parts of a page by them, and responses often depend on them without a `Vary`.
+KEYED_FIELDS: Final = frozenset({
+    b"api-key", b"cf-access-jwt-assertion", b"forwarded", b"front-end-https", b"hx-boosted",
+    b"hx-current-url", b"hx-history-restore-request", b"hx-request", b"hx-target", b"hx-trigger",
+    b"next-router-prefetch", b"next-router-state-tree", b"next-url", b"proxy-authorization", b"remote-user",
+    b"rsc", b"ssl-client-cert", b"ssl-client-dn", b"turbo-frame", b"unpoly-target",
+})  # fmt: skip
+#: `X-...` fields that are no part of a key: they tell requests, connections and clients apart.
+UNKEYED_FIELDS: Final = frozenset({
+    b"x-amz-cf-id", b"x-amzn-trace-id", b"x-appengine-request-log-id", b"x-arr-log-id", b"x-azure-ref",
+    b"x-client-data", b"x-client-ip", b"x-client-trace-id", b"x-cloud-trace-context",
+    b"x-cluster-client-ip", b"x-correlation-id", b"x-envoy-external-address", b"x-forwarded-client-ip",
+    b"x-forwarded-for", b"x-github-request-id", b"x-haproxy-unique-id", b"x-instana-l", b"x-instana-s",
+    b"x-instana-t", b"x-newrelic-id", b"x-newrelic-transaction", b"x-ot-span-context",
+    b"x-original-forwarded-for", b"x-proxy-id", b"x-real-ip", b"x-request-id", b"x-request-start",
+    b"x-queue-start", b"x-trace-id", b"x-varnish", b"x-vercel-id", b"x-nf-request-id", b"x-wap-profile",
+})  # fmt: skip
+_UNKEYED_PREFIXES: Final = (b"x-b3-", b"x-datadog-", b"x-envoy-")
 
 
 class Target(NamedTuple):
@@ -79,12 +101,15 @@ class Target(NamedTuple):
     Attributes:
         request: its head, for the decisions.
         key: the key of its URL.
-        tags: the tags of its URL: `http:` and the path, and the whole URL.
     """
 
     request: Request
     key: str
-    tags: frozenset[str]
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Return the tags of its URL: `http:` and the path, and the whole URL."""
+        return frozenset({tag_of_path(self.request.url), tag_of_url(self.request.url)})
 
 
 class Found(NamedTuple):
@@ -116,6 +141,7 @@ class Fill:
         "_chunks",
         "_fence",
         "_length",
+        "_received",
         "_size",
         "_store",
         "head",
@@ -129,6 +155,7 @@ class Fill:
         self._fence = fence
         self._chunks: list[bytes] = []
         self._size = 0
+        self._received = 0
         self._length: int | None = None
         self.target = target
         self.requested_at = store.clock.time()
@@ -156,14 +183,21 @@ class Fill:
     def add(self, chunk: bytes) -> bool:
         """Keep a part of the content; return whether the response can still be stored."""
         if self.reason is None:
-            if self._size + len(chunk) > self._store.policy.max_size:
+            length = len(chunk)
+            if self._size + length > self._store.policy.max_size:
                 self.abandon("too-large")
-            elif not self._store.reserve(len(chunk)):
+            elif not self._store.reserve(length):
                 self.abandon("busy")
             else:
                 self._chunks.append(chunk)
-                self._size += len(chunk)
+                self._size += length
+                self._received += length
         return self.reason is None
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the content has the length that the response announced."""
+        return self.reason is None and self._length is not None and self._received == self._length
 
     def abandon(self, reason: str) -> None:
         """Give up storing the response, and the memory that it takes."""
@@ -205,6 +239,7 @@ class ResponseStore:
         cache: where they are stored.
         policy: the kind of cache.
         vary: names of request fields that are part of every key.
+        ignored: names of request fields that are not, though they are by default.
         max_buffered: the bytes of responses under way, at most; more of them are passed on and not stored.
 
     Attributes:
@@ -216,6 +251,10 @@ class ResponseStore:
         "_buffered",
         "_core",
         "_expected",
+        "_fork_guard",
+        "_ignored",
+        "_lock",
+        "_log",
         "_max_buffered",
         "_vary",
         "awaited",
@@ -225,32 +264,38 @@ class ResponseStore:
     )
 
     def __init__(
-        self, cache: IntelligentCache, policy: Policy, vary: Iterable[str], max_buffered: int
+        self,
+        cache: IntelligentCache,
+        policy: Policy,
+        vary: Iterable[str],
+        ignored: Iterable[str],
+        max_buffered: int,
     ) -> None:
         self.cache = cache
         self.awaited = AwaitedCache.of(cache)
         self.policy = policy
         self._core = core_of(cache)
         self._vary = tuple(sorted({name.lower() for name in vary}))
+        self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
         self._max_buffered = max_buffered
         self._buffered = 0
+        self._lock = threading.Lock()
+        self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
+        self._log = RateLimitedLog(self.clock.monotonic)
 
-    @property
-    def lower(self) -> bool:
-        """Whether there is a tier below memory, so that calls may touch a disk or a server."""
-        return self._core.tiers.lower
+    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
+        return await self._core.awaited.in_io_thread(step, *args, **kwargs)
 
     def reserve(self, size: int) -> bool:
-        """Count bytes of responses under way; return whether there is room for them.
-
-        It takes no lock: two threads that count at once make the bound a little wider or narrower.
-        """
-        if size > 0 and self._buffered + size > self._max_buffered:
-            return False
-        self._buffered = max(0, self._buffered + size)
-        return True
+        """Count bytes of responses under way; return whether there is room for them."""
+        with self._lock:
+            if size > 0 and self._buffered + size > self._max_buffered:
+                return False
+            self._buffered += size
+            return True
 
     # -- keys -------------------------------------------------------------------------------------------
 
@@ -268,7 +313,12 @@ class ResponseStore:
             query: as it was sent.
             headers: names in lower case.
         """
-        if host is None or not _HOST.fullmatch(host) or not _is_plain(raw_path) or not _is_plain(query):
+        if (
+            host is None
+            or not _HOST.fullmatch(host)
+            or not _PLAIN.fullmatch(raw_path)
+            or not _PLAIN.fullmatch(query)
+        ):
             return None
         root = f"{scheme}://{host.decode('ascii').lower()}"
         url = root + raw_path.decode("ascii")
@@ -278,25 +328,36 @@ class ResponseStore:
         values = self._base_variant(headers)
         if values is not None:
             key = f"{key}#{_digest(values)}"
-        try:
-            tags = frozenset({tag_of_path(url), tag_of_url(url)})
-        except ValueError:  # no address between the brackets
-            return None
-        return Target(Request(method, url, headers), key, tags)
+        if host.startswith(b"["):
+            try:
+                urlsplit(url)
+            except ValueError:  # no address between the brackets
+                return None
+        return Target(Request(method, url, headers), key)
 
     def _base_variant(self, headers: Headers) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
-        names = {name for name, _ in headers if name in _ROUTING}
-        routing = []
-        for name in sorted(names):
+        keyed = []
+        for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
             value = text(headers, name)
             if name == b"forwarded":
                 value = _forwarded_as(value)
             if value:
-                routing.append((name.decode("ascii"), value))
-        if not self._vary and not routing:
+                keyed.append((name.decode("ascii"), value))
+        if not self._vary and not keyed:
             return None
-        return [routing, self._vary, variant(self._vary, headers)]
+        return [keyed, self._vary, variant(self._vary, headers)]
+
+    def _is_keyed(self, name: bytes) -> bool:
+        """Return whether a field is part of every key: an unknown one may change the response."""
+        if name in KEYED_FIELDS:
+            return name not in self._ignored
+        return (
+            name.startswith(b"x-")
+            and name not in UNKEYED_FIELDS
+            and name not in self._ignored
+            and not name.startswith(_UNKEYED_PREFIXES)
+        )
 
     def key_of_variant(self, target: Target, names: tuple[str, ...]) -> str:
         """Return the key of the response that these fields of the request select."""
@@ -311,12 +372,20 @@ class ResponseStore:
             found = self._found(target, found, self.cache.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
 
-    async def find_awaited(self, target: Target) -> Found:
+    async def find_async(self, target: Target) -> Found:
         """Return what `find` returns; hits in memory stay on the loop."""
         found = self._found(target, target.key, await self.awaited.get(target.key, MISSING))
         if isinstance(found, str):
             found = self._found(target, found, await self.awaited.get(found, MISSING))
         return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
+
+    def peek(self, target: Target) -> Found | None:
+        """Return what memory has for a request, or None; it counts no lookup, and touches no disk."""
+        peek = self._core.memory.peek_value
+        found = self._found(target, target.key, peek(target.key))
+        if isinstance(found, str):
+            found = self._found(target, found, peek(found))
+        return found if isinstance(found, Found) and found.stored is not None else None
 
     def _found(self, target: Target, key: str, value: Any) -> Found | str:
         """Return what a value holds: a response, or the key of the response."""
@@ -356,13 +425,33 @@ class ResponseStore:
         self._expect(target.key, tags)
         names = tuple(name for name in names if name not in self._vary)
         key, value = target.key, _packed(stored)
-        if names:
-            key, head = self.key_of_variant(target, names), (_VARIANTS, names)
-            if self._core.memory.peek_value(target.key) != head:
-                _store_behind(
-                    self._core.tiers, fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags
-                )
-        _store_behind(self._core.tiers, fence, key, value, life, target.tags | tags, tags)
+        try:
+            if names:
+                key, head = self.key_of_variant(target, names), (_VARIANTS, names)
+                if self._core.memory.peek_value(target.key) != head:
+                    self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
+            self._store_behind(fence, key, value, life, target.tags | tags, tags)
+        except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
+            self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
+
+    def _store_behind(
+        self,
+        first: OriginFence,
+        key: str,
+        value: Any,
+        life: float,
+        tags: frozenset[str],
+        named: frozenset[str],
+    ) -> None:
+        """Store a value under a key that was not known when the first fence was taken.
+
+        A second fence is taken on the key, and then the first one is checked. What is invalidated before the
+        check breaks the first fence, and what is invalidated after it breaks the second one.
+        """
+        fill = self.cache.begin(key, tags=tags)
+        if first.is_current(self._core.tiers, named):
+            fill.store(value, life)
 
     def _expect(self, key: str, tags: frozenset[str]) -> None:
         """Remember the tags of a URL's last response, for the fence of the next one."""
@@ -388,10 +477,6 @@ def _packed(stored: Stored) -> tuple[Any, ...]:
     return (_RESPONSE, head.status, headers, stored.body, head.requested_at, head.received_at)
 
 
-def _is_plain(part: bytes) -> bool:
-    return all(0x21 <= byte <= 0x7E for byte in part) and b"#" not in part
-
-
 def _digest(value: object) -> str:
     return blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
@@ -414,11 +499,12 @@ def host_of(headers: Headers) -> bytes | None:
 def tag_of_url(url: str) -> str:
     """Return the tag of all responses of a URL.
 
-    The path is decoded, so that equivalent spellings are invalidated together.
+    The path is decoded, and the default port left out, so that equal URLs are invalidated together.
     """
     parts = urlsplit(url)
     query = f"?{parts.query}" if parts.query else ""
-    return f"http:{parts.scheme}://{parts.netloc.lower()}{_decoded(parts.path)}{query}"
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
+    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
 
 
 def tag_of_path(url: str) -> str:
@@ -471,28 +557,4 @@ class OriginFence(NamedTuple):
             return False
         if unexpected and file is not None and not file.naming(unexpected).is_current():
             return False
-        if expected.origin is None:
-            return True
-        now = LoadFence(expected.key, expected.tags, expected.memory, None)
-        tiers.complete_fence(now)
-        return now.origin is not None and same_version(expected.origin, now.origin)
-
-
-def _store_behind(
-    tiers: TierStack,
-    first: OriginFence,
-    key: str,
-    value: Any,
-    life: float,
-    tags: frozenset[str],
-    named: frozenset[str],
-) -> None:
-    """Store a value under a key that was not known when the first fence was taken.
-
-    A second fence is taken on the key, and then the first one is checked. What is invalidated before the
-    check breaks the first fence, and what is invalidated after it breaks the second one.
-    """
-    second = tiers.fence(key, tags)
-    tiers.complete_fence(second)
-    if first.is_current(tiers, named):
-        tiers.writes.replace(second, value, life, CacheLevel.ALL)
+        return tiers.is_current(expected)

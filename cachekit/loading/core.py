@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, final
 from weakref import ref
 
 from cachekit.coherence.accessor import TierAccessor
+from cachekit.coherence.notifications import recovery_of
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.keep_warm import KeepWarm
@@ -96,7 +97,9 @@ class CacheCore:
             self.memory,
             None
             if redis is None
-            else TierAccessor("redis", redis, strict=strict, recovered=recovered, actor=self.memory),
+            else TierAccessor(
+                "redis", redis, strict=strict, recovered=recovery_of(redis, self.memory), actor=self.memory
+            ),
             None if file is None else TierAccessor("file", file, strict=strict, recovered=recovered),
         )
         self.loads = Loads(self.tiers)
@@ -184,6 +187,10 @@ class CacheCore:
         """
         if not self.closed:
             self.memory.invalidate_tags(frozenset({function}))
+
+    def requests(self) -> int:
+        """Return how many lookups callers have begun."""
+        return sum(self.table.totals()) + self.tiers.skipped
 
     def get_stats(self) -> dict[str, CacheStats]:
         """Return the statistics of each tier by name, and "combined"."""

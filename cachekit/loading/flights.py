@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 from weakref import ref
 
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
 from cachekit.tiers.base import Fence
 
@@ -60,6 +61,7 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         outer = _block.get()
         # Skip blocks that this context has outlived, and those that an interrupted thread left behind.
         while outer is not None and all(flight.is_over for flight in outer._flights):
+            outer._flights = ()  # the context of a thread keeps the last one
             outer = outer._outer
         self._outer: loading_scope | None = outer
         self._token = _block.set(self)
@@ -71,8 +73,18 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         del self._token
         try:
             _block.reset(token)
-        except ValueError:
-            pass  # the collector closes a task of a loop that was dropped, outside the task's context
+        except ValueError as error:
+            raise_interrupt(error)
+            # The collector closes a task of a loop that was dropped, outside the task's context
+
+
+def _waits_for(thread: int, flight: Flight[Any] | None) -> None:
+    """Note what a thread waits for; None is nothing."""
+    with _lock:
+        if flight is None:
+            _waiting.pop(thread, None)
+        else:
+            _waiting[thread] = flight
 
 
 def _flying() -> list[Flight[Any]]:
@@ -192,16 +204,16 @@ class Flight(Generic[F]):
             FlightTimeout: the flight was not over in time.
         """
         thread = threading.get_ident()
-        with _lock:
-            outer = _waiting.get(thread)
-            if not self.is_over:
-                _waiting[thread] = self
-                if self._event is None:
-                    self._event = threading.Event()
-            # Again, now that other threads see what this thread waits for: of two threads that wait for each
-            # other's loads, the second one to get here turns back.
-            blocked = self._needs(_flying(), None)
+        outer = _waiting.get(thread)  # which this thread alone changes
         try:
+            with _lock:
+                if not self.is_over:
+                    _waiting[thread] = self
+                    if self._event is None:
+                        self._event = threading.Event()
+                # Again, now that other threads see what this thread waits for: of two threads that wait for
+                # each other's loads, the second one to get here turns back.
+                blocked = self._needs(_flying(), None)
             if blocked:
                 raise FlightCancelled
             if self._event is not None:
@@ -211,10 +223,11 @@ class Flight(Generic[F]):
                 if not self.is_over:
                     raise FlightTimeout
         finally:
-            with _lock:
-                _waiting.pop(thread, None)
-                if outer is not None:
-                    _waiting[thread] = outer
+            try:
+                _waits_for(thread, outer)
+            except BaseException:
+                _waits_for(thread, outer)  # a signal handler struck before the thread was taken out
+                raise
             self.stop_waiting()
         return self._outcome()
 
@@ -251,8 +264,8 @@ class Flight(Generic[F]):
                     wake()  # the loop runs a task right here, so nothing has to wake it
                 else:
                     loop.call_soon_threadsafe(wake)
-            except RuntimeError:
-                pass  # that loop is closed, and its tasks have ended
+            except RuntimeError as error:
+                raise_interrupt(error)  # else that loop is closed, and its tasks have ended
 
         try:
             with _lock:

@@ -310,20 +310,18 @@ class LoadPath:
                     if missing:
                         if tiers.redis is not None:
                             yield Blocking(self._complete_fences, missing)
-                        started = tiers.monotonic()
+                        started, failed = tiers.monotonic(), False
                         try:
                             if request.many:
                                 keys = list(map(_KEY, missing))
                                 loaded = yield Call(loader, keys.copy())
                             else:
                                 loaded = yield Call(loader)
-                        except Exception:
-                            figures.failures += 1
+                        except Exception as error:
+                            failed = not is_interrupt(error)
                             raise
                         finally:
-                            took = tiers.monotonic() - started
-                            figures.loads += 1
-                            figures.durations.record(took)
+                            figures.ended(tiers.monotonic() - started, failed)
                         if request.many:
                             _check_batch(loaded, keys)
                         else:

@@ -8,6 +8,7 @@ during `f` are lost, so call `f` first. Free-threaded builds take the owner's lo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, final
 from weakref import ref
 
@@ -115,20 +116,34 @@ class TierCounters:
 class LoadCounters:
     """The counters of the loads of one cache; `CacheStats` says when each moves."""
 
-    __slots__ = ("durations", "failures", "lease_waits", "loads", "stale_served")
+    __slots__ = ("durations", "failures", "lease_waits", "listeners", "stale_served", "successes")
 
     def __init__(self) -> None:
-        self.loads = 0
+        # Two counters that only grow: of a sum and a part of it, the rest could fall for a moment.
+        self.successes = 0
         self.failures = 0
         self.durations = LatencyHistogram()  #: of every load
         self.stale_served = 0
         self.lease_waits = 0
+        #: Called with the seconds of each load, by whichever thread has ended it. They raise nothing.
+        self.listeners: tuple[Callable[[float], object], ...] = ()
+
+    def ended(self, seconds: float, failed: bool) -> None:
+        """Count a load."""
+        if failed:
+            self.failures += 1
+        else:
+            self.successes += 1
+        self.durations.record(seconds)
+        for listener in self.listeners:
+            listener(seconds)
 
     def as_dict(self) -> dict[str, float]:
         """Return the counters under their names in `CacheStats`."""
+        failures = self.failures  # read once: it changes
         return {
-            "loads": self.loads,
-            "load_failures": self.failures,
+            "loads": self.successes + failures,
+            "load_failures": failures,
             "load_seconds": self.durations.sum,
             "stale_served": self.stale_served,
             "lease_waits": self.lease_waits,
@@ -148,7 +163,7 @@ class LatencyHistogram:
     #: The doublings of 10 ns at which an exported bucket ends, where one of its own buckets ends too.
     _EXPORTED: Final = range(7, 34, 2)
     #: The upper edges of the exported buckets in seconds, from 1.28 us to 86 s. One more bucket has no edge.
-    EDGES: Final = tuple(1e-8 * 2**doublings for doublings in _EXPORTED)
+    EDGES: Final[tuple[float, ...]] = tuple(1e-8 * 2.0**doublings for doublings in _EXPORTED)
 
     __slots__ = ("_counts", "sum")
 

@@ -23,7 +23,8 @@ from cachekit.monitoring.snapshot import Numbers, Snapshot, merged
 from cachekit.tiers.file.descriptor import OpenFile
 
 _SPAN: Final = 10.0  # seconds between two snapshots that health is judged by
-_SPANS: Final = 6  # health is that of the last minute
+_SPANS: Final = 6  # health is that of the last minute, or at first of the whole life of the cache
+_NOTHING: Final[Mapping[str, CacheStats]] = {}  # what was counted when a cache began
 _REASONS: Final = 10  # the most that are published
 _NAME: Final = 80  # characters of the program's name
 
@@ -92,7 +93,7 @@ class Publisher:
         healths = []
         earlier = {}
         for core, one in snapshots.items():
-            history = self._earlier.get(id(core)) or deque([(now, one.stats)], _SPANS)
+            history = self._earlier.get(id(core)) or deque([(now, _NOTHING)], _SPANS)
             earlier[id(core)] = history
             healths.append(assess(since(history[0][1], one.stats), core.tiers.states()))
             if now - history[-1][0] >= _SPAN:

@@ -42,12 +42,16 @@ class Snapshot(NamedTuple):
 
 def snapshot(core: CacheCore) -> Snapshot:
     """Return the figures of a cache. A file tier and a server are not called, so it does no I/O."""
+    # In this order: a request that is under way, or ends from here on, may be a hit. It is a miss only when
+    # it has ended as one, because a counter must never fall.
+    missed = core.requests() - core.tiers.busy
     stats = core.get_stats()
     combined = stats["combined"]
+    missed -= combined.request_hits
     durations = core.loads.figures.durations
     own: Numbers = {
         "requests/hit": combined.request_hits,
-        "requests/miss": combined.requests - combined.request_hits,
+        "requests/miss": max(0, missed),
         "loads/ok": combined.loads - combined.load_failures,
         "loads/error": combined.load_failures,
         "stale_served": combined.stale_served,

@@ -93,6 +93,7 @@ async def test_other_scopes_are_passed_on() -> None:
         (Page((("Cache-Control", "no-store"),)), (), "fwd=uri-miss; detail=no-store"),
         (Page((FRESH, ("Set-Cookie", "id=1"))), (), "fwd=uri-miss; detail=set-cookie"),
         (Page((FRESH, ("Vary", "*"))), (), "fwd=uri-miss; detail=vary"),
+        (Page((FRESH,)), (("Cookie", "id=1"),), "fwd=uri-miss; detail=cookie"),
         (Page((FRESH,)), (("Authorization", "x"),), "fwd=uri-miss; detail=authorization"),
         (Page((FRESH,)), (("Cache-Control", "no-store"),), "fwd=uri-miss; detail=request-no-store"),
         (Page((FRESH,)), (("X-Large", "x" * 9000),), "fwd=uri-miss; detail=large-request"),
@@ -446,7 +447,7 @@ async def test_the_invalidation_of_another_page_refuses_nothing() -> None:
 
 @on_a_loop
 async def test_a_thousand_requests_for_a_hot_page_are_one_call() -> None:
-    origin = Origin(Page((FRESH, ("Vary", "Accept"))))
+    origin = Origin(Page((("Cache-Control", "public, max-age=60"), ("Vary", "Accept"))))
     app = ASGICache(origin, memory_cache(ManualClock()))
     origin.open.clear()
     tasks = [asyncio.create_task(fetch(app, headers=[("Cookie", f"id={n}")])) for n in range(1000)]

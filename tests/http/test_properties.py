@@ -150,6 +150,9 @@ def test_credentials_and_cookies_are_stored_only_by_permission(sent: Headers, re
     received = [pair for pair in received if pair[0] != b"cdn-cache-control"]
     head = Head(200, [*received, (b"set-cookie", b"a=b")], NOW, NOW)
     assert refusal(asked(sent), head, Policy()) is not None
+    received = [pair for pair in received if pair[0] != b"vary"]
+    head = Head(200, received, NOW, NOW)
+    assert refusal(asked([*sent, (b"cookie", b"a=b")]), head, Policy()) is not None
 
 
 @given(HEADERS, POLICIES, st.floats(0, 1e5), st.floats(0, 1e5))

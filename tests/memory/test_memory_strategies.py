@@ -30,6 +30,7 @@ from cachekit.testing import ManualClock
 from cachekit.tiers.memory import policy_store
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.eviction.policies import Fifo, S3Fifo, Sieve
+from cachekit.tiers.memory.sizing import TAG_IN_INDEX
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
 
@@ -313,7 +314,9 @@ def struck_everywhere(strategy: CacheStrategy, part: ModuleType, name: str) -> N
             held = inside.entries(cache)  # or a key too many in the index of tags
             having = inside.store(cache)._tags.having
             assert all(one.key in having(one.tags) for one in held if one.tags), where
-            assert cache.memory_usage() == sum(one.weight for one in held), where  # type: ignore[attr-defined]
+            weight = sum(one.weight for one in held)  # type: ignore[attr-defined]
+            tags = len(inside.store(cache)._tags)
+            assert cache.memory_usage() == weight + TAG_IN_INDEX * tags, where
             for key in cache.keys():  # noqa: SIM118
                 assert cache.delete(key), where
             assert cache.size() == cache.memory_usage() == 0, where

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
+from wsgiref.validate import validator
 
 from cachekit import IntelligentCache
 from cachekit.http.asgi import Application, Message, Receive, Scope, Send
@@ -164,3 +168,109 @@ class Origin:
         """Return a field of the last request."""
         found = dict(self.calls[-1]["headers"]).get(name.encode())
         return None if found is None else found.decode("latin-1")
+
+
+# -- WSGI -----------------------------------------------------------------------------------------------
+
+
+def environ_of(
+    target: str, method: str, pairs: Pairs, host: str | None = "example.com", body: bytes = b""
+) -> dict[str, Any]:
+    path, _, query = target.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": unquote(path, "latin-1"),
+        "QUERY_STRING": query, "RAW_URI": target, "SERVER_NAME": "127.0.0.1", "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body), "wsgi.errors": sys.stderr, "wsgi.multithread": True,
+        "wsgi.multiprocess": False, "wsgi.run_once": False,
+    }  # fmt: skip
+    if host is not None:
+        environ["HTTP_HOST"] = host
+    if body:
+        environ["CONTENT_LENGTH"] = str(len(body))
+    for name, value in pairs:
+        variable = name.upper().replace("-", "_")
+        variable = variable if variable in {"CONTENT_LENGTH", "CONTENT_TYPE"} else f"HTTP_{variable}"
+        environ[variable] = f"{environ[variable]},{value}" if variable in environ else value
+    return environ
+
+
+class Call:
+    """One request to a WSGI application, part by part; what both sides do is checked against the standard."""
+
+    def __init__(
+        self,
+        app: Any,
+        target: str = "/",
+        *,
+        method: str = "GET",
+        headers: Pairs = (),
+        host: str | None = "example.com",
+        body: bytes = b"",
+        checked: bool = True,
+    ) -> None:
+        self._head: list[Any] = []
+        environ = environ_of(target, method, headers, host, body)
+        self.parts: list[bytes] = []
+        self._result = (validator(app) if checked else app)(environ, self._start)
+        self._parts = iter(self._result)
+
+    def _start(
+        self, status: str, headers: list[tuple[str, str]], error: Any = None
+    ) -> Callable[[bytes], object]:
+        self._head[:] = [int(status[:3]), headers]
+        return self.parts.append
+
+    def take(self) -> bytes:
+        """Return the next part of the content."""
+        self.parts.append(next(self._parts))
+        return self.parts[-1]
+
+    def close(self) -> None:
+        """Go away, or end a complete response."""
+        if hasattr(self._result, "close"):
+            self._result.close()
+
+    def response(self) -> Response:
+        """Take all of the content."""
+        try:
+            self.parts.extend(self._parts)
+        finally:
+            self.close()
+        status, headers = self._head
+        return Response(status, [(name.lower(), value) for name, value in headers], b"".join(self.parts))
+
+
+def call(app: Any, target: str = "/", **kwargs: Any) -> Response:
+    return Call(app, target, **kwargs).response()
+
+
+class WSGIOrigin:
+    """A WSGI application that counts its calls, and may be held up.
+
+    Attributes:
+        page: what it answers with, or a function of the environment; the content in a list.
+        open: while it is not set, calls wait.
+    """
+
+    def __init__(self, page: Page | Callable[[dict[str, Any]], Page] | None = None) -> None:
+        self.page = Page() if page is None else page
+        self.calls: list[dict[str, Any]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        self.calls.append(environ)
+        page = self.page(environ) if callable(self.page) else self.page
+        self.entered.release()
+        assert self.open.wait(60)
+        headers = list(page.headers)
+        if page.status not in {204, 304}:
+            headers.append(("Content-Type", "text/plain"))
+        start_response(f"{page.status} Status", headers)
+        return [page.body] if page.body else []
+
+    @property
+    def count(self) -> int:
+        return len(self.calls)

@@ -16,6 +16,7 @@ from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
@@ -95,6 +96,8 @@ class EngineHandle:
             finalizer = weakref.finalize(self, engines.release, engine)
             finalizer.atexit = False
         except OSError as error:
+            if is_interrupt(error):
+                raise
             remedy = "make it writable for this user"
             if isinstance(error, ForeignError):
                 remedy = "remove that, and give the directory to this user alone"
@@ -151,7 +154,9 @@ class EngineHandle:
             found = os.stat(f"{self.path}/{USERS}")
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             return True  # no permission to look is no reason to give up an open directory
         return (found.st_dev, found.st_ino) == self._identity
 
@@ -194,8 +199,10 @@ class EngineHandle:
             if self._closed is None and self._is_there() and not self.engine.is_whole():
                 try:
                     self.engine.give_up()
-                except OSError:
-                    pass  # another process was faster, or the directory cannot be repaired
+                except OSError as error:
+                    if is_interrupt(error):
+                        raise
+                    # Another process was faster, or the directory cannot be repaired.
                 self.fresh_until = self.checked_until = 0.0  # readers must not use the old engine any longer
         engines.close_returned()
 

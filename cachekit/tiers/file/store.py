@@ -26,6 +26,7 @@ from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
@@ -463,6 +464,48 @@ class FileStore:
         self.counter.sets += 1
         return True
 
+    def create(self, entry: CacheEntry, origin: ServerTokens | None) -> SharedFence | None:
+        """Store an entry unless its key has a live one; return the fence that stands from then on, or None.
+
+        An expired entry is not stored. Nor is one that is created in the middle of another write.
+        """
+        key, names, handle = entry.key, entry.tags, self._handle
+        try:
+            handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        engine, codec = handle.opened
+        created, expiry = self._times(entry)
+        flags, payload = codec.encode(entry.value)
+        if expiry <= created:
+            return None
+        try:
+            fence = engine.fence(key, names)  # older than the write: its epoch and the tokens of the tags
+            outcome = engine.create(
+                key,
+                payload,
+                expiry=expiry,
+                flags=flags,
+                server_token=0 if origin is None else origin.token,
+                tags=fence.tags,
+                created=created,
+                stale_until=expiry + entry.stale_ttl,
+                names=pack_names(names, origin) if names else b"",
+                sign=codec.sign,
+            )
+        except _FAILURES as error:
+            self._fail(error)
+        if isinstance(outcome, Record):
+            if self._decoded(codec, key, outcome) is None:
+                # The stored record cannot be read. It must not block the key until it expires.
+                return self.replace(entry, origin, fence, False)
+            outcome = None
+        if outcome is None:
+            self.counter.refusals += 1
+            return None
+        self.counter.sets += 1
+        return _with_token(fence, outcome, names, fence.tags)
+
     def touch(self, key: str, life: float) -> bool:
         """Store a live entry again, to expire in `life` seconds; True if there is one."""
         deadline = time.monotonic() + _PATIENCE
@@ -540,12 +583,14 @@ class FileStore:
             self._fail(error)
 
     def _fail_lookup(self, error: OSError | CacheError) -> NoReturn:
-        if not self._handle.is_closed():
+        if not self._handle.is_closed() and not is_interrupt(error):
             self._unavailable += 1
         self._fail(error)
 
     def _fail(self, error: OSError | CacheError) -> NoReturn:
         """Count a failure of the engine, and raise it as TierUnavailableError."""
+        if is_interrupt(error):  # a time limit may be a TimeoutError, which is an OSError
+            raise error
         path = self._handle.path
         if isinstance(error, CacheClosedError):
             if self._handle.is_closed():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from typing import Any, Final, final
 
@@ -58,6 +58,13 @@ class TagIndex:
         self._keys: dict[str, set[str]] = {}
         self.condemned: list[tuple[str, set[str]]] = []
 
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def missing(self, tags: Iterable[str]) -> int:
+        """Return how many of the tags are not in the index."""
+        return sum([tag not in self._keys for tag in tags])
+
     def link(self, key: str, tags: Iterable[str]) -> None:
         """Add the key to the tags."""
         for tag in tags:
@@ -95,6 +102,13 @@ class TagIndex:
         """Forget keys that were condemned, because their entries are gone."""
         ids = set(map(id, done))
         self.condemned = [one for one in self.condemned if id(one) not in ids]
+
+    def keep(self, entries: Mapping[str, MemoryEntry]) -> None:
+        """Forget keys that have a tag no longer, as interrupted writes leave them."""
+        for tag, keys in list(self._keys.items()):
+            for key in list(keys):
+                if key not in entries or tag not in entries[key].tags:
+                    self.unlink(key, [tag])
 
     def clear(self) -> None:
         """Remove all tags."""

@@ -15,7 +15,7 @@ When a step is interrupted
 --------------------------
 An exception of a signal handler may end any step of a write, also inside the policy, and a user's policy
 may raise. `_unsure` is set before the first of these steps and cleared after the last. An operation that
-finds it set rebuilds the policy from the entries held, and sums the bytes again.
+finds it set rebuilds the policy and the index of tags from the entries held, and sums the bytes again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cachekit.errors import CacheClosedError, CacheError
 from cachekit.model.display import shown_value
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
@@ -80,8 +81,8 @@ class _LeastRecent:
         while True:
             try:
                 return next(iter(self._entries))
-            except RuntimeError:  # a hit moved an entry between the two steps
-                continue
+            except RuntimeError as error:  # a hit moved an entry between the two steps
+                raise_interrupt(error)
 
     def remove(self, key: str) -> None:
         pass
@@ -103,7 +104,7 @@ class PolicyStore(Store):
         ValueError: the policy belongs to another store.
     """
 
-    __slots__ = ("_bound", "_hits", "_limit", "_policy", "_unsure", "_weight")
+    __slots__ = ("_bound", "_hits", "_limit", "_per_tag", "_policy", "_unsure", "_weight")
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class PolicyStore(Store):
         self._policy: EvictionPolicy = _LeastRecent(self._entries) if policy is None else policy
         self._bound = bound
         self._limit: float = inf if bound is None else bound.limit
+        self._per_tag = 0 if bound is None else bound.per_tag
         self._weight = 0
         self._unsure = False
         self._hits: deque[str] = deque()
@@ -135,8 +137,8 @@ class PolicyStore(Store):
 
     @property
     def weight(self) -> int | None:
-        """Return the weight of all entries; None if there is no bound."""
-        return None if self._bound is None else self._weight
+        """Return the weight of all entries and their tags; None if there is no bound."""
+        return None if self._bound is None else self._weight + self._per_tag * len(self._tags)
 
     # -- hits ---------------------------------------------------------------------------------------
 
@@ -159,6 +161,7 @@ class PolicyStore(Store):
         self._policy.begin(self.max_size)
         self._weight = 0
         self._hits.clear()
+        self._tags.keep(self._entries)
         for held in list(dict.values(self._entries)):
             self._policy.insert(held.key, held.deadline)
             self._weight += held.weight  # type: ignore[attr-defined]  # all entries here are _Weighed
@@ -196,7 +199,7 @@ class PolicyStore(Store):
             if self._bound is not None:
                 # Without the lock, because a user's weigher may run any code.
                 weight = self._bound.weigh(key, value, tags)
-                if weight > self._bound.largest:
+                if weight + self._per_tag * len(tags) > self._bound.largest:
                     self.refuse_if_closed()
                     self.counter.oversized += 1
                     self._put_nothing(key, fence, breaks_fences)
@@ -239,10 +242,10 @@ class PolicyStore(Store):
         entries, weight = self._entries, held.weight
         old: Any = entries.get(key)
         if old is None:
-            if len(entries) >= self.max_size or self._weight + weight > self._limit:
-                self._free_space(removed, key, weight, None)
-        elif self._weight + weight - old.weight > self._limit:
-            old = self._free_space(removed, key, weight, old)
+            if len(entries) >= self.max_size or self._weight + weight + self._of_tags(held) > self._limit:
+                self._free_space(removed, held, None)
+        elif self._weight + weight - old.weight + self._of_tags(held) > self._limit:
+            old = self._free_space(removed, held, old)
         deadline = held.created + held.ttl
         if held.tags:
             self._tags.link(key, held.tags)
@@ -266,10 +269,14 @@ class PolicyStore(Store):
         self._unsure = False
         return True
 
-    def _free_space(self, removed: Removed, key: str, weight: int, old: Any) -> Any:
+    def _of_tags(self, held: _Weighed) -> int:
+        # The weight of all tags, once an entry is stored.
+        return self._per_tag * (len(self._tags) + (self._tags.missing(held.tags) if held.tags else 0))
+
+    def _free_space(self, removed: Removed, held: _Weighed, old: Any) -> Any:
         # Evicts until an entry fits. Returns the entry that it replaces, or None if that was evicted too.
-        entries = self._entries
-        while True:
+        entries, key, weight = self._entries, held.key, held.weight
+        while entries:
             chosen = self._policy.evict(key)
             # A user's policy may choose a value that cannot even be looked up.
             victim: Any = entries.get(chosen) if isinstance(chosen, str) else None
@@ -289,8 +296,11 @@ class PolicyStore(Store):
             removed.append(victim)
             removed.append(_EVICTED)
             growth = weight if old is None else weight - old.weight
-            if self._weight + growth <= self._limit and (old is not None or len(entries) < self.max_size):
-                return old
+            if self._weight + growth + self._of_tags(held) <= self._limit and (
+                old is not None or len(entries) < self.max_size
+            ):
+                break
+        return old
 
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:
         done = super()._prolong(removed, key, life)
@@ -325,7 +335,7 @@ class PolicyStore(Store):
             self._report_hits()
             held: list[Any] = list(dict.values(self._entries))
         assert self._weight == sum(one.weight for one in held)
-        assert self._weight <= self._limit
+        assert (self.weight or 0) <= self._limit
 
     def report_queued_hits(self) -> None:
         """Report the queued hits to the policy, under the lock."""

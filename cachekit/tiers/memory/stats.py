@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, final
 
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
 _MEASURED: Final = 1000  # the most entries that are measured for an estimate of all
+_MOST_OBJECTS: Final = 200  # that are looked at in one of them, at least
 
 
 @final
@@ -64,7 +67,8 @@ class MemoryStats:
         if held is not None and store.time.monotonic() < held.deadline:
             try:
                 store.touch_again(held.key)
-            except KeyError:
+            except KeyError as error:
+                raise_interrupt(error)
                 return
             self.latency.record(store.time.monotonic() - started)
 
@@ -91,5 +95,5 @@ def usage(store: Store) -> int:
         return 0
     # Evenly spread over the order of insertion.
     sample = held[:: -(-len(held) // _MEASURED)]
-    measured = sum(entry_size(one.key, one.value, one.tags) for one in sample)
+    measured = sum(entry_size(one.key, one.value, one.tags, inf, _MOST_OBJECTS) for one in sample)
     return round(measured / len(sample) * len(held))

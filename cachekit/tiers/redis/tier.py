@@ -388,6 +388,18 @@ class RedisCache:
         return self._entries.put([(entry, origin)], expect)
 
     @_asks_server
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:  # noqa: ARG002  # as `put`
+        """Do what `put` does unless the key has a live entry; return whether the entry was stored.
+
+        Of several callers at once, on any host, one stores its entry. Caches call this with arguments that
+        they have checked.
+
+        Raises:
+            ValueError: the origin has no token for one of the entry's tags.
+        """
+        return self._entries.create(entry, origin)
+
+    @_asks_server
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """Do what `put` does for several keys at once; caches call this.
 
@@ -531,7 +543,7 @@ class RedisCache:
 
         One round trip.
         """
-        return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
+        return FleetLeases(self._server, self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 

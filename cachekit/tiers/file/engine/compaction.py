@@ -17,6 +17,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final
 from zlib import crc32
 
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, TAIL
 from cachekit.tiers.file.engine.format import (
     HEADER,
@@ -136,7 +137,9 @@ def _copy_or_evict(files: ShardFiles, content: bytes, start: int, number: int, o
         record = content[begin : begin + size]
         try:
             location_word = files.append(record, 0) if crc32(memoryview(record)[4:]) == crc else 0
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             location_word = 0  # the disk is full, and evicting this record frees some of it
         if location_word:
             words[COPIED] = copied + size & _WORD

@@ -332,6 +332,51 @@ class Engine:
         # None: called within another write of this thread; it may be refused after that.
         return False if outcome is None else outcome
 
+    def create(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        expiry: float,
+        flags: int,
+        server_token: int,
+        tags: TagTokens,
+        created: float,
+        stale_until: float,
+        names: bytes,
+        sign: Callable[..., bytes] | None,
+    ) -> Record | int | None:
+        """Do as `put`, unless the key has a live record: then return that one, and change nothing.
+
+        Returns:
+            The live record; or the new token. None if the call came within another write of this thread: it
+            is carried out after that, or not at all if the record is large.
+
+        Raises:
+            ValueTooLargeError: the record is larger than its shard of the limit, or has over 65,535 tags.
+                Nothing was changed.
+            OSError: the disk is full, or fails. The key's record is removed.
+            LockTimeoutError: nothing was changed.
+        """
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        encoding: Callable[..., bytes | LargeRecord] = encode
+        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
+            encoding = self._encoding(key, payload, names, tags, sign, removes=False)
+        record = encoding(
+            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        )
+        token = fresh()
+        outcome: Record | bool | None
+        if isinstance(record, bytes) or record.size <= self._large.most_own:
+            # mypy joins the union's types
+            outcome = cast(
+                "Record | bool | None",
+                shard.lock.run(shard.create, hashed, octets, record, bucket, token, self._time()),
+            )
+        else:
+            outcome = self._create_aside(shard, record, hashed, octets, bucket, token)
+        return token if outcome is True else outcome or None
+
     def _put_aside(
         self,
         shard: Shard,
@@ -376,6 +421,22 @@ class Engine:
                 return cast("Record | bool | None", outcome)
         except RemovedError:
             return False
+
+    def _create_aside(
+        self, shard: Shard, record: LargeRecord, hashed: int, key: bytes, bucket: int, token: int
+    ) -> Record | bool | None:
+        """Do as `Shard.create` for a record that is written without the lock."""
+        if large_records.is_nested(self._shards):
+            return None
+        there = shard.get(hashed, key, self._time())
+        if there is not None:
+            return there
+        try:
+            with large_records.written_aside(self._shards, shard, self._large, record, hashed):
+                outcome = shard.lock.run(shard.create, hashed, key, record, bucket, token, self._time())
+                return cast("Record | bool | None", outcome)
+        except RemovedError:
+            return True  # as if it had been stored before the directory was emptied
 
     def _encoding(
         self,

@@ -44,8 +44,8 @@ def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
         tokens = array("Q", [fresh()]) * geometry.buckets
         tokens.extend([fresh() for _ in range(geometry.tag_buckets)])
         write_all(effects.pwrite, fd, tokens.tobytes(), 8 * _HEAD)
-        # The magic comes last: a file that has it is complete.
-        effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh()]).tobytes(), 0)
+        # Magic, number of buckets, EPOCH, CHANGES. They come last: a file with the magic is complete.
+        effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh(), fresh()]).tobytes(), 0)
     finally:
         os.close(fd)
 

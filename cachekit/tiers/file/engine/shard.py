@@ -144,11 +144,8 @@ class Shard:
         if not location_word:
             return None
         record = self.read(index.segments, location_word, key)
-        if record is None and slots[at + 1] != location_word:
-            record = self.read(index.segments, slots[at + 1], key)
         if record is None:
-            # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
-            record = self.lock.run(self._get_locked, hashed, key)
+            record = self._get_again(index, at, location_word, hashed, key)
             if record is None:
                 return None
         # As in `_is_live`, without its call.
@@ -160,6 +157,17 @@ class Shard:
         if not visited[at >> 1]:
             visited[at >> 1] = 1
         return record
+
+    def _get_again(self, index: Index, at: int, before: int, hashed: int, key: bytes) -> Record | None:
+        """Return the record of a key whose slot named none when it was read."""
+        location_word = index.slots[at + 1]
+        if location_word and location_word != before:
+            # Replaced since then. Without the lock, because a large record takes long to read.
+            record = self.read(index.segments, location_word, key)
+            if record is not None:
+                return record
+        # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
+        return self.lock.run(self._get_locked, hashed, key)
 
     def _is_live(self, record: Record, now: float) -> bool:
         return record.created - AHEAD <= now < record.expiry and self.tokens.are_current(record.tags)
@@ -323,6 +331,16 @@ class Shard:
             self._compact_a_little()
         return True
 
+    def create(
+        self, hashed: int, key: bytes, record: bytes | LargeRecord, bucket: int, token: int, now: float
+    ) -> Record | bool | Again:
+        """Do as `put`, unless the key has a live record; then return that one. Under the lock."""
+        if self.words[GENERATION]:
+            there = self._get_locked(hashed, key)
+            if there is not None and self._is_live(there, now):
+                return there
+        return self.put(hashed, record, bucket, token, None, 0)
+
     def put_many(self, records: list[tuple[int, bytes, int, int]]) -> bool | Again:
         """Do as `put` for hash, record, bucket and token of several keys; under the lock.
 
@@ -364,7 +382,8 @@ class Shard:
                 self._remove(hashed, bucket, token, 0)
                 raise
             records.pop()
-            self._owed += 2 * len(record)
+            size = len(record)
+            self._owed += 2 * size
         if self._owed >= _PACE:
             self._compact_a_little()
         return False

@@ -19,6 +19,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder, remove
 
@@ -194,7 +195,9 @@ class ShardLock:
             found = self._folder.look(LOCK)
             is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
             return is_same and self._folder.is_there()
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             return True  # no permission to look is no reason to give up an open directory
 
     def close(self, also: Callable[[], object]) -> None:
