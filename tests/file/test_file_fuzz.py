@@ -163,7 +163,8 @@ def play(seed: int, path: Path) -> Counter[str]:
     status, said = command(path, "verify", "--repair")
     if not status:
         status, said = command(path, "verify")
-    if "may not be a cache" in said:  # neither its manifest nor its lock is left
+    # Neither its manifest nor its lock is left.
+    if "may not be a cache" in said or "is not a cache directory" in said:
         seen["lost"] += 1
     elif status:
         raise AssertionError(f"not mended: {said[-300:]}")
