@@ -11,6 +11,7 @@ import mmap
 import os
 from contextlib import suppress
 
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.folder import Folder
 
 
@@ -26,7 +27,8 @@ def _allocate(fd: int, size: int) -> None:
 
 def _create(folder: Folder, name: str) -> int:
     """Return the descriptor of a new file; there must be none of that name."""
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return descriptors.attempt(os.open, name, flags, 0o600, dir_fd=folder.fd)
 
 
 def _punch(fd: int, size: int) -> None:
