@@ -32,6 +32,12 @@ def next_probe_in(breaker: CircuitBreaker) -> float:
     return breaker._due - breaker._monotonic()
 
 
+def file_breaker(cache: IntelligentCache) -> CircuitBreaker:
+    file = cache._core.tiers.file
+    assert file is not None
+    return file.breaker
+
+
 def functions(cache: IntelligentCache) -> list[str]:
     """The tags of the cached functions that the cache counts lookups of."""
     return list(_core(cache)._core._functions)

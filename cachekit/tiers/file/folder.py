@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final, final
 
 from cachekit.tiers.file.descriptor import OpenFile
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.permissions import open_path, owners
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,7 +57,7 @@ class Folder:
         strict: whether files of other users are refused.
     """
 
-    __slots__ = ("_above", "_close", "_fds", "_name", "exposure", "owners", "path", "strict")
+    __slots__ = ("_above", "_files", "_name", "exposure", "owners", "path", "strict")
 
     path: str
     strict: bool
@@ -65,8 +66,7 @@ class Folder:
 
     def __init__(self, path: str, above: Folder | None = None, *, strict: bool = True) -> None:
         # If two threads open it at once, both use the first descriptor, and both are closed at the end.
-        self._fds: list[int] = []
-        self._close = os.close  # kept here: when an interpreter ends, module globals go first
+        self._files: list[OpenFile] = []
         if above is None:
             self.path, self.strict, self.exposure, self.owners = path, strict, "", owners()
         else:
@@ -84,12 +84,8 @@ class Folder:
         """
         folder = cls(path, strict=strict)
         directory, folder.exposure = open_path(path, make=make)
-        folder._fds.append(directory.detach())
+        folder._files.append(directory)
         return folder
-
-    def __del__(self) -> None:
-        for fd in self._fds:
-            self._close(fd)
 
     @property
     def fd(self) -> int:
@@ -99,15 +95,31 @@ class Folder:
             FileNotFoundError: the directory of a shard does not exist.
             ForeignError: it belongs to another user, or other users may write to it.
         """
-        fds = self._fds
-        if not fds:
-            fds.append(self._open())
-        return fds[0]
+        return self._opened().fd
 
-    def _open(self) -> int:
+    def _opened(self) -> OpenFile:
+        """Return the open directory. A caller that keeps it may use its descriptor beside a `rest`."""
+        files = self._files
+        try:
+            return files[0]
+        except IndexError:
+            file = self._open()
+        files.append(file)
+        return file
+
+    def held(self) -> int:
+        """Return how many descriptors are open."""
+        return len(self._files)
+
+    def rest(self) -> None:
+        """Close the directory of a shard until it is used again."""
+        if self._above is not None:
+            self._files = []
+
+    def _open(self) -> OpenFile:
         assert self._above is not None
         try:
-            file = OpenFile(os.open(self._name, _DIRECTORY, dir_fd=self._above.fd))
+            file = OpenFile(descriptors.attempt(os.open, self._name, _DIRECTORY, dir_fd=self._above.fd))
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
                 raise ForeignError(f"{self.path} is no directory", self.path) from error
@@ -116,32 +128,34 @@ class Folder:
         if reason:
             file.close()
             raise ForeignError(f"{self.path} {reason}", self.path)
-        return file.detach()
+        return file
 
     def make(self) -> None:
         """Make the directory of a shard, if it does not exist, and open it."""
         assert self._above is not None
         with suppress(FileExistsError):
             os.mkdir(self._name, 0o700, dir_fd=self._above.fd)
-        self._fds.insert(0, self._open())  # an open one may have been removed
+        self._files.insert(0, self._open())  # an open one may have been removed
 
     def is_there(self) -> bool:
         """Tell whether the open directory of a shard is still the one of that name; True if none is open."""
-        if not self._fds or self._above is None:
+        if self._above is None or not self._files:
             return True
-        found = self._above.look(self._name)
-        return found is not None and os.path.samestat(found, os.fstat(self.fd))
+        here, found = self._opened(), self._above.look(self._name)
+        return found is not None and os.path.samestat(found, os.fstat(here.fd))
 
     # -- what is in it ----------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Return the names in the directory, sorted."""
-        return sorted(os.listdir(self.fd))
+        here = self._opened()
+        return sorted(descriptors.attempt(os.listdir, here.fd))
 
     def look(self, name: str) -> os.stat_result | None:
         """Return the status of the file of that name, without following links; None if there is none."""
+        here = self._opened()
         try:
-            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            return os.stat(name, dir_fd=here.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
@@ -174,8 +188,9 @@ class Folder:
             FileNotFoundError: there is none, or the file of that name is not this user's.
             OSError: as the system call does.
         """
+        here = self._opened()
         try:
-            file = OpenFile(os.open(name, flags | _FILE, dir_fd=self.fd))
+            file = OpenFile(descriptors.attempt(os.open, name, flags | _FILE, dir_fd=here.fd))
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise FileNotFoundError(errno.ENOENT, f"{name} is no regular file", name) from error
@@ -193,7 +208,9 @@ class Folder:
             ForeignError: the file of that name is not this user's.
             OSError: as the system call does; also for a symbolic link.
         """
-        file = OpenFile(os.open(name, os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=self.fd))
+        here = self._opened()
+        flags = os.O_RDWR | os.O_CREAT | _FILE
+        file = OpenFile(descriptors.attempt(os.open, name, flags, 0o600, dir_fd=here.fd))
         reason = self._reason(os.fstat(file.fd))
         if reason:
             file.close()
@@ -210,6 +227,6 @@ class Folder:
         with open(name, "rb" if read_only else "r+b", opener=self.open) as file:
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
             try:
-                return memoryview(mmap.mmap(file.fileno(), size, access=access))
+                return memoryview(descriptors.attempt(mmap.mmap, file.fileno(), size, access=access))
             except ValueError:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name) from None

@@ -42,8 +42,9 @@ T = TypeVar("T")
 #: Keeps a copy in memory: key, value, created, TTL, tags, stale TTL, what tells changes, fence.
 Keep: TypeAlias = Callable[[str, Any, float, float, frozenset[str], float, int, SharedFence], object]
 
-#: The disk, the quota, or the largest size of a file of this process is exhausted. Removing still works.
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: The disk, the quota, the largest size of a file of this process, or its descriptors are exhausted. What is
+#: open is still read, and what is not can be when the process closes others.
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 _PATIENCE: Final = 2.0  # seconds for which touch() retries while other callers write the key
 _PAUSE: Final = 1e-3
 _FAILURES: Final = (OSError, TierUnavailableError, FileFormatError, CacheClosedError)

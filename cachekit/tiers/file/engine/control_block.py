@@ -206,6 +206,10 @@ class Table:
         place = self.find(segment)
         return self.words[place + 2] if place else 0
 
+    def largest(self) -> int:
+        """Return the largest size that an entry has, or had."""
+        return max(self.words[TABLE + 1 : self._slots.stop : 3].tolist())
+
     def total(self, most: int) -> int:
         """Return how many bytes all segments may take on disk, but for files larger than that."""
         return sum([size for _, size, _ in self.entries() if size <= most + ALONE])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from types import TracebackType
@@ -20,6 +19,7 @@ from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
+from cachekit.tiers.file.descriptor_budget import Fixed, descriptors
 from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
 from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens
@@ -48,6 +48,8 @@ _OPENING: Final = 30.0
 _MOST_LOCATIONS: Final = 4096
 #: Bytes of a key whose location is remembered: a few thousand longer ones could take gigabytes.
 _LONGEST_LOCATED: Final = 512
+#: Descriptors of an open directory: its own, `users`, and two mappings.
+_FIXED: Final = 4
 #: A key encoded, its hash, its shard, and the word of its token.
 Location: TypeAlias = "tuple[bytes, int, Shard, int]"
 
@@ -86,8 +88,9 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_effects", "_folder", "_hash_of", "_large", "_last_stats", "_shard_shift",
-        "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits", "tokens",
+        "__weakref__", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large", "_last_stats",
+        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -124,13 +127,15 @@ class Engine:
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
         self._large = LargeRoom((), geometry)
+        self._fixed: Fixed | None = None
         #: Those of its fences; None after `close`. Tokens of another directory mean nothing in this one.
         self.tokens: Tokens | None = None
         try:
             self.tokens = tokens = Tokens(directory.folder, geometry, effects)
             blocks = control_block.map_blocks(directory.folder, geometry, effects)
             self._large = LargeRoom(blocks, geometry)
-            most_mapped = _most_mapped(geometry.shards)
+            self._fixed = Fixed(_FIXED)
+            most_mapped = descriptors.limit()
             # With one shard the shift is 64, and every hash belongs to shard 0.
             self._shard_shift = 64 - geometry.shard_bits
             for number in range(geometry.shards):
@@ -461,7 +466,9 @@ class Engine:
         )
         if len(tags) > MOST_TAGS:
             reason = f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}"
-        elif size > (largest := shard.files.largest()):
+        elif not size <= self._large.most_own < self.geometry.limit and (
+            size > (largest := shard.files.largest())
+        ):
             reason = (
                 f"a value of {len(payload)} bytes under a key of {len(octets)} does not fit: this directory, "
                 f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
@@ -625,6 +632,7 @@ class Engine:
             return
         self._last_stats = self.stats()
         self._closed = True
+        self._fixed = None
         for shard in self._shards:
             shard.close()
         # The mappings are closed with the last reader that is under way.
@@ -688,11 +696,3 @@ class Engine:
 
     def _refusal(self) -> CacheClosedError:
         return CacheClosedError(f"the cache directory {self.path} was closed")
-
-
-def _most_mapped(shards: int) -> int:
-    """Return how many segments each shard may keep mapped: together a third of the process's descriptors."""
-    # A shard needs one more each for directory, lock, index and tail. With 32 shards that is 128 of the 256
-    # that macOS grants.
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, (min(1024, soft if soft > 0 else 1024) // 3 - shards) // shards)

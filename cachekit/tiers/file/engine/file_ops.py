@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 
 from cachekit.tiers.file.descriptor import OpenFile
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.folder import Folder
 
 
@@ -27,7 +28,8 @@ def _allocate(fd: int, size: int) -> None:
 
 def _create(folder: Folder, name: str) -> int:
     """Return the descriptor of a new file; there must be none of that name."""
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return descriptors.attempt(os.open, name, flags, 0o600, dir_fd=folder.fd)
 
 
 def _extend(fd: int, size: int) -> None:

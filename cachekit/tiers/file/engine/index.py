@@ -17,6 +17,7 @@ import os
 from array import array
 from typing import Final, final
 
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
 from cachekit.tiers.file.engine.format import FORMAT
 from cachekit.tiers.file.engine.segments import Segments
@@ -56,7 +57,7 @@ def map_file(
             raise ValueError(f"{folder.path}/{name} has a wrong size")
         # Only the descriptor that mmap keeps stays open.
         access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
-        view = memoryview(mmap.mmap(file.fileno(), size, access=access))
+        view = memoryview(descriptors.attempt(mmap.mmap, file.fileno(), size, access=access))
     magic, named, capacity = view[:24].cast("Q")
     if (
         magic != _MAGIC
@@ -147,6 +148,14 @@ def _no_index() -> Index:
 
 #: The index of a shard that this process has not opened. Its generation is one that no file has.
 NO_INDEX: Final = _no_index()
+
+
+def resting(segments: Segments) -> Index:
+    """Return an index in place of one that is open and may be closed: with a generation that no file has."""
+    index = Index.__new__(Index)
+    index.generation = -2
+    index.segments = segments
+    return index
 
 
 def create(folder: Folder, generation: int, capacity: int, effects: FileOps) -> None:

@@ -46,6 +46,7 @@ class LargeRoom:
         return [
             (shard, number, size)
             for shard, table in enumerate(self._tables)
+            if table.largest() > self.most_own + ALONE  # most have none, and every new segment asks
             for number, size, _ in table.entries()
             if size > self.most_own + ALONE
         ]

@@ -18,6 +18,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, TypeAlias, final
 
 from cachekit.tiers.file.descriptor import OpenFile
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine.control_block import ALONE
 from cachekit.tiers.file.engine.file_ops import FileOps, regrow
 from cachekit.tiers.file.engine.format import HEADER, PAGE, record_size
@@ -82,7 +83,9 @@ class Segments:
                 if known.size() < self._size:
                     regrow(self._folder, self.name(segment), self._size, self._effects, blocks=False)
                 if known.size() == self._size:
-                    self.mapped[segment] = known
+                    # Behind the others, because it was used. Another thread may have dropped it by now.
+                    self._known.pop(segment, None)
+                    self._known[segment] = self.mapped[segment] = known
                     return known, offset
             file = OpenFile(self._folder.open(self.name(segment), os.O_RDONLY))
         except FileNotFoundError:
@@ -90,7 +93,8 @@ class Segments:
         if os.fstat(file.fd).st_size != self._size:
             self._known.pop(segment, None)
             return self._record(file.fd, offset, most), 0
-        content = mmap.mmap(file.fd, self._size, access=mmap.ACCESS_READ)
+        descriptors.make_room()
+        content = descriptors.attempt(mmap.mmap, file.fd, self._size, access=mmap.ACCESS_READ)
         self._known[segment] = self.mapped[segment] = content
         # The oldest are dropped. A reader that uses one has its own reference. list() of a dict is one step,
         # iterating is not; and another thread may have dropped any of them by now.
@@ -125,6 +129,24 @@ class Segments:
     def distrust(self) -> None:
         """Look at the size of each segment again before it is used the next time; without the lock."""
         self.mapped = {}
+
+    def held(self) -> int:
+        """Return how many descriptors are open."""
+        return len(self._known) + (self.writing[1] >= 0)
+
+    def close_mapping(self) -> bool:
+        """Close a mapping that was not used lately, but not the last one; tell whether there was one."""
+        # The order is that of the last look at the size of the file.
+        numbers = list(self._known)
+        if len(numbers) > 1:
+            self._forget(numbers[0])
+        return len(numbers) > 1
+
+    def rest(self) -> None:
+        """Close all descriptors until they are used again; no operation of this process is under way."""
+        self.close_writer()
+        for number in list(self._known):
+            self._forget(number)
 
     def _forget(self, segment: int) -> None:
         self.mapped.pop(segment, None)

@@ -15,6 +15,7 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.tiers.fences import CHANGES, WRITING
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import compaction, index_growth
 from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW, problem_of
 from cachekit.tiers.file.engine.fence_tokens import Tokens
@@ -64,7 +65,18 @@ class Shard:
     The others take the lock themselves where they need it.
     """
 
-    __slots__ = ("_hash_of", "_largest", "_owed", "files", "lock", "number", "shards", "tokens", "words")
+    __slots__ = (
+        "__weakref__",
+        "_hash_of",
+        "_largest",
+        "_owed",
+        "files",
+        "lock",
+        "number",
+        "shards",
+        "tokens",
+        "words",
+    )
 
     def __init__(
         self,
@@ -89,6 +101,7 @@ class Shard:
         folder = Folder(f"{number:02x}", above)
         self.files = ShardFiles(folder, words, geometry, large, most_mapped, effects)
         self.lock = ShardLock(folder, patience, self.files.mend)
+        descriptors.register(self)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -124,6 +137,20 @@ class Shard:
     def close(self) -> None:
         """Close descriptors. Readers under way keep what they use until they return."""
         self.lock.close(self.files.close)
+
+    # -- descriptors ------------------------------------------------------------------------------------
+
+    def held(self) -> int:
+        """Return how many descriptors are open."""
+        return self.lock.held() + self.files.held()
+
+    def close_mapping(self) -> bool:
+        """Close a mapping that was not used lately, but not the last one; tell whether there was one."""
+        return self.files.index.segments.close_mapping()
+
+    def rest(self) -> bool:
+        """Close all descriptors if they were not used since the last call, and are not in use."""
+        return self.lock.rest(self.files.rest)
 
     # -- looking ----------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import threading
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.control_block import (
@@ -112,7 +113,7 @@ class ShardFiles:
     needs_compaction: bool  #: whether a new segment has left too little room for another one
 
     __slots__ = (
-        "_growing", "_large", "_most_mapped", "_pwrite", "_segment_size", "aside", "counter",
+        "_growing", "_large", "_most_mapped", "_parked", "_pwrite", "_segment_size", "aside", "counter",
         "effects", "folder", "geometry", "index", "most_shared", "needs_compaction", "opening", "table",
         "words", "writing",
     )  # fmt: skip
@@ -143,6 +144,7 @@ class ShardFiles:
         # No file is opened before the first operation on a key of this shard.
         self.index = self.writing = NO_INDEX
         self.needs_compaction = False
+        self._parked: Index | None = None  # the last index, if it was not used since `rest`
         self._growing: Index | None = None  # the last one that this process saw being filled
         #: Held while an index is opened.
         self.opening = threading.RLock()
@@ -306,6 +308,11 @@ class ShardFiles:
             before = self.index
             if before.generation == generation:
                 return before
+            parked, self._parked = self._parked, None
+            if parked is not None and parked.generation == generation:
+                self.index = parked
+                return parked
+            descriptors.make_room()
             index = Index(self.folder, generation, self.geometry.most_slots, self.effects)
             incarnation = generation >> 32
             if before.segments.incarnation == incarnation:
@@ -322,6 +329,39 @@ class ShardFiles:
                 )
             self.index = index
             return index
+
+    def held(self) -> int:
+        """Return how many descriptors are open."""
+        index = self.index
+        mapped = (index.generation >= 0) + (self._parked is not None) + (self._growing is not None)
+        return mapped + index.segments.held() + self.folder.held()
+
+    def rest(self) -> bool:
+        """Close all descriptors if the index was not used since the last call; no operation is under way."""
+        opening: Any = self.opening
+        if opening._is_owned():
+            return False
+        try:
+            if not opening.acquire(blocking=False):
+                return False
+            index = self.index
+            if index.generation >= 0:
+                # Readers and writers find another generation, and take it back in open_index().
+                self._parked = index
+                resting = index_file.resting(index.segments)
+                self.index = resting
+                if self.writing is not NO_INDEX:
+                    self.writing = resting
+                return False
+            if not self.held():
+                return False
+            self._parked = self._growing = None
+            index.segments.rest()
+            self.folder.rest()
+            return True
+        finally:
+            if opening._is_owned():
+                opening.release()
 
     def take_up_index(self) -> Index:
         """Open the index that the control block names now; a damaged one is dropped."""

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack
 from cachekit.errors import CacheClosedError, LockTimeoutError
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
+from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.folder import Folder, remove
 
 
@@ -85,6 +86,7 @@ class ShardLock:
     def _open(self) -> None:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{self._folder.path} was closed")
+        descriptors.make_room()
         try:
             self._file = self._folder.open_or_make(LOCK)
         except FileNotFoundError:
@@ -189,16 +191,41 @@ class ShardLock:
 
     def is_there(self) -> bool:
         """Tell whether the open lock file is still the one in the directory; True if none is open."""
-        if self._fd < 0:
+        file = self._file
+        if file is None or self._fd < 0:
             return True
         try:
             found = self._folder.look(LOCK)
-            is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
+            is_same = found is not None and os.path.samestat(os.fstat(file.fd), found)
             return is_same and self._folder.is_there()
         except OSError as error:
             if is_interrupt(error):
                 raise
             return True  # no permission to look is no reason to give up an open directory
+
+    def held(self) -> int:
+        """Return how many descriptors are open."""
+        return int(self._fd >= 0)
+
+    def rest(self, also: Callable[[], bool]) -> bool:
+        """Call `also`, and if it returns True close the descriptor until it is used again; return the same.
+
+        Nothing is done while an operation of any thread is under way, or about to begin.
+        """
+        lock: Any = self._thread_lock
+        if lock._is_owned():
+            return False
+        try:
+            if not lock.acquire(blocking=False) or self._fd == _CLOSED or not also():
+                return False
+            if self._fd >= 0:
+                self._fd = _UNOPENED
+                self._file = None  # `is_there` may be using it
+            return True
+        finally:
+            # The lock is asked for its owner: a signal handler may raise between taking it and noting that.
+            if lock._is_owned():
+                lock.release()
 
     def close(self, also: Callable[[], object]) -> None:
         """Close the descriptor, and call `also`, after the operation that is in `run`.
