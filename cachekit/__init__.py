@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         set_default_cache,
         warm_cache_keys,
     )
+    from cachekit.cache.fill import Fill
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.cache.region import Region
     from cachekit.decorator.source import disabled
@@ -51,7 +52,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "FileCache", "FileFormatError", "IntelligentCache", "KeyEncodingError", "LoadOptions",
+    "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
     "LoadTimeoutError", "MemoryCache",
     "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
     "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
@@ -66,6 +67,7 @@ _MODULES = {
         "cache.cache_result": "cache_result",
         "cache.default": "clear_all_caches get_cache_stats get_default_cache invalidate_cache_pattern"
         " invalidate_cache_tags optimize_cache_performance override set_default_cache warm_cache_keys",
+        "cache.fill": "Fill",
         "cache.intelligent": "IntelligentCache",
         "cache.region": "Region",
         "decorator.source": "disabled",
@@ -86,8 +88,8 @@ _MODULES = {
 
 #: Submodules that are attributes of the package without an import of their own.
 _SUBMODULES = frozenset({
-    "aio", "cache", "cli", "coherence", "decorator", "errors", "health", "loading", "model", "runtime",
-    "serialization", "testing", "tiers",
+    "aio", "cache", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http", "integrations",
+    "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
 })  # fmt: skip
 
 

@@ -57,7 +57,8 @@ class KeyEncodingError(CacheError, TypeError):
 class TierUnavailableError(CacheError):
     """A tier failed: its disk, its server, or the connection to it.
 
-    `__cause__` is the error of the operating system or the driver. A cache bypasses a tier that fails.
+    `__cause__` is the error of the operating system, or of the exchange with the server. A cache bypasses a
+    tier that fails.
 
     Args:
         message: What failed, and where.

@@ -183,9 +183,9 @@ def since(earlier: Mapping[str, CacheStats], now: Mapping[str, CacheStats]) -> d
     """
     spans = {}
     for name, later in now.items():
-        counted = dict.fromkeys(_COUNTERS, 0.0) if name not in earlier else earlier[name]
+        counted: Mapping[str, float] = earlier.get(name, _NOTHING)
         if any(later[counter] < counted[counter] for counter in _COUNTERS):
-            counted = dict.fromkeys(_COUNTERS, 0.0)
+            counted = _NOTHING
         numbers = {state: later[state] for state in _STATES}
         numbers |= {counter: later[counter] - counted[counter] for counter in _COUNTERS}
         spans[name] = CacheStats(**numbers)
@@ -194,6 +194,7 @@ def since(earlier: Mapping[str, CacheStats], now: Mapping[str, CacheStats]) -> d
 
 _STATES: Final = ("size", "memory_usage_bytes", "latency_p50", "latency_p99")
 _COUNTERS: Final = tuple(name for name in COUNTED if name not in _STATES)
+_NOTHING: Final = CacheStats()
 
 
 def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[Reason]:

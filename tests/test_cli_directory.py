@@ -215,10 +215,10 @@ class TestInspect:
         with FileCache(fill(tmp_path), 1) as cache:
             load = Segments.load
 
-            def clearing(segments: Segments, number: int) -> object:
+            def clearing(segments: Segments, number: int, offset: int, most: int) -> object:
                 monkeypatch.setattr(Segments, "load", load)
                 cache.clear()
-                return load(segments, number)
+                return load(segments, number, offset, most)
 
             found = Inspection(str(tmp_path))
             monkeypatch.setattr(Segments, "load", clearing)

@@ -17,7 +17,7 @@ import pytest
 from fresh_imports import SITE_PACKAGES, loaded_by, run
 
 import cachekit
-from cachekit import aio, testing
+from cachekit import aio, http, testing
 
 SNAPSHOT = Path(__file__).with_name("public_names.txt")
 
@@ -58,7 +58,7 @@ def _signature(member: object) -> str:
 
 def public_names() -> str:
     lines = []
-    for module in (cachekit, testing):
+    for module in (cachekit, http, testing):
         for name in sorted(module.__all__):
             lines += described(f"{module.__name__}.", name, getattr(module, name))
     # What they are is what the core's are, which aio/test_aio_parity.py sees to.

@@ -21,6 +21,7 @@ from cachekit.aio.default import (
     set_default_cache,
     warm_cache_keys,
 )
+from cachekit.aio.fill import Fill
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
 from cachekit.cache.cache_result import cache_result
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "FileCache",
-    "IntelligentCache", "LoadOptions", "MemoryCache", "RedisCache", "Region", "cache_result",
+    "Fill", "IntelligentCache", "LoadOptions", "MemoryCache", "RedisCache", "Region", "cache_result",
     "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",

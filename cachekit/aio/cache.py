@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
+from cachekit.aio.fill import Fill
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
 from cachekit.aio.regions import Region
@@ -149,8 +150,9 @@ class IntelligentCache(Facade[Core]):
         key: str,
         loader: Callable[[], Coroutine[Any, Any, V]],
         *,
-        ttl: TTL = ...,
+        ttl: TTL | Callable[[Any], TTL] = ...,
         tags: Tags | None = ...,
+        store_if: Callable[[Any], bool] | None = ...,
         stale_ttl: TTL = ...,
         jitter: float = ...,
         load: LoadOptions | None = ...,
@@ -161,8 +163,9 @@ class IntelligentCache(Facade[Core]):
         key: str,
         loader: Callable[[], V],
         *,
-        ttl: TTL = ...,
+        ttl: TTL | Callable[[Any], TTL] = ...,
         tags: Tags | None = ...,
+        store_if: Callable[[Any], bool] | None = ...,
         stale_ttl: TTL = ...,
         jitter: float = ...,
         load: LoadOptions | None = ...,
@@ -172,8 +175,9 @@ class IntelligentCache(Facade[Core]):
         key: str,
         loader: Callable[[], Any],
         *,
-        ttl: TTL = None,
+        ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
+        store_if: Callable[[Any], bool] | None = None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
@@ -185,7 +189,7 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
-        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
@@ -203,6 +207,35 @@ class IntelligentCache(Facade[Core]):
         return core.tiers.lower and await in_batch(self._sync.contains, key)
 
     set = in_thread(Core.set)
+    add = in_thread(Core.add)
+
+    @overload
+    async def update(
+        self, key: str, function: Callable[[Any], V], *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    @overload
+    async def update(
+        self, key: str, function: Callable[[Any], V], default: Any, *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    async def update(
+        self,
+        key: str,
+        function: Callable[[Any], V],
+        default: Any = None,
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+    ) -> V:
+        """Store `function(value)` and return it, as `cachekit.IntelligentCache.update`.
+
+        The function is a plain one. It runs in a thread unless the cache has only memory.
+        """
+        return await self._run(self._sync.update, key, function, default, ttl=ttl, tags=tags)
+
+    async def begin(self, key: str, *, tags: Tags | None = None) -> Fill[Any]:
+        """Return what stores a value that is loaded from now on, as `cachekit.IntelligentCache.begin`."""
+        return Fill(await self._run(self._sync.begin, key, tags=tags), self._run)
+
     delete = in_thread(Core.delete)
     touch = in_thread(Core.touch)
     explain = in_thread(Core.explain)

@@ -92,6 +92,7 @@ class FileCache(LowerFacade[Core]):
     set_value = in_thread(Core.set_value)
     set = in_thread(Core.set)
     put = in_thread(Core.put)
+    create = in_thread(Core.create)
     set_if = in_thread(Core.set_if)
     add = in_thread(Core.add)
     set_many = in_thread(Core.set_many)

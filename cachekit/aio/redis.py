@@ -115,6 +115,7 @@ class RedisCache(LowerFacade[Core]):
     set_value = in_thread(Core.set_value)
     set = in_thread(Core.set)
     put = in_thread(Core.put)
+    create = in_thread(Core.create)
     put_many = in_thread(Core.put_many)
     add_many = in_thread(Core.add_many)
     set_if = in_thread(Core.set_if)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, in_thread
+from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.region import Region as Core
 from cachekit.cache.region import keys_of
@@ -31,21 +32,14 @@ class LoadingCache(Protocol):
         key: str,
         loader: Callable[[], Coroutine[Any, Any, V]],
         *,
-        ttl: TTL,
+        ttl: TTL | Callable[[Any], TTL],
         tags: Tags | None,
+        store_if: Callable[[Any], bool] | None,
         stale_ttl: TTL,
         jitter: float,
         load: LoadOptions | None,
     ) -> V:
         """Return the value of the key, loaded if it is missing."""
-        ...
-
-
-class Runner(Protocol):
-    """Runs a step off the loop."""
-
-    async def __call__(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return what the step returns."""
         ...
 
 
@@ -82,13 +76,50 @@ class Region(Facade[Core[V]], Generic[V]):
         """Store a value; see `cachekit.Region.set`."""
         return await self._run(self._sync.set, key, value, ttl, tags)
 
+    async def add(
+        self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None, *, stale_ttl: TTL = None
+    ) -> bool:
+        """Store a value if there is no live entry; see `cachekit.Region.add`."""
+        return await self._run(self._sync.add, key, value, ttl, tags, stale_ttl=stale_ttl)
+
+    @overload
+    async def update(
+        self, key: str, function: Callable[[V | None], V], *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    @overload
+    async def update(
+        self,
+        key: str,
+        function: Callable[[V | D], V],
+        default: D,
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+    ) -> V: ...
+    async def update(
+        self,
+        key: str,
+        function: Callable[[Any], V],
+        default: Any = None,
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+    ) -> V:
+        """Store `function(value)` in place of the value; see `cachekit.Region.update`."""
+        return await self._run(self._sync.update, key, function, default, ttl=ttl, tags=tags)
+
+    async def begin(self, key: str, *, tags: Tags | None = None) -> Fill[V]:
+        """Return what stores a value that is loaded from now on; see `cachekit.Region.begin`."""
+        return Fill(await self._run(self._sync.begin, key, tags=tags), self._run_in_thread)
+
     async def get_or_set(
         self,
         key: str,
         loader: Callable[[], Coroutine[Any, Any, V]] | Callable[[], V],
         *,
-        ttl: TTL = None,
+        ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
+        store_if: Callable[[Any], bool] | None = None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
@@ -107,6 +138,7 @@ class Region(Facade[Core[V]], Generic[V]):
             checked,
             ttl=keys.ttl(ttl),
             tags=keys.tags(tags),
+            store_if=store_if,
             stale_ttl=stale_ttl,
             jitter=jitter,
             load=load,

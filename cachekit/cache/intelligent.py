@@ -13,14 +13,16 @@ from math import inf
 from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
+from cachekit.cache.fill import Fill
 from cachekit.cache.region import Region
+from cachekit.coherence.conditional_writes import add, update
 from cachekit.decorator.function import decorator_for
 from cachekit.decorator.source import FixedSource
 from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions
-from cachekit.loading.request import LoadRequest
+from cachekit.loading.request import Life, LoadRequest
 from cachekit.loading.warming import warm
 from cachekit.model.display import shown_value
 from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
@@ -30,6 +32,7 @@ from cachekit.model.validation import (
     LONGEST,
     PLAIN_TYPES,
     READABLE_TYPES,
+    checked_def,
     checked_jitter,
     checked_key,
     checked_keys,
@@ -40,6 +43,8 @@ from cachekit.model.validation import (
     seconds,
     stale_seconds,
 )
+from cachekit.monitoring.watching import watch
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.store import find_nothing
@@ -94,6 +99,7 @@ class IntelligentCache:
         "_tiers",
         "_time",
         "_touch",
+        "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -142,6 +148,7 @@ class IntelligentCache:
         self._monitor = None
         if on_health_change is not None:
             self._monitor = HealthMonitor(on_health_change, core.get_stats, self._judge)
+        self._watch = watch(core)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -199,8 +206,8 @@ class IntelligentCache:
                 ):
                     try:
                         self._touch(held.key)
-                    except KeyError:
-                        pass
+                    except KeyError as error:
+                        raise_interrupt(error)
                     held.accesses += 1
                     held.last = now
                     self._lookups.hits += 1
@@ -258,13 +265,130 @@ class IntelligentCache:
             return core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
         return self._store.put(name, value, life, labels)
 
+    def add(
+        self,
+        key: str,
+        value: Any,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+        *,
+        stale_ttl: TTL = None,
+    ) -> bool:
+        """Store a value if there is no live entry under the key; return whether it was stored.
+
+        Of several callers at once one stores its value: threads, processes that share a file tier, and hosts
+        that share a server. The lowest tier decides. If it is out, or cannot say whether it did it, the next
+        tier above it decides: then each host, or without a file tier each process, may have a winner. When
+        the server recovers, it drops the key.
+
+        Args:
+            key: The key, a str.
+            value: As for `set`.
+            ttl: As for `set`. With 0 or less nothing is stored.
+            tags: As for `set`.
+            stale_ttl: As for `set`.
+
+        Raises:
+            TypeError, ValueError: as for `set`.
+            SerializationError, ValueTooLargeError: a tier cannot store the value, which is in none then.
+        """
+        core = self._core
+        core.check(_ALL)
+        if type(value) not in PLAIN_TYPES:
+            refuse_unstorable(value)
+        life = core.default_ttl if ttl is None else seconds(ttl)
+        stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
+        return add(core.tiers, checked_key(key), value, life, checked_tags(tags), stale)
+
+    @overload
+    def update(
+        self, key: str, function: Callable[[Any], V], *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    @overload
+    def update(
+        self, key: str, function: Callable[[Any], V], default: Any, *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    def update(
+        self,
+        key: str,
+        function: Callable[[Any], V],
+        default: Any = None,
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+    ) -> V:
+        """Store `function(value)` in place of the value of the key, and return it; atomic.
+
+        If another caller writes the key in between, the function is called again with the newer value. So
+        `cache.update("visits", lambda n: n + 1, 0)` counts every call of all threads, processes and hosts
+        that share the lowest tier. If that tier is out, what `add` says holds. A value that another caller
+        loads, because the entry expired or was evicted during the call, may be replaced.
+
+        Args:
+            key: The key, a str.
+            function: From the value to the new one. It may be called more than once. It must not change its
+                argument, which memory may hold. If it raises, nothing is changed.
+            default: What the function is called with if there is no live entry (default None).
+            ttl: The life of a new entry, as for `set`, but more than 0. An entry that is there keeps what is
+                left of its life.
+            tags: Tags that are added to those of the entry (default: none).
+
+        Raises:
+            TypeError: an argument of the wrong type, such as a function that is not callable.
+            ValueError: a TTL of NaN, or of 0 or less.
+            SerializationError, ValueTooLargeError: a tier cannot store the new value. The key was removed.
+            TierUnavailableError: other callers wrote the key all the time, for 10 seconds.
+            Exception: what the function raised.
+        """
+        checked_def("function", "of a value, such as lambda n: n + 1", function)
+        core = self._core
+        core.check(_ALL)
+        life = core.default_ttl if ttl is None else seconds(ttl)
+        if life <= 0:
+            raise ValueError(f"ttl must be more than 0, not {ttl!r}; use delete() to remove the key")
+        value: V = update(core.tiers, checked_key(key), function, default, life, checked_tags(tags))
+        return value
+
+    def begin(self, key: str, *, tags: Tags | None = None) -> Fill[Any]:
+        """Return what stores a value that is loaded from now on, for loaders that are not functions.
+
+        `fill = cache.begin(key)`, then load, then `fill.store(value)`: the value is stored unless the key, or
+        one of the tags, was written or invalidated since `begin`. Other callers do not wait for it.
+
+        Args:
+            key: The key, a str.
+            tags: The tags that the value will have (default: none).
+
+        Raises:
+            TypeError: a key or tag of the wrong type.
+        """
+        core = self._core
+        core.check(_ALL)
+        if core.tiers.is_beginning:
+            core.tiers.await_beginning()
+        fence = core.tiers.fence(checked_key(key), checked_tags(tags))
+        core.tiers.complete_fence(fence)
+
+        def store(value: Any, ttl: TTL, stale_ttl: TTL) -> bool:
+            core.check(_ALL)
+            if type(value) not in PLAIN_TYPES:
+                refuse_unstorable(value)
+            life = core.default_ttl if ttl is None else seconds(ttl)
+            stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
+            if life <= 0 or not core.tiers.is_current(fence):
+                return False
+            return core.tiers.writes.replace(fence, value, life, _ALL, stale)
+
+        return Fill(fence.key, store)
+
     def get_or_set(
         self,
         key: str,
         loader: Callable[[], V],
         *,
-        ttl: TTL = None,
+        ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
+        store_if: Callable[[Any], bool] | None = None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
@@ -279,8 +403,9 @@ class IntelligentCache:
         Args:
             key: The key, a str.
             loader: A function without arguments.
-            ttl: As for `set`.
+            ttl: As for `set`; or a function from the loaded value to that.
             tags: As for `set`.
+            store_if: From the loaded value to whether to store it (default: store every value).
             stale_ttl: Seconds, or a timedelta, after its life in which the stale value may replace a load
                 that fails, that exceeds its soft timeout, or that another caller has begun (default None:
                 never). `get` never returns a stale value, and invalidation removes it. Only the memory tier
@@ -298,7 +423,11 @@ class IntelligentCache:
         """
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
-        life = self._core.default_ttl if ttl is None else seconds(ttl)
+        life: float | Life
+        if store_if is not None or callable(ttl):
+            life = self._core.defaults.life(ttl, store_if)
+        else:
+            life = self._core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._core.defaults.stale(stale_ttl)
         options = self._core.defaults.load if load is None else self._core.defaults.options(load)
@@ -636,6 +765,7 @@ class IntelligentCache:
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
                 tier.close()
+        self._watch.remove(self._core)
 
     def __enter__(self) -> IntelligentCache:
         return self

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
+from cachekit.cache.fill import Fill
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import shown_key
 from cachekit.model.types import MISSING, TTL, Tags
-from cachekit.model.validation import checked_key, checked_tags, not_a_function, seconds
+from cachekit.model.validation import checked_def, checked_key, checked_tags, not_a_function, seconds
 
+T = TypeVar("T")
 V = TypeVar("V")
 D = TypeVar("D")
 
@@ -31,13 +33,28 @@ class KeyedCache(Protocol):
         """Store a value."""
         ...
 
+    def add(self, key: str, value: Any, ttl: TTL, tags: Tags | None, *, stale_ttl: TTL) -> bool:
+        """Store a value if there is no live entry."""
+        ...
+
+    def update(
+        self, key: str, function: Callable[[Any], V], default: Any, *, ttl: TTL, tags: Tags | None
+    ) -> V:
+        """Store a value in place of the one that it was made from."""
+        ...
+
+    def begin(self, key: str, *, tags: Tags | None) -> Fill[Any]:
+        """Return what stores a value that is loaded from now on."""
+        ...
+
     def get_or_set(
         self,
         key: str,
         loader: Callable[[], V],
         *,
-        ttl: TTL,
+        ttl: TTL | Callable[[Any], TTL],
         tags: Tags | None,
+        store_if: Callable[[Any], bool] | None,
         stale_ttl: TTL,
         jitter: float,
         load: LoadOptions | None,
@@ -82,7 +99,7 @@ class RegionKeys(Generic[V]):
         """Return the key with the prefix."""
         return self.prefix + checked_key(key)
 
-    def ttl(self, ttl: TTL) -> TTL:
+    def ttl(self, ttl: T | None) -> T | float | None:
         """Return the TTL, or the region's TTL if it is None."""
         return self._ttl if ttl is None else ttl
 
@@ -145,13 +162,79 @@ class Region(Generic[V]):
         self._keys.checked(value, key)
         return self._cache.set(self._keys.full(key), value, self._keys.ttl(ttl), tags=self._keys.tags(tags))
 
+    def add(
+        self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None, *, stale_ttl: TTL = None
+    ) -> bool:
+        """Store a value if there is no live entry, as `IntelligentCache.add`, with the region's TTL and tags.
+
+        Raises:
+            TypeError: the value is not of the region's type.
+        """
+        keys = self._keys
+        keys.checked(value, key)
+        return self._cache.add(keys.full(key), value, keys.ttl(ttl), keys.tags(tags), stale_ttl=stale_ttl)
+
+    @overload
+    def update(
+        self, key: str, function: Callable[[V | None], V], *, ttl: TTL = ..., tags: Tags | None = ...
+    ) -> V: ...
+    @overload
+    def update(
+        self,
+        key: str,
+        function: Callable[[V | D], V],
+        default: D,
+        *,
+        ttl: TTL = ...,
+        tags: Tags | None = ...,
+    ) -> V: ...
+    def update(
+        self,
+        key: str,
+        function: Callable[[Any], V],
+        default: Any = None,
+        *,
+        ttl: TTL = None,
+        tags: Tags | None = None,
+    ) -> V:
+        """Store `function(value)` in place of the value, as `IntelligentCache.update` does.
+
+        A new entry gets the region's TTL, and any entry the region's tags.
+
+        Raises:
+            TypeError: the value found, or the new one, is not of the region's type. Nothing is changed.
+        """
+        keys = self._keys
+        checked_def("function", "of a value, such as lambda n: n + 1", function)
+
+        def checked(value: Any) -> V:
+            if value is not default:
+                keys.checked(value, key)
+            return keys.checked(function(value), key)
+
+        return self._cache.update(keys.full(key), checked, default, ttl=keys.ttl(ttl), tags=keys.tags(tags))
+
+    def begin(self, key: str, *, tags: Tags | None = None) -> Fill[V]:
+        """Return what stores a value that is loaded from now on, as `IntelligentCache.begin`.
+
+        Its `store` has the region's TTL, and raises TypeError for a value that is not of the region's type.
+        """
+        keys = self._keys
+        fill = self._cache.begin(keys.full(key), tags=keys.tags(tags))
+
+        def store(value: Any, ttl: TTL, stale_ttl: TTL) -> bool:
+            return fill.store(keys.checked(value, key), keys.ttl(ttl), stale_ttl=stale_ttl)
+
+        return Fill(fill.key, store)
+
     def get_or_set(
         self,
         key: str,
         loader: Callable[[], V],
         *,
-        ttl: TTL = None,
+        ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
+        store_if: Callable[[Any], bool] | None = None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
@@ -168,6 +251,7 @@ class Region(Generic[V]):
             lambda: self._keys.checked(loader(), key),
             ttl=self._keys.ttl(ttl),
             tags=self._keys.tags(tags),
+            store_if=store_if,
             stale_ttl=stale_ttl,
             jitter=jitter,
             load=load,
@@ -195,3 +279,8 @@ class Region(Generic[V]):
 def keys_of(region: Region[V]) -> RegionKeys[V]:
     """Return the keys of a region, for another view of it."""
     return region._keys
+
+
+def cache_of(region: Region[V]) -> KeyedCache:
+    """Return the cache of a region, for another view of it."""
+    return region._cache

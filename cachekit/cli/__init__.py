@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_replay(commands)
     _add_directory_commands(commands)
+    _add_top(commands)
+    _add_metrics(commands)
+    _add_dashboard(commands)
     _add_doctor(commands)
     return parser
 
@@ -267,6 +270,104 @@ def _add_directory_commands(commands: Commands) -> None:
     purge.set_defaults(run=_purge)
 
 
+def _add_top(commands: Commands) -> None:
+    top = commands.add_parser(
+        "top",
+        help="watch the caches of all processes",
+        description=(
+            "Shows requests, hit rates, loads, tiers and processes of all caches of this host that share a "
+            "directory, every interval. Without a terminal it prints one line each time. q ends it."
+        ),
+    )
+    top.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
+    top.add_argument("--once", action="store_true", help="print the sums since the beginning, and end")
+    top.add_argument(
+        "--interval",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="seconds between two looks, at least 0.1 (default: %(default)s)",
+    )
+    top.set_defaults(run=_top)
+
+
+def _add_dashboard(commands: Commands) -> None:
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="watch the caches of all processes in a browser",
+        description=(
+            "Serves a page with requests, hit rates, loads, tiers and processes of all caches of this host "
+            "that share a directory, and prints its address. It shows no keys and no values, and changes "
+            "nothing. Needs the dashboard extra. Ctrl-C ends it."
+        ),
+    )
+    dashboard.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
+    dashboard.add_argument(
+        "--port",
+        type=_whole_number(0, 65535),
+        default=8055,
+        metavar="N",
+        help="the port (default: %(default)s)",
+    )
+    dashboard.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="the address (default: %(default)s)"
+    )
+    dashboard.add_argument(
+        "--insecure-bind", action="store_true", help="allow an address that other hosts can reach"
+    )
+    dashboard.set_defaults(run=_dashboard)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.1 to 3600, not {text!r}")
+    return seconds
+
+
+def _add_metrics(commands: Commands) -> None:
+    metrics = commands.add_parser(
+        "metrics",
+        help="export the figures of all processes that share a directory",
+        description=(
+            "Prints the figures of all processes of this host that share a cache directory, in the format of "
+            "Prometheus; with --port, serves them. Needs the prometheus extra."
+        ),
+    )
+    metrics.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
+    metrics.add_argument(
+        "--port", type=_whole_number(0, 65535), metavar="N", help="serve /metrics at this port"
+    )
+    metrics.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to serve at (default: %(default)s)",
+    )
+    metrics.add_argument("--name", metavar="NAME", help="the label `cache` (default: the name of DIR)")
+    metrics.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
+    metrics.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
+    metrics.set_defaults(run=_metrics)
+
+
 def _add_doctor(commands: Commands) -> None:
     doctor = commands.add_parser(
         "doctor",
@@ -354,8 +455,31 @@ def _purge(options: argparse.Namespace) -> int:
     return run(Plan(options.directory, options.yes), display_for(sys.stdout))
 
 
+def _top(options: argparse.Namespace) -> int:
+    from cachekit.cli.display import display_for
+    from cachekit.cli.top import Plan, run
+
+    return run(Plan(options.directory, options.once, options.interval), display_for(sys.stdout))
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from cachekit.cli import metrics
+
+    if options.grafana:
+        return metrics.print_grafana()
+    if options.alerts:
+        return metrics.print_alerts()
+    return metrics.run(metrics.Plan(options.directory, options.name, options.host, options.port))
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from cachekit.cli.display import display_for
     from cachekit.cli.doctor import Plan, run
 
     return run(Plan(options.dir, options.redis, options.json), display_for(sys.stdout))
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from cachekit.cli.dashboard import Plan, run
+
+    return run(Plan(options.directory, options.host, options.port, options.insecure_bind))

@@ -89,11 +89,11 @@ class RichDisplay:
     """Colour, and a moving bar."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        self.console = console
 
     def line(self, text: str = "") -> None:  # noqa: D102
         # Unchanged: `:cat:` must not become an emoji, and text to copy must not contain line breaks.
-        self._console.print(text, markup=False, emoji=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Report]:  # noqa: D102
@@ -106,7 +106,7 @@ class RichDisplay:
             MofNCompleteColumn(),
             TextColumn(unit),
             Elapsed(),
-            console=self._console,
+            console=self.console,
         )
         with bar:
             task = bar.add_task(label, total=total)
@@ -130,8 +130,8 @@ class RichDisplay:
         for row in rows:
             table.add_row(*(Text(cell, style="" if index else "cyan") for index, cell in enumerate(row)))
         # On a narrow terminal let lines wrap: numbers with their ends cut off would be wrong.
-        options = self._console.options.update(width=_WIDEST)
-        needed = Measurement.get(self._console, options, table).maximum
-        if needed > self._console.width:
+        options = self.console.options.update(width=_WIDEST)
+        needed = Measurement.get(self.console, options, table).maximum
+        if needed > self.console.width:
             table.width = needed
-        self._console.print(table, crop=False)
+        self.console.print(table, crop=False)

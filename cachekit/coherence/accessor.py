@@ -49,7 +49,7 @@ _BATCH: Final = 1_000
 #: Seconds between two warnings about a full tier, because a tier near its limit has room now and then.
 _FULL_WARNING: Final = 60.0
 #: The operations of a tier that store something.
-_STORING: Final = ("set", "put", "put_many", "add", "add_many")
+_STORING: Final = ("set", "put", "put_many", "create", "add", "add_many")
 #: The operations that look up one key and count it.
 _LOOKUPS: Final = ("get", "look")
 

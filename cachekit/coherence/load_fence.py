@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Callable
+from typing import Any, final
 
 from cachekit.coherence.accessor import TierAccessor
 from cachekit.errors import TierUnavailableError
 from cachekit.model.entry import CacheEntry
-from cachekit.model.types import NO_TAGS
+from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.tiers.base import DirectoryTier
 from cachekit.tiers.fences import WRITING, PrivateFence, ServerTokens, SharedFence
 
@@ -41,6 +42,31 @@ class LoadFence:
     def is_current(self) -> bool:
         """Return whether nothing on this host has written or invalidated the key, or a tag, since."""
         return self.memory.is_current() and (self.file is None or self.file.is_current())
+
+
+@final
+class AbsenceFence:
+    """A fence that is current while a key has no live entry in memory, which asks it under its lock.
+
+    Args:
+        peek: Returns the live value of a key in memory, or MISSING.
+        key: The key.
+
+    Attributes:
+        was_broken: whether it was asked, and there was an entry.
+    """
+
+    __slots__ = ("_key", "_peek", "was_broken")
+
+    def __init__(self, peek: Callable[[str], Any | Missing], key: str) -> None:
+        self._peek = peek
+        self._key = key
+        self.was_broken = False
+
+    def is_current(self) -> bool:
+        """Return whether there is no live entry."""
+        self.was_broken = self._peek(self._key) is not MISSING
+        return not self.was_broken
 
 
 def shared_fence_of(

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar, final
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, final
 
 from cachekit.model.validation import checked_pattern
 from cachekit.tiers.memory.store import Store
+from cachekit.tiers.redis import bus_of
+
+if TYPE_CHECKING:
+    from cachekit.tiers.redis.bus import Bus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +41,19 @@ def acting_for(actor: object, operation: Callable[P, R], /, *args: P.args, **kwa
         return operation(*args, **kwargs)
     finally:
         _thread.actor = before
+
+
+def recovery_of(tier: object, memory: Store) -> Callable[[], None]:
+    """Return what a cache does when its server is back: listen again, and trust no copy in memory."""
+    bus = bus_of(tier)
+    if bus is None:
+        return memory.clear
+    return partial(_recover, bus, memory)
+
+
+def _recover(bus: Bus, memory: Store) -> None:
+    bus.reconnect()  # first: calls that go through now wait for it, so that what they store stays
+    memory.clear()
 
 
 @final

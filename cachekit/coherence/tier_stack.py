@@ -15,6 +15,9 @@ bit says that a write is in progress. A model that tries every interleaving foun
              came in between
     load     T, P, RT; the loader; file if T is current; server if RT is current; memory if P is current.
              A load that finds an entry stored first takes that one
+    add      fresh P; T; file removed, in progress; server if it has nothing; file, finished; file if T is
+             current; memory. Without a server, file if it has nothing
+    update   T, P, RT; server, else file; the function; then as a write, behind T and RT
     touch    server; file; memory
     tags     server; file; memory
     pattern  T; file; server; T again; memory
@@ -63,8 +66,8 @@ class TierStack:
     """
 
     __slots__ = (
-        "__weakref__", "_bus", "_files", "_memory", "_now", "_unstorable", "_unsubscribe", "answers", "file",
-        "lower", "monotonic", "peek_memory", "redis", "skipped", "writes",
+        "__weakref__", "_bus", "_files", "_memory", "_unstorable", "_unsubscribe", "answers", "busy", "file",
+        "lower", "monotonic", "now", "peek_memory", "peek_memory_entry", "redis", "skipped", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -74,9 +77,12 @@ class TierStack:
         file: TierAccessor[DirectoryTier] | None,
     ) -> None:
         self._memory = memory
-        self._now = memory.clock.time
+        #: Returns the time since the epoch, by the clock of memory.
+        self.now = memory.clock.time
         #: Returns the value that a flight which ended since the lookup left in memory, or MISSING.
         self.peek_memory: Callable[[str], Any | Missing] = memory.peek_value
+        #: Returns a snapshot of the live entry in memory, or None; counts no lookup.
+        self.peek_memory_entry = memory.peek_entry
         self.monotonic = memory.clock.monotonic
         self.redis = redis
         self.file = file
@@ -87,6 +93,8 @@ class TierStack:
         self.lower = redis is not None or file is not None
         #: Requests that a tier below memory answered.
         self.answers = 0
+        #: Lookups in the tiers below memory that are under way, which may be hits or misses.
+        self.busy = 0
         #: Requests that did not ask memory.
         self.skipped = 0
         self._unstorable: set[type] = set()
@@ -115,25 +123,29 @@ class TierStack:
 
     def find(self, key: str, level: CacheLevel = CacheLevel.ALL) -> Any | Missing:
         """Return the value that a tier below memory has, and copy it into memory if that is a level."""
-        files, file = self._files, self.file
-        if files is None or file is None or level is not _ALL or file.breaker.refuses:
-            return self._find(key, level._value_)
-        begun = file.clock.monotonic()
-        memory = self._memory
+        self.busy += 1
         try:
-            if memory.keeps:
-                # P before T: a write or an invalidation from here on refuses the copy.
-                value = files.promote(key, memory.put_copy, memory.fences.changes)
-            else:
-                value = files.value(key)
-        except TierUnavailableError as error:
-            file.failed(error, begun)
-            if file.strict:
-                raise
-            return MISSING
-        if value is not MISSING:
-            self.answers += 1
-        return value
+            files, file = self._files, self.file
+            if files is None or file is None or level is not _ALL or file.breaker.refuses:
+                return self._find(key, level._value_)
+            begun = file.clock.monotonic()
+            memory = self._memory
+            try:
+                if memory.keeps:
+                    # P before T: a write or an invalidation from here on refuses the copy.
+                    value = files.promote(key, memory.put_copy, memory.fences.changes)
+                else:
+                    value = files.value(key)
+            except TierUnavailableError as error:
+                file.failed(error, begun)
+                if file.strict:
+                    raise
+                return MISSING
+            if value is not MISSING:
+                self.answers += 1
+            return value
+        finally:
+            self.busy -= 1
 
     def _find(self, key: str, levels: int) -> Any | Missing:
         """Do what `find` does, with any tiers and levels."""
@@ -152,6 +164,14 @@ class TierStack:
 
     def find_many(self, keys: Sequence[str], level: CacheLevel = CacheLevel.ALL) -> dict[str, Any]:
         """Do what `find` does for distinct keys. Each tier is asked once for what is still missing."""
+        count = len(keys)
+        self.busy += count
+        try:
+            return self._find_some(keys, level)
+        finally:
+            self.busy -= count
+
+    def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
             return self._find_many(keys, level._value_)
@@ -355,6 +375,19 @@ class TierStack:
             origin = redis.call(redis.tier.origin, fence.key, fence.tags)
             fence.origin = None if origin is UNAVAILABLE else origin
 
+    def is_current(self, fence: LoadFence) -> bool:
+        """Return whether no write or invalidation is known that concerns the fence.
+
+        The server is asked for tags. It compares the token of the key as it stores the value.
+        """
+        redis, origin = self.redis, fence.origin
+        if not fence.is_current():
+            return False
+        if redis is None or origin is None or not fence.tags:
+            return True
+        now = redis.call(redis.tier.origin, fence.key, fence.tags)
+        return now is UNAVAILABLE or now.tags == origin.tags
+
     def complete_fences(self, fences: Sequence[LoadFence]) -> None:
         """Complete the fences of several keys with the same tags."""
         redis = self.redis
@@ -376,7 +409,7 @@ class TierStack:
         if not self.lower:
             self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
             return value
-        entry = checked_entry(fence.key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
+        entry = checked_entry(fence.key, value, self.now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
         redis, origin = self.redis, fence.origin
         if redis is not None and origin is not None and levels & REDIS and _goes_to_server(stored):
@@ -388,7 +421,7 @@ class TierStack:
     ) -> dict[str, Any]:
         """Do what `store_loaded` does for distinct keys; the server is called once for all."""
         levels: int = level._value_
-        now = self._now()
+        now = self.now()
         entries = {
             fence.key: (checked_entry(fence.key, value, now, ttl, fence.tags, stale_ttl=stale_ttl), fence)
             for fence, value, ttl in loaded

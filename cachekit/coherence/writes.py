@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
-from cachekit.coherence.load_fence import LoadFence, may_store, shared_fence_of, with_tags
+from cachekit.coherence.load_fence import AbsenceFence, LoadFence, may_store, shared_fence_of, with_tags
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
@@ -191,8 +191,8 @@ class TierWrites:
 
     def replace(
         self, fence: LoadFence, value: Any, ttl: float | None, level: CacheLevel, stale_ttl: float = 0.0
-    ) -> None:
-        """Store what was loaded in place of the key's entry, if the fence is current.
+    ) -> bool:
+        """Store what was loaded in place of the key's entry, if the fence is current; return whether it was.
 
         A `ttl` of None removes the entry.
         """
@@ -200,21 +200,135 @@ class TierWrites:
         if ttl is None or ttl <= 0:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
-            return
+            return False
         entry = checked_entry(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         was_current = fence.is_current()
         steps = WriteSteps()
         with cleaning_on_interrupt(self._drop, [key]):
             try:
-                self._write([entry], fence.tags, level._value_, steps, fence)
+                return self._write([entry], fence.tags, level._value_, steps, fence) is True
             except Exception as error:
                 # A tier cannot hold the value: then none below memory holds it, nor what it was to replace.
                 self._delete([key], ALL & ~MEMORY, steps)
                 if not isinstance(error, (SerializationError, ValueTooLargeError)):
                     raise
                 # The caller has paid for the load, and only this process can hold the value.
-                if not was_current or not self._memory.put_entry(entry, fence.memory, breaks_fences=True):
-                    self._memory.delete(key)
+                if was_current and self._memory.put_entry(entry, fence.memory, breaks_fences=True):
+                    return True
+                self._memory.delete(key)
+                return False
+
+    def exchange(self, fence: LoadFence, entry: CacheEntry) -> bool | Unavailable:
+        """Store an entry in place of the one that the key has, if the fence is current; return whether.
+
+        The lowest tier in use compares its fence with the value that it has, in one step. UNAVAILABLE if no
+        tier can hold the entry now.
+
+        Raises:
+            SerializationError, ValueTooLargeError: a tier cannot hold the value. The key is gone.
+        """
+        if self._file is not None and fence.file is None:
+            return UNAVAILABLE  # the directory is gone: nothing can be compared
+        steps = WriteSteps()
+        with cleaning_on_interrupt(self._drop, [entry.key]):
+            try:
+                outcome = self._write([entry], entry.tags, ALL, steps, fence)
+            except Exception:
+                self._delete([entry.key], ALL, steps)
+                raise
+        steps.done()
+        return outcome
+
+    def create(
+        self, key: str, value: Any, ttl: float, tags: frozenset[str], stale_ttl: float
+    ) -> bool | Unavailable:
+        """Store a value unless the lowest tier in use has a live entry; return whether it was stored.
+
+        UNAVAILABLE if no tier can hold the value now.
+
+        Raises:
+            SerializationError, ValueTooLargeError: a tier cannot hold the value, which is stored in none.
+        """
+        bus = self._bus
+        if bus is not None and bus.beginning:
+            bus.await_beginning()
+        entry = checked_entry(key, value, self._now(), ttl, tags, stale_ttl=stale_ttl)
+        steps = WriteSteps()
+        with cleaning_on_interrupt(self._drop, [key]):
+            outcome = self._create(entry, steps)
+        steps.done()
+        return outcome
+
+    def _create(self, entry: CacheEntry, steps: WriteSteps) -> bool | Unavailable:
+        redis, file, key = self._redis, self._file, entry.key
+        fence = self._memory.fresh_fence(key, entry.tags)  # P before T, as in `write`
+        stored: bool | Unavailable = UNAVAILABLE
+        shared_fence: SharedFence | None = None
+        if redis is not None:
+            stored, shared_fence = self._create_on_server(redis, entry, steps)
+        if stored is UNAVAILABLE and file is not None:
+            created = steps.call(file, file.tier.create, key, entry)
+            if created is UNAVAILABLE:
+                file.missed_keys([key])
+            else:
+                stored, shared_fence = created is not None, created
+        if stored is UNAVAILABLE:
+            return self._create_in_memory(entry)
+        if stored:
+            try:
+                self._write_memory(entry, fence, shared_fence, ALL, None)
+            except Exception:
+                self._delete([key], ALL, steps)
+                raise
+        return stored
+
+    def _create_on_server(
+        self, redis: TierAccessor[ServerTier], entry: CacheEntry, steps: WriteSteps
+    ) -> tuple[bool | Unavailable, SharedFence | None]:
+        """Return whether the server has stored the entry, and T if no other write of the key came since.
+
+        The file's step is first, as in a write: copies of what the server has lost end before the new value
+        is seen. It stores nothing, because the server may refuse the entry.
+        """
+        file, key = self._file, entry.key
+        origin = steps.call(redis, redis.tier.successor, entry.tags)
+        if origin is UNAVAILABLE:
+            redis.missed_keys([key])
+            return UNAVAILABLE, None
+        gone: SharedFence | None = None
+        if file is not None:
+            removed = steps.call(file, file.tier.remove, key, in_flux=True)
+            if removed is UNAVAILABLE:
+                file.missed_keys([key])
+            else:
+                gone = removed[1]
+        try:
+            stored = steps.call(redis, redis.tier.create, key, entry, origin)
+        finally:
+            gone = self._settle(gone, steps)
+        if stored is UNAVAILABLE:
+            redis.missed_keys([key])
+        if not stored or file is None or gone is None:
+            return stored, None
+        shared_fence = gone.naming(entry.tags)
+        try:
+            steps.call(file, file.tier.add, key, entry, shared_fence, origin)
+        except Exception:
+            # A tier cannot hold the value: then none holds the key.
+            self._delete([key], ALL, steps)
+            raise
+        return True, shared_fence
+
+    def _create_in_memory(self, entry: CacheEntry) -> bool | Unavailable:
+        """Store an entry in memory alone, unless memory has one: there is no other tier, or none answers."""
+        memory = self._memory
+        shared_fence = shared_fence_of(self._file, entry.key, entry.tags)
+        absence = AbsenceFence(memory.peek_value, entry.key)
+        if not may_store(self._file, shared_fence):
+            return UNAVAILABLE
+        if memory.put_entry(entry, absence, shared_fence, breaks_fences=True):
+            return True if memory.keeps else UNAVAILABLE
+        return False if absence.was_broken else UNAVAILABLE
 
     def _write(
         self,
@@ -223,12 +337,16 @@ class TierWrites:
         levels: int,
         steps: WriteSteps,
         expect: LoadFence | None = None,
-    ) -> None:
-        """Store entries with the same tags; with `expect` it is one, stored only behind that fence."""
+    ) -> bool | Unavailable:
+        """Store entries with the same tags; with `expect` it is one, stored only behind that fence.
+
+        Returns:
+            Whether the expected fence was current; UNAVAILABLE if it was, and no tier could hold the entry.
+        """
         redis, file, memory = self._redis, self._file, self._memory
         if redis is not None and file is None and expect is None and levels == ALL:
             self._write_above_server(redis, entries, tags, steps)
-            return
+            return True
         fences: list[tuple[PrivateFence, SharedFence | None]] = []
         for entry in entries:
             if expect is None:
@@ -238,24 +356,31 @@ class TierWrites:
                 fences.append((expect.memory, expect.file))
         origin = None if redis is None else self._fresh_origin(redis, tags, expect, steps)
         written: list[SharedFence | None] = []
+        #: Whether no tier below memory has compared its fence, so that memory does.
+        lowest = expect is not None
         for at, entry in enumerate(entries):
             stored, shared_fence = self._write_file(entry, fences[at][1], origin, expect, levels, steps)
-            if not stored:
-                return
+            if stored is False:
+                return False
+            lowest = lowest and stored is UNAVAILABLE
             written.append(shared_fence)
         if redis is not None:
             stored = self._write_redis(redis, entries, origin, expect, levels, steps)
             for at, shared_fence in enumerate(written):
                 written[at] = self._settle(shared_fence, steps)
-            if not stored:
+            if stored is False:
                 # Another host was first: what this host has stored goes.
                 for entry in entries:
                     self.delete(entry.key, CacheLevel.FILE | CacheLevel.MEMORY)
-                return
+                return False
+            lowest = lowest and stored is UNAVAILABLE
+        outcome: bool | Unavailable = True
         for (fence, _), entry, shared_fence in zip(fences, entries, written, strict=True):
             # Without a tier below, a broken fence means that memory itself has the newer value.
-            lowest = expect is not None and redis is None and file is None
-            self._write_memory(entry, fence, shared_fence, levels, fence if lowest else None)
+            kept = self._write_memory(entry, fence, shared_fence, levels, fence if lowest else None)
+            if lowest:
+                outcome = kept
+        return outcome
 
     def _write_above_server(
         self,
@@ -306,11 +431,14 @@ class TierWrites:
         expect: LoadFence | None,
         levels: int,
         steps: WriteSteps,
-    ) -> tuple[bool, SharedFence | None]:
-        """Return whether the expected fence was current, and T as this write leaves it."""
+    ) -> tuple[bool | Unavailable, SharedFence | None]:
+        """Return whether the expected fence was current, and T as this write leaves it.
+
+        UNAVAILABLE if there is no file tier, or if it did not answer.
+        """
         file, key = self._file, entry.key
         if file is None:
-            return True, None
+            return UNAVAILABLE, None
         in_flux = self._redis is not None
         if expect is not None and (shared_fence is None or not shared_fence.is_current()):
             return False, None
@@ -323,7 +451,7 @@ class TierWrites:
         gone = steps.call(file, file.tier.remove, key, in_flux=in_flux)
         if gone is UNAVAILABLE:
             file.missed_keys([key])
-            return True, shared_fence
+            return UNAVAILABLE, shared_fence
         if expect is not None and levels != MEMORY:
             # Another process may have written since the fence was checked, and `remove` may have removed its
             # entry. So the loaded value, which is older than that write, must not enter this memory.
@@ -338,8 +466,8 @@ class TierWrites:
         expect: LoadFence | None,
         levels: int,
         steps: WriteSteps,
-    ) -> bool:
-        """Return whether the expected token was current."""
+    ) -> bool | Unavailable:
+        """Return whether the expected token was current; UNAVAILABLE if the server did not answer."""
         put: object
         if not levels & REDIS or origin is None:
             put = steps.call(redis, redis.tier.remove_many, [entry.key for entry in entries])
@@ -351,6 +479,7 @@ class TierWrites:
             put = steps.call(redis, redis.tier.put_many, by_key, dict.fromkeys(by_key, origin))
         if put is UNAVAILABLE:
             redis.missed_keys([entry.key for entry in entries])
+            return UNAVAILABLE
         return put is not False
 
     def _settle(self, shared_fence: SharedFence | None, steps: WriteSteps) -> SharedFence | None:
@@ -368,8 +497,12 @@ class TierWrites:
         shared_fence: SharedFence | None,
         levels: int,
         unless: PrivateFence | None,
-    ) -> None:
-        """Take the last step of a write: memory gets the entry, or at least drops the older one."""
+    ) -> bool | Unavailable:
+        """Take the last step of a write: memory gets the entry, or at least drops the older one.
+
+        Returns:
+            Whether memory got it; UNAVAILABLE if it cannot hold it.
+        """
         if levels == MEMORY:
             # The value belongs to this process, so no write of another process concerns it.
             stored = self._memory.put_entry(entry, fence, None, breaks_fences=True)
@@ -379,8 +512,11 @@ class TierWrites:
                 and may_store(self._file, shared_fence)
                 and self._memory.put_entry(entry, fence, shared_fence, breaks_fences=True)
             )
-        if not stored:
-            self._memory.delete(entry.key, unless)
+        if stored:
+            return True if self._memory.keeps else UNAVAILABLE
+        lost = unless is not None and not unless.is_current()
+        self._memory.delete(entry.key, unless)
+        return False if lost else UNAVAILABLE
 
     def _write_on_this_host(
         self,

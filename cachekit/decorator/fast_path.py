@@ -44,6 +44,13 @@ if TYPE_CHECKING:
             ...
 
 
+def raise_interrupt(error: Exception) -> None:
+    """Do what `interrupts.raise_interrupt` does. It is imported after an error only."""
+    from cachekit.runtime import interrupts
+
+    interrupts.raise_interrupt(error)
+
+
 class _KeywordMark:
     """Separates the positional arguments of a call from its keywords."""
 
@@ -165,7 +172,8 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
             call_key = (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
             slot = fast_path.find(call_key)
-        except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
+        except Exception as error:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
+            raise_interrupt(error)
             slot = None
         if slot is not None and (
             not call_key
@@ -195,8 +203,8 @@ def wrapper_of(cached: SlowPath, *, skips_first: bool, copies: bool) -> Callable
             ):
                 try:
                     fast_path.touch(held.key)
-                except KeyError:
-                    pass
+                except KeyError as error:
+                    raise_interrupt(error)
                 held.accesses += 1
                 held.last = now
                 fast_path.lookups.hits += 1
@@ -218,7 +226,8 @@ def async_wrapper_of(
             call_key = (*call_key, _KEYWORD_MARK, *kwargs, *kwargs.values())
         try:
             slot = fast_path.find(call_key)
-        except Exception:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
+        except Exception as error:  # noqa: BLE001  # unhashable, or a proxy that stands for nothing now
+            raise_interrupt(error)
             slot = None
         if slot is not None and (
             not call_key
@@ -248,8 +257,8 @@ def async_wrapper_of(
             ):
                 try:
                     fast_path.touch(held.key)
-                except KeyError:
-                    pass
+                except KeyError as error:
+                    raise_interrupt(error)
                 held.accesses += 1
                 held.last = now
                 fast_path.lookups.hits += 1

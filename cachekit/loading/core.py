@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, final
 from weakref import ref
 
 from cachekit.coherence.accessor import TierAccessor
+from cachekit.coherence.notifications import recovery_of
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.loading.keep_warm import KeepWarm
@@ -51,6 +52,7 @@ class CacheCore:
 
     Attributes:
         memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
+        memory_tier: the memory tier, or None.
         memory_stats: the counters of the memory tier.
         tiers: all tiers as one.
         loads, awaited: the loads of this cache, in threads and in tasks.
@@ -64,9 +66,8 @@ class CacheCore:
     """
 
     __slots__ = (
-        "__weakref__", "_functions", "_levels", "_memory_tier", "awaited",
-        "closed", "default_ttl", "defaults", "fast_paths", "keep_warm", "loads", "lookups", "memory",
-        "memory_stats", "table", "tiers",
+        "__weakref__", "_functions", "_levels", "awaited", "closed", "default_ttl", "defaults", "fast_paths",
+        "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +81,7 @@ class CacheCore:
         keeps_warm: bool,
         strict: bool,
     ) -> None:
-        self._memory_tier = memory
+        self.memory_tier = memory
         self._levels: list[CacheLevel] = [
             level for level, tier in zip(_LEVELS, (memory, redis, file), strict=True) if tier is not None
         ]
@@ -96,7 +97,9 @@ class CacheCore:
             self.memory,
             None
             if redis is None
-            else TierAccessor("redis", redis, strict=strict, recovered=recovered, actor=self.memory),
+            else TierAccessor(
+                "redis", redis, strict=strict, recovered=recovery_of(redis, self.memory), actor=self.memory
+            ),
             None if file is None else TierAccessor("file", file, strict=strict, recovered=recovered),
         )
         self.loads = Loads(self.tiers)
@@ -185,13 +188,21 @@ class CacheCore:
         if not self.closed:
             self.memory.invalidate_tags(frozenset({function}))
 
-    def get_stats(self) -> dict[str, CacheStats]:
-        """Return the statistics of each tier by name, and "combined"."""
+    def requests(self) -> int:
+        """Return how many lookups callers have begun."""
+        return sum(self.table.totals()) + self.tiers.skipped
+
+    def get_stats(self, used: int | None = None) -> dict[str, CacheStats]:
+        """Return the statistics of each tier by name, and "combined".
+
+        Args:
+            used: the bytes of the entries in memory; None (the default) measures them.
+        """
         # First: a lookup counts as a request before a lower tier answers it.
         answers = self.tiers.answers
         tiers = {}
-        if self._memory_tier is not None:
-            tiers["memory"] = self._memory_tier.get_stats()
+        if self.memory_tier is not None:
+            tiers["memory"] = self.memory_stats.statistics(self.memory, used)
         for name, lower in (("redis", self.tiers.redis), ("file", self.tiers.file)):
             if lower is not None:
                 tiers[name] = lower.get_stats()

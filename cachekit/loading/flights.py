@@ -11,20 +11,24 @@ cancelled or interrupted; then the callers that wait try again.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 from weakref import ref
 
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
 from cachekit.tiers.base import Fence
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from types import FrameType
 
 _GLANCE: Final = 1.0  # seconds between two checks whether the loop of a flight still runs
 
@@ -39,6 +43,13 @@ _waiting: dict[int, Flight[Any]] = {}
 
 #: The flights whose loads hold a permit (see `permits`).
 _permit_holders: set[Flight[Any]] = set()
+#: Loads that outran their hard timeout, and have not ended.
+_outrun: set[Flight[Any]] = set()
+_MOST_OUTRUN: Final = 300
+_MOST_OUTRUN_OF_KEY: Final = 3
+
+#: Modules that hold locks while they run.
+_LOCKING: Final = (__name__, "cachekit.tiers.", "cachekit.coherence.")
 
 #: The innermost block of `loading_scope` that the current thread or task is in.
 _block: ContextVar[loading_scope | None] = ContextVar("cachekit_loading", default=None)
@@ -60,6 +71,7 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         outer = _block.get()
         # Skip blocks that this context has outlived, and those that an interrupted thread left behind.
         while outer is not None and all(flight.is_over for flight in outer._flights):
+            outer._flights = ()  # the context of a thread keeps the last one
             outer = outer._outer
         self._outer: loading_scope | None = outer
         self._token = _block.set(self)
@@ -71,8 +83,18 @@ class loading_scope:  # noqa: N801  # it is used as a function; one by contextli
         del self._token
         try:
             _block.reset(token)
-        except ValueError:
-            pass  # the collector closes a task of a loop that was dropped, outside the task's context
+        except ValueError as error:
+            raise_interrupt(error)
+            # The collector closes a task of a loop that was dropped, outside the task's context
+
+
+def _waits_for(thread: int, flight: Flight[Any] | None) -> None:
+    """Note what a thread waits for; None is nothing."""
+    with _lock:
+        if flight is None:
+            _waiting.pop(thread, None)
+        else:
+            _waiting[thread] = flight
 
 
 def _flying() -> list[Flight[Any]]:
@@ -83,6 +105,38 @@ def _flying() -> list[Flight[Any]]:
         flights += block._flights
         block = block._outer
     return flights
+
+
+def lead_here(flights: Iterable[Flight[Any]]) -> None:
+    """Note that the current thread leads these loads from now on; it does nothing for tasks."""
+    with _lock:
+        for flight in flights:
+            if flight._loop is None:
+                flight._leader = threading.get_ident()
+
+
+def leave_to_another(flights: Iterable[Flight[Any]]) -> None:
+    """Note that another thread leads these loads, or will, so that the current one may wait for them."""
+    with _lock:
+        for flight in flights:
+            if flight._leader == threading.get_ident():
+                flight._leader = None
+
+
+def _may_hold_lock() -> bool:
+    """Return whether the caller was called by a step of a tier, or of this module.
+
+    A signal handler, a finalizer or a codec may load inside such a step. Then this thread may hold a lock
+    that the load needs to end.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals is globals():  # the caller's own way in here
+        frame = frame.f_back
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_LOCKING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def holds_permit() -> bool:
@@ -113,6 +167,7 @@ class Flight(Generic[F]):
         "_blocked_on",
         "_ended",
         "_event",
+        "_leader",
         "_loop",
         "_loop_thread",
         "_table",
@@ -132,6 +187,9 @@ class Flight(Generic[F]):
         # loads in progress. Their flights end with it, and so must not keep it.
         self._loop = None if loop is None else ref(loop)
         self._loop_thread = None if loop is None else threading.get_ident()
+        #: The thread that must go on for the flight to end. A signal handler or finalizer that this thread
+        #: runs must not wait for the flight, wherever the thread is. None for a task.
+        self._leader = threading.get_ident() if loop is None else None
         #: Whether the flight has a result or an exception, or was cancelled.
         self.is_over = False
         #: The value or the error of a flight that is over; None if it was cancelled.
@@ -169,6 +227,8 @@ class Flight(Generic[F]):
                 del self._table._flights[self.key]
             if _permit_holders:
                 _permit_holders.discard(self)
+            if _outrun:
+                _outrun.discard(self)
             if not self.is_over:
                 self.outcome = outcome
                 self.is_over = True
@@ -192,17 +252,17 @@ class Flight(Generic[F]):
             FlightTimeout: the flight was not over in time.
         """
         thread = threading.get_ident()
-        with _lock:
-            outer = _waiting.get(thread)
-            if not self.is_over:
-                _waiting[thread] = self
-                if self._event is None:
-                    self._event = threading.Event()
-            # Again, now that other threads see what this thread waits for: of two threads that wait for each
-            # other's loads, the second one to get here turns back.
-            blocked = self._needs(_flying(), None)
+        outer = _waiting.get(thread)  # which this thread alone changes
         try:
-            if blocked:
+            with _lock:
+                if not self.is_over:
+                    _waiting[thread] = self
+                    if self._event is None:
+                        self._event = threading.Event()
+                # Again, now that other threads see what this thread waits for: of two threads that wait for
+                # each other's loads, the second one to get here turns back.
+                blocked = self._needs(_flying(), None)
+            if blocked or (not self.is_over and _may_hold_lock()):
                 raise FlightCancelled
             if self._event is not None:
                 for pause in self._pauses(seconds, None):
@@ -211,10 +271,11 @@ class Flight(Generic[F]):
                 if not self.is_over:
                     raise FlightTimeout
         finally:
-            with _lock:
-                _waiting.pop(thread, None)
-                if outer is not None:
-                    _waiting[thread] = outer
+            try:
+                _waits_for(thread, outer)
+            except BaseException:
+                _waits_for(thread, outer)  # a signal handler struck before the thread was taken out
+                raise
             self.stop_waiting()
         return self._outcome()
 
@@ -251,8 +312,8 @@ class Flight(Generic[F]):
                     wake()  # the loop runs a task right here, so nothing has to wake it
                 else:
                     loop.call_soon_threadsafe(wake)
-            except RuntimeError:
-                pass  # that loop is closed, and its tasks have ended
+            except RuntimeError as error:
+                raise_interrupt(error)  # else that loop is closed, and its tasks have ended
 
         try:
             with _lock:
@@ -303,7 +364,11 @@ class Flight(Generic[F]):
             others: the flights that the caller is loading.
             loop: the loop that runs while the caller waits; None if the caller blocks its thread.
         """
-        return any(flight in others or flight._stands_still(loop) for flight in self._ahead())
+        thread = threading.get_ident()
+        return any(
+            flight in others or flight._leader == thread or flight._stands_still(loop)
+            for flight in self._ahead()
+        )
 
     def _ahead(self) -> Iterator[Flight[Any]]:
         """Yield this flight, and all that must be over before it can be."""
@@ -368,7 +433,12 @@ class FlightTable(Generic[F]):
             mine = _flying()
             with _lock:
                 flight = self._flights.get(key)
-                if flight is not None and flight.fence.is_current() and not flight._needs(mine, loop):
+                if (
+                    flight is not None
+                    and flight.fence.is_current()
+                    and not flight._needs(mine, loop)
+                    and not (loop is None and _may_hold_lock())
+                ):
                     # Under the same lock as the check: two callers that both pass the check, and then wait
                     # for each other's flights, would wait for ever.
                     for blocked in mine:
@@ -399,6 +469,20 @@ class FlightTable(Generic[F]):
                 if self._flights.get(flight.key) is flight:
                     del self._flights[flight.key]
 
+    def give_up_on(self, flights: Sequence[Flight[F]]) -> None:
+        """Do what `give_up` does after a hard timeout, and count the flights until they end."""
+        self.give_up(flights)
+        with _lock:
+            _outrun.update(flight for flight in flights if not flight.is_over)
+
+    def too_many_outrun(self, keys: Iterable[str]) -> bool:
+        """Return whether no further load with a hard timeout may begin until one of the earlier ones ends."""
+        if not _outrun:
+            return False
+        with _lock:
+            of_keys = Counter(flight.key for flight in _outrun if flight._table is self)
+            return len(_outrun) >= _MOST_OUTRUN or any(of_keys[key] >= _MOST_OUTRUN_OF_KEY for key in keys)
+
     def before_fork(self) -> None:
         """Take the lock."""
         _lock.acquire()
@@ -407,5 +491,6 @@ class FlightTable(Generic[F]):
         """Release the lock. A child has none of the leaders, so it drops their flights."""
         if in_child:
             self._flights.clear()
+            _outrun.clear()
             _waiting.clear()  # its threads are gone, and new ones may get their numbers
         _lock.release()

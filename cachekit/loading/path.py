@@ -25,6 +25,8 @@ from cachekit.loading.flights import (
     FlightTable,
     FlightTimeout,
     holds_permit,
+    lead_here,
+    leave_to_another,
     loading_scope,
 )
 from cachekit.loading.permits import LoadPermit, PermitPool
@@ -97,6 +99,11 @@ Path: TypeAlias = Generator[Step, Any, T]
 _DONE: Final = Outcome[Any]()
 
 
+def _not_begun(flights: Flights, why: str) -> LoadTimeoutError:
+    load = "several keys" if len(flights) > 1 else shown_key(flights[0].key)
+    return LoadTimeoutError(f"the load of {load}, which has a hard_timeout, was not begun: {why}")
+
+
 @final
 class LoadPath:
     """The path of all loads of one cache, and what they share. Safe in any thread and on any event loop.
@@ -146,9 +153,16 @@ class LoadPath:
                 if mine:  # before waiting for others, so that two batches never block each other
                     detached = None
                     soft = options.soft_timeout is not None and request.stale_ttl > 0
-                    if loop is not None or soft or options.hard_timeout is not None:
+                    if options.hard_timeout is not None and self.flights.too_many_outrun(map(_KEY, mine)):
+                        outcome = Outcome(error=_not_begun(mine, "too many earlier ones have not ended"))
+                    elif loop is not None or soft or options.hard_timeout is not None:
                         detached = yield Detach(tuple(mine), self._run(list(mine), loader, request, {}))
-                    if detached is None:
+                        if detached is None and options.hard_timeout is not None:
+                            # In this thread it might take longer.
+                            outcome = Outcome(error=_not_begun(mine, "no thread can be started for it"))
+                    if outcome is not None:
+                        pass
+                    elif detached is None:
                         outcome = yield from self._run(mine, loader, request, values)
                     else:
                         outcome = yield from self._await_own(detached, mine, loader, request, begun, values)
@@ -221,13 +235,14 @@ class LoadPath:
         led = tuple(mine)
         mine.clear()
         try:
+            leave_to_another(led)
             for flight in led:
                 outcome = yield from self._wait(flight, request, begun, leading=True)
                 if outcome is not None and outcome.error is None:
                     values[flight.key] = outcome.value
                 elif outcome is not None:
                     if not flight.is_over:  # too late; no further caller joins any part of this batch
-                        self.flights.give_up(led)
+                        self.flights.give_up_on(led)
                     return outcome
                 elif flight.is_over:
                     load = "several keys" if request.many else shown_key(flight.key)
@@ -255,7 +270,7 @@ class LoadPath:
                 return None
             except FlightTimeout:
                 if leading and last:
-                    self.flights.give_up([flight])  # the load may hang for ever
+                    self.flights.give_up_on([flight])  # the load may hang for ever
                 stale = self._stale([flight.key], request)
                 if stale:
                     return Outcome(stale[flight.key])
@@ -298,6 +313,7 @@ class LoadPath:
         permit: LoadPermit | None = None
         tiers, figures = self.tiers, self.figures
         try:
+            lead_here(flights)
             with loading_scope(*flights):
                 missing = flights.copy() if request.replaces else self._look_again(flights, values)
                 try:
@@ -310,20 +326,18 @@ class LoadPath:
                     if missing:
                         if tiers.redis is not None:
                             yield Blocking(self._complete_fences, missing)
-                        started = tiers.monotonic()
+                        started, failed = tiers.monotonic(), False
                         try:
                             if request.many:
                                 keys = list(map(_KEY, missing))
                                 loaded = yield Call(loader, keys.copy())
                             else:
                                 loaded = yield Call(loader)
-                        except Exception:
-                            figures.failures += 1
+                        except Exception as error:
+                            failed = not is_interrupt(error)
                             raise
                         finally:
-                            took = tiers.monotonic() - started
-                            figures.loads += 1
-                            figures.seconds += took
+                            figures.ended(tiers.monotonic() - started, failed)
                         if request.many:
                             _check_batch(loaded, keys)
                         else:

@@ -16,14 +16,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, final
 
-from cachekit.coherence.accessor import UNAVAILABLE, Unavailable
+from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.tier_stack import TierStack
 from cachekit.errors import TierUnavailableError
 from cachekit.loading.flights import blocks_a_permit_holder
 from cachekit.loading.options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
-from cachekit.tiers.base import Lease
+from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.tiers.base import DirectoryTier, Lease
 
 if TYPE_CHECKING:
     from cachekit.loading.process_lease import ProcessLeases
@@ -42,7 +43,8 @@ def _runs_loop() -> bool:
         return False
     try:
         asyncio.get_running_loop()
-    except RuntimeError:
+    except RuntimeError as error:
+        raise_interrupt(error)
         return False
     return True
 
@@ -116,7 +118,7 @@ class PermitPool:
             return lambda: redis.call(redis.tier.lease, key, options.lease_timeout)
         file = self._tiers.file
         assert file is not None
-        return lambda: file.call(self._process_leases(file.tier.path).try_acquire, key)
+        return lambda: self._of_directory(file, lambda path: self._process_leases(path).try_acquire(key))
 
     def _process_leases(self, path: str) -> ProcessLeases:
         leases = self._leases.get(path)
@@ -130,7 +132,25 @@ class PermitPool:
     def _slot(self, limit: int) -> Attempt:
         file = self._tiers.file
         assert file is not None
-        return lambda: file.call(self._load_slots(limit, file.tier.path).try_acquire)
+        return lambda: self._of_directory(file, lambda path: self._load_slots(limit, path).try_acquire())
+
+    def _of_directory(
+        self, file: TierAccessor[DirectoryTier], acquire: Callable[[str], Lease | None]
+    ) -> Lease | Unavailable | None:
+        """Return what the tier's directory lends, or `UNAVAILABLE`.
+
+        A lock that cannot be made says nothing about the tier. Its files may be read, and even written, where
+        no other file can be made or opened.
+        """
+        path = file.tier.path
+        if file.breaker.refuses:
+            return file.call(acquire, path)
+        try:
+            return acquire(path)
+        except TierUnavailableError:
+            if file.strict:
+                raise
+            return UNAVAILABLE
 
     def _load_slots(self, limit: int, path: str) -> LoadSlots:
         slots = self._slots.get(limit)

@@ -13,6 +13,7 @@ from typing import Final, Protocol, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import is_interrupt
 
 if sys.platform != "win32":
     import fcntl
@@ -218,9 +219,9 @@ class ProcessLeases:
                 if not taken:
                     return None
                 self._held[place] = lease._token
-            except OSError as error:
-                raise TierUnavailableError(f"no lease could be taken: {error}") from error
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OSError) and not is_interrupt(error):
+                    raise TierUnavailableError(f"no lease could be taken: {error}") from error
                 # A signal handler's exception: no caller gets the lease.
                 self._held.pop(place, None)
                 self._places.give(place)

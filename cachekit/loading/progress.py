@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TextIO, TypeAlias, final
 
+from cachekit.runtime.interrupts import is_interrupt
+
 #: Called as `progress(done, total)`.
 ProgressCallback: TypeAlias = Callable[[int, int], object]
 
@@ -152,7 +154,9 @@ class ProgressBar:
         try:
             self._stream.write(text + end)
             self._stream.flush()
-        except Exception:  # noqa: BLE001  # the stream is closed, a broken pipe, or an object of the user
+        except Exception as error:  # the stream is closed, a broken pipe, or an object of the user
+            if is_interrupt(error):
+                raise
             self._stream = None
             self._moves, self.patience = False, None
 
@@ -160,7 +164,9 @@ class ProgressBar:
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    except Exception:  # noqa: BLE001  # the stream is closed, or has no more than `write`
+    except Exception as error:  # the stream is closed, or has no more than `write`
+        if is_interrupt(error):
+            raise
         return False
 
 
@@ -168,7 +174,9 @@ def _width(stream: TextIO) -> int:
     try:
         # A terminal that does not know its width reports 0.
         return os.get_terminal_size(stream.fileno()).columns or 80
-    except Exception:  # noqa: BLE001  # the stream is a terminal by its own word alone
+    except Exception as error:  # the stream is a terminal by its own word alone
+        if is_interrupt(error):
+            raise
         return 80
 
 

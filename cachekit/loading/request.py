@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 from cachekit.loading.options import OFF, LeaseScope, LoadOptions, checked_options
 from cachekit.loading.permits import PermitPool
 from cachekit.model.types import TTL, CacheLevel, Tags
-from cachekit.model.validation import checked_jitter, checked_tags, seconds, stale_seconds
+from cachekit.model.validation import checked_def, checked_jitter, checked_tags, seconds, stale_seconds
 
 #: From a loaded value to its TTL in seconds; with None it is not stored.
 Life = Callable[[Any], float | None]
@@ -114,6 +114,33 @@ class LoadDefaults:
             )
         return load
 
+    def life(
+        self, ttl: TTL | Callable[[Any], TTL], store_if: Callable[[Any], bool] | None = None
+    ) -> float | Life:
+        """Return the life of a loaded value, or the function that says it, and whether it is stored.
+
+        Raises:
+            TypeError: `store_if` is not a function that can be called, or `ttl` is of the wrong type.
+            ValueError: the TTL is NaN.
+        """
+        default = self._default_ttl
+        if store_if is None and not callable(ttl):
+            return default if ttl is None else seconds(ttl)
+        if store_if is not None:
+            checked_def("store_if", "of a value, such as lambda value: value is not None", store_if)
+        if callable(ttl):
+            checked_def("ttl", "of a value", ttl)
+        elif ttl is not None:
+            ttl = seconds(ttl)
+
+        def life(value: Any) -> float | None:
+            if store_if is not None and not store_if(value):
+                return None
+            chosen = ttl(value) if callable(ttl) else ttl
+            return default if chosen is None else seconds(chosen, "the result of the ttl function")
+
+        return life
+
     def stale(self, stale_ttl: TTL) -> float:
         """Return for how many seconds a value may be served as a stale one.
 
@@ -130,11 +157,12 @@ class LoadDefaults:
 
     def request(
         self,
-        ttl: TTL,
+        ttl: TTL | Callable[[Any], TTL],
         tags: Tags | None,
         stale_ttl: TTL = None,
         jitter: float = 0.0,
         load: LoadOptions | None = None,
+        store_if: Callable[[Any], bool] | None = None,
     ) -> LoadRequest:
         """Return the request for a load with these arguments.
 
@@ -143,7 +171,7 @@ class LoadDefaults:
             ValueError: a number out of range, or a `load` that needs a tier that the cache does not have.
         """
         return LoadRequest(
-            self._default_ttl if ttl is None else seconds(ttl),
+            self.life(ttl, store_if),
             checked_tags(tags),
             stale_ttl=self.stale(stale_ttl),
             options=self.options(load),

@@ -14,6 +14,7 @@ from portalocker import AlreadyLocked, Lock, LockException
 from cachekit.errors import TierUnavailableError
 from cachekit.loading.process_lease import open_lock
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import interrupt_behind
 
 
 @final
@@ -95,13 +96,14 @@ class LoadSlots:
                     self._held.add(lock)
                 except AlreadyLocked:
                     continue
-                except (OSError, LockException) as error:
-                    raise TierUnavailableError(f"no slot could be taken: {error}") from error
-                except BaseException:
+                except BaseException as error:
+                    struck = interrupt_behind(error)
+                    if struck is None and isinstance(error, (OSError, LockException)):
+                        raise TierUnavailableError(f"no slot could be taken: {error}") from error
                     # A signal handler's exception: no caller gets the slot.
                     self._held.discard(lock)
                     lock.release()
-                    raise
+                    raise (struck or error) from None
             return slot
         return None
 

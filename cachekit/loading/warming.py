@@ -21,6 +21,7 @@ from cachekit.loading.threads_driver import Loads
 from cachekit.model.display import shown_key
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
+from cachekit.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -61,8 +62,11 @@ class _Agenda:
             result: bool | BaseException | None
             try:
                 result = yield from self._warm(key, waits, loop)
-            except Exception as error:  # noqa: BLE001  # for the report
-                result = error
+            except Exception as error:
+                if is_interrupt(error):
+                    self.drop()
+                    raise
+                result = error  # for the report
             except BaseException as error:
                 if loop is None or not _is_of_the_load(error):
                     self.drop()

@@ -8,6 +8,7 @@ during `f` are lost, so call `f` first. Free-threaded builds take the owner's lo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, final
 from weakref import ref
 
@@ -115,21 +116,35 @@ class TierCounters:
 class LoadCounters:
     """The counters of the loads of one cache; `CacheStats` says when each moves."""
 
-    __slots__ = ("failures", "lease_waits", "loads", "seconds", "stale_served")
+    __slots__ = ("durations", "failures", "lease_waits", "listeners", "stale_served", "successes")
 
     def __init__(self) -> None:
-        self.loads = 0
+        # Two counters that only grow: of a sum and a part of it, the rest could fall for a moment.
+        self.successes = 0
         self.failures = 0
-        self.seconds = 0.0
+        self.durations = LatencyHistogram()  #: of every load
         self.stale_served = 0
         self.lease_waits = 0
+        #: Called with the seconds of each load, by whichever thread has ended it. They raise nothing.
+        self.listeners: tuple[Callable[[float], object], ...] = ()
+
+    def ended(self, seconds: float, failed: bool) -> None:
+        """Count a load."""
+        if failed:
+            self.failures += 1
+        else:
+            self.successes += 1
+        self.durations.record(seconds)
+        for listener in self.listeners:
+            listener(seconds)
 
     def as_dict(self) -> dict[str, float]:
         """Return the counters under their names in `CacheStats`."""
+        failures = self.failures  # read once: it changes
         return {
-            "loads": self.loads,
-            "load_failures": self.failures,
-            "load_seconds": self.seconds,
+            "loads": self.successes + failures,
+            "load_failures": failures,
+            "load_seconds": self.durations.sum,
             "stale_served": self.stale_served,
             "lease_waits": self.lease_waits,
         }
@@ -137,24 +152,37 @@ class LoadCounters:
 
 @final
 class LatencyHistogram:
-    """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes.
+    """Durations in buckets that grow by a quarter of a doubling, from 10 ns to 20 minutes, and their sum.
 
-    A quantile is correct to within 19 %. There is no lock: threads that record at once may lose a count.
+    A quantile is correct to within 19 %. There is no lock, as in all counters of this module.
     """
 
     _SMALLEST: Final = 1e-8
     _STEPS: Final = 4
     _BUCKETS: Final = 4 * 37
+    #: The doublings of 10 ns at which an exported bucket ends, where one of its own buckets ends too.
+    _EXPORTED: Final = range(7, 34, 2)
+    #: The upper edges of the exported buckets in seconds, from 1.28 us to 86 s. One more bucket has no edge.
+    EDGES: Final[tuple[float, ...]] = tuple(1e-8 * 2.0**doublings for doublings in _EXPORTED)
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "sum")
 
     def __init__(self) -> None:
         self._counts = [0] * self._BUCKETS
+        self.sum = 0.0  #: seconds of all records
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
         step = math.ceil(math.log2(max(seconds, self._SMALLEST) / self._SMALLEST) * self._STEPS)
         self._counts[min(step, self._BUCKETS - 1)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[int]:
+        """Return the records in each exported bucket, the one beyond the last edge included."""
+        counts = self._counts.copy()
+        ends = [doublings * self._STEPS + 1 for doublings in self._EXPORTED]
+        starts = [0, *ends]
+        return [sum(counts[start:end]) for start, end in zip(starts, [*ends, None], strict=True)]
 
     def quantile(self, share: float) -> float:
         """Return the duration in seconds that `share` (0 to 1) of the records do not exceed; 0 if none."""

@@ -219,5 +219,16 @@ def not_a_function(argument: str, takes: str, value: object) -> TypeError:
     )
 
 
+_COROUTINE: Final = 0x80  # the flag of a coroutine function's code; `inspect` is slow to import
+
+
+def checked_def(argument: str, takes: str, value: object) -> None:
+    """Raise TypeError unless the argument is a function that need not be awaited."""
+    if not callable(value):
+        raise not_a_function(argument, takes, value)
+    if getattr(getattr(value, "__code__", None), "co_flags", 0) & _COROUTINE:
+        raise TypeError(f"{argument} must be a def function, not {shown_value(value)}, which must be awaited")
+
+
 def _value_of(key: str | None) -> str:
     return "the value" if key is None else f"the value of {shown_key(key)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, Final, final
 
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
 
 _PAUSE: Final = 60.0  # seconds between two entries in the log
@@ -36,7 +37,8 @@ class BackgroundCall:
                 target=copy_context().run, args=(self._run,), name="cachekit-load", daemon=True
             )
             thread.start()
-        except RuntimeError:  # the interpreter ends, or the system has no thread left
+        except RuntimeError as error:  # the interpreter ends, or the system has no thread left
+            raise_interrupt(error)
             return False
         self._thread = thread
         return True

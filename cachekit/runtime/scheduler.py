@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, final
 
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 
 
 @final
@@ -85,7 +86,8 @@ class Scheduler:
         try:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()
-        except RuntimeError:
+        except RuntimeError as error:
+            raise_interrupt(error)
             # No threads left, the interpreter is shutting down, or it is a subinterpreter without
             # daemon threads. The next task tries again.
             return

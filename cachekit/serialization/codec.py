@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from cachekit.errors import UnreadableError
 from cachekit.model.contents import kinds_within
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.class_fingerprints import check, find_loaded, table_of
 from cachekit.serialization.compression import Compressor, unpack
 from cachekit.serialization.pickle_codec import PickleCodec
@@ -92,7 +92,7 @@ def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) ->
     except UnreadableError:
         raise
     except Exception as error:
-        if is_interrupt(error):
+        if is_no_fault_of_value(error):
             raise
         raise UnreadableError(f"the codec {codec.name!r} failed: {type(error).__name__}", "damage") from error
 

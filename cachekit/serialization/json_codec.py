@@ -10,6 +10,7 @@ import json
 from typing import Any, final
 
 from cachekit.errors import UnreadableError
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.plain_values import Plainer, decode
 
 
@@ -44,6 +45,8 @@ class JsonCodec:
         try:
             return self._decoder.decode(str(payload, "utf-8"))
         except (ValueError, RecursionError) as error:
+            if is_no_fault_of_value(error):
+                raise
             raise UnreadableError(
                 f"the stored JSON cannot be read: {type(error).__name__}", "damage"
             ) from error

@@ -10,6 +10,7 @@ import importlib
 from typing import Any, final
 
 from cachekit.errors import UnreadableError
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.plain_values import Plainer, decode
 
 
@@ -53,6 +54,8 @@ class MsgpackCodec:
         try:
             return self._unpackb(payload, object_hook=decode)
         except (ValueError, RecursionError) as error:
+            if is_no_fault_of_value(error):
+                raise
             raise UnreadableError(
                 f"the stored MessagePack cannot be read: {type(error).__name__}", "damage"
             ) from error

@@ -16,7 +16,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import SerializationError, UnreadableError
 from cachekit.model.once_only import OnceOnlyError, refusal_of
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.class_fingerprints import find_by_import, table_of
 from cachekit.serialization.collisions import HealthMonitor, watched
@@ -138,7 +138,7 @@ class PickleCodec:
             try:
                 payload = pickle.dumps(value, PROTOCOL)
             except Exception as error:  # the pickler that looks says what is wrong
-                if is_interrupt(error):
+                if is_no_fault_of_value(error):
                     raise
             else:
                 if not self._trusted and is_simple(payload):
@@ -170,11 +170,11 @@ class PickleCodec:
         except UnreadableError:
             raise
         except (ImportError, AttributeError) as error:
-            if is_interrupt(error):
+            if is_no_fault_of_value(error):
                 raise
             raise UnreadableError(f"a class of the stored value is gone: {error}", "class") from error
         except Exception as error:
-            if is_interrupt(error):
+            if is_no_fault_of_value(error):
                 raise
             raise UnreadableError(
                 f"the stored pickle cannot be loaded: {type(error).__name__}", "damage"
@@ -220,7 +220,7 @@ class PickleCodec:
         except pickle_inspector.RefusedClassError as refused:
             raise SerializationError(_refusal(value, refused.module, refused.name)) from refused
         except Exception as error:
-            if is_interrupt(error):
+            if is_no_fault_of_value(error):
                 raise
             raise SerializationError(
                 f"a {type(value).__name__} was pickled, but could not be read back from a place "
@@ -249,14 +249,16 @@ def _dumps_looking(value: Any) -> tuple[bytes, Iterable[type]]:
         pickler = _Pickler(file)
         pickler.dump(value)
         return file.getvalue(), pickler.kinds.values()
-    except (SerializationError, MemoryError):
+    except SerializationError:
         raise
     except RecursionError as error:
+        if is_no_fault_of_value(error):
+            raise
         raise SerializationError(
             f"a {type(value).__name__} is nested too deeply to be pickled; store a flatter value"
         ) from error
     except Exception as error:
-        if is_interrupt(error):
+        if is_no_fault_of_value(error):
             raise
         raise SerializationError(
             f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "

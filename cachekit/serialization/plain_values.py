@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from cachekit.errors import SerializationError, UnreadableError
 from cachekit.model.once_only import refusal_of
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.collisions import check
 
 TAG: Final = "$"
@@ -176,7 +176,7 @@ def decode(tagged: dict[str, Any]) -> Any:
     except UnreadableError:
         raise
     except Exception as error:
-        if is_interrupt(error):
+        if is_no_fault_of_value(error):
             raise
         raise UnreadableError(f"a stored value is malformed: {type(error).__name__}", "damage") from error
 

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from cachekit.errors import UnreadableError
 from cachekit.model.validation import checked_key
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
 from cachekit.serialization.codec import Codec, packer, unpack_value
@@ -269,7 +269,7 @@ class Serializer:
                 if crc32(payload) == checksum:
                     return self._decode(payload), created, expires, stale
         except Exception as error:
-            if is_interrupt(error):
+            if is_no_fault_of_value(error):
                 raise
         return None  # `decode` says what is wrong
 

@@ -8,13 +8,16 @@ Shared Memories" (1997), section 4. All operations on one value form a zone, fro
 begin among them. In some zones the value must be present the whole time. An order exists if no two of these
 overlap, and none of the other zones lies within one of these.
 
+A write may say which value it replaced, as `update` of a cache does. Then nothing came in between: the two
+values, and what they were made from, count as one that was present the whole time.
+
 A read that found nothing is explained by an eviction, unless `evicts` is False.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
@@ -24,7 +27,7 @@ class Operation(NamedTuple):
     """One read or write of one key, as its caller saw it.
 
     A read has the `value` found, or None. A write of None is a delete. A write whose caller died before it
-    ended has an `end` of infinity.
+    ended has an `end` of infinity. A write that depends on the value it replaces has that in `instead_of`.
     """
 
     key: str
@@ -32,6 +35,7 @@ class Operation(NamedTuple):
     value: bytes | None
     begin: float
     end: float
+    instead_of: bytes | None = None
 
 
 def violations(history: Iterable[Operation], *, evicts: bool = True) -> list[str]:
@@ -52,6 +56,7 @@ def violations(history: Iterable[Operation], *, evicts: bool = True) -> list[str
     found = []
     for key in sorted(by_key):
         found += _of_values(key, by_key[key])
+        found += _of_updates(key, by_key[key])
         if not evicts:
             found += _of_misses(key, by_key[key])
     return found
@@ -91,6 +96,47 @@ def _of_values(key: str, history: list[Operation]) -> list[str]:
             at += 1
         if at < len(held) and held[at][0] < begin and end < held[at][1]:
             found.append(f"{key!r}: {held[at][2]!r} was read although {what} had come after it")
+    return found
+
+
+def _of_updates(key: str, history: list[Operation]) -> list[str]:
+    replaced: dict[bytes, Operation] = {}
+    begins = {one.value: one.begin for one in history if one.is_write}
+    found = []
+    for one in history:
+        if not one.is_write or one.value is None or one.instead_of is None:
+            continue
+        if one.end < begins.get(one.instead_of, -inf):
+            found.append(f"{key!r}: {one.instead_of!r} was replaced before it was written")
+        first = replaced.setdefault(one.instead_of, one)
+        if first is not one:
+            found.append(f"{key!r}: {one.instead_of!r} was replaced by {first.value!r} and by {one.value!r}")
+    if found or not replaced:
+        return found
+    before = {one.value: one.instead_of for one in replaced.values()}
+    firsts: dict[bytes | None, bytes | None] = {}
+    chained = []
+    for one in history:
+        first_value = _first(one.value, before, firsts)
+        # A later value of a chain only tells that the chain was there.
+        is_write = one.is_write and one.value == first_value
+        chained.append(one._replace(value=first_value, is_write=is_write))
+    return _of_values(key, chained)
+
+
+def _first(
+    value: bytes | None,
+    before: Mapping[bytes | None, bytes | None],
+    firsts: dict[bytes | None, bytes | None],
+) -> bytes | None:
+    """Return the first value of the chain of updates that a value belongs to; `firsts` are those known."""
+    chain = []
+    while value in before and value not in firsts:
+        chain.append(value)
+        firsts[value] = value  # ends a circle, which no history of distinct values has
+        value = before[value]
+    found = firsts.get(value, value)
+    firsts.update(dict.fromkeys(chain, found))
     return found
 
 

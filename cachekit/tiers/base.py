@@ -160,6 +160,13 @@ class DirectoryTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """
         ...
 
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens | None = None) -> SharedFence | None:
+        """Do what `put` does unless the key has a live entry, and then return None.
+
+        Of several callers at once, in any process, one stores its entry.
+        """
+        ...
+
     def remove(self, key: str, *, in_flux: bool = False) -> tuple[bool, SharedFence]:
         """Do what `delete` does; return whether there was an entry, and the fence that holds from now on."""
         ...
@@ -243,6 +250,13 @@ class ServerTier(Tier, InvalidatesTags, InvalidatesPatterns, Protocol):
         """Do what `set` does, make the token of `origin` the key's, and notify the other hosts.
 
         With `expect` it changes nothing unless the key's token is that one, and then returns False.
+        """
+        ...
+
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
+        """Do what `put` does unless the key has a live entry; return whether the entry was stored.
+
+        Of several callers at once, on any host, one stores its entry.
         """
         ...
 

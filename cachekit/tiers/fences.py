@@ -111,7 +111,7 @@ class SharedFence:
         news = self.tokens.news()  # first: a change from here on changes it again
         if not self.is_current():
             return False
-        if not news & WRITING:
+        if news and not news & WRITING:  # 0 is no token: the word was damaged, and may be again
             self.seen = news
         return True
 
@@ -123,7 +123,8 @@ class SharedFence:
         if not names:
             return self
         tags = self.tokens.of_tags(names)
-        same = self.words[EPOCH] == self.epoch and not self.epoch & WRITING
+        # An epoch of 0 was taken during an invalidation.
+        same = self.epoch == self.words[EPOCH] != 0 and not self.epoch & WRITING
         token = self.token if same else self.token | WRITING
         return SharedFence(self.tokens, self.key, self.bucket, token, self.epoch, names, tags)
 

@@ -12,7 +12,7 @@ import pytest
 import cachekit
 from cachekit import aio
 from cachekit.aio.facade import Facade
-from cachekit.cache import region
+from cachekit.cache import fill, region
 
 PAIRS: list[tuple[Any, Any]] = [
     (cachekit.IntelligentCache, aio.IntelligentCache),
@@ -20,6 +20,7 @@ PAIRS: list[tuple[Any, Any]] = [
     (cachekit.FileCache, aio.FileCache),
     (cachekit.RedisCache, aio.RedisCache),
     (region.Region, aio.Region),
+    (fill.Fill, aio.Fill),
 ]
 
 #: What is not awaited: views, and figures that are there without asking anybody.
@@ -64,7 +65,7 @@ def test_classes(core: type, facade: type) -> None:
     properties = {name for name, member in theirs.items() if isinstance(member, property)}
     assert properties == {name for name, member in ours.items() if isinstance(member, property)} - {"sync"}
     assert all(inspect.getdoc(ours[name]) for name in properties)
-    if core is not region.Region:  # which caches make
+    if core not in (region.Region, fill.Fill):  # which caches make
         assert parameters(facade.__init__)[1:] == parameters(core.__init__)[1:]  # type: ignore[misc]
 
 

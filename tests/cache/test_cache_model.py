@@ -59,6 +59,43 @@ class CacheAgainstModel(RuleBasedStateMachine):
         for key, value in values.items():
             self.keep(key, value, ttl, tags)
 
+    @rule(key=KEYS, ttl=TTLS, tags=TAGS)
+    def add(self, key: str, ttl: float | None, tags: frozenset[str]) -> None:
+        self.value += 1
+        stored = self.cache.add(key, self.value, ttl, tags=tags)
+        assert stored is (not self.live(key) and ttl != 0)
+        if stored:
+            self.keep(key, self.value, ttl, tags)
+
+    @rule(key=KEYS, ttl=st.sampled_from([None, 2, 50]), tags=TAGS)
+    def update(self, key: str, ttl: float | None, tags: frozenset[str]) -> None:
+        was_live = self.live(key)
+        value = self.cache.update(key, lambda number: number + 1000, 1, ttl=ttl, tags=tags)
+        if was_live:
+            number, until, older = self.model[key]
+            assert value == number + 1000
+            self.model[key] = value, until, older | tags
+        else:
+            assert value == 1001
+            self.keep(key, value, ttl, tags)
+
+    @rule(key=KEYS, ttl=TTLS, tags=TAGS, during=st.sampled_from(["nothing", "set", "tags", "update"]))
+    def begin(self, key: str, ttl: float | None, tags: frozenset[str], during: str) -> None:
+        """A load that is no function."""
+        self.value += 1
+        fill = self.cache.begin(key, tags=tags)
+        if during == "set":
+            self.set_one(key, None, frozenset())
+        elif during == "tags":
+            self.cache.invalidate_by_tags({"x"})
+            self.invalidate_in_model({"x"})
+        elif during == "update":
+            self.update(key, None, frozenset())
+        concerned = during in {"set", "update"} or (during == "tags" and "x" in tags)
+        assert fill.store(self.value, ttl) is (not concerned and ttl != 0)
+        if not concerned and ttl != 0:
+            self.keep(key, self.value, ttl, tags)
+
     @rule(key=KEYS)
     def get(self, key: str) -> None:
         expected = self.model[key][0] if self.asked(key) else "default"

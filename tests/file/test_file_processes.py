@@ -112,10 +112,9 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     from cachekit.tiers.file.engine.format import HEADER, TAG, Record
 
     def believe(self: Shard, segments: Any, b: int, key: bytes) -> Any:
-        content = segments.load(b >> 37)
-        if content is None:
+        content, offset = segments.load(b >> 37, b >> 15 & ((1 << 17) - 1) << 5, 1 << 30)
+        if not content:
             return None
-        offset = b >> 15 & ((1 << 17) - 1) << 5
         _, payload, key_length, names, flags, tags, made, expiry, stale, _, rt = HEADER.unpack_from(
             content, offset
         )

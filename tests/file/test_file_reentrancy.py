@@ -182,12 +182,15 @@ def test_segments_go_while_one_is_mapped(tmp_path: Path) -> None:
         number, came = 0, True
         while came:
             number += 1
-            segments = Segments(files.folder, known.incarnation, files.geometry.segment, 1, EFFECTS)
+            segments = Segments(files.folder, known.incarnation, files.geometry.segment, 1 << 20, 1, EFFECTS)
             for segment, _, _ in files.table.entries()[:3]:
-                assert segments.load(segment)
+                assert segments.load(segment, 0, 1)[0]
             last = files.table.entries()[3][0]
             came = at_line(
-                number, traced.SEGMENTS, partial(segments.forget_all_but, ()), partial(segments.load, last)
+                number,
+                traced.SEGMENTS,
+                partial(segments.forget_all_but, ()),
+                partial(segments.load, last, 0, 1),
             )
             assert len(segments.mapped) <= 1
         assert number > 3

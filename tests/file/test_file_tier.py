@@ -289,11 +289,11 @@ def test_what_cannot_be_stored(tmp_path: Path) -> None:
 
 
 def test_the_largest_value_at_the_usual_limit(tmp_path: Path) -> None:
-    """About 29 MB at 1,000 MB, as docs/file.md says."""
+    """A quarter of the limit: 250 MiB at 1,000 MB, as docs/file.md says."""
     with FileCache(tmp_path, 1000) as cache:
-        cache.set_value("k", bytes(29_000_000))
+        cache.set_value("k", bytes(262_000_000))
         with pytest.raises(ValueTooLargeError):
-            cache.set_value("k", bytes(30_000_000))
+            cache.set_value("k", bytes(263_000_000))
 
 
 def test_too_large_a_value_leaves_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,23 @@ def r(value: str | None, begin: float, end: float, key: str = "k") -> Operation:
     return Operation(key, False, None if value is None else value.encode(), begin, end)
 
 
+def u(old: str, value: str, begin: float, end: float) -> Operation:
+    """An update."""
+    return w(value, begin, end)._replace(instead_of=old.encode())
+
+
 BAD = {
+    "two updates of one value": [w("a", 0, 1), u("a", "b", 2, 5), u("a", "c", 2, 5)],
+    "an update of a value that was replaced": [w("a", 0, 1), w("b", 2, 3), u("a", "c", 4, 5)],
+    "an update of a value that was deleted": [w("a", 0, 1), w(None, 2, 3), u("a", "b", 4, 5)],
+    "an update of what nobody wrote": [u("x", "a", 0, 1)],
+    "a write between two updates of a chain": [
+        w("a", 0, 1), u("a", "b", 2, 3), w("x", 4, 5), u("b", "c", 6, 7),
+    ],
+    "a value seen between a value and its update": [
+        w("a", 0, 9), w("x", 0, 9), r("a", 1, 2), r("x", 3, 4), u("a", "b", 5, 6),
+    ],
+    "a circle": [u("a", "b", 0, 1), u("b", "a", 2, 3)],
     "a value that nobody wrote": [w("a", 0, 1), r("x", 2, 3)],
     "a value of another key": [w("a", 0, 1, "other"), r("a", 2, 3)],
     "read before written": [r("a", 0, 1), w("a", 2, 3)],
@@ -42,6 +58,9 @@ BAD = {
 }  # fmt: skip
 
 GOOD = {
+    "a chain of updates": [w("a", 0, 1), u("a", "b", 2, 3), r("b", 3, 4), u("b", "c", 5, 6), r("c", 7, 8)],
+    "updates at once": [w("a", 0, 1), u("b", "c", 2, 5), u("a", "b", 2, 5), r("c", 6, 7)],
+    "an update, then another write": [w("a", 0, 1), u("a", "b", 2, 3), w("x", 4, 5), r("x", 6, 7)],
     "nothing": [],
     "a read of nothing": [r(None, 0, 1)],
     "one after the other": [w("a", 0, 1), r("a", 2, 3), w("b", 4, 5), r("b", 6, 7)],

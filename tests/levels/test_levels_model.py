@@ -116,6 +116,67 @@ class Caches(RuleBasedStateMachine):
         self.model[key] = Stored(value, self.clock.time() + ttl, frozenset(tags))
         self.settle(at)
 
+    @rule(
+        at=st.integers(0, 2),
+        key=st.sampled_from(KEYS),
+        ttl=st.sampled_from([5.0, 50.0]),
+        tags=st.sets(st.sampled_from(TAGS)),
+    )
+    def add(self, at: int, key: str, ttl: float, tags: set[str]) -> None:
+        """What is stored where nothing is; a tier may have let go of what another one has."""
+        value = next(self.numbers)
+        if self.caches[at].add(key, value, ttl, tags=tags):
+            self.model[key] = Stored(value, self.clock.time() + ttl, frozenset(tags))
+        else:
+            assert self.right(key) != {None}
+        self.settle(at)
+
+    @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS), tags=st.sets(st.sampled_from(TAGS)))
+    def update(self, at: int, key: str, tags: set[str]) -> None:
+        """What is stored in place of what was read."""
+        value, seen = next(self.numbers), []
+
+        def function(old: int | None) -> int:
+            seen.append(old)
+            return value
+
+        assert self.caches[at].update(key, function, ttl=50, tags=tags) == value
+        (old,) = seen
+        assert old in self.right(key)
+        if old is None:
+            self.model[key] = Stored(value, self.clock.time() + 50, frozenset(tags))
+        else:
+            self.model[key] = self.model[key]._replace(value=value, tags=self.model[key].tags | tags)
+        self.settle(at)
+
+    @rule(
+        at=st.integers(0, 2),
+        other=st.integers(0, 2),
+        key=st.sampled_from(KEYS),
+        tags=st.sets(st.sampled_from(TAGS)),
+        during=st.sampled_from(["nothing", "delete", "tag", "pattern"]),
+    )
+    def begin_load(self, at: int, other: int, key: str, tags: set[str], during: str) -> None:
+        """A load that is no function, and what another cache does in the middle of it."""
+        value = next(self.numbers)
+        fill = self.caches[at].begin(key, tags=tags)
+        if during == "delete":
+            self.delete(other, key)
+        elif during == "tag":
+            self.invalidate_tag(other, "x")
+        elif during == "pattern":
+            self.invalidate_pattern(other, ".*")
+        concerned = during in {"delete", "pattern"} or (during == "tag" and "x" in tags)
+        stored = fill.store(value, 50)
+        assert not (stored and concerned)
+        if stored:
+            self.model[key] = Stored(value, self.clock.time() + 50, frozenset(tags))
+        elif not concerned:
+            # Another key of its bucket was concerned: whether the older value stays is not said.
+            self.caches[at].delete(key)
+            self.model.pop(key, None)
+        self.settle(at)
+
     @rule(at=st.integers(0, 2), key=st.sampled_from(KEYS))
     def delete(self, at: int, key: str) -> None:
         self.caches[at].delete(key)

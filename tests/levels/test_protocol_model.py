@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from protocol_calls import (
+    create,
     hit,
     invalidate_pattern,
     invalidate_tag,
@@ -110,6 +111,37 @@ def test_two_writers_leave_one_value(name: str) -> None:
     world = WORLDS[name]
     actors = {"a": (0, write(world, 0, "a", "A")), "b": (1, write(world, 1, "b", "B"))}
     assert search(world, actors, killed=("b",), evicted=world.files).run() is None
+
+
+def two_adds(world: World) -> Search:
+    actors = {
+        "a": (0, create(world, 0, "a", "A")),
+        "b": (1, create(world, 1, "b", "B")),
+        "p": (len(world.homes) - 1, lookup(world, len(world.homes) - 1)),
+    }
+    return search(world, actors, stored=False, evicted=True)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_one_of_two_adds_wins(name: str) -> None:
+    """In every schedule, beside one who looks; and all agree on its value."""
+    assert two_adds(WORLDS[name]).run() is None
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_an_add_that_does_not_look_at_what_is_there(name: str) -> None:
+    """The search finds the schedule in which both win."""
+    found = two_adds(replace(WORLDS[name], without=frozenset({"absence"}))).run()
+    assert found is not None
+    assert "both added" in found
+
+
+@pytest.mark.parametrize("name", ["file", "redis", "both"])
+def test_an_add_and_a_write_leave_one_value(name: str) -> None:
+    """Whichever comes first."""
+    world = WORLDS[name]
+    actors = {"a": (0, create(world, 0, "a", "A")), "b": (1, write(world, 1, "b", "B", told=False))}
+    assert search(world, actors, stored=False, evicted=True).run() is None
 
 
 @pytest.mark.parametrize("name", ["file", "redis", "both"])

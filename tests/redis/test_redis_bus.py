@@ -24,7 +24,6 @@ from redis_server import RedisServer, wait_until
 from cachekit import CacheEntry, TierUnavailableError
 from cachekit.runtime.scheduler import scheduler
 from cachekit.tiers.redis import bus, heartbeat
-from cachekit.tiers.redis.bus_protocol import Outbox
 from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
@@ -403,7 +402,7 @@ def test_an_interrupted_write_is_told_all_the_same(make_cache: MakeCache) -> Non
 
     first, second = Interrupted(), listening(cache)
     inside.bus(cache)._readers = (
-        bus._BusReader(inside.server(cache), b"", Outbox(), first),
+        bus._BusReader(inside.bus(cache), inside.server(cache), first),
         *inside.bus(cache)._readers,
     )
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -10,7 +11,7 @@ from redis_server import RedisServer, wait_until
 
 from cachekit import CacheEntry
 from cachekit.tiers.redis.key_layout import BUCKETS
-from cachekit.tiers.redis.store import TOKEN_LIFE
+from cachekit.tiers.redis.store import BUCKET_LIFE, LONGEST_LOAD, TAG_LIFE
 from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
@@ -35,7 +36,7 @@ def tagged_writes(server: RedisServer, writes: int, keys: int, tags: int, invali
         tokens = len(names_left) - len(values) - len(of_tags)
         assert (len(values), len(of_tags)) == (keys, tags)
         assert tokens <= min(keys, BUCKETS)
-        assert all(0 < client.pttl(name) <= TOKEN_LIFE for name in names_left), "nothing stays for ever"
+        assert all(0 < client.pttl(name) <= BUCKET_LIFE for name in names_left), "nothing stays for ever"
 
         for number in range(invalidations):
             cache.invalidate_by_tags({f"t{number % tags}"})
@@ -72,27 +73,105 @@ def test_the_number_of_bucket_tokens_is_bounded(server: RedisServer) -> None:
         assert client.dbsize() == 0
 
 
+def hours(client: Any, prefix: str, tag: str) -> float:
+    """How long the tag's token still lives; -1 for ever, -2 if there is none."""
+    left = int(client.pttl(f"{prefix}{{#{tag}}}"))
+    return left if left < 0 else left / 3_600_000
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
 def test_tokens_of_tags_live_as_long_as_their_values(
-    make_cache: MakeCache, redis_url: str, prefix: str
+    where: str, redis_url: str, cluster_nodes: list[tuple[str, int]], prefix: str
 ) -> None:
-    """A value that lives longer than tokens do prolongs those that it needs; others do not."""
-    cache = make_cache()
+    """Each way to store a value keeps those that it needs, and no other; a load has hours of its own."""
+    load = LONGEST_LOAD / 3_600_000
+    make_cluster: Any = redis.RedisCluster
+    clients: dict[str, Any] = {
+        "single": redis.Redis.from_url(redis_url),
+        "cluster": make_cluster(*cluster_nodes[0]),
+    }
+    caches = {
+        "single": RedisCache(url=redis_url, key_prefix=prefix, timeout=60),
+        "cluster": RedisCache.cluster(cluster_nodes, prefix, timeout=60),
+    }
+    client, cache = clients[where], caches[where]
+
+    def store(how: str, key: str, ttl: float | None, tags: set[str]) -> None:
+        entry, origin = CacheEntry(key, 1, tags=tags, ttl=ttl), cache.origin(key, frozenset(tags))
+        successor = cache.successor(frozenset(tags))
+        ways: dict[str, Callable[[], object]] = {
+            "set": lambda: cache.set(key, entry),
+            "put": lambda: cache.put(key, entry, successor),
+            "put if": lambda: cache.put(key, entry, successor, expect=origin),
+            "put_many": lambda: cache.put_many({key: entry}, {key: successor}),
+            "create": lambda: cache.create(key, entry, successor),
+            "add": lambda: cache.add(key, entry, origin),
+            "add_many": lambda: cache.add_many({key: entry}, {key: origin}),
+        }
+        ways[how]()
+        assert cache.peek(key) is not None, how
+
+    try:
+        for how in ("set", "put", "put if", "put_many", "create", "add", "add_many"):
+            store(how, f"{how} short", 60, {f"{how} a"})
+            assert load < hours(client, prefix, f"{how} a") <= 2 * load, how
+            store(how, f"{how} long", 720 * 3600, {f"{how} b", f"{how} c"})
+            assert 719 < hours(client, prefix, f"{how} b") <= 720, how
+            store(how, f"{how} endless", None, {f"{how} c"})
+            store(how, f"{how} again", 60, {f"{how} b", f"{how} c"})
+            assert 719 < hours(client, prefix, f"{how} b") <= 720, how
+            assert hours(client, prefix, f"{how} c") == -1, how
+        cache.set_value("touched", 1, ttl=60, tags={"touched"})
+        cache.touch("touched", 720 * 3600)
+        assert 719 < hours(client, prefix, "touched") <= 720
+        # One that is read is given its whole life again before it runs out.
+        client.pexpire(f"{prefix}{{#touched}}", LONGEST_LOAD // 2)
+        cache.fence("k", {"touched"})
+        assert hours(client, prefix, "touched") > 1.9 * load
+    finally:
+        for one in (*caches.values(), *clients.values()):
+            one.close()
+
+
+def test_a_token_that_ends_serves_nothing_stale(make_cache: MakeCache, redis_url: str, prefix: str) -> None:
+    """While a value with it lives, or while a load runs: it counts as changed, and no other is like it."""
+    cache, other = make_cache(), make_cache()
     with redis.Redis.from_url(redis_url) as client:
-        life = TOKEN_LIFE // 1000
-        cache.set_value("short", 1, ttl=60, tags={"a"})
-        cache.set_value("long", 1, ttl=3 * life, tags={"b", "c"})
-        cache.set_value("endless", 1, tags={"c"})
-        cache.set_value("again", 1, ttl=60, tags={"c"})
 
-        def left(tag: str) -> int:
-            return int(client.pttl(f"{prefix}{{#{tag}}}"))
+        def end() -> None:
+            client.pexpire(f"{prefix}{{#t}}", 0)
 
-        assert 0.9 * TOKEN_LIFE < left("a") <= TOKEN_LIFE
-        assert 2.9 * TOKEN_LIFE < left("b") <= 3 * TOKEN_LIFE
-        assert left("c") == -1
-        # A token in use is given its whole life again before it runs out.
-        client.pexpire(f"{prefix}{{#a}}", TOKEN_LIFE // 3)
-        cache.successor(frozenset({"a"}))
-        assert left("a") > 0.9 * TOKEN_LIFE
-        cache.add("added", CacheEntry("added", 1, tags={"a"}), cache.origin("added", frozenset({"a"})))
-        assert left("a") == -1
+        for invalidated in (False, True):
+            cache.set_value("k", "old", tags={"t"})
+            fence = cache.fence("l", {"t"})
+            origin = cache.successor(frozenset({"t"}))
+            end()
+            if invalidated:
+                other.invalidate_by_tags({"t"})
+            assert cache.get("k") is None
+            assert not fence.is_current()
+            assert (
+                other.successor(frozenset({"t"})).tags != origin.tags
+            )  # a load that begins now makes it again
+            assert cache.set_if("l", CacheEntry("l", "old", tags={"t"}), fence) is False
+            cache.put("m", CacheEntry("m", "old", tags={"t"}), origin)  # a write whose load took too long
+            assert [cache.get(key) for key in ("k", "l", "m")] == [None] * 3
+
+
+def test_the_formula_of_the_documentation(server: RedisServer) -> None:
+    """Keys on the server: live values, tokens of tags in use, leases, and tokens of buckets."""
+    with RedisCache(url=server.url, timeout=60) as cache, server.client() as client:
+        for number in range(200):
+            cache.set_value(f"k{number}", 1, ttl=3600, tags={f"t{number}"})
+            cache.lease(f"k{number}", 3600)
+
+        def count(sign: bytes) -> int:
+            return sum(name.startswith(b"cachekit:{" + sign) for name in client.scan_iter())
+
+        values = cache.size()
+        assert (values, count(b"#"), count(b"lease:")) == (200, 200, 200)
+        assert client.dbsize() <= 600 + BUCKETS
+        lives = [client.pttl(f"cachekit:{{#t{number}}}") for number in range(200)]
+        assert all(0 < life <= TAG_LIFE for life in lives), "each ends with what may carry it"
+        cache.invalidate_by_tags({f"t{number}" for number in range(200)})
+        assert count(b"#") == 0

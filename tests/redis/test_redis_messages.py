@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import tracemalloc
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 from cachekit.tiers.redis import bus_protocol
 from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
+from cachekit.tiers.redis.key_layout import literal_beginning
 
 
 def sent(outbox: Outbox, key: str = "k") -> bytes:
@@ -68,18 +72,25 @@ def test_what_cannot_be_read_is_a_gap(subtests: pytest.Subtests) -> None:
         b"{}",
         b"[]",
         b"[1,2]",
-        b'[2,"w",1,"keys",["k"]]',
+        b'[2,"000000000000000000",1,"keys",["k"]]',
         b'[1,5,1,"keys",["k"]]',
-        b'[1,"w",1,"keys","k"]',
-        b'[1,"w",1,"keys",[5]]',
-        b'[1,"w",1,"other",[]]',
-        b'[1,"w",1,"tags",null]',
-        b'[1,"w",0,"beat",[1]]',
-        b'[1,"w",0,"beat",["a","b"]]',
-        b'[1,"w",0,"beat",[0,3]]',
+        b'[1,"000000000000000000",1,"keys","k"]',
+        b'[1,"000000000000000000",1,"keys",[5]]',
+        b'[1,"000000000000000000",1,"other",[]]',
+        b'[1,"000000000000000000",1,"tags",null]',
+        b'[1,"000000000000000000",0,"beat",[1]]',
+        b'[1,"000000000000000000",0,"beat",["a","b"]]',
+        b'[1,"000000000000000000",0,"beat",[0,3]]',
         b"\xff",
-        b'[1,"w",1,"pattern",null]',
+        b'[1,"000000000000000000",1,"pattern",null]',
         b"[" * 100_000,
+        b'[1,"w",1,"keys",["k"]]',
+        b'[1,"%s",1,"keys",["k"]]' % (b"0" * 1000),
+        b'[1,"000000000000000000",-1,"keys",["k"]]',
+        b'[1,"000000000000000000",%d,"keys",["k"]]' % (1 << 70),
+        b'[1,"000000000000000000",true,"keys",["k"]]',
+        b'[1,"000000000000000000",0,"beat",[0,%d]]' % (1 << 70),
+        b'[1,"000000000000000000",1,"keys",["%s"]]' % (b"k" * (1 << 20)),
     ]
     for message in rows:
         with subtests.test(message=message):
@@ -305,3 +316,56 @@ def test_portions() -> None:
     assert len(parts) == 82
     assert portions({"a": 900_000, "b": 900_000, "c": 5, "d": 9_000_000}) == [["a"], ["b", "c"], ["d"]]
     assert portions({}) == []
+
+
+def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that no cache has are not kept, nor more numbers than caches send between two heartbeats."""
+    monkeypatch.setattr(bus_protocol, "_MOST_OF_ALL", 500)
+    notes = Notes()
+    inbox = Inbox("me", lambda: notes)
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            inbox.receive(b'[1,"%06d%s",1,"keys",["a"]]' % (number, b"x" * 100_000), 0)
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    for writer, number in itertools.product(range(8), range(90)):
+        inbox.receive(b'[1,"%018x",%d,"keys",["a"]]' % (writer, number + 1), 0)
+        held = sum(len(one.numbers) for one in inbox._writers.values())
+        assert inbox._pending == held <= 500
+    assert notes.gaps == 201
+
+
+PATTERNS = st.text(st.sampled_from("ab1:\\.*+?{}|()[]^$ ü"), max_size=12)
+
+
+@given(st.integers(250, 260), PATTERNS, st.text(st.sampled_from("a1:"), min_size=1, max_size=2))
+def test_a_long_pattern_is_cut(length: int, rest: str, unit: str) -> None:
+    """What is left of it matches all that it matched, wherever it is cut."""
+    pattern = unit * length + rest
+    try:
+        compiled = re.compile(pattern)
+    except re.error:
+        return
+    beginning = literal_beginning(pattern)
+    assert len(beginning) <= 256
+    for text in (unit * length, unit * (length - 1), (unit * length)[:-1], pattern, "a", "b", ""):
+        for key in (text, text + "b", text + rest):
+            if compiled.match(key):
+                assert key.startswith(beginning)
+
+
+def test_a_pattern_of_megabytes() -> None:
+    """A listener makes little of it; that of alternatives drops everything, wherever they begin."""
+    notes = Notes()
+    inbox = Inbox("me", lambda: notes)
+    for pattern in ("abc" * 200_000, "a" * 200_000 + "|b"):
+        inbox.receive(b'[1,"000000000000000000",1,"pattern","%s"]' % pattern.encode(), 0)
+    assert notes.told == [("pattern", ("abc" * 100)[:256]), ("pattern", "")]
+
+
+def test_a_message_that_would_be_too_long_says_all() -> None:
+    outbox = Outbox()
+    number, text = outbox.message("keys", ["k" * (1 << 20)])
+    assert json.loads(text) == [1, outbox.writer, number, "all", None]

@@ -432,7 +432,7 @@ def test_forks(server: RedisServer) -> None:
 
         # Connections that are unused at the moment of the fork are there for both to take.
         race(*[lambda: [cache.get_value("k1") for _ in range(50)]] * 8)
-        assert inside.server(cache)._connections().ask.__self__._free
+        assert inside.server(cache)._open()._free
         children = [in_fork(child) for _ in range(2)]
         reader = threading.Thread(target=read_on)
         reader.start()

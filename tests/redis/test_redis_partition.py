@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from redis_server import RedisServer
 
-from cachekit.tiers.redis.connection import connect
+from cachekit.tiers.redis.answers import is_pong
+from cachekit.tiers.redis.connection import cluster_of, pool_of
 from cachekit.tiers.redis.tier import RedisCache
 
 _SUPPORT = Path(__file__).parents[1] / "support"
@@ -81,30 +82,31 @@ def test_a_write_that_failed_does_not_arrive_later() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def forgets(line: Any) -> bool:
+def forgets(connection: Any) -> bool:
     """Whether what the connection has not sent when it is closed is never sent."""
-    lingers, seconds = struct.unpack("ii", line._sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+    lingers, seconds = struct.unpack(
+        "ii", connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+    )
     return bool(lingers) and not seconds
 
 
 @pytest.mark.parametrize("path", ["", "/socket"])
 def test_all_connections_forget(server: RedisServer, path: str) -> None:
-    """Those of single commands and those of the driver."""
+    """Whatever the address."""
     url = f"unix://{server.directory}{path}" if path else server.url
     with RedisCache(url=url, timeout=60) as cache:
         assert cache._address is not None
-        connections = connect(cache._address)
-        connections.ask("PING")
-        lines = [connections.ask.__self__._free[0], connections.client.connection_pool.get_connection()]  # type: ignore[attr-defined]
-        assert [forgets(line) for line in lines] == [True, True]
-        connections.close()
+        pool = pool_of(cache._address)
+        pool.ask(is_pong, "PING")
+        assert forgets(pool._free[0])
+        pool.close()
 
 
 def test_those_to_a_cluster_forget(cluster_nodes: list[tuple[str, int]]) -> None:
     """Each of its nodes has connections of its own."""
     with RedisCache.cluster(cluster_nodes, timeout=60) as cache:
         assert cache._address is not None
-        connections = connect(cache._address)
-        nodes = [connections.client.get_redis_connection(node) for node in connections.client.get_primaries()]
+        cluster = cluster_of(cache._address)
+        nodes = [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
         assert [forgets(node.connection_pool.get_connection()) for node in nodes] == [True] * 3
-        connections.close()
+        cluster.close()

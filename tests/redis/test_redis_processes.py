@@ -11,6 +11,7 @@ from redis_server import wait_until
 
 from cachekit import CacheEntry, MemoryCache
 from cachekit.testing.processes import in_processes
+from cachekit.tiers.redis.answers import is_value
 from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
@@ -134,9 +135,9 @@ def test_an_invalidation_is_not_lost_to_a_load(make_cache: MakeCache) -> None:
 
 def make_source(cache: RedisCache, value: int) -> int:
     """The database, which is not a part of the cache: a plain key of the same server."""
-    inside.server(cache).call("SET", cache.key_prefix + "source", value)
+    inside.server(cache).call(bool, "SET", cache.key_prefix + "source", value)
     return value
 
 
 def read_source(cache: RedisCache) -> int:
-    return int(inside.server(cache).call("GET", cache.key_prefix + "source") or 0)
+    return int(inside.server(cache).call(is_value, "GET", cache.key_prefix + "source") or 0)

@@ -37,10 +37,10 @@ class Line:
 
 def received(data: bytes, sizes: list[int] | None = None) -> Any:
     line: Any = Line(data, sizes or [])
-    return read_reply(line)
+    return read_reply(line, line.recv(1 << 16))
 
 
-values = st.one_of(st.none(), st.binary(max_size=40), st.integers())
+values = st.one_of(st.none(), st.binary(max_size=40), st.integers(-(1 << 63), (1 << 63) - 1))
 replies = st.recursive(values, lambda inner: st.lists(inner, max_size=5), max_leaves=20)
 
 
@@ -81,7 +81,7 @@ def test_other_kinds() -> None:
     assert received(b"_\r\n") is None
     assert received(b"*-1\r\n") is None
     assert received(b"*2\r\n_\r\n$1\r\nx\r\n") == [None, b"x"]
-    with pytest.raises(ServerError, match="WRONGTYPE no"):
+    with pytest.raises(ServerError, match=r"^WRONGTYPE, another"):
         received(b"-WRONGTYPE no\r\n")
     one, other = received(b"*2\r\n:1\r\n-ERR inside\r\n")
     assert one == 1

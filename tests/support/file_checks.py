@@ -96,7 +96,7 @@ def check(engine: Engine, *, exact: bool = True, bytes_drifted: bool = False) ->
 def check_growth(files: ShardFiles, index: Index) -> None:
     """The index that is being filled says what the old one says of the slots before the cursor."""
     assert not files.words[BUSY]
-    new = Index(files.folder, files.words[NEW], EFFECTS)
+    new = Index(files.folder, files.words[NEW], files.geometry.most_slots, EFFECTS)
     old, copied = index.slots.tolist()[: files.words[NEW_CURSOR]], new.slots.tolist()
     # B without A is an insert that a crash cut off: nobody finds it, and nobody copies it.
     expected = {a: b for a, b in zip(old[::2], old[1::2], strict=True) if a and b}
@@ -107,6 +107,4 @@ def check_growth(files: ShardFiles, index: Index) -> None:
 
 
 def _record_size(index: Index, b: int) -> int:
-    content = index.segments.load(b >> 37)
-    assert content is not None
-    return length_at(content, b >> 15 & ((1 << 17) - 1) << 5)
+    return length_at(*index.segments.load(b >> 37, b >> 15 & ((1 << 17) - 1) << 5, 1 << 20))

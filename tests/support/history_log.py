@@ -38,6 +38,11 @@ class HistoryLog:
         how = change()
         self._note("E", how, time.monotonic())
 
+    def update(self, key: str, value: str, change: Callable[[], str | None]) -> None:
+        """`change` says which value it replaced, None if there was none."""
+        begin = time.monotonic()
+        self._note("U", key, value, change(), begin, time.monotonic())
+
     def _note(self, *words: object) -> None:
         line = " ".join("-" if word is None else str(word) for word in words)
         os.write(self._fd, line.encode() + b"\n")
@@ -54,6 +59,9 @@ def logged(directory: Path) -> Iterator[Operation]:
                 key, value, begin, end = words
                 if value not in own:
                     yield Operation(key, False, _value(value), float(begin), float(end))
+            elif kind == "U":
+                key, value, old, begin, end = words
+                yield Operation(key, True, _value(value), float(begin), float(end), _value(old))
             elif kind == "W":
                 key, value, begin = words
                 begun = key, _value(value), float(begin)

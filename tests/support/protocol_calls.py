@@ -22,8 +22,13 @@ def _nothing(host: Host, local: Local) -> tuple[Host, Local]:
 # -- writes ---------------------------------------------------------------------------------------------
 
 
-def write(world: World, me: int, name: str, value: str | None, *, ours: bool = True) -> list[Step]:
-    """`set`, or `delete` if there is no value; of our key, or of another one in its buckets."""
+def write(
+    world: World, me: int, name: str, value: str | None, *, ours: bool = True, told: bool = True
+) -> list[Step]:
+    """`set`, or `delete` if there is no value; of our key, or of another one in its buckets.
+
+    A write that is not `told` leaves the database as it is.
+    """
 
     def put(host: Host, local: Local) -> tuple[Host, Local]:
         made = None if value is None else Copy(value, (name, local.s), local.g)
@@ -35,7 +40,7 @@ def write(world: World, me: int, name: str, value: str | None, *, ours: bool = T
         return (state._replace(server=made).tell(me, "key") if ours else state), local
 
     steps: list[Step] = []
-    if ours:
+    if ours and told:
         steps.append(lambda state, local: (state._replace(database=value or "new"), local))
     steps += world.fence(me, anew=ours)
     if world.server:
@@ -59,6 +64,47 @@ def _remember(world: World, me: int, name: str, value: str | None) -> Step:
         return state.forget(me), local
 
     return step
+
+
+def create(world: World, me: int, name: str, value: str) -> list[Step]:
+    """`add`: the lowest tier stores the value if it has none; the database tells of an earlier winner."""
+
+    def win(state: State) -> State:
+        if state.database != "old":
+            return state._replace(wrong=f"{state.database} and {value} were both added")
+        return state._replace(database=value)
+
+    def server(state: State, local: Local) -> Outcome:
+        if state.answer is not None and world.has("absence"):
+            return state, local._replace(refused=True)
+        made = Copy(value, tag=local.s)
+        return win(state)._replace(server=made, server_token=name).tell(me, "key"), local
+
+    def lost(state: State, local: Local) -> Outcome:
+        return state, local._replace(end=local.refused, t=name, v=value, r=(name, local.s))
+
+    def vacant(host: Host, local: Local) -> tuple[Host, Local]:
+        there = host.file is not None and host.file.tag == host.tag and world.has("absence")
+        return host, local._replace(end=there)
+
+    def put(host: Host, local: Local) -> tuple[Host, Local]:
+        return host._replace(file=Copy(value, None, local.g)), local
+
+    steps = world.fence(me, anew=True)
+    if not world.server:
+        won: Step = lambda state, local: (win(state), local)  # noqa: E731
+        steps += world.change(me, name, put, left_in_flux=False, expect=vacant)
+        return [*steps, won, _remember(world, me, name, value)]
+    steps.append(world.server_tags(me))
+    if world.files:
+        steps += world.change(me, name, _gone, left_in_flux=True)
+    steps.append(world.call(me, server))
+    if world.files:
+        steps += world.settle(me, name)
+    steps.append(lost)
+    if world.files:
+        steps += _add(world, me, name)
+    return [*steps, _remember(world, me, name, value)]
 
 
 def write_many(world: World, me: int, name: str, *, together: bool) -> list[Step]:

@@ -16,6 +16,7 @@ from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
@@ -26,6 +27,7 @@ from cachekit.tiers.file.record_codec import RecordCodec
 _OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
 _REOPENING: Final = 2.0  # the same, for an operation
 _FRESH: Final = 0.1  # seconds for which readers do not check again that the directory is the same
+_SIZES: Final = 0.1  # seconds for which no file is looked at again whether it was cut
 _CHECKED: Final = 0.005  # the same, for writes; one that finds its lock file removed checks at once
 
 
@@ -48,7 +50,7 @@ class EngineHandle:
 
     __slots__ = (
         "__weakref__", "_before", "_clock", "_closed", "_codecs", "_finalizer", "_identity", "_limit",
-        "_network", "_unpickles", "checked_until", "engine", "fresh_until", "opened", "path",
+        "_network", "_sizes_until", "_unpickles", "checked_until", "engine", "fresh_until", "opened", "path",
     )  # fmt: skip
 
     engine: Engine  #: of the directory as it was when it was last checked
@@ -75,6 +77,7 @@ class EngineHandle:
         self._unpickles = unpickles
         self._network = network
         self._closed: EngineStats | None = None
+        self._sizes_until = 0.0
         self._before = EngineStats(0, 0, 0, 0, 0)
         self._open(_OPENING)
 
@@ -93,6 +96,8 @@ class EngineHandle:
             finalizer = weakref.finalize(self, engines.release, engine)
             finalizer.atexit = False
         except OSError as error:
+            if is_interrupt(error):
+                raise
             remedy = "make it writable for this user"
             if isinstance(error, ForeignError):
                 remedy = "remove that, and give the directory to this user alone"
@@ -136,6 +141,9 @@ class EngineHandle:
         if not self._is_there():
             self._reopen()
         now = time.monotonic()
+        if now >= self._sizes_until:
+            self._sizes_until = now + _SIZES
+            self.engine.regrow()
         self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         if self._closed is not None:
             self.fresh_until = self.checked_until = 0.0  # closed by another thread since the check above
@@ -146,7 +154,9 @@ class EngineHandle:
             found = os.stat(f"{self.path}/{USERS}")
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             return True  # no permission to look is no reason to give up an open directory
         return (found.st_dev, found.st_ino) == self._identity
 
@@ -189,8 +199,10 @@ class EngineHandle:
             if self._closed is None and self._is_there() and not self.engine.is_whole():
                 try:
                     self.engine.give_up()
-                except OSError:
-                    pass  # another process was faster, or the directory cannot be repaired
+                except OSError as error:
+                    if is_interrupt(error):
+                        raise
+                    # Another process was faster, or the directory cannot be repaired.
                 self.fresh_until = self.checked_until = 0.0  # readers must not use the old engine any longer
         engines.close_returned()
 

@@ -15,7 +15,7 @@ from cachekit.runtime.program import tests_directory
 # have.
 _PLAIN: Final = re.compile(r"(?!.*[0-9a-f]{24}$)[a-z0-9_][a-z0-9_.-]{2,63}")
 _TAKEN: Final = frozenset(
-    {"tokens", "control", "manifest", "manifest.new", "users", "structure.lock", "default"}
+    {"tokens", "control", "manifest", "manifest.new", "users", "structure.lock", "default", "figures"}
 )
 _READABLE: Final = 40
 

@@ -26,6 +26,7 @@ from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
@@ -61,8 +62,8 @@ class FileStore:
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_handle", "_latency", "_longest", "_lookups", "_sample_due", "_unavailable",
-        "counter",
+        "__weakref__", "_clock", "_handle", "_longest", "_lookups", "_sample_due", "_unavailable",
+        "counter", "latency",
     )  # fmt: skip
 
     def __init__(self, handle: EngineHandle, longest: float, clock: Clock) -> None:
@@ -72,7 +73,7 @@ class FileStore:
         self._lookups = Lookups()
         self._unavailable = 0
         self.counter = TierCounters()
-        self._latency = LatencyHistogram()
+        self.latency = LatencyHistogram()
         self._sample_due = 0.0
 
     # -- looking ----------------------------------------------------------------------------------------
@@ -296,14 +297,20 @@ class FileStore:
                 epoch = tokens.stable_epoch()
             tags = tokens.of_tags(names) if names else ()
             if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
-                engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
-            record = encode(
-                octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
-                packed, codec.sign,
-            )  # fmt: skip
-            token = fresh()
-            # From inside another write of this thread it is stored after that one.
-            shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
+                stored = engine.put(
+                    key, payload, expiry=expiry, flags=flags, server_token=server_token, tags=tags,
+                    created=created, stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
+                    in_progress=in_progress,
+                )  # fmt: skip
+                token = 0 if stored is None else stored
+            else:
+                record = encode(
+                    octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
+                    packed, codec.sign,
+                )  # fmt: skip
+                token = fresh()
+                # From inside another write of this thread it is stored after that one.
+                shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
         except FileNotFoundError as error:
             if checks:
                 self._fail(error)
@@ -333,7 +340,13 @@ class FileStore:
             for key, (flags, payload) in encoded.items():
                 octets, hashed, shard, bucket = engine.locations.get(key) or engine.locate(key)
                 if len(payload) + len(packed) + len(octets) > engine.surely_fits or len(tags) > MOST_TAGS:
-                    engine.refuse_too_large(key, payload, packed, tags, codec.sign, removes=True)
+                    stored = engine.put(
+                        key, payload, expiry=expiry, flags=flags, tags=tags, created=created,
+                        stale_until=expiry + stale_ttl, names=packed, sign=codec.sign,
+                    )  # fmt: skip
+                    token = 0 if stored is None else stored
+                    fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
+                    continue
                 record = encode(
                     octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
                     codec.sign,
@@ -451,6 +464,48 @@ class FileStore:
         self.counter.sets += 1
         return True
 
+    def create(self, entry: CacheEntry, origin: ServerTokens | None) -> SharedFence | None:
+        """Store an entry unless its key has a live one; return the fence that stands from then on, or None.
+
+        An expired entry is not stored. Nor is one that is created in the middle of another write.
+        """
+        key, names, handle = entry.key, entry.tags, self._handle
+        try:
+            handle.for_writing()
+        except _FAILURES as error:
+            self._fail(error)
+        engine, codec = handle.opened
+        created, expiry = self._times(entry)
+        flags, payload = codec.encode(entry.value)
+        if expiry <= created:
+            return None
+        try:
+            fence = engine.fence(key, names)  # older than the write: its epoch and the tokens of the tags
+            outcome = engine.create(
+                key,
+                payload,
+                expiry=expiry,
+                flags=flags,
+                server_token=0 if origin is None else origin.token,
+                tags=fence.tags,
+                created=created,
+                stale_until=expiry + entry.stale_ttl,
+                names=pack_names(names, origin) if names else b"",
+                sign=codec.sign,
+            )
+        except _FAILURES as error:
+            self._fail(error)
+        if isinstance(outcome, Record):
+            if self._decoded(codec, key, outcome) is None:
+                # The stored record cannot be read. It must not block the key until it expires.
+                return self.replace(entry, origin, fence, False)
+            outcome = None
+        if outcome is None:
+            self.counter.refusals += 1
+            return None
+        self.counter.sets += 1
+        return _with_token(fence, outcome, names, fence.tags)
+
     def touch(self, key: str, life: float) -> bool:
         """Store a live entry again, to expire in `life` seconds; True if there is one."""
         deadline = time.monotonic() + _PATIENCE
@@ -528,12 +583,14 @@ class FileStore:
             self._fail(error)
 
     def _fail_lookup(self, error: OSError | CacheError) -> NoReturn:
-        if not self._handle.is_closed():
+        if not self._handle.is_closed() and not is_interrupt(error):
             self._unavailable += 1
         self._fail(error)
 
     def _fail(self, error: OSError | CacheError) -> NoReturn:
         """Count a failure of the engine, and raise it as TierUnavailableError."""
+        if is_interrupt(error):  # a time limit may be a TimeoutError, which is an OSError
+            raise error
         path = self._handle.path
         if isinstance(error, CacheClosedError):
             if self._handle.is_closed():
@@ -567,7 +624,7 @@ class FileStore:
         engine = self._handle.stats()
         return tier_stats(
             self.counter,
-            self._latency,
+            self.latency,
             hits=self._lookups.hits,
             misses=self._lookups.misses,
             unavailable=self._unavailable,
@@ -580,7 +637,7 @@ class FileStore:
 
     def _time_hit(self, started: float) -> None:
         self._sample_due = started + SAMPLE_INTERVAL
-        self._latency.record(time.monotonic() - started)
+        self.latency.record(time.monotonic() - started)
 
 
 def _itself(engine: Engine) -> Engine:

@@ -381,6 +381,21 @@ class FileCache:
             in_flux,
         )
 
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens | None = None) -> SharedFence | None:
+        """Do as `put`, unless the key has a live entry; of several callers at once one stores its entry.
+
+        Returns:
+            The fence over key and tags that stands from this write on. None if there is an entry, which
+            counts as a refusal, or if this one is expired.
+
+        Raises:
+            TypeError, ValueError, SerializationError, TierUnavailableError: as for `set`.
+            ValueTooLargeError: the directory has no room for it. Nothing was changed.
+        """
+        if type(key) is not str or type(entry) is not CacheEntry or key != entry.key:
+            check_entry(key, entry)
+        return self._store.create(entry, origin)
+
     def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
         """Store an entry if the fence, taken for this key before it was loaded, is still current.
 

@@ -30,6 +30,7 @@ from cachekit.errors import CacheClosedError, CacheError
 from cachekit.model.display import shown_value
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
@@ -80,8 +81,8 @@ class _LeastRecent:
         while True:
             try:
                 return next(iter(self._entries))
-            except RuntimeError:  # a hit moved an entry between the two steps
-                continue
+            except RuntimeError as error:  # a hit moved an entry between the two steps
+                raise_interrupt(error)
 
     def remove(self, key: str) -> None:
         pass

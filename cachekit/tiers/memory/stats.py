@@ -7,6 +7,7 @@ from typing import Final, final
 
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, LookupTable
 from cachekit.model.stats import CacheStats, tier_stats
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.memory.sizing import entry_size
 from cachekit.tiers.memory.store import Store
 
@@ -66,12 +67,18 @@ class MemoryStats:
         if held is not None and store.time.monotonic() < held.deadline:
             try:
                 store.touch_again(held.key)
-            except KeyError:
+            except KeyError as error:
+                raise_interrupt(error)
                 return
             self.latency.record(store.time.monotonic() - started)
 
-    def statistics(self, store: Store) -> CacheStats:
-        """Return all counts, of the readers and of the store."""
+    def statistics(self, store: Store, used: int | None = None) -> CacheStats:
+        """Return all counts, of the readers and of the store.
+
+        Args:
+            store: the store of the tier.
+            used: the bytes of its entries; None measures them.
+        """
         hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
         return tier_stats(
             store.counter,
@@ -79,7 +86,7 @@ class MemoryStats:
             hits=hits,
             misses=misses,
             size=len(store),
-            memory_usage_bytes=usage(store),
+            memory_usage_bytes=usage(store) if used is None else used,
         )
 
 

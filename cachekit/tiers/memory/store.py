@@ -46,6 +46,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
@@ -132,8 +133,8 @@ class Store(RemovalMixin):
             ):
                 try:
                     self.touch(key)
-                except KeyError:
-                    pass
+                except KeyError as error:
+                    raise_interrupt(error)
                 held.accesses += 1
                 held.last = now
                 lookups.hits += 1
@@ -175,8 +176,10 @@ class Store(RemovalMixin):
                     ):
                         try:
                             self.touch(key)
-                        except KeyError:  # an interrupted policy does not know the key until its rebuild
-                            pass
+                        except (
+                            KeyError
+                        ) as error:  # an interrupted policy does not know the key until its rebuild
+                            raise_interrupt(error)
                         held.accesses += 1
                         held.last = now
                         lookups.hits += 1
@@ -424,8 +427,8 @@ class Store(RemovalMixin):
         while True:
             try:
                 return self._entries[next(iter(self._entries))]
-            except RuntimeError:  # a hit moved an entry between the two steps
-                continue
+            except RuntimeError as error:  # a hit moved an entry between the two steps
+                raise_interrupt(error)
 
     def prolong(self, key: str, life: float) -> bool:
         """Give a live entry `life` seconds from now, and break the key's fences; return whether it exists."""

@@ -25,6 +25,7 @@ from cachekit.model.validation import (
     seconds,
 )
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, PrivateFence
@@ -147,8 +148,8 @@ class MemoryCache:
             ):
                 try:
                     self._touch(held.key)
-                except KeyError:
-                    pass
+                except KeyError as error:
+                    raise_interrupt(error)
                 held.accesses += 1
                 held.last = now
                 self._lookups.hits += 1

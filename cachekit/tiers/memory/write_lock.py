@@ -112,13 +112,27 @@ def notify(
     counter: TierCounters,
     removals: list[tuple[str, Any, RemovalCause]],
 ) -> None:
-    """Call each listener with each removal. An exception is logged and counted, and stops no listener."""
+    """Call each listener with each removal. An exception is logged and counted, and stops no listener.
+
+    A time limit that strikes in a listener is raised when all of them are notified.
+    """
+    struck: Exception | None = None
     for listener in listeners:
         for removal in removals:
             try:
                 listener(*removal)
-            except Exception:
+            except Exception as error:
                 import logging
 
+                from cachekit.runtime.interrupts import is_interrupt
+
+                if is_interrupt(error):
+                    struck = error
+                    continue
                 counter.errors += 1
                 logging.getLogger("cachekit").exception("removal listener %r failed", listener)
+    if struck is not None:
+        try:
+            raise struck
+        finally:
+            del struck  # the traceback refers to this frame

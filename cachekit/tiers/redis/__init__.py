@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cachekit.model.counters import LatencyHistogram
     from cachekit.tiers.redis.bus import Bus
 
 
@@ -19,3 +20,15 @@ def bus_of(tier: object) -> Bus | None:
         return None
     bus: Bus = redis_tier.bus_of(tier)
     return bus
+
+
+def latency_of(tier: object) -> LatencyHistogram | None:
+    """Return how long the hits of a `RedisCache` took; None for any other tier.
+
+    Importing this function does not import the tier.
+    """
+    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")
+    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
+        return None
+    latency: LatencyHistogram = redis_tier.latency_of(tier)
+    return latency

@@ -10,13 +10,13 @@
 -- Running it twice returns 1 twice, unless a token changed in between: then it returns the value, and the
 -- caller checks its tags.
 
-local held = redis.pcall('GET', KEYS[1])
+local held = read(KEYS[1])
 local same = held == ARGV[1]
 if type(held) == 'string' and not same and (ARGV[3] == '' or redis.sha1hex(held) ~= ARGV[3]) then
     return held
 end
 for i = 2, #KEYS do
-    if redis.pcall('GET', KEYS[i]) ~= ARGV[i + 2] then
+    if read(KEYS[i]) ~= ARGV[i + 2] then
         -- The same value may be stored, and have ended, because a tag of both was invalidated.
         if same and ARGV[3] == '' then
             return held
@@ -27,6 +27,7 @@ end
 if same then
     return 1
 end
+prolong(3, ARGV[2])
 if ARGV[2] == '' then
     redis.call('SET', KEYS[1], ARGV[1])
 else

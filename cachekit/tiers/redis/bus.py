@@ -22,10 +22,12 @@ from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.runtime import fork
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.heartbeat import Heartbeat
+from cachekit.tiers.redis.resp import WrongReplyError
 
 _STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
 _GATHERING: Final = 0.001  # seconds that messages wait for others while this process writes
@@ -50,7 +52,7 @@ class Bus:
         self.outbox = Outbox()
         self._lock = threading.Lock()
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
-        #: The readers that began and have not heard of the server yet.
+        #: The readers that are to be notified, and that the server has neither confirmed nor failed since.
         self.beginning: tuple[_BusReader, ...] = ()
         self.heartbeat = Heartbeat(server, channel, self.outbox)
         # What this has sent must be confirmed even if the bus is no longer held.
@@ -62,11 +64,11 @@ class Bus:
 
         Only that function holds the listener. When both are no longer held, listening ends too.
         """
-        mine = _BusReader(self._server, self.channel, self.outbox, listener)
+        mine = _BusReader(self, self._server, listener)
         kept = [listener]
         with self._lock:
             self._readers = (*(reader for reader in self._readers if not reader.is_over), mine)
-            self.beginning = (*self.beginning, mine)
+        self.expect(mine)
         mine.start()
 
         def end() -> None:
@@ -77,15 +79,30 @@ class Bus:
 
         return end
 
-    def await_beginning(self) -> None:
-        """Wait until the server has confirmed each new subscription, or has failed; for 0.2 s at most.
+    def expect(self, reader: _BusReader) -> None:
+        """Let calls wait for the server's confirmation of a reader (see `await_beginning`)."""
+        reader.has_begun = False
+        with self._lock:
+            self.beginning = (*self.beginning, reader)
 
-        A confirmation clears memory, because messages may have been lost before. What the first calls stored
-        would be lost with it. Without a lock: a signal handler may call this in the middle of itself.
+    def reconnect(self) -> None:
+        """Let readers that lost the server connect at once: it answers again. Calls wait for them."""
+        for reader in self._readers:
+            if not (reader.is_connected or reader.is_over):
+                self.expect(reader)
+                reader.hurry()
+
+    def await_beginning(self) -> None:
+        """Wait until the server has confirmed each subscription, new or renewed, or failed; 0.2 s at most.
+
+        A confirmation clears memory, because messages may have been lost before. What calls stored since the
+        loss would be lost with it. Without a lock: a signal handler may call this in the middle of itself.
         """
         end = time.monotonic() + _FIRST_CALL
         awaited = self.beginning
         for reader in awaited:
+            if not reader.has_begun:
+                reader.hurry()
             while not reader.has_begun and not reader.is_over and time.monotonic() < end:
                 time.sleep(_LOOK)
         while True:
@@ -131,6 +148,7 @@ class Bus:
         self._lock.release()
         if in_child:
             for reader in self._readers:
+                self.expect(reader)
                 reader.restart()  # one that is over ends at once
 
 
@@ -183,15 +201,19 @@ class PublishedWrite:
 class _BusReader:
     """A thread that reads the bus for one listener, until it is stopped or the listener is no longer held."""
 
-    def __init__(self, server: Client, channel: bytes, outbox: Outbox, listener: BusListener) -> None:
+    def __init__(self, bus: Bus, server: Client, listener: BusListener) -> None:
+        self._bus = weakref.ref(bus)
         self._server = server
-        self._channel = channel
-        self._outbox = outbox
+        self._channel = bus.channel
+        self._outbox = bus.outbox
         self._listener = weakref.ref(listener)
         self._stopped = threading.Event()
+        self._awake = threading.Event()
         self.thread: threading.Thread | None = None
-        #: Whether the server has confirmed the subscription, or failed to.
+        #: Whether the server has confirmed the subscription, or failed to, since `Bus.expect`.
         self.has_begun = False
+        #: Whether it has confirmed the subscription, and the connection was not lost since.
+        self.is_connected = False
 
     @property
     def is_over(self) -> bool:
@@ -210,22 +232,30 @@ class _BusReader:
         try:
             thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter ends
+            raise_interrupt(error)
             raise TierUnavailableError("no thread can be started to read the bus") from error
         self.thread = thread
 
     def restart(self) -> None:
         """Start again in a forked child, where the thread is gone."""
-        self._stopped = threading.Event()
+        self._stopped, self._awake = threading.Event(), threading.Event()
+        self.is_connected = False
         try:
             self.start()
         except TierUnavailableError:
+            self.has_begun = True
             logging.getLogger("cachekit").exception(
                 "bus reader not started in a forked process, its memory may be stale until entries expire"
             )
 
+    def hurry(self) -> None:
+        """End the pause before the next connection, because a call waits for it."""
+        self._awake.set()
+
     def stop(self) -> None:
         """End it, and wait until it has ended."""
         self._stopped.set()
+        self._awake.set()
         thread = self.thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -240,27 +270,36 @@ class _BusReader:
             try:
                 self._listen(inbox)
             except Exception as error:  # noqa: BLE001  # whatever it was: without the thread nothing would arrive
-                self.has_begun = True
                 logging.getLogger("cachekit").info(
                     "bus of %s interrupted, clearing memory: %s", self._server, error
                 )
-                inbox.gap()
+                self._lost(inbox)
             if time.monotonic() - begun > _LONGEST_PAUSE:
                 pause = _SHORTEST_PAUSE
             if self.is_over:
                 break
             # Jitter, so that the fleet does not reconnect all at once.
-            self._stopped.wait(pause * random.uniform(0.5, 1.5))
+            self._awake.wait(pause * random.uniform(0.5, 1.5))
+            self._awake.clear()
             pause = min(2 * pause, _LONGEST_PAUSE)
         if not self._stopped.is_set():
             logging.getLogger("cachekit").info(
                 "bus of %s: a listener was dropped without close(), listening ends", self._server
             )
 
+    def _lost(self, inbox: Inbox) -> None:
+        """Let the listener trust nothing; and calls wait for the next connection, if this one worked."""
+        was_connected, self.is_connected = self.is_connected, False
+        bus = self._bus()
+        if was_connected and bus is not None:
+            bus.expect(self)  # first: what a call stores from here on would be lost at the confirmation
+        else:
+            self.has_begun = True
+        inbox.gap()
+
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
-        subscription = self._server.subscribe(self._channel, PATIENCE)
-        try:
+        with self._server.subscription(self._channel) as subscription:
             asked = received = time.monotonic()
             while not self.is_over:
                 messages = subscription.receive(_STEP)
@@ -273,19 +312,21 @@ class _BusReader:
                         # takes the interpreter from the threads that write.
                         time.sleep(_GATHERING)
                 elif now - received > PATIENCE:
-                    raise TierUnavailableError("the server does not answer on the bus")
+                    raise TimeoutError("the server does not answer on the bus")
                 elif now - max(received, asked) > HEARTBEAT:
                     asked = now
                     subscription.ping()
                 inbox.tick(now)
-        finally:
-            subscription.close()
 
     def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:
         """Return whether it is a message of this cache itself."""
-        if message[0] == b"message":
-            return inbox.receive(message[2], now)
-        if message[0] == b"subscribe":
-            inbox.gap()  # messages may have been lost before
-            self.has_begun = True
+        match message:
+            case [b"message", _, bytes(text)]:
+                return inbox.receive(text, now)
+            case [b"subscribe", *_]:
+                inbox.gap()  # messages may have been lost before
+                self.is_connected = self.has_begun = True
+                self._awake.clear()  # what waited for this does not shorten the pause after the next loss
+            case [b"message", *_]:
+                raise WrongReplyError("the server sent what is no message")
         return False

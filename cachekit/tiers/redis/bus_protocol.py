@@ -19,17 +19,22 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.key_layout import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, approximately
 _HEAVIEST: Final = 1 << 20  # bytes of the values that are written in one step
+_LONGEST: Final = 1 << 20  # characters of a message; a longer one says "all"
 _MOST_WRITERS: Final = 10_000
-_MOST_NUMBERS: Final = 100_000
+_MOST_NUMBERS: Final = 100_000  # of one writer that no heartbeat has confirmed
+_MOST_OF_ALL: Final = 500_000  # of all writers
+_LARGEST_NUMBER: Final = 1 << 63
 _FORGET: Final = 600.0  # seconds after which a silent writer is forgotten
 
 #: Keys that one script handles: while it runs, the server does nothing else.
@@ -41,6 +46,7 @@ PATIENCE: Final = 5.0
 
 Kind: TypeAlias = Literal["keys", "tags", "pattern", "all", "beat"]
 
+_is_writer: Final = re.compile("[0-9a-f]{18}").fullmatch
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _quoted: Final = json.encoder.encode_basestring_ascii
 
@@ -86,6 +92,8 @@ class Outbox:
             self._in_hand.add(number)
         # As `_encode` would write it. Each write has a message, and the encoder takes longer to begin.
         text = f"[{','.join(map(_quoted, body))}]" if type(body) is list else _encode(body)
+        if len(text) > _LONGEST - 100:  # what is around it
+            kind, text = "all", "null"
         return number, f'[{_VERSION},"{self.writer}",{number},"{kind}",{text}]'
 
     def settle(self, *numbers: int) -> None:
@@ -136,7 +144,9 @@ def tell(listener: BusListener, kind: Kind, body: Any = None) -> None:
             listener.everything_changed()
     except CacheClosedError:
         pass  # it was closed, and has no copies any more
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise  # `Bus.tell` notifies once more
         logging.getLogger("cachekit").exception("bus listener failed, clearing its memory")
         if kind != "all":
             tell(listener, "all")
@@ -169,25 +179,28 @@ class Inbox:
         self._own = f'[{_VERSION},"{own}",'.encode()
         self._listener = listener
         self._writers: dict[str, _Writer] = {}
+        self._pending = 0  # numbers of all writers that no heartbeat has confirmed
 
     def gap(self) -> None:
         """Note that the connection was lost: all writers are unknown from here on."""
         self._writers.clear()
+        self._pending = 0
         self._tell("all")
 
     def receive(self, text: bytes, now: float) -> bool:
         """Read one message that arrived at this time; return whether it is of the own writer."""
         if text.startswith(self._own):
             return True
-        try:
-            version, name, number, kind, body = json.loads(text)
-            known = version == _VERSION and type(name) is str and type(number) is int
-        except (ValueError, TypeError, RecursionError):
-            known = False
-        if not known:
-            self._tell("all")
-        else:
+        # Any client that may publish decides what is in it. Only what a cache could have sent is kept.
+        known = False
+        if len(text) <= _LONGEST:
+            with suppress(ValueError, TypeError, RecursionError):
+                version, name, number, kind, body = json.loads(text)
+                known = version == _VERSION and _is_writer(name) is not None and _is_number(number)
+        if known:
             self._receive(name, number, kind, body, now)
+        else:
+            self._tell("all")
         return False
 
     def _receive(self, name: str, number: int, kind: object, body: Any, now: float) -> None:
@@ -204,7 +217,10 @@ class Inbox:
                 self._tell("all")
             return
         if number > writer.confirmed:  # else it was sent twice, or its heartbeat overtook it
+            before = len(writer.numbers)
             writer.numbers.add(number)
+            added = len(writer.numbers) - before
+            self._pending += added
             if writer.due is None:
                 writer.due = now + PATIENCE
         if _is_told(kind, body):
@@ -214,13 +230,12 @@ class Inbox:
             self._tell(kind, body)
         else:
             self._tell("all")
-        if len(writer.numbers) > _MOST_NUMBERS:
+        if len(writer.numbers) > _MOST_NUMBERS or self._pending > _MOST_OF_ALL:
             self.gap()
 
-    @staticmethod
-    def _is_complete(writer: _Writer, body: Any, now: float) -> bool:
+    def _is_complete(self, writer: _Writer, body: Any, now: float) -> bool:
         """Return whether all has arrived that a heartbeat confirms."""
-        if type(body) is not list or [type(part) for part in body] != [int, int]:
+        if type(body) is not list or len(body) != 2 or not all(map(_is_number, body)):
             return False
         begin, end = body
         in_order = not writer.confirmed or begin <= writer.confirmed  # else a heartbeat is missing
@@ -228,6 +243,8 @@ class Inbox:
         confirmed = {number for number in writer.numbers if number <= end}
         complete = len(confirmed) == max(end - begin, 0) and (not confirmed or min(confirmed) > begin)
         writer.numbers -= confirmed
+        arrived = len(confirmed)
+        self._pending -= arrived
         writer.confirmed = max(end, begin)
         writer.due = now + PATIENCE if writer.numbers else None
         return in_order and complete
@@ -241,12 +258,17 @@ class Inbox:
             self._tell("all")
         silent = [name for name, writer in self._writers.items() if writer.received < now - _FORGET]
         for name in silent:
-            del self._writers[name]
+            forgotten = len(self._writers.pop(name).numbers)
+            self._pending -= forgotten
 
     def _tell(self, kind: Kind, body: Any = None) -> None:
         listener = self._listener()
         if listener is not None:
             tell(listener, kind, body)
+
+
+def _is_number(part: object) -> bool:
+    return type(part) is int and 0 <= part < _LARGEST_NUMBER
 
 
 def _is_told(kind: object, body: object) -> TypeGuard[Kind]:

@@ -1,25 +1,38 @@
 """The client of a server or a Cluster: when it connects, how long it waits, what it tries again, its errors.
 
 It connects at the first call. A call waits for the timeout, is tried once more, and then raises
-`TierUnavailableError`. So everything that is sent through it may be sent twice. Only this module,
-`connection`, `connection_pool`, `subscription` and `lease` know redis-py.
+`TierUnavailableError`. So everything that is sent through it may be sent twice. An answer that is none to its
+command raises the same at once. Only `connection` and `driver_client` know redis-py.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.tiers.redis.connection import Address, Connections, connect
+from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
+from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
+from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, pool_of, translated
+from cachekit.tiers.redis.connection_pool import ConnectionPool
+from cachekit.tiers.redis.driver_client import DriverClient
+from cachekit.tiers.redis.resp import ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.subscription import Subscription
 
 _BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
 _SCANNED: Final = 1000  # keys that the server looks at before it answers other clients
+_FAILURES: Final = (ServerError, OSError)  # what everything that asks raises
+
+#: Seconds that a scan may take.
+LONGEST_SCAN: Final = 300.0
+#: Bytes of names that a scan may bring.
+MOST_SCANNED: Final = 1 << 30
 
 
 class ForeignValue:
@@ -37,6 +50,12 @@ class Call(NamedTuple):
     keys: Sequence[bytes]
     arguments: Sequence[bytes | str | int]
 
+    @property
+    def check(self) -> Check:
+        """What its result must be."""
+        script = self.script
+        return list_of(script.check, len(self.keys)) if script.has_parts else script.check
+
     def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
@@ -53,28 +72,18 @@ class Client:
     """
 
     def __init__(self, address: Address | None, client: Any = None) -> None:
-        import redis
-
         self._address = address
         self._own = client is None
-        self._opened = None if client is None else Connections(client, client.execute_command, lambda: None)
-        self._lock = threading.Lock()
-        #: Whether `close` was called.
-        self.is_closed = False
-        # What a Cluster's client raises is no RedisError.
-        self._errors: tuple[type[Exception], ...] = (
-            redis.RedisError,
-            redis.exceptions.RedisClusterException,
-            OSError,
-        )
-        self._response_error = redis.ResponseError
-        self._no_script = redis.exceptions.NoScriptError
-        self._out_of_memory = redis.exceptions.OutOfMemoryError
+        self._opened: ConnectionPool | DriverClient | None = None
         if client is not None:
-            self.is_cluster = isinstance(client, redis.RedisCluster)
+            self.is_cluster = is_cluster(client)
+            self._opened = DriverClient(client, self.is_cluster)
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
+        self._lock = threading.Lock()
+        #: Whether `close` was called.
+        self.is_closed = False
         fork.register(self)
 
     def __str__(self) -> str:
@@ -84,16 +93,16 @@ class Client:
 
     # -- one command --------------------------------------------------------------------------------
 
-    def call(self, *command: Any) -> Any:
-        """Return the answer to one command.
+    def call(self, check: Check, *command: Any) -> Any:
+        """Return the answer to one command, which the check accepts.
 
         Raises:
             TierUnavailableError: there was none, or it was an error.
         """
         try:
-            return (self._opened or self._connections()).ask(*command)
-        except self._errors as error:
-            raise self._unavailable(error) from error
+            return (self._opened or self._open()).ask(check, *command)
+        except _FAILURES as error:
+            raise self._unavailable(error, command[0]) from error
 
     def ping(self) -> None:
         """Return if it answers, in a Cluster if each primary does.
@@ -101,15 +110,14 @@ class Client:
         Raises:
             TierUnavailableError: not all did.
         """
-        if not self.is_cluster:
-            self.call("PING")
-            return
-        client = self._connections().client
+        opened = self._opened or self._open()
         try:
-            for primary in client.get_primaries():
-                client.execute_command("PING", target_nodes=primary)
-        except self._errors as error:
-            raise self._unavailable(error) from error
+            if isinstance(opened, DriverClient) and self.is_cluster:
+                opened.ping()
+            else:
+                opened.ask(is_pong, "PING")
+        except _FAILURES as error:
+            raise self._unavailable(error, "PING") from error
 
     def read(self, name: bytes) -> bytes | ForeignValue | None:
         """Return what is stored there; `FOREIGN` if it is no string.
@@ -118,11 +126,11 @@ class Client:
             TierUnavailableError: the server did not answer.
         """
         try:
-            found: bytes | None = (self._opened or self._connections()).ask("GET", name)
-        except self._errors as error:
-            if self._is_foreign(error):
+            found: bytes | None = (self._opened or self._open()).ask(is_value, "GET", name)
+        except _FAILURES as error:
+            if _is_foreign(error):
                 return FOREIGN
-            raise self._unavailable(error) from error
+            raise self._unavailable(error, "GET") from error
         return found
 
     # -- many at once -------------------------------------------------------------------------------
@@ -132,25 +140,27 @@ class Client:
         if not self.is_cluster:
             found: list[bytes | None] = []
             for start in range(0, len(names), _BATCH):
-                found += self.call("MGET", *names[start : start + _BATCH])
+                some = names[start : start + _BATCH]
+                found += self.call(list_of(is_value, len(some)), "MGET", *some)
             return found
-        answers = self._answers([("GET", name) for name in names])
-        return [None if self._is_foreign(answer) else self._checked(answer) for answer in answers]
+        return self.read_strings([("GET", name) for name in names], is_value)
 
-    def do_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def read_strings(self, commands: Sequence[tuple[Any, ...]], check: Check) -> list[Any]:
+        """Return the answers to commands that read a string each, None where something else is stored."""
+        answers = self._answers([(check, command) for command in commands])
+        return [
+            None if _is_foreign(answer) else self._checked(answer, command)
+            for answer, command in zip(answers, commands, strict=True)
+        ]
+
+    def do_many(self, commands: Sequence[tuple[Any, ...]], check: Check) -> list[Any]:
         """Return the answers to several commands, each of which names one key.
 
         Raises:
             TierUnavailableError: one of the answers is an error; the others may have been carried out.
         """
-        return [self._checked(answer) for answer in self._answers(commands)]
-
-    def try_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Do what `do_many` does, with None for a command that the server answers with an error."""
-        answers = self._answers(commands)
-        return [
-            None if isinstance(answer, self._response_error) else self._checked(answer) for answer in answers
-        ]
+        answers = self._answers([(check, command) for command in commands])
+        return [self._checked(*pair) for pair in zip(answers, commands, strict=True)]
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Return the results of scripts.
@@ -160,99 +170,84 @@ class Client:
         """
         if len(calls) == 1:  # without a pipeline, which takes longer
             (call,) = calls
-            ask = (self._opened or self._connections()).ask
+            ask, check = (self._opened or self._open()).ask, call.check
             try:
                 try:
-                    return [ask(*call.command())]
-                except self._no_script:  # a server that was started, or flushed, since
-                    return [ask(*call.command("EVAL"))]
-            except self._errors as error:
-                raise self._unavailable(error) from error
-        answers = self._answers([call.command() for call in calls])
-        unknown = [at for at, answer in enumerate(answers) if isinstance(answer, self._no_script)]
+                    return [ask(check, *call.command())]
+                except ServerError as error:  # a server that was started, or flushed, since
+                    if error.code != "NOSCRIPT":
+                        raise
+                    return [ask(check, *call.command("EVAL"))]
+            except _FAILURES as error:
+                raise self._unavailable(error, "EVALSHA") from error
+        answers = self._answers([(call.check, call.command()) for call in calls])
+        unknown = [at for at, answer in enumerate(answers) if _code(answer) == "NOSCRIPT"]
         if unknown:
-            again = self._answers([calls[at].command("EVAL") for at in unknown])
+            again = self._answers([(calls[at].check, calls[at].command("EVAL")) for at in unknown])
             for at, answer in zip(unknown, again, strict=True):
                 answers[at] = answer
-        return [self._checked(answer) for answer in answers]
+        return [self._checked(answer, ("EVALSHA",)) for answer in answers]
 
     def unlink(self, names: Sequence[bytes]) -> int:
         """Remove keys; return how many were there."""
         if self.is_cluster:
-            return sum(self.do_many([("UNLINK", name) for name in names]))
+            return sum(self.do_many([("UNLINK", name) for name in names], is_count))
         removed = 0
         for start in range(0, len(names), _BATCH):
-            removed += self.call("UNLINK", *names[start : start + _BATCH])
+            removed += self.call(is_count, "UNLINK", *names[start : start + _BATCH])
         return removed
 
     def scan(self, glob: bytes) -> Iterator[list[bytes]]:
         """Return the names that the glob matches, in batches, from all primaries of a Cluster.
 
         A name may come twice. One that is added or removed during the scan may be among them or not.
-        """
-        client = self._connections().client
-        clients = [client]
-        if self.is_cluster:
-            clients = [client.get_redis_connection(primary) for primary in client.get_primaries()]
-        for one in clients:
-            try:
-                yield from self._scan(one.connection_pool, glob)
-            except TierUnavailableError:
-                yield from self._scan(one.connection_pool, glob)
 
-    def _scan(self, pool: Any, glob: bytes) -> Iterator[list[bytes]]:
-        """Return the names on one server, all over one connection.
-
-        Another connection may lead to another server, restarted or promoted, where a cursor means something
-        else, and names would be left out silently. So a second try starts from the beginning.
+        Raises:
+            TierUnavailableError: the server did not answer, or the scan passes a bound.
         """
+        opened = self._opened or self._open()
+        bounds = _ScanBounds()
+        sessions: list[Callable[[], AbstractContextManager[Callable[..., Any]]]] = []
         try:
-            connection = pool.get_connection()
-        except self._errors as error:
-            raise self._unavailable(error) from error
-        try:
-            cursor, begun = 0, False
-            while cursor or not begun:
+            if isinstance(opened, DriverClient):
+                sessions += [partial(opened.session, pool) for pool in opened.pools()]
+            else:
+                sessions.append(opened.session)
+            for session in sessions:
                 try:
-                    connection.send_command(
-                        "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED, check_health=False
-                    )
-                    following, names = connection.read_response()
-                except self._errors as error:
-                    raise self._unavailable(error) from error
-                cursor, begun = int(following), True
-                if names:
-                    yield names
-        except BaseException:
-            connection.disconnect()  # an answer may be on its way
-            raise
-        finally:
-            pool.release(connection)
+                    yield from bounds.scan(session, glob)
+                except OSError as error:
+                    if isinstance(error, WrongReplyError):
+                        raise
+                    yield from bounds.scan(session, glob)
+        except _FAILURES as error:
+            raise self._unavailable(error, "SCAN") from error
 
-    def _answers(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return the answers in order, with errors of the server among them as exceptions."""
-        client = self._connections().client
+    def _answers(self, commands: Sequence[tuple[Check, tuple[Any, ...]]]) -> list[Any]:
+        """Return the answers in order, with errors of the server among them as `ServerError`."""
+        opened = self._opened or self._open()
         answers: list[Any] = []
         try:
             for start in range(0, len(commands), _BATCH):
-                pipeline = client.pipeline(transaction=False)
-                for command in commands[start : start + _BATCH]:
-                    # Not by its own name: those of scripts are barred from pipelines of a Cluster.
-                    pipeline.execute_command(*command)
-                answers += pipeline.execute(raise_on_error=False)
-        except self._errors as error:
-            raise self._unavailable(error) from error
+                answers += opened.ask_many(commands[start : start + _BATCH])
+        except _FAILURES as error:
+            raise self._unavailable(error, commands[0][1][0]) from error
         return answers
 
     # -- the bus ------------------------------------------------------------------------------------
 
-    def subscribe(self, channel: bytes, patience: float) -> Subscription:
-        """Return a subscription, on a connection of its own. It raises what the driver raises."""
-        client = self._connections().client
-        if self.is_cluster:
-            # Any node will do: a message published on one node reaches all.
-            client = client.get_redis_connection(client.get_random_node())
-        return Subscription(client.connection_pool, channel, patience)
+    @contextmanager
+    def subscription(self, channel: bytes) -> Iterator[Subscription]:
+        """Return a subscription, on a connection of its own.
+
+        Raises:
+            TierUnavailableError: the server does not answer. The methods of the subscription raise `OSError`.
+        """
+        try:
+            with (self._opened or self._open()).connection() as line:
+                yield Subscription(line, channel)
+        except _FAILURES as error:
+            raise self._unavailable(error, "SUBSCRIBE") from error
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -260,10 +255,12 @@ class Client:
         """Close the connections, unless they are those of a client that was passed in."""
         with self._lock:
             self.is_closed = True
-            connections, self._opened = self._opened, None
-        if connections is not None:
-            with suppress(*self._errors):
-                connections.close()
+            opened, self._opened = self._opened, None
+        if opened is not None and self._own:
+            try:
+                opened.close()
+            except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
+                raise_interrupt(error)
 
     def before_fork(self) -> None:
         """Take the lock, so that no thread holds it in the child."""
@@ -275,15 +272,7 @@ class Client:
             self._opened = None
         self._lock.release()
 
-    def client(self) -> Any:
-        """Return the driver's client, for rare commands.
-
-        Raises:
-            TierUnavailableError: it could not be made.
-        """
-        return self._connections().client
-
-    def _connections(self) -> Connections:
+    def _open(self) -> ConnectionPool | DriverClient:
         opened = self._opened
         if opened is not None:
             return opened
@@ -292,20 +281,73 @@ class Client:
                 raise CacheClosedError("this RedisCache was closed; make a new one")
             if self._opened is None:
                 assert self._address is not None
-                try:
-                    self._opened = connect(self._address)
-                except self._errors as error:
-                    raise self._unavailable(error) from error
+                if not self.is_cluster:
+                    self._opened = pool_of(self._address)
+                else:
+                    self._opened = DriverClient(self._cluster(self._address), True)
             return self._opened
 
-    def _checked(self, answer: Any) -> Any:
-        if isinstance(answer, self._errors):
-            raise self._unavailable(answer) from answer
+    def _cluster(self, address: Address) -> Any:
+        try:
+            return cluster_of(address)
+        except Exception as caught:  # an answer of a wrong shape may raise anything
+            error = translated(caught)
+            if not isinstance(error, _FAILURES):
+                raise
+        raise self._unavailable(error, "CLUSTER SLOTS") from error
+
+    def _checked(self, answer: Any, command: Sequence[Any]) -> Any:
+        if isinstance(answer, ServerError):
+            raise self._unavailable(answer, command[0]) from answer
         return answer
 
-    def _is_foreign(self, answer: object) -> bool:
-        return isinstance(answer, self._response_error) and str(answer).startswith("WRONGTYPE")
+    def _unavailable(self, error: Exception, command: str) -> TierUnavailableError:
+        """Return what a call raises for this error; raise the interrupt behind it, if there is one."""
+        struck = interrupt_behind(error)
+        if struck is not None:  # a time limit may be a TimeoutError, which a driver wraps
+            raise struck
+        if isinstance(error, ServerError):
+            what = f"{self} refused {command}: {error}"
+            return TierUnavailableError(what, full=error.code == "OOM")
+        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}")
 
-    def _unavailable(self, error: Exception) -> TierUnavailableError:
-        full = isinstance(error, self._out_of_memory)
-        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}", full=full)
+
+@final
+class _ScanBounds:
+    """Goes through servers by SCAN, and ends with an error where one of them would go on for ever."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + LONGEST_SCAN
+        self._received = 0
+
+    def scan(
+        self, session: Callable[[], AbstractContextManager[Callable[..., Any]]], glob: bytes
+    ) -> Iterator[list[bytes]]:
+        """Return the names on one server, all over one connection.
+
+        Another connection may lead to another server, restarted or promoted, where a cursor means something
+        else, and names would be left out silently. So a second try starts from the beginning.
+        """
+        with session() as ask:
+            cursor = 0
+            seen: set[int] = set()
+            while True:
+                position, names = ask(is_page, "SCAN", cursor, "MATCH", glob, "COUNT", _SCANNED)
+                if names:
+                    yield names
+                cursor = int(position)
+                if not cursor:
+                    return
+                size = sum(map(len, names))
+                self._received += size
+                if cursor in seen or self._received > MOST_SCANNED or time.monotonic() > self._end:
+                    raise WrongReplyError("the scan did not come to an end")
+                seen.add(cursor)
+
+
+def _code(answer: object) -> str | None:
+    return answer.code if isinstance(answer, ServerError) else None
+
+
+def _is_foreign(answer: object) -> bool:
+    return _code(answer) == "WRONGTYPE"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+from cachekit.errors import CacheError
 from cachekit.model.validation import seconds
+from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.connection_pool import ConnectionPool
+from cachekit.tiers.redis.line import Line
+from cachekit.tiers.redis.resp import ServerError, WrongReplyError
 
 _CONNECTIONS: Final = 32
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
@@ -87,6 +91,13 @@ def checked_client(client: Any) -> Any:
             "make one without it, and use cachekit's memory tier"
         )
     return client
+
+
+def is_cluster(client: Any) -> bool:
+    """Return whether a client of the driver is that of a Cluster."""
+    import redis
+
+    return isinstance(client, redis.RedisCluster)
 
 
 def one_server(
@@ -187,91 +198,121 @@ def _checked_timeout(timeout: float) -> float:
     return wait
 
 
-class Connections(NamedTuple):
-    """A client of the driver, and a faster function for single commands."""
-
-    client: Any
-    ask: Callable[..., Any]  #: takes a command and returns its answer
-    close: Callable[[], object]
-
-
-def connect(address: Address) -> Connections:
-    """Return connections whose waits are bounded. Only a Cluster's client connects already."""
+def pool_of(address: Address) -> ConnectionPool:
+    """Return a pool of connections to one server. It does not connect yet."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.cluster import ClusterNode
-    from redis.maint_notifications import MaintNotificationsConfig
-    from redis.retry import Retry
 
-    patience = 2 * address.timeout
-    options: dict[str, Any] = {
-        "socket_timeout": address.timeout,
-        "socket_connect_timeout": address.timeout,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        "username": address.username,
-        "password": address.password,
-    }
-    if address.nodes is not None:
-        options["redis_connect_func"] = _reset_on_close  # called after the connection is made
-        nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
-        cluster = redis.RedisCluster(
-            startup_nodes=nodes, retry=Retry(NoBackoff(), 1), ssl=address.ssl, **options
-        )
-        return Connections(cluster, cluster.execute_command, cluster.close)
-    options.update(max_connections=_CONNECTIONS, timeout=patience, retry=Retry(NoBackoff(), 1))
+    options = _options(address)
+    retry = options.pop("retry")
+    most, patience = _CONNECTIONS, 2 * address.timeout
     if address.url is not None:
         options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
+        most, patience = options.pop("max_connections", most), options.pop("timeout", patience)
         options["decode_responses"] = False
     else:
         options.update(host=address.host, port=address.port, db=address.db)
         if address.ssl:
             options["connection_class"] = redis.SSLConnection
-    kind = options.pop("connection_class", redis.Connection)
-    options["redis_connect_func"] = _on_connect  # called instead of `on_connect`
-    # It waits when all connections are in use; the plain pool raises.
-    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        connection_class=_leaving_replicas(kind), **options
+    kind = _bounded(options.pop("connection_class", redis.Connection))
+    return ConnectionPool(lambda: kind(**options, retry=retry), open_connection, most, patience)
+
+
+def cluster_of(address: Address) -> Any:
+    """Return the driver's client of a Cluster, which is connected.
+
+    Raises:
+        Exception: what the driver raises.
+    """
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode
+    from redis.retry import Retry
+
+    assert address.nodes is not None
+    (host, port), *others = address.nodes
+    nodes = [ClusterNode(*node) for node in others]  # type: ignore[no-untyped-call]
+    options = _options(address)
+    options["retry"] = Retry(NoBackoff(), 1)
+    # With a URL the driver accepts a class of connections.
+    return redis.RedisCluster(
+        url=f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}",
+        startup_nodes=nodes,
+        connection_class=_bounded(redis.SSLConnection if address.ssl else redis.Connection),
+        **options,
     )
-    client = redis.Redis(connection_pool=pool)
-    arguments = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
-    single = ConnectionPool(lambda: kind(**arguments), pool.max_connections, patience)
-
-    def close() -> None:
-        single.close()
-        client.close()
-        pool.disconnect()
-
-    return Connections(client, single.ask, close)
 
 
-def _reset_on_close(connection: Any) -> None:
-    """Let the system discard, when the connection is closed, what the server has not acknowledged.
+def _options(address: Address) -> dict[str, Any]:
+    from redis.backoff import NoBackoff
+    from redis.maint_notifications import MaintNotificationsConfig
+    from redis.retry import Retry
 
-    Otherwise the system goes on sending it. When the network recovers, seconds later, a write that the tier
-    has given up would arrive after newer ones.
-    """
-    # The driver has no public name for the socket of a connection, nor an option for this level.
-    connection._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return {
+        "socket_timeout": address.timeout,
+        "socket_connect_timeout": address.timeout,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "username": address.username,
+        "password": address.password,
+        "retry": Retry(NoBackoff(), 0),
+    }
 
 
-def _on_connect(connection: Any) -> None:
-    _reset_on_close(connection)
-    connection.on_connect()
-
-
-def _leaving_replicas(kind: Any) -> Any:
-    """Return a class of connections that treats a connection to a read-only server as broken.
-
-    After a failover the name of the server may lead to the new primary, which only a new connection finds.
-    """
-    from redis.exceptions import ConnectionError, ReadOnlyError  # noqa: A004
+def _bounded(kind: Any) -> Any:
+    """Return a class of connections whose exchanges are bounded, logging in included."""
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
-        def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
-                return super().read_response(*args, **options)
-            except ReadOnlyError as error:
-                self.disconnect()
-                raise ConnectionError(str(error)) from error
+        # The driver has no public name for what makes the socket of a connection.
+        def _connect(self) -> Line:
+            made = super()._connect()
+            # Let the system discard, when the connection is closed, what the server has not acknowledged.
+            # Otherwise it goes on sending that. When the network recovers, seconds later, a write that the
+            # tier has given up would arrive after newer ones.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return Line(made, self.socket_timeout)
 
     return Connection
+
+
+def open_connection(connection: Any) -> Line:
+    """Connect, log in, and return the line.
+
+    Raises:
+        ServerError, OSError: it did not succeed.
+    """
+    try:
+        connection.connect()
+    except BaseException as error:
+        connection.disconnect()  # the driver does so after errors of its own only
+        if isinstance(error, Exception):
+            raise translated(error) from None
+        raise
+    # The driver has no public name for the socket of a connection.
+    line: Line = connection._sock
+    line.restore_timeout()
+    return line
+
+
+def translated(error: Exception) -> Exception:
+    """Return what an exception of the driver means, without the words of the server.
+
+    Those may quote what was sent, with a password or a key in it. It returns a `ServerError`, an `OSError`,
+    or the same exception if a signal handler or cachekit raised it.
+    """
+    import redis
+
+    struck = interrupt_behind(error)
+    if isinstance(struck, Exception):
+        return struck
+    if isinstance(error, (ServerError, OSError, CacheError)):
+        return error
+    code = getattr(error, "status_code", None)
+    if code is not None or isinstance(error, redis.ResponseError):
+        return ServerError(code or str(error))
+    if type(error) is redis.TimeoutError:
+        return TimeoutError(str(error))
+    if isinstance(error, redis.ConnectionError) and not isinstance(error, redis.AuthenticationError):
+        return ConnectionError(str(error))
+    if isinstance(error, redis.exceptions.RedisClusterException) and isinstance(error.__cause__, Exception):
+        return translated(error.__cause__)
+    # What an answer of a wrong shape makes the driver raise is anything: TypeError, RecursionError.
+    return WrongReplyError(f"the driver could not use the answer ({type(error).__name__})")

@@ -1,19 +1,33 @@
-"""Connections for one command at a time, without what the driver adds to each command.
+"""Connections to one server, without what the driver adds to each command.
 
 A command over `redis.Redis` spends most of its time in the client, its pool and its parser. This pool only
 lends each connection to one thread at a time, bounds their number, and tries once more after a broken or
-silent one. It never uses a connection again whose answer was not read. The driver makes the connections: it
-knows TLS, logging in and what else an address says.
+silent one. It never uses a connection again whose answer was not read, or was not one to the command. The
+driver makes the connections: it knows TLS, logging in and what else an address says.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, final
 
-from cachekit.tiers.redis.resp import ServerError, packed, read_reply
+from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.tiers.redis.answers import Check
+from cachekit.tiers.redis.line import PORTION, Line
+from cachekit.tiers.redis.resp import (
+    Replies,
+    ServerError,
+    WrongReplyError,
+    packed,
+    read_reply,
+    read_value,
+)
+
+_CHUNK: Final = 1 << 16
+_SMALL: Final = 1 << 16  # bytes of commands that are sent together at most, unless one is larger
 
 
 @final
@@ -22,28 +36,31 @@ class ConnectionPool:
 
     Args:
         make: makes a connection that is not connected yet, and does not retry by itself.
+        open_connection: connects one.
         most: the largest number of connections.
         patience: seconds to wait for one when all are in use.
     """
 
-    def __init__(self, make: Callable[[], Any], most: int, patience: float) -> None:
-        from redis import exceptions
-
+    def __init__(
+        self, make: Callable[[], Any], open_connection: Callable[[Any], Line], most: int, patience: float
+    ) -> None:
         self._make = make
+        self._open = open_connection
         self._free: list[Any] = []
         self._most = most
         self._made = 0
         self._returned = threading.Condition()
         self._waiting = 0
         self._patience = patience
-        self._full = exceptions.ConnectionError
-        self._answers = exceptions.ResponseError
-        self._elsewhere = exceptions.ReadOnlyError
-        self._broken = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
         self._closed = False
 
-    def ask(self, *command: Any) -> Any:
-        """Return the answer to a command; try once more if the connection breaks or stays silent."""
+    def ask(self, check: Check, *command: Any) -> Any:
+        """Return the answer to a command; try once more if the connection breaks or stays silent.
+
+        Raises:
+            ServerError: the answer is an error.
+            OSError: there was none, or one that the check does not accept.
+        """
         message = packed(command)
         try:
             connection = self._free.pop()
@@ -52,11 +69,13 @@ class ConnectionPool:
         try:
             try:
                 answer = self._exchange(connection, message)
-            except self._broken:
-                connection.disconnect()
+            except OSError as error:
+                self._discard(connection, error)
                 answer = self._exchange(connection, message)
-        except self._answers as error:
-            if isinstance(error, self._elsewhere):
+            if not check(answer):
+                raise WrongReplyError("the answer is not one to this command")
+        except ServerError as error:
+            if error.code == "READONLY":
                 connection.disconnect()  # after a failover its name may lead to the new primary
             raise
         except BaseException:
@@ -66,11 +85,78 @@ class ConnectionPool:
         finally:
             self._free.append(connection)
             if self._waiting:
-                with self._returned:
-                    self._returned.notify()
+                self._notify()
         if self._closed:
             self.close()
         return answer
+
+    def ask_many(self, commands: Sequence[tuple[Check, tuple[Any, ...]]]) -> list[Any]:
+        """Return the answers to several commands in order, in one round trip, with `ServerError` among them.
+
+        It is tried once more, as a whole, if the connection breaks or stays silent.
+
+        Raises:
+            OSError: an answer is missing, or is one that its check does not accept.
+        """
+        checks = [check for check, _ in commands]
+        messages = _together([packed(command) for _, command in commands])
+        with self._lent() as connection:
+            try:
+                return self._exchange_many(connection, messages, checks)
+            except OSError as error:
+                self._discard(connection, error)
+                return self._exchange_many(connection, messages, checks)
+
+    @contextmanager
+    def session(self) -> Iterator[Callable[..., Any]]:
+        """Lend one connection: the function does what `ask` does, over it, without a second try."""
+        with self._lent() as connection:
+
+            def ask(check: Check, *command: Any) -> Any:
+                answer = self._exchange(connection, packed(command))
+                if not check(answer):
+                    raise WrongReplyError("the answer is not one to this command")
+                return answer
+
+            yield ask
+
+    @contextmanager
+    def connection(self) -> Iterator[Line]:
+        """Return the line of a connection that is no part of the pool, and is closed in the end."""
+        connection = self._make()
+        try:
+            yield self._open(connection)
+        finally:
+            connection.disconnect()
+
+    @staticmethod
+    def _discard(connection: Any, error: OSError) -> None:
+        """Close the connection; raise the error if a second try would fail too."""
+        connection.disconnect()
+        if isinstance(error, WrongReplyError) or interrupt_behind(error) is not None:
+            raise error
+
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._another()
+        try:
+            yield connection
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            self._free.append(connection)
+            if self._waiting:
+                self._notify()
+        if self._closed:
+            self.close()
+
+    def _notify(self) -> None:
+        with self._returned:
+            self._returned.notify()
 
     def _another(self) -> Any:
         """Make a connection, or wait for one that another thread gives back."""
@@ -88,21 +174,46 @@ class ConnectionPool:
                         return self._free.pop()
                     except IndexError:
                         if not self._returned.wait(end - time.monotonic()):
-                            raise self._full("all connections are in use") from None
+                            raise TimeoutError("all connections are in use") from None
             finally:
                 self._waiting -= 1
 
-    @staticmethod
-    def _exchange(connection: Any, message: bytes) -> Any:
-        # The driver has no public names for the socket of a connection and for the exceptions of its errors.
-        if connection._sock is None:
-            connection.connect()
-        line = connection._sock
-        line.sendall(message)
+    def _exchange(self, connection: Any, message: bytes) -> Any:
+        # The driver has no public name for the socket of a connection. These are of `_bounded` classes.
+        line: Line = connection._sock or self._open(connection)
+        raw = line.socket
+        if len(message) <= PORTION:
+            raw.sendall(message)
+        else:
+            line.sendall(message)
+            line.restore_timeout()
+        data = raw.recv(_CHUNK)
+        value = read_value(data)
+        if value is not None:
+            return value
+        line.is_sending = True
         try:
-            return read_reply(line)
-        except ServerError as error:
-            raise connection._parser.parse_error(str(error)) from None
+            return read_reply(line, data)
+        finally:
+            if not line.is_sending:
+                line.restore_timeout()
+
+    def _exchange_many(
+        self, connection: Any, messages: Sequence[bytes], checks: Sequence[Check]
+    ) -> list[Any]:
+        line: Line = connection._sock or self._open(connection)
+        for message in messages:
+            line.sendall(message)
+        replies = Replies(line)
+        answers = []
+        for check in checks:
+            answer = replies.next()
+            if type(answer) is not ServerError and not check(answer):
+                raise WrongReplyError("the answer is not one to this command")
+            answers.append(answer)
+        replies.end()
+        line.restore_timeout()
+        return answers
 
     def close(self) -> None:
         """Close the connections; one that is in use is closed afterwards."""
@@ -112,3 +223,16 @@ class ConnectionPool:
                 self._free.pop().disconnect()
             except IndexError:  # another thread closes them as well
                 return
+
+
+def _together(messages: Sequence[bytes]) -> list[bytes]:
+    """Return the messages, with small ones joined."""
+    joined: list[list[bytes]] = []
+    room = 0
+    for message in messages:
+        room -= len(message)
+        if room < 0:
+            joined.append([])
+            room = _SMALL - len(message)
+        joined[-1].append(message)
+    return [b"".join(some) for some in joined]

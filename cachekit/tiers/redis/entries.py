@@ -21,10 +21,8 @@ from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.resp import LARGEST
 from cachekit.tiers.redis.store import Store, Write
-
-#: Bytes of the largest envelope. A larger one would keep the server from other clients for too long.
-LARGEST: Final = 64 << 20
 
 _TRIES: Final = 5  # to replace a value that other clients replace all the time
 _LONGEST_LIFE: Final = 100 * 365.25 * 24 * 3600  # seconds; a longer life has no end on the server
@@ -217,6 +215,21 @@ class Entries:
             else:
                 outcomes[key] = self._count_stored(answer)
         return outcomes
+
+    def create(self, entry: CacheEntry, origin: ServerTokens) -> bool:
+        """Store an entry as `put` does, unless the key has a live one; return whether it was stored."""
+        write = self._write(entry, origin)
+        if write is None:
+            return False
+        dead = None
+        for _ in range(_TRIES):
+            there = self._store.create(entry.key, write, dead)
+            if not isinstance(there, bytes):
+                return self._count_stored(there)
+            if self._entries([(entry.key, there)]):
+                break
+            dead = there  # an unreadable or dead value is rare, so it is replaced by itself
+        return self._count_stored(False)
 
     def _replace(self, key: str, write: Write, dead: bytes) -> CacheEntry | bool:
         """Store a value in place of a dead one, if it is still that one."""

@@ -15,6 +15,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.scheduler import ScheduledTask, Scheduler
+from cachekit.tiers.redis.answers import is_count
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
 from cachekit.tiers.redis.client import Client
 
@@ -126,7 +127,7 @@ class Heartbeat:
             return
         number, text = due
         try:
-            self._server.call("PUBLISH", self._channel, text)
+            self._server.call(is_count, "PUBLISH", self._channel, text)
         except (TierUnavailableError, CacheClosedError):
             # The next heartbeat confirms the same messages. This thread serves all caches, so it must not
             # wait for an unavailable server all the time. Nor must the fleet wait long once it recovers.

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final, final
+from typing import Final, final
 
-from cachekit.errors import TierUnavailableError
+from cachekit.tiers.redis.client import Call, Client
+from cachekit.tiers.redis.scripts import ACQUIRE, RELEASE
 
 _LONGEST: Final = 365 * 24 * 3600  # seconds
-
-# KEYS[1] the lease, ARGV[1] the holder's token; returns 1 if it was the holder's and is gone, else 0.
-# In one step: between a GET and a DEL it might expire, and the DEL would remove the next holder's.
-_RELEASE: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-    return redis.call('DEL', KEYS[1])
-end
-return 0
-"""
 
 
 @final
 class FleetLease:
     """A lease of `FleetLeases`. Its methods ask the server, and raise what `try_acquire` raises."""
 
-    __slots__ = ("_leases", "_name", "_pid", "_token")
+    __slots__ = ("_name", "_pid", "_server", "_token")
 
-    def __init__(self, leases: FleetLeases, name: bytes, token: str) -> None:
-        self._leases = leases
+    def __init__(self, server: Client, name: bytes, token: str) -> None:
+        self._server = server
         self._name = name
         self._token = token
         self._pid = os.getpid()
@@ -34,11 +26,11 @@ class FleetLease:
     def release(self) -> None:
         """Give it back, unless it has expired and may have another holder."""
         if os.getpid() == self._pid:
-            self._leases._ask("eval", _RELEASE, 1, self._name, self._token)
+            self._server.run([Call(RELEASE, [self._name], [self._token])])
 
     def is_held(self) -> bool:
         """Return whether it is still on the server, and this is no child of a fork."""
-        return os.getpid() == self._pid and _text(self._leases._ask("get", self._name)) == self._token
+        return os.getpid() == self._pid and self._server.read(self._name) == self._token.encode()
 
 
 @final
@@ -49,7 +41,7 @@ class FleetLeases:
     is held.
 
     Args:
-        client: a `redis.Redis` or `redis.RedisCluster`. It is never closed here.
+        server: the client of the server.
         prefix: the beginning of the keys on the server.
         seconds: seconds until a lease expires (default 30).
 
@@ -60,18 +52,14 @@ class FleetLeases:
     free, deleted if it is still the holder's. The server may lose it in a failover; then two hosts load.
     """
 
-    __slots__ = ("_client", "_errors", "_milliseconds", "_prefix")
+    __slots__ = ("_milliseconds", "_prefix", "_server")
 
-    def __init__(self, client: Any, prefix: str, seconds: float = 30.0) -> None:
-        from redis.exceptions import RedisClusterException, RedisError
-
+    def __init__(self, server: Client, prefix: str, seconds: float = 30.0) -> None:
         if not 0.001 <= seconds <= _LONGEST:
             raise ValueError(f"seconds must be 0.001 to {_LONGEST} (a year), not {seconds!r}")
-        self._client = client
+        self._server = server
         self._prefix = prefix
         self._milliseconds = int(seconds * 1000)
-        # What redis-py raises for a Cluster that is gone is no RedisError.
-        self._errors = (RedisError, RedisClusterException, OSError)
 
     def try_acquire(self, key: str) -> FleetLease | None:
         """Return the lease of a key, or None if another client holds it. One round trip; does not wait.
@@ -79,23 +67,11 @@ class FleetLeases:
         If it fails, the server may have set the lease all the same. That lease expires.
 
         Raises:
-            TierUnavailableError: the server did not answer; the driver's error is the cause.
+            TierUnavailableError: the server did not answer.
         """
         # No prefix of the Redis tier has braces, so no cache with a longer prefix has a key of this name.
         name = f"{self._prefix}{{lease:{key}}}".encode("utf-8", "surrogatepass")
         token = os.urandom(16).hex()
-        # With GET (Redis 7.0) the server returns the holder's token. If a reply was lost, the driver asks a
-        # second time, and finds the token of this call.
-        holder = self._ask("set", name, token, nx=True, px=self._milliseconds, get=True)
-        return FleetLease(self, name, token) if holder is None or _text(holder) == token else None
-
-    def _ask(self, command: str, *arguments: object, **options: object) -> Any:
-        try:
-            return getattr(self._client, command)(*arguments, **options)
-        except self._errors as error:
-            raise TierUnavailableError(f"the server of the leases did not answer: {error}") from error
-
-
-def _text(answer: object) -> object:
-    # A client with decode_responses returns str. Another program may have stored anything there.
-    return answer.decode("ascii", "replace") if isinstance(answer, bytes) else answer
+        # If a reply was lost, the client asks a second time, and the script finds the token of this call.
+        (taken,) = self._server.run([Call(ACQUIRE, [name], [token, self._milliseconds])])
+        return FleetLease(self._server, name, token) if taken else None

@@ -1,6 +1,7 @@
 -- Does what `put.lua` does for one value, if what is stored may be replaced.
 --
 -- KEYS[1]  the value                        KEYS[2]  the token of its bucket
+-- KEYS[3...]  the tokens of its tags
 -- ARGV[1]  the channel                      ARGV[2]  the message
 -- ARGV[3]  the token's life in milliseconds ARGV[4]  the envelope
 -- ARGV[5]  its life in milliseconds, or "" for no end
@@ -17,19 +18,20 @@
 -- First, so that a user who may not publish does not write either. No client reads before the end.
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 if ARGV[7] ~= '' then
-    local held = redis.pcall('GET', KEYS[1])
+    local held = read(KEYS[1])
     if type(held) ~= 'string' or redis.sha1hex(held) ~= ARGV[7] then
         return 0
     end
 end
 if ARGV[8] ~= '' then
-    local held = redis.pcall('GET', KEYS[2])
+    local held = read(KEYS[2])
     if held == ARGV[6] then
         return 1
     elseif held ~= ARGV[8] then
         return 0
     end
 end
+prolong(3, ARGV[5])
 local done
 if ARGV[5] == '' then
     done = redis.pcall('SET', KEYS[1], ARGV[4])

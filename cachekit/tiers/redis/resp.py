@@ -1,15 +1,22 @@
-"""RESP, the protocol of the server: packs commands, and reads replies from a socket.
+"""RESP, the protocol of the server: packs commands, and reads replies from a connection.
 
-The driver's own packing and reading take longer than the server does.
+The driver's own packing and reading take longer than the server does. A server may send anything: a reply is
+bounded in size, in number of parts and in depth, and what breaks a bound is no reply.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+#: Bytes of the largest value. A larger one would keep the server from other clients for too long.
+LARGEST: Final = 64 << 20
 
 _CHUNK: Final = 1 << 16
 _LARGEST_CHUNK: Final = 1 << 20
+_LONGEST_LINE: Final = 1 << 16  # bytes of a status, an error or a number, and of the header of a value
+_MOST_DIGITS: Final = 20  # of a number of 64 bits with its sign
+_MOST_PARTS: Final = 100_000  # of arrays within one reply; SCAN returns little more than 1,000
+_DEEPEST: Final = 8  # arrays within arrays
 
 # The first bytes of the replies that the tier's commands have, in either version of the protocol.
 _BULK: Final = ord("$")
@@ -20,9 +27,53 @@ _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
 _ERROR: Final = ord("-")
 
+#: The first words by which servers tell what kind of error it is, and what some of them mean.
+_CODES: Final = {
+    "ASK": "the key moves to another node of the Cluster",
+    "BUSY": "a script keeps the server from answering",
+    "CLUSTERDOWN": "the Cluster lacks a node",
+    "CROSSSLOT": "the keys are on several nodes of the Cluster",
+    "ERR": "the server does not know the command, or not like this",
+    "LOADING": "the server still reads its data",
+    "MASTERDOWN": "the replica has no primary",
+    "MISCONF": "the server cannot save its data",
+    "MOVED": "the server is a node of a Cluster, which takes RedisCache.cluster",
+    "NOAUTH": "the server demands a password",
+    "NOPERM": "the user has no permission",
+    "NOREPLICAS": "the server has too few replicas to write",
+    "NOSCRIPT": "the server does not know the script",
+    "OOM": "the server has no room (maxmemory)",
+    "READONLY": "the server is a read-only replica",
+    "TRYAGAIN": "the keys move to another node of the Cluster",
+    "WRONGPASS": "the name or password of the user is wrong",
+    "WRONGTYPE": "another program stored something else there",
+}
+
+
+class Source(Protocol):
+    """Where replies come from: a socket, or a `Line`."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return at most so many bytes, or none at the end."""
+        ...
+
 
 class ServerError(Exception):
-    """An error that the server replied with."""
+    """An error that the server replied with. It has the kind alone.
+
+    The server's own words may quote the command, with a password or a key in it.
+
+    Args:
+        words: what the server said.
+    """
+
+    def __init__(self, words: str) -> None:
+        code = words.split(" ", 1)[0]
+        if "user executing the script" in words or "ACL failure" in words:
+            code = "NOPERM"  # servers say ERR within a script
+        #: The kind of the error; "" if it is none that is known.
+        self.code = code if code in _CODES else ""
+        super().__init__(f"{code}, {_CODES[code]}" if self.code else "an unknown error")
 
 
 class Push(list[Any]):
@@ -33,62 +84,80 @@ class BrokenReplyError(OSError):
     """The connection has ended, or what came over it is no reply."""
 
 
+class WrongReplyError(BrokenReplyError):
+    """What came is no reply, or not one to this command. A second try would get the same."""
+
+
 def packed(command: tuple[bytes | str | int, ...]) -> bytes:
     """Return a command as it is sent."""
     parts = [part if type(part) is bytes else str(part).encode() for part in command]
     return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
 
 
-def read_reply(connection: socket.socket) -> Any:
-    """Return the reply that the socket receives. An error inside of an array is returned in its place.
+def read_value(data: bytes) -> bytes | None:
+    """Return the value that is received at once, the most frequent reply; None for any other reply."""
+    if data[:1] == b"$":
+        end = data.find(b"\r\n")
+        begin = end + 2
+        if end > 0 and data[1:end] == b"%d" % (len(data) - begin - 2):
+            return data[begin:-2]
+    return None
+
+
+def read_reply(source: Source, data: bytes) -> Any:
+    """Return the reply that begins with these bytes. An error inside of an array is returned in its place.
 
     Raises:
         ServerError: the reply is an error.
         OSError: there is none.
     """
-    data = connection.recv(_CHUNK)
-    if data[:1] == b"$":  # a value: the most frequent reply, and mostly received at once
-        end = data.find(b"\r\n")
-        begin = end + 2
-        if end > 0 and data[1:end] == b"%d" % (len(data) - begin - 2):
-            return data[begin:-2]
     if not data:
         raise BrokenReplyError("the server closed the connection")
-    replies = Replies(connection, data)
+    replies = Replies(source, data)
     reply = replies.next()
-    if type(reply) is Push or not replies.is_empty():
-        # The next command would take it for its own reply.
-        raise BrokenReplyError("the server sent more than one reply")
+    replies.end()
+    if type(reply) is Push:
+        raise WrongReplyError("the server sent a message in place of a reply")
     if type(reply) is ServerError:
         raise reply
     return reply
 
 
 class Replies:
-    """Replies in the order in which a socket receives them.
+    """Replies in the order in which a connection receives them.
 
     Args:
-        connection: the socket.
+        source: the connection.
         data: what it has received already.
     """
 
-    __slots__ = ("_at", "_connection", "_data")
+    __slots__ = ("_at", "_data", "_parts", "_source")
 
-    def __init__(self, connection: socket.socket, data: bytes = b"") -> None:
-        self._connection = connection
+    def __init__(self, source: Source, data: bytes = b"") -> None:
+        self._source = source
         self._data = data
         self._at = 0
+        self._parts = 0
 
     def is_empty(self) -> bool:
         """Return whether all was read that was received."""
         return self._at == len(self._data)
 
-    def receive(self, least: int) -> None:
+    def end(self) -> None:
+        """Check that no more was received. The next command would take it for its own reply."""
+        if not self.is_empty():
+            raise WrongReplyError("the server sent more than one reply")
+
+    def unread(self) -> bytes:
+        """Return what was received and is not read yet."""
+        return self._data[self._at :]
+
+    def _receive(self, least: int) -> None:
         """Receive until so many bytes are unread."""
         pieces = [self._data[self._at :]]
         missing = least - len(pieces[0])
         while missing > 0:
-            piece = self._connection.recv(min(max(missing, _CHUNK), _LARGEST_CHUNK))
+            piece = self._source.recv(min(max(missing, _CHUNK), _LARGEST_CHUNK))
             if not piece:
                 raise BrokenReplyError("the server closed the connection within a reply")
             pieces.append(piece)
@@ -100,56 +169,69 @@ class Replies:
         """Return the next reply. One that is an error is returned as well, also within an array.
 
         Raises:
-            OSError: there is none.
+            WrongReplyError: what came is no reply.
+            OSError: nothing came.
         """
-        try:
-            return self._next()
-        except (ValueError, RecursionError) as error:
-            raise BrokenReplyError("the server sent what is no reply") from error
+        self._parts = 0
+        return self._next(0)
 
-    def _next(self) -> Any:
+    def _next(self, depth: int) -> Any:
         while (end := self._data.find(b"\r\n", self._at)) < 0:
-            self.receive(len(self._data) - self._at + 1)
+            if len(self._data) - self._at > _LONGEST_LINE:
+                raise WrongReplyError("the server sent a line that is too long")
+            self._receive(len(self._data) - self._at + 1)
         kind, begin = self._data[self._at], self._at + 1
         self._at = end + 2
         if kind == _BULK:
-            size = int(self._data[begin:end])
-            if size < 0:
+            size = _number(self._data[begin:end])
+            if size == -1:
                 return None
+            if not 0 <= size <= LARGEST:
+                raise WrongReplyError("the server sent a value that is too long")
             if len(self._data) < self._at + size + 2:
-                self.receive(size + 2)
+                self._receive(size + 2)
             begin = self._at
             self._at = begin + size + 2
             return self._data[begin : begin + size]
         content = self._data[begin:end]
         if kind == _INTEGER:
-            return int(content)
+            return _number(content)
         if kind == _ARRAY:
-            return None if content == b"-1" else self._array(int(content))
+            return None if content == b"-1" else self._array(_number(content), depth)
         if kind == _PUSH:
-            return Push(self._array(int(content)))
+            return Push(self._array(_number(content), depth))
         if kind == _STATUS:
             return content
         if kind == _NULL:
             return None
         if kind == _ERROR:
             return ServerError(content.decode("utf-8", "replace"))
-        raise BrokenReplyError(f"the server sent a reply of the unknown kind {chr(kind)!r}")
+        raise WrongReplyError("the server sent a reply of an unknown kind")
 
-    def _array(self, size: int) -> list[Any]:
+    def _array(self, size: int, depth: int) -> list[Any]:
+        self._parts += size
+        if size < 0 or self._parts > _MOST_PARTS or depth == _DEEPEST:
+            raise WrongReplyError("the server sent an array that is too long or too deep")
         replies: list[Any] = []
         data, at = self._data, self._at
         for _ in range(size):
-            end = data.find(b"\r\n", at)
-            if end > 0 and data[at] == _BULK:  # what `_next` does, without a call for each value
+            end = data.find(b"\r\n", at, at + _MOST_DIGITS + 3)
+            # What `_next` does, without a call for each value.
+            if end > 0 and data[at] == _BULK and data[at + 1 : end].isdigit():
                 begin = end + 2
                 stop = begin + int(data[at + 1 : end])
-                if begin <= stop <= len(data) - 2:
+                if stop <= len(data) - 2:
                     replies.append(data[begin:stop])
                     at = stop + 2
                     continue
             self._at = at
-            replies.append(self._next())
+            replies.append(self._next(depth + 1))
             data, at = self._data, self._at
         self._at = at
         return replies
+
+
+def _number(digits: bytes) -> int:
+    if len(digits) > _MOST_DIGITS or not digits.removeprefix(b"-").isdigit():
+        raise WrongReplyError("the server sent what is no number")
+    return int(digits)

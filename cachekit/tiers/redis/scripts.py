@@ -1,4 +1,4 @@
-"""The Lua scripts that the server runs. Each has a file of its own beside this one.
+"""The Lua scripts that the server runs. Each has a file beside this one; `read` and `prolong` are parts.
 
 All are read when this module is imported, not at first use. Reading goes through the import system: a child
 of a fork would find its locks held for ever if another thread was importing.
@@ -10,21 +10,48 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final, NamedTuple
 
+from cachekit.tiers.redis.answers import (
+    Check,
+    is_flag,
+    is_flag_or_bytes,
+    is_nothing,
+)
+
+#: Digits of the longest token, which has 63 bits.
+MOST_DIGITS: Final = 19
+
 
 class Script(NamedTuple):
     """A script, and the digest by which a server that has seen it knows it."""
 
     text: bytes
     digest: str
+    check: Check  #: of its result, or of each part of it
+    has_parts: bool  #: whether its result is a list of one part for each key
 
 
-def _read(name: str) -> Script:
-    text = files(__package__).joinpath(f"{name}.lua").read_bytes()
-    return Script(text, sha1(text, usedforsecurity=False).hexdigest())
+def _text(name: str) -> bytes:
+    return files(__package__).joinpath(f"{name}.lua").read_bytes()
 
 
-PUT: Final = _read("put")
-REPLACE: Final = _read("replace")
-ADD: Final = _read("add")
-REMOVE: Final = _read("remove")
-TOKENS: Final = _read("tokens")
+_READ: Final = _text("read")
+_PROLONG: Final = _text("prolong")
+
+
+def _script(name: str, check: Check, *, has_parts: bool = False, before: bytes = b"") -> Script:
+    text = before + _text(name)
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest(), check, has_parts)
+
+
+def _is_token(answer: object) -> bool:
+    return isinstance(answer, bytes) and answer.isdigit() and len(answer) <= MOST_DIGITS
+
+
+ACQUIRE: Final = _script("acquire", is_flag, before=_READ)
+RELEASE: Final = _script("release", is_flag, before=_READ)
+PUT: Final = _script("put", is_nothing)
+CREATE: Final = _script("create", is_flag_or_bytes, before=_READ + _PROLONG)
+REPLACE: Final = _script("replace", is_flag, before=_READ + _PROLONG)
+ADD: Final = _script("add", is_flag_or_bytes, before=_READ + _PROLONG)
+REMOVE: Final = _script("remove", is_flag, has_parts=True)
+TOKENS: Final = _script("tokens", _is_token, has_parts=True, before=_READ)

@@ -21,6 +21,7 @@ class Figures:
         size: how many values there were when they were last counted.
         memory_usage: how many bytes they took when they were last measured.
         unavailable: lookups that the server did not answer.
+        latency: how long hits took.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -30,7 +31,7 @@ class Figures:
         self.unavailable = 0
         self._now = clock.monotonic
         self._lookups = Lookups()
-        self._latency = LatencyHistogram()
+        self.latency = LatencyHistogram()
         self._sample_due = 0.0
 
     def begin(self) -> float:
@@ -45,7 +46,7 @@ class Figures:
         self._lookups.hits += 1
         if begun > self._sample_due:
             now = self._now()
-            self._latency.record(now - begun)
+            self.latency.record(now - begun)
             self._sample_due = now + SAMPLE_INTERVAL
 
     def end_many(self, asked: int, found: int) -> None:
@@ -57,7 +58,7 @@ class Figures:
         """Return all counters."""
         return tier_stats(
             self.counter,
-            self._latency,
+            self.latency,
             hits=self._lookups.hits,
             misses=self._lookups.misses,
             unavailable=self.unavailable,

@@ -17,16 +17,21 @@ from typing import Final, NamedTuple, final
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
 from cachekit.tiers.redis.key_layout import Layout, literal_beginning
-from cachekit.tiers.redis.scripts import ADD, PUT, REMOVE, REPLACE, TOKENS
+from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 
-#: Milliseconds that a token lives without being read. A tag's token lives at least as long as its values.
-TOKEN_LIFE: Final = 30 * 24 * 3600 * 1000
+#: Milliseconds that the token of a bucket lives without being read.
+BUCKET_LIFE: Final = 30 * 24 * 3600 * 1000
+#: Milliseconds that a load may take between reading a tag's token and storing a value with it.
+LONGEST_LOAD: Final = 3 * 3600 * 1000
+#: Milliseconds that the token of a tag lives when it was read, unless a value with the tag lives longer. A
+#: token that is read gets them again when half of them are over, so that most readers change nothing.
+TAG_LIFE: Final = 2 * LONGEST_LOAD
 
-_MOST_DIGITS: Final = 19  # of a token, which has 63 bits
 _HEAD: Final = 1024  # bytes that hold the header of most envelopes
 _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is negative
 
@@ -73,7 +78,7 @@ class Store:
     def heads(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the beginnings of the envelopes; the rest is not transferred."""
         names = self._layout.values(keys)
-        return self._server.try_many([("GETRANGE", name, 0, _HEAD - 1) for name in names])
+        return self._server.read_strings([("GETRANGE", name, 0, _HEAD - 1) for name in names], is_bytes)
 
     def tag_tokens(self, tags: Sequence[str]) -> dict[str, int | None]:
         """Return the tags' tokens, None for a missing one; one round trip."""
@@ -89,12 +94,14 @@ class Store:
         """
         tags = list(tags)
         names = [self._layout.names(key)[1] for key in keys] + [self._layout.tag(tag) for tag in tags]
+        buckets = set(names[: len(keys)])
         distinct = list(dict.fromkeys(names))  # many keys share a bucket
         most = 1 if self._server.is_cluster else MOST_TOGETHER
         calls = []
         for start in range(0, len(distinct), most):
             some = distinct[start : start + most]
-            calls.append(Call(TOKENS, some, [TOKEN_LIFE, *(fresh() for _ in some)]))
+            lives = [BUCKET_LIFE if name in buckets else TAG_LIFE for name in some]
+            calls.append(Call(TOKENS, some, [*(fresh() for _ in some), *lives]))
         found = dict(zip(distinct, chain.from_iterable(self._server.run(calls)), strict=True))
         tokens = [int(found[name]) for name in names]
         return tokens[: len(keys)], dict(zip(tags, tokens[len(keys) :], strict=True))
@@ -131,12 +138,13 @@ class Store:
             calls = []
             for keys, message in zip(parts, messages, strict=True):
                 names: list[bytes] = []
-                said: list[bytes | str | int] = [self.bus.channel, message, TOKEN_LIFE]
+                said: list[bytes | str | int] = [self.bus.channel, message, BUCKET_LIFE]
                 for key in keys:
                     envelope, life, origin, _ = writes[key]
                     names += self._layout.names(key)
                     said += envelope, "" if life is None else life, origin.token
-                calls.append(Call(PUT, names, said))
+                tags, lives = self._tags_of([writes[key] for key in keys])
+                calls.append(Call(PUT, [*names, *tags], [*said, *lives]))
             self._server.run(calls)
 
     def replace(
@@ -152,13 +160,27 @@ class Store:
         """
         self._prolong({key: write})
         envelope, life, origin, _ = write
+        tags, _ = self._tags_of([write])
         with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
             said = (
-                self.bus.channel, message, TOKEN_LIFE, envelope, "" if life is None else life, origin.token,
+                self.bus.channel, message, BUCKET_LIFE, envelope, "" if life is None else life, origin.token,
                 "" if instead_of is None else digest(instead_of), "" if expect is None else expect,
             )  # fmt: skip
-            (stored,) = self._server.run([Call(REPLACE, self._layout.names(key), said)])
+            (stored,) = self._server.run([Call(REPLACE, [*self._layout.names(key), *tags], said)])
         return bool(stored)
+
+    def create(self, key: str, write: Write, dead: bytes | None = None) -> bytes | bool:
+        """Do what `put` does, unless another envelope than `dead` is stored; then return that envelope."""
+        self._prolong({key: write})
+        envelope, life, origin, _ = write
+        tags, _ = self._tags_of([write])
+        with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
+            said = (
+                self.bus.channel, message, BUCKET_LIFE, envelope, "" if life is None else life, origin.token,
+                "" if dead is None else digest(dead),
+            )  # fmt: skip
+            (answer,) = self._server.run([Call(CREATE, [*self._layout.names(key), *tags], said)])
+        return answer if isinstance(answer, bytes) else bool(answer)
 
     def _together(self, writes: Mapping[str, Write | None]) -> list[list[str]]:
         """Return the keys, or tags, that one script may have.
@@ -230,21 +252,31 @@ class Store:
             if was_there
         ]
 
+    def _tags_of(self, writes: Iterable[Write]) -> tuple[list[bytes], list[str | int]]:
+        """Return the names of the tokens that a script must keep as long as the values, and their lives.
+
+        In a Cluster the tokens are on other nodes, where a script cannot reach them: see `_prolong`.
+        """
+        if self._server.is_cluster:
+            return [], []
+        lives = _lives_of_tags(writes)
+        names = [self._layout.tag(tag) for tag in lives]
+        return names, ["" if life is None else life for life in lives.values()]
+
     def _prolong(self, writes: Mapping[str, Write]) -> None:
-        """Make the tokens of tags live as long as the values. Most do without a command."""
-        lives: dict[str, int | None] = {}
-        for _, life, _, tags in writes.values():
-            if tags and (life is None or life > TOKEN_LIFE // 2):
-                for tag in tags:
-                    known = lives.get(tag, 0)
-                    lives[tag] = None if life is None or known is None else max(life, known)
+        """Make the tokens of tags live as long as the values, in a Cluster. Most do without a command."""
+        if not self._server.is_cluster:
+            return
         commands: list[tuple[object, ...]] = []
-        for tag, life in lives.items():
+        for tag, life in _lives_of_tags(writes.values()).items():
             name = self._layout.tag(tag)
             # GT: never less, and never an end where there is none.
-            commands.append(("PERSIST", name) if life is None else ("PEXPIRE", name, life, "GT"))
+            if life is None:
+                commands.append(("PERSIST", name))
+            elif life > LONGEST_LOAD // 2:  # what is left of it after a load of as long
+                commands.append(("PEXPIRE", name, life, "GT"))
         if commands:
-            self._server.do_many(commands)
+            self._server.do_many(commands, is_flag)
 
     # -- all of it ----------------------------------------------------------------------------------
 
@@ -308,7 +340,7 @@ class Store:
             return 0
         some = keys[:: -(-len(keys) // sample)]
         names = [self._layout.value(key) for key in some]
-        sizes = self._server.do_many([("MEMORY", "USAGE", name) for name in names])
+        sizes = self._server.do_many([("MEMORY", "USAGE", name) for name in names], is_count_or_nothing)
         known = [size for size in sizes if size is not None]
         return round(sum(known) / len(known) * len(keys)) if known else 0
 
@@ -320,7 +352,7 @@ class Store:
 
     def _publish(self, messages: Iterable[str]) -> None:
         for message in messages:
-            self._server.call("PUBLISH", self.bus.channel, message)
+            self._server.call(is_count, "PUBLISH", self.bus.channel, message)
 
     def close(self) -> None:
         """End the bus and the connections."""
@@ -335,8 +367,18 @@ def _message_of(pattern: re.Pattern[str]) -> tuple[Kind, str | None]:
     return "all", None
 
 
+def _lives_of_tags(writes: Iterable[Write]) -> dict[str, int | None]:
+    """Return for each tag how long the values with it live, None for no end."""
+    lives: dict[str, int | None] = {}
+    for _, life, _, tags in writes:
+        for tag in tags:
+            known = lives.get(tag, 0)
+            lives[tag] = None if life is None or known is None else max(life, known)
+    return lives
+
+
 def _number(token: bytes | None) -> int | None:
     """Return the token; None also for what no cache has stored there."""
-    if token is None or len(token) > _MOST_DIGITS or not token.isdigit():
+    if token is None or len(token) > MOST_DIGITS or not token.isdigit():
         return None
     return int(token)

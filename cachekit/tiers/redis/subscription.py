@@ -2,60 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Final, final
 
-from cachekit.tiers.redis.resp import Push, Replies, ServerError, packed
+from cachekit.tiers.redis.line import Line
+from cachekit.tiers.redis.resp import BrokenReplyError, Push, Replies, ServerError, WrongReplyError, packed
+
+_CHUNK: Final = 1 << 18
+#: Bytes of the longest message that is read. Those of caches are shorter, see `bus_protocol`.
+LONGEST_MESSAGE: Final = 4 << 20
+
+
+class _IncompleteError(Exception):
+    """The rest of a message has not arrived yet."""
+
+
+class _Nothing:
+    """The source of replies of which only what is here is read."""
+
+    def recv(self, size: int, /) -> bytes:  # noqa: ARG002  # as a socket's
+        raise _IncompleteError
 
 
 @final
 class Subscription:
-    """The messages of a channel. For one thread; its methods raise `OSError`, or the driver's errors.
+    """The messages of a channel. For one thread; its methods raise `OSError` or `ServerError`.
+
+    It never waits for the rest of a message: a server that sends one byte at a time keeps no thread.
 
     Args:
-        pool: the driver's pool, which lends the connection.
+        line: the connection, which is closed elsewhere.
         channel: the channel.
-        patience: seconds to wait for the rest of a message whose beginning is here.
     """
 
-    def __init__(self, pool: Any, channel: bytes, patience: float) -> None:
-        self._pool = pool
-        self._patience = patience
-        self._connection = pool.get_connection()
-        try:
-            # The driver has no public name for it, and reading through the driver takes ten times as long.
-            self._socket = self._connection._sock
-            self._socket.settimeout(patience)
-            self._replies = Replies(self._socket)
-            self._socket.sendall(packed(("SUBSCRIBE", channel)))
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, line: Line, channel: bytes) -> None:
+        self._line = line
+        self._unread = b""
+        line.sendall(packed(("SUBSCRIBE", channel)))
 
     def receive(self, wait: float) -> list[list[Any]]:
         """Return what the server sent next: of each message its kind, the channel and the content.
 
-        It returns nothing if nothing arrives for so many seconds.
+        It returns nothing if no message is complete after so many seconds.
         """
-        self._socket.settimeout(wait)
+        socket = self._line.socket
+        socket.settimeout(wait)
         try:
-            self._replies.receive(1)
+            data = socket.recv(_CHUNK)
         except TimeoutError:
             return []
-        finally:
-            self._socket.settimeout(self._patience)
-        messages = []
-        while not self._replies.is_empty():
-            reply = self._replies.next()
+        if not data:
+            raise BrokenReplyError("the server closed the connection")
+        replies = Replies(_Nothing(), self._unread + data)
+        messages: list[list[Any]] = []
+        while not replies.is_empty():
+            self._unread = replies.unread()
+            try:
+                reply = replies.next()
+            except _IncompleteError:
+                if len(self._unread) > LONGEST_MESSAGE:
+                    raise WrongReplyError("the server sent a message that is too long") from None
+                return messages
             if isinstance(reply, ServerError):
                 raise reply
             messages.append(reply if type(reply) in (list, Push) else [reply])
+        self._unread = b""
         return messages
 
     def ping(self) -> None:
         """Let the server send something."""
-        self._socket.sendall(packed(("PING",)))
-
-    def close(self) -> None:
-        """End it, and give the connection back."""
-        self._connection.disconnect()
-        self._pool.release(self._connection)
+        self._line.sendall(packed(("PING",)))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.model.counters import LatencyHistogram
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
@@ -394,6 +395,18 @@ class RedisCache:
         return self._entries.put([(entry, origin)], expect)
 
     @_asks_server
+    def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:  # noqa: ARG002  # as `put`
+        """Do what `put` does unless the key has a live entry; return whether the entry was stored.
+
+        Of several callers at once, on any host, one stores its entry. Caches call this with arguments that
+        they have checked.
+
+        Raises:
+            ValueError: the origin has no token for one of the entry's tags.
+        """
+        return self._entries.create(entry, origin)
+
+    @_asks_server
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """Do what `put` does for several keys at once; caches call this.
 
@@ -537,7 +550,7 @@ class RedisCache:
 
         One round trip.
         """
-        return FleetLeases(self._server.client(), self.key_prefix, seconds).try_acquire(key)
+        return FleetLeases(self._server, self.key_prefix, seconds).try_acquire(key)
 
     # -- life ---------------------------------------------------------------------------------------
 
@@ -582,3 +595,8 @@ def _configured(
 def bus_of(tier: RedisCache) -> Bus:
     """Return the bus of a tier, for caches over it."""
     return tier._store.bus
+
+
+def latency_of(tier: RedisCache) -> LatencyHistogram:
+    """Return how long the hits of a tier took."""
+    return tier._figures.latency

@@ -17,12 +17,19 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final
 from zlib import crc32
 
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.engine.control_block import ALONE, COPIED, CURSOR, NEW, TAIL
-from cachekit.tiers.file.engine.format import HEADER, UNIT, pack_location, record_size
-from cachekit.tiers.file.engine.segments import Content
+from cachekit.tiers.file.engine.format import (
+    HEADER,
+    SEGMENT_LIMIT,
+    pack_location,
+    record_size,
+)
 from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_lock import DamagedError
 
 _LOW32: Final = (1 << 32) - 1
+_WORD: Final = (1 << 64) - 1
 _ALL: Final = 1 << 63  # in COPIED: copy every live record, not only those with a second chance
 _SLICE: Final = 1000  # records that a write which needs space handles under one hold of the lock
 
@@ -32,7 +39,7 @@ def begin(files: ShardFiles) -> bool:
     words = files.words
     segment_size = files.geometry.segment
     tail = words[TAIL] >> 32
-    candidates = [entry for entry in files.table.entries() if entry[0] != tail]
+    candidates = [entry for entry in files.own_entries() if entry[0] != tail]
     if not candidates:
         return False
     sparse = [entry for entry in candidates if not entry[1] & ALONE and entry[2] * 2 < segment_size]
@@ -43,6 +50,8 @@ def begin(files: ShardFiles) -> bool:
         candidates.sort()
         number = next((entry[0] for entry in candidates if not _is_spared(files, entry)), candidates[0][0])
         words[COPIED] = 0
+    if number >= SEGMENT_LIMIT:
+        raise DamagedError("a segment has a number that none can have")
     words[CURSOR] = number << 32
     return True
 
@@ -76,19 +85,20 @@ def step(files: ShardFiles, most_records: int, most_bytes: int) -> bool:
                 return False
             words[COPIED] = files.geometry.segment
         number = words[CURSOR] >> 32
-    offset = words[CURSOR] & _LOW32
-    content = files.index.segments.load(number)
-    end = min(offset + most_bytes, _LOW32)
+    offset = start = words[CURSOR] & _LOW32
+    segment_size = files.geometry.segment
+    # As much as a step may handle, and one record more. A larger one has a file to itself, and is not copied.
+    content = files.index.segments.piece(number, start, min(most_bytes, segment_size) + segment_size // 2)
     for _ in range(most_records):
-        if offset >= end:
+        if offset >= start + most_bytes:
             break
-        size = 0 if content is None else _copy_or_evict(files, content, number, offset)
+        size = _copy_or_evict(files, content, start, number, offset)
         if not size:
             words[CURSOR] = 0
             files.remove_segment(number)
             return True
         offset += size
-    words[CURSOR] = number << 32 | offset
+    words[CURSOR] = number << 32 | min(offset, _LOW32)
     return True
 
 
@@ -103,14 +113,18 @@ def free_space(files: ShardFiles, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{files.folder.path} has no room for {size} bytes more")
 
 
-def _copy_or_evict(files: ShardFiles, content: Content, number: int, offset: int) -> int:
-    """Copy or evict the record at an offset; return its size, or 0 at the end of the records."""
+def _copy_or_evict(files: ShardFiles, content: bytes, start: int, number: int, offset: int) -> int:
+    """Copy or evict the record at an offset; return its size, or 0 at the end of the records.
+
+    `content` is what the segment has from `start` on.
+    """
+    begin = offset - start
     try:
-        crc, payload, key, names, _, tags, _, _, _, hashed, _ = HEADER.unpack_from(content, offset)
+        crc, payload, key, names, _, tags, _, _, _, hashed, _ = HEADER.unpack_from(content, begin)
     except StructError:
         return 0
     size = record_size(key, names, payload, tags)
-    if not hashed or offset + size > -(-len(content) // UNIT) * UNIT:
+    if not hashed or (offset and begin + size > len(content)):
         return 0
     index = files.index
     at = index.find(hashed)
@@ -120,13 +134,15 @@ def _copy_or_evict(files: ShardFiles, content: Content, number: int, offset: int
     copied = words[COPIED]
     keep = copied & _ALL or (index.visited[at >> 1] and (copied + size) * 2 <= files.geometry.segment)
     if keep:
-        record = content[offset : offset + size]
+        record = content[begin : begin + size]
         try:
             location_word = files.append(record, 0) if crc32(memoryview(record)[4:]) == crc else 0
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             location_word = 0  # the disk is full, and evicting this record frees some of it
         if location_word:
-            words[COPIED] = copied + size
+            words[COPIED] = copied + size & _WORD
             files.move(index, at, location_word, size)
             return size
     files.clear_slot(index, at)

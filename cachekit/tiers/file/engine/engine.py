@@ -20,20 +20,23 @@ from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
-from cachekit.tiers.file.engine import control_block
-from cachekit.tiers.file.engine.control_block import ENTRIES
+from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
 from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens
-from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps, regrow
 from cachekit.tiers.file.engine.format import (
     MOST_TAGS,
     SIGNATURE_SIZE,
     Geometry,
+    LargeRecord,
     Record,
     encode,
+    encode_large,
     hasher,
     record_size,
 )
+from cachekit.tiers.file.engine.large_room import LargeRoom
+from cachekit.tiers.file.engine.segments import RemovedError
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
@@ -83,7 +86,7 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_folder", "_hash_of", "_last_stats", "_shard_shift",
+        "__weakref__", "_closed", "_effects", "_folder", "_hash_of", "_large", "_last_stats", "_shard_shift",
         "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits", "tokens",
     )  # fmt: skip
 
@@ -116,14 +119,17 @@ class Engine:
         #: Bytes of key, names and payload that fit into every shard, without a closer look.
         self.surely_fits = geometry.segment >> 3
         self._closed = False
+        self._effects = effects
         self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
+        self._large = LargeRoom((), geometry)
         #: Those of its fences; None after `close`. Tokens of another directory mean nothing in this one.
         self.tokens: Tokens | None = None
         try:
             self.tokens = tokens = Tokens(directory.folder, geometry, effects)
             blocks = control_block.map_blocks(directory.folder, geometry, effects)
+            self._large = LargeRoom(blocks, geometry)
             most_mapped = _most_mapped(geometry.shards)
             # With one shard the shift is 64, and every hash belongs to shard 0.
             self._shard_shift = 64 - geometry.shard_bits
@@ -135,6 +141,7 @@ class Engine:
                         blocks[number],
                         tokens,
                         geometry,
+                        self._large,
                         self._hash_of,
                         patience,
                         most_mapped,
@@ -264,14 +271,19 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect is not None and expect & WRITING:
             return None
+        encoding: Callable[..., bytes | LargeRecord] = encode
         if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
-            self.refuse_too_large(key, payload, names, tags, sign, removes=expect is None)
-        record = encode(
+            encoding = self._encoding(key, payload, names, tags, sign, removes=expect is None)
+        record = encoding(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
         token = fresh()
         last = WRITING if in_progress else 0
-        stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, last)
+        stored: bool | None
+        if isinstance(record, bytes) or record.size <= self._large.most_own:
+            stored = shard.lock.run(shard.put, hashed, record, bucket, token, expect, last)
+        else:
+            stored = self._put_aside(shard, record, hashed, octets, bucket, token, expect, last)
         # None: called within another write of this thread, after which it will be stored.
         return None if stored is False else token
 
@@ -302,16 +314,131 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect & WRITING:
             return False
+        encoding: Callable[..., bytes | LargeRecord] = encode
         if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
-            self.refuse_too_large(key, payload, names, tags, sign, removes=False)
-        record = encode(
+            encoding = self._encoding(key, payload, names, tags, sign, removes=False)
+        record = encoding(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
-        outcome = shard.lock.run(shard.add, hashed, octets, record, bucket, expect, self._time())
+        outcome: Record | bool | None
+        if isinstance(record, bytes) or record.size <= self._large.most_own:
+            # mypy joins the union's types
+            outcome = cast(
+                "Record | bool | None",
+                shard.lock.run(shard.add, hashed, octets, record, bucket, expect, self._time()),
+            )
+        else:
+            outcome = self._add_aside(shard, record, hashed, octets, bucket, expect)
         # None: called within another write of this thread; it may be refused after that.
-        return False if outcome is None else cast("Record | bool", outcome)  # mypy joins the union's types
+        return False if outcome is None else outcome
 
-    def refuse_too_large(
+    def create(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        expiry: float,
+        flags: int,
+        server_token: int,
+        tags: TagTokens,
+        created: float,
+        stale_until: float,
+        names: bytes,
+        sign: Callable[..., bytes] | None,
+    ) -> Record | int | None:
+        """Do as `put`, unless the key has a live record: then return that one, and change nothing.
+
+        Returns:
+            The live record; or the new token. None if the call came within another write of this thread: it
+            is carried out after that, or not at all if the record is large.
+
+        Raises:
+            ValueTooLargeError: the record is larger than its shard of the limit, or has over 65,535 tags.
+                Nothing was changed.
+            OSError: the disk is full, or fails. The key's record is removed.
+            LockTimeoutError: nothing was changed.
+        """
+        octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
+        encoding: Callable[..., bytes | LargeRecord] = encode
+        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
+            encoding = self._encoding(key, payload, names, tags, sign, removes=False)
+        record = encoding(
+            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        )
+        token = fresh()
+        outcome: Record | bool | None
+        if isinstance(record, bytes) or record.size <= self._large.most_own:
+            # mypy joins the union's types
+            outcome = cast(
+                "Record | bool | None",
+                shard.lock.run(shard.create, hashed, octets, record, bucket, token, self._time()),
+            )
+        else:
+            outcome = self._create_aside(shard, record, hashed, octets, bucket, token)
+        return token if outcome is True else outcome or None
+
+    def _put_aside(
+        self,
+        shard: Shard,
+        record: LargeRecord,
+        hashed: int,
+        key: bytes,
+        bucket: int,
+        token: int,
+        expect: int | None,
+        last: int,
+    ) -> bool:
+        """Do as `Shard.put` for a record that is written without the lock."""
+        if expect is not None and shard.tokens.words[bucket] != expect:
+            return False
+        try:
+            if not large_records.is_nested(self._shards):
+                with large_records.written_aside(self._shards, shard, self._large, record, hashed):
+                    return shard.lock.run(shard.put, hashed, record, bucket, token, expect, last) is not False
+        except RemovedError:
+            return True  # as if it had been stored before the directory was emptied
+        except BaseException:
+            # As in Shard.put(): a write that failed still invalidates. A token is not used twice.
+            if expect is None:
+                shard.lock.run(shard.delete, hashed, key, bucket, fresh(), last, self._time())
+            raise
+        # Within another write of this thread it cannot be written, because that one has a lock.
+        shard.lock.run(shard.delete, hashed, key, bucket, token, last, self._time())
+        return True
+
+    def _add_aside(
+        self, shard: Shard, record: LargeRecord, hashed: int, key: bytes, bucket: int, expect: int
+    ) -> Record | bool | None:
+        """Do as `Shard.add` for a record that is written without the lock."""
+        if shard.tokens.words[bucket] != expect or large_records.is_nested(self._shards):
+            return False
+        there = shard.get(hashed, key, self._time())
+        if there is not None:
+            return there
+        try:
+            with large_records.written_aside(self._shards, shard, self._large, record, hashed):
+                outcome = shard.lock.run(shard.add, hashed, key, record, bucket, expect, self._time())
+                return cast("Record | bool | None", outcome)
+        except RemovedError:
+            return False
+
+    def _create_aside(
+        self, shard: Shard, record: LargeRecord, hashed: int, key: bytes, bucket: int, token: int
+    ) -> Record | bool | None:
+        """Do as `Shard.create` for a record that is written without the lock."""
+        if large_records.is_nested(self._shards):
+            return None
+        there = shard.get(hashed, key, self._time())
+        if there is not None:
+            return there
+        try:
+            with large_records.written_aside(self._shards, shard, self._large, record, hashed):
+                outcome = shard.lock.run(shard.create, hashed, key, record, bucket, token, self._time())
+                return cast("Record | bool | None", outcome)
+        except RemovedError:
+            return True  # as if it had been stored before the directory was emptied
+
+    def _encoding(
         self,
         key: str,
         payload: bytes,
@@ -320,24 +447,28 @@ class Engine:
         sign: Callable[..., bytes] | None,
         *,
         removes: bool,
-    ) -> None:
-        """Raise ValueTooLargeError if a record does not fit even into an empty shard.
+    ) -> Callable[..., bytes | LargeRecord]:
+        """Return the function that encodes a record, by its size.
 
-        With `removes` the key is removed first: the caller replaces its record, so it has none then.
+        With `removes`, the key of a record that is too large is removed: its caller replaces its record.
+
+        Raises:
+            ValueTooLargeError: the record does not fit even into an empty directory.
         """
         octets, _, shard, _ = self.locations.get(key) or self.locate(key)
-        largest = shard.files.largest()
-        size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
+        size = record_size(
+            len(octets), len(names), len(payload) + (0 if sign is None else SIGNATURE_SIZE), len(tags)
+        )
         if len(tags) > MOST_TAGS:
             reason = f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}"
-        elif record_size(len(octets), len(names), size, len(tags)) > largest:
+        elif size > (largest := shard.files.largest()):
             reason = (
                 f"a value of {len(payload)} bytes under a key of {len(octets)} does not fit: this directory, "
                 f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
                 f"raise the limit, or store less"
             )
         else:
-            return
+            return encode if size <= shard.files.most_shared else encode_large
         if removes:
             self.delete(key)
         raise ValueTooLargeError(reason)
@@ -417,19 +548,39 @@ class Engine:
             shard.lock.run(shard.tick)
 
     def repair(self, damaged: Iterable[tuple[int, int, int, int]]) -> int:
-        """Drop slots that `check` found damaged, and files without an entry; return how many slots.
+        """Drop slots that `check` found damaged, and files without an entry; count everything again.
+
+        Returns:
+            How many slots were dropped.
 
         Args:
             damaged: of each the shard, the generation of its index, its word in it, and its location word.
         """
         shards = self._open_shards()
+        for shard in shards:
+            shard.lock.replace_foreign()
         self.tick()  # also drops an index that is damaged as a whole
         by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, generation, at, slot in damaged:
             by_index.setdefault((number, generation), []).append((at, slot))
-        return sum(
+        dropped = sum(
             [shards[number].drop(generation, slots) for (number, generation), slots in by_index.items()]
         )
+        for shard in shards:
+            shard.lock.run(shard.repair)
+        return dropped
+
+    def regrow(self) -> None:
+        """Look whether files that are mapped were cut, before their use is SIGBUS."""
+        folder, geometry = self._folder, self.geometry
+        if folder is None:
+            return
+        regrow(folder, control_block.NAME, geometry.control_size, self._effects)
+        if regrow(folder, fence_tokens.NAME, geometry.tokens_size, self._effects):
+            # A fence must not find again the zeros that it once saw.
+            self.invalidate_all_tokens()
+        for shard in self._shards:
+            shard.files.regrow()
 
     def stats(self) -> EngineStats:
         """Return what the directory holds, and what this process did. No I/O; works after `close`."""
@@ -438,7 +589,7 @@ class Engine:
         files = [shard.files for shard in self._shards]
         fixed = self.geometry.tokens_size + self.geometry.control_size
         return EngineStats(
-            sum([one.words[ENTRIES] for one in files]),
+            sum([one.count() for one in files]),
             fixed + sum([one.bytes_taken() for one in files]),
             sum([one.counter.evictions for one in files]),
             sum([one.counter.expirations for one in files]),
@@ -478,6 +629,7 @@ class Engine:
             shard.close()
         # The mappings are closed with the last reader that is under way.
         self._shards = ()
+        self._large = LargeRoom((), self.geometry)
         self.tokens = None
         self._folder = None
         self.locations = {}

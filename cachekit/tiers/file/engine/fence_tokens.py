@@ -20,6 +20,7 @@ from typing import Final, final
 from cachekit.tiers.fences import CHANGES, EPOCH, WRITING, TagTokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
+from cachekit.tiers.file.engine.segments import write_all
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
 
@@ -35,15 +36,16 @@ def create(folder: Folder, geometry: Geometry, effects: FileOps) -> None:
     """Make the file.
 
     Each bucket of tags begins with a token of its own. Records from before an earlier file was lost, and
-    records whose bucket was damaged, must not match it.
+    records whose bucket was damaged, must not match it. No token is 0: a fence must not match zeroed words.
     """
     fd = effects.create(folder, NAME)
     try:
         effects.allocate(fd, geometry.tokens_size)
-        start = 8 * (_HEAD + geometry.buckets)
-        effects.pwrite(fd, array("Q", [fresh() for _ in range(geometry.tag_buckets)]).tobytes(), start)
-        # The magic comes last: a file that has it is complete.
-        effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh()]).tobytes(), 0)
+        tokens = array("Q", [fresh()]) * geometry.buckets
+        tokens.extend([fresh() for _ in range(geometry.tag_buckets)])
+        write_all(effects.pwrite, fd, tokens.tobytes(), 8 * _HEAD)
+        # Magic, number of buckets, EPOCH, CHANGES. They come last: a file with the magic is complete.
+        effects.pwrite(fd, array("Q", [_MAGIC, geometry.buckets, fresh(), fresh()]).tobytes(), 0)
     finally:
         os.close(fd)
 

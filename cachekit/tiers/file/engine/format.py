@@ -9,7 +9,8 @@ What is in the directory
     control         one block of words per shard, mapped by all processes (see `control_block`)
     NN/lock         flock: a process that writes in the shard NN holds it
     NN/I-G.index    the hash index of the shard: incarnation I, generation G (see `index`)
-    NN/I-S.segment  records, appended; or one record too large to share a file (see `segments`)
+    NN/I-S.segment  records, appended; or one record too large to share a file (see `segments`), or to be
+                    stored in its shard's share of the limit (see `large_records`)
 
 The top bits of a key's hash name its shard, and its bucket of tokens. No operation needs the locks of two
 shards at once.
@@ -57,7 +58,8 @@ A delete is 3, B = 0, 6. An eviction is B = 0 alone, because what other tiers ho
 For a new segment, its number is entered in the table of the control block. Then its file is made, with its
 full size as a hole, which takes blocks only as records come. Then the tail word changes. A record too large
 to share a segment is 1 without 2: a number, then a file with just the record. If that fails, the file is
-removed before the caller gets the error. So the table names every file: a crash leaves an entry without a
+removed before the caller gets the error. A very large one is written before 1, without the lock, into a file
+with a number and a flock. So the table names every file: a crash leaves an entry without a
 file, or with an empty one, and compaction removes both. Removing a segment is the other way round, file
 first. Numbers are never used again, and files never shrink. A reader that mapped a file before it was
 unlinked goes on reading its bytes.
@@ -75,12 +77,16 @@ So every state that a crash can leave is consistent. There is no dirty flag, and
 
 Damage
 ------
-Records carry their crc. Readers check it, and the key, on a private copy. Slots are not
-trusted: a slot that names no sound record of its hash is cleared. An index of the wrong size, generation or
-magic is dropped together with the shard's segments. Rebuilding it from them would bring back deleted keys. A
-process checks the control block before its first write in the shard. Damage to the manifest, or to the
-headers of tokens and control, empties the directory. If a file is cut while a process has it mapped, that
-process gets SIGBUS. That is beyond this promise.
+Records carry their crc. Readers check it, and the key, on a private copy. Slots are not trusted: a slot that
+names no sound record of its hash is cleared. An index of the wrong size, generation or magic is dropped
+together with the shard's segments. Rebuilding it from them would bring back deleted keys. A process checks
+the control block before its first write in the shard. Later, no loop ends by a stored word alone, and words
+that contradict each other are counted again, or the shard is emptied (`DamagedError`). Incarnations and
+generations are random, because a damaged word must not lead back to a file that some process has mapped.
+
+Damage to the manifest, or to the headers of tokens and control, empties the directory. If a mapped file is
+cut, the use of a missing page is SIGBUS. So the sizes are looked at every tenth of a second, and the file
+gets its size back: then the missing part is zeros.
 """
 
 from __future__ import annotations
@@ -91,10 +97,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from struct import Struct
-from typing import Final, NamedTuple
+from threading import get_ident
+from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from cachekit.tiers.fences import TagTokens
+from cachekit.tiers.file.descriptor import OpenFile
 
 #: The names of index and segment files, as they are written. Nothing else in a shard is ever removed.
 DATA_NAME: Final = re.compile(r"[1-9a-f][0-9a-f]{0,7}-[1-9a-f][0-9a-f]{0,7}\.(segment|index)")
@@ -126,6 +134,8 @@ CRC_MASK: Final = 0xFFF
 
 MIB: Final = 1 << 20
 SMALLEST_LIMIT: Final = MIB
+_LARGEST_LIMIT: Final = 1 << 40
+_MOST_SEGMENTS: Final = 1 << 16  # of a shard
 _MOST_PAYLOAD: Final = (1 << 32) - (1 << 24)
 
 
@@ -195,6 +205,66 @@ def encode(
     seal = b"" if sign is None else sign(head, key, names, payload)
     body = b"".join((head, key, names, payload, seal, padding))
     return crc32(body).to_bytes(4, "little") + body
+
+
+@final
+class LargeRecord:
+    """A record in the parts that it is written in: joining them would copy a large payload."""
+
+    __slots__ = ("aside", "crc", "parts", "size")
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        crc = 0
+        for part in parts:
+            crc = crc32(part, crc)
+        self.crc = crc
+        self.parts = (crc.to_bytes(4, "little"), *parts)
+        self.size = 4 + sum(map(len, parts))
+        #: The file that it was written into, which no slot names yet; None if it has none.
+        self.aside: FileAside | None = None
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@final
+class FileAside:
+    """A segment file for one large record, from when it is made until a slot names it.
+
+    The open descriptor has a flock, by which other processes tell that the writer lives.
+    """
+
+    __slots__ = ("file", "incarnation", "number", "thread")
+
+    def __init__(self, incarnation: int, number: int, file: OpenFile) -> None:
+        self.incarnation = incarnation
+        self.number = number
+        self.file = file
+        self.thread = get_ident()
+
+
+def encode_large(
+    key: bytes,
+    hashed: int,
+    payload: bytes,
+    expiry: float,
+    flags: int,
+    server_token: int,
+    tags: Sequence[tuple[int, int]],
+    created: float,
+    stale_until: float,
+    names: bytes,
+    sign: Callable[..., bytes] | None,
+) -> LargeRecord:
+    """Do as `encode`, without a copy of the payload."""
+    size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
+    head = _AFTER_CRC.pack(
+        size, len(key), len(names), flags, len(tags), created, expiry, stale_until, hashed, server_token
+    )
+    head += b"".join([TAG.pack(*tag) for tag in tags])
+    padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
+    seal = b"" if sign is None else sign(head, key, names, payload)
+    return LargeRecord((head + key + names, payload, seal + padding))
 
 
 def decode_tags(record: bytes, count: int) -> TagTokens:
@@ -285,6 +355,26 @@ class Geometry:
         return PAGE + self.shards * self.block
 
     @property
+    def most_slots(self) -> int:
+        """Slots of the largest index that a shard may have, a power of two."""
+        return max(self.capacity, 1 << (self.quota // 34).bit_length() - 1)
+
+    @property
+    def largest_record(self) -> int:
+        """Bytes that no record of the directory exceeds."""
+        return max(self.quota, self.limit // 4)
+
+    @property
+    def most_own(self) -> int:
+        """Bytes of the largest record that is stored in its shard's own share of the limit.
+
+        A larger one takes the room of all shards. There is none if a quarter of the limit fits into a shard.
+        """
+        if self.limit // 4 <= self.most_payload:
+            return self.limit
+        return max(self.quota // 5, self.segment) // PAGE * PAGE
+
+    @property
     def most_payload(self) -> int:
         """Bytes of a record, with header, tags and key, that fit even beside the largest index."""
         return min(self.quota * 2 // 3 - 2 * self.segment, _MOST_PAYLOAD)
@@ -299,8 +389,10 @@ class Geometry:
             and self.tag_buckets <= 1 << 24
             and 0 < self.segment <= 4 * MIB
             and self.segment % PAGE == 0
-            and self.limit >= 4 * self.segment * self.shards
+            and 4 * self.segment * self.shards <= self.limit <= _LARGEST_LIMIT
+            and self.table <= _MOST_SEGMENTS
             and self.most_payload > 0
+            and 17 * self.capacity < self.quota
         )
 
 

@@ -40,7 +40,9 @@ def name_of(generation: int) -> str:
     return f"{generation >> 32:x}-{generation & (1 << 32) - 1:x}.index"
 
 
-def map_file(folder: Folder, generation: int, *, read_only: bool = False) -> tuple[int, memoryview]:
+def map_file(
+    folder: Folder, generation: int, most_slots: int, *, read_only: bool = False
+) -> tuple[int, memoryview]:
     """Return how many slots the file has, and all of it, mapped.
 
     Raises:
@@ -50,8 +52,8 @@ def map_file(folder: Folder, generation: int, *, read_only: bool = False) -> tup
     name = name_of(generation)
     with open(name, "rb" if read_only else "r+b", opener=folder.open) as file:
         size = os.fstat(file.fileno()).st_size
-        if size < _HEAD:
-            raise ValueError(f"{folder.path}/{name} is cut short")
+        if not _HEAD < size <= file_size(most_slots):
+            raise ValueError(f"{folder.path}/{name} has a wrong size")
         # Only the descriptor that mmap keeps stays open.
         access = mmap.ACCESS_READ if read_only else mmap.ACCESS_DEFAULT
         view = memoryview(mmap.mmap(file.fileno(), size, access=access))
@@ -72,9 +74,22 @@ def slots_of(view: memoryview, capacity: int) -> memoryview:
     return view[_HEAD : _HEAD + 16 * capacity].cast("Q")
 
 
+def is_found(slots: memoryview, at: int) -> bool:
+    """Tell whether a probe for the hash of a slot finds it there."""
+    hash_word, mask = slots[at], len(slots) - 1
+    place = hash_word - 1 & mask
+    for _ in range(PROBES):
+        if not hash_word & 1 or not slots[place]:
+            return False
+        if slots[place] == hash_word:
+            return place == at
+        place = place + 2 & mask
+    return False
+
+
 @final
 class Index:
-    """One generation of the index, mapped.
+    """One generation of the index, mapped. A larger one than `most_slots` is damaged.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -85,8 +100,8 @@ class Index:
 
     segments: Segments  #: the files that its slots name; set by the caller that opens the index
 
-    def __init__(self, folder: Folder, generation: int, effects: FileOps) -> None:
-        capacity, view = map_file(folder, generation)
+    def __init__(self, folder: Folder, generation: int, most_slots: int, effects: FileOps) -> None:
+        capacity, view = map_file(folder, generation, most_slots)
         self.generation = generation
         self.capacity = capacity
         #: For positions counted in words: always even.
@@ -126,7 +141,7 @@ class Index:
 def _no_index() -> Index:
     index = Index.__new__(Index)
     index.generation = -1
-    index.segments = Segments(Folder(""), -1, 0, 0, EFFECTS)
+    index.segments = Segments(Folder(""), -1, 0, 0, 0, EFFECTS)
     return index
 
 

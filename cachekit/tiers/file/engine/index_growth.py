@@ -17,10 +17,11 @@ from cachekit.tiers.file.engine import compaction
 from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.control_block import (
     BUSY,
+    COUNT,
     ENTRIES,
-    LAST,
     NEW,
     NEW_CAPACITY,
+    NEW_CHECK,
     NEW_CURSOR,
     NEW_ENTRIES,
     NEW_USED,
@@ -28,6 +29,8 @@ from cachekit.tiers.file.engine.control_block import (
 from cachekit.tiers.file.engine.format import SEGMENT_SHIFT
 from cachekit.tiers.file.engine.index import Index, file_size
 from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_lock import DamagedError
+from cachekit.tiers.fresh_tokens import fresh
 
 #: Slots that one hold of the lock copies, about 30 us of work. An index that begins to grow has room for a
 #: twentieth of its slots, so growth ends long before that is used up.
@@ -43,7 +46,7 @@ def make_room(files: ShardFiles, index: Index) -> None:
     entries = words[ENTRIES]
     larger = capacity * 2 if entries * 10 >= capacity * 3 else capacity
     # Both files may take half of the quota. If many tiny values would need more, entries are evicted instead.
-    enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.geometry.quota // 2
+    enough = larger == capacity or file_size(capacity) + file_size(larger) <= files.quota() // 2
     if not enough and entries * 20 <= capacity * 9:
         larger, enough = capacity, True
     # Beside the new file there must be room for the segment into which compaction copies.
@@ -57,12 +60,16 @@ def begin(files: ShardFiles, index: Index, capacity: int) -> None:
     """Make the file of another index, which is empty."""
     words = files.words
     # Each attempt has its own number: another process may have the file of an abandoned one mapped.
-    words[LAST] = generation = max(words[LAST], index.generation) + 1
+    # It is random: a damaged word must not lead back to one of those.
+    generation = index.generation
+    while generation == index.generation:
+        generation = index.generation >> 32 << 32 | (fresh() & COUNT or 1)
     files.remove_index(generation)
     index_file.create(files.folder, generation, capacity, files.effects)
     words[NEW_CAPACITY] = capacity
     for at in (NEW_USED, NEW_ENTRIES, NEW_CURSOR, BUSY):
         words[at] = 0
+    words[NEW_CHECK] = generation
     words[NEW] = generation
 
 
@@ -77,7 +84,8 @@ def step(files: ShardFiles, index: Index) -> Index:
     """Copy some slots; return the current index, which after the last of them is the new one.
 
     Deleted slots and slots of removed segments are left out. So are slots that a probe for their own hash
-    does not reach: those are damaged, and were misses before.
+    does not reach: those are damaged, and were misses before. An entry that finds no place is lost: without
+    damage there is one.
     """
     words = files.words
     if words[NEW] == index.generation:
@@ -85,13 +93,20 @@ def step(files: ShardFiles, index: Index) -> Index:
         files.remove_strays()
         return index
     new = files.new_index()
-    if new is None or words[BUSY] or new.capacity != words[NEW_CAPACITY]:
+    start = words[NEW_CURSOR]
+    if (
+        new is None
+        or words[BUSY]
+        or new.capacity != words[NEW_CAPACITY]
+        or new.generation >> 32 != index.generation >> 32
+        # A wrong cursor would leave out what was changed behind it.
+        or words[NEW_CHECK] != start ^ new.generation
+    ):
         _abandon(files)
         return index
     words[BUSY] = 1
-    start = words[NEW_CURSOR] & ~1
     old = index.slots[start : start + 2 * _SLICE].tolist()
-    slots, mask, old_mask = new.slots, new.mask, index.mask
+    slots, mask, old_mask, most = new.slots, new.mask, index.mask, new.probes
     segments: dict[int, int] = {}
     count = 0
     for at in range(0, len(old), 2):
@@ -105,20 +120,33 @@ def step(files: ShardFiles, index: Index) -> Index:
         if not segments[segment] or not (at_home or index.find(hash_word) == start + at):
             continue
         to = hash_word - 1 & mask
-        while slots[to]:
+        probes = most
+        while slots[to] and probes:
             to = to + 2 & mask
+            probes -= 1
+        if not probes:
+            continue  # damage has filled the new index; the entry is lost
         slots[to + 1] = location_word
         slots[to] = hash_word
         if index.visited[start + at >> 1]:
             new.visited[to >> 1] = 1
         count += 1
-    words[NEW_USED] += count
-    words[NEW_ENTRIES] += count
+    words[NEW_USED] = words[NEW_USED] + count & COUNT
+    words[NEW_ENTRIES] = words[NEW_ENTRIES] + count & COUNT
     words[NEW_CURSOR] = start + len(old)
+    words[NEW_CHECK] = start + len(old) ^ new.generation
     words[BUSY] = 0
     if start + len(old) < 2 * index.capacity:
         return index
-    files.use_new_index()
-    now = files.open_index(new.generation)
+    try:
+        # Opened again first: the file may have been damaged since this process has mapped it.
+        index_file.map_file(files.folder, new.generation, files.geometry.most_slots, read_only=True)
+        files.use_new_index()
+        now = files.open_index(new.generation)
+    except (ValueError, FileNotFoundError):
+        if words[NEW]:
+            _abandon(files)
+            return index
+        raise DamagedError("the new index is damaged") from None
     files.remove_index(index.generation)
     return now

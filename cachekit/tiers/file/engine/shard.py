@@ -16,7 +16,7 @@ from zlib import crc32
 
 from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.engine import compaction, index_growth
-from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW
+from cachekit.tiers.file.engine.control_block import CURSOR, ENTRIES, GENERATION, NEW, problem_of
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import (
@@ -30,14 +30,17 @@ from cachekit.tiers.file.engine.format import (
     PAGE,
     SEGMENT_SHIFT,
     TAG,
+    FileAside,
     Geometry,
+    LargeRecord,
     Record,
     decode_tags,
 )
 from cachekit.tiers.file.engine.index import Index
-from cachekit.tiers.file.engine.segments import Segments, length_at
+from cachekit.tiers.file.engine.large_room import LargeRoom
+from cachekit.tiers.file.engine.segments import Content, Segments, length_at
 from cachekit.tiers.file.engine.shard_files import NO_SLOT, Lack, ShardFiles
-from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, ShardLock
+from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, DamagedError, ShardLock
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
 
@@ -46,6 +49,8 @@ from cachekit.tiers.fresh_tokens import fresh
 AHEAD: Final = 5.0
 _LOW32: Final = (1 << 32) - 1
 _SLICE: Final = 1000  # entries, or slots, that one hold of the lock or one step of a scan goes through
+_GLANCE: Final = 512  # bytes in which header, tags and key of most records lie
+_LOOKS: Final = 8  # at a slot whose record moves all the time
 _new_record: Final[Callable[..., Record]] = tuple.__new__
 _ATTEMPTS: Final = 4  # to open an index that is being replaced, before the lock is taken
 _PACE: Final = 1 << 16  # bytes of compaction that gather before a writer does them
@@ -59,7 +64,7 @@ class Shard:
     The others take the lock themselves where they need it.
     """
 
-    __slots__ = ("_hash_of", "_owed", "files", "lock", "number", "shards", "tokens", "words")
+    __slots__ = ("_hash_of", "_largest", "_owed", "files", "lock", "number", "shards", "tokens", "words")
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class Shard:
         words: memoryview,
         tokens: Tokens,
         geometry: Geometry,
+        large: LargeRoom,
         hash_of: Callable[[bytes], int],
         patience: float,
         most_mapped: int,
@@ -78,10 +84,11 @@ class Shard:
         self.words = words
         self.tokens = tokens
         self._hash_of = hash_of
+        self._largest = geometry.largest_record
         self._owed = 0  # bytes of compaction that writes of this process have not done yet
         folder = Folder(f"{number:02x}", above)
-        self.files = ShardFiles(folder, words, geometry, most_mapped, effects)
-        self.lock = ShardLock(folder, patience)
+        self.files = ShardFiles(folder, words, geometry, large, most_mapped, effects)
+        self.lock = ShardLock(folder, patience, self.files.mend)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -90,6 +97,15 @@ class Shard:
         self.locked_index()
         self.files.remove_orphans()
         self.files.remove_strays()
+
+    def repair(self) -> None:
+        """Make the control block agree with the index; under the lock."""
+        if self.words[GENERATION]:
+            self.locked_index()
+            self.files.remove_strays()
+            self.files.recount()
+            if problem_of(self.words, self.files.geometry):
+                raise DamagedError("the control block is damaged")
 
     def before_fork(self) -> None:
         """Take the locks."""
@@ -100,6 +116,7 @@ class Shard:
         """Release the locks."""
         if in_child:
             self.files.opening = threading.RLock()
+            self.files.forget_others_asides()
         else:
             self.files.opening.release()
         self.lock.after_fork(in_child)
@@ -128,8 +145,7 @@ class Shard:
             return None
         record = self.read(index.segments, location_word, key)
         if record is None:
-            # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
-            record = self.lock.run(self._get_locked, hashed, key)
+            record = self._get_again(index, at, location_word, hashed, key)
             if record is None:
                 return None
         # As in `_is_live`, without its call.
@@ -141,6 +157,17 @@ class Shard:
         if not visited[at >> 1]:
             visited[at >> 1] = 1
         return record
+
+    def _get_again(self, index: Index, at: int, before: int, hashed: int, key: bytes) -> Record | None:
+        """Return the record of a key whose slot named none when it was read."""
+        location_word = index.slots[at + 1]
+        if location_word and location_word != before:
+            # Replaced since then. Without the lock, because a large record takes long to read.
+            record = self.read(index.segments, location_word, key)
+            if record is not None:
+                return record
+        # Moved by compaction, overwritten after a crash, or damaged: only the lock can tell.
+        return self.lock.run(self._get_locked, hashed, key)
 
     def _is_live(self, record: Record, now: float) -> bool:
         return record.created - AHEAD <= now < record.expiry and self.tokens.are_current(record.tags)
@@ -182,10 +209,10 @@ class Shard:
     def read(self, segments: Segments, location_word: int, key: bytes) -> Record | None:
         """Return the record at a location, from a private copy; None if it is gone or damaged."""
         segment = location_word >> SEGMENT_SHIFT
-        content = segments.mapped.get(segment) or segments.load(segment)
-        if content is None:
-            return None
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        content: Content | None = segments.mapped.get(segment)
+        if content is None:
+            content, offset = segments.load(segment, offset, self._largest)
         length = location_word >> LENGTH_SHIFT & LENGTH_MASK
         try:
             if length == LONG:
@@ -194,17 +221,17 @@ class Shard:
             (crc, payload, key_length, names, flags, tags, created, expiry, stale_until, _, server_token) = (
                 HEADER.unpack_from(copy)
             )
+            actual = crc32(copy[4:] if length < PAGE else memoryview(copy)[4:])
+            at = HEADER.size + TAG.size * tags
+            end = at + key_length
+            # Under one checksum: if it holds, so do all fields. The slot has some bits of the crc, so another
+            # record that took this place is noticed too.
+            if actual != crc or (crc ^ location_word) & CRC_MASK or copy[at:end] != key:
+                return None
+            start = end + names
+            tokens = decode_tags(copy, tags) if tags else ()
         except StructError:
             return None
-        actual = crc32(copy[4:] if length < PAGE else memoryview(copy)[4:])
-        at = HEADER.size + TAG.size * tags
-        end = at + key_length
-        # Under one checksum: if it holds, so do all fields. The slot has some bits of the crc, so another
-        # record that took this place is noticed too.
-        if actual != crc or (crc ^ location_word) & CRC_MASK or copy[at:end] != key:
-            return None
-        start = end + names
-        tokens = decode_tags(copy, tags) if tags else ()
         # As Record(), without its call.
         return _new_record(
             Record,
@@ -235,22 +262,33 @@ class Shard:
 
     def _glance(self, location_word: int) -> tuple[bytes, float, tuple[tuple[int, int], ...]] | None:
         """Return key, expiry and tags of a record. The payload is not read, so the crc is not checked."""
-        content = self.files.index.segments.load(location_word >> SEGMENT_SHIFT)
+        segments, segment = self.files.index.segments, location_word >> SEGMENT_SHIFT
+        at = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        offset = at
+        content: Content | None = segments.mapped.get(segment)
         if content is None:
-            return None
-        offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+            content, offset = segments.load(segment, at, _GLANCE)
         try:
             _, _, key_length, _, _, tags, _, expiry, *_ = HEADER.unpack_from(content, offset)
         except StructError:
             return None
         start = HEADER.size + TAG.size * tags
-        head = content[offset : offset + start + key_length]
+        end = start + key_length
+        if len(content) == _GLANCE < end:
+            content, offset = segments.load(segment, at, min(end, self._largest))
+        head = content[offset : offset + end]
         return head[start:], expiry, decode_tags(head, tags) if len(head) >= start else ()
 
     # -- writing ----------------------------------------------------------------------------------------
 
     def put(
-        self, hashed: int, record: bytes, bucket: int, token: int, expect: int | None, last: int
+        self,
+        hashed: int,
+        record: bytes | LargeRecord,
+        bucket: int,
+        token: int,
+        expect: int | None,
+        last: int,
     ) -> bool | Again:
         """Store a record in place of the one that the key has, and change the bucket's token; under the lock.
 
@@ -293,6 +331,16 @@ class Shard:
             self._compact_a_little()
         return True
 
+    def create(
+        self, hashed: int, key: bytes, record: bytes | LargeRecord, bucket: int, token: int, now: float
+    ) -> Record | bool | Again:
+        """Do as `put`, unless the key has a live record; then return that one. Under the lock."""
+        if self.words[GENERATION]:
+            there = self._get_locked(hashed, key)
+            if there is not None and self._is_live(there, now):
+                return there
+        return self.put(hashed, record, bucket, token, None, 0)
+
     def put_many(self, records: list[tuple[int, bytes, int, int]]) -> bool | Again:
         """Do as `put` for hash, record, bucket and token of several keys; under the lock.
 
@@ -334,13 +382,20 @@ class Shard:
                 self._remove(hashed, bucket, token, 0)
                 raise
             records.pop()
-            self._owed += 2 * len(record)
+            size = len(record)
+            self._owed += 2 * size
         if self._owed >= _PACE:
             self._compact_a_little()
         return False
 
     def add(
-        self, hashed: int, key: bytes, record: bytes, bucket: int, expect: int, now: float
+        self,
+        hashed: int,
+        key: bytes,
+        record: bytes | LargeRecord,
+        bucket: int,
+        expect: int,
+        now: float,
     ) -> Record | bool | Again:
         """Store a record if the token is the expected one and the key has no live record; under the lock.
 
@@ -366,6 +421,42 @@ class Shard:
         if self._owed >= _PACE:
             self._compact_a_little()
         return True
+
+    # -- large records ----------------------------------------------------------------------------------
+
+    def begin_aside(self, size: int) -> FileAside | None:
+        """Make the file of a large record, which is written without the lock; under the lock."""
+        self.locked_index()
+        return self.files.begin_aside(size)
+
+    def end_aside(self, aside: FileAside) -> None:
+        """Close the file, and remove it unless a slot names it; under the lock."""
+        self.locked_index()
+        self.files.end_aside(aside)
+
+    def evict_large(self, number: int, spares: bool) -> bool:
+        """Remove a large record; with `spares`, not one that was read since the last time. Under the lock."""
+        self.locked_index()
+        return self.files.evict_large(number, spares)
+
+    def evict_large_of(self, hashed: int) -> None:
+        """Remove the record of a key if it is a large one; under the lock."""
+        index = self.locked_index()
+        at = index.find(hashed)
+        if at >= 0:
+            self.files.evict_large(index.slots[at + 1] >> SEGMENT_SHIFT, False)
+
+    def fit(self) -> bool | Again:
+        """Evict entries until the shard takes no more than its share; under the lock."""
+        # Its index is opened only if it must be.
+        if not self.words[GENERATION] or self.files.overdrawn() <= 0:
+            return True
+        self.locked_index()
+        if self.files.room() < 0 and compaction.step(self.files, _SLICE, self.files.geometry.limit):
+            return AGAIN
+        return True
+
+    # -- room -------------------------------------------------------------------------------------------
 
     def _make_room(self, index: Index, lack: Lack | Again, size: int) -> Again:
         if lack is NO_SLOT:
@@ -478,7 +569,7 @@ class Shard:
         now: float,
     ) -> bool | None:
         """Tell whether the entry of a slot is live, if its key matches; None if it does not."""
-        while True:
+        for _ in range(_LOOKS):
             found = self._glance(location_word)
             if found is not None and self._hash_of(found[0]) == hash_word:
                 break
@@ -486,6 +577,8 @@ class Shard:
             before, location_word = location_word, index.slots[at + 1]
             if not location_word or location_word == before:
                 return None
+        else:
+            return None
         key, expiry, tags = found
         if not pattern.match(key.decode("utf-8", "surrogatepass")):
             return None

@@ -14,13 +14,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from errno import ENOENT
+from errno import EIO, ENOENT
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
-from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.file.folder import Folder, remove
 
 
 class _Again(enum.Enum):
@@ -31,6 +32,11 @@ class _Again(enum.Enum):
 AGAIN: Final = _Again.AGAIN
 Again: TypeAlias = Literal[_Again.AGAIN]
 
+
+class DamagedError(Exception):
+    """Stored words contradict each other. They are made sound, and then the operation is called again."""
+
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -38,7 +44,7 @@ _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
 _MOST_CALLS: Final = 10_000
 
-_NAME: Final = "lock"
+LOCK: Final = "lock"
 
 # In place of a descriptor.
 _UNOPENED: Final = -1
@@ -52,20 +58,22 @@ class ShardLock:
     Args:
         folder: the directory; made at first use, with the file, if it does not exist, and never removed.
         patience: Seconds that a caller waits at most.
+        mend: Makes stored words sound; called under the lock after a DamagedError.
     """
 
     __slots__ = (
-        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_owner", "_thread_lock",
+        "_deferred", "_draining", "_fd", "_file", "_folder", "_lock", "_mend", "_owner", "_thread_lock",
         "path", "patience",
     )  # fmt: skip
 
-    def __init__(self, folder: Folder, patience: float) -> None:
+    def __init__(self, folder: Folder, patience: float, mend: Callable[[], None]) -> None:
         # Loaded here: importing filelock costs six times what a bare interpreter does.
         from filelock import lock_descriptor
 
         self._folder = folder
-        self.path = f"{folder.path}/{_NAME}"
+        self.path = f"{folder.path}/{LOCK}"
         self.patience = patience
+        self._mend = mend
         self._lock = lock_descriptor
         self._thread_lock = threading.RLock()
         self._owner = 0
@@ -78,10 +86,10 @@ class ShardLock:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{self._folder.path} was closed")
         try:
-            self._file = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(LOCK)
         except FileNotFoundError:
             self._folder.make()
-            self._file = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(LOCK)
         self._fd = self._file.fd
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
@@ -94,7 +102,9 @@ class ShardLock:
         Raises:
             LockTimeoutError: the lock could not be taken within `patience`.
             FileNotFoundError: the lock file was removed.
+            OSError: the stored words were damaged again after they were mended.
         """
+        mended = False
         me = threading.get_ident()
         if self._owner == me:
             self._deferred.append((operation, arguments))
@@ -116,7 +126,14 @@ class ShardLock:
                         if not os.fstat(self._fd).st_nlink:
                             # Another process makes a new file, which this flock would not lock.
                             raise FileNotFoundError(ENOENT, "the lock was removed", self.path)
-                        result = operation(*arguments)
+                        try:
+                            result = operation(*arguments)
+                        except DamagedError as damage:
+                            if mended:
+                                raise OSError(EIO, f"{damage}, again", self._folder.path) from damage
+                            mended = True
+                            self._mend()
+                            result = AGAIN
                     finally:
                         self._owner = 0
                         try:
@@ -157,15 +174,30 @@ class ShardLock:
         finally:
             self._draining = 0
 
+    def replace_foreign(self) -> None:
+        """Remove what is no file of this user, and has the name of the lock."""
+        folder = self._folder
+        try:
+            if folder.objection(LOCK):
+                remove(folder, LOCK)
+        except FileNotFoundError:
+            pass  # the shard has no directory
+
+    def is_mine(self) -> bool:
+        """Tell whether this thread is in a `run`."""
+        return self._owner == threading.get_ident()
+
     def is_there(self) -> bool:
         """Tell whether the open lock file is still the one in the directory; True if none is open."""
         if self._fd < 0:
             return True
         try:
-            found = self._folder.look(_NAME)
+            found = self._folder.look(LOCK)
             is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
             return is_same and self._folder.is_there()
-        except OSError:
+        except OSError as error:
+            if is_interrupt(error):
+                raise
             return True  # no permission to look is no reason to give up an open directory
 
     def close(self, also: Callable[[], object]) -> None:

@@ -1,0 +1,142 @@
+"""`cachekit dashboard [DIR]`: serves the dashboard to the user who started it, until Ctrl-C.
+
+The address that it prints has a token. The first request exchanges it for a cookie and leaves the token out
+of the address. Requests without either, with another name for this host, or by another method are refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, NamedTuple, final
+from urllib.parse import parse_qs
+
+from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse
+from cachekit.errors import CacheError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from cachekit.dashboard.asgi import Dashboard, Receive, Scope, Send
+
+
+class Plan(NamedTuple):
+    """The options of the command."""
+
+    directory: str | None
+    host: str
+    port: int
+    insecure_bind: bool
+
+
+def run(plan: Plan) -> int:
+    """Serve the dashboard until Ctrl-C; return 1 if that cannot be done."""
+    try:
+        import uvicorn
+    except ImportError:
+        return refuse(DirectoryError("`dashboard` needs uvicorn: pip install 'cachekit-tiered[dashboard]'"))
+    from cachekit.dashboard.asgi import Dashboard
+    from cachekit.dashboard.board import board_at
+
+    if not plan.insecure_bind and not _is_loopback(plan.host):
+        return refuse(
+            DirectoryError(
+                f"{plan.host} can be reached from other hosts, and the address would be sent unencrypted; "
+                f"use an SSH tunnel, or add --insecure-bind"
+            )
+        )
+    try:
+        path = None if plan.directory is None else absolute(plan.directory)
+        if path is not None and not holds_cache(path):
+            raise no_cache(path)
+        board = Dashboard(board_at(path), lambda _: True)
+    except (CacheError, DirectoryError) as error:
+        return refuse(error)
+    try:
+        family = socket.AF_INET6 if ":" in plan.host else socket.AF_INET
+        listening = socket.create_server((plan.host, plan.port), family=family)
+    except OSError as error:
+        return refuse(DirectoryError(f"port {plan.port} of {plan.host} cannot be used: {error.strerror}"))
+    port = listening.getsockname()[1]
+    gate = Gate(board, plan.host, port)
+    print(f"http://{gate.name}/?token={gate.token}", flush=True)
+    config = uvicorn.Config(
+        gate, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
+        lifespan="off",
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    handle = server.handle_exit
+
+    def end(sig: int, frame: FrameType | None) -> None:
+        board.stop()  # the server waits for its streams
+        handle(sig, frame)
+
+    server.handle_exit = end  # type: ignore[method-assign]  # what its signal handlers call
+    with listening:
+        server.run([listening])
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@final
+class Gate:
+    """Lets the user who knows the token see a dashboard, and nothing of another name than this host's.
+
+    Args:
+        dashboard: what is behind it.
+        host: the address that is served at.
+        port: the port.
+    """
+
+    def __init__(self, dashboard: Dashboard, host: str, port: int) -> None:
+        self._dashboard = dashboard
+        self.token = secrets.token_urlsafe(16)
+        self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # A page of another site that has its own name lead to this address is refused (DNS rebinding).
+        self._names = {self.name, f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"}
+        # Browsers send the cookies of one port to all ports.
+        self._cookie = f"cachekit-{port}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        from cachekit.dashboard.asgi import respond
+        from cachekit.dashboard.pages import HEADERS, Answer, plain
+
+        if scope["type"] != "http":
+            await self._dashboard(scope, receive, send)
+            return
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        if [value for name, value in headers if name == "host"] not in [[name] for name in self._names]:
+            await respond(send, plain(403, "This name is not that of the dashboard."))
+        elif scope["method"] != "GET":
+            await respond(send, plain(405, "The dashboard is read-only.", ("allow", "GET")))
+        elif self._knows(*parse_qs(scope["query_string"].decode("latin-1")).get("token", ())):
+            cookie = f"{self._cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+            await respond(send, Answer(303, (("location", "./"), ("set-cookie", cookie), *HEADERS), b""))
+        elif self._knows(*self._cookies(headers)):
+            await self._dashboard(scope, receive, send)
+        else:
+            await respond(send, plain(401, "Open the address that `cachekit dashboard` has printed."))
+
+    def _knows(self, *tokens: str) -> bool:
+        return any(secrets.compare_digest(token.encode(), self.token.encode()) for token in tokens)
+
+    def _cookies(self, headers: list[tuple[str, str]]) -> list[str]:
+        found = []
+        for name, value in headers:
+            if name == "cookie":
+                try:
+                    cookies = SimpleCookie(value)
+                except CookieError:
+                    continue
+                if self._cookie in cookies:
+                    found.append(cookies[self._cookie].value)
+        return found

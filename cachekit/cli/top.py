@@ -1,0 +1,364 @@
+"""`cachekit top [DIR]`: what the caches of all processes do now, in a terminal.
+
+Without a terminal, or without rich, it prints one line every interval.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse, size
+from cachekit.cli.display import Display, RichDisplay
+from cachekit.errors import CacheError
+from cachekit.monitoring.families import TIERS
+from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
+from cachekit.monitoring.reading import HostFigures, HostReader, Process
+from cachekit.monitoring.snapshot import Numbers
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WATCHED: Final = 10.0  # seconds that the processes go on publishing
+_KEPT: Final = 60  # points of a sparkline
+_BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_COLOURS: Final = {"healthy": "green", "warning": "yellow", "critical": "bold red"}
+_SHOWN: Final = 40  # the most processes in a terminal
+_NONE: Final = "-"
+
+
+class Plan(NamedTuple):
+    """The options of the command."""
+
+    directory: str | None
+    once: bool
+    interval: float
+
+
+def run(plan: Plan, display: Display) -> int:
+    """Show the figures until Ctrl-C or `q`, or once; return 1 if they cannot be read."""
+    try:
+        path = None if plan.directory is None else absolute(plan.directory)
+        if path is not None and not holds_cache(path):
+            raise no_cache(path)
+        reader = HostReader(path, seconds=_WATCHED)
+        if plan.once:
+            show(display, reader.read(), reader.path)
+        elif isinstance(display, RichDisplay):
+            _live(display, reader, plan.interval)
+        else:
+            _lines(display, reader, plan.interval)
+    except (CacheError, DirectoryError) as error:
+        return refuse(error)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        return refuse(DirectoryError(f"{plan.directory} cannot be read: {error.strerror or error}"))
+    return 0
+
+
+# -- once -----------------------------------------------------------------------------------------------
+
+
+def show(display: Display, figures: HostFigures, path: str) -> None:
+    """Show all figures since the beginning as tables."""
+    counters = figures.counters
+    display.line(f"{path}: {_processes(figures)}")
+    display.table(
+        "Requests",
+        ("", "requests", "hits", "hit rate", "loads", "failed", "p50", "p99"),
+        [
+            (
+                "all",
+                _count(total(counters, "requests")),
+                _count(counters.get("requests/hit", 0)),
+                _share(hit_rate(counters, "requests")),
+                _count(total(counters, "loads")),
+                _count(counters.get("loads/error", 0)),
+                _duration(quantile(counters, "load.duration", 0.5)),
+                _duration(quantile(counters, "load.duration", 0.99)),
+            )
+        ],
+    )
+    display.table("Tiers", _TIER_HEADER, _tier_rows(figures, counters, _count))
+    if figures.processes:
+        rows = [_process_row(one, one.counters, _count) for one in figures.processes]
+        display.table("Processes", _PROCESS_HEADER, rows)
+    for line in _reasons(figures):
+        display.line(line)
+
+
+_TIER_HEADER: Final = (
+    "", "lookups", "hits", "hit rate", "p50", "p99", "entries", "size", "limit", "evicted", "expired",
+    "invalidated", "errors", "state",
+)  # fmt: skip
+_PROCESS_HEADER: Final = (
+    "", "pid", "requests", "hit rate", "loads", "memory", "caches", "age", "seen", "health",
+)  # fmt: skip
+
+
+def _tier_rows(
+    figures: HostFigures, counted: Numbers, shown: Callable[[float], str]
+) -> list[tuple[str, ...]]:
+    """Return a row for each tier."""
+    rows: list[tuple[str, ...]] = []
+    for tier in TIERS:
+        if f"entries/{tier}" not in figures.gauges and f"sets/{tier}" not in figures.counters:
+            continue
+        duration = f"tier.duration/{tier}/{'hit' if tier == 'memory' else 'call'}"
+        gauges = figures.gauges
+        counts = [
+            total(counted, "lookups", tier),
+            counted.get(f"lookups/{tier}/hit", 0),
+            *[
+                counted.get(f"removals/{tier}/{cause}", 0)
+                for cause in ("eviction", "expiration", "invalidation")
+            ],
+            counted.get(f"errors/{tier}", 0),
+        ]
+        lookups, hits, evicted, expired, invalidated, errors = map(shown, counts)
+        pending = gauges.get(f"tier.pending_invalidations/{tier}", 0)
+        is_up = gauges.get(f"tier.up/{tier}", 1)
+        state = "up" if is_up else f"OUT, {pending:.0f} pending" if pending else "OUT"
+        rows.append((
+            tier, lookups, hits, _share(hit_rate(counted, "lookups", tier)),
+            _duration(quantile(counted, duration, 0.5)), _duration(quantile(counted, duration, 0.99)),
+            _gauge(gauges.get(f"entries/{tier}"), _count),
+            _gauge(gauges.get(f"size/{tier}"), size), _gauge(gauges.get(f"size.limit/{tier}"), size),
+            evicted, expired, invalidated, errors, state,
+        ))  # fmt: skip
+    return rows
+
+
+def _process_row(process: Process, counted: Numbers, shown: Callable[[float], str]) -> tuple[str, ...]:
+    now = time.time()
+    return (
+        _text(process.program), str(process.pid), shown(total(counted, "requests")),
+        _share(hit_rate(counted, "requests")), shown(total(counted, "loads")),
+        _gauge(process.gauges.get("size/memory"), size), str(process.caches), _span(now - process.started),
+        f"{_span(now - process.written)} ago", process.status,
+    )  # fmt: skip
+
+
+def _processes(figures: HostFigures) -> str:
+    ended = f", {figures.ended:,} ended" if figures.ended else ""
+    return f"{len(figures.processes):,} processes{ended}"
+
+
+def _reasons(figures: HostFigures) -> list[str]:
+    """Return what is wrong, each thing once, with its remedy."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for process in figures.processes:
+        for reason in process.reasons:
+            found.setdefault((reason.status, reason.tier), []).append(f"{reason.message}: {reason.remedy}")
+    return [
+        _text(f"{status}: {messages[0]}") + (f" (and {len(messages) - 1} more)" if len(messages) > 1 else "")
+        for (status, _), messages in sorted(found.items())
+    ]
+
+
+def _status(figures: HostFigures) -> str:
+    found = {process.status for process in figures.processes}
+    return next((status for status in ("critical", "warning") if status in found), "healthy")
+
+
+# -- one line every interval ----------------------------------------------------------------------------
+
+
+def _lines(display: Display, reader: HostReader, interval: float) -> None:
+    rates = Rates()
+    rates.update(reader.read(), time.time())
+    while True:
+        time.sleep(interval)
+        figures = reader.read()
+        rates.update(figures, time.time())
+        display.line(line(figures, rates))
+
+
+def line(figures: HostFigures, rates: Rates) -> str:
+    """Return what happens in one line."""
+    counted = rates.of_all()
+    parts = [
+        time.strftime("%H:%M:%S"),
+        f"requests {_rate(total(counted, 'requests'))}",
+        f"hit rate {_share(hit_rate(counted, 'requests'))}",
+        f"loads {_rate(total(counted, 'loads'))}",
+        f"p99 {_duration(quantile(counted, 'load.duration', 0.99))}",
+    ]
+    for tier in TIERS:
+        if f"size/{tier}" in figures.gauges:
+            out = "" if figures.gauges.get(f"tier.up/{tier}", 1) else " OUT"
+            parts.append(f"{tier} {size(figures.gauges[f'size/{tier}'])}{out}")
+    return "  ".join([*parts, _processes(figures), _status(figures)])
+
+
+# -- in a terminal --------------------------------------------------------------------------------------
+
+
+def _live(display: RichDisplay, reader: HostReader, interval: float) -> None:
+    from rich.live import Live
+
+    rates = Rates()
+    history: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+    with _keys() as pressed, Live(console=display.console, screen=True, auto_refresh=False) as live:
+        while True:
+            figures = reader.read()
+            rates.update(figures, time.time())
+            counted = rates.of_all()
+            history.append((total(counted, "requests"), hit_rate(counted, "requests") or 0.0))
+            live.update(screen(figures, rates, history, reader.path), refresh=True)
+            if pressed(interval) in ("q", "Q", "\x1b"):
+                return
+
+
+def screen(
+    figures: HostFigures, rates: Rates, history: Sequence[tuple[float, float]], path: str
+) -> RenderableType:
+    """Return what a terminal shows.
+
+    Args:
+        figures: what was read last.
+        rates: the counts per second.
+        history: requests per second and hit rates, the newest ones last.
+        path: the directory.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    counted = rates.of_all()
+    status = _status(figures)
+    head = Text.assemble(
+        ("cachekit top  ", "bold"), (status, _COLOURS[status]), f"  {_processes(figures)}  ", (path, "dim")
+    )
+    most = max([requests for requests, _ in history], default=0.0)
+    lines = [
+        Text.assemble(
+            "requests ", (f"{_rate(total(counted, 'requests')):>12}", "bold"), "  ",
+            (sparkline([requests for requests, _ in history], most), "cyan"),
+            (f"  most {most:,.0f}/s" if most else "", "dim"),
+        ),
+        Text.assemble(
+            "hit rate ", (f"{_share(hit_rate(counted, 'requests')):>12}", "bold"), "  ",
+            (sparkline([share for _, share in history], 1.0), "green"),
+        ),
+        Text.assemble(
+            "loads    ", (f"{_rate(total(counted, 'loads')):>12}", "bold"),
+            f"  p50 {_duration(quantile(counted, 'load.duration', 0.5))}",
+            f"  p99 {_duration(quantile(counted, 'load.duration', 0.99))}",
+            f"  failed {_rate(counted.get('loads/error', 0))}",
+        ),
+    ]  # fmt: skip
+    reasons = [
+        Text(reason, style=_COLOURS["critical" if reason.startswith("critical") else "warning"])
+        for reason in _reasons(figures)
+    ]
+    shown = figures.processes[:_SHOWN]
+    more = len(figures.processes) - len(shown)
+    processes = [_process_row(one, rates.of(one.id), _rate) for one in shown]
+    rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
+    nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
+    return Group(
+        head, Text(), *lines, *reasons, Text(),
+        _table(_TIER_HEADER, _tier_rows(figures, counted, _rate)), Text(),
+        *([_table(_PROCESS_HEADER, processes)] if processes else []), *nothing, *rest, Text(),
+        Text("q quits", style="dim"),
+    )  # fmt: skip
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        style = _COLOURS.get(row[-1], "bold red" if row[-1].startswith("OUT") else "")
+        cells = [Text(cell) for cell in row]
+        cells[0].stylize("cyan")
+        cells[-1].stylize(style)
+        table.add_row(*cells)
+    return table
+
+
+def sparkline(values: Sequence[float], most: float) -> str:
+    """Return a line of blocks, the newest value last; `most` is a full block."""
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[min(top, round(top * value / most)) if most else 0] for value in values)
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Yield a function that waits so many seconds for a key, and returns it, or an empty str."""
+    if not sys.stdin.isatty():
+        yield _sleep
+        return
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([sys.stdin], [], [], seconds)
+        return sys.stdin.read(1) if ready else ""
+
+    tty.setcbreak(fd)
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+# -- numbers --------------------------------------------------------------------------------------------
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.1f}/s"
+
+
+def _share(share: float | None) -> str:
+    return _NONE if share is None else f"{share:.1%}"
+
+
+def _gauge(number: float | None, shown: Callable[[float], str]) -> str:
+    return _NONE if number is None else shown(number)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return _NONE
+    if math.isinf(seconds):
+        return "over 86 s"
+    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _span(seconds: float) -> str:
+    for unit, span in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * span:
+            return f"{seconds / span:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _text(text: str) -> str:
+    """Return a text of another process without control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,0 +1,349 @@
+"""ASGICache: a shared HTTP cache in front of an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from functools import partial
+from typing import Any, TypeAlias, final
+from urllib.parse import quote, unquote
+
+from cachekit.aio.cache import IntelligentCache as AwaitedCache
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.http.collapsing import Lead, lead_or_follow_async, lead_revalidation
+from cachekit.http.exchange import Exchange, Reply, passed_on
+from cachekit.http.fields import Headers
+from cachekit.http.flights import Flights, Landing
+from cachekit.http.options import Cookies, store_over
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import TTL
+from cachekit.runtime.background import RateLimitedLog
+from cachekit.runtime.interrupts import is_interrupt
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+@final
+class ASGICache:
+    """An ASGI application that answers from the cache what the standard permits, and passes on the rest.
+
+    Args:
+        app: The application.
+        cache: Where responses are stored: an `IntelligentCache`, or its asyncio view.
+        max_body: The bytes of head and body of a response that is stored (default 1 MiB). A larger one is
+            passed on as it comes.
+        max_buffered: The bytes of all responses that are being received to be stored (default 64 MiB).
+            Beyond it, responses are passed on and not stored.
+        default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
+            cookies and no credentials (default None: such a response is not stored).
+        vary: Names of request fields that are part of every key, such as `["accept-language"]`
+            (default: none). Those of the form `X-...` always are, and those of `store.KEYED_FIELDS`.
+        ignore: Names of such request fields that are not part of a key, because no response depends on them
+            (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
+        cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which
+            it does not vary, is stored only if it says `public` or `s-maxage`. With "rfc", `max-age` or
+            `Expires` is enough.
+        client_directives: Whether `Cache-Control` of requests counts, so that a client can ask for a
+            revalidation (default True).
+        coalesce: Whether requests that come together wait for the first one, if its response turns out
+            to be for all of them (default True).
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a number out of range.
+
+    The closing of the cache is yours.
+    """
+
+    __slots__ = ("_app", "_coalesces", "_flights", "_log", "_revalidations", "_store")
+
+    def __init__(
+        self,
+        app: Application,
+        cache: IntelligentCache | AwaitedCache,
+        *,
+        max_body: int = 1 << 20,
+        max_buffered: int = 64 << 20,
+        default_ttl: TTL = None,
+        vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        cookies: Cookies = "strict",
+        client_directives: bool = True,
+        coalesce: bool = True,
+    ) -> None:
+        self._app = app
+        self._store = store_over(
+            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
+            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
+        )  # fmt: skip
+        self._coalesces = coalesce
+        self._flights = Flights(self._store.clock)
+        self._log = RateLimitedLog(self._store.clock.monotonic)
+        #: A loop holds its tasks weakly.
+        self._revalidations: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on; anything but HTTP is passed on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = scope["method"].upper()
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        target = self._target(method, scope, headers)
+        if method not in CACHED_METHODS:
+            await self._pass_unsafe(target, scope, receive, send)
+            return
+        reason = self._store.bypass(target)
+        if target is None or reason is not None:
+            await self._pass(scope, receive, send, "bypass", reason)
+            return
+        await self._serve(target, scope, receive, send)
+
+    def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
+        # Some servers include the query.
+        raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
+        sent = raw_path.decode("latin-1")
+        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
+            raw_path = quote(scope["path"]).encode("ascii")
+        scheme = scope.get("scheme") or "http"
+        return self._store.target(
+            method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers
+        )
+
+    # -- what is only passed on -------------------------------------------------------------------------
+
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, forwarded: str, detail: str | None
+    ) -> None:
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = passed_on(list(message.get("headers", ())), forwarded, detail)
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, marked)
+
+    async def _pass_unsafe(self, target: Target | None, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"].upper()
+        if target is None or method in SAFE_METHODS:
+            await self._pass(scope, receive, send, "method", None)
+            return
+
+        async def invalidating(message: Message) -> None:
+            if message["type"] == "http.response.start" and invalidates(method, message["status"]):
+                # Before the client learns of it: its next request finds nothing old.
+                headers = _lowered(message)
+                await self._store.in_io_thread(self._store.invalidate, target.request, headers)
+            await send(message)
+
+        await self._pass(scope, receive, invalidating, "method", None)
+
+    # -- what may be answered from the cache ------------------------------------------------------------
+
+    async def _serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(self._store, target, await self._store.find_async(target))
+        reply, revalidates = exchange.from_cache()
+        if revalidates:
+            self._revalidate(target, exchange.found, scope)
+        if reply is not None:
+            await _send(reply, send)
+            return
+        lead = await lead_or_follow_async(self._store, self._flights, exchange, target, self._coalesces)
+        if isinstance(lead, Reply):
+            await _send(lead, send)
+            return
+        await self._call(exchange, target, scope, receive, send, lead)
+
+    async def _call(
+        self,
+        exchange: Exchange,
+        target: Target,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        lead: Lead,
+    ) -> None:
+        """Call the application, and store its response if it can be."""
+        relay = _Relay(self._store, exchange, send, lead)
+        try:
+            relay.fill = await self._store.in_io_thread(self._store.begin, target)
+            forwarded = {**scope, "headers": exchange.forwarded_headers()}
+            try:
+                await self._app(forwarded, partial(relay.receive, receive), relay.send)
+            except Exception as error:
+                lead.land(Landing.ALONE)
+                reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
+                if reply is None:
+                    raise
+                self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
+                await _send(reply, send)
+            else:
+                # Incomplete, because the client went away, or by a fault of the application.
+                lead.land(Landing.GONE if relay.client_is_gone else Landing.ALONE)
+                await relay.drain()
+        finally:
+            relay.close()
+
+    def _revalidate(self, target: Target, found: Found, scope: Scope) -> None:
+        lead = lead_revalidation(self._store, self._flights, target, found.key)
+        if lead is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._call_quietly(target, found, scope, lead))
+        self._revalidations.add(task)
+        task.add_done_callback(self._revalidations.discard)
+
+    async def _call_quietly(self, target: Target, found: Found, scope: Scope, lead: Lead) -> None:
+        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
+        quiet = target._replace(request=request)
+        exchange = Exchange(self._store, quiet, found)
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._call(exchange, quiet, asked, _EmptyRequest().receive, _discard, lead)
+        except Exception as error:  # noqa: BLE001  # no client gets it
+            self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
+
+
+@final
+class _Relay:
+    """Passes the response of the application on to the client, and keeps a copy while it may be stored.
+
+    While it does, a slow client does not hold up the application: what the client has not taken yet is in
+    the copy anyway. A response that is not stored waits for its client, as it does without a cache.
+    """
+
+    __slots__ = (
+        "_exchange", "_lead", "_send", "_store", "_swallows", "_unsent", "_writer", "client_is_gone", "fill",
+        "has_begun",
+    )  # fmt: skip
+
+    fill: Fill
+
+    def __init__(self, store: ResponseStore, exchange: Exchange, send: Send, lead: Lead) -> None:
+        self._store = store
+        self._exchange = exchange
+        self._send = send
+        self._lead = lead
+        #: Whether the client gets a response of the cache instead.
+        self._swallows = False
+        self._unsent: deque[Message] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self.client_is_gone = False
+
+    async def receive(self, receive: Receive) -> Message:
+        """Return the next message of the client."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            self.client_is_gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application."""
+        kind = message["type"]
+        if self._swallows and kind != "http.response.start":
+            return
+        if kind == "http.response.start":
+            await self._begin(message)
+        elif kind == "http.response.body":
+            await self._add(message)
+        else:  # such as a file that the server sends by itself
+            self._abandon("streaming")
+            await self._forward(message, waits=True)
+
+    async def _begin(self, message: Message) -> None:
+        fill, exchange = self.fill, self._exchange
+        if message.get("trailers"):
+            fill.reason = "streaming"
+        decided = exchange.respond(fill, message["status"], _lowered(message))
+        self.has_begun = True
+        if isinstance(decided, Reply):
+            self._swallows = True
+            if exchange.to_put is not None:
+                await self._store.in_io_thread(fill.put, exchange.to_put)
+            self._lead.land(exchange.landing)
+            await _send(decided, self._send)
+            return
+        if fill.reason is not None:
+            self._lead.land(exchange.landing)
+        else:
+            self._lead.response_began()
+        await self._send({**message, "headers": decided})
+
+    async def _add(self, message: Message) -> None:
+        fill, more = self.fill, message.get("more_body", False)
+        if fill.reason is None:
+            if not fill.add(message.get("body", b"")):
+                self._lead.land(self._exchange.landing_of(fill.reason or ""))
+            elif not more:
+                # Before the client has all of it: its next request finds the response.
+                stored = await self._store.in_io_thread(fill.finish)
+                self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)
+        await self._forward(message, waits=fill.reason is not None)
+
+    async def _forward(self, message: Message, *, waits: bool) -> None:
+        """Send a message after those before it; with `waits`, return when the client has taken it."""
+        if self._writer is None and waits:
+            await self._send(message)
+            return
+        self._unsent.append(message)
+        if self._writer is None or (self._writer.done() and not self._writer.exception()):
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+        if waits:
+            await self.drain()
+
+    async def _write(self) -> None:
+        while self._unsent:
+            await self._send(self._unsent.popleft())
+
+    async def drain(self) -> None:
+        """Wait until the client has taken what was sent, and raise the server's error if there was one."""
+        if self._writer is not None:
+            await self._writer
+
+    def _abandon(self, reason: str) -> None:
+        self.fill.abandon(reason)
+        self._lead.land(self._exchange.landing_of(reason))
+
+    def close(self) -> None:
+        """End what is under way. After a complete response, nothing is."""
+        self._lead.land(Landing.GONE)
+        if hasattr(self, "fill"):
+            self.fill.abandon("incomplete")
+        if self._writer is not None and not self._writer.done():
+            self._writer.cancel()
+
+
+@final
+class _EmptyRequest:
+    """A request without content, of a client that waits for ever."""
+
+    __slots__ = ("_is_read",)
+
+    def __init__(self) -> None:
+        self._is_read = False
+
+    async def receive(self) -> Message:
+        if self._is_read:
+            await asyncio.get_running_loop().create_future()
+        self._is_read = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _discard(message: Message) -> None:
+    pass
+
+
+async def _send(reply: Reply, send: Send) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+def _lowered(message: Message) -> list[tuple[bytes, bytes]]:
+    return [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]

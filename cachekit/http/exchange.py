@@ -1,0 +1,209 @@
+"""Exchange: one request to the cache, and what becomes of the response of the origin. It does no I/O."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, TypeAlias, final
+
+from cachekit.http.fields import Headers, size_of
+from cachekit.http.flights import Landing
+from cachekit.http.rfc9111 import (
+    ERRORS,
+    Reuse,
+    Stored,
+    answer,
+    cache_status,
+    conditional,
+    current_age,
+    freshen,
+    is_conditional,
+    is_only_if_cached,
+    judge,
+    lifetime,
+    may_answer,
+    refusal,
+    request_directives,
+    serves_on_error,
+    stored_headers,
+)
+from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore, Target
+
+#: The member of `Cache-Status` that this cache adds.
+NAME: Final = "cachekit"
+
+#: Reasons why a response is not stored that hold for every request of its URL, of a user or of none.
+_OF_THE_RESPONSE: Final = frozenset({
+    "no-store", "private", "set-cookie", "vary", "no-freshness", "too-large", "must-understand", "tags",
+    "content-length", "malformed-response", "streaming", "cookie", "authorization",
+})  # fmt: skip
+
+
+#: Parameters of a member of `Cache-Status`.
+Parameters: TypeAlias = dict[str, str | int | bool | None]
+
+
+class Reply(NamedTuple):
+    """A response of the cache itself."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def passed_on(headers: Headers, forwarded: str, detail: str | None = None) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a response that the cache only passes on."""
+    status = cache_status(NAME, {"fwd": forwarded, "detail": detail})
+    return [*headers, (b"cache-status", status)]
+
+
+@final
+class Exchange:
+    """One GET or HEAD. It is for one thread or task.
+
+    Attributes:
+        found: what the cache has for the request.
+        to_put: what a 304 has made of the stored response; to be stored before it is served.
+        landing: how a flight that this request leads ends, as far as it is known.
+    """
+
+    __slots__ = ("_conditional", "_forwarded", "_store", "_target", "found", "landing", "to_put")
+
+    def __init__(self, store: ResponseStore, target: Target, found: Found) -> None:
+        self._store = store
+        self._target = target
+        self._forwarded = found.missed
+        self._conditional = False
+        self.found = found
+        self.to_put: Stored | None = None
+        self.landing = Landing.ALONE
+
+    @property
+    def stored(self) -> Stored | None:
+        """Return the stored response that may be considered, or None."""
+        stored = self.found.stored
+        if stored is None or not may_answer(stored, self._target.request, self._store.policy):
+            return None
+        return stored
+
+    def from_cache(self, found: Found | None = None) -> tuple[Reply | None, bool]:
+        """Return the response of the cache if it has one, and whether to revalidate it in the background.
+
+        Args:
+            found: what another request has stored since, for which this one has waited.
+        """
+        if found is not None:
+            self.found = found
+        request, policy = self._target.request, self._store.policy
+        stored, now = self.stored, self._store.clock.time()
+        if stored is None:
+            self._forwarded = self.found.missed if self.found.stored is None else "request"
+        else:
+            judged = judge(stored, request, policy, now)
+            if judged.reuse in {Reuse.FRESH, Reuse.STALE}:
+                how: Parameters = {"hit": True}
+                if found is not None:
+                    how = {"fwd": self._forwarded, "collapsed": True}
+                hit = self._reply(stored, judged.age, {**how, "ttl": int(judged.ttl // 1)})
+                return hit, judged.reuse is Reuse.STALE
+            self._forwarded = judged.reuse.value
+        if is_only_if_cached(request, policy):
+            status = cache_status(NAME, {"detail": "only-if-cached"})
+            headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"cache-status", status)]
+            return Reply(504, headers, b""), False
+        return None, False
+
+    def _reply(self, stored: Stored, age: float, parameters: Parameters) -> Reply:
+        made = answer(stored, self._target.request, age)
+        status = cache_status(NAME, parameters)
+        return Reply(made.status, [*made.headers, (b"cache-status", status)], made.body)
+
+    @property
+    def flight_key(self) -> str:
+        """The key of the flight for this request. Those that may be of a user have one of their own.
+
+        Whether their responses can be stored says nothing of the others.
+        """
+        of_a_user = any(name in {b"cookie", b"authorization"} for name, _ in self._target.request.headers)
+        return f"{self.found.key}#user" if of_a_user else self.found.key
+
+    @property
+    def may_collapse(self) -> bool:
+        """Whether the request may wait for another one, or others for it.
+
+        Not if what it asks for is its own: a condition, a range, a directive, or unusual fields.
+        """
+        request = self._target.request
+        return (
+            request.method == "GET"
+            and not is_conditional(request.headers)
+            and not request_directives(request.headers)
+            and size_of(request.headers) <= USUAL_REQUEST
+        )
+
+    def forwarded_headers(self) -> Headers:
+        """Return the fields to send to the origin: with our validators if a stored response has some."""
+        stored = self.stored
+        if stored is not None and self._target.request.method == "GET":
+            validating = conditional(self._target.request.headers, stored)
+            if validating is not None:
+                self._conditional = True
+                return validating
+        return self._target.request.headers
+
+    def respond(self, fill: Fill, status: int, headers: Headers) -> Reply | list[tuple[bytes, bytes]]:
+        """Return the reply of the cache, or the fields with which the response of the origin is passed on."""
+        stored = self.stored
+        if stored is not None and status in ERRORS and (reply := self.on_error(status)) is not None:
+            fill.abandon("stale-if-error")
+            return reply
+        head = fill.begin_response(status, headers)
+        if stored is not None and status == 304 and self._conditional:
+            fill.abandon("validated")
+            return self._validated(freshen(stored, head))
+        self.landing = Landing.ALONE if fill.reason is None else self.landing_of(fill.reason)
+        if fill.reason is None and self._is_fresh(Stored(head, b"")):
+            self.landing = Landing.STORED
+        parameters: Parameters = {"fwd": self._forwarded}
+        if self._conditional:
+            parameters["fwd-status"] = status
+        parameters |= {"stored": fill.reason is None, "detail": fill.reason}
+        if self._target.request.method == "HEAD":
+            parameters |= {"stored": False, "detail": None}
+        return [*headers, (b"cache-status", cache_status(NAME, parameters))]
+
+    def _validated(self, fresh: Stored) -> Reply:
+        store, request = self._store, self._target.request
+        refused = refusal(request, fresh.head, store.policy)
+        if refused is None:
+            kept = fresh.head._replace(headers=stored_headers(fresh.head, store.policy))
+            self.to_put = Stored(kept, fresh.body)
+            self.landing = Landing.STORED if self._is_fresh(fresh) else Landing.ALONE
+        else:
+            self.landing = self.landing_of(refused)
+        age = current_age(fresh.head, store.clock.time())
+        return self._reply(
+            fresh,
+            age,
+            {"fwd": self._forwarded, "fwd-status": 304, "stored": refused is None, "detail": refused},
+        )
+
+    def _is_fresh(self, stored: Stored) -> bool:
+        request, policy, now = self._target.request, self._store.policy, self._store.clock.time()
+        return judge(stored, request, policy, now).reuse in {Reuse.FRESH, Reuse.STALE}
+
+    def on_error(self, status: int | None = None) -> Reply | None:
+        """Return the stored response for an origin that failed, if `stale-if-error` permits it."""
+        store, request, stored = self._store, self._target.request, self.stored
+        now = store.clock.time()
+        if stored is None or not serves_on_error(stored, request, store.policy, now):
+            return None
+        self.landing = Landing.ALONE
+        age = current_age(stored.head, now)
+        ttl = int((lifetime(request, stored.head, store.policy) - age) // 1)
+        return self._reply(
+            stored, age, {"hit": True, "ttl": ttl, "fwd-status": status, "detail": "stale-if-error"}
+        )
+
+    @staticmethod
+    def landing_of(reason: str) -> Landing:
+        """Return how a flight ends whose response is not stored for this reason."""
+        return Landing.PRIVATE if reason in _OF_THE_RESPONSE else Landing.ALONE

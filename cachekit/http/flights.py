@@ -1,0 +1,140 @@
+"""Requests that come together: one calls the origin, and the others wait for what it stores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, final
+
+from cachekit.runtime import fork
+from cachekit.runtime.clock import Clock
+
+#: Seconds that a request waits for another one, at most. Then it goes on by itself.
+PATIENCE: Final = 30.0
+#: Seconds that it waits for the content once the head is there: the content may never end.
+PATIENCE_WITH_CONTENT: Final = 1.0
+
+#: Flights that a request waits for, one after the other, at most.
+MOST_FLIGHTS: Final = 4
+
+#: Seconds for which requests of a URL do not wait for each other after a response that is for one of them.
+_PASSES: Final = 10.0
+_MOST_PASSING: Final = 10_000
+
+
+class Landing(Enum):
+    """How a flight ended."""
+
+    STORED = "the response is stored, and is fresh"
+    ALONE = "the response is not stored, or not fresh"
+    PRIVATE = "the response is not stored, and those of other requests are not either"
+    GONE = "the client went away, so that another request may lead"
+
+
+@final
+class Flight:
+    """One call of the origin for which requests wait. Safe in any thread and on any event loop."""
+
+    __slots__ = ("_begun_at", "_clock", "_lock", "_wake", "landing")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._wake: list[Callable[[], object]] = []
+        self._begun_at: float | None = None
+        #: How it ended; None while it is under way.
+        self.landing: Landing | None = None
+
+    def on_landing(self, wake: Callable[[], object]) -> None:
+        """Call `wake` once when the flight has ended, in the thread that ends it."""
+        with self._lock:
+            if self.landing is None:
+                self._wake.append(wake)
+                return
+        wake()
+
+    def response_began(self) -> None:
+        """Note that the head of the response is there."""
+        self._begun_at = self._clock.monotonic()
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the content takes longer than a request waits for it."""
+        begun = self._begun_at
+        return begun is not None and self._clock.monotonic() - begun > PATIENCE_WITH_CONTENT
+
+    def wait(self) -> Landing:
+        """Wait in this thread for the end, but no longer than a request may."""
+        landed = threading.Event()
+        self.on_landing(landed.set)
+        deadline = time.monotonic() + PATIENCE
+        while self.landing is None and not self.is_slow:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            landed.wait(min(left, PATIENCE_WITH_CONTENT))
+        return self.landing or Landing.ALONE
+
+    def land(self, landing: Landing) -> None:
+        """End the flight; the first end counts."""
+        with self._lock:
+            if self.landing is not None:
+                return
+            self.landing = landing
+            wake, self._wake = self._wake, []
+        for one in wake:
+            one()
+
+
+@final
+class Flights:
+    """The flights of one middleware, by the key of what they fetch. Safe in any thread."""
+
+    __slots__ = ("__weakref__", "_clock", "_flights", "_lock", "_passing")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._flights: dict[str, Flight] = {}
+        self._passing: dict[str, float] = {}
+        fork.register(self)
+
+    def before_fork(self) -> None:  # noqa: D102
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:  # noqa: D102
+        if in_child:  # where the requests are not that lead the flights
+            self._flights.clear()
+        self._lock.release()
+
+    def join(self, key: str) -> tuple[Flight | None, bool]:
+        """Return the flight of a key, and whether the caller leads it.
+
+        Returns:
+            No flight if the last response of the key was for one request, so that none waits for another.
+        """
+        with self._lock:
+            until = self._passing.get(key)
+            if until is not None:
+                if self._clock.monotonic() < until:
+                    return None, False
+                del self._passing[key]
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._flights[key] = Flight(self._clock)
+            return flight, True
+
+    def land(self, key: str, flight: Flight, landing: Landing) -> None:
+        """End a flight, so that the next request begins another one."""
+        with self._lock:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+                if landing is Landing.PRIVATE:
+                    self._passing.pop(key, None)
+                    while len(self._passing) >= _MOST_PASSING:
+                        del self._passing[next(iter(self._passing))]
+                    self._passing[key] = self._clock.monotonic() + _PASSES
+        flight.land(landing)

@@ -1,0 +1,569 @@
+"""Responses in an IntelligentCache: their keys, variants and tags, and the fence around a call of the origin.
+
+A URL has one key. Its value is the response, or the names of the request fields that select one of several
+(`Vary`); each of these has a key of its own. All are tagged with the URL, so that one invalidation reaches
+them together, and with the tags that the response names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from cachekit.aio.cache import IntelligentCache as AwaitedCache
+from cachekit.cache.default import core_of
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.coherence.load_fence import LoadFence
+from cachekit.coherence.tier_stack import TierStack
+from cachekit.http.fields import Headers, combined, lines, members, size_of, text
+from cachekit.http.rfc9111 import (
+    Head,
+    Policy,
+    Request,
+    Stored,
+    bypass,
+    content_length,
+    invalidated_urls,
+    keep_for,
+    refusal,
+    stored_headers,
+    variant,
+    vary_names,
+)
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import MISSING, NO_TAGS
+from cachekit.runtime.background import RateLimitedLog
+from cachekit.runtime.clock import Clock
+from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.tiers.fences import PrivateFence
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: The first members of stored tuples. They change with their shape.
+_RESPONSE: Final = "http response 1"
+_VARIANTS: Final = "http variants 1"
+
+#: Seconds that the names of selecting fields are kept, at least.
+_NAMES_KEPT: Final = 24 * 3600.0
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+#: Longer URLs are stored under a digest.
+_LONGEST_URL: Final = 1024
+
+#: A response with more tags, or longer ones, is not stored, because a purge might not find it.
+_MOST_TAGS: Final = 128
+_LONGEST_TAG: Final = 1024
+
+#: URLs whose tags a process remembers.
+_MOST_EXPECTED: Final = 10_000
+
+#: A request with more bytes of header fields than this, or with control characters, is answered from the
+#: cache, but its response is not stored: servers refuse such requests with errors that are of this client.
+USUAL_REQUEST: Final = 8192
+
+#: RFC 3986, section 3.2.2: a name or an address, and a port. Anything else is no part of a key.
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+#: What a target consists of: visible ASCII, and no fragment.
+_PLAIN: Final = re.compile(rb"[\x21\x22\x24-\x7e]*")
+
+#: Request fields beside `X-...` that are part of every key. Frameworks and proxies tell users, addresses and
+#: parts of a page by them, and responses often depend on them without a `Vary`.
+KEYED_FIELDS: Final = frozenset({
+    b"api-key", b"cf-access-jwt-assertion", b"forwarded", b"front-end-https", b"hx-boosted",
+    b"hx-current-url", b"hx-history-restore-request", b"hx-request", b"hx-target", b"hx-trigger",
+    b"next-router-prefetch", b"next-router-state-tree", b"next-url", b"proxy-authorization", b"remote-user",
+    b"rsc", b"ssl-client-cert", b"ssl-client-dn", b"turbo-frame", b"unpoly-target",
+})  # fmt: skip
+#: `X-...` fields that are no part of a key: they tell requests, connections and clients apart.
+UNKEYED_FIELDS: Final = frozenset({
+    b"x-amz-cf-id", b"x-amzn-trace-id", b"x-appengine-request-log-id", b"x-arr-log-id", b"x-azure-ref",
+    b"x-client-data", b"x-client-ip", b"x-client-trace-id", b"x-cloud-trace-context",
+    b"x-cluster-client-ip", b"x-correlation-id", b"x-envoy-external-address", b"x-forwarded-client-ip",
+    b"x-forwarded-for", b"x-github-request-id", b"x-haproxy-unique-id", b"x-instana-l", b"x-instana-s",
+    b"x-instana-t", b"x-newrelic-id", b"x-newrelic-transaction", b"x-ot-span-context",
+    b"x-original-forwarded-for", b"x-proxy-id", b"x-real-ip", b"x-request-id", b"x-request-start",
+    b"x-queue-start", b"x-trace-id", b"x-varnish", b"x-vercel-id", b"x-nf-request-id", b"x-wap-profile",
+})  # fmt: skip
+_UNKEYED_PREFIXES: Final = (b"x-b3-", b"x-datadog-", b"x-envoy-")
+
+
+class Target(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        request: its head, for the decisions.
+        key: the key of its URL.
+    """
+
+    request: Request
+    key: str
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Return the tags of its URL: `http:` and the path, and the whole URL."""
+        return frozenset({tag_of_path(self.request.url), tag_of_url(self.request.url)})
+
+
+class Found(NamedTuple):
+    """What the cache has for a request.
+
+    Attributes:
+        key: of the response, or of the URL if no response is known.
+        stored: the response, or None.
+        missed: `uri-miss` or `vary-miss` if there is none (RFC 9211, section 2.2).
+    """
+
+    key: str
+    stored: Stored | None
+    missed: str
+
+
+@final
+class Fill:
+    """A response of the origin that may become a stored one. It belongs to one call of the origin.
+
+    Attributes:
+        target: what was asked for.
+        requested_at: when the origin was called, in seconds since 1970.
+        reason: why the response is not stored; None while it may be.
+        head: the response's, once it is there.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_fence",
+        "_length",
+        "_received",
+        "_size",
+        "_store",
+        "head",
+        "reason",
+        "requested_at",
+        "target",
+    )
+
+    def __init__(self, store: ResponseStore, target: Target, fence: OriginFence, reason: str | None) -> None:
+        self._store = store
+        self._fence = fence
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._received = 0
+        self._length: int | None = None
+        self.target = target
+        self.requested_at = store.clock.time()
+        self.reason = reason
+        self.head: Head | None = None
+
+    def begin_response(self, status: int, headers: Headers) -> Head:
+        """Return the head; `reason` says from now on whether the response can be stored."""
+        store = self._store
+        head = Head(status, headers, self.requested_at, store.clock.time())
+        refused = refusal(self.target.request, head, store.policy) or self.reason
+        if refused is None and tags_of(headers) is None:
+            refused = "tags"
+        if refused is None and text(headers, b"content-type").lower().startswith("text/event-stream"):
+            refused = "streaming"
+        self.reason, self.head = refused, head
+        if refused is None:
+            self._length = content_length(headers)
+            if not store.reserve(size_of(headers)):
+                self.reason = "busy"
+            else:
+                self._size = size_of(headers)
+        return head
+
+    def add(self, chunk: bytes) -> bool:
+        """Keep a part of the content; return whether the response can still be stored."""
+        if self.reason is None:
+            length = len(chunk)
+            if self._size + length > self._store.policy.max_size:
+                self.abandon("too-large")
+            elif not self._store.reserve(length):
+                self.abandon("busy")
+            else:
+                self._chunks.append(chunk)
+                self._size += length
+                self._received += length
+        return self.reason is None
+
+    @property
+    def has_all(self) -> bool:
+        """Whether the content has the length that the response announced."""
+        return self.reason is None and self._length is not None and self._received == self._length
+
+    def abandon(self, reason: str) -> None:
+        """Give up storing the response, and the memory that it takes."""
+        if self.reason is None:
+            self.reason = reason
+        self._chunks.clear()
+        self._store.reserve(-self._size)
+        self._size = 0
+
+    def finish(self) -> Stored | None:
+        """Store the complete response unless something has invalidated it; it may touch a disk or a server.
+
+        Returns:
+            The response; None if it may not be stored or is not complete.
+        """
+        head = self.head
+        if self.reason is not None or head is None:
+            return None
+        body = b"".join(self._chunks)
+        length = self._length
+        if length is not None and length != len(body) and not (not body and head.status in {204, 304}):
+            self.abandon("incomplete")
+            return None
+        stored = Stored(head._replace(headers=stored_headers(head, self._store.policy)), body)
+        self.abandon("stored")
+        self.put(stored)
+        return stored
+
+    def put(self, stored: Stored) -> None:
+        """Store a response behind the fence of this call."""
+        self._store.put(self.target, stored, self._fence)
+
+
+@final
+class ResponseStore:
+    """The responses of one cache. Safe in any thread and on any event loop.
+
+    Args:
+        cache: where they are stored.
+        policy: the kind of cache.
+        vary: names of request fields that are part of every key.
+        ignored: names of request fields that are not, though they are by default.
+        max_buffered: the bytes of responses under way, at most; more of them are passed on and not stored.
+
+    Attributes:
+        awaited: the same cache, awaited.
+        clock: the clock of the cache.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_core",
+        "_expected",
+        "_fork_guard",
+        "_ignored",
+        "_lock",
+        "_log",
+        "_max_buffered",
+        "_vary",
+        "awaited",
+        "cache",
+        "clock",
+        "policy",
+    )
+
+    def __init__(
+        self,
+        cache: IntelligentCache,
+        policy: Policy,
+        vary: Iterable[str],
+        ignored: Iterable[str],
+        max_buffered: int,
+    ) -> None:
+        self.cache = cache
+        self.awaited = AwaitedCache.of(cache)
+        self.policy = policy
+        self._core = core_of(cache)
+        self._vary = tuple(sorted({name.lower() for name in vary}))
+        self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
+        self._max_buffered = max_buffered
+        self._buffered = 0
+        self._lock = threading.Lock()
+        self._fork_guard = ForkSafeLock(self._lock)
+        self._expected: dict[str, frozenset[str]] = {}
+        self.clock: Clock = self._core.memory.clock
+        self._log = RateLimitedLog(self.clock.monotonic)
+
+    def bypass(self, target: Target | None) -> str | None:
+        """Return why a GET or HEAD is only passed on; None if the cache may answer it."""
+        if self._core.closed:
+            return "closed"
+        return "host" if target is None else bypass(target.request)
+
+    async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
+        return await self._core.awaited.in_io_thread(step, *args, **kwargs)
+
+    def reserve(self, size: int) -> bool:
+        """Count bytes of responses under way; return whether there is room for them."""
+        with self._lock:
+            if size > 0 and self._buffered + size > self._max_buffered:
+                return False
+            self._buffered += size
+            return True
+
+    # -- keys -------------------------------------------------------------------------------------------
+
+    def target(
+        self, method: str, scheme: str, host: bytes | None, raw_path: bytes, query: bytes, headers: Headers
+    ) -> Target | None:
+        """Return what a request asks for; None if its host or target is none that a key can have.
+
+        Args:
+            method: in upper case.
+            scheme: `http` or `https`.
+            host: with the port, if there is one.
+            raw_path: the path as it was sent. Equivalent spellings have different keys, because an
+                application may tell them apart.
+            query: as it was sent.
+            headers: names in lower case.
+        """
+        if (
+            host is None
+            or not _HOST.fullmatch(host)
+            or not _PLAIN.fullmatch(raw_path)
+            or not _PLAIN.fullmatch(query)
+        ):
+            return None
+        root = f"{scheme}://{host.decode('ascii').lower()}"
+        url = root + raw_path.decode("ascii")
+        if query:
+            url += f"?{query.decode('ascii')}"
+        key = f"http:{url}" if len(url) <= _LONGEST_URL else f"http:{root}/#url:{_digest(url)}"
+        values = self._base_variant(headers)
+        if values is not None:
+            key = f"{key}#{_digest(values)}"
+        if host.startswith(b"["):
+            try:
+                urlsplit(url)
+            except ValueError:  # no address between the brackets
+                return None
+        return Target(Request(method, url, headers), key)
+
+    def _base_variant(self, headers: Headers) -> object | None:
+        """Return the values of the fields that are part of every key; None if there are none of them."""
+        keyed = []
+        for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
+            value = text(headers, name)
+            if name == b"forwarded":
+                value = _forwarded_as(value)
+            if value:
+                keyed.append((name.decode("ascii"), value))
+        if not self._vary and not keyed:
+            return None
+        return [keyed, self._vary, variant(self._vary, headers)]
+
+    def _is_keyed(self, name: bytes) -> bool:
+        """Return whether a field is part of every key: an unknown one may change the response."""
+        if name in KEYED_FIELDS:
+            return name not in self._ignored
+        return (
+            name.startswith(b"x-")
+            and name not in UNKEYED_FIELDS
+            and name not in self._ignored
+            and not name.startswith(_UNKEYED_PREFIXES)
+        )
+
+    def key_of_variant(self, target: Target, names: tuple[str, ...]) -> str:
+        """Return the key of the response that these fields of the request select."""
+        return f"{target.key}#{_digest([names, variant(names, target.request.headers)])}"
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def find(self, target: Target) -> Found:
+        """Return what is stored for a request; it may touch a disk or a server."""
+        found = self._found(target, target.key, self.cache.get(target.key, MISSING))
+        if isinstance(found, str):
+            found = self._found(target, found, self.cache.get(found, MISSING))
+        return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
+
+    async def find_async(self, target: Target) -> Found:
+        """Return what `find` returns; hits in memory stay on the loop."""
+        found = self._found(target, target.key, await self.awaited.get(target.key, MISSING))
+        if isinstance(found, str):
+            found = self._found(target, found, await self.awaited.get(found, MISSING))
+        return found if isinstance(found, Found) else Found(target.key, None, "uri-miss")
+
+    def peek(self, target: Target) -> Found | None:
+        """Return what memory has for a request, or None; it counts no lookup, and touches no disk."""
+        peek = self._core.memory.peek_value
+        found = self._found(target, target.key, peek(target.key))
+        if isinstance(found, str):
+            found = self._found(target, found, peek(found))
+        return found if isinstance(found, Found) and found.stored is not None else None
+
+    def _found(self, target: Target, key: str, value: Any) -> Found | str:
+        """Return what a value holds: a response, or the key of the response."""
+        missed = "uri-miss" if key == target.key else "vary-miss"
+        # A value of another shape is of another program, or of an older version.
+        if type(value) is tuple and value:
+            if value[0] == _RESPONSE and len(value) == 6:
+                _, status, headers, body, requested_at, received_at = value
+                return Found(key, Stored(Head(status, headers, requested_at, received_at), body), missed)
+            if value[0] == _VARIANTS and key == target.key:
+                return self.key_of_variant(target, value[1])
+        return Found(key, None, missed)
+
+    # -- storing ----------------------------------------------------------------------------------------
+
+    def begin(self, target: Target) -> Fill:
+        """Take a fence before the origin is called; it may touch a disk or a server."""
+        headers = target.request.headers
+        reason = "large-request" if size_of(headers) > USUAL_REQUEST else None
+        return Fill(self, target, self._fence(target), reason)
+
+    def _fence(self, target: Target) -> OriginFence:
+        # On keys that are never stored: the fill of one variant is no change of another one.
+        tiers, memory = self._core.tiers, self._core.memory
+        expected = tiers.fence(f"{target.key}#fence", target.tags | self._expected.get(target.key, NO_TAGS))
+        any_tag = memory.copy_fence(f"{target.key}#fence of any tag")
+        tiers.complete_fence(expected)
+        return OriginFence(expected, any_tag)
+
+    def put(self, target: Target, stored: Stored, fence: OriginFence) -> None:
+        """Store a response, unless its URL or one of its tags was invalidated since the fence was taken."""
+        life = keep_for(target.request, stored.head, self.policy)
+        names = vary_names(stored.head.headers)
+        tags = tags_of(stored.head.headers)
+        if life <= 0 or names is None or tags is None:
+            return
+        self._expect(target.key, tags)
+        names = tuple(name for name in names if name not in self._vary)
+        key, value = target.key, _packed(stored)
+        try:
+            if names:
+                key, head = self.key_of_variant(target, names), (_VARIANTS, names)
+                if self._core.memory.peek_value(target.key) != head:
+                    self._store_behind(fence, target.key, head, max(life, _NAMES_KEPT), target.tags, tags)
+            self._store_behind(fence, key, value, life, target.tags | tags, tags)
+        except Exception as error:  # noqa: BLE001  # the client gets its response all the same
+            raise_interrupt(error)
+            self._log.add(f"{shown_key(key)} was not stored: {shown_error(error)}")
+
+    def _store_behind(
+        self,
+        first: OriginFence,
+        key: str,
+        value: Any,
+        life: float,
+        tags: frozenset[str],
+        named: frozenset[str],
+    ) -> None:
+        """Store a value under a key that was not known when the first fence was taken.
+
+        A second fence is taken on the key, and then the first one is checked. What is invalidated before the
+        check breaks the first fence, and what is invalidated after it breaks the second one.
+        """
+        fill = self.cache.begin(key, tags=tags)
+        if first.is_current(self._core.tiers, named):
+            fill.store(value, life)
+
+    def _expect(self, key: str, tags: frozenset[str]) -> None:
+        """Remember the tags of a URL's last response, for the fence of the next one."""
+        expected = self._expected
+        if tags != expected.get(key, NO_TAGS):
+            while len(expected) >= _MOST_EXPECTED:
+                try:
+                    del expected[next(iter(expected))]
+                except (KeyError, RuntimeError, StopIteration):  # another thread removes one
+                    break
+            expected[key] = tags
+
+    def invalidate(self, request: Request, headers: Headers) -> None:
+        """Remove what an unsafe request with this response invalidates; it may touch a disk or a server."""
+        if self._core.closed:
+            return
+        urls = {request.url} | invalidated_urls(request, headers)
+        self.cache.invalidate_by_tags({tag_of_url(url) for url in urls})
+
+
+def _packed(stored: Stored) -> tuple[Any, ...]:
+    """Return a response as plain values, which tiers without a secret read too."""
+    head = stored.head
+    headers = tuple((name, value) for name, value in head.headers)
+    return (_RESPONSE, head.status, headers, stored.body, head.requested_at, head.received_at)
+
+
+def _digest(value: object) -> str:
+    return blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _forwarded_as(value: str) -> str:
+    """Return what `Forwarded` says of the request's own address (RFC 7239), without those of clients."""
+    pairs = [pair.strip().lower() for member in members(value) for pair in member.split(";")]
+    return ";".join(pair for pair in pairs if not pair.startswith(("for=", "by=")))
+
+
+def host_of(headers: Headers) -> bytes | None:
+    """Return the only `Host` of a request, or None."""
+    hosts = lines(headers, b"host")
+    return hosts[0].strip() if len(hosts) == 1 else None
+
+
+# -- tags -----------------------------------------------------------------------------------------------
+
+
+def tag_of_url(url: str) -> str:
+    """Return the tag of all responses of a URL.
+
+    The path is decoded, and the default port left out, so that equal URLs are invalidated together.
+    """
+    parts = urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, " "))
+    return f"http:{parts.scheme}://{host}{_decoded(parts.path)}{query}"
+
+
+def tag_of_path(url: str) -> str:
+    """Return the tag of all responses of a path, whatever host and query they are of."""
+    return f"http:{_decoded(urlsplit(url).path)}"
+
+
+def _decoded(path: str) -> str:
+    return unquote_to_bytes(path).decode("utf-8", "replace")
+
+
+def tags_of(headers: Headers) -> frozenset[str] | None:
+    """Return the tags that a response names in `Cache-Tag` and `Surrogate-Key`; None if they are too many."""
+    value = combined(headers, b"cache-tag") or b""
+    tags = {tag.strip() for tag in value.decode("latin-1").split(",")}
+    tags.update(text(headers, b"surrogate-key").replace(",", " ").split())
+    tags.discard("")
+    if not tags:
+        return NO_TAGS
+    if len(tags) > _MOST_TAGS or max(map(len, tags)) > _LONGEST_TAG:
+        return None
+    return frozenset(tags)
+
+
+# -- fences ---------------------------------------------------------------------------------------------
+
+
+class OriginFence(NamedTuple):
+    """What must be unchanged when the origin has answered, for its response to be stored.
+
+    Attributes:
+        expected: a fence over the URL, and the tags that its last response named.
+        any_tag: a fence of this process that the invalidation of any tag breaks. It counts if the response
+            names a tag that was not expected.
+    """
+
+    expected: LoadFence
+    any_tag: PrivateFence
+
+    def is_current(self, tiers: TierStack, named: frozenset[str]) -> bool:
+        """Return whether neither the URL nor one of the named tags was invalidated since.
+
+        If another host invalidates a tag that was not expected, this process knows it from the message.
+        """
+        expected, file = self.expected, self.expected.file
+        if not expected.is_current():
+            return False
+        unexpected = named - expected.tags
+        if unexpected and not self.any_tag.is_current():
+            return False
+        if unexpected and file is not None and not file.naming(unexpected).is_current():
+            return False
+        return tiers.is_current(expected)

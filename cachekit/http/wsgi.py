@@ -1,0 +1,379 @@
+"""WSGICache: a shared HTTP cache in front of a WSGI application."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, Final, Self, TypeAlias, final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from cachekit.aio.cache import IntelligentCache as AwaitedCache
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.http.collapsing import Lead, lead_or_follow, lead_revalidation
+from cachekit.http.exchange import Exchange, Reply, passed_on
+from cachekit.http.fields import Headers
+from cachekit.http.flights import Flights, Landing
+from cachekit.http.options import Cookies, store_over
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.store import Fill, Found, Target
+from cachekit.model.display import shown_error, shown_key
+from cachekit.model.types import TTL
+from cachekit.runtime.background import BackgroundCall, RateLimitedLog
+from cachekit.runtime.interrupts import is_interrupt
+
+Environ: TypeAlias = dict[str, Any]
+#: Called as `start_response(status, headers, error=None)`. It returns a function that writes.
+StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
+Application: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+Fields: TypeAlias = list[tuple[str, str]]
+
+_CONDITIONS: Final = (
+    "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE",
+    "HTTP_IF_RANGE", "HTTP_RANGE",
+)  # fmt: skip
+
+
+@final
+class WSGICache:
+    """A WSGI application that answers from the cache what the standard permits, and passes on the rest.
+
+    Args:
+        app: The application.
+        cache: Where responses are stored: an `IntelligentCache`.
+        max_body: As for `ASGICache`.
+        max_buffered: As for `ASGICache`.
+        default_ttl: As for `ASGICache`.
+        vary: As for `ASGICache`.
+        ignore: As for `ASGICache`.
+        cookies: As for `ASGICache`.
+        client_directives: As for `ASGICache`.
+        coalesce: As for `ASGICache`. A request that waits occupies its thread.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a number out of range.
+
+    The closing of the cache is yours.
+    """
+
+    __slots__ = ("_app", "_coalesces", "_flights", "_log", "_store")
+
+    def __init__(
+        self,
+        app: Application,
+        cache: IntelligentCache | AwaitedCache,
+        *,
+        max_body: int = 1 << 20,
+        max_buffered: int = 64 << 20,
+        default_ttl: TTL = None,
+        vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        cookies: Cookies = "strict",
+        client_directives: bool = True,
+        coalesce: bool = True,
+    ) -> None:
+        self._app = app
+        self._store = store_over(
+            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
+            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
+        )  # fmt: skip
+        self._coalesces = coalesce
+        self._flights = Flights(self._store.clock)
+        self._log = RateLimitedLog(self._store.clock.monotonic)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or pass it on."""
+        method = environ["REQUEST_METHOD"].upper()
+        target = self._target(method, environ)
+        if method not in CACHED_METHODS:
+            return self._pass_unsafe(target, environ, start_response)
+        reason = self._store.bypass(target)
+        if target is None or reason is not None:
+            return self._app(environ, _marked(start_response, "bypass", reason))
+        return self._serve(target, environ, start_response)
+
+    def _target(self, method: str, environ: Environ) -> Target | None:
+        path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
+        # Not in the standard, but most servers have it: the path as it was sent.
+        sent = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").encode("latin-1", "replace")
+        raw_path = sent.partition(b"?")[0]
+        if unquote_to_bytes(raw_path) != path:
+            raw_path = quote_from_bytes(path).encode("ascii")
+        host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        query = environ.get("QUERY_STRING", "").encode("latin-1")
+        scheme = environ["wsgi.url_scheme"]
+        return self._store.target(
+            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ)
+        )
+
+    def _pass_unsafe(
+        self, target: Target | None, environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        method = environ["REQUEST_METHOD"].upper()
+        marked = _marked(start_response, "method", None)
+        if target is None or method in SAFE_METHODS:
+            return self._app(environ, marked)
+        request = target.request
+
+        def invalidating(status: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
+            if invalidates(method, int(status[:3])):
+                # Before the client learns of it: its next request finds nothing old.
+                self._store.invalidate(request, _encoded(headers))
+            return marked(status, headers, *error)
+
+        return self._app(environ, invalidating)
+
+    def _serve(self, target: Target, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        exchange = Exchange(self._store, target, self._store.find(target))
+        reply, revalidates = exchange.from_cache()
+        if revalidates:
+            self._revalidate(target, exchange.found, environ)
+        if reply is not None:
+            return _replied(reply, start_response)
+        lead = lead_or_follow(self._store, self._flights, exchange, target, self._coalesces)
+        if isinstance(lead, Reply):
+            return _replied(lead, start_response)
+        return self._call(exchange, target, environ, start_response, lead)
+
+    def _call(
+        self,
+        exchange: Exchange,
+        target: Target,
+        environ: Environ,
+        start_response: StartResponse,
+        lead: Lead,
+    ) -> Iterable[bytes]:
+        """Call the application, and store its response if it can be."""
+        relay = _Relay(exchange, lead, start_response)
+        try:
+            relay.fill = self._store.begin(target)
+            forwarded = _forwarded(environ, exchange.forwarded_headers())
+            try:
+                relay.take(self._app(forwarded, relay.start_response))
+            except Exception as error:
+                relay.end(Landing.ALONE)
+                reply = None if relay.has_begun or is_interrupt(error) else exchange.on_error()
+                if reply is None:
+                    raise
+                self._log.add(f"serving {shown_key(target.key)} stale: {shown_error(error)}")
+                return _replied(reply, start_response)
+            return relay
+        except BaseException:
+            relay.end(Landing.GONE)
+            raise
+
+    def _revalidate(self, target: Target, found: Found, environ: Environ) -> None:
+        lead = lead_revalidation(self._store, self._flights, target, found.key)
+        if lead is None:
+            return
+        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
+        quiet = target._replace(request=request)
+        asked = {**environ, "REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()}
+        for name in _CONDITIONS:
+            asked.pop(name, None)
+
+        def revalidate() -> None:
+            try:
+                exchange = Exchange(self._store, quiet, found)
+                parts = self._call(exchange, quiet, asked, _no_response, lead)
+                try:
+                    for _ in parts:
+                        pass
+                finally:
+                    if isinstance(parts, _Relay):
+                        parts.close()
+            except Exception as error:  # noqa: BLE001  # no client gets it
+                self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
+
+        if not BackgroundCall(revalidate).start():
+            lead.land(Landing.ALONE)
+
+
+@final
+class _Relay:
+    """The response of the application on its way to the server, with a copy while it may be stored."""
+
+    __slots__ = (
+        "_exchange", "_first", "_given", "_lead", "_parts", "_result", "_start_response", "_write", "fill",
+        "has_begun",
+    )  # fmt: skip
+
+    fill: Fill
+
+    def __init__(self, exchange: Exchange, lead: Lead, start_response: StartResponse) -> None:
+        self._exchange = exchange
+        self._lead = lead
+        self._start_response = start_response
+        #: The status and the fields that the application gave, until the server has them.
+        self._given: tuple[str, Fields, tuple[Any, ...]] | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._result: Iterable[bytes] = ()
+        self._parts: Iterator[bytes] = iter(())
+        self._first: list[bytes] = []
+        self.has_begun = False
+
+    # -- what the application calls ---------------------------------------------------------------------
+
+    def start_response(self, status: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
+        """Take the head of the response, before the first part of its content is there."""
+        if self.has_begun:  # an error after the head was sent: the server raises it
+            return self._start_response(status, headers, *error)
+        self._given = status, headers, error
+        return self._write_directly
+
+    def _write_directly(self, part: bytes) -> None:
+        """Write what the application does not return (PEP 3333, "The write() callable"): it is not stored."""
+        if not self.has_begun:
+            self.fill.reason = "streaming"
+            self._begin()
+        if self._write is not None:
+            self._write(part)
+
+    # -- the response -----------------------------------------------------------------------------------
+
+    def take(self, result: Iterable[bytes]) -> None:
+        """Take the content that the application returned; it may give the head with the first part."""
+        self._result = result
+        try:
+            self._parts = iter(result)
+            while self._given is None and not self.has_begun:
+                try:
+                    self._first.append(next(self._parts))
+                except StopIteration:
+                    break
+            if not self.has_begun:
+                self._begin()
+            if isinstance(result, (list, tuple)):
+                self._take_all(result)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        if self._given is None:
+            raise TypeError("the WSGI application did not call start_response")
+        (status, headers, error), self._given = self._given, None
+        fill, exchange = self.fill, self._exchange
+        decided = exchange.respond(fill, int(status[:3]), _encoded(headers))
+        self.has_begun = True
+        if isinstance(decided, Reply):
+            if exchange.to_put is not None:
+                fill.put(exchange.to_put)
+            self._lead.land(exchange.landing)
+            self._drop()
+            self._parts = iter(_replied(decided, self._start_response))
+            self._first.clear()
+            return
+        if fill.reason is not None:
+            self._lead.land(exchange.landing)
+        else:
+            self._lead.response_began()
+        ours = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in decided[-1:]]
+        self._write = self._start_response(status, [*headers, *ours], *error)
+
+    def _take_all(self, parts: Iterable[bytes]) -> None:
+        """Store content that is complete already, before the client has any of it."""
+        if self.fill.reason is None:
+            for part in parts:
+                if not self._add(part):
+                    return
+            self._finish()
+
+    def _add(self, part: bytes) -> bool:
+        if self.fill.add(part):
+            return True
+        self._lead.land(self._exchange.landing_of(self.fill.reason or ""))
+        return False
+
+    def _finish(self) -> None:
+        stored = self.fill.finish()
+        self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        fill = self.fill
+        try:
+            part = self._first.pop(0) if self._first else next(self._parts)
+        except StopIteration:
+            if fill.reason is None:
+                self._finish()
+            raise
+        except BaseException:
+            self.end(Landing.ALONE)
+            raise
+        if fill.reason is None and self._add(part) and fill.has_all:
+            # Before the client has all of it: its next request finds the response.
+            self._finish()
+        return part
+
+    def close(self) -> None:
+        """End the response; a server calls it when the client has all of it, or has gone away."""
+        self.end(Landing.GONE)
+        self._drop()
+
+    def end(self, landing: Landing) -> None:
+        """End what is under way. After a complete response, nothing is."""
+        self._lead.land(landing)
+        if hasattr(self, "fill"):
+            self.fill.abandon("incomplete")
+
+    def _drop(self) -> None:
+        result, self._result = self._result, ()
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+
+
+def _headers_of(environ: Environ) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a request; a server has joined the lines of each."""
+    headers = []
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            field = name[5:]
+        elif name in {"CONTENT_LENGTH", "CONTENT_TYPE"} and value:
+            field = name
+        else:
+            continue
+        headers.append((field.lower().replace("_", "-").encode("latin-1"), str(value).encode("latin-1")))
+    return headers
+
+
+def _forwarded(environ: Environ, headers: Headers) -> Environ:
+    """Return the environment of a request with the conditions of these fields in place of its own."""
+    changed = {name: value for name, value in environ.items() if name not in _CONDITIONS}
+    for name, value in headers:
+        variable = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        if variable in _CONDITIONS:
+            changed[variable] = value.decode("latin-1")
+    return changed
+
+
+def _encoded(headers: Fields) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def _replied(reply: Reply, start_response: StartResponse) -> list[bytes]:
+    try:
+        phrase = HTTPStatus(reply.status).phrase
+    except ValueError:
+        phrase = "Unknown"
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in reply.headers]
+    start_response(f"{reply.status} {phrase}", headers)
+    return [reply.body] if reply.body else []
+
+
+def _marked(start_response: StartResponse, forwarded: str, detail: str | None) -> StartResponse:
+    """Return a `start_response` that says in `Cache-Status` that the response is only passed on."""
+    ((_, status),) = passed_on((), forwarded, detail)
+
+    def marked(code: str, headers: Fields, *error: Any) -> Callable[[bytes], object]:
+        return start_response(code, [*headers, ("Cache-Status", status.decode("latin-1"))], *error)
+
+    return marked
+
+
+def _no_response(*_: object) -> Callable[[bytes], object]:
+    return len

@@ -1,0 +1,91 @@
+"""Where exported figures come from: caches of this process by name, or all processes of a host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from cachekit import aio
+from cachekit.cache.default import checked_cache, core_of
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.loading.core import CacheCore
+from cachekit.monitoring.reading import HostReader
+from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
+from cachekit.monitoring.wanted import changing
+from cachekit.tiers.base import DirectoryTier
+
+AnyCache: TypeAlias = IntelligentCache | aio.IntelligentCache
+Directory: TypeAlias = DirectoryTier | str | os.PathLike[str]
+
+
+class Figures(NamedTuple):
+    """What is exported of one cache."""
+
+    counters: Numbers
+    gauges: Numbers
+
+
+Source: TypeAlias = Callable[[], Figures]
+
+
+def cores(caches: Mapping[str, AnyCache]) -> dict[str, CacheCore]:
+    """Return the cores of caches by name.
+
+    Raises:
+        TypeError: `caches` is not a mapping of names to caches.
+    """
+    if not isinstance(caches, Mapping):
+        raise TypeError(f'caches must map names to caches, such as {{"main": cache}}, not {caches!r}')
+    found = {}
+    for name, cache in caches.items():
+        sync: Any = cache.sync if isinstance(cache, aio.IntelligentCache) else cache
+        found[checked_name(name)] = core_of(checked_cache(sync))
+    return found
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a cache in the figures; raise TypeError if it is not a str."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a cache must be a str, not {name!r} of type {type(name).__name__}")
+    return name
+
+
+def of_process(caches: Mapping[str, AnyCache]) -> dict[str, Source]:
+    """Return sources of caches in this process."""
+    return {name: _source_of(core) for name, core in cores(caches).items()}
+
+
+def _source_of(core: CacheCore) -> Source:
+    totals = Totals()
+
+    def read() -> Figures:
+        one = snapshot(core)
+        with changing:  # several readers
+            totals.add(one.parts)
+            return Figures(totals.counters.copy(), one.gauge_values())
+
+    return read
+
+
+def of_hosts(directories: Mapping[str, Directory | None]) -> dict[str, Source]:
+    """Return sources of all processes that share a directory; None is the caches of this user without files.
+
+    Raises:
+        TierUnavailableError: a directory cannot be used.
+    """
+    sources = {}
+    for name, directory in directories.items():
+        path = directory.path if isinstance(directory, DirectoryTier) else directory
+        reader = HostReader(path)
+        reader.begin()
+        sources[checked_name(name)] = _host_source(reader)
+    return sources
+
+
+def _host_source(reader: HostReader) -> Source:
+    def read() -> Figures:
+        host = reader.read()
+        return Figures(host.counters, host.gauges)
+
+    return read

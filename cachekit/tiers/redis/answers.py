@@ -1,0 +1,78 @@
+"""What the server may answer to each command. Anything else is no answer, and ends the connection.
+
+A server, or a proxy before it, may answer anything. A connection that lost its order gives each command the
+answer to another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+#: Returns whether this can be the answer to a command.
+Check: TypeAlias = Callable[[Any], bool]
+
+_MOST: Final = 1 << 63
+
+
+def is_value(answer: object) -> bool:
+    """Return whether it is bytes, or None for nothing."""
+    return answer.__class__ is bytes or answer is None
+
+
+def is_bytes(answer: object) -> bool:
+    """Return whether it is bytes."""
+    return answer.__class__ is bytes
+
+
+def is_count(answer: object) -> bool:
+    """Return whether it is a number of things; drivers turn 0 and 1 into bool."""
+    return isinstance(answer, int) and 0 <= answer < _MOST
+
+
+def is_count_or_nothing(answer: object) -> bool:
+    """Return whether it is a number of things, or None."""
+    return answer is None or is_count(answer)
+
+
+def is_nothing(answer: object) -> bool:
+    """Return whether it is None."""
+    return answer is None
+
+
+def is_flag(answer: object) -> bool:
+    """Return whether it is 0 or 1; drivers turn it into bool."""
+    return isinstance(answer, int) and 0 <= answer <= 1
+
+
+def is_flag_or_bytes(answer: object) -> bool:
+    """Return whether it is 0, 1 or bytes."""
+    return answer.__class__ is bytes or is_flag(answer)
+
+
+def is_pong(answer: object) -> bool:
+    """Return whether it is the answer to PING; drivers turn it into True."""
+    return answer is True or answer == b"PONG"
+
+
+def is_page(answer: object) -> bool:
+    """Return whether it is the answer to SCAN: a cursor, and names."""
+    if type(answer) is not list or len(answer) != 2:
+        return False
+    cursor, names = answer
+    return (
+        type(cursor) is bytes
+        and len(cursor) <= len(str(1 << 64))
+        and cursor.isdigit()
+        and type(names) is list
+        and all(type(name) is bytes for name in names)
+    )
+
+
+def list_of(check: Check, length: int) -> Check:
+    """Return a check of a list of so many answers."""
+
+    def is_list(answer: object) -> bool:
+        return type(answer) is list and len(answer) == length and all(map(check, answer))
+
+    return is_list

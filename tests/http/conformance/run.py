@@ -1,0 +1,239 @@
+"""Run the public conformance suite for HTTP caches against the middleware, and print its table.
+
+    python tests/http/conformance/run.py CHECKOUT [SETUP ...]
+
+CHECKOUT is a checkout of https://github.com/http-tests/cache-tests in which `npm install undici liquidjs
+marked` was run. It exits with 1 if a setup falls below what it promises, or another test fails than those
+that are listed here with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+HERE: Final = Path(__file__).parent
+
+
+class Setup(NamedTuple):
+    """A cache under test."""
+
+    server: str  #: uvicorn or gunicorn
+    factory: str  #: of `forwarding`
+    cookies: str = "rfc"
+    required: int = 0  #: tests of each kind that must pass
+    optimal: int = 0
+    is_private: bool = False
+
+
+SETUPS: Final = {
+    "ASGI": Setup("uvicorn", "asgi", required=155, optimal=94),
+    "ASGI, strict": Setup("uvicorn", "asgi", "strict", required=154, optimal=93),
+    "WSGI": Setup("gunicorn", "wsgi", required=153, optimal=94),
+    "httpx": Setup("uvicorn", "transport", required=130, optimal=67, is_private=True),
+    "hishel": Setup("uvicorn", "hishel"),
+    "no cache": Setup("uvicorn", "uncached"),
+}
+
+_INTERIM: Final = "neither ASGI nor WSGI has interim responses"
+_CLOSES: Final = "an application has no connection that closes"
+_PARTIAL: Final = "a partial response is not stored"
+_DATE: Final = "gunicorn replaces the Date"
+
+#: Tests of the kinds `required` and `optimal` that do not pass, and why.
+REASONS: Final = {
+    "interim-102": _INTERIM, "interim-103": _INTERIM, "interim-not-cached": _INTERIM,
+    "interim-no-header-reuse": _INTERIM,
+    "stale-close-must-revalidate": _CLOSES, "stale-close-proxy-revalidate": _CLOSES,
+    "stale-close-no-cache": _CLOSES, "stale-close-s-maxage=2": _CLOSES,
+    "partial-store-partial-reuse-partial": _PARTIAL,
+    "partial-store-partial-reuse-partial-byterange": _PARTIAL,
+    "partial-store-partial-reuse-partial-absent": _PARTIAL,
+    "partial-store-partial-reuse-partial-suffix": _PARTIAL, "partial-store-partial-complete": _PARTIAL,
+    "method-POST": "the response to a POST is not stored",
+    "vary-normalise-lang-select": "no language is chosen among stored variants",
+    "conditional-lm-fresh-no-lm": "without Last-Modified, the Date counts, which is later",
+    "other-date-update": _DATE, "other-date-update-expires": _DATE,
+    "headers-store-Transfer-Encoding": "httpx refuses the response",
+    "other-cookie": "the private cache keeps the pages of users apart by their cookies",
+    "headers-store-Set-Cookie": 'cookies="strict"', "other-set-cookie": 'cookies="strict"',
+}  # fmt: skip
+
+#: Prints the id, kind and result of each test, and whether it is for one kind of cache.
+_RESULTS: Final = """
+import fs from 'fs'
+const [root, file] = process.argv.slice(-2)
+const { determineTestResult, resultTypes } = await import(root + '/test-engine/lib/results.mjs')
+const tests = (await import(root + '/tests/index.mjs')).default
+const results = JSON.parse(fs.readFileSync(file))
+const names = new Map(Object.entries(resultTypes).map(([name, type]) => [type, name]))
+const rows = []
+for (const suite of tests) for (const test of suite.tests) {
+  if (test.browser_only) continue
+  const result = names.get(determineTestResult(tests, test.id, results, true))
+  rows.push([test.id, test.kind || 'required', result, !!(test.browser_skip || test.cdn_only)])
+}
+console.log(JSON.stringify(rows))
+"""
+
+
+def missing(checkout: Path) -> str | None:
+    """Return what this machine lacks for a run, or None."""
+    if shutil.which("node") is None:
+        return "node is not installed"
+    if not (checkout / "test-engine" / "cli.mjs").exists():
+        return f"{checkout} is no checkout of cache-tests"
+    if not (checkout / "node_modules" / "undici").exists():
+        return f"`npm install undici liquidjs marked` was not run in {checkout}"
+    return None
+
+
+def run(checkout: Path, setup: Setup) -> list[tuple[str, str, str, bool]]:
+    """Return id, kind and result of each test, and whether it is for shared caches only."""
+    origin, port = _free_port(), _free_port()
+    programs: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        results, log = Path(directory, "results.json"), Path(directory, "log")
+        environment = os.environ | {
+            "CONFORMANCE_ORIGIN": str(origin), "CONFORMANCE_COOKIES": setup.cookies,
+            "PYTHONPATH": f"{HERE}:{HERE.parents[2]}", "npm_config_protocol": "http",
+            "npm_config_port": str(origin), "npm_config_pidfile": str(Path(directory, "pid")),
+            "npm_config_base": f"http://127.0.0.1:{port}", "npm_config_id": "", "npm_package_config_id": "",
+        }  # fmt: skip
+        try:
+            with log.open("wb") as output:
+                programs += [
+                    subprocess.Popen(command, cwd=checkout, env=environment, stdout=output, stderr=output)
+                    for command in (["node", "test-engine/server/server.mjs"], _served(setup, port))
+                ]
+                _await_port(origin)
+                _await_port(port)
+                with results.open("wb") as file:
+                    subprocess.run(
+                        ["node", "--no-warnings", "test-engine/cli.mjs"], cwd=checkout, env=environment,
+                        stdout=file, stderr=output, check=True, timeout=400,
+                    )  # fmt: skip
+        finally:
+            for program in programs:
+                program.send_signal(signal.SIGTERM)
+            for program in programs:
+                program.wait(30)
+        return _rows(checkout, results)
+
+
+def published(checkout: Path, cache: str) -> list[tuple[str, str, str, bool]]:
+    """Return what the suite's authors have published of another cache."""
+    return _rows(checkout, checkout / "results" / f"{cache}.json")
+
+
+def _rows(checkout: Path, results: Path) -> list[tuple[str, str, str, bool]]:
+    command = [
+        "node",
+        "--no-warnings",
+        "--input-type=module",
+        "-e",
+        _RESULTS,
+        "--",
+        str(checkout),
+        str(results),
+    ]
+    ran = subprocess.run(command, capture_output=True, check=True, text=True, timeout=100)
+    return [tuple(row) for row in json.loads(ran.stdout)]
+
+
+def faults(setup: Setup, rows: list[tuple[str, str, str, bool]]) -> list[str]:
+    """Return what falls short of the promise of a setup."""
+    counts = Counter((kind, result) for _, kind, result, shared in rows if not (shared and setup.is_private))
+    found = []
+    for kind, least in (("required", setup.required), ("optimal", setup.optimal)):
+        if counts[kind, "pass"] < least:
+            found.append(f"{kind}: {counts[kind, 'pass']} pass, {least} are promised")
+    if setup.required:
+        found += [
+            f"{id_}: {result}, without a known reason"
+            for id_, kind, result, shared in rows
+            if kind != "check"
+            and result != "pass"
+            and id_ not in REASONS
+            and not (shared and setup.is_private)
+        ]
+    return found
+
+
+def line(name: str, setup: Setup | None, rows: list[tuple[str, str, str, bool]]) -> str:
+    """Return a line of the table."""
+    of_private = setup is not None and setup.is_private
+    counts = Counter((kind, result) for _, kind, result, shared in rows if not (shared and of_private))
+    required = {result: count for (kind, result), count in counts.items() if kind == "required"}
+    optimal = {result: count for (kind, result), count in counts.items() if kind == "optimal"}
+    others = ", ".join(f"{count} {result}" for result, count in sorted(required.items()) if result != "pass")
+    return (
+        f"{name:24} required {required.get('pass', 0)} of {sum(required.values())} ({others or 'all'}); "
+        f"optimal {optimal.get('pass', 0)} of {sum(optimal.values())}"
+    )
+
+
+def _served(setup: Setup, port: int) -> list[str]:
+    if setup.server == "gunicorn":
+        return [
+            sys.executable, "-m", "gunicorn", f"forwarding:{setup.factory}()", "-b", f"127.0.0.1:{port}",
+            "-k", "gthread", "--threads", "64", "--log-level", "warning",
+        ]  # fmt: skip
+    return [
+        sys.executable, "-m", "uvicorn", "--factory", f"forwarding:{setup.factory}", "--port", str(port),
+        "--no-server-header", "--no-date-header", "--log-level", "warning",
+    ]  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; return 1 if a setup falls short."""
+    if not arguments:
+        print(__doc__)
+        return 2
+    checkout = Path(arguments[0]).resolve()
+    lacking = missing(checkout)
+    if lacking is not None:
+        print(f"skipped: {lacking}")
+        return 0
+    found: list[Any] = []
+    for name in arguments[1:] or SETUPS:
+        rows = run(checkout, SETUPS[name])
+        print(line(name, SETUPS[name], rows), flush=True)
+        for fault in faults(SETUPS[name], rows):
+            print("    " + fault, flush=True)
+            found.append(fault)
+    if not arguments[1:]:
+        for cache in ("nginx", "varnish", "squid"):
+            print(line(f"{cache}, as published", None, published(checkout, cache)))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,212 @@
+"""What the HTTP cache stores, and how it shares it with other hosts and survives forks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+from forking import in_fork
+from http_apps import Origin, Page, fetch, memory_cache
+from loops import on_a_loop, until
+
+from cachekit import IntelligentCache, MemoryCache, RedisCache
+from cachekit.http import ASGICache
+from cachekit.http.flights import Flights, Landing
+from cachekit.http.rfc9111 import Policy
+from cachekit.http.store import ResponseStore, tag_of_path, tag_of_url
+from cachekit.testing import ManualClock
+
+FRESH = ("Cache-Control", "max-age=60")
+
+
+def host(make_cache: Callable[..., RedisCache]) -> IntelligentCache:
+    return IntelligentCache(MemoryCache(), make_cache(), None)
+
+
+def test_hosts_share_pages_through_a_server(make_cache: Callable[..., RedisCache]) -> None:
+    """Without a secret, a server receives plain values only: responses are made of these."""
+
+    async def main() -> None:
+        first, second = host(make_cache), host(make_cache)
+        origin = Origin(Page((FRESH, ("ETag", '"1"'), ("Cache-Tag", "news")), b"\x00\xff"))
+        for cache in (first, second, first):
+            response = await fetch(ASGICache(origin, cache))
+            assert (response.body, response["etag"]) == (b"\x00\xff", '"1"')
+        assert origin.count == 1
+        second.invalidate_by_tags({"news"})
+
+        async def is_gone() -> bool:
+            asked = [("Cache-Control", "only-if-cached")]
+            return (await fetch(ASGICache(origin, first), headers=asked)).status == 504
+
+        while not await is_gone():
+            await asyncio.sleep(0.001)  # until the message has arrived
+        first.close()
+        second.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("strike", ["put", "known tag"])
+def test_another_host_invalidates_a_page_that_is_being_made(
+    strike: str, make_cache: Callable[..., RedisCache]
+) -> None:
+    async def main() -> None:
+        first, second = host(make_cache), host(make_cache)
+        origin = Origin(Page((("Cache-Control", "no-cache"), ("ETag", '"1"'), ("Cache-Tag", "news")), b"old"))
+        mine, theirs = ASGICache(origin, first), ASGICache(Origin(Page((), b"", 204)), second)
+        await fetch(mine)  # from now on, its tag is known
+        origin.open.clear()
+        origin.entered.clear()
+        origin.page = Page((FRESH, ("Cache-Tag", "news")), b"old")
+        reading = asyncio.create_task(fetch(mine))
+        await origin.entered.wait()
+        if strike == "put":
+            await fetch(theirs, method="PUT")
+        else:
+            second.invalidate_by_tags({"news"})
+        origin.open.set()
+        assert (await reading).body == b"old"
+        for cache in (first, second):
+            asked = [("Cache-Control", "only-if-cached")]
+            assert (await fetch(ASGICache(origin, cache), headers=asked)).status == 504
+        first.close()
+        second.close()
+
+    asyncio.run(main())
+
+
+@on_a_loop
+async def test_a_page_that_cannot_be_stored_is_passed_on_all_the_same() -> None:
+    class Refusing:
+        """A weigher that fails."""
+
+        def __call__(self, *_: object) -> int:
+            raise ValueError("no weight")
+
+    memory = MemoryCache(max_bytes=1 << 20, weigher=Refusing())
+    origin = Origin()
+    app = ASGICache(origin, IntelligentCache(memory, file_cache=None))
+    assert [(await fetch(app)).body for _ in range(2)] == [b"page", b"page"]
+    assert origin.count == 2
+    assert app._store._buffered == 0
+
+
+@on_a_loop
+async def test_a_value_of_another_program_is_no_page() -> None:
+    cache = memory_cache()
+    origin = Origin()
+    app = ASGICache(origin, cache)
+    for value in ("text", (), ("http response 1",), ("http response 0", 200, (), b"", 0.0, 0.0), 5, None):
+        cache.set("http:http://example.com/", value)
+        assert (await fetch(app)).body == b"page"
+        assert (await fetch(app)).is_hit
+        cache.clear()
+
+
+@on_a_loop
+async def test_an_application_outlives_its_cache() -> None:
+    cache = memory_cache()
+    origin = Origin()
+    app = ASGICache(origin, cache)
+    await fetch(app)
+    origin.open.clear()
+    late = asyncio.create_task(fetch(app, "/late"))
+    await until(lambda: origin.count == 2, "a page is being made")
+    cache.close()
+    origin.open.set()
+    assert (await late).body == b"page"
+    assert (await fetch(app)).cache_status == "cachekit; fwd=bypass; detail=closed"
+    assert (await fetch(app, method="PUT")).cache_status == "cachekit; fwd=method"
+
+
+@on_a_loop
+async def test_a_thousand_requests_for_a_stale_page_are_one_validation() -> None:
+    clock = ManualClock()
+    origin = Origin(Page((FRESH, ("ETag", '"1"')), b"body"))
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.advance(100)
+    origin.page = Page((FRESH,), b"", 304)
+    responses = await asyncio.gather(*(fetch(app) for _ in range(1000)))
+    assert {(response.status, response.body) for response in responses} == {(200, b"body")}
+    assert origin.count == 2
+
+
+def test_tags_of_urls() -> None:
+    assert tag_of_path("http://example.com/a%2fb/%C3%A9?x") == "http:/a/b/é"
+    assert tag_of_url("http://Example.com:80/%61?x") == tag_of_url("http://example.com/a?x")
+    assert tag_of_url("https://example.com:443/a") == tag_of_url("https://example.com/a")
+    assert tag_of_url("http://example.com:443/a") != tag_of_url("http://example.com/a")
+    assert tag_of_path("http://example.com/%ff") == "http:/\N{REPLACEMENT CHARACTER}"
+
+
+def test_bytes_are_counted_exactly_by_threads() -> None:
+    store = ResponseStore(memory_cache(), Policy(), (), (), 1 << 30)
+
+    def count() -> None:
+        for _ in range(20_000):
+            store.reserve(7)
+            store.reserve(-7)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store._buffered == 0
+
+
+# -- flights --------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_waits_for_no_request_of_its_parent() -> None:
+    flights = Flights(ManualClock())
+    flight, leads = flights.join("a")
+    assert leads
+
+    def child() -> None:
+        assert flights.join("a")[1]
+
+    assert in_fork(child)() == 0
+    assert flights.join("a") == (flight, False)
+
+
+def test_a_flight_ends_once() -> None:
+    flights = Flights(ManualClock())
+    flight, _ = flights.join("a")
+    assert flight is not None
+    woken: list[int] = []
+    flight.on_landing(lambda: woken.append(1))
+    flights.land("a", flight, Landing.STORED)
+    flights.land("a", flight, Landing.PRIVATE)
+    flight.on_landing(lambda: woken.append(2))
+    assert (flight.landing, woken) == (Landing.STORED, [1, 2])
+    assert flights.join("a")[1]  # the second end did not make the key private
+
+
+def test_private_keys_are_forgotten() -> None:
+    clock = ManualClock()
+    flights = Flights(clock)
+    for number in range(10_050):
+        flight, _ = flights.join(str(number))
+        assert flight is not None
+        flights.land(str(number), flight, Landing.PRIVATE)
+    assert flights.join("10049") == (None, False)
+    assert flights.join("0")[1]  # the oldest ones make room
+    clock.advance(11)
+    assert flights.join("10049")[1]
+
+
+@on_a_loop
+async def test_many_pages_under_way_keep_to_the_bound() -> None:
+    origin = Origin(lambda scope: Page((FRESH,), b"x" * 1000))
+    app = ASGICache(origin, memory_cache(), max_buffered=5_000)
+    origin.open.clear()
+    tasks = [asyncio.create_task(fetch(app, f"/{number}")) for number in range(20)]
+    await until(lambda: origin.count == 20, "all are under way")
+    origin.open.set()
+    assert {response.body for response in await asyncio.gather(*tasks)} == {b"x" * 1000}
+    assert app._store._buffered == 0

@@ -1,0 +1,110 @@
+"""`cachekit metrics`: the figures of all processes of a directory, once or at a port; dashboard and rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from redis_server import wait_until
+from workers import Worker
+
+from cachekit import FileCache
+from cachekit.cli import main
+from cachekit.monitoring.families import FAMILIES
+from cachekit.monitoring.reading import HostReader
+
+WITHOUT = (
+    "import sys; sys.modules['prometheus_client'] = None; from cachekit.cli import main; sys.exit(main())"
+)
+
+
+def published(directory: Path, processes: int) -> None:
+    """Wait until so many processes have published, which a busy machine may delay."""
+    reader = HostReader(directory)
+    wait_until(lambda: len(reader.read().processes) == processes, "all have published")
+
+
+def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All processes, under the name of the directory."""
+    worker = Worker(tmp_path, "w")
+    worker.do("load 3")
+    published(tmp_path, 1)
+    assert main(["metrics", str(tmp_path)]) == 0
+    assert f'cachekit_loads_total{{cache="{tmp_path.name}",result="ok"}} 3.0' in capsys.readouterr().out
+    worker.end()
+    assert main(["metrics", str(tmp_path), "--name", "shop"]) == 0
+    assert 'cachekit_loads_total{cache="shop",result="ok"} 3.0' in capsys.readouterr().out
+
+
+def test_at_a_port(tmp_path: Path) -> None:
+    """It serves until Ctrl-C, and says where."""
+    with FileCache(tmp_path, 1):
+        pass
+    command = [sys.executable, "-m", "cachekit", "metrics", str(tmp_path), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", address)
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        text = answer.read().decode()
+    assert all(family.prometheus in text for family in FAMILIES)
+    server.send_signal(signal.SIGINT)
+    _, complaint = server.communicate(timeout=60)
+    assert (server.returncode, complaint) == (130, "interrupted\n")
+
+
+def test_caches_without_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert main(["metrics"]) == 0
+    assert "cachekit_requests_total" in capsys.readouterr().out
+    assert os.listdir(tmp_path / "cachekit") == ["figures"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["{tmp}/missing"], "is not a directory"),
+        (["{tmp}"], "is not a cache directory"),
+        (["{cache}", "--port", "1", "--host", "203.0.113.1"], "cannot be used"),
+    ],
+)
+def test_what_cannot_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    with FileCache(tmp_path / "cache", 1):
+        pass
+    arguments = [one.format(tmp=tmp_path, cache=tmp_path / "cache") for one in arguments]
+    assert main(["metrics", *arguments]) == 1
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_without_the_extra(tmp_path: Path) -> None:
+    """The message says what to install; the dashboard and the rules need nothing."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, "metrics", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "pip install 'cachekit-tiered[prometheus]'" in ran.stderr
+    for option in ("--grafana", "--alerts"):
+        subprocess.run([sys.executable, "-c", WITHOUT, "metrics", option], capture_output=True, check=True)
+
+
+def test_dashboard_and_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is a file that Grafana or Prometheus reads as it is."""
+    assert main(["metrics", "--grafana"]) == 0
+    board = json.loads(capsys.readouterr().out)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+    assert len(set(places)) == len(places) == 12
+    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "job", "cache"]
+    assert main(["metrics", "--alerts"]) == 0
+    assert capsys.readouterr().out.startswith("groups:\n  - name: cachekit\n")
