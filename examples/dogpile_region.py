@@ -8,13 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
+from multiprocessing.synchronize import Barrier
 
 from dogpile.cache import make_region
 
 from cachekit import FileCache, IntelligentCache
 
 
-def ask(directory: str, log: str, gate: object) -> None:
+def ask(directory: str, log: str, gate: Barrier) -> None:
     """Ask for the report, in a process of its own."""
     with IntelligentCache(file_cache=FileCache(directory)) as cache:
         region = make_region().configure("cachekit", expiration_time=60, arguments={"cache": cache})
@@ -24,7 +25,7 @@ def ask(directory: str, log: str, gate: object) -> None:
                 lines.write(f"{os.getpid()}\n")
             return "a long report"
 
-        gate.wait()  # type: ignore[attr-defined]
+        gate.wait()
         print(region.get_or_create("report", report))
 
 

@@ -12,21 +12,30 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from redis_server import wait_until
 from workers import Worker
 
 from cachekit import FileCache
 from cachekit.cli import main
 from cachekit.monitoring.families import FAMILIES
+from cachekit.monitoring.reading import HostReader
 
 WITHOUT = (
     "import sys; sys.modules['prometheus_client'] = None; from cachekit.cli import main; sys.exit(main())"
 )
 
 
+def published(directory: Path, processes: int) -> None:
+    """Wait until so many processes have published, which a busy machine may delay."""
+    reader = HostReader(directory)
+    wait_until(lambda: len(reader.read().processes) == processes, "all have published")
+
+
 def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All processes, under the name of the directory."""
     worker = Worker(tmp_path, "w")
     worker.do("load 3")
+    published(tmp_path, 1)
     assert main(["metrics", str(tmp_path)]) == 0
     assert f'cachekit_loads_total{{cache="{tmp_path.name}",result="ok"}} 3.0' in capsys.readouterr().out
     worker.end()

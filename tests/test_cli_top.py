@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from workers import Worker
+from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.cli import main
@@ -80,8 +81,10 @@ def test_lines_without_a_terminal(tmp_path: Path) -> None:
     top = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert top.stdout is not None
     first = top.stdout.readline()
+    while "  1 processes" not in first:  # a busy machine takes longer to publish
+        first = top.stdout.readline()
     assert re.match(r"\d\d:\d\d:\d\d  requests 0/s  hit rate -  loads 0/s  p99 -  memory ", first), first
-    assert "  1 processes  healthy\n" in first
+    assert first.endswith("  1 processes  healthy\n")
     worker.do("load 50")
     while "loads 0/s" in top.stdout.readline():
         pass
@@ -176,14 +179,11 @@ def test_wrong_intervals(interval: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "must be a number of seconds from 0.1 to 3600" in capsys.readouterr().err
 
 
-def test_caches_without_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_caches_without_files(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a directory it finds the programs of this user."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.set("k", 1)
-        HostReader()
+        HostReader().begin()
         cache._watch.look()
         assert main(["top", "--once"]) == 0
     assert f" {os.getpid()} " in capsys.readouterr().out

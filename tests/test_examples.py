@@ -24,9 +24,11 @@ EXPECTED = {
     "flask_shop.py": "pages 3, prices worked out 2 times",
     "health_webhook.py": "healthy -> warning: 0 of 200 requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
+    "langchain_answers.py": "['Paris, still', 'Paris, still']",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",
+    "region_mapping.py": "2880067194370816120 from 89 numbers",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
     "warm_start.py": "101 calls of the backend",
@@ -38,6 +40,7 @@ NEEDS = {
     "django_shop.py": "django",
     "dogpile_region.py": "dogpile.cache",
     "flask_shop.py": "flask_caching",
+    "langchain_answers.py": "langchain_core",
 }
 
 #: A line of the second run, of those that keep their answers.

@@ -15,6 +15,8 @@ from typecheckers import mypy, pyright
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "typing").glob("*.py"))
 EXAMPLES = sorted((HERE.parent / "examples").glob("*.py"))
+#: Pyright reads the sources of frameworks without types, and misses what those set at run time.
+UNTYPED = ("django_shop.py", "flask_shop.py")
 
 
 def test_mypy(tmp_path: Path, pytestconfig: pytest.Config) -> None:
@@ -35,6 +37,6 @@ def test_pyright(tmp_path: Path) -> None:
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if "# type: ignore[" in line
     }
-    errors = pyright(tmp_path, *CASES, *EXAMPLES)
+    errors = pyright(tmp_path, *CASES, *[file for file in EXAMPLES if file.name not in UNTYPED])
     assert len(expected) > 30
     assert expected == {(name, line) for name, line, _ in errors}, errors

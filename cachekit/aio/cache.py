@@ -24,7 +24,7 @@ from cachekit.loading.read_batch import in_batch
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
-from cachekit.model.validation import checked_key, checked_keys, not_a_function
+from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function
 from cachekit.runtime.threads import in_own_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
@@ -138,7 +138,7 @@ class IntelligentCache(Facade[Core]):
         core = self._core
         if cache_level is not _ALL or core.closed:
             core.check(cache_level)
-        name = key if type(key) is str else checked_key(key)
+        name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = core.look_in_memory(name, cache_level, core.lookups)
         if value is MISSING and core.tiers.lower:
             value = (await core.awaited.find(name, cache_level)).get()

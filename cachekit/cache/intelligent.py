@@ -29,6 +29,7 @@ from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
+    LONGEST,
     PLAIN_TYPES,
     READABLE_TYPES,
     checked_def,
@@ -215,7 +216,7 @@ class IntelligentCache:
                     return value
         if cache_level is not _ALL or self._core.closed:
             self._core.check(cache_level)
-        name = key if type(key) is str else checked_key(key)
+        name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = self._core.look_up(name, cache_level)
         return default if value is MISSING else value
 
@@ -256,7 +257,7 @@ class IntelligentCache:
         # A tier below looks into the value as it encodes it.
         if type(value) not in (READABLE_TYPES if core.tiers.lower and cache_level is _ALL else PLAIN_TYPES):
             refuse_unstorable(value)
-        name = key if type(key) is str else checked_key(key)
+        name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         life = core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         if stale_ttl is not None or core.tiers.lower:
@@ -440,7 +441,9 @@ class IntelligentCache:
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-        return self._core.loads.load(key if type(key) is str else checked_key(key), loader, request)
+        return self._core.loads.load(
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key), loader, request
+        )
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it in progress; return whether it was there.

@@ -279,3 +279,8 @@ class Region(Generic[V]):
 def keys_of(region: Region[V]) -> RegionKeys[V]:
     """Return the keys of a region, for another view of it."""
     return region._keys
+
+
+def cache_of(region: Region[V]) -> KeyedCache:
+    """Return the cache of a region, for another view of it."""
+    return region._cache

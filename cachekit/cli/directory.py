@@ -13,7 +13,8 @@ from typing import Final
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
 from cachekit.tiers.file.engine.check import Inspection, Item
-from cachekit.tiers.file.engine.directory import is_cache
+from cachekit.tiers.file.engine.directory import is_cache, read_manifest
+from cachekit.tiers.file.engine.format import FORMAT, Geometry
 from cachekit.tiers.file.folder import Folder
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
@@ -68,6 +69,16 @@ def holds_cache(path: str) -> bool:
         OSError: the directory cannot be read.
     """
     return is_cache(Folder.at(path, strict=False))
+
+
+def has_own_format(path: str) -> bool:
+    """Return whether the directory has the format of this version, or damage hides which one."""
+    return read_manifest(Folder.at(path, strict=False)).version in (None, -1, FORMAT)
+
+
+def geometry_of(path: str) -> Geometry | None:
+    """Return the shape of a directory, also of a damaged one; None if its manifest does not say."""
+    return read_manifest(Folder.at(path, strict=False)).geometry
 
 
 def may_hold_cache(path: str) -> bool:

@@ -33,7 +33,6 @@ def app(cache: IntelligentCache | aio.IntelligentCache, *, allow: Allow | None =
 
     Raises:
         TypeError: `cache` is not a cache, or `allow` is not a function.
-        TierUnavailableError: The directory of the cache cannot be used.
     """
     sync = checked_cache(cache.sync if isinstance(cache, aio.IntelligentCache) else cache)
     if allow is not None and not callable(allow):

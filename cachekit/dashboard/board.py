@@ -69,7 +69,10 @@ class Board:
 
 
 def board_of(cache: IntelligentCache, core: CacheCore) -> Board:
-    """Return the board of all processes that share the directory of a cache; without one, of this process."""
+    """Return the board of all processes that share the directory of a cache; without one, of this process.
+
+    Nothing is read or written before the first request.
+    """
     file = cache.file_cache
     if file is not None:
         return Board(HostReader(file.path, seconds=_WATCHED).read, file.path)
@@ -83,6 +86,7 @@ def board_at(path: str | None) -> Board:
         TierUnavailableError: the directory cannot be used.
     """
     reader = HostReader(path, seconds=_WATCHED)
+    reader.begin()
     return Board(reader.read, reader.path)
 
 

@@ -27,7 +27,6 @@ def wsgi_app(cache: IntelligentCache, *, allow: Allow | None = None) -> WSGIAppl
 
     Raises:
         TypeError: `cache` is not a cache, or `allow` is not a function.
-        TierUnavailableError: The directory of the cache cannot be used.
     """
     checked_cache(cache)
     if allow is not None and not callable(allow):

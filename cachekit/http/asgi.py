@@ -16,7 +16,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
 from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -100,7 +100,7 @@ class ASGICache:
         if method not in CACHED_METHODS:
             await self._pass_unsafe(target, scope, receive, send)
             return
-        reason = "host" if target is None else bypass(target.request)
+        reason = self._store.bypass(target)
         if target is None or reason is not None:
             await self._pass(scope, receive, send, "bypass", reason)
             return

@@ -26,6 +26,7 @@ from cachekit.http.rfc9111 import (
     Policy,
     Request,
     Stored,
+    bypass,
     content_length,
     invalidated_urls,
     keep_for,
@@ -183,14 +184,15 @@ class Fill:
     def add(self, chunk: bytes) -> bool:
         """Keep a part of the content; return whether the response can still be stored."""
         if self.reason is None:
-            if self._size + len(chunk) > self._store.policy.max_size:
+            length = len(chunk)
+            if self._size + length > self._store.policy.max_size:
                 self.abandon("too-large")
-            elif not self._store.reserve(len(chunk)):
+            elif not self._store.reserve(length):
                 self.abandon("busy")
             else:
                 self._chunks.append(chunk)
-                self._size += len(chunk)
-                self._received += len(chunk)
+                self._size += length
+                self._received += length
         return self.reason is None
 
     @property
@@ -283,6 +285,12 @@ class ResponseStore:
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock
         self._log = RateLimitedLog(self.clock.monotonic)
+
+    def bypass(self, target: Target | None) -> str | None:
+        """Return why a GET or HEAD is only passed on; None if the cache may answer it."""
+        if self._core.closed:
+            return "closed"
+        return "host" if target is None else bypass(target.request)
 
     async def in_io_thread(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function that may touch a disk or a server; in a thread, unless memory is the only tier."""
@@ -465,6 +473,8 @@ class ResponseStore:
 
     def invalidate(self, request: Request, headers: Headers) -> None:
         """Remove what an unsafe request with this response invalidates; it may touch a disk or a server."""
+        if self._core.closed:
+            return
         urls = {request.url} | invalidated_urls(request, headers)
         self.cache.invalidate_by_tags({tag_of_url(url) for url in urls})
 

@@ -16,7 +16,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, bypass, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, invalidates, unconditional
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -56,10 +56,6 @@ class _Cached:
         return self._store.target(
             request.method.upper(), url.scheme, url.netloc, raw_path, query, _lowered(request.headers)
         )
-
-    @staticmethod
-    def _is_bypassed(target: Target | None) -> str | None:
-        return "host" if target is None else bypass(target.request)
 
 
 class CachedTransport(_Cached, httpx.BaseTransport):
@@ -112,7 +108,7 @@ class CachedTransport(_Cached, httpx.BaseTransport):
             if target is not None and invalidates(request.method.upper(), response.status_code):
                 self._store.invalidate(target.request, _lowered(response.headers))
             return _marked(response, "method", None)
-        reason = self._is_bypassed(target)
+        reason = self._store.bypass(target)
         if target is None or reason is not None:
             return _marked(self._transport.handle_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, self._store.find(target))
@@ -234,7 +230,7 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
                     self._store.invalidate, target.request, _lowered(response.headers)
                 )
             return _marked(response, "method", None)
-        reason = self._is_bypassed(target)
+        reason = self._store.bypass(target)
         if target is None or reason is not None:
             return _marked(await self._transport.handle_async_request(request), "bypass", reason)
         exchange = Exchange(self._store, target, await self._store.find_async(target))

@@ -15,7 +15,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, bypass, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -88,7 +88,7 @@ class WSGICache:
         target = self._target(method, environ)
         if method not in CACHED_METHODS:
             return self._pass_unsafe(target, environ, start_response)
-        reason = "host" if target is None else bypass(target.request)
+        reason = self._store.bypass(target)
         if target is None or reason is not None:
             return self._app(environ, _marked(start_response, "bypass", reason))
         return self._serve(target, environ, start_response)

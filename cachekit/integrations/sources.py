@@ -77,7 +77,9 @@ def of_hosts(directories: Mapping[str, Directory | None]) -> dict[str, Source]:
     sources = {}
     for name, directory in directories.items():
         path = directory.path if isinstance(directory, DirectoryTier) else directory
-        sources[checked_name(name)] = _host_source(HostReader(path))
+        reader = HostReader(path)
+        reader.begin()
+        sources[checked_name(name)] = _host_source(reader)
     return sources
 
 

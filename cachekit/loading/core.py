@@ -192,13 +192,17 @@ class CacheCore:
         """Return how many lookups callers have begun."""
         return sum(self.table.totals()) + self.tiers.skipped
 
-    def get_stats(self) -> dict[str, CacheStats]:
-        """Return the statistics of each tier by name, and "combined"."""
+    def get_stats(self, used: int | None = None) -> dict[str, CacheStats]:
+        """Return the statistics of each tier by name, and "combined".
+
+        Args:
+            used: the bytes of the entries in memory; None (the default) measures them.
+        """
         # First: a lookup counts as a request before a lower tier answers it.
         answers = self.tiers.answers
         tiers = {}
         if self.memory_tier is not None:
-            tiers["memory"] = self.memory_tier.get_stats()
+            tiers["memory"] = self.memory_stats.statistics(self.memory, used)
         for name, lower in (("redis", self.tiers.redis), ("file", self.tiers.file)):
             if lower is not None:
                 tiers[name] = lower.get_stats()

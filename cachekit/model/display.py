@@ -47,6 +47,11 @@ def shown_tags(tags: Iterable[str]) -> str:
     return f"tags {', '.join(texts)}" if texts else "no tags"
 
 
+def shown_text(text: str) -> str:
+    """Return a digest that is the same in every process, as those of `shown_key` and `shown_tags`."""
+    return repr(text) if shows_keys() else f"#{_digest(text)}"
+
+
 def shown_value(value: object) -> str:
     """Return the type of a value, and the value itself only if it cannot be a secret."""
     if shows_keys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from cachekit.model.display import shown_key, shown_value
+from cachekit.model.display import shown_key, shown_text, shown_value
 from cachekit.model.once_only import OnceOnlyError, refusal_within
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
@@ -63,16 +63,29 @@ def stale_seconds(stale_ttl: float | timedelta | None) -> float:
     return min(value, _LONGEST_STALE)
 
 
+#: Characters of a key, and of a tag.
+LONGEST: Final = 1 << 20
+#: Characters of a pattern.
+LONGEST_PATTERN: Final = 1 << 16
+#: Tags of one entry, or of one invalidation: a record in a directory has no space for more.
+MOST_TAGS: Final = (1 << 16) - 1
+
+
 def checked_key(key: object, argument: str = "key") -> str:
     """Return the key as an exact `str`, also if it is of a subclass.
 
     Raises:
         TypeError: the key is not a str.
+        ValueError: it is longer than `LONGEST`.
     """
-    if type(key) is str:
-        return key
     if isinstance(key, str):
-        return str.__str__(key)
+        key = key if type(key) is str else str.__str__(key)
+        if len(key) > LONGEST:
+            raise ValueError(
+                f"{argument} must be at most {LONGEST} characters long, not {len(key)} ({shown_text(key)}); "
+                f"use a digest of it, such as hashlib.sha256(text.encode()).hexdigest()"
+            )
+        return key
     raise TypeError(
         f"{argument} must be a str, not {shown_value(key)}; "
         f"convert it first, for example with str() or an f-string"
@@ -84,13 +97,14 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
 
     Raises:
         TypeError: a bare str (its letters would become keys), no iterable, or a key that is not a str.
+        ValueError: a key is too long.
     """
     if isinstance(keys, str):
         raise TypeError("keys must be several keys, not a single str; write [key] for one key")
     if not isinstance(keys, Iterable):
         raise TypeError(f"keys must be an iterable of str, not {shown_value(keys)}")
     listed = list(keys)
-    if set(map(type, listed)) != {str}:
+    if set(map(type, listed)) != {str} or max(map(len, listed)) > LONGEST:
         listed = [checked_key(key, "each of keys") for key in listed]
     return list(dict.fromkeys(listed))
 
@@ -104,25 +118,31 @@ def checked_tags(tags: Tags | None, argument: str = "tags") -> frozenset[str]:
     Raises:
         TypeError: a bare str (its letters would become tags), another container, or a tag that is not a
             str.
+        ValueError: there are more than `MOST_TAGS`, or one is too long.
     """
     if tags is None or tags is NO_TAGS:
         return NO_TAGS
     if type(tags) in _PLAIN_SETS:
         # Most callers pass one of these, and a loop costs less than the checks below.
         for tag in tags:
-            if type(tag) is not str:
+            if type(tag) is not str or len(tag) > LONGEST:
                 break
         else:
-            return frozenset(tags) or NO_TAGS
+            if len(tags) <= MOST_TAGS:
+                return frozenset(tags) or NO_TAGS
     if isinstance(tags, str):
         raise TypeError(
             f"{argument} must be a set, list or tuple of str, not a single str; write {{tag}} for one tag"
         )
     if not isinstance(tags, (AbstractSet, list, tuple)):
         raise TypeError(f"{argument} must be a set, list or tuple of str, not {shown_value(tags)}")
-    if not tags:
-        return NO_TAGS
-    return frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+    found = frozenset(checked_key(tag, f"each of {argument}") for tag in tags)
+    if len(found) > MOST_TAGS:
+        raise ValueError(
+            f"{argument} must be at most {MOST_TAGS}, not {len(found)} tags; "
+            f"use one tag for what is invalidated together"
+        )
+    return found or NO_TAGS
 
 
 def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -130,10 +150,16 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
 
     Raises:
         TypeError: the pattern is neither a str nor a compiled pattern of str.
-        ValueError: the pattern is not a valid regular expression.
+        ValueError: the pattern is not a valid regular expression, or longer than `LONGEST_PATTERN`.
     """
-    if not isinstance(getattr(pattern, "pattern", pattern), str):
+    text = getattr(pattern, "pattern", pattern)
+    if not isinstance(text, str):
         raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
+    if len(text) > LONGEST_PATTERN:
+        raise ValueError(
+            f"pattern must be at most {LONGEST_PATTERN} characters long, not {len(text)} "
+            f"({shown_text(text)}); use tags, or a pattern of what the keys have in common"
+        )
     import re
 
     try:

@@ -68,9 +68,6 @@ class HostReader:
     Args:
         path: the directory of a cache; None for the caches of this user without files.
         seconds: how long the processes publish after a read, at most 120 (the default).
-
-    Raises:
-        TierUnavailableError: the directory cannot be used.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, seconds: float = LONGEST) -> None:
@@ -78,9 +75,13 @@ class HostReader:
         self.path = os.path.abspath(os.fspath(path)) if path is not None else user_directory()
         self._makes_above = path is None
         self._complete = 0.0
-        self._want()
 
-    def _want(self) -> FiguresFolder:
+    def begin(self) -> FiguresFolder:
+        """Have the processes publish from now on, so that the first read waits less.
+
+        Raises:
+            TierUnavailableError: the directory cannot be used.
+        """
         try:
             folder = FiguresFolder.open(self.path, make=True, make_above=self._makes_above)
             if not folder.want(self._seconds):
@@ -97,7 +98,7 @@ class HostReader:
         Raises:
             TierUnavailableError: the directory cannot be used, or another reader keeps it for 5 s.
         """
-        folder = self._want()
+        folder = self.begin()
         wait = self._complete - time.monotonic()
         if wait > 0:
             time.sleep(wait)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from math import inf
-from typing import NamedTuple, final
-from weakref import ref
+from typing import Final, NamedTuple, final
+from weakref import WeakKeyDictionary, ref
 
 from cachekit.loading.core import CacheCore
 from cachekit.model.counters import LatencyHistogram
 from cachekit.model.stats import CacheStats
 from cachekit.monitoring.families import GAUGES, PARTS, TIER_COUNTERS
 from cachekit.tiers.file import store_of
+from cachekit.tiers.memory.stats import usage
 from cachekit.tiers.redis import latency_of
 
 Numbers = dict[str, float]
@@ -45,7 +47,7 @@ def snapshot(core: CacheCore) -> Snapshot:
     # In this order: a request that is under way, or ends from here on, may be a hit. It is a miss only when
     # it has ended as one, because a counter must never fall.
     missed = core.requests() - core.tiers.busy
-    stats = core.get_stats()
+    stats = core.get_stats(_used(core))
     combined = stats["combined"]
     missed -= combined.request_hits
     durations = core.loads.figures.durations
@@ -84,6 +86,26 @@ def snapshot(core: CacheCore) -> Snapshot:
         health = {f"tier.up/{name}": float(not state.is_out)}
         gauges.append((core, health | {f"tier.pending_invalidations/{name}": state.pending}))
     return Snapshot(stats, parts, gauges)
+
+
+def _used(core: CacheCore) -> int:
+    """Return the bytes of the entries in memory, from a mean that is at most ten seconds old.
+
+    Measuring entries takes milliseconds, in which no other thread runs.
+    """
+    store = core.memory
+    entries, weight, now = len(store), store.weight, time.monotonic()
+    if weight is not None or not entries:
+        return weight or 0
+    measured_at, mean = _means.get(core, (-inf, 0.0))
+    if now - measured_at > _FRESH:
+        mean = usage(store) / entries
+        _means[core] = now, mean
+    return round(mean * entries)
+
+
+_FRESH: Final = 10.0
+_means: Final[WeakKeyDictionary[CacheCore, tuple[float, float]]] = WeakKeyDictionary()
 
 
 def added(all_numbers: Iterable[Numbers]) -> Numbers:

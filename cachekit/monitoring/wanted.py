@@ -42,7 +42,7 @@ def user_directory() -> str:
     That is `cachekit` in the user's runtime directory. A service without a session has no XDG_RUNTIME_DIR,
     and finds the one that the user's shells name all the same.
     """
-    user = os.geteuid()
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.path.isabs(runtime):
         runtime = f"/run/user/{user}"

@@ -15,7 +15,7 @@ from cachekit.runtime.scheduler import ScheduledTask, scheduler
 if TYPE_CHECKING:
     from cachekit.monitoring.publishing import Publisher
 
-_watches: WeakValueDictionary[str | None, Watch] = WeakValueDictionary()
+_watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
 #: Kept when their caches are gone: a tier may come back with another cache, and must not count twice.
 _published: set[Watch] = set()
 
@@ -25,25 +25,17 @@ class Watch:
     """The caches of this process whose figures belong in one directory.
 
     Args:
-        path: the directory of their file tier; None for caches without one, whose figures are in a directory
-            of this user.
+        directory: the one that `figures` is in.
     """
 
-    __slots__ = ("__weakref__", "_cores", "_looks", "_path", "_publisher", "_totals")
+    __slots__ = ("__weakref__", "_cores", "_looks", "_publisher", "_totals", "directory")
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
         self._cores: dict[int, ref[CacheCore]] = {}
         self._totals = Totals()
         self._publisher: Publisher | None = None
         self._looks: ScheduledTask | None = None
-
-    @property
-    def directory(self) -> str:
-        """The directory that `figures` is in."""
-        if self._path is None:
-            self._path = user_directory()
-        return self._path
 
     def add(self, core: CacheCore) -> None:
         """Count a cache too, from now on."""
@@ -129,18 +121,20 @@ class Watch:
             self.publish(patience=_AT_END)
 
 
-_AT_END = 0.2  # seconds that the last figures of a process wait for a reader
+_AT_END = 2.0  # seconds that the last figures of a process wait for readers
 
 
 def watch(core: CacheCore) -> Watch:
     """Publish the figures of a new cache while they are wanted; the caller keeps the result with it."""
     file = core.tiers.file
-    path = None if file is None else file.tier.path
+    directory = user_directory() if file is None else file.tier.path
     with changing:
-        found = _watches.get(path)
+        found = _watches.get(directory)
         if found is None:
-            found = _watches[path] = Watch(path)
-    found.add(core)
+            found = _watches[directory] = Watch(directory)
+    # A system without users of files has no locks on them either, so no process could publish safely.
+    if hasattr(os, "geteuid"):
+        found.add(core)
     return found
 
 

@@ -46,6 +46,11 @@ class StoppingEffects(FileOps):
         self._happen()
         return FileOps.create(folder, name)
 
+    def extend(self, fd: int, size: int) -> None:
+        """Give a file that was cut its size back."""
+        self._happen()
+        FileOps.extend(fd, size)
+
     def punch(self, fd: int, size: int) -> None:
         """Give the blocks of a file back."""
         self._happen()

@@ -11,12 +11,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
 from asgi_client import Response, request
+from redis_server import wait_until
 from workers import Worker
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError, aio, dashboard
@@ -92,14 +94,15 @@ def test_three_processes_and_a_killed_one(tmp_path: Path) -> None:
     workers = [Worker(tmp_path, f"w{number}") for number in range(3)]
     with FileCache(tmp_path, 10) as file, IntelligentCache(None, file_cache=file) as own:
         app = dashboard.app(own, allow=everyone)
-        (moment,) = json.loads(request(app, "/figures").text)
-        assert {one["pid"] for one in moment["processes"]} == {os.getpid(), *[one.pid for one in workers]}
-        workers[0].kill()
-        seen: set[int] = {workers[0].pid}
-        while workers[0].pid in seen:
+
+        def seen() -> set[int]:
             (moment,) = json.loads(request(app, "/figures").text)
-            seen = {one["pid"] for one in moment["processes"]}
-        assert moment["ended"] == 1
+            return {one["pid"] for one in moment["processes"]}
+
+        everything = {os.getpid(), *[one.pid for one in workers]}
+        wait_until(lambda: seen() == everything, "all have published")
+        workers[0].kill()
+        wait_until(lambda: seen() == everything - {workers[0].pid}, "one is gone")
     for worker in workers[1:]:
         worker.end()
 
@@ -310,8 +313,10 @@ def test_no_key_and_no_value_is_shown(cache: IntelligentCache) -> None:
 
 
 def test_nothing_is_written_for_a_page_that_was_closed(cache: IntelligentCache) -> None:
-    """Processes publish for ten seconds after the last request."""
+    """Processes publish for ten seconds after the last request, and not before the first one."""
     app = dashboard.app(cache, allow=everyone)
+    assert request(dashboard.app(cache), "/").status == 403
+    assert not Path(cache.file_cache.path, "figures").exists()  # type: ignore[union-attr]  # it has one
     moment = json.loads(request(app, "/figures").text)[0]["time"]
     watched = Path(cache.file_cache.path, "figures", "watched")  # type: ignore[union-attr]  # it has one
     assert watched.stat().st_mtime <= moment + 10.0
@@ -373,3 +378,19 @@ def test_without_the_extra() -> None:
         [sys.executable, "-c", program, "dashboard"], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, "pip install 'cachekit-tiered[dashboard]'" in ran.stderr) == (1, True)
+
+
+def test_every_file_is_in_the_wheel() -> None:
+    """Each file of the package that is no module matches a pattern of setup.cfg."""
+    root = Path(__file__).parents[2]
+    configuration = ConfigParser()
+    configuration.read(root / "setup.cfg")
+    patterns = configuration["options.package_data"]["cachekit"].split()
+    package = root / "cachekit"
+    others = [
+        file.relative_to(package)
+        for file in package.rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    ]
+    assert len(others) > 5
+    assert [file for file in others if not any(file.match(pattern) for pattern in patterns)] == []

@@ -38,6 +38,7 @@ from cachekit.errors import LockTimeoutError
 from cachekit.testing import ManualClock
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.engine.directory import USERS
+from cachekit.tiers.file.engine.engine import Engine
 
 PROCESSES = 4
 OTHER = 12_345  # a user that is not this one
@@ -384,22 +385,44 @@ def test_a_directory_that_cannot_be_made_anew(tmp_path: Path) -> None:
 
 
 def test_another_format_in_its_place_is_unavailable(tmp_path: Path) -> None:
-    """An operation meets TierUnavailableError, whatever is wrong with the directory that came."""
+    """An operation meets TierUnavailableError if other processes use it in the format of another version."""
     path = tmp_path / "cache"
     with FileCache(path, 1) as cache:
         cache.set_value("k", 1)
         shutil.rmtree(path)
         FileCache(path, 1, clock=ManualClock()).close()
-        (path / "manifest").write_bytes(b"nonsense")
+        write_format(path / "manifest", 99)
         user = os.open(path / USERS, os.O_RDWR)
         fcntl.flock(user, fcntl.LOCK_SH)
         calls: list[Callable[[], bool]] = [lambda: cache.set_value("k", 2), lambda: cache.delete("k")]
         for call in calls:
-            with pytest.raises(TierUnavailableError, match="damaged"):
+            with pytest.raises(TierUnavailableError, match="format 99"):
                 call()
         os.close(user)
         assert cache.set_value("k", 3)
         assert cache.get_value("k") == 3
+
+
+@pytest.mark.parametrize("name", ["manifest", "tokens", "control"])
+def test_a_common_file_damaged_in_use(tmp_path: Path, name: str) -> None:
+    """Whoever opens the directory makes it again, and the processes that use it open it again."""
+    with FileCache(tmp_path, 1) as cache:
+        cache.set_value("k", "old")
+        with open(tmp_path / name, "r+b") as file:
+            file.write(bytes(64))
+        with Engine(tmp_path, geometry=inside.engine(cache).geometry) as other:
+            assert other.get("k") is None
+            inside.look_again(cache)
+            assert cache.set_value("k", "new")
+            assert cache.get_value("k") == "new"
+            assert other.get("k") is not None
+
+
+def write_format(manifest: Path, number: int) -> None:
+    """Have a directory say that it is of another version."""
+    shape = json.loads(manifest.read_bytes().partition(b" ")[2])
+    body = json.dumps(shape | {"format": number}).encode()
+    manifest.write_bytes(b"%08x %s\n" % (crc32(body), body))
 
 
 def test_files_zeroed_in_use(tmp_path: Path) -> None:
@@ -470,10 +493,7 @@ def test_another_format_in_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "cache"
     with FileCache(path, 1) as cache:
         cache.set_value("k", 1)
-    manifest = path / "manifest"
-    shape = json.loads(manifest.read_bytes().partition(b" ")[2])
-    body = json.dumps(shape | {"format": 99}).encode()
-    manifest.write_bytes(b"%08x %s\n" % (crc32(body), body))
+    write_format(path / "manifest", 99)
     user = os.open(path / USERS, os.O_RDWR)
     fcntl.flock(user, fcntl.LOCK_SH)
     with pytest.raises(FileFormatError, match="99"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import fill
 from file_checks import check, disk_usage, open_files
 
 from cachekit import CacheEntry, FileCache
+from cachekit.cli import main
 from cachekit.testing import ManualClock
+from cachekit.testing.processes import in_processes
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import Geometry
@@ -100,7 +104,7 @@ def test_an_entry_that_is_over_removes_the_key_behind_a_fence(tmp_path: Path) ->
 def test_long_keys_are_not_remembered(tmp_path: Path) -> None:
     """A lookup of a key of a megabyte leaves nothing behind, whether or not it is there."""
     with FileCache(tmp_path, 8, cleanup_interval=None) as cache:
-        key = "k" * (1 << 20)
+        key = "k" * ((1 << 20) - 2)
         cache.set_value(key, "found")
         assert cache.get_value(key) == "found"
         tracemalloc.start()
@@ -113,16 +117,15 @@ def test_long_keys_are_not_remembered(tmp_path: Path) -> None:
 
 
 def test_more_tags_than_a_record_can_name(tmp_path: Path) -> None:
-    """Are too large a value, which says so, and the older value goes as ever."""
+    """Are a wrong argument, which changes nothing."""
     tags = {f"t{number}" for number in range(1 << 16)}
     with FileCache(tmp_path, 64, cleanup_interval=None) as cache:
         cache.set_value("k", "old")
         with pytest.raises(ValueError, match="65536 tags"):
             cache.set_value("k", "new", tags=tags)
-        assert cache.get_value("k") is None
-        fence = cache.fence("k", tags)
+        assert cache.get_value("k") == "old"
         with pytest.raises(ValueError, match="65536 tags"):
-            cache.set_if("k", CacheEntry("k", "new", tags=tags), fence)
+            cache.fence("k", tags)
         tags.pop()
         cache.set_value("k", "new", tags=tags)
         assert cache.get_value("k") == "new"
@@ -141,6 +144,52 @@ def test_the_largest_value(tmp_path: Path, mib: int) -> None:
         with pytest.raises(ValueError, match="does not fit"):
             engine.put("k", bytes(largest))
         assert disk_usage(tmp_path) <= mib << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux punches holes into mapped files")
+@pytest.mark.parametrize("how", ["clear", "purge", "clear elsewhere"])
+def test_a_full_disk_gets_its_room_back_while_others_have_it_mapped(disk: Path, how: str) -> None:
+    """Three processes that have read every segment, and now do nothing at all."""
+    path, filler = disk / "cache", disk / "filler"
+    barrier = multiprocessing.get_context("fork").Barrier(4, timeout=100)
+
+    def read(me: int) -> list[int]:
+        with FileCache(path, 4, cleanup_interval=None) as cache:
+            if me == 0:
+                for number in range(1000):
+                    cache.set_value(f"k{number}", os.urandom(2800))
+                fill(filler)
+            barrier.wait()
+            assert sum(cache.get_value(f"k{number}") is not None for number in range(1000)) > 500
+            room = [_free(disk)]
+            barrier.wait()
+            if me == 0:
+                if how == "clear":
+                    cache.clear()
+                elif how == "purge":
+                    assert main(["purge", str(path), "--yes"]) == 0
+                room.append(_free(disk))
+            elif me == 1 and how == "clear elsewhere":
+                cache.clear()
+            barrier.wait()
+            if me == 0 and how == "clear elsewhere":
+                room[1] = _free(disk)
+            barrier.wait()
+            # They go on, and find nothing and no damage.
+            assert [cache.get_value(f"k{number}") for number in range(1000)] == [None] * 1000
+            assert cache.get_stats().errors == 0
+            cache.set_value(f"new{me}", me)
+            assert cache.get_value(f"new{me}") == me
+            return room
+
+    (before, after), *_ = in_processes(4, read)
+    assert before < 100 << 10
+    assert after - before > 2 << 20
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def test_a_limit_of_few_descriptors_is_respected(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -202,6 +205,50 @@ def test_a_generation_is_not_used_twice(tmp_path: Path) -> None:
                 found = other.get(key)
                 assert found is None or found.payload == b"newer"
         assert len(seen) == 20
+
+
+READER = """
+import os, sys
+sys.path[:0] = {paths!r}
+import inside
+from cachekit import FileCache
+with FileCache({path!r}, 1, cleanup_interval=None) as cache:
+    keys = [f"k{{number}}" for number in range(200)]
+    for key in keys:
+        cache.set_value(key, key * 50)
+    assert all(cache.get_value(key) == key * 50 for key in keys)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    inside.look_again(cache)
+    found = [cache.get_value(key) for key in keys]
+    assert all(value in (None, key * 50) for key, value in zip(keys, found))
+    for key in keys:
+        cache.set_value(key, "again")
+    assert [cache.get_value(key) for key in keys] == ["again"] * 200
+    print("lost", found.count(None), flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["control", "tokens", "index", "segment"])
+@pytest.mark.parametrize("left", [0, 5000])
+def test_a_mapped_file_that_was_cut(tmp_path: Path, name: str, left: int) -> None:
+    """A tenth of a second later, what was in it is a miss, and not the end of the process."""
+    paths = [os.path.dirname(inside.__file__), *sys.path]
+    program = READER.format(paths=paths, path=str(tmp_path / "cache"))
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        file = next(file for file in sorted((tmp_path / "cache").rglob("*")) if file.name.endswith(name))
+        os.truncate(file, left)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        assert process.wait(60) == 0
+        assert answer.startswith("lost ")
+        assert name in ("tokens", "control") or answer != "lost 0\n"
 
 
 def test_an_old_slot_behind_a_zeroed_one_is_not_found_again(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Attempt(NamedTuple):
     method: str = "GET"
     host: str | None = "example.com"
     body: bytes = b""
+    page: str = "/page"  #: what the other client asks for
 
 
 ATTEMPTS = [
@@ -58,6 +59,13 @@ ATTEMPTS = [
     Attempt("host", ["host"], host="evil"),
     Attempt("host with a port", ["host"], host="example.com:81"),
     Attempt("host with a path", ["host"], host="example.com/page"),
+    Attempt(
+        "host with the begin of a path",
+        ["host", "a"],
+        [("A", "evil")],
+        host="example.com/dir",
+        page="/dir/page",
+    ),
     Attempt("host with a user", ["host"], host="evil@example.com"),
     Attempt("host with a space", ["host"], host="example.com evil"),
     Attempt("host with a query", ["host"], host="example.com?evil"),
@@ -99,11 +107,11 @@ def test_the_next_client_gets_a_page_of_its_own(attempt: Attempt) -> None:
         for _ in range(2):
             await fetch(app, attempt.target, method=attempt.method, headers=attempt.headers,
                         host=attempt.host, body=attempt.body)  # fmt: skip
-        after = await fetch(app, "/page")
+        after = await fetch(app, attempt.page)
         assert b"evil" not in after.body
         assert after.status == 200
         # Nor does the attacker's request take the page away.
-        assert (await fetch(app, "/page")).is_hit
+        assert (await fetch(app, attempt.page)).is_hit
 
     asyncio.run(main())
 
@@ -121,9 +129,9 @@ def test_the_next_client_of_a_wsgi_application_too(attempt: Attempt) -> None:
         # Without the checks of the standard: an attacker does not obey it.
         call(app, attempt.target, method=attempt.method, headers=attempt.headers, host=attempt.host,
              body=attempt.body, checked=False)  # fmt: skip
-    after = call(app, "/page")
+    after = call(app, attempt.page)
     assert b"evil" not in after.body
-    assert call(app, "/page").is_hit
+    assert call(app, attempt.page).is_hit
 
 
 # -- errors that are of the attacker's request ----------------------------------------------------------

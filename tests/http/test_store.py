@@ -106,6 +106,35 @@ async def test_a_value_of_another_program_is_no_page() -> None:
         cache.clear()
 
 
+@on_a_loop
+async def test_an_application_outlives_its_cache() -> None:
+    cache = memory_cache()
+    origin = Origin()
+    app = ASGICache(origin, cache)
+    await fetch(app)
+    origin.open.clear()
+    late = asyncio.create_task(fetch(app, "/late"))
+    await until(lambda: origin.count == 2, "a page is being made")
+    cache.close()
+    origin.open.set()
+    assert (await late).body == b"page"
+    assert (await fetch(app)).cache_status == "cachekit; fwd=bypass; detail=closed"
+    assert (await fetch(app, method="PUT")).cache_status == "cachekit; fwd=method"
+
+
+@on_a_loop
+async def test_a_thousand_requests_for_a_stale_page_are_one_validation() -> None:
+    clock = ManualClock()
+    origin = Origin(Page((FRESH, ("ETag", '"1"')), b"body"))
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.advance(100)
+    origin.page = Page((FRESH,), b"", 304)
+    responses = await asyncio.gather(*(fetch(app) for _ in range(1000)))
+    assert {(response.status, response.body) for response in responses} == {(200, b"body")}
+    assert origin.count == 2
+
+
 def test_tags_of_urls() -> None:
     assert tag_of_path("http://example.com/a%2fb/%C3%A9?x") == "http:/a/b/é"
     assert tag_of_url("http://Example.com:80/%61?x") == tag_of_url("http://example.com/a?x")

@@ -13,11 +13,11 @@ from framework_sources import SUITES, run_suite, source_of
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
-def of_pytest(suite: str, tests: Path) -> str:
+def of_pytest(suite: str, tests: Path, *more: str) -> str:
     """Run a suite that pytest runs, beside the tests of a source distribution."""
     shutil.copy(SUITES / suite, tests / "test_cachekit.py")
     options = ["-q", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    return run_suite(["-m", "pytest", *options, "test_cachekit.py"], tests)
+    return run_suite(["-m", "pytest", *options, *more, "test_cachekit.py"], tests)
 
 
 def test_cachelib(tmp_path: Path) -> None:
@@ -40,6 +40,12 @@ def test_dogpile(tmp_path: Path) -> None:
     """`dogpile.testing`, which is installed with it, over memory and over files."""
     pytest.importorskip("dogpile.cache", reason="dogpile.cache is not installed")
     assert "112 passed" in of_pytest("dogpile_suite.py", tmp_path)
+
+
+def test_langchain(tmp_path: Path) -> None:
+    """The suites of langchain-tests, over memory and over files."""
+    pytest.importorskip("langchain_tests", reason="langchain-tests is not installed")
+    assert "30 passed" in of_pytest("langchain_suite.py", tmp_path, "-o", "asyncio_mode=auto")
 
 
 def test_django(tmp_path: Path, redis_url: str) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from racing import race
+from redis_server import wait_until
 from workers import Worker
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError, aio
@@ -145,7 +146,7 @@ def test_all_processes_of_a_host(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     labels = {"cache": "main", "result": "ok"}
     for worker in workers:
         worker.do("load 5")
-    assert registry.get_sample_value("cachekit_loads_total", labels) == 10
+    wait_until(lambda: registry.get_sample_value("cachekit_loads_total", labels) == 10, "all have published")
     workers[0].kill()
     workers[1].do("load 1")
     workers[1].end()

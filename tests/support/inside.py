@@ -124,3 +124,9 @@ def redis_store(cache: RedisCache) -> Any:
 def let_go(cache: RedisCache, *keys: str) -> None:
     """Have the server run out of room: it lets go of the values, and not of their tokens."""
     cache._server.unlink([cache._store._layout.value(key) for key in keys])
+
+
+def look_again(cache: FileCache) -> None:
+    """Have the next operation look at the directory, as if it came a tenth of a second later."""
+    handle = cache._handle
+    handle.fresh_until = handle.checked_until = handle._sizes_until = 0.0

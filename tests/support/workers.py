@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from weakref import WeakValueDictionary
+
+import pytest
+
+from cachekit.monitoring import watching
 
 _PROGRAM = """
 import os, sys
@@ -69,3 +74,11 @@ class Worker:
         """Let it end by itself."""
         self._process.communicate()
         assert self._process.returncode == 0
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The runtime directory of the user, where no earlier cache of this process has published."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(watching, "_watches", WeakValueDictionary())
+    return tmp_path

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 from cachekit.errors import UnreadableError
 from cachekit.integrations.django.location import secrets
 from cachekit.model.types import MISSING, Missing
-from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.signing import Signer
 
 _CONTEXT: Final = b"cachekit.integrations.django"
@@ -58,9 +58,10 @@ class Values:
                 return MISSING
         try:
             return pickle.loads(stored)
-        except Exception as error:  # noqa: BLE001  # whatever a class that has changed since raises
-            raise_interrupt(error)
-            return MISSING  # it is loaded again
+        except Exception as error:  # whatever a class that has changed since raises: it is loaded again
+            if is_no_fault_of_value(error):
+                raise
+            return MISSING
 
 
 def _parts(key: str, octets: bytes) -> tuple[bytes, bytes, bytes]:

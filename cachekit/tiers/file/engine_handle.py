@@ -27,6 +27,7 @@ from cachekit.tiers.file.record_codec import RecordCodec
 _OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
 _REOPENING: Final = 2.0  # the same, for an operation
 _FRESH: Final = 0.1  # seconds for which readers do not check again that the directory is the same
+_SIZES: Final = 0.1  # seconds for which no file is looked at again whether it was cut
 _CHECKED: Final = 0.005  # the same, for writes; one that finds its lock file removed checks at once
 
 
@@ -49,7 +50,7 @@ class EngineHandle:
 
     __slots__ = (
         "__weakref__", "_before", "_clock", "_closed", "_codecs", "_finalizer", "_identity", "_limit",
-        "_network", "_unpickles", "checked_until", "engine", "fresh_until", "opened", "path",
+        "_network", "_sizes_until", "_unpickles", "checked_until", "engine", "fresh_until", "opened", "path",
     )  # fmt: skip
 
     engine: Engine  #: of the directory as it was when it was last checked
@@ -76,6 +77,7 @@ class EngineHandle:
         self._unpickles = unpickles
         self._network = network
         self._closed: EngineStats | None = None
+        self._sizes_until = 0.0
         self._before = EngineStats(0, 0, 0, 0, 0)
         self._open(_OPENING)
 
@@ -139,6 +141,9 @@ class EngineHandle:
         if not self._is_there():
             self._reopen()
         now = time.monotonic()
+        if now >= self._sizes_until:
+            self._sizes_until = now + _SIZES
+            self.engine.regrow()
         self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         if self._closed is not None:
             self.fresh_until = self.checked_until = 0.0  # closed by another thread since the check above

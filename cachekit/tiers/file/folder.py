@@ -25,6 +25,17 @@ _FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR})
 
 
+def remove(folder: Folder, name: str) -> None:
+    """Remove a file, a link, or an empty directory; what is in a directory is no cache's."""
+    try:
+        os.unlink(name, dir_fd=folder.fd)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=folder.fd)
+
+
 class ForeignError(PermissionError):
     """A name that a cache uses belongs to something that this user's cache did not make."""
 

@@ -19,6 +19,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
 from cachekit.model.validation import (
+    LONGEST,
     READABLE_TYPES,
     checked_key,
     checked_keys,
@@ -181,7 +182,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed.
         """
-        value = self._store.value(key if type(key) is str else checked_key(key))
+        value = self._store.value(key if type(key) is str and len(key) <= LONGEST else checked_key(key))
         return default if value is MISSING else value
 
     def get(self, key: str) -> CacheEntry | None:
@@ -190,7 +191,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._store.entry(key if type(key) is str else checked_key(key))
+        return self._store.entry(key if type(key) is str and len(key) <= LONGEST else checked_key(key))
 
     def look(self, key: str) -> FencedEntry | None:
         """Do as `get`, and also return the entry's origin and a fence taken before the entry was read.
@@ -200,7 +201,7 @@ class FileCache:
         Raises:
             TierUnavailableError: the disk failed.
         """
-        return self._store.look(key if type(key) is str else checked_key(key))
+        return self._store.look(key if type(key) is str and len(key) <= LONGEST else checked_key(key))
 
     def peek(self, key: str) -> CacheEntry | None:
         """Return the live entry under the key, or None, without counting.
@@ -268,7 +269,8 @@ class FileCache:
             TierUnavailableError: the lock of an abandoned write could not be taken in time.
         """
         return self._store.fence(
-            key if type(key) is str else checked_key(key), tags if tags is NO_TAGS else checked_tags(tags)
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key),
+            tags if tags is NO_TAGS else checked_tags(tags),
         )
 
     def renew(self) -> None:
@@ -312,7 +314,7 @@ class FileCache:
         if type(value) not in READABLE_TYPES:
             refuse_unstorable(value)
         self._store.write(
-            key if type(key) is str else checked_key(key),
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key),
             value,
             inf if ttl is None else seconds(ttl),
             NO_TAGS if tags is None else checked_tags(tags),
@@ -474,7 +476,9 @@ class FileCache:
         Raises:
             TierUnavailableError: as for `delete`.
         """
-        return self._store.remove(key if type(key) is str else checked_key(key), in_flux)
+        return self._store.remove(
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key), in_flux
+        )
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove several keys; return how many were there.

@@ -72,8 +72,13 @@ class MemoryStats:
                 return
             self.latency.record(store.time.monotonic() - started)
 
-    def statistics(self, store: Store) -> CacheStats:
-        """Return all counts, of the readers and of the store."""
+    def statistics(self, store: Store, used: int | None = None) -> CacheStats:
+        """Return all counts, of the readers and of the store.
+
+        Args:
+            store: the store of the tier.
+            used: the bytes of its entries; None measures them.
+        """
         hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
         return tier_stats(
             store.counter,
@@ -81,7 +86,7 @@ class MemoryStats:
             hits=hits,
             misses=misses,
             size=len(store),
-            memory_usage_bytes=usage(store),
+            memory_usage_bytes=usage(store) if used is None else used,
         )
 
 

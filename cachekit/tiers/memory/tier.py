@@ -16,6 +16,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheStrategy, Tags
 from cachekit.model.validation import (
+    LONGEST,
     PLAIN_TYPES,
     checked_key,
     checked_pattern,
@@ -155,7 +156,9 @@ class MemoryCache:
                 if now > self._stats.sample_due:
                     self._stats.sample(self._store, held.key)
                 return value
-        value = self._store.look_up(key if type(key) is str else checked_key(key), self._lookups)
+        value = self._store.look_up(
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key), self._lookups
+        )
         return default if value is MISSING else value
 
     def get(self, key: str) -> CacheEntry | None:
@@ -247,7 +250,7 @@ class MemoryCache:
         if type(value) not in PLAIN_TYPES:
             refuse_unstorable(value)
         return self._store.put(
-            key if type(key) is str else checked_key(key),
+            key if type(key) is str and len(key) <= LONGEST else checked_key(key),
             value,
             inf if ttl is None else seconds(ttl),
             NO_TAGS if tags is None else checked_tags(tags),

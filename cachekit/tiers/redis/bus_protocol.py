@@ -219,7 +219,8 @@ class Inbox:
         if number > writer.confirmed:  # else it was sent twice, or its heartbeat overtook it
             before = len(writer.numbers)
             writer.numbers.add(number)
-            self._pending += len(writer.numbers) - before
+            added = len(writer.numbers) - before
+            self._pending += added
             if writer.due is None:
                 writer.due = now + PATIENCE
         if _is_told(kind, body):
@@ -242,7 +243,8 @@ class Inbox:
         confirmed = {number for number in writer.numbers if number <= end}
         complete = len(confirmed) == max(end - begin, 0) and (not confirmed or min(confirmed) > begin)
         writer.numbers -= confirmed
-        self._pending -= len(confirmed)
+        arrived = len(confirmed)
+        self._pending -= arrived
         writer.confirmed = max(end, begin)
         writer.due = now + PATIENCE if writer.numbers else None
         return in_order and complete
@@ -256,7 +258,8 @@ class Inbox:
             self._tell("all")
         silent = [name for name, writer in self._writers.items() if writer.received < now - _FORGET]
         for name in silent:
-            self._pending -= len(self._writers.pop(name).numbers)
+            forgotten = len(self._writers.pop(name).numbers)
+            self._pending -= forgotten
 
     def _tell(self, kind: Kind, body: Any = None) -> None:
         listener = self._listener()

@@ -338,7 +338,8 @@ class _ScanBounds:
                 cursor = int(position)
                 if not cursor:
                     return
-                self._received += sum(map(len, names))
+                size = sum(map(len, names))
+                self._received += size
                 if cursor in seen or self._received > MOST_SCANNED or time.monotonic() > self._end:
                     raise WrongReplyError("the scan did not come to an end")
                 seen.add(cursor)

@@ -67,13 +67,15 @@ class Line:
             self._await()
             piece = view[start : start + PORTION]
             self.socket.sendall(piece)
-            self._moved += len(piece)
+            size = len(piece)
+            self._moved += size
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive at most so many bytes."""
         self._await_reply()
         data: bytes = self.socket.recv(size, flags)
-        self._moved += len(data)
+        received = len(data)
+        self._moved += received
         return data
 
     def recv_into(self, buffer: Any) -> int:

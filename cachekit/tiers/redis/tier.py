@@ -18,7 +18,14 @@ from cachekit.model.counters import LatencyHistogram
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, TTL, Tags
-from cachekit.model.validation import checked_key, checked_keys, checked_pattern, checked_tags, seconds
+from cachekit.model.validation import (
+    LONGEST,
+    checked_key,
+    checked_keys,
+    checked_pattern,
+    checked_tags,
+    seconds,
+)
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
@@ -225,7 +232,7 @@ class RedisCache:
         """
         begun = self._figures.begin()
         try:
-            entry = self._entries.get(key if type(key) is str else checked_key(key))
+            entry = self._entries.get(key if type(key) is str and len(key) <= LONGEST else checked_key(key))
         except TierUnavailableError:
             self._figures.unavailable += 1
             self._counter.errors += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, NamedTuple, final
@@ -16,8 +17,8 @@ from zlib import crc32
 
 from cachekit.errors import FileFormatError
 from cachekit.tiers.file.engine import control_block, fence_tokens
-from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, Table
-from cachekit.tiers.file.engine.directory import USERS, read_manifest
+from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, USED, Table
+from cachekit.tiers.file.engine.directory import MANIFEST, USERS, read_manifest
 from cachekit.tiers.file.engine.fence_tokens import Tokens
 from cachekit.tiers.file.engine.file_ops import EFFECTS
 from cachekit.tiers.file.engine.format import (
@@ -33,8 +34,9 @@ from cachekit.tiers.file.engine.format import (
     hasher,
     record_size,
 )
-from cachekit.tiers.file.engine.index import map_file, slots_of
+from cachekit.tiers.file.engine.index import is_found, map_file, slots_of
 from cachekit.tiers.file.engine.segments import Segments
+from cachekit.tiers.file.engine.shard_lock import LOCK
 from cachekit.tiers.file.folder import Folder
 
 _SLICE: Final = 1000  # slots that are read at once
@@ -82,6 +84,27 @@ class _Slots(NamedTuple):
 
 
 @final
+class Counts:
+    """What was counted in the index of a shard."""
+
+    __slots__ = ("entries", "live", "used")
+
+    def __init__(self) -> None:
+        self.used = 0  #: slots
+        self.entries = 0
+        self.live: dict[int, int] = {}  #: bytes of sound records, by segment
+
+    def exceed(self, words: memoryview, geometry: Geometry) -> bool:
+        """Tell whether the control block counts less: more, up to its bounds, is what a crash leaves."""
+        entries = Table(words, geometry).entries()
+        return (
+            self.used > words[USED]
+            or self.entries > words[ENTRIES]
+            or any(self.live.get(number, 0) > live for number, _, live in entries)
+        )
+
+
+@final
 class Inspection:
     """A directory, opened for reading.
 
@@ -96,17 +119,24 @@ class Inspection:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # Files of every owner are accepted, because no value in them is decoded.
         self._folder = Folder.at(path, strict=False)
         manifest = read_manifest(self._folder)
+        # From here on, what counts is what a cache of the directory's owner accepts.
+        self._folder.strict = True
+        self._folder.owners |= {os.fstat(self._folder.fd).st_uid}
+        objection = self._folder.objection(MANIFEST)
         version, geometry = manifest.version, manifest.geometry
         if version is None:
             raise FileNotFoundError(f"{path} is not a cache directory: it has no manifest")
         if geometry is None:
             what = "is damaged" if version < 0 else f"has format {version}, not {FORMAT}"
             raise FileFormatError(f"{path} cannot be read: its manifest {what}")
+        if objection:
+            raise FileFormatError(f"{path} cannot be read: its manifest {objection}")
         self.geometry: Geometry = geometry
         self.made = manifest.made
+        #: Shards whose control block counts less than `items` has found, if it was to verify.
+        self.miscounted: list[int] = []
         self._hash_of = hasher(manifest.salt)
         for name, is_sound in (
             (fence_tokens.NAME, fence_tokens.is_sound(self._folder, geometry)),
@@ -138,7 +168,7 @@ class Inspection:
 
     def count(self) -> int:
         """Return how many entries there are, by the shards' own counts."""
-        return sum([block[ENTRIES] for block in self._blocks])
+        return sum([min(block[ENTRIES], self.geometry.most_slots) for block in self._blocks])
 
     # -- shards -----------------------------------------------------------------------------------------
 
@@ -164,20 +194,40 @@ class Inspection:
     def _problems(self, number: int, words: memoryview) -> tuple[str, ...]:
         if not words[0] and not words[GENERATION]:
             return ()  # never used
-        if words[0] != control_block.MAGIC:
-            return ("its control block is damaged",)
+        try:
+            objection = self._shards[number].objection(LOCK)
+        except OSError as error:
+            return (f"its directory cannot be used: {error.strerror}",)
+        if objection:
+            return (f"its lock {objection}",)
+        problem = self._problem_of(words)
+        if problem:
+            return (f"its control block {problem}",)
         if self._slots(number) is None:
             return ("its index is damaged or missing",)
         for _ in range(_LOOKS):
             segments = self._segments(number)
             gone = self._gone(segments, Table(words, self.geometry))
             if words[GENERATION] >> 32 == segments.incarnation:  # else the shard was reset during the check
-                return tuple([f"its segment {segments.name(segment)} is missing" for segment in gone])
+                return tuple(
+                    [f"its segment {segments.name(one)} is missing, or has a wrong size" for one in gone]
+                )
         return ()
 
+    def _problem_of(self, words: memoryview) -> str:
+        """Return what is wrong with a control block. While it is changed, it may seem wrong."""
+        for _ in range(_LOOKS):
+            now = words.tolist()
+            problem = control_block.problem_of(memoryview(array("Q", now)), self.geometry)
+            if not problem or words.tolist() == now:
+                return problem
+        return ""
+
     def _gone(self, segments: Segments, table: Table) -> list[int]:
-        """Return the segments that have live bytes, and no file."""
-        missing = {segment for segment, _, live in table.entries() if live and not segments.is_there(segment)}
+        """Return the segments that have live bytes, and no file or one of a wrong size."""
+        missing = {
+            segment for segment, size, live in table.entries() if live and not segments.has(segment, size)
+        }
         if not missing:
             return []
         # A segment that was removed since the first look has no live bytes any more.
@@ -193,7 +243,7 @@ class Inspection:
                     self._shards[number], generation, self.geometry.most_slots, read_only=True
                 )
                 return _Slots(generation, capacity, slots_of(view, capacity))
-            except (FileNotFoundError, ValueError):
+            except (OSError, ValueError):
                 # Another index may have taken its place since its generation was read.
                 if words[GENERATION] == generation:
                     return None
@@ -222,17 +272,29 @@ class Inspection:
             slots = self._slots(number)
             if slots is None:
                 continue
+            before = words.tolist()
+            counts = Counts()
             segments = self._segments(number)
             for start in range(0, 2 * slots.capacity, 2 * _SLICE):
                 copy = slots.words[start : start + 2 * _SLICE].tolist()
                 for place in range(0, len(copy), 2):
+                    counts.used += copy[place] != 0
                     if not copy[place] or not copy[place + 1]:
                         continue  # empty, deleted, or about to be filled
                     at = start + place
                     name = (number, slots.generation, at, copy[place + 1])
                     item = self._item(segments, name, copy[place], now, verify)
+                    if verify and item.state in STATES and not is_found(slots.words, at):
+                        item = item._replace(key="", state="no lookup finds it")
+                    counts.entries += 1
+                    segment = copy[place + 1] >> SEGMENT_SHIFT
+                    counts.live[segment] = counts.live.get(segment, 0) + item.size
                     if item.state in STATES or self._stays(words, slots, item, copy[place]):
                         yield item
+
+            # If it has changed, the counts are those of another moment.
+            if verify and words.tolist() == before and counts.exceed(words, self.geometry):
+                self.miscounted.append(number)
 
     def _stays(self, words: memoryview, slots: _Slots, item: Item, hashed: int) -> bool:
         """Tell whether a damaged slot is unchanged. If not, its record was moved or overwritten."""
@@ -248,7 +310,10 @@ class Inspection:
         location_word = name[3]
         segment = location_word >> SEGMENT_SHIFT
         most = self.geometry.largest_record if verify else _GLANCE
-        content, offset = segments.load(segment, location_word >> OFFSET_SHIFT & OFFSET_MASK, most)
+        try:
+            content, offset = segments.load(segment, location_word >> OFFSET_SHIFT & OFFSET_MASK, most)
+        except OSError as error:
+            return damaged(f"its segment cannot be read: {error.strerror}")
         if not content and not segments.is_there(segment):
             return damaged("its segment is missing")
         try:

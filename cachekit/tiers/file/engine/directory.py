@@ -33,18 +33,19 @@ from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry
+from cachekit.tiers.file.engine.segments import discard
 from cachekit.tiers.file.folder import Folder, ForeignError
 
 #: Every process that uses the directory keeps this file open. If it is another one, so is the directory.
 USERS: Final = "users"
 
 _STRUCTURE_LOCK: Final = "structure.lock"
-_MANIFEST: Final = "manifest"
-_MADE: Final = (_MANIFEST, fence_tokens.NAME, control_block.NAME, _MANIFEST + ".new")
+MANIFEST: Final = "manifest"
+_MADE: Final = (MANIFEST, fence_tokens.NAME, control_block.NAME, MANIFEST + ".new")
 #: How a cache's files begin, if they are not empty. The first byte of two of them is the format version.
 _BEGINNINGS: Final = {
-    _MANIFEST: re.compile(rb"[0-9a-f]{8} \{"),
-    _MANIFEST + ".new": re.compile(rb"[0-9a-f]{8} \{"),
+    MANIFEST: re.compile(rb"[0-9a-f]{8} \{"),
+    MANIFEST + ".new": re.compile(rb"[0-9a-f]{8} \{"),
     "tokens": re.compile(rb".kTOKEN", re.DOTALL),
     "control": re.compile(rb".kCTRL", re.DOTALL),
 }
@@ -127,8 +128,8 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: File
     _replace_locks(folder, patience, effects)
     lock = _lock(folder, patience)
     try:
-        if _lacks_a_part(folder):
-            # Processes that have it open go on without that part, and no other could open it until they end.
+        if _is_damaged(folder):
+            # Processes that have it open go on with that, and no other could open it until they end.
             # Without the file that stands for the whole directory, they open it again, as it is made now.
             with suppress(FileNotFoundError):
                 effects.unlink(folder, USERS)
@@ -202,16 +203,22 @@ def _replace_locks(folder: Folder, patience: float, effects: FileOps) -> None:
             found = folder.look(name)
             is_theirs = found is not None and found.st_uid not in folder.owners
             if folder.objection(name) and not (folder.exposure and is_theirs):
-                effects.unlink(folder, name)
+                _remove(folder, name, effects)
     finally:
         fcntl.flock(folder.fd, fcntl.LOCK_UN)
 
 
-def _lacks_a_part(folder: Folder) -> bool:
-    """Tell whether a file is missing that a cache of this format must have."""
-    version = read_manifest(folder).version
-    parts = (fence_tokens.NAME, control_block.NAME) if version == FORMAT else ()
-    return version is None or not all(folder.look(part) for part in parts)
+def _is_damaged(folder: Folder) -> bool:
+    """Tell whether a file that a cache of this format must have is missing or damaged."""
+    manifest = read_manifest(folder)
+    found = manifest.geometry
+    if found is None:
+        return manifest.version in (None, -1)
+    return (
+        not fence_tokens.is_sound(folder, found)
+        or not control_block.is_sound(folder, found, manifest.salt)
+        or bool(_foreign(folder, found))
+    )
 
 
 def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tuple[Geometry, bytes, str]:
@@ -295,8 +302,7 @@ def _make(folder: Folder, geometry: Geometry, effects: FileOps) -> bytes:
     The manifest is removed first and made last: without it, no other file counts.
     """
     for name in _MADE:
-        with suppress(FileNotFoundError):
-            effects.unlink(folder, name)
+        _remove(folder, name, effects)
     for name in folder.names():
         if _is_shard(name):
             _remove_shard(folder, name, effects)
@@ -318,16 +324,15 @@ def _write_manifest(folder: Folder, geometry: Geometry, salt: bytes, made: int, 
         "private": not folder.exposure,
     }
     body = json.dumps(shape, sort_keys=True).encode()
-    new = f"{_MANIFEST}.new"
-    with suppress(FileNotFoundError):
-        effects.unlink(folder, new)
+    new = f"{MANIFEST}.new"
+    _remove(folder, new, effects)
     fd = effects.create(folder, new)
     try:
         effects.pwrite(fd, b"%08x %s\n" % (crc32(body), body), 0)
         os.fsync(fd)
     finally:
         os.close(fd)
-    effects.replace(folder, new, _MANIFEST)
+    effects.replace(folder, new, MANIFEST)
 
 
 def read_manifest(folder: Folder) -> Manifest:
@@ -336,7 +341,7 @@ def read_manifest(folder: Folder) -> Manifest:
     All later formats keep the checksum and the field `format`. The other fields belong to this format.
     """
     try:
-        with open(_MANIFEST, "rb", opener=folder.open) as file:
+        with open(MANIFEST, "rb", opener=folder.open) as file:
             checksum, _, body = file.read(1 << 16).rstrip(b"\n").partition(b" ")
     except FileNotFoundError:
         return Manifest(None)
@@ -400,7 +405,10 @@ def _remove_shard(folder: Folder, name: str, effects: FileOps) -> None:
     shard.strict = False  # another user may have put it there
     try:
         for one in filter(_is_in_shard, shard.names()):
-            _remove(shard, one, effects)
+            if one.endswith(".segment"):
+                discard(shard, one, None, effects)
+            else:
+                _remove(shard, one, effects)
         os.rmdir(name, dir_fd=folder.fd)
     except PermissionError:
         pass  # only its owner may change it; if the cache needs the name, `_enter` raises
@@ -411,8 +419,13 @@ def _remove_shard(folder: Folder, name: str, effects: FileOps) -> None:
 
 
 def _remove(folder: Folder, name: str, effects: FileOps) -> None:
-    with suppress(FileNotFoundError, IsADirectoryError):
+    try:
         effects.unlink(folder, name)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        with suppress(OSError):  # it is not empty, and what it holds is no cache's
+            os.rmdir(name, dir_fd=folder.fd)
 
 
 def _is_ours(name: str) -> bool:

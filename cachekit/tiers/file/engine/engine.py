@@ -20,10 +20,10 @@ from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
-from cachekit.tiers.file.engine import control_block, large_records
+from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
 from cachekit.tiers.file.engine.directory import USERS, open_directory
 from cachekit.tiers.file.engine.fence_tokens import Tokens
-from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps
+from cachekit.tiers.file.engine.file_ops import EFFECTS, FileOps, regrow
 from cachekit.tiers.file.engine.format import (
     MOST_TAGS,
     SIGNATURE_SIZE,
@@ -86,7 +86,7 @@ class Engine:
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_folder", "_hash_of", "_large", "_last_stats", "_shard_shift",
+        "__weakref__", "_closed", "_effects", "_folder", "_hash_of", "_large", "_last_stats", "_shard_shift",
         "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits", "tokens",
     )  # fmt: skip
 
@@ -119,6 +119,7 @@ class Engine:
         #: Bytes of key, names and payload that fit into every shard, without a closer look.
         self.surely_fits = geometry.segment >> 3
         self._closed = False
+        self._effects = effects
         self._last_stats: EngineStats | None = None
         self._time = (SystemClock() if clock is None else clock).time
         self._shards: tuple[Shard, ...] = ()
@@ -556,6 +557,8 @@ class Engine:
             damaged: of each the shard, the generation of its index, its word in it, and its location word.
         """
         shards = self._open_shards()
+        for shard in shards:
+            shard.lock.replace_foreign()
         self.tick()  # also drops an index that is damaged as a whole
         by_index: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, generation, at, slot in damaged:
@@ -566,6 +569,18 @@ class Engine:
         for shard in shards:
             shard.lock.run(shard.repair)
         return dropped
+
+    def regrow(self) -> None:
+        """Look whether files that are mapped were cut, before their use is SIGBUS."""
+        folder, geometry = self._folder, self.geometry
+        if folder is None:
+            return
+        regrow(folder, control_block.NAME, geometry.control_size, self._effects)
+        if regrow(folder, fence_tokens.NAME, geometry.tokens_size, self._effects):
+            # A fence must not find again the zeros that it once saw.
+            self.invalidate_all_tokens()
+        for shard in self._shards:
+            shard.files.regrow()
 
     def stats(self) -> EngineStats:
         """Return what the directory holds, and what this process did. No I/O; works after `close`."""

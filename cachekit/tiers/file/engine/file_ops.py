@@ -11,6 +11,7 @@ import mmap
 import os
 from contextlib import suppress
 
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder
 
 
@@ -27,6 +28,14 @@ def _allocate(fd: int, size: int) -> None:
 def _create(folder: Folder, name: str) -> int:
     """Return the descriptor of a new file; there must be none of that name."""
     return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
+
+
+def _extend(fd: int, size: int) -> None:
+    """Give a file that was cut its size back, and blocks if the disk has them. What is new reads as zeros."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except (AttributeError, OSError):
+        os.ftruncate(fd, size)
 
 
 def _punch(fd: int, size: int) -> None:
@@ -53,6 +62,7 @@ class FileOps:
 
     allocate = staticmethod(_allocate)
     create = staticmethod(_create)
+    extend = staticmethod(_extend)
     punch = staticmethod(_punch)
     pwrite = staticmethod(os.pwrite)
     replace = staticmethod(_replace)
@@ -66,6 +76,25 @@ class FileOps:
     def octets(self, view: memoryview) -> memoryview:
         """Return the view through which single bytes of a mapped file are stored."""
         return view
+
+
+def regrow(folder: Folder, name: str, size: int, effects: FileOps, *, blocks: bool = True) -> bool:
+    """Give a mapped file that was cut its size back, with its blocks or as a hole; tell whether it was cut.
+
+    Until then, the use of a page that is gone is SIGBUS. After that it is zeros, which are damage like other.
+    """
+    found = folder.look(name)
+    if found is None or found.st_size >= size:
+        return False
+    try:
+        file = OpenFile(folder.open(name, os.O_RDWR))
+    except FileNotFoundError:
+        return False  # removed just now, or replaced by what is no file: the mapped one is another
+    if blocks:
+        effects.extend(file.fd, size)
+    else:
+        effects.truncate(file.fd, size)
+    return True
 
 
 #: The operations of normal use.

@@ -77,12 +77,16 @@ So every state that a crash can leave is consistent. There is no dirty flag, and
 
 Damage
 ------
-Records carry their crc. Readers check it, and the key, on a private copy. Slots are not
-trusted: a slot that names no sound record of its hash is cleared. An index of the wrong size, generation or
-magic is dropped together with the shard's segments. Rebuilding it from them would bring back deleted keys. A
-process checks the control block before its first write in the shard. Damage to the manifest, or to the
-headers of tokens and control, empties the directory. If a file is cut while a process has it mapped, that
-process gets SIGBUS. That is beyond this promise.
+Records carry their crc. Readers check it, and the key, on a private copy. Slots are not trusted: a slot that
+names no sound record of its hash is cleared. An index of the wrong size, generation or magic is dropped
+together with the shard's segments. Rebuilding it from them would bring back deleted keys. A process checks
+the control block before its first write in the shard. Later, no loop ends by a stored word alone, and words
+that contradict each other are counted again, or the shard is emptied (`DamagedError`). Incarnations and
+generations are random, because a damaged word must not lead back to a file that some process has mapped.
+
+Damage to the manifest, or to the headers of tokens and control, empties the directory. If a mapped file is
+cut, the use of a missing page is SIGBUS. So the sizes are looked at every tenth of a second, and the file
+gets its size back: then the missing part is zeros.
 """
 
 from __future__ import annotations

@@ -74,6 +74,19 @@ def slots_of(view: memoryview, capacity: int) -> memoryview:
     return view[_HEAD : _HEAD + 16 * capacity].cast("Q")
 
 
+def is_found(slots: memoryview, at: int) -> bool:
+    """Tell whether a probe for the hash of a slot finds it there."""
+    hash_word, mask = slots[at], len(slots) - 1
+    place = hash_word - 1 & mask
+    for _ in range(PROBES):
+        if not hash_word & 1 or not slots[place]:
+            return False
+        if slots[place] == hash_word:
+            return place == at
+        place = place + 2 & mask
+    return False
+
+
 @final
 class Index:
     """One generation of the index, mapped. A larger one than `most_slots` is damaged.

@@ -29,6 +29,7 @@ from cachekit.tiers.file.engine.control_block import (
 from cachekit.tiers.file.engine.format import SEGMENT_SHIFT
 from cachekit.tiers.file.engine.index import Index, file_size
 from cachekit.tiers.file.engine.shard_files import ShardFiles
+from cachekit.tiers.file.engine.shard_lock import DamagedError
 from cachekit.tiers.fresh_tokens import fresh
 
 #: Slots that one hold of the lock copies, about 30 us of work. An index that begins to grow has room for a
@@ -137,7 +138,15 @@ def step(files: ShardFiles, index: Index) -> Index:
     words[BUSY] = 0
     if start + len(old) < 2 * index.capacity:
         return index
-    files.use_new_index()
-    now = files.open_index(new.generation)
+    try:
+        # Opened again first: the file may have been damaged since this process has mapped it.
+        index_file.map_file(files.folder, new.generation, files.geometry.most_slots, read_only=True)
+        files.use_new_index()
+        now = files.open_index(new.generation)
+    except (ValueError, FileNotFoundError):
+        if words[NEW]:
+            _abandon(files)
+            return index
+        raise DamagedError("the new index is damaged") from None
     files.remove_index(index.generation)
     return now

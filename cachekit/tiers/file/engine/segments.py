@@ -18,8 +18,9 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, TypeAlias, final
 
 from cachekit.tiers.file.descriptor import OpenFile
-from cachekit.tiers.file.engine.file_ops import FileOps
-from cachekit.tiers.file.engine.format import HEADER, record_size
+from cachekit.tiers.file.engine.control_block import ALONE
+from cachekit.tiers.file.engine.file_ops import FileOps, regrow
+from cachekit.tiers.file.engine.format import HEADER, PAGE, record_size
 from cachekit.tiers.file.folder import Folder
 
 #: Slicing either yields a private copy.
@@ -77,9 +78,12 @@ class Segments:
         """
         known = self._known.get(segment)
         try:
-            if known is not None and known.size() == self._size:
-                self.mapped[segment] = known
-                return known, offset
+            if known is not None:
+                if known.size() < self._size:
+                    regrow(self._folder, self.name(segment), self._size, self._effects, blocks=False)
+                if known.size() == self._size:
+                    self.mapped[segment] = known
+                    return known, offset
             file = OpenFile(self._folder.open(self.name(segment), os.O_RDONLY))
         except FileNotFoundError:
             return b"", 0
@@ -137,6 +141,20 @@ class Segments:
             return self._folder.look(self.name(segment)) is not None
         except (FileNotFoundError, PermissionError):  # its shard has no directory, or one of another user
             return False
+
+    def has(self, segment: int, size: int) -> bool:
+        """Tell whether a segment has a file, of the size that the table says."""
+        try:
+            return self.size_on_disk(segment, size) == size
+        except OSError:  # its shard has no directory, or one of another user
+            return False
+
+    def size_on_disk(self, segment: int, size: int) -> int:
+        """Return what the table should say of the size of a segment; 0 if its file has a wrong size."""
+        length = self.length(segment)
+        if size & ALONE:
+            return -(-length // PAGE) * PAGE + ALONE
+        return length if length == self._size else 0
 
     def create(self, segment: int) -> None:
         """Make an ordinary segment's file, of its full size, and keep it open for writing."""
@@ -231,17 +249,18 @@ class Segments:
             os.close(fd)
 
 
-def discard(folder: Folder, name: str, size: int, effects: FileOps) -> None:
+def discard(folder: Folder, name: str, size: int | None, effects: FileOps) -> None:
     """Remove a segment's file, if it is there.
 
-    If it has the size of those that are mapped, the disk gets the blocks back first: with a mapping of
-    another process they would stay in use. What is no file of this user's cache is only unlinked, and a
-    directory stays.
+    If it has the size of those that are mapped, or that size is not known, the disk gets the blocks back
+    first: with a mapping of another process they would stay in use. What is no file of this user's cache is
+    only unlinked, and a directory stays.
     """
     with suppress(OSError):
         file = OpenFile(folder.open(name, os.O_RDWR))
-        if os.fstat(file.fd).st_size == size:
-            effects.punch(file.fd, size)
+        found = os.fstat(file.fd).st_size
+        if found and size in (found, None):
+            effects.punch(file.fd, found)
     with suppress(FileNotFoundError, IsADirectoryError):
         effects.unlink(folder, name)
 

@@ -102,8 +102,8 @@ class Shard:
         """Make the control block agree with the index; under the lock."""
         if self.words[GENERATION]:
             self.locked_index()
-            self.files.recount()
             self.files.remove_strays()
+            self.files.recount()
             if problem_of(self.words, self.files.geometry):
                 raise DamagedError("the control block is damaged")
 
@@ -382,7 +382,8 @@ class Shard:
                 self._remove(hashed, bucket, token, 0)
                 raise
             records.pop()
-            self._owed += 2 * len(record)
+            size = len(record)
+            self._owed += 2 * size
         if self._owed >= _PACE:
             self._compact_a_little()
         return False

@@ -34,7 +34,7 @@ from cachekit.tiers.file.engine.control_block import (
     Table,
     problem_of,
 )
-from cachekit.tiers.file.engine.file_ops import FileOps
+from cachekit.tiers.file.engine.file_ops import FileOps, regrow
 from cachekit.tiers.file.engine.format import (
     CRC_MASK,
     DATA_NAME,
@@ -174,7 +174,7 @@ class ShardFiles:
         self.writing = self.index
 
     def recount(self) -> None:
-        """Count slots, entries and live bytes again. Slots that no probe reaches are cleared.
+        """Count slots, entries and live bytes again. Slots out of reach, or without a segment, are cleared.
 
         A copy of the index that is under way is given up.
         """
@@ -189,11 +189,11 @@ class ShardFiles:
                 used += hash_word != 0
                 if not location_word:
                     continue
-                if index.find(hash_word) != start + at:
+                segment = location_word >> SEGMENT_SHIFT
+                if index.find(hash_word) != start + at or not self.table.find(segment):
                     index.slots[start + at + 1] = 0
                     continue
                 entries += 1
-                segment = location_word >> SEGMENT_SHIFT
                 live[segment] = live.get(segment, 0) + self._length(index, location_word)
         words[CAPACITY], words[USED], words[ENTRIES] = index.capacity, used, entries
         self.table.set_live(live)
@@ -228,7 +228,7 @@ class ShardFiles:
         for number, size, live in self.table.entries():
             in_use = live or number in busy or self._is_being_written(number, size)
             # If the file was cut, grown or removed, readers notice that, but the limit does not hold.
-            if in_use and size == self._size_on_disk(index.segments, number, size):
+            if in_use and size == index.segments.size_on_disk(number, size):
                 numbers.add(number)
             else:
                 self.remove_segment(number)
@@ -237,12 +237,15 @@ class ShardFiles:
         self._remove_all_but(known)
         index.segments.forget_all_but(numbers)
 
-    def _size_on_disk(self, segments: Segments, number: int, size: int) -> int:
-        """Return what the table should say of the size of a segment; 0 if its file has a wrong size."""
-        length = segments.length(number)
-        if size & ALONE:
-            return -(-length // PAGE) * PAGE + ALONE
-        return length if length == self.geometry.segment else 0
+    def regrow(self) -> None:
+        """Give an index that was cut its size back, and have segments looked at again; without the lock."""
+        if self.index is NO_INDEX:
+            return
+        self.index.segments.distrust()
+        for index in (self.index, self._growing):
+            if index is not None:
+                name = index_file.name_of(index.generation)
+                regrow(self.folder, name, file_size(index.capacity), self.effects)
 
     def remove_orphans(self) -> None:
         """Remove large records that no slot names: their writer died between the file and the slot.

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack
 from cachekit.errors import CacheClosedError, LockTimeoutError
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
-from cachekit.tiers.file.folder import Folder
+from cachekit.tiers.file.folder import Folder, remove
 
 
 class _Again(enum.Enum):
@@ -44,7 +44,7 @@ _SHORTEST: Final = 50e-6
 _LONGEST: Final = 1e-3
 _MOST_CALLS: Final = 10_000
 
-_NAME: Final = "lock"
+LOCK: Final = "lock"
 
 # In place of a descriptor.
 _UNOPENED: Final = -1
@@ -71,7 +71,7 @@ class ShardLock:
         from filelock import lock_descriptor
 
         self._folder = folder
-        self.path = f"{folder.path}/{_NAME}"
+        self.path = f"{folder.path}/{LOCK}"
         self.patience = patience
         self._mend = mend
         self._lock = lock_descriptor
@@ -86,10 +86,10 @@ class ShardLock:
         if self._fd == _CLOSED:
             raise CacheClosedError(f"{self._folder.path} was closed")
         try:
-            self._file = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(LOCK)
         except FileNotFoundError:
             self._folder.make()
-            self._file = self._folder.open_or_make(_NAME)
+            self._file = self._folder.open_or_make(LOCK)
         self._fd = self._file.fd
 
     def run(self, operation: Callable[[Unpack[Ts]], T | Again], *arguments: *Ts) -> T | None:
@@ -174,6 +174,15 @@ class ShardLock:
         finally:
             self._draining = 0
 
+    def replace_foreign(self) -> None:
+        """Remove what is no file of this user, and has the name of the lock."""
+        folder = self._folder
+        try:
+            if folder.objection(LOCK):
+                remove(folder, LOCK)
+        except FileNotFoundError:
+            pass  # the shard has no directory
+
     def is_mine(self) -> bool:
         """Tell whether this thread is in a `run`."""
         return self._owner == threading.get_ident()
@@ -183,7 +192,7 @@ class ShardLock:
         if self._fd < 0:
             return True
         try:
-            found = self._folder.look(_NAME)
+            found = self._folder.look(LOCK)
             is_same = found is not None and os.path.samestat(os.fstat(self._fd), found)
             return is_same and self._folder.is_there()
         except OSError as error:
