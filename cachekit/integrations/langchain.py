@@ -21,6 +21,7 @@ from cachekit.cache.fill import Fill
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds
+from cachekit.runtime.interrupts import raise_interrupt
 
 #: Calls of models that a cache remembers. Those that fail are never ended.
 _MOST_FILLS: Final = 4096
@@ -144,7 +145,8 @@ def _read(text: Any) -> list[Generation] | None:
         return None
     try:
         found = loads(text, allowed_objects="core")
-    except Exception:  # noqa: BLE001  # whatever a class that is gone, or not allowed, raises
+    except Exception as error:  # noqa: BLE001  # whatever a class that is gone, or not allowed, raises
+        raise_interrupt(error)
         return None
     if isinstance(found, list) and all(isinstance(one, Generation) for one in found):
         return found
