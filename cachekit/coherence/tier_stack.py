@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
+from weakref import WeakSet
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, same_version, shared_fence_of, with_tags
@@ -97,7 +98,7 @@ class TierStack:
         self.busy = 0
         #: Requests that did not ask memory.
         self.skipped = 0
-        self._unstorable: set[type] = set()
+        self._unstorable: WeakSet[type] = WeakSet()  # weakly: a program may make classes all the time
         self._unsubscribe: Callable[[], None] | None = None
         self._bus: Bus | None = None
         if redis is not None:

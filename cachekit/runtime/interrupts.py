@@ -19,7 +19,7 @@ import sys
 import threading
 from functools import partial
 from types import CodeType, FunctionType, MethodType, TracebackType
-from typing import Final
+from typing import Any, Final
 
 _NAMES: Final = opcode.opname
 #: Python's own code in C raises these without arguments.
@@ -70,10 +70,12 @@ def is_no_fault_of_value(error: BaseException) -> bool:
 def _is_of_handler(error: BaseException) -> bool:
     if error.__traceback__ is None:
         return False
-    signal = sys.modules.get("signal")
-    if signal is None or threading.current_thread() is not threading.main_thread():
-        return False  # no handlers were set; and Python calls them in the main thread only
-    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python calls handlers in the main thread only
+    # That module in C is always there. `signal` itself makes an enum member of each answer.
+    signals: Any = sys.modules["_signal"]
+    found = map(signals.getsignal, range(1, signals.NSIG))
+    handlers = {_code_of(handler) for handler in found if callable(handler)} - {None}
     # Not by the variables of the frames: asking for them would keep them alive.
     seen: TracebackType | None = error.__traceback__
     while seen is not None:

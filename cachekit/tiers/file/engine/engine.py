@@ -89,8 +89,8 @@ class Engine:
 
     __slots__ = (
         "__weakref__", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large", "_last_stats",
-        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "locations", "path", "surely_fits",
-        "tokens",
+        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "locations", "path",
+        "surely_fits", "tokens",
     )  # fmt: skip
 
     def __init__(
