@@ -450,7 +450,6 @@ def test_a_full_disk_of_a_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         effects = FillingUp()
         for shard in inside.shards(cache._handle.engine):
             monkeypatch.setattr(shard.files, "effects", effects)
-            cache.set_value("warm", b"")
         effects.room = 1_000_000
         with pytest.raises(TierUnavailableError) as caught:
             cache.set_value("k", bytes(30_000_000))
