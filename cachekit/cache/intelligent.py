@@ -424,10 +424,12 @@ class IntelligentCache:
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         life: float | Life
-        if store_if is not None or callable(ttl):
-            life = self._core.defaults.life(ttl, store_if)
+        if ttl is None and store_if is None:
+            life = self._core.default_ttl
+        elif store_if is None and ttl is not None and not callable(ttl):
+            life = seconds(ttl)
         else:
-            life = self._core.default_ttl if ttl is None else seconds(ttl)
+            life = self._core.defaults.life(ttl, store_if)
         labels = NO_TAGS if tags is None else checked_tags(tags)
         stale = 0.0 if stale_ttl is None else self._core.defaults.stale(stale_ttl)
         options = self._core.defaults.load if load is None else self._core.defaults.options(load)
