@@ -244,8 +244,8 @@ class ShardFiles:
         if self.index is NO_INDEX:
             return
         self.index.segments.distrust()
-        for index in (self.index, self._growing):
-            if index is not None:
+        for index in (self.index, self._parked, self._growing):
+            if index is not None and index.generation >= 0:  # not one that stands for a closed one
                 name = index_file.name_of(index.generation)
                 regrow(self.folder, name, file_size(index.capacity), self.effects)
 
