@@ -13,7 +13,7 @@ from interrupting import no_collection
 from racing import frequent_switches, in_thread
 from redis_server import wait_until
 
-from cachekit import IntelligentCache, LoadOptions, MemoryCache
+from cachekit import IntelligentCache, LoadOptions, LoadTimeoutError, MemoryCache
 from cachekit.runtime import fork
 from cachekit.runtime.scheduler import Scheduler
 
@@ -153,7 +153,7 @@ def test_an_interpreter_that_may_have_no_daemons(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(threading.Thread, "__init__", refusing)
     scheduler.every(0.001, job.run).cancel()
     with IntelligentCache(MemoryCache(cleanup_interval=None), file_cache=None) as cache:
-        assert (
-            cache.get_or_set("k", threading.get_ident, load=LoadOptions(hard_timeout=9))
-            == threading.get_ident()
-        )
+        assert cache.get_or_set("k", threading.get_ident) == threading.get_ident()
+        # A hard timeout cannot be kept without a thread, so the load is not begun.
+        with pytest.raises(LoadTimeoutError, match="no thread can be started"):
+            cache.get_or_set("l", threading.get_ident, load=LoadOptions(hard_timeout=9))

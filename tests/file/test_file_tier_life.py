@@ -15,7 +15,7 @@ from file_checks import open_files
 from forking import in_fork
 from redis_server import wait_until
 
-from cachekit import CacheClosedError, CacheEntry, FileCache, FileFormatError, TierUnavailableError
+from cachekit import CacheClosedError, CacheEntry, FileCache, TierUnavailableError
 from cachekit.errors import LockTimeoutError
 from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
@@ -262,13 +262,22 @@ def test_a_lock_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.Monkey
         assert cache.get_stats().errors == 1
 
 
-def test_another_version_in_use(tmp_path: Path) -> None:
-    """Is a FileFormatError at once: nothing is guessed, nothing emptied under another's feet."""
-    with FileCache(tmp_path, 1):
+def test_a_damaged_manifest_in_use(tmp_path: Path) -> None:
+    """The next cache makes the directory again, and the one that has it open goes on in that."""
+    with FileCache(tmp_path, 1) as before:
+        before.set_value("k", 1)
         manifest = tmp_path / "manifest"
         manifest.write_bytes(manifest.read_bytes()[:-10])
-        with pytest.raises(FileFormatError):
-            FileCache(tmp_path, 1, clock=ManualClock())
+        with FileCache(tmp_path, 1, clock=ManualClock()) as after:
+            after.set_value("k", 2)
+
+            def reads() -> bool:
+                try:
+                    return bool(before.get_value("k") == 2)
+                except TierUnavailableError:  # while it still has the old one
+                    return False
+
+            wait_until(reads, "the first cache reads the new directory")
 
 
 def test_damage_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,11 +12,12 @@ import pytest
 import cachekit
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache
 
+_ELSEWHERE = {"__main__", "aio", "cli", "dashboard", "http", "integrations", "testing"}
 #: The modules of cachekit that a call may run.
 MODULES = [
     importlib.import_module(found.name)
     for found in pkgutil.walk_packages(cachekit.__path__, "cachekit.")
-    if found.name.split(".")[1] not in {"cli", "testing", "__main__", "aio"}
+    if found.name.split(".")[1] not in _ELSEWHERE
 ]
 
 CALLS: dict[str, Callable[[IntelligentCache], object]] = {

@@ -121,10 +121,11 @@ class Inspection:
         self.path = path
         self._folder = Folder.at(path, strict=False)
         manifest = read_manifest(self._folder)
-        # From here on, what counts is what a cache of the directory's owner accepts.
+        # From here on, what counts is what a cache of the user who made it accepts.
         self._folder.strict = True
-        owner = os.fstat(self._folder.fd).st_uid
-        self._folder.owners |= {owner}
+        found = self._folder.look(MANIFEST)
+        makers = {about.st_uid for about in (os.fstat(self._folder.fd), found) if about is not None}
+        self._folder.owners |= makers
         objection = self._folder.objection(MANIFEST)
         version, geometry = manifest.version, manifest.geometry
         if version is None:
