@@ -45,7 +45,7 @@ def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
     However fast: with the most, no index stays as long as it takes to look through it.
     """
     with Engine(tmp_path, geometry=ROOMY) as engine:
-        for number in range(300):
+        for number in range(120):
             engine.put(f"{'drop' if number % 3 else 'keep'}:{number}", b"v" * 100)
         there = set(engine.keys())
         generations = {inside.shard(engine).words[1]}
@@ -67,7 +67,7 @@ def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
         removed = engine.delete_matching(pattern)
         assert [key for key in list(engine.keys()) if key.startswith("drop")] == []
         assert [key for key in there if key.startswith("drop") and engine.get(key)] == []
-        assert 0 < removed <= 200
+        assert 0 < removed <= 80
         assert len(generations) > 1 or busy == 400, "no index was replaced meanwhile"
         check(engine, bytes_drifted=True)
 
@@ -159,7 +159,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     """Four times the keys take no more of it."""
     peaks = []
-    for count in (10_000, 40_000):
+    for count in (5_000, 20_000):
         with Engine(tmp_path / str(count), limit=32 << 20) as engine:
             for number in range(count):
                 engine.put(f"a key that is not the shortest:{number:020}", b"")
