@@ -16,10 +16,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.runtime.free_lock import run_if_free
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
@@ -86,23 +87,15 @@ class EngineRegistry:
 
     def close_returned(self) -> None:
         """Close engines without users, unless the holder of the lock is about to."""
-        lock: Any = self.lock
-        while self._returned and not lock._is_owned():
-            try:
-                if not lock.acquire(blocking=False):
-                    return
-                while self._returned:
-                    self._remove_user(self._returned.popleft())
-            finally:
-                # The lock is asked for its owner: a signal handler may raise between taking it and noting
-                # that. It may raise once more in here.
-                try:
-                    if lock._is_owned():
-                        lock.release()
-                except BaseException:
-                    if lock._is_owned():
-                        lock.release()
-                    raise
+        # Again after the lock is released: what came in while it was held was left to this thread.
+        while self._returned:
+            if not run_if_free(self.lock, self._close_all):
+                return
+
+    def _close_all(self) -> bool:
+        while self._returned:
+            self._remove_user(self._returned.popleft())
+        return True
 
     def _remove_user(self, engine: Engine) -> None:
         for identity, (known, count) in list(self._users.items()):

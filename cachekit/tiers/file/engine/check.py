@@ -61,6 +61,10 @@ class Item(NamedTuple):
     tags: int  #: how many
     state: str  #: one of STATES, or what is wrong
 
+    def out_of_reach(self) -> Item:
+        """Return it as one that no lookup finds."""
+        return self._replace(key="", state="no lookup finds it")
+
 
 class Part(NamedTuple):
     """A shard."""
@@ -287,7 +291,7 @@ class Inspection:
                     name = (number, slots.generation, at, copy[place + 1])
                     item = self._item(segments, name, copy[place], now, verify)
                     if verify and item.state in STATES and not is_found(slots.words, at):
-                        item = item._replace(key="", state="no lookup finds it")
+                        item = item.out_of_reach()
                     counts.entries += 1
                     segment = copy[place + 1] >> SEGMENT_SHIFT
                     counts.live[segment] = counts.live.get(segment, 0) + item.size

@@ -276,9 +276,7 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect is not None and expect & WRITING:
             return None
-        encoding: Callable[..., bytes | LargeRecord] = encode
-        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
-            encoding = self._encoding(key, payload, names, tags, sign, removes=expect is None)
+        encoding = self._encoding(key, payload, names, tags, sign, removes=expect is None)
         record = encoding(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
@@ -319,9 +317,7 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect & WRITING:
             return False
-        encoding: Callable[..., bytes | LargeRecord] = encode
-        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
-            encoding = self._encoding(key, payload, names, tags, sign, removes=False)
+        encoding = self._encoding(key, payload, names, tags, sign, removes=False)
         record = encoding(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
@@ -364,9 +360,7 @@ class Engine:
             LockTimeoutError: nothing was changed.
         """
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
-        encoding: Callable[..., bytes | LargeRecord] = encode
-        if len(payload) + len(names) + len(octets) > self.surely_fits or len(tags) > MOST_TAGS:
-            encoding = self._encoding(key, payload, names, tags, sign, removes=False)
+        encoding = self._encoding(key, payload, names, tags, sign, removes=False)
         record = encoding(
             octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
         )
@@ -461,6 +455,8 @@ class Engine:
             ValueTooLargeError: the record does not fit even into an empty directory.
         """
         octets, _, shard, _ = self.locations.get(key) or self.locate(key)
+        if len(payload) + len(names) + len(octets) <= self.surely_fits and len(tags) <= MOST_TAGS:
+            return encode
         size = record_size(
             len(octets), len(names), len(payload) + (0 if sign is None else SIGNATURE_SIZE), len(tags)
         )

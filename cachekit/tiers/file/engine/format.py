@@ -195,6 +195,27 @@ def encode(
     sign: Callable[..., bytes] | None,
 ) -> bytes:
     """Return a record, padded to its full size; with `sign`, its payload ends with the signature."""
+    head, end = _around(
+        key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+    )
+    body = b"".join((head, key, names, payload, end))
+    return crc32(body).to_bytes(4, "little") + body
+
+
+def _around(
+    key: bytes,
+    hashed: int,
+    payload: bytes,
+    expiry: float,
+    flags: int,
+    server_token: int,
+    tags: Sequence[tuple[int, int]],
+    created: float,
+    stale_until: float,
+    names: bytes,
+    sign: Callable[..., bytes] | None,
+) -> tuple[bytes, bytes]:
+    """Return what comes between the checksum and the key of a record, and what comes after its payload."""
     size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
     head = _AFTER_CRC.pack(
         size, len(key), len(names), flags, len(tags), created, expiry, stale_until, hashed, server_token
@@ -203,8 +224,7 @@ def encode(
         head += b"".join([TAG.pack(*tag) for tag in tags])
     padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
     seal = b"" if sign is None else sign(head, key, names, payload)
-    body = b"".join((head, key, names, payload, seal, padding))
-    return crc32(body).to_bytes(4, "little") + body
+    return head, seal + padding
 
 
 @final
@@ -257,14 +277,10 @@ def encode_large(
     sign: Callable[..., bytes] | None,
 ) -> LargeRecord:
     """Do as `encode`, without a copy of the payload."""
-    size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
-    head = _AFTER_CRC.pack(
-        size, len(key), len(names), flags, len(tags), created, expiry, stale_until, hashed, server_token
+    head, end = _around(
+        key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
     )
-    head += b"".join([TAG.pack(*tag) for tag in tags])
-    padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
-    seal = b"" if sign is None else sign(head, key, names, payload)
-    return LargeRecord((head + key + names, payload, seal + padding))
+    return LargeRecord((head + key + names, payload, end))
 
 
 def decode_tags(record: bytes, count: int) -> TagTokens:

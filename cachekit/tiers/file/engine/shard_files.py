@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import threading
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
-from typing import Any, Final, TypeAlias, final
+from typing import Final, TypeAlias, final
 
+from cachekit.runtime.free_lock import run_if_free
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine import index as index_file
@@ -338,30 +339,24 @@ class ShardFiles:
 
     def rest(self) -> bool:
         """Close all descriptors if the index was not used since the last call; no operation is under way."""
-        opening: Any = self.opening
-        if opening._is_owned():
+        return bool(run_if_free(self.opening, self._rest))
+
+    def _rest(self) -> bool:
+        index = self.index
+        if index.generation >= 0:
+            # Readers and writers find another generation, and take it back in open_index().
+            self._parked = index
+            resting = index_file.resting(index.segments)
+            self.index = resting
+            if self.writing is not NO_INDEX:
+                self.writing = resting
             return False
-        try:
-            if not opening.acquire(blocking=False):
-                return False
-            index = self.index
-            if index.generation >= 0:
-                # Readers and writers find another generation, and take it back in open_index().
-                self._parked = index
-                resting = index_file.resting(index.segments)
-                self.index = resting
-                if self.writing is not NO_INDEX:
-                    self.writing = resting
-                return False
-            if not self.held():
-                return False
-            self._parked = self._growing = None
-            index.segments.rest()
-            self.folder.rest()
-            return True
-        finally:
-            if opening._is_owned():
-                opening.release()
+        if not self.held():
+            return False
+        self._parked = self._growing = None
+        index.segments.rest()
+        self.folder.rest()
+        return True
 
     def take_up_index(self) -> Index:
         """Open the index that the control block names now; a damaged one is dropped."""

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable
 from errno import EIO, ENOENT
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
 from cachekit.errors import CacheClosedError, LockTimeoutError
+from cachekit.runtime.free_lock import run_if_free
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
@@ -212,20 +214,15 @@ class ShardLock:
 
         Nothing is done while an operation of any thread is under way, or about to begin.
         """
-        lock: Any = self._thread_lock
-        if lock._is_owned():
+        return bool(run_if_free(self._thread_lock, partial(self._rest, also)))
+
+    def _rest(self, also: Callable[[], bool]) -> bool:
+        if self._fd == _CLOSED or not also():
             return False
-        try:
-            if not lock.acquire(blocking=False) or self._fd == _CLOSED or not also():
-                return False
-            if self._fd >= 0:
-                self._fd = _UNOPENED
-                self._file = None  # `is_there` may be using it
-            return True
-        finally:
-            # The lock is asked for its owner: a signal handler may raise between taking it and noting that.
-            if lock._is_owned():
-                lock.release()
+        if self._fd >= 0:
+            self._fd = _UNOPENED
+            self._file = None  # `is_there` may be using it
+        return True
 
     def close(self, also: Callable[[], object]) -> None:
         """Close the descriptor, and call `also`, after the operation that is in `run`.

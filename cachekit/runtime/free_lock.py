@@ -1,0 +1,28 @@
+"""Steps that run under a lock if it is free, and else not at all: no finalizer may wait for a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def run_if_free(lock: Any, step: Callable[[], R]) -> R | None:
+    """Call the step while this thread holds the re-entrant lock; None if any thread holds it, this one too.
+
+    The lock is asked for its owner: a signal handler may raise between taking it and noting that.
+    """
+    if lock._is_owned():
+        return None
+    try:
+        return step() if lock.acquire(blocking=False) else None
+    finally:
+        # The handler may raise once more in here.
+        try:
+            if lock._is_owned():
+                lock.release()
+        except BaseException:
+            if lock._is_owned():
+                lock.release()
+            raise
