@@ -16,7 +16,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
 from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -200,8 +200,7 @@ class ASGICache:
         task.add_done_callback(self._revalidations.discard)
 
     async def _call_quietly(self, target: Target, found: Found, scope: Scope, lead: Lead) -> None:
-        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
-        quiet = target._replace(request=request)
+        quiet = target.for_all()
         exchange = Exchange(self._store, quiet, found)
         asked = {**scope, "method": "GET"}
         try:

@@ -16,7 +16,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, invalidates
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -160,7 +160,7 @@ class CachedTransport(_Cached, httpx.BaseTransport):
         lead = lead_revalidation(self._store, self._flights, target, found.key)
         if lead is None:
             return
-        quiet = _quiet(target)
+        quiet = target.for_all()
 
         def revalidate() -> None:
             try:
@@ -283,7 +283,7 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
     def _revalidate(self, target: Target, found: Found, request: httpx.Request) -> None:
         lead = lead_revalidation(self._store, self._flights, target, found.key)
         if lead is not None:
-            revalidating = self._fetch_quietly(_quiet(target), found, request, lead)
+            revalidating = self._fetch_quietly(target.for_all(), found, request, lead)
             task = asyncio.get_running_loop().create_task(revalidating)
             self._revalidations.add(task)
             task.add_done_callback(self._revalidations.discard)
@@ -366,12 +366,6 @@ def _copy(part: bytes, fill: Fill, exchange: Exchange, lead: Lead) -> None:
 
 def _land(is_stored: bool, exchange: Exchange, lead: Lead) -> None:
     lead.land(exchange.landing if is_stored else Landing.ALONE)
-
-
-def _quiet(target: Target) -> Target:
-    """Return what a revalidation in the background asks for."""
-    request = target.request
-    return target._replace(request=request._replace(method="GET", headers=unconditional(request.headers)))
 
 
 def _lowered(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:

@@ -15,7 +15,7 @@ from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Flights, Landing
 from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
@@ -167,8 +167,7 @@ class WSGICache:
         lead = lead_revalidation(self._store, self._flights, target, found.key)
         if lead is None:
             return
-        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
-        quiet = target._replace(request=request)
+        quiet = target.for_all()
         asked = {**environ, "REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()}
         for name in _CONDITIONS:
             asked.pop(name, None)
