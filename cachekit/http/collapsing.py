@@ -140,7 +140,13 @@ class Collapsing:
 
         task = asyncio.get_running_loop().create_task(work())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            # A task that is cancelled before its first step runs none of its own code.
+            lead.land(Landing.GONE)
+
+        task.add_done_callback(end)
 
     def _lead_revalidation(self, target: Target, key: str) -> Lead | None:
         """Return the lead of a call in the background; None if there is one already, or none is of use."""

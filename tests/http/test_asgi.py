@@ -281,6 +281,25 @@ async def test_a_stale_page_is_served_while_one_request_revalidates_it() -> None
 
 
 @on_a_loop
+async def test_a_revalidation_that_is_cancelled_at_once_is_not_the_last_one() -> None:
+    """A loop that ends cancels its tasks, also those that have not begun."""
+    clock = ManualClock()
+    origin = Origin(Page((("Cache-Control", "max-age=60, stale-while-revalidate=600"),)))
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.advance(90)
+    before = asyncio.all_tasks()
+    await fetch(app)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await settle()
+    assert origin.count == 1
+    assert (await fetch(app)).is_hit
+    await settle()
+    assert origin.count == 2
+
+
+@on_a_loop
 async def test_a_stale_page_is_served_if_the_application_fails() -> None:
     clock = ManualClock()
     origin = Origin(Page((("Cache-Control", "max-age=60, stale-if-error=600"),), b"old"))
