@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any, TypeAlias, final
 from urllib.parse import quote, unquote
 
-from cachekit.aio.cache import IntelligentCache as AwaitedCache
-from cachekit.cache.intelligent import IntelligentCache
-from cachekit.http.collapsing import Lead, lead_or_follow_async, lead_revalidation
+from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import Flights, Landing
-from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.flights import Landing
+from cachekit.http.middleware import Middleware
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
 from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
 from cachekit.model.display import shown_error, shown_key
-from cachekit.model.types import TTL
-from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.interrupts import is_interrupt
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -31,7 +27,7 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 @final
-class ASGICache:
+class ASGICache(Middleware[Application]):
     """An ASGI application that answers from the cache what the standard permits, and passes on the rest.
 
     Args:
@@ -62,32 +58,7 @@ class ASGICache:
     The closing of the cache is yours.
     """
 
-    __slots__ = ("_app", "_coalesces", "_flights", "_log", "_revalidations", "_store")
-
-    def __init__(
-        self,
-        app: Application,
-        cache: IntelligentCache | AwaitedCache,
-        *,
-        max_body: int = 1 << 20,
-        max_buffered: int = 64 << 20,
-        default_ttl: TTL = None,
-        vary: Iterable[str] = (),
-        ignore: Iterable[str] = (),
-        cookies: Cookies = "strict",
-        client_directives: bool = True,
-        coalesce: bool = True,
-    ) -> None:
-        self._app = app
-        self._store = store_over(
-            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
-        )  # fmt: skip
-        self._coalesces = coalesce
-        self._flights = Flights(self._store.clock)
-        self._log = RateLimitedLog(self._store.clock.monotonic)
-        #: A loop holds its tasks weakly.
-        self._revalidations: set[asyncio.Task[None]] = set()
+    __slots__ = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on; anything but HTTP is passed on."""
@@ -151,11 +122,12 @@ class ASGICache:
         exchange = Exchange(self._store, target, await self._store.find_async(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
-            self._revalidate(target, exchange.found, scope)
+            fetch = partial(self._revalidate, exchange.found, scope)
+            self._collapsing.revalidate_async(target, exchange.found.key, fetch)
         if reply is not None:
             await _send(reply, send)
             return
-        lead = await lead_or_follow_async(self._store, self._flights, exchange, target, self._coalesces)
+        lead = await self._collapsing.lead_or_follow_async(exchange, target)
         if isinstance(lead, Reply):
             await _send(lead, send)
             return
@@ -191,23 +163,10 @@ class ASGICache:
         finally:
             relay.close()
 
-    def _revalidate(self, target: Target, found: Found, scope: Scope) -> None:
-        lead = lead_revalidation(self._store, self._flights, target, found.key)
-        if lead is None:
-            return
-        task = asyncio.get_running_loop().create_task(self._call_quietly(target, found, scope, lead))
-        self._revalidations.add(task)
-        task.add_done_callback(self._revalidations.discard)
-
-    async def _call_quietly(self, target: Target, found: Found, scope: Scope, lead: Lead) -> None:
-        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
-        quiet = target._replace(request=request)
-        exchange = Exchange(self._store, quiet, found)
+    async def _revalidate(self, found: Found, scope: Scope, target: Target, lead: Lead) -> None:
+        exchange = Exchange(self._store, target, found)
         asked = {**scope, "method": "GET"}
-        try:
-            await self._call(exchange, quiet, asked, _EmptyRequest().receive, _discard, lead)
-        except Exception as error:  # noqa: BLE001  # no client gets it
-            self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
+        await self._call(exchange, target, asked, _EmptyRequest().receive, _discard, lead)
 
 
 @final

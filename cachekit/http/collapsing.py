@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import final
 
 from cachekit.http.exchange import Exchange, Reply
 from cachekit.http.flights import MOST_FLIGHTS, PATIENCE, PATIENCE_WITH_CONTENT, Flight, Flights, Landing
 from cachekit.http.store import ResponseStore, Target
+from cachekit.model.display import shown_error, shown_key
+from cachekit.runtime.background import BackgroundCall, RateLimitedLog
 
 
 @final
@@ -32,70 +35,134 @@ class Lead:
             self._flights.land(self._key, self._flight, landing)
 
 
-def lead_revalidation(store: ResponseStore, flights: Flights, target: Target, key: str) -> Lead | None:
-    """Return the lead of a call in the background; None if there is a call already, or none is of use."""
-    flight, leads = flights.join(key)
-    if flight is None or not leads:
-        return None
-    lead = Lead(flights, key, flight)
-    # Another call may have ended between the lookup of this request and now.
-    newer = store.peek(target)
-    if newer is not None and not Exchange(store, target, newer).from_cache()[1]:
+@final
+class Collapsing:
+    """Lets one of the requests that come together call the origin, and the others wait for what it stores.
+
+    Args:
+        store: where responses are stored.
+        log: what is told of revalidations that fail: no client gets their errors.
+        collapses: whether requests wait. Of revalidations there is one at a time in any case.
+
+    Safe in any thread and on any event loop.
+    """
+
+    __slots__ = ("_collapses", "_flights", "_log", "_store", "_tasks")
+
+    def __init__(self, store: ResponseStore, log: RateLimitedLog, collapses: bool) -> None:
+        self._store = store
+        self._log = log
+        self._collapses = collapses
+        self._flights = Flights(store.clock)
+        #: A loop holds its tasks weakly.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- requests ---------------------------------------------------------------------------------------
+
+    def lead_or_follow(self, exchange: Exchange, target: Target) -> Reply | Lead:
+        """Return the response that another request has stored, or the lead of a call of the origin."""
+        key = exchange.flight_key
+        for _ in range(self._most_flights(exchange)):
+            flight, leads = self._flights.join(key)
+            if flight is None or leads:
+                return self._lead(exchange, target, key, flight)
+            landing = flight.wait()
+            if landing is Landing.STORED:
+                reply, _ = exchange.from_cache(self._store.find(target))
+                if reply is not None:
+                    return reply
+                # Another variant was stored, or something has invalidated the response.
+                key = exchange.flight_key
+            elif landing is not Landing.GONE:
+                break
+        return Lead(self._flights, key, None)
+
+    async def lead_or_follow_async(self, exchange: Exchange, target: Target) -> Reply | Lead:
+        """Do what `lead_or_follow` does, on an event loop."""
+        key = exchange.flight_key
+        for _ in range(self._most_flights(exchange)):
+            flight, leads = self._flights.join(key)
+            if flight is None or leads:
+                return self._lead(exchange, target, key, flight)
+            landing = await _landing(flight)
+            if landing is Landing.STORED:
+                reply, _ = exchange.from_cache(await self._store.find_async(target))
+                if reply is not None:
+                    return reply
+                key = exchange.flight_key
+            elif landing is not Landing.GONE:
+                break
+        return Lead(self._flights, key, None)
+
+    def _most_flights(self, exchange: Exchange) -> int:
+        return MOST_FLIGHTS if self._collapses and exchange.may_collapse else 0
+
+    def _lead(self, exchange: Exchange, target: Target, key: str, flight: Flight | None) -> Reply | Lead:
+        """Return the lead, or a reply from what was stored between the lookup of this request and now."""
+        lead = Lead(self._flights, key, flight)
+        newer = self._store.peek(target)
+        reply = None if newer is None else exchange.from_cache(newer)[0]
+        if reply is None:
+            return lead
         lead.land(Landing.STORED)
-        return None
-    return lead
+        return reply
 
+    # -- revalidations ----------------------------------------------------------------------------------
 
-def _stored_since(store: ResponseStore, exchange: Exchange, target: Target, lead: Lead) -> Reply | None:
-    """Return a reply from what another call has stored between the lookup of this request and now."""
-    newer = store.peek(target)
-    reply = None if newer is None else exchange.from_cache(newer)[0]
-    if reply is not None:
-        lead.land(Landing.STORED)
-    return reply
+    def revalidate(self, target: Target, key: str, fetch: Callable[[Target, Lead], object]) -> None:
+        """Call `fetch` in a thread, unless there is a revalidation of the key already."""
+        lead = self._lead_revalidation(target, key)
+        if lead is None:
+            return
 
+        def work() -> None:
+            try:
+                fetch(target.for_all(), lead)
+            except Exception as error:  # noqa: BLE001  # no client gets it
+                self._failed(target, error)
 
-def lead_or_follow(
-    store: ResponseStore, flights: Flights, exchange: Exchange, target: Target, collapses: bool
-) -> Reply | Lead:
-    """Return the response that another request has stored, or the lead of a call of the origin."""
-    key = exchange.flight_key
-    for _ in range(MOST_FLIGHTS if collapses and exchange.may_collapse else 0):
-        flight, leads = flights.join(key)
-        if flight is None or leads:
-            lead = Lead(flights, key, flight)
-            return _stored_since(store, exchange, target, lead) or lead
-        landing = flight.wait()
-        if landing is Landing.STORED:
-            reply, _ = exchange.from_cache(store.find(target))
-            if reply is not None:
-                return reply
-            # Another variant was stored, or something has invalidated the response.
-            key = exchange.flight_key
-        elif landing is not Landing.GONE:
-            break
-    return Lead(flights, key, None)
+        if not BackgroundCall(work).start():
+            lead.land(Landing.ALONE)
 
+    def revalidate_async(
+        self, target: Target, key: str, fetch: Callable[[Target, Lead], Awaitable[object]]
+    ) -> None:
+        """Do what `revalidate` does, in a task of the running loop."""
+        lead = self._lead_revalidation(target, key)
+        if lead is None:
+            return
 
-async def lead_or_follow_async(
-    store: ResponseStore, flights: Flights, exchange: Exchange, target: Target, collapses: bool
-) -> Reply | Lead:
-    """Do what `lead_or_follow` does, on an event loop."""
-    key = exchange.flight_key
-    for _ in range(MOST_FLIGHTS if collapses and exchange.may_collapse else 0):
-        flight, leads = flights.join(key)
-        if flight is None or leads:
-            lead = Lead(flights, key, flight)
-            return _stored_since(store, exchange, target, lead) or lead
-        landing = await _landing(flight)
-        if landing is Landing.STORED:
-            reply, _ = exchange.from_cache(await store.find_async(target))
-            if reply is not None:
-                return reply
-            key = exchange.flight_key
-        elif landing is not Landing.GONE:
-            break
-    return Lead(flights, key, None)
+        async def work() -> None:
+            try:
+                await fetch(target.for_all(), lead)
+            except Exception as error:  # noqa: BLE001  # no client gets it
+                self._failed(target, error)
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            # A task that is cancelled before its first step runs none of its own code.
+            lead.land(Landing.GONE)
+
+        task.add_done_callback(end)
+
+    def _lead_revalidation(self, target: Target, key: str) -> Lead | None:
+        """Return the lead of a call in the background; None if there is one already, or none is of use."""
+        flight, leads = self._flights.join(key)
+        if flight is None or not leads:
+            return None
+        lead = Lead(self._flights, key, flight)
+        # Another call may have ended between the lookup of this request and now.
+        newer = self._store.peek(target)
+        if newer is not None and not Exchange(self._store, target, newer).from_cache()[1]:
+            lead.land(Landing.STORED)
+            return None
+        return lead
+
+    def _failed(self, target: Target, error: Exception) -> None:
+        self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
 
 
 async def _landing(flight: Flight) -> Landing:

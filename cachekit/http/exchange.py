@@ -23,7 +23,6 @@ from cachekit.http.rfc9111 import (
     refusal,
     request_directives,
     serves_on_error,
-    stored_headers,
 )
 from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore, Target
 
@@ -174,8 +173,7 @@ class Exchange:
         store, request = self._store, self._target.request
         refused = refusal(request, fresh.head, store.policy)
         if refused is None:
-            kept = fresh.head._replace(headers=stored_headers(fresh.head, store.policy))
-            self.to_put = Stored(kept, fresh.body)
+            self.to_put = Stored(fresh.head.to_store(store.policy), fresh.body)
             self.landing = Landing.STORED if self._is_fresh(fresh) else Landing.ALONE
         else:
             self.landing = self.landing_of(refused)

@@ -62,6 +62,10 @@ class Request(NamedTuple):
     url: str
     headers: Headers
 
+    def for_all(self) -> Request:
+        """Return a GET of the whole response: without conditions and range, which are of one client."""
+        return self._replace(method="GET", headers=unconditional(self.headers))
+
 
 class Head(NamedTuple):
     """The head of a response, and when it was asked for and received."""
@@ -70,6 +74,10 @@ class Head(NamedTuple):
     headers: Headers
     requested_at: float
     received_at: float
+
+    def to_store(self, policy: Policy) -> Head:
+        """Return the head with the fields to store."""
+        return self._replace(headers=stored_headers(self, policy))
 
 
 class Stored(NamedTuple):

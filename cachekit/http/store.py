@@ -31,7 +31,6 @@ from cachekit.http.rfc9111 import (
     invalidated_urls,
     keep_for,
     refusal,
-    stored_headers,
     variant,
     vary_names,
 )
@@ -106,6 +105,10 @@ class Target(NamedTuple):
 
     request: Request
     key: str
+
+    def for_all(self) -> Target:
+        """Return what a revalidation in the background asks for."""
+        return self._replace(request=self.request.for_all())
 
     @property
     def tags(self) -> frozenset[str]:
@@ -222,7 +225,7 @@ class Fill:
         if length is not None and length != len(body) and not (not body and head.status in {204, 304}):
             self.abandon("incomplete")
             return None
-        stored = Stored(head._replace(headers=stored_headers(head, self._store.policy)), body)
+        stored = Stored(head.to_store(self._store.policy), body)
         self.abandon("stored")
         self.put(stored)
         return stored

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import httpx
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.http.collapsing import Lead, lead_or_follow, lead_or_follow_async, lead_revalidation
+from cachekit.http.collapsing import Collapsing, Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import Flights, Landing
+from cachekit.http.flights import Landing
 from cachekit.http.options import store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, invalidates, unconditional
+from cachekit.http.rfc9111 import CACHED_METHODS, invalidates
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
-from cachekit.runtime.background import BackgroundCall, RateLimitedLog
+from cachekit.runtime.background import RateLimitedLog
+
+Transport = TypeVar("Transport")
 
 #: What tells one user from another one: responses for one are never given to the other one.
 _OF_A_USER = ("authorization", "cookie", "proxy-authorization")
 
 
-class _Cached:
+class _Cached(ABC, Generic[Transport]):
     """What both transports share."""
 
     def __init__(
         self,
         cache: IntelligentCache | AwaitedCache,
+        transport: Transport | None = None,
         *,
-        max_body: int,
-        max_buffered: int,
-        default_ttl: TTL,
-        vary: Iterable[str],
-        ignore: Iterable[str],
-        coalesce: bool,
+        max_body: int = 16 << 20,
+        max_buffered: int = 64 << 20,
+        default_ttl: TTL = None,
+        vary: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        coalesce: bool = True,
     ) -> None:
         vary = (vary,) if isinstance(vary, str) else vary
         self._store = store_over(
@@ -46,9 +49,14 @@ class _Cached:
             vary=[*vary, *_OF_A_USER], ignore=ignore, cookies="rfc", client_directives=True,
             coalesce=coalesce, shared=False,
         )  # fmt: skip
-        self._coalesces = coalesce
-        self._flights = Flights(self._store.clock)
         self._log = RateLimitedLog(self._store.clock.monotonic)
+        self._collapsing = Collapsing(self._store, self._log, coalesce)
+        self._transport = self._of_httpx() if transport is None else transport
+
+    @staticmethod
+    @abstractmethod
+    def _of_httpx() -> Transport:
+        """Return the transport that httpx uses by default."""
 
     def _target(self, request: httpx.Request) -> Target | None:
         url = request.url
@@ -58,7 +66,7 @@ class _Cached:
         )
 
 
-class CachedTransport(_Cached, httpx.BaseTransport):
+class CachedTransport(_Cached[httpx.BaseTransport], httpx.BaseTransport):
     """An httpx transport that answers from a private cache what the standard permits.
 
     `httpx.Client(transport=CachedTransport(cache))` fetches a page once, revalidates it when it is stale, and
@@ -82,23 +90,9 @@ class CachedTransport(_Cached, httpx.BaseTransport):
     A response is stored when its content was read to the end. Its `cache-status` tells where it is from.
     """
 
-    def __init__(
-        self,
-        cache: IntelligentCache | AwaitedCache,
-        transport: httpx.BaseTransport | None = None,
-        *,
-        max_body: int = 16 << 20,
-        max_buffered: int = 64 << 20,
-        default_ttl: TTL = None,
-        vary: Iterable[str] = (),
-        ignore: Iterable[str] = (),
-        coalesce: bool = True,
-    ) -> None:
-        super().__init__(
-            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            ignore=ignore, coalesce=coalesce,
-        )  # fmt: skip
-        self._transport = httpx.HTTPTransport() if transport is None else transport
+    @staticmethod
+    def _of_httpx() -> httpx.BaseTransport:
+        return httpx.HTTPTransport()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the response of the cache, or of the origin."""
@@ -114,10 +108,11 @@ class CachedTransport(_Cached, httpx.BaseTransport):
         exchange = Exchange(self._store, target, self._store.find(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
-            self._revalidate(target, exchange.found, request)
+            fetch = partial(self._revalidate, exchange.found, request)
+            self._collapsing.revalidate(target, exchange.found.key, fetch)
         if reply is not None:
             return _replied(reply)
-        lead = lead_or_follow(self._store, self._flights, exchange, target, self._coalesces)
+        lead = self._collapsing.lead_or_follow(exchange, target)
         if isinstance(lead, Reply):
             return _replied(lead)
         return self._fetch(exchange, target, request, lead)
@@ -156,33 +151,21 @@ class CachedTransport(_Cached, httpx.BaseTransport):
             lead.land(exchange.landing)
         return _passed(response, decided, stream)
 
-    def _revalidate(self, target: Target, found: Found, request: httpx.Request) -> None:
-        lead = lead_revalidation(self._store, self._flights, target, found.key)
-        if lead is None:
-            return
-        quiet = _quiet(target)
-
-        def revalidate() -> None:
-            try:
-                exchange = Exchange(self._store, quiet, found)
-                response = self._fetch(exchange, quiet, _with(request, quiet.request.headers, "GET"), lead)
-                try:
-                    for _ in cast("httpx.SyncByteStream", response.stream):
-                        pass
-                finally:
-                    response.close()
-            except Exception as error:  # noqa: BLE001  # no caller gets it
-                self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
-
-        if not BackgroundCall(revalidate).start():
-            lead.land(Landing.ALONE)
+    def _revalidate(self, found: Found, request: httpx.Request, target: Target, lead: Lead) -> None:
+        exchange = Exchange(self._store, target, found)
+        response = self._fetch(exchange, target, _with(request, target.request.headers, "GET"), lead)
+        try:
+            for _ in cast("httpx.SyncByteStream", response.stream):
+                pass
+        finally:
+            response.close()
 
     def close(self) -> None:
         """Close the transport that fetches pages. The closing of the cache is yours."""
         self._transport.close()
 
 
-class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
+class AsyncCachedTransport(_Cached[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport):
     """`CachedTransport` for `httpx.AsyncClient`; see there.
 
     Args:
@@ -200,25 +183,9 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
         ValueError: a number out of range.
     """
 
-    def __init__(
-        self,
-        cache: IntelligentCache | AwaitedCache,
-        transport: httpx.AsyncBaseTransport | None = None,
-        *,
-        max_body: int = 16 << 20,
-        max_buffered: int = 64 << 20,
-        default_ttl: TTL = None,
-        vary: Iterable[str] = (),
-        ignore: Iterable[str] = (),
-        coalesce: bool = True,
-    ) -> None:
-        super().__init__(
-            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            ignore=ignore, coalesce=coalesce,
-        )  # fmt: skip
-        self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
-        #: A loop holds its tasks weakly.
-        self._revalidations: set[asyncio.Task[None]] = set()
+    @staticmethod
+    def _of_httpx() -> httpx.AsyncBaseTransport:
+        return httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Return the response of the cache, or of the origin."""
@@ -236,10 +203,11 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
         exchange = Exchange(self._store, target, await self._store.find_async(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
-            self._revalidate(target, exchange.found, request)
+            fetch = partial(self._revalidate, exchange.found, request)
+            self._collapsing.revalidate_async(target, exchange.found.key, fetch)
         if reply is not None:
             return _replied(reply)
-        lead = await lead_or_follow_async(self._store, self._flights, exchange, target, self._coalesces)
+        lead = await self._collapsing.lead_or_follow_async(exchange, target)
         if isinstance(lead, Reply):
             return _replied(lead)
         return await self._fetch(exchange, target, request, lead)
@@ -280,27 +248,14 @@ class AsyncCachedTransport(_Cached, httpx.AsyncBaseTransport):
             lead.land(exchange.landing)
         return _passed(response, decided, stream)
 
-    def _revalidate(self, target: Target, found: Found, request: httpx.Request) -> None:
-        lead = lead_revalidation(self._store, self._flights, target, found.key)
-        if lead is not None:
-            revalidating = self._fetch_quietly(_quiet(target), found, request, lead)
-            task = asyncio.get_running_loop().create_task(revalidating)
-            self._revalidations.add(task)
-            task.add_done_callback(self._revalidations.discard)
-
-    async def _fetch_quietly(self, target: Target, found: Found, request: httpx.Request, lead: Lead) -> None:
+    async def _revalidate(self, found: Found, request: httpx.Request, target: Target, lead: Lead) -> None:
+        exchange = Exchange(self._store, target, found)
+        response = await self._fetch(exchange, target, _with(request, target.request.headers, "GET"), lead)
         try:
-            exchange = Exchange(self._store, target, found)
-            response = await self._fetch(
-                exchange, target, _with(request, target.request.headers, "GET"), lead
-            )
-            try:
-                async for _ in cast("httpx.AsyncByteStream", response.stream):
-                    pass
-            finally:
-                await response.aclose()
-        except Exception as error:  # noqa: BLE001  # no caller gets it
-            self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
+            async for _ in cast("httpx.AsyncByteStream", response.stream):
+                pass
+        finally:
+            await response.aclose()
 
     async def aclose(self) -> None:
         """Close the transport that fetches pages. The closing of the cache is yours."""
@@ -366,12 +321,6 @@ def _copy(part: bytes, fill: Fill, exchange: Exchange, lead: Lead) -> None:
 
 def _land(is_stored: bool, exchange: Exchange, lead: Lead) -> None:
     lead.land(exchange.landing if is_stored else Landing.ALONE)
-
-
-def _quiet(target: Target) -> Target:
-    """Return what a revalidation in the background asks for."""
-    request = target.request
-    return target._replace(request=request._replace(method="GET", headers=unconditional(request.headers)))
 
 
 def _lowered(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeAlias, final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from cachekit.aio.cache import IntelligentCache as AwaitedCache
-from cachekit.cache.intelligent import IntelligentCache
-from cachekit.http.collapsing import Lead, lead_or_follow, lead_revalidation
+from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
-from cachekit.http.flights import Flights, Landing
-from cachekit.http.options import Cookies, store_over
-from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates, unconditional
+from cachekit.http.flights import Landing
+from cachekit.http.middleware import Middleware
+from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
 from cachekit.http.store import Fill, Found, Target
 from cachekit.model.display import shown_error, shown_key
-from cachekit.model.types import TTL
-from cachekit.runtime.background import BackgroundCall, RateLimitedLog
 from cachekit.runtime.interrupts import is_interrupt
 
 Environ: TypeAlias = dict[str, Any]
@@ -35,7 +32,7 @@ _CONDITIONS: Final = (
 
 
 @final
-class WSGICache:
+class WSGICache(Middleware[Application]):
     """A WSGI application that answers from the cache what the standard permits, and passes on the rest.
 
     Args:
@@ -57,30 +54,7 @@ class WSGICache:
     The closing of the cache is yours.
     """
 
-    __slots__ = ("_app", "_coalesces", "_flights", "_log", "_store")
-
-    def __init__(
-        self,
-        app: Application,
-        cache: IntelligentCache | AwaitedCache,
-        *,
-        max_body: int = 1 << 20,
-        max_buffered: int = 64 << 20,
-        default_ttl: TTL = None,
-        vary: Iterable[str] = (),
-        ignore: Iterable[str] = (),
-        cookies: Cookies = "strict",
-        client_directives: bool = True,
-        coalesce: bool = True,
-    ) -> None:
-        self._app = app
-        self._store = store_over(
-            cache, max_body=max_body, max_buffered=max_buffered, default_ttl=default_ttl, vary=vary,
-            ignore=ignore, cookies=cookies, client_directives=client_directives, coalesce=coalesce,
-        )  # fmt: skip
-        self._coalesces = coalesce
-        self._flights = Flights(self._store.clock)
-        self._log = RateLimitedLog(self._store.clock.monotonic)
+    __slots__ = ()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on."""
@@ -128,10 +102,12 @@ class WSGICache:
         exchange = Exchange(self._store, target, self._store.find(target))
         reply, revalidates = exchange.from_cache()
         if revalidates:
-            self._revalidate(target, exchange.found, environ)
+            # A copy: the environment of this request may change as soon as its response is sent.
+            fetch = partial(self._revalidate, exchange.found, environ.copy())
+            self._collapsing.revalidate(target, exchange.found.key, fetch)
         if reply is not None:
             return _replied(reply, start_response)
-        lead = lead_or_follow(self._store, self._flights, exchange, target, self._coalesces)
+        lead = self._collapsing.lead_or_follow(exchange, target)
         if isinstance(lead, Reply):
             return _replied(lead, start_response)
         return self._call(exchange, target, environ, start_response, lead)
@@ -163,31 +139,17 @@ class WSGICache:
             relay.end(Landing.GONE)
             raise
 
-    def _revalidate(self, target: Target, found: Found, environ: Environ) -> None:
-        lead = lead_revalidation(self._store, self._flights, target, found.key)
-        if lead is None:
-            return
-        request = target.request._replace(method="GET", headers=unconditional(target.request.headers))
-        quiet = target._replace(request=request)
-        asked = {**environ, "REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()}
-        for name in _CONDITIONS:
-            asked.pop(name, None)
-
-        def revalidate() -> None:
-            try:
-                exchange = Exchange(self._store, quiet, found)
-                parts = self._call(exchange, quiet, asked, _no_response, lead)
-                try:
-                    for _ in parts:
-                        pass
-                finally:
-                    if isinstance(parts, _Relay):
-                        parts.close()
-            except Exception as error:  # noqa: BLE001  # no client gets it
-                self._log.add(f"revalidation of {shown_key(target.key)} failed: {shown_error(error)}")
-
-        if not BackgroundCall(revalidate).start():
-            lead.land(Landing.ALONE)
+    def _revalidate(self, found: Found, environ: Environ, target: Target, lead: Lead) -> None:
+        exchange = Exchange(self._store, target, found)
+        asked = {name: value for name, value in environ.items() if name not in _CONDITIONS}
+        asked |= {"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()}
+        parts = self._call(exchange, target, asked, _no_response, lead)
+        try:
+            for _ in parts:
+                pass
+        finally:
+            if isinstance(parts, _Relay):
+                parts.close()
 
 
 @final

@@ -16,7 +16,7 @@ from langchain_core.load import dumps, loads
 from langchain_core.outputs import Generation
 
 from cachekit.aio.cache import IntelligentCache as AsyncCache
-from cachekit.aio.fill import Fill as AsyncFill
+from cachekit.cache.default import core_of
 from cachekit.cache.fill import Fill
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.model.types import TTL, Tags
@@ -129,7 +129,7 @@ class CacheKitCache(BaseCache):
         if fill is None:
             await self._async.set(key, text, self._ttl, tags=self._tags)
         else:
-            await AsyncFill(fill, self._async._run).store(text, self._ttl)
+            await core_of(self.cache).awaited.in_io_thread(fill.store, text, self._ttl)
 
     def clear(self, **_: Any) -> None:
         """Remove all answers."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_apps import Client, Origin, Page, Response, fetch, memory_cache
-from loops import on_a_loop, settle
+from http_apps import Client, Origin, Page, Response, fetch, memory_cache, waiting
+from loops import on_a_loop, settle, until
 
 from cachekit import IntelligentCache, aio
 from cachekit.http import ASGICache
@@ -281,6 +281,25 @@ async def test_a_stale_page_is_served_while_one_request_revalidates_it() -> None
 
 
 @on_a_loop
+async def test_a_revalidation_that_is_cancelled_at_once_is_not_the_last_one() -> None:
+    """A loop that ends cancels its tasks, also those that have not begun."""
+    clock = ManualClock()
+    origin = Origin(Page((("Cache-Control", "max-age=60, stale-while-revalidate=600"),)))
+    app = ASGICache(origin, memory_cache(clock))
+    await fetch(app)
+    clock.advance(90)
+    before = asyncio.all_tasks()
+    await fetch(app)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await settle()
+    assert origin.count == 1
+    assert (await fetch(app)).is_hit
+    await settle()
+    assert origin.count == 2
+
+
+@on_a_loop
 async def test_a_stale_page_is_served_if_the_application_fails() -> None:
     clock = ManualClock()
     origin = Origin(Page((("Cache-Control", "max-age=60, stale-if-error=600"),), b"old"))
@@ -459,6 +478,25 @@ async def test_a_thousand_requests_for_a_hot_page_are_one_call() -> None:
     assert origin.count == 1
     collapsed = [response.cache_status for response in responses if "collapsed" in response.cache_status]
     assert collapsed == ["cachekit; fwd=uri-miss; collapsed; ttl=60"] * 999
+
+
+def test_requests_wait_for_a_page_that_memory_does_not_hold(tmp_path: Path) -> None:
+    """They read what the first one has stored from the file tier."""
+
+    async def main() -> None:
+        with IntelligentCache(memory_cache=None, file_cache=FileCache(tmp_path / "pages")) as cache:
+            origin = Origin()
+            app = ASGICache(origin, cache)
+            origin.open.clear()
+            tasks = [asyncio.create_task(fetch(app)) for _ in range(20)]
+            await origin.entered.wait()
+            await until(lambda: waiting(app) == 19, "the others wait for the first one")
+            origin.open.set()
+            responses = await asyncio.gather(*tasks)
+            assert {response.body for response in responses} == {b"page"}
+            assert origin.count == 1
+
+    asyncio.run(main())
 
 
 @on_a_loop

@@ -8,21 +8,29 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_server import wait_until
 
 PROGRAM = """
-import asyncio, itertools, time
+import asyncio, itertools, threading
 from cachekit import FileCache, IntelligentCache
 from cachekit.http import ASGICache, WSGICache
 
-calls = itertools.count(1)
+calls, arrived = itertools.count(1), itertools.count(1)
+all_arrived, rest_asked = threading.Event(), threading.Event()
 cache = IntelligentCache(file_cache=FileCache({directory!r}))
+
+def arrive(path):
+    if path == "/slow" and next(arrived) == {slow}:
+        all_arrived.set()
+    if path == "/rest":
+        rest_asked.set()
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -34,26 +42,38 @@ async def app(scope, receive, send):
     headers = [(b"cache-control", b"max-age=60"), (b"content-type", b"text/plain")]
     if scope["path"] == "/private":
         headers[0] = (b"cache-control", b"private")
-    await asyncio.sleep(0.3 if scope["path"] == "/slow" else 0)
+    if scope["path"] == "/slow":
+        await asyncio.to_thread(all_arrived.wait)
     await send({{"type": "http.response.start", "status": 200, "headers": headers}})
     if scope["path"] == "/stream":
-        for part in (b"a", b"b"):
-            await send({{"type": "http.response.body", "body": part, "more_body": True}})
-            await asyncio.sleep(0.05)
+        await send({{"type": "http.response.body", "body": b"a", "more_body": True}})
+        await asyncio.to_thread(rest_asked.wait)
     await send({{"type": "http.response.body", "body": b"call %d" % next(calls)}})
 
 def wsgi_app(environ, start_response):
     path = environ["PATH_INFO"]
     control = "private" if path == "/private" else "max-age=60"
-    time.sleep(0.3 if path == "/slow" else 0)
+    if path == "/slow":
+        all_arrived.wait()
     start_response("200 OK", [("Cache-Control", control), ("Content-Type", "text/plain")])
     if path == "/stream":
         yield b"a"
-        yield b"b"
+        rest_asked.wait()
     yield b"call %d" % next(calls)
 
-asgi, wsgi = ASGICache(app, cache), WSGICache(wsgi_app, cache)
+cached_asgi, cached_wsgi = ASGICache(app, cache), WSGICache(wsgi_app, cache)
+
+async def asgi(scope, receive, send):
+    arrive(scope.get("path"))
+    await cached_asgi(scope, receive, send)
+
+def wsgi(environ, start_response):
+    arrive(environ["PATH_INFO"])
+    return cached_wsgi(environ, start_response)
 """
+
+#: Requests for the slow page, which is made when all of them are there.
+SLOW = 6
 
 SERVERS = {
     "uvicorn": ["uvicorn", "program:asgi", "--port", "{port}", "--log-level", "warning"],
@@ -70,27 +90,31 @@ class Server:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.port = one.getsockname()[1]
-        (directory / "program.py").write_text(PROGRAM.format(directory=str(directory / "cache")))
+        (directory / "program.py").write_text(PROGRAM.format(directory=str(directory / "cache"), slow=SLOW))
         command = [part.format(port=self.port) for part in SERVERS[name]]
         self._process = subprocess.Popen([sys.executable, "-m", *command], cwd=directory)
 
-    def wait(self) -> None:
-        deadline = time.monotonic() + 60
-        while self._process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as one:
-                if one.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)  # between two attempts
-        raise AssertionError("the server did not start")
+    def _listens(self) -> bool:
+        assert self._process.poll() is None, "the server ended"
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def get(self, path: str, **headers: str) -> tuple[str, dict[str, str]]:
+    def wait(self) -> None:
+        wait_until(self._listens, "the server listens")
+
+    @contextmanager
+    def asked(self, path: str, **headers: str) -> Iterator[http.client.HTTPResponse]:
+        """A response whose content was not read yet."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            return response.read().decode(), {name.lower(): value for name, value in response.getheaders()}
+            yield connection.getresponse()
         finally:
             connection.close()
+
+    def get(self, path: str, **headers: str) -> tuple[str, dict[str, str]]:
+        with self.asked(path, **headers) as response:
+            return response.read().decode(), {name.lower(): value for name, value in response.getheaders()}
 
     def close(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -116,9 +140,12 @@ def test_a_server_serves_from_the_cache(server: Server) -> None:
     again, fields = server.get("/")
     assert (again, fields["cache-status"].partition("; ttl")[0]) == (first, "cachekit; hit")
     assert int(fields["age"]) >= 0
-    assert server.get("/stream")[0] == server.get("/stream")[0]
+    with server.asked("/stream") as response:
+        part = response.read(1)
+        server.get("/rest")
+        assert part + response.read() == server.get("/stream")[0].encode()
     assert server.get("/private")[0] != server.get("/private")[0]
     assert server.get("/", Range="bytes=0-3")[0] == "call"
-    with ThreadPoolExecutor(6) as threads:
-        slow: list[Any] = list(threads.map(server.get, ["/slow"] * 6))
+    with ThreadPoolExecutor(SLOW) as threads:
+        slow: list[Any] = list(threads.map(server.get, ["/slow"] * SLOW))
     assert len({body for body, _ in slow}) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_apps import Call, Page, Response, WSGIOrigin, call, memory_cache
+from http_apps import Call, Page, Response, WSGIOrigin, call, memory_cache, waiting
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
@@ -163,6 +163,22 @@ def test_a_hot_page_is_one_call() -> None:
     for thread in threads:
         thread.join()
     assert [response.body for response in responses] == [b"page"] * 50
+    assert origin.count == 1
+
+
+def test_requests_wait_for_a_page_that_memory_does_not_hold(tmp_path: Path) -> None:
+    """They read what the first one has stored from the file tier."""
+    origin = WSGIOrigin()
+    origin.open.clear()
+    with (
+        IntelligentCache(memory_cache=None, file_cache=FileCache(tmp_path / "pages")) as cache,
+        ThreadPoolExecutor(5) as threads,
+    ):
+        app = WSGICache(origin, cache)
+        responses = [threads.submit(call, app) for _ in range(5)]
+        wait_until(lambda: waiting(app) == 4, "the others wait for the first one")
+        origin.open.set()
+        assert [response.result().body for response in responses] == [b"page"] * 5
     assert origin.count == 1
 
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from wsgiref.validate import validator
 
 from cachekit import IntelligentCache
+from cachekit.http import ASGICache, WSGICache
 from cachekit.http.asgi import Application, Message, Receive, Scope, Send
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory.tier import MemoryCache
@@ -23,6 +24,11 @@ Pairs = Sequence[tuple[str, str]]
 def memory_cache(clock: ManualClock | None = None) -> IntelligentCache:
     memory = MemoryCache() if clock is None else MemoryCache(clock=clock)
     return IntelligentCache(memory_cache=memory, file_cache=None)
+
+
+def waiting(app: ASGICache | WSGICache) -> int:
+    """Return how many requests wait for another one."""
+    return sum(len(flight._wake) for flight in app._collapsing._flights._flights.values())
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ _OF_BACKENDS: Final = ("stale_ttl", "load")
 class Location(NamedTuple):
     """Where entries live."""
 
-    server: str | None = None  #: an address
-    directory: str | None = None  #: absolute
-    name: str = ""  #: of caches in memory alone
-    cache: str | None = None  #: the dotted path of a cache
+    server: str | None  #: an address
+    directory: str | None  #: absolute
+    name: str  #: of caches in memory alone
+    cache: str | None  #: the dotted path of a cache
 
 
 class Shared(NamedTuple):
@@ -74,23 +74,24 @@ def parsed(location: Any) -> Location:
     parts = [location] if isinstance(location, str | os.PathLike) else location
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | os.PathLike) for part in parts):
         raise InvalidCacheBackendError(f"LOCATION must be a str or a list of str, not {location!r}")
-    found = Location()
+    server = directory = cache = None
+    name = ""
     for part in map(os.fspath, parts):
-        if part.startswith(_SERVERS) and found.server is None:
-            found = found._replace(server=part)
-        elif os.path.isabs(part) and found.directory is None:
-            found = found._replace(directory=part)
+        if part.startswith(_SERVERS) and server is None:
+            server = part
+        elif os.path.isabs(part) and directory is None:
+            directory = part
         elif part in ("", "memory") or part.startswith("memory:"):
-            found = found._replace(name=part.removeprefix("memory").removeprefix(":"))
+            name = part.removeprefix("memory").removeprefix(":")
         elif ":" in part and "/" not in part and len(parts) == 1:
-            found = found._replace(cache=part)
+            cache = part
         else:
             raise InvalidCacheBackendError(
                 f"LOCATION {_shown(part)!r} must be 'memory', 'memory:name', one absolute directory, one "
                 f"address such as 'redis://host:6379/0', a list of a directory and an address, or "
                 f"'module:attribute' of an IntelligentCache"
             )
-    return found
+    return Location(server, directory, name, cache)
 
 
 def _shown(part: str) -> str:

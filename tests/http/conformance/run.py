@@ -208,7 +208,7 @@ def _await_port(port: int) -> None:
         with socket.socket() as one:
             if one.connect_ex(("127.0.0.1", port)) == 0:
                 return
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two attempts: a program does not tell when it listens
     raise TimeoutError(f"nothing listens on port {port}")
 
 
