@@ -106,45 +106,16 @@ def _add_demo(commands: Commands) -> None:
             "processes ask the same. Ends with the results, and with what each tier saved."
         ),
     )
-    demo.add_argument(
-        "--modules",
-        type=_whole_number(least=1),
-        metavar="N",
-        help="ask about the N largest modules only (default: all)",
-    )
-    demo.add_argument(
-        "--requests",
-        type=_whole_number(least=1),
-        default=50_000,
-        metavar="N",
-        help="questions per pass (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--threads",
-        type=_whole_number(least=1, most=256),
-        default=4,
-        metavar="N",
-        help="threads that ask, in each process (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--processes",
-        type=_whole_number(least=1, most=64),
-        default=4,
-        metavar="N",
-        help="new processes that ask once more (default: %(default)s)",
-    )
+    _add_number(demo, "--modules", "ask about the N largest modules only (default: all)", least=1)
+    _add_number(demo, "--requests", "questions per pass", 50_000, least=1)
+    _add_number(demo, "--threads", "threads that ask, in each process", 4, least=1, most=256)
+    _add_number(demo, "--processes", "new processes that ask once more", 4, least=1, most=64)
     demo.add_argument(
         "--redis",
         metavar="URL",
         help="a server that another host shares; processes with another directory play that host",
     )
-    demo.add_argument(
-        "--seed",
-        type=_whole_number(),
-        default=1,
-        metavar="N",
-        help="the seed of the random questions (default: %(default)s)",
-    )
+    _add_number(demo, "--seed", "the seed of the random questions", 1)
     demo.set_defaults(run=_demo)
 
 
@@ -236,7 +207,7 @@ def _add_directory_commands(commands: Commands) -> None:
             "Exits with status 1 if the directory is damaged."
         ),
     )
-    inspect.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    _add_directory(inspect)
     inspect.add_argument(
         "--keys",
         type=_pattern,
@@ -254,7 +225,7 @@ def _add_directory_commands(commands: Commands) -> None:
             "1 if the directory is damaged."
         ),
     )
-    verify.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    _add_directory(verify)
     verify.add_argument(
         "--repair", action="store_true", help="remove damaged entries, and files that belong to no entry"
     )
@@ -265,9 +236,22 @@ def _add_directory_commands(commands: Commands) -> None:
         help="remove every entry of a cache directory",
         description="Removes every entry, also while processes use the directory. Asks for confirmation.",
     )
-    purge.add_argument("directory", metavar="DIR", help="the directory of the cache")
+    _add_directory(purge)
     purge.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     purge.set_defaults(run=_purge)
+
+
+def _add_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", metavar="DIR", help="the directory of the cache")
+
+
+def _add_watched_directory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="the directory of a cache (default: all caches of this user without files)",
+    )
 
 
 def _add_top(commands: Commands) -> None:
@@ -279,12 +263,7 @@ def _add_top(commands: Commands) -> None:
             "directory, every interval. Without a terminal it prints one line each time. q ends it."
         ),
     )
-    top.add_argument(
-        "directory",
-        metavar="DIR",
-        nargs="?",
-        help="the directory of a cache (default: all caches of this user without files)",
-    )
+    _add_watched_directory(top)
     top.add_argument("--once", action="store_true", help="print the sums since the beginning, and end")
     top.add_argument(
         "--interval",
@@ -306,22 +285,9 @@ def _add_dashboard(commands: Commands) -> None:
             "nothing. Needs the dashboard extra. Ctrl-C ends it."
         ),
     )
-    dashboard.add_argument(
-        "directory",
-        metavar="DIR",
-        nargs="?",
-        help="the directory of a cache (default: all caches of this user without files)",
-    )
-    dashboard.add_argument(
-        "--port",
-        type=_whole_number(0, 65535),
-        default=8055,
-        metavar="N",
-        help="the port (default: %(default)s)",
-    )
-    dashboard.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="the address (default: %(default)s)"
-    )
+    _add_watched_directory(dashboard)
+    _add_number(dashboard, "--port", "the port", 8055, least=0, most=65535)
+    _add_host(dashboard)
     dashboard.add_argument(
         "--insecure-bind", action="store_true", help="allow an address that other hosts can reach"
     )
@@ -347,21 +313,9 @@ def _add_metrics(commands: Commands) -> None:
             "Prometheus; with --port, serves them. Needs the prometheus extra."
         ),
     )
-    metrics.add_argument(
-        "directory",
-        metavar="DIR",
-        nargs="?",
-        help="the directory of a cache (default: all caches of this user without files)",
-    )
-    metrics.add_argument(
-        "--port", type=_whole_number(0, 65535), metavar="N", help="serve /metrics at this port"
-    )
-    metrics.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="the address to serve at (default: %(default)s)",
-    )
+    _add_watched_directory(metrics)
+    _add_number(metrics, "--port", "serve /metrics at this port", least=0, most=65535)
+    _add_host(metrics)
     metrics.add_argument("--name", metavar="NAME", help="the label `cache` (default: the name of DIR)")
     metrics.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
     metrics.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
@@ -385,7 +339,26 @@ def _add_doctor(commands: Commands) -> None:
     doctor.set_defaults(run=_doctor)
 
 
-def _whole_number(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
+def _add_host(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to serve at (default: %(default)s)",
+    )
+
+
+def _add_number(
+    command: argparse.ArgumentParser,
+    option: str,
+    what: str,
+    default: int | None = None,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+) -> None:
+    """Add an option that takes a whole number within bounds."""
+
     def parse(text: str) -> int:
         try:
             number = int(text)
@@ -397,7 +370,9 @@ def _whole_number(least: int | None = None, most: int | None = None) -> Callable
             raise argparse.ArgumentTypeError(f"must be at most {most}, not {number}")
         return number
 
-    return parse
+    if default is not None:
+        what += " (default: %(default)s)"
+    command.add_argument(option, type=parse, default=default, metavar="N", help=what)
 
 
 def _pattern(text: str) -> re.Pattern[str]:

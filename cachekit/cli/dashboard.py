@@ -13,7 +13,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, NamedTuple, final
 from urllib.parse import parse_qs
 
-from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse
+from cachekit.cli.directory import DirectoryError, cache_directory, refuse
 from cachekit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def run(plan: Plan) -> int:
             )
         )
     try:
-        path = None if plan.directory is None else absolute(plan.directory)
-        if path is not None and not holds_cache(path):
-            raise no_cache(path)
+        path = None if plan.directory is None else cache_directory(plan.directory)
         board = Dashboard(board_at(path), lambda _: True)
     except (CacheError, DirectoryError) as error:
         return refuse(error)

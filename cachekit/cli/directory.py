@@ -44,6 +44,19 @@ def absolute(path: str) -> str:
     raise DirectoryError(f"{path} is not a directory")
 
 
+def cache_directory(path: str) -> str:
+    """Return the absolute path of the directory of a cache, sound or not.
+
+    Raises:
+        DirectoryError: it does not exist, cannot be read, or was not made for a cache.
+        OSError: it cannot be read.
+    """
+    path = absolute(path)
+    if not holds_cache(path):
+        raise no_cache(path)
+    return path
+
+
 def inspect_directory(path: str) -> Inspection:
     """Open a cache directory for inspection.
 

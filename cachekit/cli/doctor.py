@@ -70,6 +70,10 @@ class Finding(NamedTuple):
     status: Status = "ok"
     remedy: str = ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return its fields by name."""
+        return self._asdict()
+
 
 def run(plan: Plan, display: Display) -> int:
     """Show the findings; return 1 if one of them is a problem, and 0 otherwise."""
@@ -80,7 +84,7 @@ def run(plan: Plan, display: Display) -> int:
     finally:
         logger.disabled = was_off
     if plan.as_json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+        print(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:
         _show(findings, display)
     return int(any(finding.status == "problem" for finding in findings))

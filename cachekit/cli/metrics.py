@@ -11,7 +11,7 @@ import os
 import threading
 from typing import NamedTuple
 
-from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse
+from cachekit.cli.directory import DirectoryError, cache_directory, refuse
 from cachekit.errors import CacheError
 
 
@@ -36,9 +36,7 @@ def run(plan: Plan) -> int:
         )
     registry = CollectorRegistry()
     try:
-        path = plan.directory if plan.directory is None else absolute(plan.directory)
-        if path is not None and not holds_cache(path):
-            raise no_cache(path)
+        path = None if plan.directory is None else cache_directory(plan.directory)
         registry.register(CacheCollector.of_host(plan.name or _name(path), path))
         if plan.port is None:
             print(generate_latest(registry).decode(), end="")

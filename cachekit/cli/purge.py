@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse, size
+from cachekit.cli.directory import DirectoryError, cache_directory, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
 from cachekit.tiers.file.engine.check import Inspection
@@ -27,9 +27,7 @@ class Plan(NamedTuple):
 def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
     """Purge a directory after confirmation; return 0 if that was done, 1 if not."""
     try:
-        path = absolute(plan.directory)
-        if not holds_cache(path):
-            raise no_cache(path)
+        path = cache_directory(plan.directory)
         geometry, what = _describe(path)
     except DirectoryError as error:
         return refuse(error)

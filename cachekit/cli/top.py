@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cachekit.cli.directory import DirectoryError, absolute, holds_cache, no_cache, refuse, size
+from cachekit.cli.directory import DirectoryError, cache_directory, refuse, size
 from cachekit.cli.display import Display, RichDisplay
 from cachekit.errors import CacheError
-from cachekit.monitoring.families import TIERS
+from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import HostFigures, HostReader, Process
 from cachekit.monitoring.snapshot import Numbers
@@ -44,9 +44,7 @@ class Plan(NamedTuple):
 def run(plan: Plan, display: Display) -> int:
     """Show the figures until Ctrl-C or `q`, or once; return 1 if they cannot be read."""
     try:
-        path = None if plan.directory is None else absolute(plan.directory)
-        if path is not None and not holds_cache(path):
-            raise no_cache(path)
+        path = None if plan.directory is None else cache_directory(plan.directory)
         reader = HostReader(path, seconds=_WATCHED)
         if plan.once:
             show(display, reader.read(), reader.path)
@@ -109,10 +107,9 @@ def _tier_rows(
     """Return a row for each tier."""
     rows: list[tuple[str, ...]] = []
     for tier in TIERS:
-        if f"entries/{tier}" not in figures.gauges and f"sets/{tier}" not in figures.counters:
+        if not figures.has(tier):
             continue
-        duration = f"tier.duration/{tier}/{'hit' if tier == 'memory' else 'call'}"
-        gauges = figures.gauges
+        gauges, duration = figures.gauges, HIT_DURATIONS[tier]
         counts = [
             total(counted, "lookups", tier),
             counted.get(f"lookups/{tier}/hit", 0),
@@ -163,11 +160,6 @@ def _reasons(figures: HostFigures) -> list[str]:
     ]
 
 
-def _status(figures: HostFigures) -> str:
-    found = {process.status for process in figures.processes}
-    return next((status for status in ("critical", "warning") if status in found), "healthy")
-
-
 # -- one line every interval ----------------------------------------------------------------------------
 
 
@@ -195,7 +187,7 @@ def line(figures: HostFigures, rates: Rates) -> str:
         if f"size/{tier}" in figures.gauges:
             out = "" if figures.gauges.get(f"tier.up/{tier}", 1) else " OUT"
             parts.append(f"{tier} {size(figures.gauges[f'size/{tier}'])}{out}")
-    return "  ".join([*parts, _processes(figures), _status(figures)])
+    return "  ".join([*parts, _processes(figures), figures.status])
 
 
 # -- in a terminal --------------------------------------------------------------------------------------
@@ -232,9 +224,11 @@ def screen(
     from rich.text import Text
 
     counted = rates.of_all()
-    status = _status(figures)
     head = Text.assemble(
-        ("cachekit top  ", "bold"), (status, _COLOURS[status]), f"  {_processes(figures)}  ", (path, "dim")
+        ("cachekit top  ", "bold"),
+        (figures.status, _COLOURS[figures.status]),
+        f"  {_processes(figures)}  ",
+        (path, "dim"),
     )
     most = max([requests for requests, _ in history], default=0.0)
     lines = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -15,7 +14,8 @@ from typing import Any, Final, TypeAlias, final
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.health import assess
 from cachekit.loading.core import CacheCore
-from cachekit.monitoring.families import TIERS
+from cachekit.monitoring.families import HIT_DURATIONS, TIERS
+from cachekit.monitoring.publishing import program
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import HostFigures, HostReader, Process, Reason
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
@@ -107,9 +107,8 @@ class _Own:
         health = assess(one.stats, self._core.tiers.states())
         gauges = one.gauge_values()
         reasons = [Reason(r.status, r.tier, r.message, r.remedy) for r in health.reasons]
-        program = os.path.basename(sys.argv[0]) or "python"
         process = Process(
-            "own", program, os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
+            "own", program(), os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
             tuple(reasons),
         )  # fmt: skip
         return HostFigures(counters, gauges, (process,), 0)
@@ -117,10 +116,9 @@ class _Own:
 
 def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
     counted, counters = rates.of_all(), figures.counters
-    statuses = {process.status for process in figures.processes}
     return {
         "time": now,
-        "status": next((one for one in ("critical", "warning") if one in statuses), "healthy"),
+        "status": figures.status,
         "reasons": _reasons(figures),
         "requests": _known(counted, total(counted, "requests")),
         "misses": _known(counted, counted.get("requests/miss", 0)),
@@ -134,19 +132,14 @@ def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
             "loads": total(counters, "loads"),
             "load_errors": counters.get("loads/error", 0),
         },
-        "tiers": [_tier(tier, figures, counted) for tier in TIERS if _has(tier, figures)],
+        "tiers": [_tier(tier, figures, counted) for tier in TIERS if figures.has(tier)],
         "processes": [_process(one, rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]],
         "ended": figures.ended,
     }
 
 
-def _has(tier: str, figures: HostFigures) -> bool:
-    return f"entries/{tier}" in figures.gauges or f"sets/{tier}" in figures.counters
-
-
 def _tier(tier: str, figures: HostFigures, counted: Numbers) -> Moment:
-    gauges = figures.gauges
-    duration = f"tier.duration/{tier}/{'hit' if tier == 'memory' else 'call'}"
+    gauges, duration = figures.gauges, HIT_DURATIONS[tier]
     return {
         "tier": tier,
         "up": gauges.get(f"tier.up/{tier}", 1) > 0,
@@ -190,7 +183,7 @@ def _reasons(figures: HostFigures) -> list[Moment]:
     for process in figures.processes:
         for reason in process.reasons:
             key = reason.status, reason.tier, reason.remedy
-            first = reason._asdict() | {"count": 0}
+            first = reason.as_dict() | {"count": 0}
             found.setdefault(key, first)["count"] += 1
     return sorted(found.values(), key=lambda one: one["status"])  # critical ones first
 

@@ -90,6 +90,14 @@ FAMILIES: Final = (
            "Invalidations that a tier has missed so far"),
 )  # fmt: skip
 
+#: The key of the seconds that hits of a tier took, by tier.
+HIT_DURATIONS: Final = {
+    values[0]: "/".join((family.name, *values))
+    for family in FAMILIES
+    if family.name == "tier.duration"
+    for values in family.series
+}
+
 #: The statistics of a tier that are figures, by the end of their keys.
 TIER_COUNTERS: Final = {
     ("lookups", "hit"): "hits",

@@ -52,7 +52,7 @@ class Publisher:
                 gauges.setdefault(id(owner), {}).update(numbers)
         record = {
             "format": FORMAT,
-            "program": _program(),
+            "program": program(),
             "pid": os.getpid(),
             "started": self._started,
             "written": time.time(),
@@ -116,7 +116,8 @@ class Publisher:
         }
 
 
-def _program() -> str:
+def program() -> str:
+    """Return what this process is called in the figures."""
     path = str(sys.argv[0]) if getattr(sys, "argv", None) else ""
     name = os.path.basename(path)
     if name == "__main__.py":

@@ -22,7 +22,7 @@ from cachekit.monitoring.watching import publish_here
 
 _FIRST: Final = 1.5 * INTERVAL  # seconds until all processes have published for the first time
 _PATIENCE: Final = 5.0  # seconds that a reader waits for others
-_STATUS: Final = ("healthy", "warning", "critical")
+_STATUS: Final = ("healthy", "warning", "critical")  # the worst one last
 _TEXT: Final = 500  # characters of a text in a record
 _REASONS: Final = 10
 _MOST: Final = 2.0**63  # a figure beyond it is damage
@@ -35,6 +35,10 @@ class Reason(NamedTuple):
     tier: str
     message: str
     remedy: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its fields by name."""
+        return self._asdict()
 
 
 class Process(NamedTuple):
@@ -59,6 +63,15 @@ class HostFigures(NamedTuple):
     gauges: Numbers  #: of those that live
     processes: tuple[Process, ...]  #: that live, the oldest first
     ended: int  #: how many processes have ended
+
+    @property
+    def status(self) -> str:
+        """Return the worst status of a process."""
+        return max([process.status for process in self.processes], key=_STATUS.index, default="healthy")
+
+    def has(self, tier: str) -> bool:
+        """Return whether a cache has, or had, this tier."""
+        return f"entries/{tier}" in self.gauges or f"sets/{tier}" in self.counters
 
 
 @final

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 from cachekit.loading.core import CacheCore
 from cachekit.model.counters import LatencyHistogram
 from cachekit.model.stats import CacheStats
-from cachekit.monitoring.families import GAUGES, PARTS, TIER_COUNTERS
+from cachekit.monitoring.families import GAUGES, HIT_DURATIONS, PARTS, TIER_COUNTERS
 from cachekit.tiers.file import store_of
 from cachekit.tiers.memory.stats import usage
 from cachekit.tiers.redis import latency_of
@@ -65,9 +65,7 @@ def snapshot(core: CacheCore) -> Snapshot:
     memory = core.memory_tier
     if memory is not None:
         counted = _tier_counters("memory", stats["memory"])
-        parts.append(
-            Part(memory, counted | _histogram("tier.duration/memory/hit", core.memory_stats.latency))
-        )
+        parts.append(Part(memory, counted | _histogram(HIT_DURATIONS["memory"], core.memory_stats.latency)))
         limits = {"entries.limit/memory": memory.max_size, "size.limit/memory": memory.max_bytes}
         gauges.append((memory, _tier_gauges("memory", stats["memory"]) | _known(limits)))
     for name, state in core.tiers.states().items():
@@ -78,7 +76,7 @@ def snapshot(core: CacheCore) -> Snapshot:
         own[f"tier.outages/{name}"] = state.outages
         latency = _latency(state.tier)
         if latency is not None:
-            counted |= _histogram(f"tier.duration/{name}/call", latency)
+            counted |= _histogram(HIT_DURATIONS[name], latency)
         parts.append(Part(state.tier, counted))
         mebibytes = getattr(state.tier, "max_size_mb", None)
         limit = mebibytes * 2**20 if isinstance(mebibytes, (int, float)) else None

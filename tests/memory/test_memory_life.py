@@ -18,7 +18,6 @@ from forking import in_fork
 from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
-from cachekit.monitoring import watching
 from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 
@@ -29,13 +28,8 @@ def upkeep_threads() -> list[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def nobody_left() -> None:
-    """What earlier tests did not close has been collected, and the thread has seen it.
-
-    Caches of modules stay, and their figures are not published any more.
-    """
+    """What earlier tests did not close has been collected, and the thread has seen it."""
     gc.collect()
-    for watch in list(watching._watches.values()):
-        watch._end()
     it_ends()
 
 

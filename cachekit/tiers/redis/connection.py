@@ -269,7 +269,13 @@ def _bounded(kind: Any) -> Any:
     """Return a class of connections whose exchanges are bounded, logging in included."""
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
-        # The driver has no public name for what makes the socket of a connection.
+        # The driver has no public names for the socket of a connection, and for what makes it.
+        @property
+        def line(self) -> Line | None:
+            """The socket; None while it is not connected."""
+            line: Line | None = self._sock
+            return line
+
         def _connect(self) -> Line:
             made = super()._connect()
             # Let the system discard, when the connection is closed, what the server has not acknowledged.
@@ -294,8 +300,7 @@ def open_connection(connection: Any) -> Line:
         if isinstance(error, Exception):
             raise translated(error) from None
         raise
-    # The driver has no public name for the socket of a connection.
-    line: Line = connection._sock
+    line: Line = connection.line
     line.restore_timeout()
     return line
 

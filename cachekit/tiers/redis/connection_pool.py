@@ -35,7 +35,7 @@ class ConnectionPool:
     """Connections to one server. Safe in any thread. After a fork the child makes another pool.
 
     Args:
-        make: makes a connection that is not connected yet, and does not retry by itself.
+        make: makes a connection that is not connected yet, so has no `line`, and does not retry by itself.
         open_connection: connects one.
         most: the largest number of connections.
         patience: seconds to wait for one when all are in use.
@@ -179,8 +179,7 @@ class ConnectionPool:
                 self._waiting -= 1
 
     def _exchange(self, connection: Any, message: bytes) -> Any:
-        # The driver has no public name for the socket of a connection. These are of `_bounded` classes.
-        line: Line = connection._sock or self._open(connection)
+        line: Line = connection.line or self._open(connection)
         raw = line.socket
         if len(message) <= PORTION:
             raw.sendall(message)
@@ -201,7 +200,7 @@ class ConnectionPool:
     def _exchange_many(
         self, connection: Any, messages: Sequence[bytes], checks: Sequence[Check]
     ) -> list[Any]:
-        line: Line = connection._sock or self._open(connection)
+        line: Line = connection.line or self._open(connection)
         for message in messages:
             line.sendall(message)
         replies = Replies(line)

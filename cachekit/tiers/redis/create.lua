@@ -21,19 +21,4 @@ if type(held) == 'string' and (ARGV[7] == '' or redis.sha1hex(held) ~= ARGV[7]) 
     end
     return held
 end
-prolong(3, ARGV[5])
-local done
-if ARGV[5] == '' then
-    done = redis.pcall('SET', KEYS[1], ARGV[4])
-else
-    done = redis.pcall('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-end
-if not done.err then
-    done = redis.pcall('SET', KEYS[2], ARGV[6], 'PX', ARGV[3])
-end
-if done.err then
-    -- A server without room keeps neither, as in `put.lua`.
-    redis.pcall('UNLINK', KEYS[1], KEYS[2])
-    return done
-end
-return 1
+return store()

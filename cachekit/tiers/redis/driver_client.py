@@ -93,7 +93,7 @@ class DriverClient:
         except Exception as error:  # noqa: BLE001  # as in `ask`
             raise translated(error) from None
         with self._lent(client.connection_pool, close=True) as connection:
-            # The driver has no public name for the socket of a connection.
+            # The driver has no public name for the socket of a connection of the user's client.
             made = connection._sock
             yield made if isinstance(made, Line) else Line(made, None)
 

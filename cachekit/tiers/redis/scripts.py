@@ -1,4 +1,4 @@
-"""The Lua scripts that the server runs. Each has a file beside this one; `read` and `prolong` are parts.
+"""The Lua scripts that the server runs. Each has a file here; `read`, `prolong` and `store` are parts.
 
 All are read when this module is imported, not at first use. Reading goes through the import system: a child
 of a fork would find its locks held for ever if another thread was importing.
@@ -10,12 +10,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from cachekit.tiers.redis.answers import (
-    Check,
-    is_flag,
-    is_flag_or_bytes,
-    is_nothing,
-)
+from cachekit.tiers.redis.answers import Check, is_flag, is_flag_or_bytes, is_nothing
 
 #: Digits of the longest token, which has 63 bits.
 MOST_DIGITS: Final = 19
@@ -36,6 +31,7 @@ def _text(name: str) -> bytes:
 
 _READ: Final = _text("read")
 _PROLONG: Final = _text("prolong")
+_STORE: Final = _text("store")
 
 
 def _script(name: str, check: Check, *, has_parts: bool = False, before: bytes = b"") -> Script:
@@ -50,8 +46,8 @@ def _is_token(answer: object) -> bool:
 ACQUIRE: Final = _script("acquire", is_flag, before=_READ)
 RELEASE: Final = _script("release", is_flag, before=_READ)
 PUT: Final = _script("put", is_nothing)
-CREATE: Final = _script("create", is_flag_or_bytes, before=_READ + _PROLONG)
-REPLACE: Final = _script("replace", is_flag, before=_READ + _PROLONG)
+CREATE: Final = _script("create", is_flag_or_bytes, before=_READ + _PROLONG + _STORE)
+REPLACE: Final = _script("replace", is_flag, before=_READ + _PROLONG + _STORE)
 ADD: Final = _script("add", is_flag_or_bytes, before=_READ + _PROLONG)
 REMOVE: Final = _script("remove", is_flag, has_parts=True)
 TOKENS: Final = _script("tokens", _is_token, has_parts=True, before=_READ)
