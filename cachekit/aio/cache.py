@@ -136,7 +136,7 @@ class IntelligentCache(Facade[Core]):
     async def get(self, key: str, default: Any = None, *, cache_level: CacheLevel = _ALL) -> Any:
         """Return the value of the key, as `cachekit.IntelligentCache.get`. A memory hit stays on the loop."""
         core = self._core
-        if cache_level is not _ALL or not core.in_use:
+        if cache_level is not _ALL or core.closed:
             core.check(cache_level)
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = core.look_in_memory(name, cache_level, core.lookups)

@@ -214,7 +214,7 @@ class IntelligentCache:
                     if now > self._stats.sample_due:
                         self._stats.sample(self._store, held.key)
                     return value
-        if cache_level is not _ALL or not self._core.in_use:
+        if cache_level is not _ALL or self._core.closed:
             self._core.check(cache_level)
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = self._core.look_up(name, cache_level)
@@ -252,7 +252,7 @@ class IntelligentCache:
             ValueTooLargeError: the value is too large for a tier. The key was removed.
         """
         core = self._core
-        if cache_level is not _ALL or not core.in_use:
+        if cache_level is not _ALL or core.closed:
             core.check(cache_level)
         # A tier below looks into the value as it encodes it.
         if type(value) not in (READABLE_TYPES if core.tiers.lower and cache_level is _ALL else PLAIN_TYPES):

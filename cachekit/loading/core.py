@@ -7,7 +7,7 @@ the loads, the defaults and the counters. Callers check arguments before they ca
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol, final
 from weakref import ref
 
@@ -63,14 +63,11 @@ class CacheCore:
         fast_paths: the fast paths that point into the memory tier. It is no WeakSet, because another thread
             may add one while the members are listed.
         closed: whether the cache is closed.
-        in_use: whether a call has been checked, and the cache is not closed. Other calls must be checked.
-        on_first_use: called by the first call that is checked. A hit in memory is not.
     """
 
     __slots__ = (
         "__weakref__", "_functions", "_levels", "awaited", "closed", "default_ttl", "defaults", "fast_paths",
-        "in_use", "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "on_first_use",
-        "table", "tiers",
+        "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -94,8 +91,6 @@ class CacheCore:
         self.memory_stats = stats_of(tier)
         self.default_ttl = default_ttl
         self.closed = False
-        self.in_use = False
-        self.on_first_use: Callable[[], object] = _do_nothing
         # Other caches write during an outage, without a message: memory is cleared when it ends.
         recovered = self.memory.clear
         self.tiers = TierStack(
@@ -120,13 +115,8 @@ class CacheCore:
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
-        if not self.in_use:
-            if self.closed:
-                raise CacheClosedError("this IntelligentCache was closed; make a new one")
-            self.on_first_use()
-            self.in_use = True
-            if self.closed:  # by another thread, in between
-                self.in_use = False
+        if self.closed:
+            raise CacheClosedError("this IntelligentCache was closed; make a new one")
         if level is CacheLevel.ALL:
             return
         if not isinstance(level, CacheLevel):
@@ -230,7 +220,6 @@ class CacheCore:
     def close(self) -> None:
         """Refuse further calls, empty the fast paths and end what runs in the background."""
         self.closed = True
-        self.in_use = False  # in this order: see `check`
         for reference in self.fast_paths.keyrefs():
             fast_path = reference()
             if fast_path is not None:
@@ -241,7 +230,3 @@ class CacheCore:
         self.loads.close()
         self.table.is_closed = True
         self.memory_stats.retire(self.table)
-
-
-def _do_nothing() -> None:
-    """Stand in for `on_first_use` where nothing is to be done."""

@@ -1,7 +1,4 @@
-"""Looks once a second whether the figures of this process are wanted, and publishes them while they are.
-
-It begins with the first use of a cache: the import of a module that only makes one starts no thread.
-"""
+"""Looks once a second whether the figures of this process are wanted, and publishes them while they are."""
 
 from __future__ import annotations
 
@@ -41,14 +38,9 @@ class Watch:
         self._looks: ScheduledTask | None = None
 
     def add(self, core: CacheCore) -> None:
-        """Count a cache too, from now on, and look from its first use on."""
+        """Count a cache too, from now on."""
         with changing:
             self._cores[id(core)] = ref(core)
-        core.on_first_use = self._begin
-
-    def _begin(self) -> None:
-        """Look from now on."""
-        with changing:
             if self._looks is not None:
                 return
         # Not under the lock: the scheduler has one of its own.

@@ -18,6 +18,7 @@ from forking import in_fork
 from redis_server import wait_until
 
 from cachekit import FOREVER, CacheEntry, CacheStrategy, MemoryCache, RemovalCause, SerializationError
+from cachekit.monitoring import watching
 from cachekit.runtime.scheduler import scheduler
 from cachekit.testing import ManualClock
 
@@ -28,8 +29,13 @@ def upkeep_threads() -> list[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def nobody_left() -> None:
-    """What earlier tests did not close has been collected, and the thread has seen it."""
+    """What earlier tests did not close has been collected, and the thread has seen it.
+
+    Caches of modules stay, and their figures are not published any more.
+    """
     gc.collect()
+    for watch in list(watching._watches.values()):
+        watch._end()
     it_ends()
 
 

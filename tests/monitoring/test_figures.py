@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fresh_imports import SITE_PACKAGES, run
 
-from cachekit import CacheClosedError, FileCache, IntelligentCache, MemoryCache
+from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.cache.default import core_of
 from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import COUNTERS, FAMILIES, GAUGES, PARTS, TIER_COUNTERS
@@ -138,38 +137,3 @@ print([name for name in unwanted if name in sys.modules])
 """
     assert run(program, SITE_PACKAGES) == "[]"
     assert not (tmp_path / "figures").exists()
-
-
-def test_a_cache_that_is_not_used_starts_no_thread(tmp_path: Path) -> None:
-    """A module that makes caches starts nothing when it is imported; the first call does, a miss too."""
-    program = f"""
-import threading
-from cachekit import IntelligentCache, FileCache
-def begun():
-    return [thread.name for thread in threading.enumerate() if thread.name == "cachekit-upkeep"]
-first = IntelligentCache(file_cache=None)
-second = IntelligentCache(file_cache=FileCache({str(tmp_path)!r}, 1, cleanup_interval=None))
-made = begun()
-first.get("k")
-print(made, begun())
-"""
-    assert run(program, SITE_PACKAGES) == "[] ['cachekit-upkeep']"
-
-
-def test_a_cache_that_was_not_used_refuses_calls_after_its_end() -> None:
-    cache = IntelligentCache(file_cache=None)
-    cache.close()
-    for call in (cache.get, cache.delete, lambda key: cache.set(key, 1)):
-        with pytest.raises(CacheClosedError):
-            call("k")
-
-
-def test_a_cache_that_is_closed_during_its_first_call_stays_closed() -> None:
-    """The call takes note of the end, although it makes the cache one that is in use."""
-    cache = IntelligentCache(file_cache=None)
-    core_of(cache).on_first_use = cache.close
-    with suppress(CacheClosedError):
-        cache.get("k")
-    with pytest.raises(CacheClosedError):
-        cache.get("k")
-    assert not core_of(cache).in_use
