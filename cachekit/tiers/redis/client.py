@@ -21,7 +21,7 @@ from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_v
 from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, load_driver, pool_of, translated
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
-from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+from cachekit.tiers.redis.resp import Argument, ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.subscription import Subscription
 
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
     script: Script
     keys: Sequence[bytes]
-    arguments: Sequence[bytes | str | int]
+    arguments: Sequence[Argument]
 
     @property
     def check(self) -> Check:
@@ -56,7 +56,7 @@ class Call(NamedTuple):
         script = self.script
         return list_of(script.check, len(self.keys)) if script.has_parts else script.check
 
-    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+    def command(self, how: str = "EVALSHA") -> tuple[Argument, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)

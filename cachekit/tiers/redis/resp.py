@@ -6,7 +6,13 @@ bounded in size, in number of parts and in depth, and what breaks a bound is no 
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+from cachekit.serialization.parts import Parts, Payload, pieces_of
+
+#: What a command may have beside its name.
+Argument: TypeAlias = Payload | str | int
 
 #: Bytes of the largest value. A larger one would keep the server from other clients for too long.
 LARGEST: Final = 64 << 20
@@ -88,10 +94,28 @@ class WrongReplyError(BrokenReplyError):
     """What came is no reply, or not one to this command. A second try would get the same."""
 
 
-def packed(command: tuple[bytes | str | int, ...]) -> bytes:
-    """Return a command as it is sent."""
-    parts = [part if type(part) is bytes else str(part).encode() for part in command]
-    return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
+def packed(command: tuple[Argument, ...]) -> Payload:
+    """Return a command as it is sent, in parts if one of its arguments is."""
+    parts = [part if type(part) is bytes or type(part) is Parts else str(part).encode() for part in command]
+    try:
+        sized = [b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]  # type: ignore[str-format]
+        return b"".join([b"*%d\r\n" % len(parts), *sized])
+    except TypeError:  # one comes in parts, which is rare: asking each of them for its type takes longer
+        return _in_parts(parts)
+
+
+def _in_parts(arguments: Sequence[Payload]) -> Parts:
+    pieces: list[bytes] = []
+    small = [b"*%d\r\n" % len(arguments)]  # what is sent together
+    for argument in arguments:
+        small.append(b"$%d\r\n" % len(argument))
+        if type(argument) is Parts:
+            pieces += b"".join(small), *argument.pieces
+            small = []
+        else:
+            small += pieces_of(argument)
+        small.append(b"\r\n")
+    return Parts((*pieces, b"".join(small)))
 
 
 def read_value(data: bytes) -> bytes | None:
