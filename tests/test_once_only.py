@@ -156,7 +156,7 @@ WITHIN: dict[str, Callable[[object], object]] = {
     "user dict": lambda once: UserDict(a=once),
     "chain map": lambda once: ChainMap({}, {"a": once}),
     "view of values": lambda once: {"a": once}.values(),
-    "view of pairs": lambda once: [{"a": once}.items()],
+    "view of pairs": lambda once: {"a": once}.items(),
     "array of objects": lambda once: as_array(once),
     "array in a dict": lambda once: {"a": as_array(once)},
     "error": ValueError,
