@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cachekit.model.display import shown_key, shown_tags
+from cachekit.model.display import shown_error, shown_key, shown_tags
 from cachekit.model.types import FOREVER, CacheLevel
 
 
@@ -37,6 +37,10 @@ class WarmReport(NamedTuple):
     loaded: list[str]  #: keys that this call loaded and stored
     fresh: list[str]  #: keys that a tier held already, or that another caller loaded
     failed: dict[str, Exception]  #: what the loader raised, or storing its value
+
+    def __repr__(self) -> str:
+        failed = ", ".join(f"{shown_key(key)}: {shown_error(error)}" for key, error in self.failed.items())
+        return f"<WarmReport: {len(self.loaded)} loaded, {len(self.fresh)} fresh, failed: {failed or 'none'}>"
 
 
 class OptimizationReport(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cachekit.errors import CacheError
+from cachekit.model.display import shown_value
 from cachekit.model.validation import seconds
 from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -17,6 +19,7 @@ from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
 
 _CONNECTIONS: Final = 32
+_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 
 
@@ -52,7 +55,11 @@ def _check_url(url: object) -> None:
 
     try:
         wanted = parse_url(url)  # type: ignore[no-untyped-call]
-        urlsplit(url).port  # noqa: B018  # raises if it is no number
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises if it is no number
+        # The driver takes db 0 where the path is no number.
+        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+            raise ValueError
         str(wanted.get("host", "")).encode("idna")
         _checked_int("max_connections", wanted.get("max_connections", _CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
@@ -157,11 +164,11 @@ def some_nodes(
         TypeError, ValueError: an argument is wrong.
     """
     if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
-        raise TypeError(f"nodes must be a list such as [('host', 6379)], not {nodes!r}")
+        raise TypeError(f"nodes must be a list such as [('host', 6379)], not {shown_value(nodes)}")
     some = []
     for node in nodes:
         if not isinstance(node, tuple) or len(node) != 2:
-            raise TypeError(f"each of nodes must be a tuple (host, port), not {node!r}")
+            raise TypeError(f"each of nodes must be a tuple (host, port), not {shown_value(node)}")
         some.append(_checked_node(*node))
     wait = _checked_timeout(timeout)
     return Address(*some[0], 0, None, username, password, ssl, wait, tuple(some))
