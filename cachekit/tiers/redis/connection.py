@@ -269,20 +269,21 @@ def _bounded(kind: Any) -> Any:
     """Return a class of connections whose exchanges are bounded, logging in included."""
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
-        # The driver has no public names for the socket of a connection, and for what makes it.
-        @property
-        def line(self) -> Line | None:
-            """The socket; None while it is not connected."""
-            line: Line | None = self._sock
-            return line
+        line: Line | None = None  # the socket; None while it is not connected
 
+        # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
             made = super()._connect()
             # Let the system discard, when the connection is closed, what the server has not acknowledged.
             # Otherwise it goes on sending that. When the network recovers, seconds later, a write that the
             # tier has given up would arrive after newer ones.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return Line(made, self.socket_timeout)
+            self.line = Line(made, self.socket_timeout)
+            return self.line
+
+        def disconnect(self, *args: Any, **more: Any) -> None:
+            self.line = None
+            super().disconnect(*args, **more)
 
     return Connection
 

@@ -27,6 +27,9 @@ _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
 _ERROR: Final = ord("-")
 
+#: The replies that say that nothing is there, whole.
+_ABSENT: Final = (b"$-1\r\n", b"_\r\n")
+
 #: The first words by which servers tell what kind of error it is, and what some of them mean.
 _CODES: Final = {
     "ASK": "the key moves to another node of the Cluster",
@@ -90,8 +93,11 @@ class WrongReplyError(BrokenReplyError):
 
 def packed(command: tuple[bytes | str | int, ...]) -> bytes:
     """Return a command as it is sent."""
-    parts = [part if type(part) is bytes else str(part).encode() for part in command]
-    return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
+    pieces = [b"*%d\r\n" % len(command)]
+    for part in command:
+        raw = part if type(part) is bytes else str(part).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(pieces)
 
 
 def read_value(data: bytes) -> bytes | None:
@@ -111,6 +117,8 @@ def read_reply(source: Source, data: bytes) -> Any:
         ServerError: the reply is an error.
         OSError: there is none.
     """
+    if data in _ABSENT:  # the reply to each write, and to each miss
+        return None
     if not data:
         raise BrokenReplyError("the server closed the connection")
     replies = Replies(source, data)
@@ -145,7 +153,7 @@ class Replies:
 
     def end(self) -> None:
         """Check that no more was received. The next command would take it for its own reply."""
-        if not self.is_empty():
+        if self._at != len(self._data):
             raise WrongReplyError("the server sent more than one reply")
 
     def unread(self) -> bytes:
