@@ -108,3 +108,24 @@ if not TYPE_CHECKING:  # for a type checker, every name would exist
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _refuse_mixed_files() -> None:
+    """Raise ImportError if pip has put another project's files into this folder, over some of these."""
+    import os
+
+    parent = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(parent)
+    except OSError:  # a zip file
+        return
+    for name in names:
+        if name.startswith("cachekit-") and name.endswith(".dist-info"):
+            raise ImportError(
+                f"the unrelated distribution {name.removesuffix('.dist-info')} is installed in {parent} too, "
+                f"and both have the folder `cachekit`: run `pip uninstall cachekit cachekit-tiered`, then "
+                f"install cachekit-tiered again"
+            )
+
+
+_refuse_mixed_files()
