@@ -21,6 +21,7 @@ EXPECTED = {
     "django_shop.py": "visits 5, prices worked out 3 times",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explicit_cache.py": "hit rate: 50%",
+    "fastapi_shop.py": "14 requests, rendered 5 times: apple, apple, fig, fig, apple",
     "flask_shop.py": "pages 3, prices worked out 2 times",
     "health_webhook.py": "healthy -> warning: 0 of # requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
@@ -39,6 +40,7 @@ EXPECTED = {
 NEEDS = {
     "django_shop.py": "django",
     "dogpile_region.py": "dogpile.cache",
+    "fastapi_shop.py": "fastapi",
     "flask_shop.py": "flask_caching",
     "langchain_answers.py": "langchain_core",
 }
