@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     from cachekit.tiers.file.front import FileCache
     from cachekit.tiers.memory.tier import MemoryCache
     from cachekit.tiers.redis.tier import RedisCache
+    from cachekit.tiers.redis.tls import TLS
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
+    "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
     "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
     "LoadTimeoutError", "MemoryCache",
@@ -82,6 +83,7 @@ _MODULES = {
         "tiers.file.front": "FileCache",
         "tiers.memory.tier": "MemoryCache",
         "tiers.redis.tier": "RedisCache",
+        "tiers.redis.tls": "TLS",
     }.items()
     for name in names.split()
 }

@@ -26,6 +26,7 @@ _INTEGER: Final = ord(":")
 _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
 _ERROR: Final = ord("-")
+_VERBATIM: Final = ord("=")  # a value behind "txt:"
 
 #: The replies that say that nothing is there, whole.
 _ABSENT: Final = (b"$-1\r\n", b"_\r\n")
@@ -190,7 +191,7 @@ class Replies:
             self._receive(len(self._data) - self._at + 1)
         kind, begin = self._data[self._at], self._at + 1
         self._at = end + 2
-        if kind == _BULK:
+        if kind in (_BULK, _VERBATIM):
             size = _number(self._data[begin:end])
             if size == -1:
                 return None
@@ -200,7 +201,8 @@ class Replies:
                 self._receive(size + 2)
             begin = self._at
             self._at = begin + size + 2
-            return self._data[begin : begin + size]
+            value = self._data[begin : begin + size]
+            return value if kind == _BULK else value[4:]
         content = self._data[begin:end]
         if kind == _INTEGER:
             return _number(content)
