@@ -19,6 +19,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
 from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
+from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection import (
     cluster_of,
     is_cluster,
@@ -307,12 +308,14 @@ class Client:
                     self._primary = primary_of(self._address)
                     self._opened = pool_of(self._address, self._primary)
                 else:
-                    self._opened = DriverClient(self._cluster(self._address), True)
+                    self._opened = self._cluster(self._address)
             return self._opened
 
-    def _cluster(self, address: Address) -> Any:
+    def _cluster(self, address: Address) -> DriverClient:
+        deadline = CallDeadline(address.timeout)
         try:
-            return cluster_of(address)
+            with deadline:
+                return DriverClient(cluster_of(address, deadline), True, deadline)
         except Exception as caught:  # an answer of a wrong shape may raise anything
             error = translated(caught)
             if not isinstance(error, _FAILURES):
