@@ -5,8 +5,26 @@ request, and `pytest_plugin` has fixtures. For caches that processes share: `his
 kills processes, `damage` and `faults` harm files, `processes` forks, and `clock.JumpingClock` jumps.
 """
 
-from cachekit.testing.clock import ManualClock
-from cachekit.testing.contract import TierContract
-from cachekit.testing.faulty import FaultyTier
+TYPE_CHECKING = False  # every run of pytest loads this package, for `pytest_plugin`
+if TYPE_CHECKING:
+    from cachekit.testing.clock import ManualClock
+    from cachekit.testing.contract import TierContract
+    from cachekit.testing.faulty import FaultyTier
 
 __all__ = ["FaultyTier", "ManualClock", "TierContract"]
+
+_MODULES = {"FaultyTier": "faulty", "ManualClock": "clock", "TierContract": "contract"}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'cachekit.testing' has no attribute {name!r}")
+        import importlib
+
+        found = getattr(importlib.import_module(f"cachekit.testing.{_MODULES[name]}"), name)
+        return globals().setdefault(name, found)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
