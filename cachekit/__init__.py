@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from cachekit.cache.fill import Fill
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.cache.region import Region
+    from cachekit.cassettes.cassette import Cassette, cassette
     from cachekit.decorator.source import disabled
     from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
     from cachekit.errors import (
         CacheClosedError,
         CacheError,
+        CassetteMissError,
         FileFormatError,
         KeyEncodingError,
         LoadTimeoutError,
@@ -52,12 +54,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
-    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
-    "LoadTimeoutError", "MemoryCache",
-    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
+    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
+    "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
+    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "OptimizationReport",
+    "RedisCache", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
+    "ValueTooLargeError", "WarmReport", "cache_result", "cassette", "clear_all_caches", "disabled",
+    "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
     "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
@@ -71,10 +73,11 @@ _MODULES = {
         "cache.fill": "Fill",
         "cache.intelligent": "IntelligentCache",
         "cache.region": "Region",
+        "cassettes.cassette": "Cassette cassette",
         "decorator.source": "disabled",
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
-        "errors": "CacheClosedError CacheError FileFormatError KeyEncodingError LoadTimeoutError"
-        " SerializationError TierUnavailableError ValueTooLargeError",
+        "errors": "CacheClosedError CacheError CassetteMissError FileFormatError KeyEncodingError"
+        " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
         "model.reports": "Explanation OptimizationReport WarmReport",
@@ -90,8 +93,8 @@ _MODULES = {
 
 #: Submodules that are attributes of the package without an import of their own.
 _SUBMODULES = frozenset({
-    "aio", "cache", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http", "integrations",
-    "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
+    "aio", "cache", "cassettes", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http",
+    "integrations", "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
 })  # fmt: skip
 
 

@@ -6,8 +6,7 @@ results, `kills` kills processes, `damage` and `faults` harm files, `processes` 
 `clock.JumpingClock` jumps.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # every run of pytest loads this package, for `pytest_switch`
 if TYPE_CHECKING:
     from cachekit.testing.clock import ManualClock
     from cachekit.testing.contract import TierContract
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultyTier", "ManualClock", "TierContract"]
 
-#: The module of each name, imported when the name is first used: pytest loads this package in every run.
+#: The module of each name, imported when the name is first used.
 _MODULES = {"FaultyTier": "faulty", "ManualClock": "clock", "TierContract": "contract"}
 
 if not TYPE_CHECKING:  # for a type checker, every name would exist
