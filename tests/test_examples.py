@@ -25,6 +25,7 @@ EXPECTED = {
     "flask_shop.py": "pages 3, prices worked out 2 times",
     "health_webhook.py": "healthy -> warning: 0 of # requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
+    "hot_restart.py": "first run: 20 misses in memory, second run: 0",
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
     "offline_agent.py": "ms, 0 calls over the network",
     "own_eviction.py": "most recent first 82%",

@@ -67,11 +67,12 @@ class IntelligentCache(Facade[Core]):
         strict: bool = False,
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
+        reload_hot: bool = False,
     ) -> None:
         core = Core(
             sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
             enable_cache_warming, load=load, strict=strict, on_health_change=on_health_change,
-            close_tiers=close_tiers,
+            close_tiers=close_tiers, reload_hot=reload_hot,
         )  # fmt: skip
         self._set_up(core)
         for tier in (memory_cache, redis_cache, file_cache):

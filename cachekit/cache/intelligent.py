@@ -74,10 +74,13 @@ class IntelligentCache:
         on_health_change: Called as `on_health_change(new, old)` in a background thread when the status of the
             last minute differs from that of ten seconds ago (default None).
         close_tiers: Whether `close` closes the tiers too (default True); use False for shared tiers.
+        reload_hot: Whether the keys that are used most are in memory again soon after a restart (default
+            False). The nearest lower tier keeps them, and their entries are copied in the background.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` or `reload_hot` that needs
+            another tier.
         TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
@@ -93,6 +96,7 @@ class IntelligentCache:
         "_find",
         "_lookups",
         "_monitor",
+        "_reload_hot",
         "_stats",
         "_store",
         "_strict",
@@ -114,6 +118,7 @@ class IntelligentCache:
         strict: bool = False,
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
+        reload_hot: bool = False,
     ) -> None:
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if ttl <= 0:
@@ -124,6 +129,7 @@ class IntelligentCache:
             ("enable_cache_warming", enable_cache_warming),
             ("strict", strict),
             ("close_tiers", close_tiers),
+            ("reload_hot", reload_hot),
         ):
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
@@ -133,10 +139,22 @@ class IntelligentCache:
                 f"write def changed(new, old)"
             )
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
+        # A default file tier that cannot be opened has been logged.
+        lower = file_cache is MISSING or any(tier is not None for tier in self._tiers[1:])
+        if reload_hot and (self._tiers[0] is None or not lower):
+            raise ValueError(
+                "reload_hot=True needs a memory tier, and a redis_cache or file_cache that keeps the entries"
+            )
         self._strict = strict
         self._close_tiers = close_tiers
+        self._reload_hot = reload_hot
         self._core = core = CacheCore(
-            *self._tiers, default_ttl=ttl, load=load, keeps_warm=enable_cache_warming, strict=strict
+            *self._tiers,
+            default_ttl=ttl,
+            load=load,
+            keeps_warm=enable_cache_warming,
+            strict=strict,
+            reload_hot=reload_hot,
         )
         # Copies of what a hit needs, so that it makes no call in between.
         self._find = core.memory.find
@@ -816,8 +834,8 @@ class IntelligentCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         warming = self._core.keep_warm is not None
-        options = self._core.default_ttl, warming, self._core.defaults.load, self._strict, self._close_tiers
-        return _configured, (*self._tiers, *options)
+        load, flags = self._core.defaults.load, (self._strict, self._close_tiers, self._reload_hot)
+        return _configured, (*self._tiers, self._core.default_ttl, warming, load, *flags)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -838,6 +856,7 @@ def _configured(
     load: LoadOptions,
     strict: bool,
     close_tiers: bool,
+    reload_hot: bool,
 ) -> IntelligentCache:
     return IntelligentCache(
         memory,
@@ -848,4 +867,5 @@ def _configured(
         load=load,
         strict=strict,
         close_tiers=close_tiers,
+        reload_hot=reload_hot,
     )

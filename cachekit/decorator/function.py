@@ -16,7 +16,7 @@ from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
 from cachekit.decorator.source import Question, follow, playing
-from cachekit.model.types import FOREVER, MISSING, NO_TAGS, CacheLevel
+from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ class CachedCall:
         self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
         self._version = version
         self._prefix = ""
-        self._implicit = f"cachekit.function:{self._identity}"
+        self._implicit = FUNCTION_TAG + self._identity
         #: Of a function object with results of its own: the caches that may have some. None for others.
         self._caches: WeakSet[CacheCore] | None = None
         if is_own:
@@ -307,6 +307,10 @@ class CachedCall:
                     self._counters.pop(table, None)
             # Threads that meet the cache together get the same counters.
             lookups = self._counters[cache.table] = cache.reader(self._implicit)
+            if cache.hot_set is not None and self._caches is None:
+                # Its first call, so the version is known, which is part of each key.
+                prefix = None if self._key_func is not None else self.__cache_key__()
+                cache.hot_set.function_began(self._identity, prefix)
         return lookups
 
     def _add_to_fast_path(
