@@ -3,7 +3,7 @@
 `ManualClock` moves only on request, `TierContract` is the suite that every tier passes, `FaultyTier` fails on
 request, and `pytest_plugin` has fixtures and a marker. For caches that processes share: `history` checks
 results, `kills` kills processes, `damage` and `faults` harm files, `processes` forks, and
-`clock.JumpingClock` jumps.
+`clock.JumpingClock` jumps. `python -m cachekit.testing.compat URL` checks a server for the Redis tier.
 """
 
 TYPE_CHECKING = False  # every run of pytest loads this package, for `pytest_switch`
