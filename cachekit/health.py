@@ -339,7 +339,7 @@ class HealthMonitor:
         self._judge = judge
         self._last = Health("healthy", ())
         self._earlier: deque[Statistics] = deque([statistics()], _SNAPSHOTS)
-        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check)
+        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check, apart=True)
 
     def check(self) -> None:
         """Judge the last minute, and report a changed status."""

@@ -523,7 +523,7 @@ class Store(RemovalMixin):
         # Without the lock: the scheduler has its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        sweep = scheduler.every(self._cleanup_interval, self.remove_expired)
+        sweep = scheduler.every(self._cleanup_interval, self.remove_expired, apart=True)
         with self._lock:
             if self._sweep is None and self._state != CLOSED:
                 self._sweep = sweep
