@@ -48,11 +48,12 @@ if TYPE_CHECKING:
     from cachekit.tiers.file.front import FileCache
     from cachekit.tiers.memory.tier import MemoryCache
     from cachekit.tiers.redis.tier import RedisCache
+    from cachekit.tiers.redis.tls import TLS
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
+    "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "OptimizationReport",
@@ -85,6 +86,7 @@ _MODULES = {
         "tiers.file.front": "FileCache",
         "tiers.memory.tier": "MemoryCache",
         "tiers.redis.tier": "RedisCache",
+        "tiers.redis.tls": "TLS",
     }.items()
     for name in names.split()
 }
@@ -111,3 +113,24 @@ if not TYPE_CHECKING:  # for a type checker, every name would exist
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _refuse_mixed_files() -> None:
+    """Raise ImportError if pip has put another project's files into this folder, over some of these."""
+    import os
+
+    parent = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(parent)
+    except OSError:  # a zip file
+        return
+    for name in names:
+        if name.startswith("cachekit-") and name.endswith(".dist-info"):
+            raise ImportError(
+                f"the unrelated distribution {name.removesuffix('.dist-info')} is installed in {parent} too, "
+                f"and both have the folder `cachekit`: run `pip uninstall cachekit cachekit-tiered`, then "
+                f"install cachekit-tiered again"
+            )
+
+
+_refuse_mixed_files()

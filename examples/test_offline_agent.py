@@ -6,7 +6,7 @@ import pytest
 
 from cachekit import Cassette, cache_result
 
-# pytest finds the plugin by itself where cachekit is installed; this line is for a checkout.
+# Or put `cachekit = true` into the settings of pytest.
 pytest_plugins = ["cachekit.testing.pytest_plugin"]
 
 

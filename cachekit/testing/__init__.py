@@ -1,11 +1,13 @@
 """Test tools for authors of tiers, and for users who test their own code.
 
 `ManualClock` moves only on request, `TierContract` is the suite that every tier passes, `FaultyTier` fails on
-request, and `pytest_plugin` has fixtures. For caches that processes share: `history` checks results, `kills`
-kills processes, `damage` and `faults` harm files, `processes` forks, and `clock.JumpingClock` jumps.
+request, and `pytest_plugin` has fixtures and a marker. For caches that processes share: `history` checks
+results, `kills` kills processes, `damage` and `faults` harm files, `processes` forks, and
+`clock.JumpingClock` jumps.
 """
 
-TYPE_CHECKING = False  # every run of pytest loads this package, for `pytest_plugin`
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from cachekit.testing.clock import ManualClock
     from cachekit.testing.contract import TierContract
@@ -13,9 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultyTier", "ManualClock", "TierContract"]
 
+#: The module of each name, imported when the name is first used: pytest loads this package in every run.
 _MODULES = {"FaultyTier": "faulty", "ManualClock": "clock", "TierContract": "contract"}
 
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # for a type checker, every name would exist
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:

@@ -1,6 +1,13 @@
-"""Fixtures for tests of code that caches: an own cache for each test, no caching, or recorded answers.
+"""Fixtures and markers for tests of code that caches: an own cache, no caching, or recorded answers.
 
-pytest finds this module when cachekit is installed. It imports caches only where a test uses them.
+Turn it on in the settings of pytest:
+
+    [tool.pytest.ini_options]
+    cachekit = true
+
+Or name the module once, in the `conftest.py` at the root of your tests:
+
+    pytest_plugins = ["cachekit.testing.pytest_plugin"]
 """
 
 from __future__ import annotations
@@ -8,51 +15,50 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from cachekit import Cassette, IntelligentCache
-    from cachekit.cassettes.cassette import Mode
-
-_MODES: Final = ("record", "replay", "auto", "off")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --cassette."""
-    parser.getgroup("cachekit").addoption(
-        "--cassette",
-        choices=_MODES,
-        default=None,
-        help="the mode of cassettes of the marker and the fixture (default: replay if CI=true, else auto)",
-    )
+from cachekit.cache.default import override
+from cachekit.cache.intelligent import IntelligentCache
+from cachekit.cassettes.cassette import Cassette, Mode
+from cachekit.decorator.source import disabled
+from cachekit.runtime.clock import SystemClock
+from cachekit.testing.clock import ManualClock
+from cachekit.testing.pytest_switch import CASSETTE_MARKER
+from cachekit.tiers.memory.tier import MemoryCache
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers."""
+    if CASSETTE_MARKER not in config.getini("markers"):  # without the switch
+        config.addinivalue_line("markers", CASSETTE_MARKER)
     config.addinivalue_line(
         "markers",
-        "cassette(path=None, mode=None, **options): cached functions answer from a cassette of this test; "
-        "the options are those of cachekit.cassette",
+        "cachekit(disabled=False): give the test an empty default cache; with disabled=True, no caching",
     )
 
 
 @pytest.fixture
-def cachekit_cache() -> Iterator[IntelligentCache]:
-    """Provide an empty default cache for this test, and close it at the end."""
-    from cachekit import IntelligentCache, override
+def cachekit_clock() -> ManualClock:
+    """Provide a clock that moves only on request; `cachekit_cache` goes by it if a test asks for both."""
+    return ManualClock()
 
-    with IntelligentCache(file_cache=None) as cache, override(cache):
+
+@pytest.fixture
+def cachekit_cache(request: pytest.FixtureRequest) -> Iterator[IntelligentCache]:
+    """Provide an empty default cache for this test, and close it at the end."""
+    by_hand = "cachekit_clock" in request.fixturenames
+    clock = request.getfixturevalue("cachekit_clock") if by_hand else SystemClock()
+    with IntelligentCache(MemoryCache(clock=clock), file_cache=None) as cache, override(cache):
         yield cache
 
 
 @pytest.fixture
 def cachekit_disabled() -> Iterator[None]:
     """Disable caching for this test: cached functions run, nothing is looked up or stored."""
-    from cachekit import disabled
-
     with disabled():
         yield
 
@@ -69,8 +75,6 @@ def cachekit_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
 
 
 def _cassette_of(request: pytest.FixtureRequest) -> Cassette:
-    from cachekit.cassettes.cassette import Cassette
-
     marker = request.node.get_closest_marker("cassette")
     given: dict[str, Any] = {} if marker is None else dict(marker.kwargs)
     names = ("path", "mode")
@@ -96,7 +100,7 @@ def _cassette_of(request: pytest.FixtureRequest) -> Cassette:
         )
     options |= {name: value for name, value in given.items() if name not in names}
     path = request.path.parent / (given.get("path") or _default_path(request))
-    # The name of the option is not known where this module is not loaded before the command line is read.
+    # The switch declares the option. A conftest.py may load this module alone.
     mode: Mode = request.config.getoption("--cassette", default=None) or given.get("mode") or _default_mode()
     remedy = f"to record it, run: pytest --cassette=auto {request.node.nodeid!r}"
     return Cassette(path, mode, **options, remedy=remedy)
@@ -106,8 +110,6 @@ def _default_path(request: pytest.FixtureRequest) -> Path:
     test = request.node.nodeid.partition("::")[2].replace("::", ".")
     name = re.sub(r"[^\w\-.\[\]]", "_", test)[:150]
     if name != test:  # the id of a parameter may be any text, and two of them must not share a file
-        from hashlib import blake2b
-
         name += f"-{blake2b(test.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
     return Path("cassettes") / request.path.stem / f"{name}.jsonl"
 
@@ -117,7 +119,19 @@ def _default_mode() -> Mode:
 
 
 @pytest.fixture(autouse=True)
-def _cachekit_marked_cassette(request: pytest.FixtureRequest) -> None:
-    # A marker alone requests no fixture.
+def _cachekit_marker(request: pytest.FixtureRequest) -> None:
+    """Do what the nearest markers say."""
     if request.node.get_closest_marker("cassette") is not None:
         request.getfixturevalue("cachekit_cassette")
+    marker = request.node.get_closest_marker("cachekit")
+    if marker is None:
+        return
+    unknown = set(marker.kwargs) - {"disabled"}
+    disables = marker.kwargs.get("disabled", False)
+    if marker.args or unknown or not isinstance(disables, bool):
+        said = [*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())]
+        pytest.fail(
+            f"the marker cachekit must have no argument but disabled=True or False, not {', '.join(said)}",
+            pytrace=False,
+        )
+    request.getfixturevalue("cachekit_disabled" if disables else "cachekit_cache")
