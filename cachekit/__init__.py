@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from cachekit.loading.options import LoadOptions
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -58,9 +58,10 @@ __all__ = [
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "OptimizationReport",
     "RedisCache", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
-    "ValueTooLargeError", "WarmReport", "cache_result", "cassette", "clear_all_caches", "disabled",
-    "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
-    "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
+    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
+    "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).
@@ -80,7 +81,7 @@ _MODULES = {
         " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation OptimizationReport Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",

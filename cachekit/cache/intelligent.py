@@ -23,9 +23,10 @@ from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions
 from cachekit.loading.request import Life, LoadRequest
+from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
 from cachekit.model.display import shown_value
-from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
@@ -471,9 +472,12 @@ class IntelligentCache:
             return answer
         value = self.get(key, MISSING)
         if value is not MISSING:
-            if options.refresh_ahead:
+            if options.acts_on_hits:
                 request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-                self._core.loads.refresh(checked_key(key), loader, request)
+                verifies = load is not None or store_if is None
+                self._core.loads.after_hit(
+                    checked_key(key), value, loader, request, loader_name(loader), verifies
+                )
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
@@ -769,9 +773,13 @@ class IntelligentCache:
         self._core.check(_ALL)
         return self._judge(self.get_stats(), **thresholds)
 
+    def verifications(self) -> dict[str, Verified]:
+        """Return how many hits of each function were verified, and how many differed (see `LoadOptions`)."""
+        return self._core.loads.path.verifications.results()
+
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
-        return assess(statistics, self._core.tiers.states(), Thresholds(**limits))
+        return assess(statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications())
 
     def optimize_cache(self) -> OptimizationReport:
         """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.

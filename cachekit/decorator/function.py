@@ -238,8 +238,9 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.loads.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -264,8 +265,9 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.awaited.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -293,9 +295,19 @@ class CachedCall:
             )
         )  # fmt: skip
 
-    def _refresh_ahead(self, cache: CacheCore) -> float:
-        # The part of its life from which on a hit reloads a result; 0 if that is disabled.
-        return (cache.defaults.load if self._load is None else self._load).refresh_ahead
+    def _options(self, cache: CacheCore) -> LoadOptions:
+        return cache.defaults.load if self._load is None else self._load
+
+    def _verification(self, fast_path: FastPath) -> tuple[str, bool, bool]:
+        # The name under which hits are verified, whether they are, and whether this one was chosen.
+        chosen, fast_path.chosen = fast_path.chosen, False
+        name = self._identity if self._caches is None else self._subject.name()
+        return name, self._verifies, chosen
+
+    @property
+    def _verifies(self) -> bool:
+        # With `store_if` a function decides about each result, and may act: only if it is asked for.
+        return self._load is not None or self._store_if is None
 
     def _lookups(self, cache: CacheCore) -> Lookups:
         if self._caches is not None:
@@ -328,7 +340,9 @@ class CachedCall:
         held = cache.memory.find(key)
         if held is not None:
             called = call_key(args, kwargs, self._signature.ignores_first)
-            fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
+            options = self._options(cache)
+            verify = options.verify if self._verifies else 0.0
+            fast_path.add(called, held, cache, lookups, options.refresh_ahead, verify)
 
     def copied(self, value: Any) -> Any:
         """Return a deep copy if callers get copies, or else the value."""

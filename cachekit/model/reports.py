@@ -31,6 +31,13 @@ class Explanation(NamedTuple):
         )
 
 
+class Verified(NamedTuple):
+    """How many hits of a function were compared with a fresh load, and how many differed."""
+
+    verified: int
+    mismatches: int
+
+
 class WarmReport(NamedTuple):
     """What `warm_cache` did with each of its keys, in the order of the call."""
 
