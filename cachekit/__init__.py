@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from cachekit.loading.options import LoadOptions
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import Explanation, Miss, OptimizationReport, WarmReport
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -53,7 +53,7 @@ __all__ = [
     "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
     "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
-    "LoadTimeoutError", "MemoryCache",
+    "LoadTimeoutError", "MemoryCache", "Miss",
     "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
     "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
     "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
@@ -76,7 +76,7 @@ _MODULES = {
         " SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",

@@ -17,9 +17,11 @@ from cachekit.runtime import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Protocol
+    from collections.abc import Callable
+    from typing import Any, Final, Protocol
 
     from cachekit.loading.core import CacheCore, HoldsEntries
+    from cachekit.model.reports import Explanation
 
     class CacheSource(Protocol):
         """Where a cached function finds its cache. Safe in any thread."""
@@ -36,6 +38,21 @@ if TYPE_CHECKING:
             """Return whether `current` returns at once, because the cache is built."""
             ...
 
+    class CallObserver(Protocol):
+        """What is called for each call of a cached function, in the thread of the call."""
+
+        def __call__(
+            self,
+            function: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            before: Explanation | None,
+            after: Explanation | None,
+            error: BaseException | None,
+        ) -> object:
+            """Note a call: what the cache had before and after it; None while caching is disabled."""
+            ...
+
 
 _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
@@ -43,6 +60,8 @@ _NO: Final = frozenset({"", "0", "false", "no", "off"})
 #: Held while the cache in use changes.
 switching = threading.RLock()
 _disabled_times = 0
+#: While there are any, calls take no fast path. A tuple, so that a call sees all of a change or nothing.
+_observers: tuple[CallObserver, ...] = ()
 _followers: weakref.WeakSet[HoldsEntries] = weakref.WeakSet()
 
 
@@ -81,6 +100,28 @@ def reset_followers() -> None:
     """Let all followers drop their entries after a switch, so that they find the new cache."""
     for follower in list(_followers):
         follower.forget_cache()
+
+
+def observers() -> tuple[CallObserver, ...]:
+    """Return what observes calls of cached functions; nearly always nothing."""
+    return _observers
+
+
+@contextmanager
+def observing(observer: CallObserver) -> Iterator[None]:
+    """Call the observer for each call of a cached function, in every thread, inside a `with` block."""
+    global _observers
+    with switching:
+        _observers = (*_observers, observer)
+        reset_followers()
+    try:
+        yield
+    finally:
+        with switching:
+            left = list(_observers)
+            left.remove(observer)
+            _observers = tuple(left)
+            reset_followers()
 
 
 @cache
