@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
@@ -403,7 +402,11 @@ class IntelligentCache:
                 refuse_unstorable(value)
             life = core.default_ttl if ttl is None else seconds(ttl)
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-            if life <= 0 or not core.tiers.is_current(fence):
+            if life <= 0:
+                core.tiers.unwanted(fence.key)
+                return False
+            if not core.tiers.is_current(fence):
+                core.tiers.refused(fence)
                 return False
             if playing.player is not None:
                 playing.player.write(core, {fence.key: value}, life, fence.tags)
@@ -515,17 +518,12 @@ class IntelligentCache:
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
-        """Return what the cache knows about one key, for debugging; it counts no lookup."""
+        """Return what the cache knows about one key, for debugging; it counts no lookup.
+
+        If no tier has the key, `miss` says why, from the recent events of this process.
+        """
         self._core.check(_ALL)
-        entry, level = self._store.peek_entry(checked_key(key)), CacheLevel.MEMORY
-        if entry is None:
-            below = self._core.tiers.peek(key) if self._core.tiers.lower else None
-            if below is None:
-                return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
-            entry, level = below
-        age = max(0.0, self._store.clock.time() - entry.created_timestamp)
-        ttl = inf if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
+        return self._core.tiers.explain(checked_key(key))
 
     # -- many keys ----------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from functools import partial, wraps
 from types import FunctionType
 
 from cachekit.decorator.code_version import signature_source, unwrapped
-from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
+from cachekit.decorator.fast_path import FastPath, ObservedPath, async_wrapper_of, call_key, wrapper_of
 from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import Question, follow, playing
+from cachekit.decorator.source import Question, follow, observers, playing
 from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cachekit.loading.options import LoadOptions
     from cachekit.loading.request import Life, LoadRequest
     from cachekit.model.counters import Lookups, LookupTable
+    from cachekit.model.reports import Explanation
     from cachekit.model.types import TTL, Tags
 
     #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
@@ -128,7 +129,7 @@ class CachedCall:
             self._caches = drop_with(self, self._implicit)
         #: The counters of this function in each cache that it has used, by the table that they belong to.
         self._counters: dict[LookupTable, Lookups] = {}
-        self.fast_path = FastPath()
+        self.forget_cache()
         follow(self)
 
     def __cache_key__(self) -> str:
@@ -141,7 +142,7 @@ class CachedCall:
 
     def forget_cache(self) -> None:
         """Replace the fast path, because the cache in use may have changed (see `source.follow`)."""
-        self.fast_path = FastPath()
+        self.fast_path = ObservedPath() if observers() else FastPath()
 
     # -- keys and requests --------------------------------------------------------------------------
 
@@ -225,6 +226,8 @@ class CachedCall:
         player = playing.player
         if player is not None:
             return self._ask(player, args, kwargs)
+        if fast_path.is_observed:
+            return self._observed(args, kwargs)
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
@@ -251,6 +254,8 @@ class CachedCall:
         player = playing.player
         if player is not None:
             return await self._ask_async(player, args, kwargs)
+        if fast_path.is_observed:
+            return await self._observed_async(args, kwargs)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -344,6 +349,53 @@ class CachedCall:
             verify = options.verify if self._verifies else 0.0
             fast_path.add(called, held, cache, lookups, options.refresh_ahead, verify)
 
+    # -- calls that are observed --------------------------------------------------------------------
+
+    def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = self._explained(args, kwargs)
+        failed: BaseException | None = None
+        try:
+            return self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed  # its traceback refers to this frame
+
+    async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self._build_cache()
+        before = self._explained(args, kwargs)
+        failed: BaseException | None = None
+        try:
+            return await self.slow_path_async(FastPath(), args, kwargs)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed
+
+    def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
+        cache = self._source.current()
+        if cache is None or cache.closed:
+            return None
+        try:
+            return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+        except (TypeError, ValueError):  # no arguments of the function, or of no key: the call says so
+            return None
+
+    def _report(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: Explanation | None,
+        after: Explanation | None,
+        error: BaseException | None,
+    ) -> None:
+        for observer in observers():
+            observer(self._function, args, kwargs, before, after, error)
+
     def copied(self, value: Any) -> Any:
         """Return a deep copy if callers get copies, or else the value."""
         if not self._copies:
@@ -413,6 +465,23 @@ class CachedCall:
         await self._build_cache()
         cache = self._source.stored()
         return await cache.awaited.in_io_thread(self._delete, cache, key) or bool(dropped)
+
+    def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `CachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        cache = self._source.stored()
+        cache.check()
+        return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+
+    async def explain_async(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `AsyncCachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        await self._build_cache()
+        cache = self._source.stored()
+        cache.check()
+        key = await self._key_async(args, kwargs)
+        tags = self._tags_of(args, kwargs)
+        return await cache.awaited.in_io_thread(cache.tiers.explain, key, tags)
 
     def _delete(self, cache: CacheCore, key: str) -> bool:
         cache.check()
@@ -498,4 +567,5 @@ class CachedCall:
         wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear
         wrapper.invalidate = self.invalidate_async if is_async else self.invalidate
         wrapper.refresh = self.refresh_async if is_async else self.refresh
+        wrapper.explain = self.explain_async if is_async else self.explain
         return wrapper
