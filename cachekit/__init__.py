@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from cachekit.loading.options import LoadOptions
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import Explanation, OptimizationReport, SizeEstimate, WarmReport
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -54,7 +54,7 @@ __all__ = [
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
     "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
     "LoadTimeoutError", "MemoryCache",
-    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
+    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
     "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
     "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
     "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
@@ -76,7 +76,7 @@ _MODULES = {
         " SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation OptimizationReport SizeEstimate WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",
