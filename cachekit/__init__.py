@@ -42,7 +42,14 @@ if TYPE_CHECKING:
     )
     from cachekit.loading.options import LoadOptions
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, Miss, OptimizationReport, Verified, WarmReport
+    from cachekit.model.reports import (
+        Explanation,
+        Miss,
+        OptimizationReport,
+        SizeEstimate,
+        Verified,
+        WarmReport,
+    )
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -57,7 +64,7 @@ __all__ = [
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "Miss", "OptimizationReport",
-    "RedisCache", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
+    "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate", "TierUnavailableError",
     "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
     "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
@@ -81,7 +88,7 @@ _MODULES = {
         " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation Miss OptimizationReport Verified WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",

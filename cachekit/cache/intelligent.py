@@ -777,18 +777,25 @@ class IntelligentCache:
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
-        return assess(statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications())
+        sizes = self._core.estimate(statistics)
+        return assess(
+            statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
+        )
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.
+        """Remove expired entries from all tiers now, and return what is left, with advice.
 
-        The background thread does the same from time to time.
+        The advice is that of `health`, and the sizes of the memory tier that would be better, as
+        `MemoryCache.estimate` knows them. The background thread does the same from time to time.
         """
         self._core.check(_ALL)
         started = time.perf_counter()
         removed = self._store.remove_expired() + self._core.tiers.remove_expired()
         statistics = self.get_stats()
         advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
+        sizes = self._core.estimate(statistics)
+        if sizes is not None:
+            advice += sizes.advice()
         return OptimizationReport(
             removed,
             statistics["combined"].size,

@@ -7,7 +7,7 @@ the loads, the defaults and the counters. Callers check arguments before they ca
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from weakref import ref
 
@@ -21,6 +21,7 @@ from cachekit.loading.request import LoadDefaults
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
+from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, ServerTier
@@ -136,6 +137,12 @@ class CacheCore:
         if not any(level & mine for mine in self._levels):
             names = ", ".join(str(mine.name) for mine in self._levels)
             raise ValueError(f"cache_level={level} names no tier of this cache, which has: {names}")
+
+    def estimate(self, statistics: Mapping[str, CacheStats]) -> SizeEstimate | None:
+        """Return what other sizes of the memory tier would bring, for the time that the statistics cover."""
+        if self.memory_tier is None or self.closed or "memory" not in statistics:
+            return None
+        return self.memory_tier.estimate(max(1, statistics["memory"].requests))
 
     # -- lookups ------------------------------------------------------------------------------------
 

@@ -62,6 +62,28 @@ class ServerTokens(NamedTuple):
     tags: Mapping[str, int]  #: of each tag of the value
 
 
+class EntryFence(Protocol):
+    """What an entry in memory may have beside its value: a hit serves the value while this is current."""
+
+    @property
+    def words(self) -> Sequence[int]:
+        """Return the words of which `CHANGES` is compared with `seen`."""
+        ...
+
+    @property
+    def seen(self) -> int:
+        """Return the word with which a hit need not ask further."""
+        ...
+
+    def is_current(self) -> bool:
+        """Return whether the value may be served."""
+        ...
+
+    def stands(self) -> bool:
+        """Return whether the value may be served, for a hit that is going to serve it."""
+        ...
+
+
 @final
 class SharedFence:
     """A fence that the writes and invalidations of every process of the host break.
