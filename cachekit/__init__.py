@@ -38,7 +38,8 @@ if TYPE_CHECKING:
         TierUnavailableError,
         ValueTooLargeError,
     )
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
     from cachekit.model.entry import CacheEntry
     from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
     from cachekit.model.stats import CacheStats
@@ -54,10 +55,10 @@ __all__ = [
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
     "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
     "LoadTimeoutError", "MemoryCache",
-    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
-    "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
+    "OptimizationReport", "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause",
+    "SerializationError", "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).
@@ -74,7 +75,8 @@ _MODULES = {
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
         "errors": "CacheClosedError CacheError FileFormatError KeyEncodingError LoadTimeoutError"
         " SerializationError TierUnavailableError ValueTooLargeError",
-        "loading.options": "LoadOptions",
+        "loading.options": "LoadOptions Prefetch",
+        "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
         "model.reports": "Explanation OptimizationReport WarmReport",
         "model.stats": "CacheStats",

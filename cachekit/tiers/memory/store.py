@@ -49,7 +49,7 @@ from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.removal import RemovalMixin
 from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, notify
@@ -516,6 +516,24 @@ class Store(RemovalMixin):
                     self._listeners = tuple(left)
 
         return forget
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Call `report` at the first hit of the entry.
+
+        The hit may hold the lock of the store, and `report` must raise nothing.
+
+        Returns:
+            True if it will be called; False if there was a hit already; None if the entry is gone.
+        """
+        with self._lock:
+            held = self._entries.get(key)
+            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
+            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
+                return None
+            if held.accesses:
+                return False
+            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            return True
 
     # -- life ---------------------------------------------------------------------------------------
 
