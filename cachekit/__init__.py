@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         TierUnavailableError,
         ValueTooLargeError,
     )
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
     from cachekit.model.entry import CacheEntry
     from cachekit.model.reports import (
         Explanation,
@@ -64,9 +65,9 @@ __all__ = [
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "Miss", "OptimizationReport",
-    "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate", "TierUnavailableError",
-    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
+    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",
 ]  # fmt: skip
@@ -86,7 +87,8 @@ _MODULES = {
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
         "errors": "CacheClosedError CacheError CassetteMissError FileFormatError KeyEncodingError"
         " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
-        "loading.options": "LoadOptions",
+        "loading.options": "LoadOptions Prefetch",
+        "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
         "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",

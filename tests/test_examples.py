@@ -28,6 +28,7 @@ EXPECTED = {
     "health.py": "health: warning, because of ['hit_rate']",
     "hot_restart.py": "first run: 20 misses in memory, second run: 0",
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
+    "next_page.py": "reader 2 waited for 10 of 10 pages",
     "offline_agent.py": "ms, 0 calls over the network",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",

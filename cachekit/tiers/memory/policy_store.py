@@ -314,6 +314,15 @@ class PolicyStore(Store):
                 break
         return old
 
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Do what `Store.on_first_hit` does; a policy that counts uses does not count that hit."""
+        insert_ahead = getattr(self._policy, "insert_ahead", None)
+        with self._lock:
+            watched = super().on_first_hit(key, report)
+            if watched and insert_ahead is not None:
+                insert_ahead(key)
+            return watched
+
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:
         done = super()._prolong(removed, key, life)
         if done:

@@ -50,7 +50,7 @@ from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, EntryFence, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, EntryFence, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.removal import RemovalMixin
 from cachekit.tiers.memory.sampling import DROPPED, LIFE, LOADED, SPREAD, WRITTEN, SampledFence
@@ -577,6 +577,24 @@ class Store(RemovalMixin):
                     held.shared_fence = fence.fence
             elif hash(held.key) % SPREAD < limit:
                 held.shared_fence = self._sampled_fence(held.key, fence)
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Call `report` at the first hit of the entry.
+
+        The hit may hold the lock of the store, and `report` must raise nothing.
+
+        Returns:
+            True if it will be called; False if there was a hit already; None if the entry is gone.
+        """
+        with self._lock:
+            held = self._entries.get(key)
+            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
+            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
+                return None
+            if held.accesses:
+                return False
+            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            return True
 
     # -- life ---------------------------------------------------------------------------------------
 
