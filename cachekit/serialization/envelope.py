@@ -52,6 +52,7 @@ from typing import Final, NamedTuple
 
 from cachekit.errors import UnreadableError
 from cachekit.model.display import shown_text, shown_value
+from cachekit.model.validation import MOST_TAGS
 
 MAGIC: Final = b"CK"
 VERSION: Final = 1
@@ -169,4 +170,6 @@ def _parse_tags(buffer: bytes, position: int, end: int) -> dict[str, int]:
             raise UnreadableError("a tag is not UTF-8", "damage") from error
         tags[name] = token
         position += length
+        if len(tags) > MOST_TAGS:  # each costs its reader a look at the server
+            raise UnreadableError("there are more tags than a value may have", "damage")
     return tags

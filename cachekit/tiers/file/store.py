@@ -18,6 +18,7 @@ from cachekit.errors import (
     CacheError,
     FileFormatError,
     LockTimeoutError,
+    SerializationError,
     TierUnavailableError,
     UnreadableError,
     ValueTooLargeError,
@@ -547,8 +548,12 @@ class FileStore:
             record, entry, origin = found
             entry.ttl = self._clock.time() - entry.created_timestamp + life
             expect = _with_token(fence, fence.token, entry.tags, record.tags)
-            if self.replace(entry, origin, expect, False):
-                return True
+            try:
+                if self.replace(entry, origin, expect, False):
+                    return True
+            except (SerializationError, ValueTooLargeError):  # no cache has stored it: a cache could not
+                self.counter.errors += 1
+                return False
             self._pause(key, deadline)
 
     def _pause(self, key: str, deadline: float) -> None:

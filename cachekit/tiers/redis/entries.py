@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 
-from cachekit.errors import UnreadableError, ValueTooLargeError
+from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
 from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.entry import CacheEntry, checked_entry
@@ -267,14 +267,18 @@ class Entries:
                 self._counter.errors += 1
                 return False
             expires = self._clock.time() + life
-            prolonged = self._serializer.encode(
-                key,
-                value,
-                created=stored.created,
-                expires=expires,
-                stale_until=expires + stored.stale_ttl,
-                tags=stored.tags,
-            )
+            try:
+                prolonged = self._serializer.encode(
+                    key,
+                    value,
+                    created=stored.created,
+                    expires=expires,
+                    stale_until=expires + stored.stale_ttl,
+                    tags=stored.tags,
+                )
+            except SerializationError:  # no cache has stored it: a cache could not
+                self._counter.errors += 1
+                return False
             write = Write(prolonged, _milliseconds(life), ServerTokens(fresh(), {}), tuple(stored.tags))
             if self._store.replace(key, write, instead_of=envelope):
                 return True
