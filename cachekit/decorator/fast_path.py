@@ -93,6 +93,9 @@ class FastPath:
         "lookups", "time", "touch",
     )  # fmt: skip
 
+    #: Whether calls are observed one by one.
+    is_observed = False
+
     find: Callable[[tuple[Any, ...]], FastPathSlot | None]
     lookups: Lookups
     time: Clock
@@ -156,6 +159,14 @@ class FastPath:
     def forget_cache(self) -> None:
         """Drop all slots, because the cache was closed."""
         self._slots.clear()
+
+
+class ObservedPath(FastPath):
+    """A fast path that stays empty, because each call is observed (see `source.observing`)."""
+
+    __slots__ = ()
+
+    is_observed = True
 
 
 def call_key(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -> tuple[Any, ...]:

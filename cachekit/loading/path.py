@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, fi
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
-from cachekit.errors import CacheClosedError, LoadTimeoutError, TierUnavailableError
+from cachekit.errors import CacheClosedError, LoadTimeoutError, SerializationError, TierUnavailableError
 from cachekit.loading.flights import (
     Flight,
     FlightCancelled,
@@ -393,7 +393,7 @@ class LoadPath:
                             loaded = {missing[0].key: loaded}
                         yield Blocking(self._store, missing, loaded, request, values)
                 except GeneratorExit:
-                    permit = None  # The loop is gone, and takes no step. Leases end with their objects.
+                    permit = None  # The loop is gone, and takes no step (see `TaskPermits`).
                     raise
                 finally:
                     if permit is not None:
@@ -472,12 +472,18 @@ class LoadPath:
             if key in loaded:
                 values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
-                    refuse_unstorable(value, key)
+                    try:
+                        refuse_unstorable(value, key)
+                    except SerializationError as error:
+                        self.tiers.writes.not_stored([key], error)
+                        raise
                 ttl: Any = request.ttl
                 if request.jitter or callable(ttl):
                     ttl = request.life(value, self.random_fraction)
                 if request.replaces or (ttl is not None and ttl > 0):
                     lasting.append((fence, value, ttl))
+                else:
+                    self.tiers.unwanted(key)
         tiers, level, stale_ttl = self.tiers, request.level, request.stale_ttl
         try:
             if tiers.redis is not None and len(lasting) > 1 and not request.replaces:
@@ -502,6 +508,7 @@ class LoadPath:
         self.log.add(f"loaded values were not stored, {shown_key(keys[0])} among them: {shown_error(error)}")
         for key in keys:  # nor may an older value be left
             self.tiers.writes.delete(key, CacheLevel.ALL)
+        self.tiers.writes.not_stored(keys, error)
 
     def _fail(self, flights: Flights, error: Exception) -> Outcome[Any]:
         for flight in flights:

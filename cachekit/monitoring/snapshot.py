@@ -60,6 +60,11 @@ def snapshot(core: CacheCore) -> Snapshot:
         "lease_waits": combined.lease_waits,
         "verified": combined.verified,
         "mismatches": combined.mismatches,
+        "reloaded": combined.reloaded,
+        "prefetches/begun": combined.prefetches,
+        "prefetches/hit": combined.prefetch_hits,
+        "prefetches/late": combined.prefetches_late,
+        "prefetches/wasted": combined.prefetches_wasted,
         **_histogram("load.duration", durations),
     }
     parts = [Part(core, own)]

@@ -206,8 +206,8 @@ class Worker:
         log.close()
 
     def _abandon_loop(self, order: Order) -> None:
-        """Close a loop with loads under way; the same loads in a thread do not wait."""
-        options = LoadOptions(lease_timeout=30)
+        """Close a loop with loads under way; the same loads in a thread, with a lease, do not wait."""
+        options = LoadOptions(lease="process", lease_timeout=30)
         keys = [f"{order.number}:abandoned {self._life} {number}" for number in range(_ABANDONED)]
         _close_loop(aio.IntelligentCache.of(self._cache), keys, options)
         begun = time.monotonic()
