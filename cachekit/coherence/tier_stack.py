@@ -256,13 +256,18 @@ class TierStack:
 
     def promote_quietly(self, key: str) -> Any | Missing:
         """Return the value that `peek` finds, and copy it into memory; counts no lookup."""
+        entry = self.copy_quietly(key)
+        return MISSING if entry is None else entry.value
+
+    def copy_quietly(self, key: str) -> CacheEntry | None:
+        """Return the entry that `peek` finds, and copy it into memory; counts no lookup."""
         fence, shared_fence = self._memory.copy_fence(key), shared_fence_of(self.file, key)
         found = self.peek(key)
         if found is None:
-            return MISSING
+            return None
         entry = found[0]
         self._promote(entry, fence, with_tags(shared_fence, entry))
-        return entry.value
+        return entry
 
     def _read(self, key: str, levels: int) -> tuple[CacheEntry | None, SharedFence | None]:
         """Return the entry of the first tier that has it, and T for its copy in memory."""

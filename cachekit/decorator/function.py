@@ -7,6 +7,7 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
+import sys
 from functools import partial, wraps
 from types import FunctionType
 
@@ -15,8 +16,8 @@ from cachekit.decorator.fast_path import FastPath, ObservedPath, async_wrapper_o
 from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import follow, observers
-from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.decorator.source import Question, follow, observers, playing
+from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
     from weakref import WeakSet
 
-    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.source import CacheSource, Player
     from cachekit.decorator.types import CacheDecorator, CacheInfo
     from cachekit.loading.core import CacheCore
     from cachekit.loading.options import LoadOptions
@@ -116,7 +117,7 @@ class CachedCall:
         self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
         self._version = version
         self._prefix = ""
-        self._implicit = f"cachekit.function:{self._identity}"
+        self._implicit = FUNCTION_TAG + self._identity
         #: Of a function object with results of its own: the caches that may have some. None for others.
         self._caches: WeakSet[CacheCore] | None = None
         if is_own:
@@ -153,15 +154,30 @@ class CachedCall:
         prefix = self.__cache_key__()
         if self._holder is not None:
             prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
+        star, bound = self._bound(args, kwargs)
+        return f"{prefix}({star}{arguments_text(bound)})"
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
         try:
-            bound = self._signature.bind(args, kwargs)
+            return "", self._signature.bind(args, kwargs)
         except TypeError:
             if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
             # key apart from a call whose arguments are a tuple and a dict.
-            return f"{prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
-        return f"{prefix}({arguments_text(bound)})"
+            return "*", [("args", args), ("kwargs", kwargs)]
+
+    def _question(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question:
+        if self._key_func is None:
+            _, arguments = self._bound(args, kwargs)
+            if self._holder is not None:
+                arguments.insert(0, ("callable", self._holder))
+        else:
+            arguments = [("key", key)]
+        version = None if self._version == "auto" else self._version
+        # The number in the identity of a function object is another one in each process.
+        name, owner = (self._identity, None) if self._caches is None else (self._subject.name(), self)
+        return Question(name, arguments, self._subject.code, version, owner)
 
     async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
@@ -181,15 +197,15 @@ class CachedCall:
             tags = checked_tags(self._tags(*args, **kwargs), "the result of the tags function")
         return tags | {self._implicit}
 
-    def _life(self, cache: CacheCore) -> float | Life:
+    def _life(self, default_ttl: float) -> float | Life:
         if self._store_if is None and self._ttl is None:
-            return cache.default_ttl if self._fixed_life is None else self._fixed_life
+            return default_ttl if self._fixed_life is None else self._fixed_life
 
         def life(value: Any) -> float | None:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
-            return cache.default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
+            return default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
 
         return life
 
@@ -202,12 +218,15 @@ class CachedCall:
             options = options.shared_by("thread")
         stale = cache.defaults.stale(self._stale_ttl)
         labels = self._tags_of(args, kwargs)
-        return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
+        return LoadRequest(self._life(cache.default_ttl), labels, self._level, stale, options, self._jitter)
 
     # -- calls --------------------------------------------------------------------------------------
 
     def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of a call that the fast path did not serve."""
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs)
         if fast_path.is_observed:
             return self._observed(args, kwargs)
         cache = self._source.current()
@@ -232,6 +251,9 @@ class CachedCall:
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return what `slow_path` does, for a coroutine function."""
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs)
         if fast_path.is_observed:
             return await self._observed_async(args, kwargs)
         await self._build_cache()
@@ -253,6 +275,30 @@ class CachedCall:
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
+    def _ask(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = self.key(args, kwargs)
+        return self.copied(
+            player.ask(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
+
+    async def _ask_async(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = await self._key_async(args, kwargs)
+        return self.copied(
+            await player.ask_async(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
+
     def _refresh_ahead(self, cache: CacheCore) -> float:
         # The part of its life from which on a hit reloads a result; 0 if that is disabled.
         return (cache.defaults.load if self._load is None else self._load).refresh_ahead
@@ -267,6 +313,10 @@ class CachedCall:
                     self._counters.pop(table, None)
             # Threads that meet the cache together get the same counters.
             lookups = self._counters[cache.table] = cache.reader(self._implicit)
+            if cache.hot_set is not None and self._caches is None:
+                # Its first call, so the version is known, which is part of each key.
+                prefix = None if self._key_func is not None else self.__cache_key__()
+                cache.hot_set.function_began(self._identity, prefix)
         return lookups
 
     def _add_to_fast_path(
@@ -290,28 +340,28 @@ class CachedCall:
 
     def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return self.slow_path(FastPath(), args, kwargs)  # which no other call reads
-        except BaseException as error:
-            failed = error
-            raise
+            value = self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
             del failed  # its traceback refers to this frame
 
     async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         await self._build_cache()
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return await self.slow_path_async(FastPath(), args, kwargs)
-        except BaseException as error:
-            failed = error
-            raise
+            value = await self.slow_path_async(FastPath(), args, kwargs)
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
-            del failed
+            del failed  # its traceback refers to this frame
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
         cache = self._source.current()
@@ -353,6 +403,9 @@ class CachedCall:
     def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `CachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs, again=True)
         cache = self._source.current()
         if cache is None:
             self.invalidate(*args, **kwargs)
@@ -366,6 +419,9 @@ class CachedCall:
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs, again=True)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -380,15 +436,22 @@ class CachedCall:
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `CachedFunction.invalidate` does."""
-        return self._delete(self._source.stored(), self.key_of(*args, **kwargs))
+        key, player = self.key_of(*args, **kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
+        return self._delete(self._source.stored(), key) or bool(dropped)
 
     async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `AsyncCachedFunction.invalidate` does."""
         self._refuse_bound(args, kwargs)
-        key = await self._key_async(args, kwargs)
+        key, player = await self._key_async(args, kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
         await self._build_cache()
         cache = self._source.stored()
-        return await cache.awaited.in_io_thread(self._delete, cache, key)
+        return await cache.awaited.in_io_thread(self._delete, cache, key) or bool(dropped)
 
     def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
         """Return what the cache knows about this call, as `CachedFunction.explain` does."""
@@ -413,6 +476,11 @@ class CachedCall:
 
     def cache_clear(self) -> int | None:
         """Remove all results, as `CachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None:
+            dropped = player.invalidate_tags(self._source.given(), frozenset({self._implicit}))
+            if player.is_replaying:
+                return dropped
         cache = self._source.stored()
         cache.check()
         if self._caches is not None:
@@ -421,6 +489,9 @@ class CachedCall:
 
     async def cache_clear_async(self) -> int | None:
         """Remove all results, as `AsyncCachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None and player.is_replaying:
+            return self.cache_clear()
         await self._build_cache()
         return await self._source.stored().awaited.in_io_thread(self.cache_clear)
 

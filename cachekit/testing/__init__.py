@@ -3,11 +3,11 @@
 `ManualClock` moves only on request, `TierContract` is the suite that every tier passes, `FaultyTier` fails on
 request, `explain_calls` says why calls miss, and `pytest_plugin` has fixtures and a marker. For caches that
 processes share: `history` checks results, `kills` kills processes, `damage` and `faults` harm files,
-`processes` forks, and `clock.JumpingClock` jumps.
+`processes` forks, and `clock.JumpingClock` jumps. `python -m cachekit.testing.compat URL` checks a server for
+the Redis tier.
 """
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # every run of pytest loads this package, for `pytest_switch`
 if TYPE_CHECKING:
     from cachekit.testing.clock import ManualClock
     from cachekit.testing.contract import TierContract

@@ -27,6 +27,14 @@ def memory(cache: IntelligentCache | aio.IntelligentCache) -> MemoryCache:
     return tier
 
 
+def primary(cache: IntelligentCache) -> tuple[str, int]:
+    """Return where the sentinels of a cache's server have its primary."""
+    found = cache.redis_cache
+    assert isinstance(found, RedisCache)
+    assert found._server._primary is not None
+    return found._server._primary._named.address
+
+
 def next_probe_in(breaker: CircuitBreaker) -> float:
     """Return the seconds until an open breaker lets the tier be probed."""
     return breaker._due - breaker._monotonic()
@@ -45,6 +53,15 @@ def functions(cache: IntelligentCache) -> list[str]:
 
 def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
     return _core(cache)._core.loads
+
+
+def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
+    """Wait until the entries that were used most are in memory again."""
+    hot_set = _core(cache)._core.hot_set
+    assert hot_set is not None
+    for copy in hot_set._copies:
+        copy.wait(30)
+        assert copy.is_over
 
 
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
