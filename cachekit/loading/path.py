@@ -32,6 +32,7 @@ from cachekit.loading.flights import (
 from cachekit.loading.permits import LoadPermit, PermitPool
 from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
+from cachekit.loading.verification import Verification, Verifications
 from cachekit.model.counters import LoadCounters
 from cachekit.model.display import shown_error, shown_key, shown_keys
 from cachekit.model.once_only import OnceOnlyError
@@ -111,7 +112,10 @@ class LoadPath:
     A `loop` is the running event loop of a caller on one, or None for a caller in a thread.
     """
 
-    __slots__ = ("figures", "flights", "log", "permits", "random_fraction", "schedule", "tasks", "tiers")
+    __slots__ = (
+        "figures", "flights", "log", "permits", "random_fraction", "schedule", "tasks", "tiers",
+        "verifications",
+    )  # fmt: skip
 
     def __init__(self, tiers: TierStack) -> None:
         self.tiers = tiers
@@ -119,9 +123,10 @@ class LoadPath:
         self.figures = LoadCounters()
         self.permits = PermitPool(tiers, self.figures)
         self.schedule = RefreshSchedule(tiers)
+        self.verifications = Verifications(tiers, self.figures)
         self.tasks = Tasks()
         self.log = RateLimitedLog(tiers.monotonic)
-        #: For jitter; tests replace it.
+        #: For jitter and the choice of hits to verify; tests replace it.
         self.random_fraction: Callable[[], float] = random_fraction
 
     def load(
@@ -304,6 +309,50 @@ class LoadPath:
             if begun is None:
                 flight.cancel()
         return flight.outcome
+
+    def chosen_for_verification(
+        self, key: str, value: Any, request: LoadRequest, name: str, verifies: bool, chosen: bool
+    ) -> Verification | None:
+        """Return the verification of a hit if chance, or the fast path before, chose it, and it is due."""
+        share = request.options.verify
+        if not (share and verifies) or not (chosen or self.random_fraction() < share):
+            return None
+        return self.verifications.begin(name, key, value, request)
+
+    def verify(
+        self, verification: Verification, loader: Callable[..., Any], begin: Callable[[Path[object]], object]
+    ) -> None:
+        """Verify a hit; `begin` detaches the path, or returns None if there is no thread."""
+        begun = None
+        try:
+            begun = begin(self._verify(verification, loader))
+        finally:
+            if begun is None:
+                self.verifications.end(verification)
+
+    def _verify(self, verification: Verification, loader: Callable[..., Any]) -> Path[None]:
+        tiers, request, started, failed = self.tiers, verification.request, self.tiers.monotonic(), False
+        try:
+            if tiers.redis is not None:
+                yield Blocking(tiers.complete_fence, verification.fence)
+            try:
+                fresh = yield Call(loader)
+            except Exception as error:
+                failed = not is_interrupt(error)
+                raise
+            finally:
+                self.figures.ended(tiers.monotonic() - started, failed)
+            ttl = partial(request.life, fresh, self.random_fraction)
+            yield Blocking(self.verifications.compare, verification, fresh, ttl)
+        except Exception as error:  # a load that fails says nothing about the cached value
+            if is_interrupt(error):
+                raise
+            verification.function.log.add(
+                f"a hit of {verification.name} was not verified, because its load failed: "
+                f"{shown_error(error)}"
+            )
+        finally:
+            self.verifications.end(verification)
 
     def _run(
         self, flights: Flights, loader: Callable[..., Any], request: LoadRequest, values: dict[str, Any]

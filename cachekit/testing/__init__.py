@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultyTier", "ManualClock", "TierContract", "explain_calls"]
 
-#: The module of each name, imported when the name is first used: pytest loads this package in every run.
+#: The module of each name, imported when the name is first used.
 _MODULES = {
     "FaultyTier": "faulty", "ManualClock": "clock", "TierContract": "contract",
     "explain_calls": "explained_calls",

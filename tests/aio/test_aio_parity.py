@@ -25,7 +25,8 @@ PAIRS: list[tuple[Any, Any]] = [
 
 #: What is not awaited: views, and figures that are there without asking anybody.
 PLAIN = {
-    "IntelligentCache.cached", "IntelligentCache.region", "MemoryCache.get_stats", "FileCache.get_stats",
+    "IntelligentCache.cached", "IntelligentCache.region", "IntelligentCache.verifications",
+    "IntelligentCache.prefetch_info", "Region.prefetch_info", "MemoryCache.get_stats", "FileCache.get_stats",
     "RedisCache.get_stats", "RedisCache.cluster", "RedisCache.sentinel",
 }  # fmt: skip
 
