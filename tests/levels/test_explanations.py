@@ -120,7 +120,7 @@ def test_evicted() -> None:
             assert miss is not None
             assert (miss.cause, miss.tier) == ("evicted", "memory")
             assert miss.at == pytest.approx(clock.time())
-            cache.clear()  # later
+            cache.invalidate_by_pattern("k")  # later, when it was gone
             again = cache.explain("k").miss
             assert again is not None
             assert again.cause == "evicted"
