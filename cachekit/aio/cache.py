@@ -18,6 +18,7 @@ from cachekit.aio.regions import Region
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.cache.intelligent import closes_tiers
+from cachekit.decorator.source import playing
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
 from cachekit.loading.read_batch import in_batch
@@ -193,7 +194,12 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
-        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
+        core, player = self._core, playing.player
+        request = core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
+        if player is not None:
+            core.check(_ALL)
+            load_key, life, labels = awaiting(loader), request.ttl, request.tags
+            return await player.load_async(core, checked_key(key), loader, load_key, life, labels)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
@@ -296,7 +302,12 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise not_a_function("loader", "of a list of keys", loader)
-        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        core, player = self._core, playing.player
+        request = core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        if player is not None:
+            core.check(_ALL)
+            load_keys, life, labels = awaiting(loader), request.ttl, request.tags
+            return await player.load_many_async(core, wanted, loader, load_keys, life, labels)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -326,6 +337,10 @@ class IntelligentCache(Facade[Core]):
             raise not_a_function("loader_func", "of a key", loader_func)
         core = self._core
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
+        player = playing.player
+        if player is not None:
+            twin, replayed, lasting = player.warming_async(core, loader_func, load_key, request)
+            return await warm_async(twin.awaited, wanted, replayed, lasting, concurrency, progress)
         kept_warm = core.keep_warm
         report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:

@@ -11,6 +11,7 @@ from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.region import Region as Core
 from cachekit.cache.region import keys_of, loader_of, prefetcher_of
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import not_a_function
@@ -155,16 +156,21 @@ class Region(Facade[Core[V]], Generic[V]):
         Without a `loader` the region's own loads the key.
         """
         keys = self._keys
+        named: Callable[..., Any] | None = loader
         if loader is None:
-            loader = partial(loader_of(self._sync) if self._loader is None else self._loader, key)
-            if self._prefetcher is not None:
+            named = loader_of(self._sync) if self._loader is None else self._loader
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
                 self._prefetcher.missed_unless_held(keys.full(key))
-        if not callable(loader):
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         loaded = awaiting(loader)
 
         async def checked() -> V:
             return keys.checked(await loaded(), key)
+
+        if playing.player is not None:
+            named_as(named, checked)
 
         value = await self._cache.get_or_set(
             keys.full(key),

@@ -17,7 +17,7 @@ from cachekit.cache.fill import Fill
 from cachekit.cache.region import Region
 from cachekit.coherence.conditional_writes import add, update
 from cachekit.decorator.function import decorator_for
-from cachekit.decorator.source import FixedSource
+from cachekit.decorator.source import FixedSource, playing
 from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
@@ -286,6 +286,8 @@ class IntelligentCache:
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         life = core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        if playing.player is not None:
+            playing.player.write(core, {name: value}, life, labels)
         if stale_ttl is not None or core.tiers.lower:
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
             return core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
@@ -324,7 +326,11 @@ class IntelligentCache:
             refuse_unstorable(value)
         life = core.default_ttl if ttl is None else seconds(ttl)
         stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-        return add(core.tiers, checked_key(key), value, life, checked_tags(tags), stale)
+        name, labels, player = checked_key(key), checked_tags(tags), playing.player
+        added = add(core.tiers, name, value, life, labels, stale)
+        if added and player is not None:
+            player.write(core, {name: value}, life, labels)
+        return added
 
     @overload
     def update(
@@ -372,7 +378,10 @@ class IntelligentCache:
         life = core.default_ttl if ttl is None else seconds(ttl)
         if life <= 0:
             raise ValueError(f"ttl must be more than 0, not {ttl!r}; use delete() to remove the key")
-        value: V = update(core.tiers, checked_key(key), function, default, life, checked_tags(tags))
+        name, labels, player = checked_key(key), checked_tags(tags), playing.player
+        value: V = update(core.tiers, name, function, default, life, labels)
+        if player is not None:
+            player.write(core, {name: value}, life, labels)
         return value
 
     def begin(self, key: str, *, tags: Tags | None = None) -> Fill[Any]:
@@ -403,6 +412,8 @@ class IntelligentCache:
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
             if life <= 0 or not core.tiers.is_current(fence):
                 return False
+            if playing.player is not None:
+                playing.player.write(core, {fence.key: value}, life, fence.tags)
             return core.tiers.writes.replace(fence, value, life, _ALL, stale)
 
         return Fill(fence.key, store)
@@ -461,6 +472,11 @@ class IntelligentCache:
         options = self._core.defaults.load if load is None else self._core.defaults.options(load)
         if jitter != 0.0:
             checked_jitter(jitter)
+        player = playing.player
+        if player is not None:
+            self._core.check(_ALL)
+            answer: V = player.load(self._core, checked_key(key), loader, life, labels)
+            return answer
         value = self.get(key, MISSING)
         if value is not MISSING:
             if options.refresh_ahead:
@@ -479,6 +495,8 @@ class IntelligentCache:
         False also if a tier failed that may have had it. `strict=True` raises TierUnavailableError then.
         """
         self._core.check(cache_level)
+        if playing.player is not None:
+            playing.player.invalidate(self._core, [checked_key(key)])
         return self._core.tiers.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -546,6 +564,8 @@ class IntelligentCache:
         for key, value in checked.items():
             if type(value) not in readable:
                 refuse_unstorable(value, key)
+        if playing.player is not None:
+            playing.player.write(self._core, checked, life, labels)
         if self._core.tiers.lower:
             return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
@@ -557,7 +577,10 @@ class IntelligentCache:
         None means that this is not known: a tier failed that may have had some of them.
         """
         self._core.check(cache_level)
-        return self._core.tiers.writes.delete_many(checked_keys(keys), cache_level)
+        wanted = checked_keys(keys)
+        if playing.player is not None:
+            playing.player.invalidate(self._core, wanted)
+        return self._core.tiers.writes.delete_many(wanted, cache_level)
 
     def get_or_set_many(
         self,
@@ -600,6 +623,10 @@ class IntelligentCache:
         if not callable(loader):
             raise not_a_function("loader", "of a list of keys", loader)
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        player = playing.player
+        if player is not None:
+            self._core.check(_ALL)
+            return player.load_many(self._core, wanted, loader, request.ttl, request.tags)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -648,6 +675,10 @@ class IntelligentCache:
         if not callable(loader_func):
             raise not_a_function("loader_func", "of a key", loader_func)
         request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
+        player = playing.player
+        if player is not None:
+            twin, replayed, lasting = player.warming(self._core, loader_func, request)
+            return warm(twin.loads, wanted, replayed, lasting, concurrency, progress)
         kept_warm = self._core.keep_warm
         report = warm(self._core.loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
@@ -662,6 +693,8 @@ class IntelligentCache:
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove all entries, and refuse every load in progress; return False if a tier failed."""
         self._core.check(cache_level)
+        if playing.player is not None:
+            playing.player.clear(self._core)
         return self._core.tiers.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int | None:
@@ -678,7 +711,10 @@ class IntelligentCache:
             ValueError: the pattern is not a valid regular expression.
         """
         self._core.check(_ALL)
-        return self._core.tiers.writes.invalidate_matching(checked_pattern(pattern))
+        checked = checked_pattern(pattern)
+        if playing.player is not None:
+            playing.player.invalidate_matching(self._core, checked)
+        return self._core.tiers.writes.invalidate_matching(checked)
 
     def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Remove entries with any of the tags, and refuse loads in progress that name one.
@@ -690,7 +726,10 @@ class IntelligentCache:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._core.check(_ALL)
-        return self._core.tiers.writes.invalidate_tags(checked_tags(tags))
+        labels = checked_tags(tags)
+        if playing.player is not None:
+            playing.player.invalidate_tags(self._core, labels)
+        return self._core.tiers.writes.invalidate_tags(labels)
 
     # -- views --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
 from cachekit.cache.fill import Fill
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import shown_key
 from cachekit.model.types import MISSING, TTL, Tags
@@ -272,15 +273,20 @@ class Region(Generic[V]):
             TypeError: the value found or loaded is not of the region's type; it is not stored. Or there is no
                 loader.
         """
+        named: Callable[..., V] | None = loader
         if loader is None:
-            loader = partial(loader_of(self), key)
-            if self._prefetcher is not None:
+            named = loader_of(self)
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
                 self._prefetcher.missed_unless_held(self._keys.full(key))
-        if not callable(loader):
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
+        checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
+        if playing.player is not None:
+            checked = named_as(named, checked)
         value = self._cache.get_or_set(
             self._keys.full(key),
-            lambda: self._keys.checked(loader(), key),
+            checked,
             ttl=self._keys.ttl(ttl),
             tags=self._keys.tags(tags),
             store_if=store_if,

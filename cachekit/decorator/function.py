@@ -15,8 +15,8 @@ from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, w
 from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import follow
-from cachekit.model.types import FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
+from cachekit.decorator.source import Question, follow, playing
+from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from cachekit.decorator.prefetched_calls import PrefetchedCalls
-    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.source import CacheSource, Player
     from cachekit.decorator.types import CacheDecorator, CacheInfo
     from cachekit.loading.core import CacheCore
     from cachekit.loading.options import LoadOptions, Prefetch
@@ -164,15 +164,30 @@ class CachedCall:
         prefix = self.__cache_key__()
         if self._holder is not None:
             prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
+        star, bound = self._bound(args, kwargs)
+        return f"{prefix}({star}{arguments_text(bound)})"
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
         try:
-            bound = self._signature.bind(args, kwargs)
+            return "", self._signature.bind(args, kwargs)
         except TypeError:
             if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
             # key apart from a call whose arguments are a tuple and a dict.
-            return f"{prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
-        return f"{prefix}({arguments_text(bound)})"
+            return "*", [("args", args), ("kwargs", kwargs)]
+
+    def _question(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question:
+        if self._key_func is None:
+            _, arguments = self._bound(args, kwargs)
+            if self._holder is not None:
+                arguments.insert(0, ("callable", self._holder))
+        else:
+            arguments = [("key", key)]
+        version = None if self._version == "auto" else self._version
+        # The number in the identity of a function object is another one in each process.
+        name, owner = (self._identity, None) if self._caches is None else (self._subject.name(), self)
+        return Question(name, arguments, self._subject.code, version, owner)
 
     async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
@@ -192,15 +207,15 @@ class CachedCall:
             tags = checked_tags(self._tags(*args, **kwargs), "the result of the tags function")
         return tags | {self._implicit}
 
-    def _life(self, cache: CacheCore) -> float | Life:
+    def _life(self, default_ttl: float) -> float | Life:
         if self._store_if is None and self._ttl is None:
-            return cache.default_ttl if self._fixed_life is None else self._fixed_life
+            return default_ttl if self._fixed_life is None else self._fixed_life
 
         def life(value: Any) -> float | None:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
-            return cache.default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
+            return default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
 
         return life
 
@@ -213,12 +228,15 @@ class CachedCall:
             options = options.shared_by("thread")
         stale = cache.defaults.stale(self._stale_ttl)
         labels = self._tags_of(args, kwargs)
-        return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
+        return LoadRequest(self._life(cache.default_ttl), labels, self._level, stale, options, self._jitter)
 
     # -- calls --------------------------------------------------------------------------------------
 
     def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of a call that the fast path did not serve."""
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs)
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
@@ -243,6 +261,9 @@ class CachedCall:
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return what `slow_path` does, for a coroutine function."""
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -263,6 +284,30 @@ class CachedCall:
             cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
+
+    def _ask(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = self.key(args, kwargs)
+        return self.copied(
+            player.ask(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
+
+    async def _ask_async(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = await self._key_async(args, kwargs)
+        return self.copied(
+            await player.ask_async(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
 
     def _refresh_ahead(self, cache: CacheCore) -> float:
         # The part of its life from which on a hit reloads a result; 0 if that is disabled.
@@ -331,6 +376,9 @@ class CachedCall:
     def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `CachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs, again=True)
         cache = self._source.current()
         if cache is None:
             self.invalidate(*args, **kwargs)
@@ -344,6 +392,9 @@ class CachedCall:
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs, again=True)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -358,15 +409,22 @@ class CachedCall:
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `CachedFunction.invalidate` does."""
-        return self._delete(self._source.stored(), self.key_of(*args, **kwargs))
+        key, player = self.key_of(*args, **kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
+        return self._delete(self._source.stored(), key) or bool(dropped)
 
     async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `AsyncCachedFunction.invalidate` does."""
         self._refuse_bound(args, kwargs)
-        key = await self._key_async(args, kwargs)
+        key, player = await self._key_async(args, kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
         await self._build_cache()
         cache = self._source.stored()
-        return await cache.awaited.in_io_thread(self._delete, cache, key)
+        return await cache.awaited.in_io_thread(self._delete, cache, key) or bool(dropped)
 
     def _delete(self, cache: CacheCore, key: str) -> bool:
         cache.check()
@@ -374,6 +432,11 @@ class CachedCall:
 
     def cache_clear(self) -> int | None:
         """Remove all results, as `CachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None:
+            dropped = player.invalidate_tags(self._source.given(), frozenset({self._implicit}))
+            if player.is_replaying:
+                return dropped
         cache = self._source.stored()
         cache.check()
         if self._caches is not None:
@@ -382,6 +445,9 @@ class CachedCall:
 
     async def cache_clear_async(self) -> int | None:
         """Remove all results, as `AsyncCachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None and player.is_replaying:
+            return self.cache_clear()
         await self._build_cache()
         return await self._source.stored().awaited.in_io_thread(self.cache_clear)
 

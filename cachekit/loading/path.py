@@ -344,7 +344,7 @@ class LoadPath:
                             loaded = {missing[0].key: loaded}
                         yield Blocking(self._store, missing, loaded, request, values)
                 except GeneratorExit:
-                    permit = None  # The loop is gone, and takes no step. Leases end with their objects.
+                    permit = None  # The loop is gone, and takes no step (see `TaskPermits`).
                     raise
                 finally:
                     if permit is not None:

@@ -132,6 +132,8 @@ class AwaitedLoads:
         import asyncio
 
         deadline = monotonic() + seconds
+        # Before the first attempt: the loop may stop while a thread makes it.
+        self.path.permits.of_tasks.add(permit, asyncio.get_running_loop())
         acquired = await self.in_io_thread(permit.try_acquire)
         # Between two attempts it sleeps on the loop. If it waited in a thread, all threads might wait for
         # permits, and the loads that hold these would find none for their steps.

@@ -30,6 +30,14 @@ def memory(cache: IntelligentCache | aio.IntelligentCache) -> MemoryCache:
     return tier
 
 
+def primary(cache: IntelligentCache) -> tuple[str, int]:
+    """Return where the sentinels of a cache's server have its primary."""
+    found = cache.redis_cache
+    assert isinstance(found, RedisCache)
+    assert found._server._primary is not None
+    return found._server._primary._named.address
+
+
 def next_probe_in(breaker: CircuitBreaker) -> float:
     """Return the seconds until an open breaker lets the tier be probed."""
     return breaker._due - breaker._monotonic()

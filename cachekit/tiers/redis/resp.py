@@ -26,6 +26,10 @@ _INTEGER: Final = ord(":")
 _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
 _ERROR: Final = ord("-")
+_VERBATIM: Final = ord("=")  # a value behind "txt:"
+
+#: The replies that say that nothing is there, whole.
+_ABSENT: Final = (b"$-1\r\n", b"_\r\n")
 
 #: The first words by which servers tell what kind of error it is, and what some of them mean.
 _CODES: Final = {
@@ -90,8 +94,11 @@ class WrongReplyError(BrokenReplyError):
 
 def packed(command: tuple[bytes | str | int, ...]) -> bytes:
     """Return a command as it is sent."""
-    parts = [part if type(part) is bytes else str(part).encode() for part in command]
-    return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
+    pieces = [b"*%d\r\n" % len(command)]
+    for part in command:
+        raw = part if type(part) is bytes else str(part).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    return b"".join(pieces)
 
 
 def read_value(data: bytes) -> bytes | None:
@@ -111,6 +118,8 @@ def read_reply(source: Source, data: bytes) -> Any:
         ServerError: the reply is an error.
         OSError: there is none.
     """
+    if data in _ABSENT:  # the reply to each write, and to each miss
+        return None
     if not data:
         raise BrokenReplyError("the server closed the connection")
     replies = Replies(source, data)
@@ -145,7 +154,7 @@ class Replies:
 
     def end(self) -> None:
         """Check that no more was received. The next command would take it for its own reply."""
-        if not self.is_empty():
+        if self._at != len(self._data):
             raise WrongReplyError("the server sent more than one reply")
 
     def unread(self) -> bytes:
@@ -182,7 +191,7 @@ class Replies:
             self._receive(len(self._data) - self._at + 1)
         kind, begin = self._data[self._at], self._at + 1
         self._at = end + 2
-        if kind == _BULK:
+        if kind in (_BULK, _VERBATIM):
             size = _number(self._data[begin:end])
             if size == -1:
                 return None
@@ -192,7 +201,8 @@ class Replies:
                 self._receive(size + 2)
             begin = self._at
             self._at = begin + size + 2
-            return self._data[begin : begin + size]
+            value = self._data[begin : begin + size]
+            return value if kind == _BULK else value[4:]
         content = self._data[begin:end]
         if kind == _INTEGER:
             return _number(content)

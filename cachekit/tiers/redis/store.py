@@ -143,7 +143,7 @@ class Store:
                     envelope, life, origin, _ = writes[key]
                     names += self._layout.names(key)
                     said += envelope, "" if life is None else life, origin.token
-                tags, lives = self._tags_of([writes[key] for key in keys])
+                tags, lives = self._tags_of(map(writes.__getitem__, keys))
                 calls.append(Call(PUT, [*names, *tags], [*said, *lives]))
             self._server.run(calls)
 
@@ -257,9 +257,9 @@ class Store:
 
         In a Cluster the tokens are on other nodes, where a script cannot reach them: see `_prolong`.
         """
-        if self._server.is_cluster:
+        lives = {} if self._server.is_cluster else _lives_of_tags(writes)
+        if not lives:
             return [], []
-        lives = _lives_of_tags(writes)
         names = [self._layout.tag(tag) for tag in lives]
         return names, ["" if life is None else life for life in lives.values()]
 
