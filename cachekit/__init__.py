@@ -43,7 +43,14 @@ if TYPE_CHECKING:
     from cachekit.loading.options import LoadOptions, Prefetch
     from cachekit.loading.predictor import PrefetchInfo
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import (
+        Explanation,
+        Miss,
+        OptimizationReport,
+        SizeEstimate,
+        Verified,
+        WarmReport,
+    )
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -57,12 +64,12 @@ __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
-    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "OptimizationReport",
+    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "Miss", "OptimizationReport",
     "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "cassette",
-    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
-    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
-    "warm_cache_keys",
+    "SizeEstimate", "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result",
+    "cassette", "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache",
+    "invalidate_cache_pattern", "invalidate_cache_tags", "optimize_cache_performance", "override",
+    "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).
@@ -83,7 +90,7 @@ _MODULES = {
         "loading.options": "LoadOptions Prefetch",
         "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",

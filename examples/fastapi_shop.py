@@ -45,9 +45,8 @@ async def main() -> None:
             await app({**scope, "state": state}, receive, send)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://shop") as client:
-            for _ in range(10):
-                answer = await client.get("/prices/apple")
-            print(answer.headers["cache-status"].partition("; ttl")[0], answer.json())
+            answers = [await client.get("/prices/apple") for _ in range(10)]
+            print(answers[-1].headers["cache-status"].partition("; ttl")[0], answers[-1].json())
             await client.put("/prices/apple/5")
             print((await client.get("/prices/apple")).json())
             for _ in range(2):

@@ -6,8 +6,8 @@ import pytest
 
 from cachekit import Cassette, cache_result
 
-# pytest finds the plugin by itself where cachekit is installed; this line is for a checkout.
-pytest_plugins = ["cachekit.testing.pytest_cassettes"]
+# Or put `cachekit = true` into the settings of pytest.
+pytest_plugins = ["cachekit.testing.pytest_plugin"]
 
 
 @cache_result

@@ -22,6 +22,7 @@ from cachekit.decorator.source import playing
 from cachekit.health import Health
 from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
 from cachekit.loading.read_batch import in_batch
+from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
@@ -204,8 +205,9 @@ class IntelligentCache(Facade[Core]):
         loads = self._core.awaited
         if value is MISSING:
             return await loads.load(checked_key(key), awaiting(loader), request)
-        if request.options.refresh_ahead:
-            loads.refresh(checked_key(key), awaiting(loader), request)
+        if request.options.acts_on_hits:
+            verifies, name = load is not None or store_if is None, loader_name(loader)
+            loads.after_hit(checked_key(key), value, awaiting(loader), request, name, verifies)
         return value
 
     async def contains(self, key: str) -> bool:
@@ -386,6 +388,7 @@ class IntelligentCache(Facade[Core]):
     prefetch_info = plain(Core.prefetch_info)
 
     cached = plain(Core.cached)
+    verifications = plain(Core.verifications)
     get_stats = in_thread(Core.get_stats)
 
     async def health(self, **thresholds: float) -> Health:

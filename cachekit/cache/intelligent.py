@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
@@ -24,9 +23,10 @@ from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
 from cachekit.loading.predictor import PrefetchInfo
 from cachekit.loading.request import Life, LoadRequest
+from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
 from cachekit.model.display import shown_value
-from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
@@ -410,7 +410,11 @@ class IntelligentCache:
                 refuse_unstorable(value)
             life = core.default_ttl if ttl is None else seconds(ttl)
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-            if life <= 0 or not core.tiers.is_current(fence):
+            if life <= 0:
+                core.tiers.unwanted(fence.key)
+                return False
+            if not core.tiers.is_current(fence):
+                core.tiers.refused(fence)
                 return False
             if playing.player is not None:
                 playing.player.write(core, {fence.key: value}, life, fence.tags)
@@ -479,9 +483,12 @@ class IntelligentCache:
             return answer
         value = self.get(key, MISSING)
         if value is not MISSING:
-            if options.refresh_ahead:
+            if options.acts_on_hits:
                 request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-                self._core.loads.refresh(checked_key(key), loader, request)
+                verifies = load is not None or store_if is None
+                self._core.loads.after_hit(
+                    checked_key(key), value, loader, request, loader_name(loader), verifies
+                )
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
@@ -519,17 +526,12 @@ class IntelligentCache:
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
-        """Return what the cache knows about one key, for debugging; it counts no lookup."""
+        """Return what the cache knows about one key, for debugging; it counts no lookup.
+
+        If no tier has the key, `miss` says why, from the recent events of this process.
+        """
         self._core.check(_ALL)
-        entry, level = self._store.peek_entry(checked_key(key)), CacheLevel.MEMORY
-        if entry is None:
-            below = self._core.tiers.peek(key) if self._core.tiers.lower else None
-            if below is None:
-                return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
-            entry, level = below
-        age = max(0.0, self._store.clock.time() - entry.created_timestamp)
-        ttl = inf if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
+        return self._core.tiers.explain(checked_key(key))
 
     # -- many keys ----------------------------------------------------------------------------------
 
@@ -798,20 +800,31 @@ class IntelligentCache:
         self._core.check(_ALL)
         return self._judge(self.get_stats(), **thresholds)
 
+    def verifications(self) -> dict[str, Verified]:
+        """Return how many hits of each function were verified, and how many differed (see `LoadOptions`)."""
+        return self._core.loads.path.verifications.results()
+
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
-        return assess(statistics, self._core.tiers.states(), Thresholds(**limits))
+        sizes = self._core.estimate(statistics)
+        return assess(
+            statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
+        )
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.
+        """Remove expired entries from all tiers now, and return what is left, with advice.
 
-        The background thread does the same from time to time.
+        The advice is that of `health`, and the sizes of the memory tier that would be better, as
+        `MemoryCache.estimate` knows them. The background thread does the same from time to time.
         """
         self._core.check(_ALL)
         started = time.perf_counter()
         removed = self._store.remove_expired() + self._core.tiers.remove_expired()
         statistics = self.get_stats()
         advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
+        sizes = self._core.estimate(statistics)
+        if sizes is not None:
+            advice += sizes.advice()
         return OptimizationReport(
             removed,
             statistics["combined"].size,

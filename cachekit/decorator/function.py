@@ -11,11 +11,11 @@ from functools import partial, wraps
 from types import FunctionType
 
 from cachekit.decorator.code_version import signature_source, unwrapped
-from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
+from cachekit.decorator.fast_path import FastPath, ObservedPath, async_wrapper_of, call_key, wrapper_of
 from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import Question, follow, playing
+from cachekit.decorator.source import Question, follow, observers, playing
 from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cachekit.loading.prefetching import Job
     from cachekit.loading.request import Life, LoadRequest
     from cachekit.model.counters import Lookups, LookupTable
+    from cachekit.model.reports import Explanation
     from cachekit.model.types import TTL, Tags
 
     #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
@@ -140,7 +141,7 @@ class CachedCall:
             from cachekit.decorator.prefetched_calls import prefetched_calls
 
             self._prefetches = prefetched_calls(self, prefetch, self._level)
-        self.fast_path = FastPath()
+        self.forget_cache()
         follow(self)
 
     def __cache_key__(self) -> str:
@@ -153,7 +154,7 @@ class CachedCall:
 
     def forget_cache(self) -> None:
         """Replace the fast path, because the cache in use may have changed (see `source.follow`)."""
-        self.fast_path = FastPath()
+        self.fast_path = ObservedPath() if observers() else FastPath()
 
     # -- keys and requests --------------------------------------------------------------------------
 
@@ -237,6 +238,8 @@ class CachedCall:
         player = playing.player
         if player is not None:
             return self._ask(player, args, kwargs)
+        if fast_path.is_observed:
+            return self._observed(args, kwargs)
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
@@ -252,8 +255,9 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.loads.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -264,6 +268,8 @@ class CachedCall:
         player = playing.player
         if player is not None:
             return await self._ask_async(player, args, kwargs)
+        if fast_path.is_observed:
+            return await self._observed_async(args, kwargs)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
@@ -280,8 +286,9 @@ class CachedCall:
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.awaited.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -309,9 +316,19 @@ class CachedCall:
             )
         )  # fmt: skip
 
-    def _refresh_ahead(self, cache: CacheCore) -> float:
-        # The part of its life from which on a hit reloads a result; 0 if that is disabled.
-        return (cache.defaults.load if self._load is None else self._load).refresh_ahead
+    def _options(self, cache: CacheCore) -> LoadOptions:
+        return cache.defaults.load if self._load is None else self._load
+
+    def _verification(self, fast_path: FastPath) -> tuple[str, bool, bool]:
+        # The name under which hits are verified, whether they are, and whether this one was chosen.
+        chosen, fast_path.chosen = fast_path.chosen, False
+        name = self._identity if self._caches is None else self._subject.name()
+        return name, self._verifies, chosen
+
+    @property
+    def _verifies(self) -> bool:
+        # With `store_if` a function decides about each result, and may act: only if it is asked for.
+        return self._load is not None or self._store_if is None
 
     @property
     def is_async(self) -> bool:
@@ -354,7 +371,56 @@ class CachedCall:
         held = cache.memory.find(key)
         if held is not None:
             called = call_key(args, kwargs, self._signature.ignores_first)
-            fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
+            options = self._options(cache)
+            verify = options.verify if self._verifies else 0.0
+            fast_path.add(called, held, cache, lookups, options.refresh_ahead, verify)
+
+    # -- calls that are observed --------------------------------------------------------------------
+
+    def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = self._explained(args, kwargs)
+        failed: BaseException | None = None
+        try:
+            return self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed  # its traceback refers to this frame
+
+    async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self._build_cache()
+        before = self._explained(args, kwargs)
+        failed: BaseException | None = None
+        try:
+            return await self.slow_path_async(FastPath(), args, kwargs)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed
+
+    def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
+        cache = self._source.current()
+        if cache is None or cache.closed:
+            return None
+        try:
+            return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+        except (TypeError, ValueError):  # no arguments of the function, or of no key: the call says so
+            return None
+
+    def _report(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: Explanation | None,
+        after: Explanation | None,
+        error: BaseException | None,
+    ) -> None:
+        for observer in observers():
+            observer(self._function, args, kwargs, before, after, error)
 
     def copied(self, value: Any) -> Any:
         """Return a deep copy if callers get copies, or else the value."""
@@ -425,6 +491,23 @@ class CachedCall:
         await self._build_cache()
         cache = self._source.stored()
         return await cache.awaited.in_io_thread(self._delete, cache, key) or bool(dropped)
+
+    def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `CachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        cache = self._source.stored()
+        cache.check()
+        return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+
+    async def explain_async(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `AsyncCachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        await self._build_cache()
+        cache = self._source.stored()
+        cache.check()
+        key = await self._key_async(args, kwargs)
+        tags = self._tags_of(args, kwargs)
+        return await cache.awaited.in_io_thread(cache.tiers.explain, key, tags)
 
     def _delete(self, cache: CacheCore, key: str) -> bool:
         cache.check()
@@ -513,4 +596,5 @@ class CachedCall:
         wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear
         wrapper.invalidate = self.invalidate_async if is_async else self.invalidate
         wrapper.refresh = self.refresh_async if is_async else self.refresh
+        wrapper.explain = self.explain_async if is_async else self.explain
         return wrapper

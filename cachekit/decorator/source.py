@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from cachekit.loading.core import CacheCore, HoldsEntries
     from cachekit.loading.request import Life, LoadRequest
+    from cachekit.model.reports import Explanation
 
     class CacheSource(Protocol):
         """Where a cached function finds its cache. Safe in any thread."""
@@ -168,6 +169,21 @@ if TYPE_CHECKING:
             """Forget all current answers."""
             ...
 
+    class CallObserver(Protocol):
+        """What is called for each call of a cached function, in the thread of the call."""
+
+        def __call__(
+            self,
+            function: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            before: Explanation | None,
+            after: Explanation | None,
+            error: BaseException | None,
+        ) -> object:
+            """Note a call: what the cache had before and after it; None while caching is disabled."""
+            ...
+
 
 class Question:
     """What a call asks, as a cassette records it.
@@ -221,6 +237,8 @@ _NO: Final = frozenset({"", "0", "false", "no", "off"})
 #: Held while the cache in use changes.
 switching = threading.RLock()
 _disabled_times = 0
+#: While there are any, calls take no fast path. A tuple, so that a call sees all of a change or nothing.
+_observers: tuple[CallObserver, ...] = ()
 _followers: weakref.WeakSet[HoldsEntries] = weakref.WeakSet()
 
 
@@ -263,6 +281,28 @@ def reset_followers() -> None:
     """Let all followers drop their entries after a switch, so that they find the new cache."""
     for follower in list(_followers):
         follower.forget_cache()
+
+
+def observers() -> tuple[CallObserver, ...]:
+    """Return what observes calls of cached functions; nearly always nothing."""
+    return _observers
+
+
+@contextmanager
+def observing(observer: CallObserver) -> Iterator[None]:
+    """Call the observer for each call of a cached function, in every thread, inside a `with` block."""
+    global _observers
+    with switching:
+        _observers = (*_observers, observer)
+        reset_followers()
+    try:
+        yield
+    finally:
+        with switching:
+            left = list(_observers)
+            left.remove(observer)
+            _observers = tuple(left)
+            reset_followers()
 
 
 @cache

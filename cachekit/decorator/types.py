@@ -23,6 +23,8 @@ from typing import (
 if TYPE_CHECKING:
     from cachekit.loading.predictor import PrefetchInfo
 
+from cachekit.model.reports import Explanation
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
@@ -108,7 +110,7 @@ class _Takes(Protocol[S_contra, Q, R_co]):
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """A function or callable decorated with `cache_result`: called as before, with five further methods.
+    """A function or callable decorated with `cache_result`: called as before, with six further methods.
 
     A cached method is bound like any other method. Call the methods of this class through the class of the
     instance, with the instance as the first argument: `Client.fetch.invalidate(client, 1)`.
@@ -178,6 +180,18 @@ class CachedFunction(Protocol[P, R_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of this call."""
+        ...
+
+    @overload
+    def explain(self: CachedFunction[P, Never], *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def explain(  # type: ignore[overload-overlap]
+        self: CachedFunction[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Explanation]: ...
+    @overload
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Return which tier has the result of this call, or why none has it; it counts no lookup."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from weakref import ref
 
@@ -22,6 +22,7 @@ from cachekit.loading.request import LoadDefaults
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
+from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.runtime.fork import ForkSafeLock
@@ -164,6 +165,12 @@ class CacheCore:
                 if self._prefetches is None:
                     self._prefetches = PrefetchPool(self.tiers, self.memory, self.loads, self.awaited)
         return self._prefetches
+
+    def estimate(self, statistics: Mapping[str, CacheStats]) -> SizeEstimate | None:
+        """Return what other sizes of the memory tier would bring, for the time that the statistics cover."""
+        if self.memory_tier is None or self.closed or "memory" not in statistics:
+            return None
+        return self.memory_tier.estimate(max(1, statistics["memory"].requests))
 
     # -- lookups ------------------------------------------------------------------------------------
 

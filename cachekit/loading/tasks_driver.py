@@ -81,6 +81,23 @@ class AwaitedLoads:
             loop, is_due = asyncio.get_running_loop(), partial(schedule.begins, key, part)
             self.path.reload(key, loader, request, self._detach, is_due, loop)
 
+    def after_hit(
+        self,
+        key: str,
+        value: Any,
+        loader: Callable[[], Awaitable[Any]],
+        request: LoadRequest,
+        name: str,
+        verifies: bool,
+        chosen: bool = False,
+    ) -> None:
+        """Begin what a hit asks for; see `Loads.after_hit`."""
+        if request.options.refresh_ahead:
+            self.refresh(key, loader, request)
+        verification = self.path.chosen_for_verification(key, value, request, name, verifies, chosen)
+        if verification is not None:
+            self.path.verify(verification, loader, partial(self._detach, ()))
+
     def find(self, key: str, level: CacheLevel) -> asyncio.Future[Outcome[Any | Missing]]:
         """Return a future of what `TierStack.find` returns, read together with other reads of this turn."""
         tiers = self.path.tiers

@@ -58,7 +58,10 @@ def shown_value(value: object) -> str:
     if value is None:
         return "None"
     if type(value) in _PLAIN:
-        return f"{value!r} of type {type(value).__name__}"
+        try:
+            return f"{value!r} of type {type(value).__name__}"
+        except ValueError:  # Python writes out no int of more than a few thousand digits
+            return "an int of thousands of digits"
     return f"an object of type {type(value).__name__}"
 
 

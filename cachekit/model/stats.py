@@ -12,7 +12,7 @@ COUNTED: Final = (
     "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
     "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
     "latency_p50", "latency_p99", "requests", "request_hits", "loads", "load_failures", "load_seconds",
-    "stale_served", "lease_waits", "reloaded", "prefetches", "prefetch_hits",
+    "stale_served", "lease_waits", "reloaded", "verified", "mismatches", "prefetches", "prefetch_hits",
     "prefetches_late", "prefetches_wasted",
 )  # fmt: skip
 
@@ -42,6 +42,7 @@ class CacheStats(Mapping[str, float]):
     - lease_waits: a load had to wait for a lease or a slot (see `LoadOptions`).
     - reloaded: an entry was copied into memory because it was used most before the restart (`reload_hot`).
       This one counts for a whole cache, too.
+    - verified, mismatches: hits that were compared with a fresh load, and those that differed. 0 for a tier.
     - prefetches, prefetch_hits, prefetches_late, prefetches_wasted: values were loaded or copied before they
       were asked for; were in memory when they were; were still being loaded; or never were asked for, or
       failed. They count for a whole cache, too.
@@ -80,6 +81,8 @@ class CacheStats(Mapping[str, float]):
     stale_served: int
     lease_waits: int
     reloaded: int
+    verified: int
+    mismatches: int
     prefetches: int
     prefetch_hits: int
     prefetches_late: int

@@ -1,4 +1,4 @@
-"""Fixtures and a marker for tests of code that caches: an own cache for each test, or no caching.
+"""Fixtures and markers for tests of code that caches: an own cache, no caching, or recorded answers.
 
 Turn it on in the settings of pytest:
 
@@ -12,20 +12,29 @@ Or name the module once, in the `conftest.py` at the root of your tests:
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cachekit.cache.default import override
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.cassettes.cassette import Cassette, Mode
 from cachekit.decorator.source import disabled
 from cachekit.runtime.clock import SystemClock
 from cachekit.testing.clock import ManualClock
+from cachekit.testing.pytest_switch import CASSETTE_MARKER
 from cachekit.tiers.memory.tier import MemoryCache
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
+    """Declare the markers."""
+    if CASSETTE_MARKER not in config.getini("markers"):  # without the switch
+        config.addinivalue_line("markers", CASSETTE_MARKER)
     config.addinivalue_line(
         "markers",
         "cachekit(disabled=False): give the test an empty default cache; with disabled=True, no caching",
@@ -54,9 +63,66 @@ def cachekit_disabled() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def cachekit_cassette(request: pytest.FixtureRequest) -> Iterator[Cassette]:
+    """Answer cached functions from a cassette of this test, and provide it.
+
+    Its file is `cassettes/<module>/<test>.jsonl` beside the test file, or the path that the marker `cassette`
+    gives, relative to the directory of the test file.
+    """
+    with _cassette_of(request) as used:
+        yield used
+
+
+def _cassette_of(request: pytest.FixtureRequest) -> Cassette:
+    marker = request.node.get_closest_marker("cassette")
+    given: dict[str, Any] = {} if marker is None else dict(marker.kwargs)
+    names = ("path", "mode")
+    positional = () if marker is None else marker.args
+    if len(positional) > len(names):
+        raise pytest.UsageError(
+            f"the marker cassette takes a path and a mode, not {len(positional)} arguments; give options "
+            f"by name"
+        )
+    given |= dict(zip(names, positional, strict=False))
+    options: dict[str, Any] = {
+        "version": "check",
+        "exceptions": (),
+        "redact": None,
+        "secret": None,
+        "allow": (),
+    }
+    unknown = given.keys() - options.keys() - set(names)
+    if unknown:
+        raise pytest.UsageError(
+            f"the marker cassette has no option {', '.join(sorted(unknown))}; it takes path, mode, "
+            f"{', '.join(options)}"
+        )
+    options |= {name: value for name, value in given.items() if name not in names}
+    path = request.path.parent / (given.get("path") or _default_path(request))
+    # The switch declares the option. A conftest.py may load this module alone.
+    mode: Mode = request.config.getoption("--cassette", default=None) or given.get("mode") or _default_mode()
+    remedy = f"to record it, run: pytest --cassette=auto {request.node.nodeid!r}"
+    return Cassette(path, mode, **options, remedy=remedy)
+
+
+def _default_path(request: pytest.FixtureRequest) -> Path:
+    test = request.node.nodeid.partition("::")[2].replace("::", ".")
+    name = re.sub(r"[^\w\-.\[\]]", "_", test)[:150]
+    if name != test:  # the id of a parameter may be any text, and two of them must not share a file
+        name += f"-{blake2b(test.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"
+    return Path("cassettes") / request.path.stem / f"{name}.jsonl"
+
+
+def _default_mode() -> Mode:
+    return "replay" if os.environ.get("CI", "").lower() in ("1", "true", "yes") else "auto"
+
+
 @pytest.fixture(autouse=True)
 def _cachekit_marker(request: pytest.FixtureRequest) -> None:
-    """Do what the nearest marker says."""
+    """Do what the nearest markers say."""
+    if request.node.get_closest_marker("cassette") is not None:
+        request.getfixturevalue("cachekit_cassette")
     marker = request.node.get_closest_marker("cachekit")
     if marker is None:
         return

@@ -25,9 +25,9 @@ PAIRS: list[tuple[Any, Any]] = [
 
 #: What is not awaited: views, and figures that are there without asking anybody.
 PLAIN = {
-    "IntelligentCache.cached", "IntelligentCache.region", "MemoryCache.get_stats", "FileCache.get_stats",
-    "RedisCache.get_stats", "RedisCache.cluster", "RedisCache.sentinel", "IntelligentCache.prefetch_info",
-    "Region.prefetch_info",
+    "IntelligentCache.cached", "IntelligentCache.region", "IntelligentCache.verifications",
+    "MemoryCache.get_stats", "FileCache.get_stats", "RedisCache.get_stats", "RedisCache.cluster",
+    "RedisCache.sentinel", "IntelligentCache.prefetch_info", "Region.prefetch_info",
 }  # fmt: skip
 
 #: What the facade has beyond the core: `contains` in place of `in`, and the ways between the two.

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fresh_imports import SITE_PACKAGES, loaded_by
-
-import cachekit.testing.pytest_cassettes
 
 TESTS = """
 import pytest
@@ -67,9 +63,9 @@ def run(directory: Path, *options: str, ci: str = "") -> tuple[str, list[str]]:
     calls.write_text("")
     # Other plugins of this environment take most of the time of a run.
     environment = {**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "-p", PLUGIN]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "-p", SWITCH]
     ran = subprocess.run(
-        [*command, f"--rootdir={directory}", *options, "."],
+        [*command, "-o", "cachekit=true", f"--rootdir={directory}", *options, "."],
         cwd=directory,
         env=environment,
         capture_output=True,
@@ -81,7 +77,7 @@ def run(directory: Path, *options: str, ci: str = "") -> tuple[str, list[str]]:
     return ran.stdout, calls.read_text().splitlines()
 
 
-PLUGIN = cachekit.testing.pytest_cassettes.__name__
+SWITCH = "cachekit.testing.pytest_switch"
 
 
 def test_recorded_by_workers_and_replayed_in_ci(directory: Path) -> None:
@@ -139,19 +135,36 @@ def test_wrong_markers(directory: Path) -> None:
     assert all(message in printed for message in wrong.values()), printed
 
 
-def test_a_conftest_may_name_the_plugin_too(directory: Path) -> None:
-    """The name of the entry point is that of the module, so pytest takes both for one plugin."""
-    (directory / "conftest.py").write_text(f"pytest_plugins = [{PLUGIN!r}]\n")
-    printed, _ = run(directory, "-k", "test_fixture", "--cassette=record")
+MARKED = """
+import pytest
+from cachekit import cache_result
+
+@cache_result(name="ask", version="1")
+def ask(question):
+    with open("calls", "a") as file:
+        print(question, file=file)
+
+@pytest.fixture
+def answer():
+    return ask("in a fixture")
+
+@pytest.mark.cassette
+def test_marked(answer):
+    ask("marked")
+
+def test_unmarked():
+    ask("unmarked")
+"""
+
+
+@pytest.mark.parametrize("how", ["the marker alone", "a conftest.py"])
+def test_without_the_setting(tmp_path: Path, how: str) -> None:
+    """The marker is enough: a test that has it never calls what it means to replay."""
+    (tmp_path / "test_agent.py").write_text(MARKED)
+    options: tuple[str, ...] = ("-o", "cachekit=false")
+    if how == "a conftest.py":
+        (tmp_path / "conftest.py").write_text('pytest_plugins = ["cachekit.testing.pytest_plugin"]\n')
+    printed, calls = run(tmp_path, *options, "--strict-markers", ci="true")
     assert "1 passed" in printed
-    setup = configparser.ConfigParser()
-    setup.read(Path(__file__).parents[2] / "setup.cfg")
-    assert f"{PLUGIN} = {PLUGIN}" in setup["options.entry_points"]["pytest11"].splitlines()
-
-
-def test_loading_the_plugin_loads_no_cache() -> None:
-    """Every run of pytest loads it, where cachekit is installed."""
-    loaded = loaded_by(f"import {PLUGIN}", SITE_PACKAGES)
-    assert {name for name in loaded if name.startswith("cachekit")} <= {
-        "cachekit", "cachekit.testing", PLUGIN,
-    }  # fmt: skip
+    assert "1 failed" in printed or "1 error" in printed
+    assert calls == ["unmarked"]

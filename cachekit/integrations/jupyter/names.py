@@ -155,7 +155,7 @@ class _Flow:
             return
         # Unparsed, because symtable takes source only.
         source = ast.unparse(ast.fix_missing_locations(ast.Module([node], [])))
-        self.read |= _globals_read(symtable.symtable(source, "<cell>", "exec")) - known
+        self.read.update(_globals_read(symtable.symtable(source, "<cell>", "exec")) - known)
 
 
 def _has_scope(node: ast.AST) -> bool:

@@ -30,7 +30,7 @@ from cachekit.tiers.redis.connection import (
 )
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
-from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+from cachekit.tiers.redis.resp import Argument, ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.sentinel import Primary
 from cachekit.tiers.redis.subscription import Subscription
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
     script: Script
     keys: Sequence[bytes]
-    arguments: Sequence[bytes | str | int]
+    arguments: Sequence[Argument]
 
     @property
     def check(self) -> Check:
@@ -66,7 +66,7 @@ class Call(NamedTuple):
         script = self.script
         return list_of(script.check, len(self.keys)) if script.has_parts else script.check
 
-    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+    def command(self, how: str = "EVALSHA") -> tuple[Argument, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)

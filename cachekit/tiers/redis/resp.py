@@ -6,7 +6,12 @@ bounded in size, in number of parts and in depth, and what breaks a bound is no 
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
+
+from cachekit.serialization.parts import Parts, Payload, pieces_of
+
+#: What a command may have beside its name.
+Argument: TypeAlias = Payload | str | int
 
 #: Bytes of the largest value. A larger one would keep the server from other clients for too long.
 LARGEST: Final = 64 << 20
@@ -92,13 +97,31 @@ class WrongReplyError(BrokenReplyError):
     """What came is no reply, or not one to this command. A second try would get the same."""
 
 
-def packed(command: tuple[bytes | str | int, ...]) -> bytes:
-    """Return a command as it is sent."""
+def packed(command: tuple[Argument, ...]) -> Payload:
+    """Return a command as it is sent, in parts if one of its arguments is."""
     pieces = [b"*%d\r\n" % len(command)]
     for part in command:
-        raw = part if type(part) is bytes else str(part).encode()
-        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+        if type(part) is not bytes:
+            if type(part) is Parts:
+                return _in_parts(command)
+            part = str(part).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(part), part))
     return b"".join(pieces)
+
+
+def _in_parts(command: tuple[Argument, ...]) -> Parts:
+    pieces: list[bytes] = []
+    small = [b"*%d\r\n" % len(command)]  # what is sent together
+    for part in command:
+        argument = part if isinstance(part, bytes | Parts) else str(part).encode()
+        small.append(b"$%d\r\n" % len(argument))
+        if type(argument) is Parts:
+            pieces += b"".join(small), *argument.pieces
+            small = []
+        else:
+            small += pieces_of(argument)
+        small.append(b"\r\n")
+    return Parts((*pieces, b"".join(small)))
 
 
 def read_value(data: bytes) -> bytes | None:
