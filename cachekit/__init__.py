@@ -65,11 +65,11 @@ __all__ = [
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "Miss", "OptimizationReport",
-    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "SizeEstimate", "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result",
-    "cassette", "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache",
-    "invalidate_cache_pattern", "invalidate_cache_tags", "optimize_cache_performance", "override",
-    "set_default_cache", "warm_cache_keys",
+    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
+    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
+    "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).

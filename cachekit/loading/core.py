@@ -156,6 +156,12 @@ class CacheCore:
             names = ", ".join(str(mine.name) for mine in self._levels)
             raise ValueError(f"cache_level={level} names no tier of this cache, which has: {names}")
 
+    def estimate(self, statistics: Mapping[str, CacheStats]) -> SizeEstimate | None:
+        """Return what other sizes of the memory tier would bring, for the time that the statistics cover."""
+        if self.memory_tier is None or self.closed or "memory" not in statistics:
+            return None
+        return self.memory_tier.estimate(max(1, statistics["memory"].requests))
+
     def prefetches(self) -> PrefetchPool:
         """Return what all prefetchers of this cache share."""
         if self._prefetches is None:
@@ -165,12 +171,6 @@ class CacheCore:
                 if self._prefetches is None:
                     self._prefetches = PrefetchPool(self.tiers, self.memory, self.loads, self.awaited)
         return self._prefetches
-
-    def estimate(self, statistics: Mapping[str, CacheStats]) -> SizeEstimate | None:
-        """Return what other sizes of the memory tier would bring, for the time that the statistics cover."""
-        if self.memory_tier is None or self.closed or "memory" not in statistics:
-            return None
-        return self.memory_tier.estimate(max(1, statistics["memory"].requests))
 
     # -- lookups ------------------------------------------------------------------------------------
 

@@ -544,24 +544,6 @@ class Store(RemovalMixin):
 
         return forget
 
-    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
-        """Call `report` at the first hit of the entry.
-
-        The hit may hold the lock of the store, and `report` must raise nothing.
-
-        Returns:
-            True if it will be called; False if there was a hit already; None if the entry is gone.
-        """
-        with self._lock:
-            held = self._entries.get(key)
-            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
-            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
-                return None
-            if held.accesses:
-                return False
-            held.shared_fence = FirstHitFence(held.shared_fence, report)
-            return True
-
     # -- the sample of keys -------------------------------------------------------------------------
 
     def _sampled_fence(self, key: str, fence: EntryFence | None) -> EntryFence | None:
@@ -595,6 +577,24 @@ class Store(RemovalMixin):
                     held.shared_fence = fence.fence
             elif hash(held.key) % SPREAD < limit:
                 held.shared_fence = self._sampled_fence(held.key, fence)
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Call `report` at the first hit of the entry.
+
+        The hit may hold the lock of the store, and `report` must raise nothing.
+
+        Returns:
+            True if it will be called; False if there was a hit already; None if the entry is gone.
+        """
+        with self._lock:
+            held = self._entries.get(key)
+            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
+            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
+                return None
+            if held.accesses:
+                return False
+            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            return True
 
     # -- life ---------------------------------------------------------------------------------------
 
