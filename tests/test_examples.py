@@ -25,6 +25,7 @@ EXPECTED = {
     "health_webhook.py": "healthy -> warning: 0 of # requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
+    "own_tier.py": "Ada None Grace",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",

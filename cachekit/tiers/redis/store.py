@@ -17,11 +17,12 @@ from typing import Final, NamedTuple, final
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
-from cachekit.tiers.redis.key_layout import Layout, literal_beginning
+from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 
 #: Milliseconds that the token of a bucket lives without being read.
