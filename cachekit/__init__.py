@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from cachekit.cache.fill import Fill
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.cache.region import Region
+    from cachekit.cassettes.cassette import Cassette, cassette
     from cachekit.decorator.source import disabled
     from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
     from cachekit.errors import (
         CacheClosedError,
         CacheError,
+        CassetteMissError,
         FileFormatError,
         KeyEncodingError,
         LoadTimeoutError,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     )
     from cachekit.loading.options import LoadOptions
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import Explanation, Miss, OptimizationReport, Verified, WarmReport
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -53,13 +55,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
-    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
-    "LoadTimeoutError", "MemcachedCache", "MemoryCache",
-    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
-    "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
+    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
+    "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
+    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache", "MemoryCache", "Miss",
+    "OptimizationReport",
+    "RedisCache", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
+    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
+    "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).
@@ -72,13 +76,14 @@ _MODULES = {
         "cache.fill": "Fill",
         "cache.intelligent": "IntelligentCache",
         "cache.region": "Region",
+        "cassettes.cassette": "Cassette cassette",
         "decorator.source": "disabled",
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
-        "errors": "CacheClosedError CacheError FileFormatError KeyEncodingError LoadTimeoutError"
-        " SerializationError TierUnavailableError ValueTooLargeError",
+        "errors": "CacheClosedError CacheError CassetteMissError FileFormatError KeyEncodingError"
+        " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
         "loading.options": "LoadOptions",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",
@@ -92,8 +97,8 @@ _MODULES = {
 
 #: Submodules that are attributes of the package without an import of their own.
 _SUBMODULES = frozenset({
-    "aio", "cache", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http", "integrations",
-    "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
+    "aio", "cache", "cassettes", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http",
+    "integrations", "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
 })  # fmt: skip
 
 
@@ -112,3 +117,24 @@ if not TYPE_CHECKING:  # for a type checker, every name would exist
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _refuse_mixed_files() -> None:
+    """Raise ImportError if pip has put another project's files into this folder, over some of these."""
+    import os
+
+    parent = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(parent)
+    except OSError:  # a zip file
+        return
+    for name in names:
+        if name.startswith("cachekit-") and name.endswith(".dist-info"):
+            raise ImportError(
+                f"the unrelated distribution {name.removesuffix('.dist-info')} is installed in {parent} too, "
+                f"and both have the folder `cachekit`: run `pip uninstall cachekit cachekit-tiered`, then "
+                f"install cachekit-tiered again"
+            )
+
+
+_refuse_mixed_files()

@@ -10,6 +10,7 @@ from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.region import Region as Core
 from cachekit.cache.region import keys_of
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import not_a_function
@@ -132,6 +133,9 @@ class Region(Facade[Core[V]], Generic[V]):
 
         async def checked() -> V:
             return keys.checked(await loaded(), key)
+
+        if playing.player is not None:
+            named_as(loader, checked)
 
         value = await self._cache.get_or_set(
             keys.full(key),

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
 from cachekit.cache.fill import Fill
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import shown_key
 from cachekit.model.types import MISSING, TTL, Tags
@@ -246,9 +247,12 @@ class Region(Generic[V]):
         """
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
+        checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
+        if playing.player is not None:
+            checked = named_as(loader, checked)
         value = self._cache.get_or_set(
             self._keys.full(key),
-            lambda: self._keys.checked(loader(), key),
+            checked,
             ttl=self._keys.ttl(ttl),
             tags=self._keys.tags(tags),
             store_if=store_if,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, final, overload
 
+from cachekit.model.reports import Explanation
+
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
@@ -57,7 +59,7 @@ class _Takes(Protocol[S_contra, Q, R_co]):
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """A function or callable decorated with `cache_result`: called as before, with five further methods.
+    """A function or callable decorated with `cache_result`: called as before, with six further methods.
 
     A cached method is bound like any other method. Call the methods of this class through the class of the
     instance, with the instance as the first argument: `Client.fetch.invalidate(client, 1)`.
@@ -127,6 +129,18 @@ class CachedFunction(Protocol[P, R_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of this call."""
+        ...
+
+    @overload
+    def explain(self: CachedFunction[P, Never], *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def explain(  # type: ignore[overload-overlap]
+        self: CachedFunction[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Explanation]: ...
+    @overload
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Return which tier has the result of this call, or why none has it; it counts no lookup."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from weakref import ref
 
 from cachekit.coherence.accessor import TierAccessor
@@ -25,6 +25,9 @@ from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache, memory_of_nothing, stats_of, store_of
+
+if TYPE_CHECKING:
+    from cachekit.loading.hot_set import HotSet
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
@@ -49,6 +52,7 @@ class CacheCore:
         load: how values are loaded when the caller does not say.
         keeps_warm: whether keys may be kept warm.
         strict: whether a tier that fails raises TierUnavailableError.
+        reload_hot: whether the keys that are used most are in memory again after a restart.
 
     Attributes:
         memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
@@ -58,6 +62,7 @@ class CacheCore:
         loads, awaited: the loads of this cache, in threads and in tasks.
         defaults: how values are loaded when the caller does not say.
         keep_warm: the keys kept warm; None if that is off.
+        hot_set: the keys that are used most, for after a restart; None if that is off.
         lookups: the counters of callers that name no function of their own.
         table: the counters of all callers.
         fast_paths: the fast paths that point into the memory tier. It is no WeakSet, because another thread
@@ -67,7 +72,7 @@ class CacheCore:
 
     __slots__ = (
         "__weakref__", "_functions", "_levels", "awaited", "closed", "default_ttl", "defaults", "fast_paths",
-        "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "table", "tiers",
+        "hot_set", "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +85,7 @@ class CacheCore:
         load: LoadOptions,
         keeps_warm: bool,
         strict: bool,
+        reload_hot: bool,
     ) -> None:
         self.memory_tier = memory
         self._levels: list[CacheLevel] = [
@@ -112,6 +118,12 @@ class CacheCore:
         self.lookups = self.table.reader()
         self._functions: dict[str, ref[Lookups]] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
+        self.hot_set: HotSet | None = None
+        if reload_hot and memory is not None and self.tiers.lower:
+            from cachekit.loading.hot_set import HotSet
+
+            most_bytes = None if memory.max_bytes is None else memory.max_bytes // 2
+            self.hot_set = HotSet(self.tiers, self.memory, most_bytes, self.table, self.loads.path.log)
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
@@ -211,6 +223,7 @@ class CacheCore:
             combined[quantile] = next(iter(tiers.values()))[quantile]
         hits, misses = self.table.totals()
         combined |= self.loads.figures.as_dict()
+        combined["reloaded"] = 0 if self.hot_set is None else self.hot_set.reloaded
         combined["requests"] = hits + misses + self.tiers.skipped
         combined["request_hits"] = hits + answers
         return tiers | {"combined": CacheStats(**combined)}
@@ -219,6 +232,8 @@ class CacheCore:
 
     def close(self) -> None:
         """Refuse further calls, empty the fast paths and end what runs in the background."""
+        if self.hot_set is not None:
+            self.hot_set.close()  # first, while memory has entries and the tiers take the record
         self.closed = True
         for reference in self.fast_paths.keyrefs():
             fast_path = reference()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from types import FrameType
 
-_GLANCE: Final = 1.0  # seconds between two checks whether the loop of a flight still runs
+_GLANCE: Final = 0.1  # seconds between two checks whether the loop of a flight still runs
 
 # Guards every table and flight of the process, because two loads may wait for each other across caches. It
 # is re-entrant for finalizers, so each operation under it leaves the tables consistent.
@@ -336,10 +336,10 @@ class Flight(Generic[F]):
         return self._outcome()
 
     def _pauses(self, seconds: float | None, loop: AbstractEventLoop | None) -> Iterator[float | None]:
-        """Yield how long to wait, one pause after the other. Another loop may end without a notice.
+        """Yield how long to wait, one pause after the other. Another loop may stop without a notice.
 
         Raises:
-            FlightCancelled: the loop of the flight has ended, and has not cancelled its tasks.
+            FlightCancelled: the loop of the flight has stopped, and has not cancelled its tasks.
         """
         if self._runs_beside(loop):
             yield seconds

@@ -77,6 +77,8 @@ FAMILIES: Final = (
            "Seconds that lookups with a hit took; a sample, for quantiles and not for rates"),
     Family("stale_served", "counter", "{request}", (), ((),), "Loads that returned a stale value"),
     Family("lease_waits", "counter", "{load}", (), ((),), "Loads that waited for a lease or a slot"),
+    Family("reloaded", "counter", "{entry}", (), ((),),
+           "Entries copied into memory because they were used most before the restart"),
     Family("tier.outages", "counter", "{outage}", ("tier",), _OF_LOWER, "Outages of a tier that began"),
     Family("entries", "gauge", "{entry}", ("tier",), _OF_TIER,
            "Entries held; expired ones may be among them", "tier"),

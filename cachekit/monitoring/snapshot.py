@@ -58,6 +58,7 @@ def snapshot(core: CacheCore) -> Snapshot:
         "loads/error": combined.load_failures,
         "stale_served": combined.stale_served,
         "lease_waits": combined.lease_waits,
+        "reloaded": combined.reloaded,
         **_histogram("load.duration", durations),
     }
     parts = [Part(core, own)]

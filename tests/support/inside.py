@@ -55,6 +55,15 @@ def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
     return _core(cache)._core.loads
 
 
+def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
+    """Wait until the entries that were used most are in memory again."""
+    hot_set = _core(cache)._core.hot_set
+    assert hot_set is not None
+    for copy in hot_set._copies:
+        copy.wait(30)
+        assert copy.is_over
+
+
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
     """Return the loads under way."""
     return _core(cache)._core.loads.path.flights

@@ -43,6 +43,7 @@ from typing import Any, Final, TypeVar
 
 from cachekit.model.counters import Lookups
 from cachekit.model.entry import CacheEntry
+from cachekit.model.events import hashes
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
@@ -74,6 +75,7 @@ class Store(RemovalMixin):
         longest: The maximum life of an entry in seconds; infinity for no limit.
         clock: The source of time.
         cleanup_interval: Seconds between two sweeps; None for no sweeps.
+        limit: The bytes of the entries, which a subclass bounds; infinity if they are not bounded.
     """
 
     __slots__ = (
@@ -87,9 +89,10 @@ class Store(RemovalMixin):
         longest: float,
         clock: Clock,
         cleanup_interval: float | None,
+        limit: float = inf,
     ) -> None:
         has_gil = gil_enabled()
-        super().__init__(clock, has_gil)
+        super().__init__(clock, has_gil, limit)
         self.clock = clock
         self.max_size = max_size
         self._longest = longest
@@ -360,6 +363,11 @@ class Store(RemovalMixin):
                 finally:
                     self._state = IDLE
             if evicted is not None:
+                named, shared = evicted.tags, evicted.shared_fence is not None
+                self.events.add_removal((
+                    now, _EVICTED, hash(evicted.key), evicted.created + evicted.ttl,
+                    hashes(named) if named else (), shared,
+                ))  # fmt: skip
                 if self._listeners:
                     notify(self._listeners, self.counter, [(evicted.key, evicted.value, _EVICTED)])
                 evicted.value = None
@@ -420,6 +428,7 @@ class Store(RemovalMixin):
 
     def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
         if fence is None or breaks_fences:
+            self.events.deleted(self.time.monotonic(), [key])
             self.delete(key)
         return fence is None
 
@@ -523,7 +532,7 @@ class Store(RemovalMixin):
         # Without the lock: the scheduler has its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        sweep = scheduler.every(self._cleanup_interval, self.remove_expired)
+        sweep = scheduler.every(self._cleanup_interval, self.remove_expired, apart=True)
         with self._lock:
             if self._sweep is None and self._state != CLOSED:
                 self._sweep = sweep

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 Check: TypeAlias = Callable[[Any], bool]
 
 _MOST: Final = 1 << 63
+_SLOTS: Final = 1 << 14  # of a Cluster
+_MOST_NODES: Final = 2000  # of a Cluster; Redis is made for 1,000
 
 
 def is_value(answer: object) -> bool:
@@ -67,6 +69,32 @@ def is_page(answer: object) -> bool:
         and type(names) is list
         and all(type(name) is bytes for name in names)
     )
+
+
+def is_slots(answer: object) -> bool:
+    """Return whether it is the answer to CLUSTER SLOTS: ranges of slots, and the nodes that serve each.
+
+    The driver goes through every slot that an answer names, and makes a client for every node.
+    """
+    if type(answer) is not list or not answer:
+        return False
+    slots = 0
+    nodes: set[tuple[object, object]] = set()
+    for part in answer:
+        match part:
+            case [int(first), int(last), *serving] if serving and 0 <= first <= last < _SLOTS:
+                slots += last + 1 - first
+            case _:
+                return False
+        for node in serving:
+            match node:
+                case [bytes() | str() | None as host, int(port), *_] if 0 < port < 1 << 16:
+                    nodes.add((host, port))
+                case _:
+                    return False
+        if slots > _SLOTS or len(nodes) > _MOST_NODES:
+            return False
+    return True
 
 
 def list_of(check: Check, length: int) -> Check:

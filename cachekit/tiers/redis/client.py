@@ -19,6 +19,7 @@ from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
 from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
+from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection import (
     cluster_of,
     is_cluster,
@@ -29,7 +30,7 @@ from cachekit.tiers.redis.connection import (
 )
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
-from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+from cachekit.tiers.redis.resp import Argument, ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.sentinel import Primary
 from cachekit.tiers.redis.subscription import Subscription
@@ -57,7 +58,7 @@ class Call(NamedTuple):
 
     script: Script
     keys: Sequence[bytes]
-    arguments: Sequence[bytes | str | int]
+    arguments: Sequence[Argument]
 
     @property
     def check(self) -> Check:
@@ -65,7 +66,7 @@ class Call(NamedTuple):
         script = self.script
         return list_of(script.check, len(self.keys)) if script.has_parts else script.check
 
-    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+    def command(self, how: str = "EVALSHA") -> tuple[Argument, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)
@@ -307,12 +308,14 @@ class Client:
                     self._primary = primary_of(self._address)
                     self._opened = pool_of(self._address, self._primary)
                 else:
-                    self._opened = DriverClient(self._cluster(self._address), True)
+                    self._opened = self._cluster(self._address)
             return self._opened
 
-    def _cluster(self, address: Address) -> Any:
+    def _cluster(self, address: Address) -> DriverClient:
+        deadline = CallDeadline(address.timeout)
         try:
-            return cluster_of(address)
+            with deadline:
+                return DriverClient(cluster_of(address, deadline), True, deadline)
         except Exception as caught:  # an answer of a wrong shape may raise anything
             error = translated(caught)
             if not isinstance(error, _FAILURES):

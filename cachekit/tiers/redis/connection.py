@@ -9,6 +9,8 @@ from typing import Any
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels
+from cachekit.tiers.redis.answers import is_slots
+from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
@@ -80,8 +82,8 @@ def _sentinel_pool(address: Address, sentinels: Sentinels, host: str, port: int)
     return ConnectionPool(lambda: kind(**options), open_connection, CONNECTIONS, address.timeout)
 
 
-def cluster_of(address: Address) -> Any:
-    """Return the driver's client of a Cluster, which is connected.
+def cluster_of(address: Address, deadline: CallDeadline) -> Any:
+    """Return the driver's client of a Cluster, which is connected. Its calls end at the deadline.
 
     Raises:
         Exception: what the driver raises.
@@ -100,7 +102,7 @@ def cluster_of(address: Address) -> Any:
     return redis.RedisCluster(
         url=f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}",
         startup_nodes=nodes,
-        connection_class=_bounded(redis.Connection if address.tls is None else redis.SSLConnection),
+        connection_class=_bounded(redis.Connection if address.tls is None else redis.SSLConnection, deadline),
         **options,
     )
 
@@ -121,26 +123,47 @@ def _options(address: Address) -> dict[str, Any]:
     return options if address.tls is None else {**options, **address.tls.options()}
 
 
-def _bounded(kind: Any) -> Any:
-    """Return a class of connections whose exchanges are bounded, logging in included."""
+def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
+    """Return a class of connections whose exchanges are bounded, logging in included.
+
+    With a deadline all that a call does over such connections is bounded too.
+    """
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
-        # The driver has no public names for the socket of a connection, and for what makes it.
-        @property
-        def line(self) -> Line | None:
-            """The socket; None while it is not connected."""
-            line: Line | None = self._sock
-            return line
+        line: Line | None = None  # the socket; None while it is not connected
 
+        # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
+            if deadline is not None:
+                self.socket_connect_timeout = min(self.socket_timeout, deadline.left())
             made = super()._connect()
             # Let the system discard, when the connection is closed, what the server has not acknowledged.
             # Otherwise it goes on sending that. When the network recovers, seconds later, a write that the
             # tier has given up would arrive after newer ones.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return Line(made, self.socket_timeout)
+            self.line = Line(made, self.socket_timeout, deadline)
+            return self.line
 
-    return Connection
+        def disconnect(self, *args: Any, **more: Any) -> None:
+            self.line = None
+            super().disconnect(*args, **more)
+
+    class NodeConnection(Connection):
+        _asks_for_slots = False
+
+        def send_command(self, *command: Any, **options: Any) -> None:
+            self._asks_for_slots = command == ("CLUSTER SLOTS",)
+            super().send_command(*command, **options)
+
+        def read_response(self, *arguments: Any, **options: Any) -> Any:
+            answer = super().read_response(*arguments, **options)
+            if self._asks_for_slots:
+                self._asks_for_slots = False
+                if not is_slots(answer):
+                    raise WrongReplyError("the answer is not one to this command")
+            return answer
+
+    return Connection if deadline is None else NodeConnection
 
 
 def open_connection(connection: Any) -> Line:
