@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -272,6 +273,34 @@ def test_files_below(caches: Two, tmp_path: Any) -> None:
         other.invalidate_by_pattern("page:")
         assert files.get("user:1") is not None
         assert cache.get("user:1") == "kept"
+
+
+def test_it_pickles_as_its_configuration(caches: Two, server: MemcachedServer) -> None:
+    """A copy speaks to the same keys of the same servers; a secret stays where it is."""
+    tier, _ = caches
+    tier.set_value("k", 1)
+    with pickle.loads(pickle.dumps(tier)) as copy:
+        assert copy.get_value("k") == 1
+        assert (copy.key_prefix, copy.max_staleness, copy.default_ttl) == (tier.key_prefix, 5.0, None)
+        assert repr(copy) == repr(tier)
+    with MemcachedCache([server.address], secret="a secret of the fleet") as signed:
+        with pytest.raises(TypeError, match="secret"):
+            pickle.dumps(signed)
+        assert "a secret" not in repr(signed)
+
+
+def test_a_signed_tier(server: MemcachedServer, prefix: str) -> None:
+    """What is not signed with its secret is a miss."""
+    with (
+        MemcachedCache([server.address], prefix, timeout=60) as unsigned,
+        MemcachedCache([server.address], prefix, timeout=60, secret="a secret of the fleet") as signed,
+    ):
+        unsigned.set_value("k", 1)
+        assert signed.get("k") is None
+        assert signed.get_stats().errors == 1
+        signed.set_value("k", 2)
+        assert signed.get_value("k") == 2
+        assert unsigned.get("k") is None
 
 
 def test_after_a_fork(caches: Two) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import runpy
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class TestOwnTier(TierContract):
         with self.make_tier(ManualClock()) as tier:
             assert isinstance(tier, ServerTier)
             assert isinstance(tier._store, PolledStore)
+            with pytest.raises(TypeError, match="PolledTier does not pickle; make one in each process"):
+                pickle.dumps(tier)
 
 
 def test_no_read_is_stale(tmp_path: Path) -> None:

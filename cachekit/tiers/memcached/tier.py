@@ -37,7 +37,8 @@ class MemcachedCache(PolledTier):
         TypeError, ValueError: an argument is wrong.
         ModuleNotFoundError: the extra `memcached` is not installed.
 
-    See `PolledTier` for what a server without messages cannot do.
+    It pickles as its configuration, unless it has a secret. See `PolledTier` for what a server without
+    messages cannot do.
     """
 
     def __init__(
@@ -54,8 +55,34 @@ class MemcachedCache(PolledTier):
         allow: Iterable[Any] = (),
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
+        allow = tuple(allow)
+        #: Without the secret, which only the serializer holds.
+        self._configuration = (
+            tuple(servers), key_prefix, max_staleness, timeout, default_ttl, codec, compression, allow, clock,
+        )  # fmt: skip
         super().__init__(
             MemcachedStore(servers, timeout), key_prefix, max_staleness=max_staleness,
             default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
             clock=clock,
         )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._serializer.__reduce__()  # refuses if there is a secret
+        return _configured, self._configuration
+
+
+def _configured(
+    servers: Sequence[tuple[str, int]],
+    key_prefix: str,
+    max_staleness: float,
+    timeout: float,
+    default_ttl: TTL,
+    codec: CodecName | Codec,
+    compression: Compression,
+    allow: tuple[Any, ...],
+    clock: Clock,
+) -> MemcachedCache:
+    return MemcachedCache(
+        servers, key_prefix, max_staleness=max_staleness, timeout=timeout, default_ttl=default_ttl,
+        codec=codec, compression=compression, allow=allow, clock=clock,
+    )  # fmt: skip

@@ -172,6 +172,7 @@ class PolledTier:
             raise ValueError(
                 f"key_prefix must be 1 to {_LONGEST_PREFIX} visible ASCII characters, not {key_prefix!r}"
             )
+        self._key_prefix = key_prefix
         self._max_staleness = seconds(max_staleness, "max_staleness")
         if not 0 < self._max_staleness <= threading.TIMEOUT_MAX:
             raise ValueError(f"max_staleness must be more than 0 seconds, not {max_staleness!r}")
@@ -188,6 +189,21 @@ class PolledTier:
         self._lock = threading.Lock()
         # Replaced as a whole, because writes go through it without the lock.
         self._listening: tuple[weakref.ref[BusListener], ...] = ()
+
+    @property
+    def key_prefix(self) -> str:
+        """The beginning of all names on the server."""
+        return self._key_prefix
+
+    @property
+    def max_staleness(self) -> float:
+        """Seconds after which a cache over this tier drops its copies in memory."""
+        return self._max_staleness
+
+    @property
+    def default_ttl(self) -> float | None:
+        """Seconds that a copy is kept at most; None for no such limit."""
+        return None if self._longest == FOREVER else self._longest
 
     # -- looking ------------------------------------------------------------------------------------
 
@@ -709,8 +725,11 @@ class PolledTier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"{type(self).__name__} does not pickle; make one in each process")
+
     def __repr__(self) -> str:
-        return f"<PolledTier on {self._store!r}>"
+        return f"<{type(self).__name__} on {self._store!r}, key_prefix={self._key_prefix!r}>"
 
 
 class _Telling:
