@@ -10,6 +10,8 @@ from redis_server import RedisServer
 
 from cachekit.testing import compat
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
