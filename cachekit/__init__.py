@@ -40,9 +40,17 @@ if TYPE_CHECKING:
         TierUnavailableError,
         ValueTooLargeError,
     )
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, Miss, OptimizationReport, Verified, WarmReport
+    from cachekit.model.reports import (
+        Explanation,
+        Miss,
+        OptimizationReport,
+        SizeEstimate,
+        Verified,
+        WarmReport,
+    )
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
@@ -59,9 +67,9 @@ __all__ = [
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
     "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache", "MemoryCache", "Miss",
     "OptimizationReport",
-    "RedisCache", "Region", "RemovalCause", "SerializationError", "TierUnavailableError",
-    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
+    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",
 ]  # fmt: skip
@@ -81,9 +89,10 @@ _MODULES = {
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
         "errors": "CacheClosedError CacheError CassetteMissError FileFormatError KeyEncodingError"
         " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
-        "loading.options": "LoadOptions",
+        "loading.options": "LoadOptions Prefetch",
+        "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation Miss OptimizationReport Verified WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",

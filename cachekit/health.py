@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
-from cachekit.model.reports import Verified
+from cachekit.model.reports import SizeEstimate, Verified
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
@@ -152,6 +152,7 @@ def assess(
     tiers: Mapping[str, TierState] | None = None,
     thresholds: Thresholds | None = None,
     verifications: Mapping[str, Verified] | None = None,
+    sizes: SizeEstimate | None = None,
 ) -> Health:
     """Return the health of a cache.
 
@@ -162,6 +163,7 @@ def assess(
         thresholds: The limits (default: `Thresholds()`).
         verifications: What `IntelligentCache.verifications` returns, so that a mismatch names its function
             (default: none).
+        sizes: The estimate of the memory tier, for the remedy of a low hit rate (default: none).
 
     Raises:
         TypeError: `thresholds` is not a Thresholds, or one of them is not a number.
@@ -175,7 +177,7 @@ def assess(
     reasons = [
         *_of_states(tiers or {}, limits),
         *_of_memory(stats, limits),
-        *_of_requests(stats, limits),
+        *_of_requests(stats, limits, sizes),
         *_of_verifications(stats, verifications or {}, limits),
         *_of_counters(stats, tiers or {}, limits),
     ]
@@ -243,7 +245,9 @@ def _of_memory(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[
     )  # fmt: skip
 
 
-def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[Reason]:
+def _of_requests(
+    stats: Mapping[str, CacheStats], limits: Thresholds, sizes: SizeEstimate | None
+) -> Iterator[Reason]:
     combined = stats.get("combined")
     if combined is None or combined.requests < max(1, limits.min_requests):
         return
@@ -253,7 +257,7 @@ def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterato
             "warning", "hit_rate", "combined", rate, limits.min_hit_rate,
             f"{combined.request_hits} of {combined.requests} requests were hits, "
             f"less than {_percent(limits.min_hit_rate)}",
-            _why_missed(combined),
+            _why_missed(combined, sizes),
         )  # fmt: skip
 
 
@@ -278,10 +282,16 @@ def _of_verifications(
         )  # fmt: skip
 
 
-def _why_missed(combined: CacheStats) -> str:
-    # The most frequent kind of removal shows what would keep entries longer.
+def _why_missed(combined: CacheStats, sizes: SizeEstimate | None) -> str:
+    # The most frequent kind of removal shows what would keep entries longer, if more room would not.
+    larger = "most entries were evicted; make max_size, max_bytes or max_size_mb larger"
+    if sizes:
+        better = sizes.more_room()
+        if better is not None:
+            return better
+        larger = "most entries were evicted, and ten times the room in memory would not help"
     removed = {
-        "most entries were evicted; make max_size, max_bytes or max_size_mb larger": combined.evictions,
+        larger: combined.evictions,
         "most entries expired; use a longer ttl where values stay valid for longer": combined.expirations,
         "most entries were invalidated; use narrower tags and patterns": combined.invalidations,
     }

@@ -20,7 +20,7 @@ from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.cache.intelligent import closes_tiers
 from cachekit.decorator.source import playing
 from cachekit.health import Health
-from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
 from cachekit.loading.read_batch import in_batch
 from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm_async
@@ -69,11 +69,12 @@ class IntelligentCache(Facade[Core]):
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
         reload_hot: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> None:
         core = Core(
             sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
             enable_cache_warming, load=load, strict=strict, on_health_change=on_health_change,
-            close_tiers=close_tiers, reload_hot=reload_hot,
+            close_tiers=close_tiers, reload_hot=reload_hot, prefetch=prefetch,
         )  # fmt: skip
         self._set_up(core)
         for tier in (memory_cache, redis_cache, file_cache):
@@ -143,6 +144,8 @@ class IntelligentCache(Facade[Core]):
             core.check(cache_level)
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = core.look_in_memory(name, cache_level, core.lookups)
+        if value is MISSING and core.prefetcher is not None:
+            core.prefetcher.missed(name)
         if value is MISSING and core.tiers.lower:
             value = (await core.awaited.find(name, cache_level)).get()
         return default if value is MISSING else value
@@ -367,9 +370,22 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        loader: Callable[[str], Coroutine[Any, Any, V]] | Callable[[str], V] | None = None,
+        prefetch: bool | Prefetch = False,
     ) -> Region[V]:
-        """Return a typed view of the keys that begin with `prefix`. The methods of the view are awaited."""
-        return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags), self._run)
+        """Return a typed view of the keys that begin with `prefix`. The methods of the view are awaited.
+
+        The loader may be a coroutine function.
+        """
+        if loader is not None and not callable(loader):
+            raise not_a_function("loader", "of a key, such as lambda key: load(key)", loader)
+        options = checked_prefetch(prefetch)
+        if options is not None and (loader is None or self._core.memory_tier is None):
+            raise ValueError("prefetch needs a loader=..., and a cache with a memory tier")
+        region = self._sync.region(prefix, type, ttl=ttl, tags=tags)
+        return Region(self, region, self._run, loader, self._core, options)
+
+    prefetch_info = plain(Core.prefetch_info)
 
     cached = plain(Core.cached)
     verifications = plain(Core.verifications)

@@ -20,7 +20,8 @@ from cachekit.decorator.source import FixedSource, playing
 from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
-from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
+from cachekit.loading.predictor import PrefetchInfo
 from cachekit.loading.request import Life, LoadRequest
 from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
@@ -76,11 +77,13 @@ class IntelligentCache:
         close_tiers: Whether `close` closes the tiers too (default True); use False for shared tiers.
         reload_hot: Whether the keys that are used most are in memory again soon after a restart (default
             False). The nearest lower tier keeps them, and their entries are copied in the background.
+        prefetch: Whether `get` copies the keys that usually come next from the lower tiers, too (default
+            False). It calls no loader. `Prefetch(...)` is True with other numbers.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` or `reload_hot` that needs
-            another tier.
+        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load`, `reload_hot` or `prefetch`
+            that needs another tier.
         TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
@@ -96,6 +99,7 @@ class IntelligentCache:
         "_find",
         "_lookups",
         "_monitor",
+        "_prefetch",
         "_reload_hot",
         "_stats",
         "_store",
@@ -119,6 +123,7 @@ class IntelligentCache:
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
         reload_hot: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> None:
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if ttl <= 0:
@@ -141,10 +146,12 @@ class IntelligentCache:
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
         # A default file tier that cannot be opened has been logged.
         lower = file_cache is MISSING or any(tier is not None for tier in self._tiers[1:])
-        if reload_hot and (self._tiers[0] is None or not lower):
-            raise ValueError(
-                "reload_hot=True needs a memory tier, and a redis_cache or file_cache that keeps the entries"
-            )
+        self._prefetch = checked_prefetch(prefetch)
+        for argument, value in (("reload_hot", reload_hot), ("prefetch", self._prefetch is not None)):
+            if value and (self._tiers[0] is None or not lower):
+                raise ValueError(
+                    f"{argument} needs a memory tier, and a redis_cache or file_cache that keeps the entries"
+                )
         self._strict = strict
         self._close_tiers = close_tiers
         self._reload_hot = reload_hot
@@ -155,6 +162,7 @@ class IntelligentCache:
             keeps_warm=enable_cache_warming,
             strict=strict,
             reload_hot=reload_hot,
+            prefetch=self._prefetch,
         )
         # Copies of what a hit needs, so that it makes no call in between.
         self._find = core.memory.find
@@ -734,6 +742,8 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        loader: Callable[[str], V] | None = None,
+        prefetch: bool | Prefetch = False,
     ) -> Region[V]:
         """Return a typed view of the keys that begin with `prefix`; see `Region`.
 
@@ -742,12 +752,31 @@ class IntelligentCache:
             type: The class of its values; `set` refuses values of another one.
             ttl: The region's default TTL (default: the cache's).
             tags: Tags of every entry that is stored through the region (default: none).
+            loader: From a key without the prefix to its value, for `get_or_set` (default: none).
+            prefetch: Whether `get_or_set` loads the keys that usually come next, too (default False), in the
+                background with `loader`. `Prefetch(...)` is True with other numbers.
 
         Raises:
-            TypeError: `prefix` is not a str, `type` is not a class, or a TTL or tag of the wrong type.
-            ValueError: the TTL is NaN.
+            TypeError: `prefix` is not a str, `type` is not a class, `loader` is not callable, or another
+                argument of the wrong type.
+            ValueError: the TTL is NaN; or `prefetch` without a `loader`, or without a memory tier.
         """
-        return Region(self, prefix, type, ttl=ttl, tags=tags)
+        if loader is not None:
+            checked_def("loader", "of a key, such as lambda key: load(key)", loader)
+        options = checked_prefetch(prefetch)
+        if options is not None and (loader is None or self._tiers[0] is None):
+            raise ValueError("prefetch needs a loader=..., and a cache with a memory tier")
+        return Region(
+            self, prefix, type, ttl=ttl, tags=tags, loader=loader, core=self._core, prefetch=options
+        )
+
+    def prefetch_info(self) -> PrefetchInfo | None:
+        """Return what `prefetch=True` of this cache has done; None if it is off.
+
+        Cached functions have theirs in `cache_info().prefetch`, regions in `prefetch_info`. The sums of all
+        are in `get_stats()["combined"]`.
+        """
+        return None if self._core.prefetcher is None else self._core.prefetcher.info()
 
     # -- statistics ---------------------------------------------------------------------------------
 
@@ -777,18 +806,25 @@ class IntelligentCache:
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
-        return assess(statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications())
+        sizes = self._core.estimate(statistics)
+        return assess(
+            statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
+        )
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.
+        """Remove expired entries from all tiers now, and return what is left, with advice.
 
-        The background thread does the same from time to time.
+        The advice is that of `health`, and the sizes of the memory tier that would be better, as
+        `MemoryCache.estimate` knows them. The background thread does the same from time to time.
         """
         self._core.check(_ALL)
         started = time.perf_counter()
         removed = self._store.remove_expired() + self._core.tiers.remove_expired()
         statistics = self.get_stats()
         advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
+        sizes = self._core.estimate(statistics)
+        if sizes is not None:
+            advice += sizes.advice()
         return OptimizationReport(
             removed,
             statistics["combined"].size,
@@ -812,10 +848,12 @@ class IntelligentCache:
         jitter: float = 0.0,
         load: LoadOptions | None = None,
         copy: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> CacheDecorator:
         """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
         options = (
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+            prefetch,
         )  # fmt: skip
         return decorator_for(FixedSource(self._core), options)
 
@@ -841,7 +879,7 @@ class IntelligentCache:
     def __reduce__(self) -> tuple[Any, ...]:
         warming = self._core.keep_warm is not None
         load, flags = self._core.defaults.load, (self._strict, self._close_tiers, self._reload_hot)
-        return _configured, (*self._tiers, self._core.default_ttl, warming, load, *flags)
+        return _configured, (*self._tiers, self._core.default_ttl, warming, load, *flags, self._prefetch)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -863,6 +901,7 @@ def _configured(
     strict: bool,
     close_tiers: bool,
     reload_hot: bool,
+    prefetch: Prefetch | None,
 ) -> IntelligentCache:
     return IntelligentCache(
         memory,
@@ -874,4 +913,5 @@ def _configured(
         strict=strict,
         close_tiers=close_tiers,
         reload_hot=reload_hot,
+        prefetch=prefetch or False,
     )

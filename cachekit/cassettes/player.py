@@ -40,7 +40,15 @@ _MOST_ENTRIES: Final = 1 << 40  # of a twin: an answer that were evicted would b
 def _twin() -> CacheCore:
     memory = MemoryCache(_MOST_ENTRIES, cleanup_interval=None)
     return CacheCore(
-        memory, None, None, default_ttl=FOREVER, load=OFF, keeps_warm=False, strict=False, reload_hot=False
+        memory,
+        None,
+        None,
+        default_ttl=FOREVER,
+        load=OFF,
+        keeps_warm=False,
+        strict=False,
+        reload_hot=False,
+        prefetch=None,
     )
 
 

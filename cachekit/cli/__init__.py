@@ -169,6 +169,11 @@ def _add_replay(commands: Commands) -> None:
         action="store_true",
         help="also simulate a FileCache's directory with space for as many entries of 1 KiB; slower",
     )
+    replay.add_argument(
+        "--estimate",
+        action="store_true",
+        help="also show what a memory tier with the first policy estimates of other sizes, beside the truth",
+    )
     replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart; needs the plot extra")
     replay.set_defaults(run=_replay)
 
@@ -438,7 +443,7 @@ def _replay(options: argparse.Namespace) -> int:
 
     plan = Plan(
         options.files, options.column, options.sizes, options.policies, options.sample, options.plot,
-        options.file_tier,
+        options.file_tier, options.estimate,
     )  # fmt: skip
     return run(plan, display_for(sys.stdout))
 

@@ -174,6 +174,18 @@ class TierStack:
         finally:
             self.busy -= count
 
+    def find_ahead(self, key: str, ahead: Sequence[str]) -> dict[str, Any]:
+        """Do what `find` does, and copy other keys into memory too, with one call of each tier.
+
+        Returns:
+            The values that were found. The other keys are no requests.
+        """
+        self.busy += 1
+        try:
+            return self._find_many([key, *ahead], CacheLevel.ALL.value, key)
+        finally:
+            self.busy -= 1
+
     def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
@@ -198,8 +210,8 @@ class TierStack:
         # After a failure the breaker refuses the others, each of which is a lookup too.
         return found | self._find_many(left, level._value_) if left else found
 
-    def _find_many(self, keys: Sequence[str], levels: int) -> dict[str, Any]:
-        """Do what `find_many` does, with any tiers and levels."""
+    def _find_many(self, keys: Sequence[str], levels: int, only: str | None = None) -> dict[str, Any]:
+        """Do what `find_many` does, with any tiers and levels; with `only`, that key is the one request."""
         memory = self._memory
         fences = memory.copy_fences(keys) if memory.keeps and levels & MEMORY else {}
         redis, file = self.redis, self.file
@@ -225,7 +237,7 @@ class TierStack:
                     file.call(file.tier.remove, key)
                 else:
                     entries[key], shared_fences[key] = one.entry, one.fence
-        count = len(entries)
+        count = len(entries) if only is None else int(only in entries)
         self.answers += count
         if fences:
             for key, entry in entries.items():

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
     from weakref import WeakSet
 
+    from cachekit.decorator.prefetched_calls import PrefetchedCalls
     from cachekit.decorator.source import CacheSource, Player
     from cachekit.decorator.types import CacheDecorator, CacheInfo
     from cachekit.loading.core import CacheCore
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.prefetching import Job
     from cachekit.loading.request import Life, LoadRequest
     from cachekit.model.counters import Lookups, LookupTable
     from cachekit.model.reports import Explanation
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         float,  # jitter
         LoadOptions | None,  # load
         bool,  # copy
+        bool | Prefetch,  # prefetch
     ]
 
 
@@ -76,13 +79,16 @@ class CachedCall:
 
     __slots__ = (
         "__weakref__", "_caches", "_copies", "_counters", "_fixed_life", "_fixed_tags", "_function",
-        "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix",
-        "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version",
-        "fast_path",
+        "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefetches",
+        "_prefix", "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl",
+        "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
-        ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy = options
+        (
+            ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+            prefetch,
+        ) = options  # fmt: skip
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
@@ -129,6 +135,12 @@ class CachedCall:
             self._caches = drop_with(self, self._implicit)
         #: The counters of this function in each cache that it has used, by the table that they belong to.
         self._counters: dict[LookupTable, Lookups] = {}
+        #: The calls that are prefetched; None if that is off.
+        self._prefetches: PrefetchedCalls | None = None
+        if prefetch is not False:
+            from cachekit.decorator.prefetched_calls import prefetched_calls
+
+            self._prefetches = prefetched_calls(self, prefetch, self._level)
         self.forget_cache()
         follow(self)
 
@@ -233,8 +245,10 @@ class CachedCall:
             return self._function(*args, **kwargs)
         cache.check(self._level)
         key = self.key(args, kwargs)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and self._prefetches is not None:
+            self._prefetches.missed(cache, key, args, kwargs)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
@@ -262,8 +276,10 @@ class CachedCall:
             return await self._function(*args, **kwargs)
         cache.check(self._level)
         key = await self._key_async(args, kwargs)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and self._prefetches is not None:
+            self._prefetches.missed(cache, key, args, kwargs)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
@@ -314,7 +330,17 @@ class CachedCall:
         # With `store_if` a function decides about each result, and may act: only if it is asked for.
         return self._load is not None or self._store_if is None
 
-    def _lookups(self, cache: CacheCore) -> Lookups:
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return bool(self._function.__code__.co_flags & COROUTINE)
+
+    def job(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        """Return how to load the result of a call that is prefetched."""
+        return partial(self._function, *args, **kwargs), self._request(cache, args, kwargs)
+
+    def lookups(self, cache: CacheCore) -> Lookups:
+        """Return the counters of this function in a cache."""
         if self._caches is not None:
             self._caches.add(cache)  # first: what is counted there is dropped with this function
         lookups = self._counters.get(cache.table)
@@ -424,7 +450,7 @@ class CachedCall:
             self.invalidate(*args, **kwargs)
             return self._function(*args, **kwargs)
         cache.check(self._level)
-        self._lookups(cache)
+        self.lookups(cache)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
         return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
@@ -441,7 +467,7 @@ class CachedCall:
             await self.invalidate_async(*args, **kwargs)
             return await self._function(*args, **kwargs)
         cache.check(self._level)
-        self._lookups(cache)
+        self.lookups(cache)
         loader = partial(self._function, *args, **kwargs)
         key = await self._key_async(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
@@ -512,11 +538,14 @@ class CachedCall:
         """Return hits, misses and size, as `CachedFunction.cache_info` does."""
         from cachekit.decorator.types import CacheInfo, ProcessCacheInfo
 
+        info: Callable[[int, int, int], CacheInfo]
         info = CacheInfo if self._caches is None else ProcessCacheInfo
         cache = self._source.current()
+        if self._prefetches is not None:
+            info = self._prefetches.info(cache, "shared" if self._caches is None else "process")
         if cache is None:
             return info(0, 0, 0)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         size = cache.memory.tagged(self._implicit)
         below = lookups.below
         return info(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
@@ -553,7 +582,7 @@ class CachedCall:
     def wrapper(self, called: Callable[..., Any]) -> Any:
         """Return the function that replaces the decorated callable."""
         function = self._function
-        is_async = bool(function.__code__.co_flags & COROUTINE)
+        is_async = self.is_async
         make = async_wrapper_of if is_async else wrapper_of
         if is_async:
             # Now, because an import at the first call would hold up the event loop.

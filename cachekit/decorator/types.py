@@ -7,7 +7,21 @@ They are protocols only. At run time a cached function is a plain function with 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    NamedTuple,
+    Never,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    final,
+    overload,
+)
+
+if TYPE_CHECKING:
+    from cachekit.loading.predictor import PrefetchInfo
 
 from cachekit.model.reports import Explanation
 
@@ -26,6 +40,11 @@ class CacheInfo(NamedTuple):
     hits: int  #: calls that a tier served
     misses: int  #: all other calls: they ran the function, waited for a running call, or failed
     size: int  #: results held in memory, expired ones included that are not yet removed
+
+    @property
+    def prefetch(self) -> PrefetchInfo | None:
+        """Return what prefetching has done; None without `prefetch`, or before the first miss."""
+        return None
 
     @property
     def scope(self) -> str:
@@ -50,6 +69,38 @@ class ProcessCacheInfo(CacheInfo):
 
     def __repr__(self) -> str:
         return f"CacheInfo(hits={self.hits}, misses={self.misses}, size={self.size}, scope={self.scope!r})"
+
+
+@final
+class PrefetchingCacheInfo(CacheInfo):
+    """The lookups of a cached function with `prefetch`, and what that has done in `prefetch`."""
+
+    _prefetch: PrefetchInfo | None
+    _scope: str
+
+    @classmethod
+    def of(
+        cls, scope: str, prefetch: PrefetchInfo | None, hits: int, misses: int, size: int
+    ) -> PrefetchingCacheInfo:
+        """Return one; a tuple takes no further arguments."""
+        info = cls(hits, misses, size)
+        info.__dict__ |= {"_prefetch": prefetch, "_scope": scope}
+        return info
+
+    @property
+    def prefetch(self) -> PrefetchInfo | None:
+        """Return what prefetching has done; None before the first miss."""
+        return self._prefetch
+
+    @property
+    def scope(self) -> str:
+        """Return "shared" or "process", as `CacheInfo.scope`."""
+        return self._scope
+
+    def __repr__(self) -> str:
+        return (
+            f"CacheInfo(hits={self.hits}, misses={self.misses}, size={self.size}, prefetch={self.prefetch!r})"
+        )
 
 
 class _Takes(Protocol[S_contra, Q, R_co]):

@@ -107,6 +107,11 @@ def _flying() -> list[Flight[Any]]:
     return flights
 
 
+def leave_loads() -> None:
+    """Note that this thread or task belongs to no load. The one that began it does not wait for it."""
+    _block.set(None)
+
+
 def lead_here(flights: Iterable[Flight[Any]]) -> None:
     """Note that the current thread leads these loads from now on; it does nothing for tasks."""
     with _lock:
@@ -411,6 +416,9 @@ class FlightTable(Generic[F]):
 
     def __len__(self) -> int:
         return len(self._flights)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
 
     def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """Return the flight to wait for, and False; or a new one for the caller to lead, and True.

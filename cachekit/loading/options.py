@@ -167,6 +167,88 @@ class LoadOptions:
         return f"LoadOptions({', '.join(said)})"
 
 
+@final
+class Prefetch:
+    """How keys are loaded before they are asked for: `prefetch=True`, with other numbers than the defaults.
+
+    Args:
+        depth: The most keys ahead, 1 to 64 (default 16). It begins with one, and follows the latency.
+        rows: The most keys whose successors are known, 1 to 1,000,000. None (the default) is four times the
+            `max_size` of the memory tier, and at most 65,536.
+        max_waste: The share of useful prefetches that may be wasted, 0 to 1 (default 0.25).
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: an argument out of range.
+    """
+
+    __slots__ = ("depth", "max_waste", "rows")
+
+    depth: int
+    rows: int | None
+    max_waste: float
+
+    def __init__(self, *, depth: int = 16, rows: int | None = None, max_waste: float = 0.25) -> None:
+        for name, value, most in (("depth", depth, 64), ("rows", rows, 1_000_000)):
+            if value is None and name == "rows":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, not {value!r} of type {type(value).__name__}")
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} must be from 1 to {most:,}, not {value!r}")
+        if isinstance(max_waste, bool) or not isinstance(max_waste, (int, float)):
+            raise TypeError(
+                f"max_waste must be a number, not {max_waste!r} of type {type(max_waste).__name__}"
+            )
+        if not 0 <= max_waste <= 1:
+            raise ValueError(f"max_waste must be a share, 0 to 1, not {max_waste!r}")
+        for name, said in (("depth", depth), ("rows", rows), ("max_waste", max_waste)):
+            object.__setattr__(self, name, said)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Prefetch is frozen; make another one instead of setting {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"Prefetch is frozen; {name} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        return self._said() == other._said() if isinstance(other, Prefetch) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._said())
+
+    def _said(self) -> tuple[int, int | None, float]:
+        return self.depth, self.rows, self.max_waste
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _prefetch_of, self._said()
+
+    def __repr__(self) -> str:
+        return f"Prefetch(depth={self.depth}, rows={self.rows}, max_waste={self.max_waste})"
+
+
+def _prefetch_of(depth: int, rows: int | None, max_waste: float) -> Prefetch:
+    return Prefetch(depth=depth, rows=rows, max_waste=max_waste)
+
+
+def checked_prefetch(prefetch: object) -> Prefetch | None:
+    """Return the options, those of `prefetch=True`, or None for False.
+
+    Raises:
+        TypeError: it is neither a bool nor a Prefetch.
+    """
+    if prefetch is True:
+        return Prefetch()
+    if prefetch is False:
+        return None
+    if not isinstance(prefetch, Prefetch):
+        raise TypeError(
+            f"prefetch must be True, False or Prefetch(...), not {prefetch!r} "
+            f"of type {type(prefetch).__name__}"
+        )
+    return prefetch
+
+
 def _made_of(said: dict[str, Any]) -> LoadOptions:
     return LoadOptions(**said)
 

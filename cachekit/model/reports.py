@@ -1,9 +1,10 @@
-"""The results of explain, warm_cache and optimize_cache."""
+"""The results of explain, warm_cache, optimize_cache and estimate."""
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
 
 from cachekit.model.display import shown_key, shown_tags, shown_text
 from cachekit.model.types import FOREVER, CacheLevel
@@ -88,3 +89,57 @@ class OptimizationReport(NamedTuple):
     memory_usage_bytes: int  #: the estimated bytes of those entries
     seconds: float  #: how long the call took
     advice: tuple[str, ...] = ()  #: the reasons of `health`, each with its remedy
+
+
+class SizeEstimate(NamedTuple):
+    """The hit rates that a memory tier would have at other sizes, from simulations of a sample of its keys.
+
+    It is false if there are no rates; `reason` says why.
+    """
+
+    size: int  #: the size of the tier: entries, or bytes if it is bounded in bytes
+    rates: Mapping[int, float]  #: the hit rate, 0 to 1, by size; the one of `size` is measured
+    plus_minus: Mapping[int, float]  #: by size: half of the interval that has the rate nine times in ten
+    requests: int  #: lookups of the tier that the estimate covers
+    sampled: float  #: the share of the keys that is simulated
+    unit: Literal["entries", "bytes"] = "entries"
+    reason: str | None = None  #: why there are no rates
+
+    def __bool__(self) -> bool:
+        return bool(self.rates)
+
+    def gain(self, size: int) -> float:
+        """Return what a size would add to the hit rate; less than 0 if it would take from it."""
+        return self.rates[size] - self.rates[self.size]
+
+    def advice(self) -> tuple[str, ...]:
+        """Return what to do about the size, a sentence each: nothing if the difference may be noise."""
+        found = []
+        for size in sorted(self.rates):
+            points, margin = 100 * self.gain(size), 100 * self.plus_minus[size]
+            argument = self._argument(size)
+            if size < self.size and -points + margin <= _NO_LOSS:
+                found.append(f"{argument} would lose {max(0.0, -points):.1f} points of hit rate")
+            elif size > self.size and points > margin and points >= _WORTH:
+                found.append(f"{argument}: {points:+.1f} +- {margin:.1f} points of hit rate")
+        return tuple(found)
+
+    def more_room(self) -> str | None:
+        """Return what the smallest size that helps would bring, in words; None if no size helps."""
+        for size in sorted(self.rates):
+            points, margin = 100 * self.gain(size), 100 * self.plus_minus[size]
+            if size > self.size and points > margin and points >= _WORTH:
+                return (
+                    f"{self._argument(size)} would answer {points:.0f} +- {margin:.0f} points more "
+                    f"of the lookups in memory"
+                )
+        return None
+
+    def _argument(self, size: int) -> str:
+        if self.unit == "entries":
+            return f"max_size={size}"
+        return f"max_bytes={size}, and {size / self.size:g} times the max_size,"
+
+
+_WORTH: Final = 1.0  # points of hit rate below which more room is not worth a word
+_NO_LOSS: Final = 1.0  # points of hit rate that less room may cost

@@ -79,6 +79,8 @@ FAMILIES: Final = (
     Family("lease_waits", "counter", "{load}", (), ((),), "Loads that waited for a lease or a slot"),
     Family("reloaded", "counter", "{entry}", (), ((),),
            "Entries copied into memory because they were used most before the restart"),
+    Family("prefetches", "counter", "{load}", ("result",), (("begun",), ("hit",), ("late",), ("wasted",)),
+           "Values loaded before they were asked for, and what became of them"),
     Family("tier.outages", "counter", "{outage}", ("tier",), _OF_LOWER, "Outages of a tier that began"),
     Family("entries", "gauge", "{entry}", ("tier",), _OF_TIER,
            "Entries held; expired ones may be among them", "tier"),

@@ -26,8 +26,8 @@ PAIRS: list[tuple[Any, Any]] = [
 #: What is not awaited: views, and figures that are there without asking anybody.
 PLAIN = {
     "IntelligentCache.cached", "IntelligentCache.region", "IntelligentCache.verifications",
-    "MemoryCache.get_stats", "FileCache.get_stats", "RedisCache.get_stats", "RedisCache.cluster",
-    "RedisCache.sentinel",
+    "IntelligentCache.prefetch_info", "Region.prefetch_info", "MemoryCache.get_stats", "FileCache.get_stats",
+    "RedisCache.get_stats", "RedisCache.cluster", "RedisCache.sentinel",
 }  # fmt: skip
 
 #: What the facade has beyond the core: `contains` in place of `in`, and the ways between the two.

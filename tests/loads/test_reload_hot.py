@@ -360,7 +360,7 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> Non
 
 def test_it_needs_a_memory_tier(tmp_path: Path) -> None:
     """Into which entries are copied."""
-    with FileCache(tmp_path, 4) as file, pytest.raises(ValueError, match="reload_hot=True needs a memory"):
+    with FileCache(tmp_path, 4) as file, pytest.raises(ValueError, match="reload_hot needs a memory"):
         IntelligentCache(None, file_cache=file, reload_hot=True)
 
 

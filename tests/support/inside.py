@@ -5,10 +5,13 @@ from __future__ import annotations
 from asyncio import Task
 from typing import Any
 
+from redis_server import wait_until
+
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, aio
 from cachekit.coherence.breaker import CircuitBreaker
 from cachekit.loading import flights as all_flights
 from cachekit.loading.flights import FlightTable
+from cachekit.loading.prefetching import PrefetchPool
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.memory.entry import MemoryEntry
@@ -62,6 +65,17 @@ def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
     for copy in hot_set._copies:
         copy.wait(30)
         assert copy.is_over
+
+
+def prefetches(cache: IntelligentCache | aio.IntelligentCache) -> PrefetchPool:
+    """Return what the prefetchers of a cache share."""
+    return _core(cache)._core.prefetches()
+
+
+def wait_for_prefetches(cache: IntelligentCache) -> None:
+    """Wait until the threads that prefetch have nothing to do."""
+    pool = prefetches(cache)
+    wait_until(lambda: pool._queue.empty() and pool._idle == pool._running, "nothing is being prefetched")
 
 
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:
