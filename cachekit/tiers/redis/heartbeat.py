@@ -18,6 +18,7 @@ from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.redis.answers import is_count
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
 from cachekit.tiers.redis.client import Client
+from cachekit.tiers.redis.end_budget import end_budget
 
 #: Heartbeats have a thread of their own, which waits for nothing but servers. Other scheduled tasks may take
 #: longer than readers wait: a sweep of a million entries in files, a value kept warm, a tier that hangs.
@@ -126,9 +127,17 @@ class Heartbeat:
         if due is None:
             return
         number, text = due
+        begun = time.monotonic()
         try:
-            self._server.call(is_count, "PUBLISH", self._channel, text)
+            if final:
+                # Many caches may end at once, and none of their servers may answer.
+                share = end_budget.share(str(self._server))
+                self._server.call_within(share, is_count, "PUBLISH", self._channel, text)
+            else:
+                self._server.call(is_count, "PUBLISH", self._channel, text)
         except (TierUnavailableError, CacheClosedError):
+            if final:
+                end_budget.spend(str(self._server), time.monotonic() - begun)
             # The next heartbeat confirms the same messages. This thread serves all caches, so it must not
             # wait for an unavailable server all the time. Nor must the fleet wait long once it recovers.
             self._silent_until = time.monotonic() + HEARTBEAT
