@@ -52,7 +52,7 @@ class Bus:
         self._server = server
         self.channel = channel
         self.outbox = Outbox()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a cache in the middle of it
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
         #: The readers that are to be notified, and that the server has neither confirmed nor failed since.
         self.beginning: tuple[_BusReader, ...] = ()
@@ -68,18 +68,26 @@ class Bus:
         """
         mine = _BusReader(self, self._server, listener)
         kept = [listener]
-        with self._lock:
-            self._readers = (*(reader for reader in self._readers if not reader.is_over), mine)
+        self._replace_readers(lambda reader: not reader.is_over, mine)
         self.expect(mine)
         mine.start()
 
         def end() -> None:
             kept.clear()
-            with self._lock:
-                self._readers = tuple(reader for reader in self._readers if reader is not mine)
+            self._replace_readers(lambda reader: reader is not mine)
             mine.stop()
 
         return end
+
+    def _replace_readers(self, keeps: Callable[[_BusReader], bool], *more: _BusReader) -> None:
+        with self._lock:
+            while True:
+                before = self._readers
+                after = (*filter(keeps, before), *more)
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._readers is before:
+                    self._readers = after
+                    return
 
     def expect(self, reader: _BusReader) -> None:
         """Let calls wait for the server's confirmation of a reader (see `await_beginning`)."""

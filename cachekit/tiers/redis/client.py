@@ -94,7 +94,7 @@ class Client:
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make the first call in the middle of it
         #: Whether `close` was called.
         self.is_closed = False
         fork.register(self)
@@ -321,14 +321,21 @@ class Client:
         with self._lock:
             if self.is_closed:
                 raise CacheClosedError("this RedisCache was closed; make a new one")
-            if self._opened is None:
+            opened = self._opened
+            if opened is None:
                 assert self._address is not None
                 if not self.is_cluster:
-                    self._primary = primary_of(self._address)
-                    self._opened = pool_of(self._address, self._primary)
+                    primary = primary_of(self._address)
+                    opened = pool_of(self._address, primary)
                 else:
-                    self._opened = self._cluster(self._address)
-            return self._opened
+                    primary, opened = None, self._cluster(self._address)
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._opened is None:
+                    self._opened, self._primary = opened, primary
+                    return opened
+                opened.close()
+                opened = self._opened
+            return opened
 
     def _cluster(self, address: Address) -> DriverClient:
         deadline = CallDeadline(address.timeout)

@@ -65,7 +65,7 @@ class Heartbeat:
         self._server = server
         self._channel = channel
         self._outbox = outbox
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
         self._job: ScheduledTask | None = None
         #: Whether heartbeats follow a message of this process, up to the last one before it ends.
         self.is_beating = False
@@ -80,10 +80,10 @@ class Heartbeat:
             # Without the lock: a fork takes the lock of the scheduler before this one.
             job = heartbeat_scheduler.every(HEARTBEAT, self.beat)
             with self._lock:
-                first = self._job is None
-                if first:
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._job is None:
                     self._job = job
-            if first:
+            if self._job is job:
                 _beating.add(self)
             else:
                 job.cancel()
