@@ -7,6 +7,7 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
+import sys
 from functools import partial, wraps
 from types import FunctionType
 
@@ -376,28 +377,28 @@ class CachedCall:
 
     def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return self.slow_path(FastPath(), args, kwargs)  # which no other call reads
-        except BaseException as error:
-            failed = error
-            raise
+            value = self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
             del failed  # its traceback refers to this frame
 
     async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         await self._build_cache()
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return await self.slow_path_async(FastPath(), args, kwargs)
-        except BaseException as error:
-            failed = error
-            raise
+            value = await self.slow_path_async(FastPath(), args, kwargs)
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
-            del failed
+            del failed  # its traceback refers to this frame
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
         cache = self._source.current()
