@@ -56,7 +56,8 @@ class _Sink:
     def write(self, piece: Any) -> None:
         """Keep a frame, or what a large object holds, which may be the object itself."""
         plain = type(piece) is bytes
-        self.left -= len(piece) if plain else memoryview(piece).nbytes
+        size = len(piece) if plain else memoryview(piece).nbytes
+        self.left -= size
         if self.left < 0:
             raise too_large(self.most - self.left)
         self.pieces.append(piece if plain else bytes(piece))  # which may change later
