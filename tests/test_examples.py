@@ -31,6 +31,7 @@ EXPECTED = {
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
     "next_page.py": "reader 2 waited for 10 of 10 pages",
     "offline_agent.py": "ms, 0 calls over the network",
+    "own_tier.py": "Ada None Grace",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",

@@ -82,7 +82,7 @@ class CachedCall:
         "__weakref__", "_caches", "_copies", "_counters", "_fixed_life", "_fixed_tags", "_function",
         "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefetches",
         "_prefix", "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl",
-        "_version", "fast_path",
+        "_verifies", "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
@@ -118,6 +118,8 @@ class CachedCall:
             from cachekit.loading.options import checked_options
 
             self._load = checked_options(load)
+        # With `store_if` a function decides about each result, and may act: only if it is asked for.
+        self._verifies = load is not None or store_if is None
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
         self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
@@ -325,11 +327,6 @@ class CachedCall:
         chosen, fast_path.chosen = fast_path.chosen, False
         name = self._identity if self._caches is None else self._subject.name()
         return name, self._verifies, chosen
-
-    @property
-    def _verifies(self) -> bool:
-        # With `store_if` a function decides about each result, and may act: only if it is asked for.
-        return self._load is not None or self._store_if is None
 
     @property
     def is_async(self) -> bool:
