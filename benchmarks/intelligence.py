@@ -254,15 +254,13 @@ def hits(chosen: argparse.Namespace) -> int:
 def of_prefetch(command: str, chosen: argparse.Namespace) -> int:
     """`prefetch` and `restart`, which have a module of their own."""
     path = Path(__file__).with_name("intelligence_prefetch.py")
-    if not path.exists():
-        print(f"{command}: {path.name} is missing")
-        return 1
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    arguments = [command, "--traces", str(chosen.traces), *(["--quick"] if chosen.quick else [])]
+    os.environ["CACHEKIT_TRACES"] = str(chosen.traces)
+    arguments = [command, *(["--quick"] if chosen.quick else [])]
     ended: int = module.run(arguments)
     return ended
 

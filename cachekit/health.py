@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
-from cachekit.model.reports import SizeEstimate
+from cachekit.model.reports import SizeEstimate, Verified
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
 
 #: What is wrong. `hit_rate`, `memory`: beyond the threshold. `out`: the tier fails, and the cache bypasses
-#: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`: the share of this
-#: counter is too high (see `CacheStats`).
-Cause: TypeAlias = Literal["out", "full", "memory", "hit_rate", "unavailable", "errors", "refusals"]
+#: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`,
+#: `mismatches`: the share of this counter is too high (see `CacheStats`).
+Cause: TypeAlias = Literal[
+    "out", "full", "memory", "hit_rate", "unavailable", "errors", "refusals", "mismatches"
+]
 
 _RANK: Final = {"healthy": 0, "warning": 1, "critical": 2}
 
@@ -69,6 +71,8 @@ class Thresholds(NamedTuple):
     #: Warning above this share of values that were not stored, because their key or a tag was
     #: invalidated while they were loaded, 0 to 1.
     max_refusals: float = 0.25
+    #: Warning above this share of verified hits that differed from a fresh load, 0 to 1.
+    max_mismatches: float = 0.0
 
     def checked(self) -> Thresholds:
         """Return these thresholds after a check.
@@ -89,7 +93,7 @@ class Thresholds(NamedTuple):
             raise ValueError(
                 f"min_hit_rate must be a share, 0 to 1, not {self.min_hit_rate!r}; 0 disables the check"
             )
-        for name in ("max_unavailable", "max_errors", "max_refusals"):
+        for name in ("max_unavailable", "max_errors", "max_refusals", "max_mismatches"):
             value = getattr(self, name)
             if 1 < value < inf:
                 raise ValueError(
@@ -147,6 +151,7 @@ def assess(
     stats: Mapping[str, CacheStats],
     tiers: Mapping[str, TierState] | None = None,
     thresholds: Thresholds | None = None,
+    verifications: Mapping[str, Verified] | None = None,
     sizes: SizeEstimate | None = None,
 ) -> Health:
     """Return the health of a cache.
@@ -156,6 +161,8 @@ def assess(
             returns them.
         tiers: The state of each lower tier by name (default: none is out or full).
         thresholds: The limits (default: `Thresholds()`).
+        verifications: What `IntelligentCache.verifications` returns, so that a mismatch names its function
+            (default: none).
         sizes: The estimate of the memory tier, for the remedy of a low hit rate (default: none).
 
     Raises:
@@ -171,6 +178,7 @@ def assess(
         *_of_states(tiers or {}, limits),
         *_of_memory(stats, limits),
         *_of_requests(stats, limits, sizes),
+        *_of_verifications(stats, verifications or {}, limits),
         *_of_counters(stats, tiers or {}, limits),
     ]
     # The sort is stable: within one status the order above stays, the most urgent first.
@@ -250,6 +258,27 @@ def _of_requests(
             f"{combined.request_hits} of {combined.requests} requests were hits, "
             f"less than {_percent(limits.min_hit_rate)}",
             _why_missed(combined, sizes),
+        )  # fmt: skip
+
+
+def _of_verifications(
+    stats: Mapping[str, CacheStats], functions: Mapping[str, Verified], limits: Thresholds
+) -> Iterator[Reason]:
+    combined = stats.get("combined")
+    if combined is None or not combined.mismatches:
+        return
+    share = combined.mismatches / max(1, combined.verified)
+    if share <= limits.max_mismatches:
+        return
+    named = {name: one for name, one in functions.items() if one.mismatches}
+    if not named:
+        named = {"the cache": Verified(combined.verified, combined.mismatches)}
+    for name, (verified, mismatches) in named.items():
+        yield Reason(
+            "warning", "mismatches", "combined", mismatches / max(1, verified), limits.max_mismatches,
+            f"answers of {name} depend on something that is not an argument: "
+            f"{mismatches} of {verified} verified differ",
+            "make it an argument, invalidate a tag when it changes, or use a shorter ttl",
         )  # fmt: skip
 
 
@@ -350,7 +379,7 @@ class HealthMonitor:
         self._judge = judge
         self._last = Health("healthy", ())
         self._earlier: deque[Statistics] = deque([statistics()], _SNAPSHOTS)
-        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check)
+        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check, apart=True)
 
     def check(self) -> None:
         """Judge the last minute, and report a changed status."""

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_metrics(commands)
     _add_dashboard(commands)
     _add_doctor(commands)
+    _add_cassette(commands)
     return parser
 
 
@@ -344,6 +345,39 @@ def _add_doctor(commands: Commands) -> None:
     doctor.set_defaults(run=_doctor)
 
 
+def _add_cassette(commands: Commands) -> None:
+    cassette = commands.add_parser(
+        "cassette",
+        help="show or prune recorded answers",
+        description="Shows or prunes a cassette, the file of recorded answers of `cachekit.cassette`.",
+    )
+    actions: Commands = cassette.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser(
+        "show",
+        help="list questions and answers",
+        description=(
+            "Lists each recorded question with its answer. Exits with status 1 if a line cannot be read."
+        ),
+    )
+    prune = actions.add_parser(
+        "prune",
+        help="remove lines that are never used, and answers of functions",
+        description=(
+            "Removes lines that cannot be read, and lines that a later one replaces, as after a merge; with "
+            "--function, also the answers of these functions. Sorts the rest."
+        ),
+    )
+    for action, run in ((show, "show"), (prune, "prune")):
+        action.add_argument("file", metavar="FILE", help="the cassette")
+        action.add_argument(
+            "--function",
+            type=_pattern,
+            metavar="PATTERN",
+            help=f"{run} functions whose name this regular expression matches from the start",
+        )
+        action.set_defaults(run=_cassette)
+
+
 def _add_host(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--host",
@@ -457,6 +491,14 @@ def _doctor(options: argparse.Namespace) -> int:
     from cachekit.cli.doctor import Plan, run
 
     return run(Plan(options.dir, options.redis, options.json), display_for(sys.stdout))
+
+
+def _cassette(options: argparse.Namespace) -> int:
+    from cachekit.cli import cassettes
+    from cachekit.cli.display import display_for
+
+    run = cassettes.show if options.action == "show" else cassettes.prune
+    return run(cassettes.Plan(options.file, options.function), display_for(sys.stdout))
 
 
 def _dashboard(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ module no value of a type exists.
 
 from __future__ import annotations
 
+from cachekit.decorator.code_version import int_text
 from cachekit.decorator.naming import Unkeyable, is_python_class, is_standard, qualified_name
 from cachekit.decorator.object_state import attributes, solid_base
 
@@ -32,8 +33,11 @@ def text_of(value: Any, kind: type) -> str | None:
         return getattr(value, "key", None)  # None for a zone that was read from a file
     if module in {"pathlib", "pathlib._local"} and hasattr(value, "__fspath__"):
         return str(value)
-    if module in {"uuid", "decimal", "fractions", "ipaddress"}:
+    if module in {"uuid", "decimal", "ipaddress"}:
         return str(value)
+    if module == "fractions":
+        above, below = int_text(value.numerator), int_text(value.denominator)
+        return above if below == "1" else f"{above}/{below}"
     if module == "re" and hasattr(value, "pattern"):
         return f"{value.flags}|{value.pattern!r}"
     return None

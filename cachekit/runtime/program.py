@@ -80,11 +80,14 @@ def shell() -> str:
 def tests_directory() -> str | None:
     """Return a temporary directory if pytest or unittest runs this program, or None.
 
-    The process that makes it removes it at its end, so that tests leave no values for the next run.
+    The process that makes it removes it at its end, so that tests leave no values for the next run. Each
+    worker of pytest-xdist has its own, so that its tests do not see the values of another worker's.
     """
     inherited = os.environ.get(TESTS_DIRECTORY)
-    if inherited or not _runs_tests():
-        return inherited or None
+    if inherited:
+        return _of_worker(inherited)
+    if not _runs_tests():
+        return None
     with _making:  # another thread may be making one
         made = os.environ.get(TESTS_DIRECTORY)
         if made is None:
@@ -94,6 +97,17 @@ def tests_directory() -> str | None:
             made = os.environ[TESTS_DIRECTORY] = tempfile.mkdtemp(prefix="cachekit-tests-")
             atexit.register(_remove, made, os.getpid())
     return made
+
+
+def _of_worker(inherited: str) -> str:
+    """Return the directory of this worker in the one that its controller made, and hand it down."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if not worker or os.path.basename(inherited) in {worker, ""} or os.sep in worker:
+        return inherited
+    mine = os.path.join(inherited, worker)
+    os.makedirs(mine, mode=0o700, exist_ok=True)
+    os.environ[TESTS_DIRECTORY] = mine
+    return mine
 
 
 def _runs_tests() -> bool:

@@ -51,6 +51,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from cachekit.errors import UnreadableError
+from cachekit.model.validation import MOST_TAGS
 
 MAGIC: Final = b"CK"
 VERSION: Final = 1
@@ -163,4 +164,6 @@ def _parse_tags(buffer: bytes, position: int, end: int) -> dict[str, int]:
             raise UnreadableError("a tag is not UTF-8", "damage") from error
         tags[name] = token
         position += length
+        if len(tags) > MOST_TAGS:  # each costs its reader a look at the server
+            raise UnreadableError("there are more tags than a value may have", "damage")
     return tags

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import queue
+import socket
 import time
 import traceback
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import inside
@@ -25,9 +29,10 @@ from redis_server import wait_until
 
 import cachekit.aio
 from cachekit import CacheEntry, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
+from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import MOST_RECEIVED, PORTION
-from cachekit.tiers.redis.resp import LARGEST
+from cachekit.tiers.redis.resp import LARGEST, Replies
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -82,6 +87,22 @@ ANSWERS: dict[str, bytes] = {
     "READONLY": b"-READONLY replica\r\n",
     "OOM": b"-OOM full\r\n",
     "error of many bytes": b"!9\r\nERR whats\r\n",
+    "array of unknown length": b"*?\r\n:1\r\n.\r\n",
+    "text of unknown length": b"$?\r\n;3\r\nabc\r\n;0\r\n",
+    "map below zero": b"%-1\r\n",
+    "deep maps": b"%1\r\n+a\r\n" * 2000,
+    "number beyond 64 bits": b":99999999999999999999\r\n",
+    "largest number": b":9223372036854775807\r\n",
+    "length of twenty digits": b"$99999999999999999999\r\n",
+    "length with a sign": b"$+3\r\nabc\r\n",
+    "length with a zero": b"$003\r\nabc\r\n",
+    "spaces in a number": b": 1 \r\n",
+    "zero bytes": bytes(5) + b"\r\n",
+    "TRYAGAIN": b"-TRYAGAIN later\r\n",
+    "CLUSTERDOWN": b"-CLUSTERDOWN down\r\n",
+    "NOAUTH": b"-NOAUTH first\r\n",
+    "slots of others": b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:1\r\n$4\r\nnode\r\n",
+    "slots without an end": b"*1\r\n*3\r\n:0\r\n:99999999999\r\n*2\r\n$9\r\n127.0.0.1\r\n:1\r\n",
 }
 #: Those of the suite; the others are like one of these.
 FEW = (
@@ -91,14 +112,28 @@ FEW = (
 )  # fmt: skip
 #: For the driver a message to subscribers is no answer, and it waits for one.
 OF_THE_DRIVER = tuple(name for name in ANSWERS if name not in ("push", "attribute"))
-#: What a connection says first.
-LOGIN = ("HELLO", "CLIENT SETINFO", "SELECT", "AUTH")
+#: What a connection, or a client of a Cluster, says first.
+OPENING = (
+    "HELLO", "CLIENT SETINFO", "CLIENT MAINT_NOTIFICATIONS", "SELECT", "AUTH", "CLUSTER SLOTS", "COMMAND",
+)  # fmt: skip
+
+
+#: Operations that are also the first call of a cache: one for each way in which a command is sent.
+FIRST = ("get", "get_many", "keys", "ping")
+#: Servers that lie at the same time, in the table of all answers.
+SIDE_BY_SIDE = 8
 
 
 def operations(cache: Any) -> dict[str, Callable[[], object]]:
     entry, bare = CacheEntry("k", 1, tags={"t"}), CacheEntry("k", 1)
     lasting = CacheEntry("k", 1, tags={"t"}, ttl=None)
-    origin = cache.successor(frozenset({"t"}))
+
+    def origin() -> Any:
+        return cache.successor(frozenset({"t"}))
+
+    def put_many() -> None:
+        origins = dict.fromkeys(("k", "l"), origin())
+        cache.put_many({"k": bare, "l": CacheEntry("l", 1)}, origins)
 
     def lease() -> None:
         with_lease = cache.lease("k", 30)
@@ -112,22 +147,22 @@ def operations(cache: Any) -> dict[str, Callable[[], object]]:
         "contains": lambda: "k" in cache,
         "set": lambda: cache.set("k", entry),
         "set without an end": lambda: cache.set("k", lasting),
-        "put_many": lambda: cache.put_many({"k": bare, "l": CacheEntry("l", 1)}, {"k": origin, "l": origin}),
-        "put if": lambda: cache.put("k", bare, origin, expect=cache.origin("k")),
-        "add": lambda: cache.add("k", entry, origin),
-        "create": lambda: cache.create("k", entry, origin),
+        "put_many": put_many,
+        "put if": lambda: cache.put("k", bare, origin(), expect=cache.origin("k")),
+        "add": lambda: cache.add("k", entry, origin()),
+        "create": lambda: cache.create("k", entry, origin()),
         "touch": lambda: cache.touch("k"),
         "delete": lambda: cache.delete("k"),
         "remove_many": lambda: cache.remove_many(["k", "l"]),
         "fence": lambda: cache.fence("k").is_current(),
         "invalidate_by_tags": lambda: cache.invalidate_by_tags({"t"}),
         "invalidate_by_pattern": lambda: cache.invalidate_by_pattern("k"),
-        "clear": cache.clear,
-        "renew": cache.renew,
-        "keys": cache.keys,
-        "size": cache.size,
-        "memory_usage": cache.memory_usage,
-        "ping": cache.ping,
+        "clear": lambda: cache.clear(),
+        "renew": lambda: cache.renew(),
+        "keys": lambda: cache.keys(),
+        "size": lambda: cache.size(),
+        "memory_usage": lambda: cache.memory_usage(),
+        "ping": lambda: cache.ping(),
         "lease": lease,
     }
 
@@ -143,50 +178,85 @@ def disconnect(cache: RedisCache) -> None:
             pool.disconnect()
 
 
-def table(
-    make: Callable[[], RedisCache],
-    server: LyingServer,
-    answers: Iterable[str],
-    names: Iterable[str] | None = None,
-    commands: Callable[[str], bool] = lambda name: name not in LOGIN,
-) -> list[str]:
-    """Ask everything with each wrong answer to each command that it takes; return what went wrong."""
-    wrong: list[str] = []
-    tried = 0
-    lied_to: set[str] = set()
-    with make() as first:
-        names = list(operations(first) if names is None else names)
-    for name in names:
-        server.asked.clear()
-        with make() as cache:
-            operations(cache)[name]()
-        used = sorted(set(filter(commands, server.asked)))
-        lied_to.update(used)
-        cache = make()
-        call = operations(cache)[name]
-        for command, answer in itertools.product(used, answers):
+class Table:
+    """Each operation, with each wrong answer to each command that it takes.
+
+    A server lies to one operation at a time. Several servers are tried side by side: where an answer leaves
+    a reader waiting, the others go on.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[LyingServer], RedisCache],
+        servers: Iterable[LyingServer],
+        answers: Iterable[str],
+        commands: Callable[[str], bool] = lambda name: name not in OPENING,
+    ) -> None:
+        self._make = make
+        self._servers: queue.SimpleQueue[LyingServer] = queue.SimpleQueue()
+        for server in servers:
+            self._servers.put(server)
+        self._answers = sorted(answers)
+        self._is_lied_to = commands
+        self.tried: Counter[str] = Counter()  #: calls, by command
+        self.ended: Counter[str] = Counter()  #: calls, by what came of them
+        self.wrong: list[str] = []
+
+    def try_all(self, names: Iterable[str] | None = None) -> list[str]:
+        """Return what went wrong."""
+        with ThreadPoolExecutor(self._servers.qsize()) as threads:
+            list(threads.map(self._try_operation, operations(None) if names is None else names))
+        print(f"\n{len(self.tried)} commands, {self.tried.total()} calls: {dict(self.ended)}")
+        return self.wrong
+
+    def _try_operation(self, name: str) -> None:
+        server = self._servers.get()
+        try:
+            self._lie_to(name, server)
+        finally:
             server.lies.clear()
-            if command in LOGIN:
-                cache.close()
-                cache = make()
-                call = operations(cache)[name]
-            with suppress(TierUnavailableError):
-                cache.set("k", CacheEntry("k", 1, tags={"t"}))
-            if command in LOGIN:
-                disconnect(cache)
-            server.lies[command] = ANSWERS[answer]
-            tried += 1
-            try:
-                call()
-            except TierUnavailableError:
-                pass
-            except Exception as error:  # that is the question
-                wrong.append(f"{name}: {command}: {answer}: {error!r}")
+            self._servers.put(server)
+
+    def _lie_to(self, name: str, server: LyingServer) -> None:
         server.lies.clear()
-        call()  # the connections that are left are in order
-        cache.close()
-    print(f"\n{len(names)} operations, {len(lied_to)} commands, {tried} calls, {len(wrong)} raised otherwise")
-    return wrong
+        server.asked.clear()
+        with self._make(server) as cache:
+            wait_until(lambda: self._error(cache, name) is None, "it answers")
+        used = sorted(set(filter(self._is_lied_to, server.asked)))
+        with self._make(server) as cache:
+            for command, answer in itertools.product(used, self._answers):
+                server.lies.clear()
+                if command in OPENING and name in FIRST:
+                    # The first connection of a cache. Below it is a later one.
+                    with self._make(server) as another:
+                        server.lies[command] = ANSWERS[answer]
+                        self._call(another, name, command, answer)
+                    server.lies.clear()
+                with suppress(TierUnavailableError):
+                    cache.set("k", CacheEntry("k", 1, tags={"t"}))
+                    if command in OPENING:
+                        disconnect(cache)
+                server.lies[command] = ANSWERS[answer]
+                self._call(cache, name, command, answer)
+            server.lies.clear()
+            # The connections that are left are in order.
+            wait_until(lambda: self._error(cache, name) is None, "it answers again")
+
+    def _call(self, cache: RedisCache, name: str, command: str, answer: str) -> None:
+        error = self._error(cache, name)
+        self.tried[command] += 1
+        if error is None or isinstance(error, TierUnavailableError):
+            self.ended["returned" if error is None else "TierUnavailableError"] += 1
+        else:
+            self.ended["another exception"] += 1
+            self.wrong.append(f"{name}: {command}: {answer}: {error!r}")
+
+    def _error(self, cache: RedisCache, name: str) -> Exception | None:
+        try:
+            operations(cache)[name]()
+        except Exception as error:  # that is the question
+            return error
+        return None
 
 
 @pytest.fixture
@@ -244,13 +314,13 @@ MAKERS: dict[str, Callable[..., RedisCache]] = {
 
 class TestWrongAnswers:
     def test_to_every_command(self, liar: LyingServer, prefix: str) -> None:
-        assert table(lambda: single(liar, prefix), liar, FEW) == []
+        assert Table(lambda server: single(server, prefix), [liar], FEW).try_all() == []
 
     def test_while_logging_in(self, liar: LyingServer, prefix: str, parser: str) -> None:
         """The driver does that, so its parsers read the answers."""
         few = [name for name in FEW if name in OF_THE_DRIVER]
-        found = table(lambda: single(liar, prefix), liar, few, ["get"], lambda name: name in LOGIN)
-        assert found == []
+        table = Table(lambda server: single(server, prefix), [liar], few, lambda name: name in OPENING)
+        assert table.try_all(["get"]) == []
 
     @pytest.mark.parametrize("name", ["cluster", "client"])
     def test_to_the_driver(
@@ -258,25 +328,27 @@ class TestWrongAnswers:
     ) -> None:
         """What an answer makes the driver raise is no matter of the caller's."""
         server = cluster if name == "cluster" else liar
-        operations = ["get", "get_many", "invalidate_by_tags", "keys"]
-        assert (
-            table(lambda: MAKERS[name](server, prefix), server, set(FEW[1::2]) & {*OF_THE_DRIVER}, operations)
-            == []
-        )
+        few = {*FEW[1::2]} & {*OF_THE_DRIVER}
+        table = Table(lambda server: MAKERS[name](server, prefix), [server], few)
+        assert table.try_all(["get", "get_many", "invalidate_by_tags", "keys"]) == []
 
     @pytest.mark.soak
     @pytest.mark.timeout(1800)
     @pytest.mark.parametrize("name", MAKERS)
-    def test_all_of_them(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, parser: str, name: str
-    ) -> None:
+    def test_all_of_them(self, redis_port: int, prefix: str, parser: str, name: str) -> None:
         """Each operation, each of its commands, each answer."""
-        server = cluster if name == "cluster" else liar
-        print(f"\n{name}, {parser}:", end=" ")
-        assert (
-            table(lambda: MAKERS[name](server, prefix, 1), server, OF_THE_DRIVER, None, lambda name: True)
-            == []
-        )
+        with ExitStack() as stack:
+            servers = [
+                stack.enter_context(LyingServer(redis_port, is_cluster=name == "cluster"))
+                for _ in range(SIDE_BY_SIDE)
+            ]
+            table = Table(
+                # Not one prefix: an operation would find what another one stores.
+                lambda server: MAKERS[name](server, f"{prefix}{server.port}:", 0.5),
+                servers, OF_THE_DRIVER, lambda command: True,
+            )  # fmt: skip
+            print(f"\n{name}, {parser}:", end=" ")
+            assert table.try_all() == []
 
 
 def drip(beginning: bytes) -> Lie:
@@ -339,6 +411,35 @@ class TestEverySpeed:
             with pytest.raises(TierUnavailableError):
                 cache.get("k")
 
+    @pytest.mark.parametrize("name", ["get", "get_many", "set"])
+    def test_nodes_that_redirect(
+        self, cluster: LyingServer, prefix: str, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each redirection comes in time, and there are 16 in each of two tries. The call has one end."""
+        command = "tokens" if name == "set" else "GET"
+        monkeypatch.setattr("cachekit.tiers.redis.call_deadline.STEPS", 2)
+        with clustered(cluster, prefix, timeout=0.6) as cache:
+            wait_until(lambda: answers(cache), "there is a connection")
+            cluster.asked.clear()
+            cluster.lies[command] = (lambda: iter([b"", b"-MOVED 1 127.0.0.1:%d\r\n" % cluster.port])), 0.15
+            with pytest.raises(TierUnavailableError, match="TimeoutError"):
+                operations(cache)[name]()
+        assert cluster.asked.count(command) <= 9  # 1.2 s have eight times 0.15 s
+
+    def test_nodes_that_never_answer(
+        self, cluster: LyingServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A Cluster may name a thousand nodes. When the first is lost, the driver asks each for the slots."""
+        monkeypatch.setattr("cachekit.tiers.redis.call_deadline.STEPS", 3)
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(40)]
+            cluster.lies["CLUSTER SLOTS"] = slots(*(one.getsockname()[1] for one in silent))
+            cache = stack.enter_context(clustered(cluster, prefix, timeout=0.3))
+            for _ in range(2):
+                with pytest.raises(TierUnavailableError):
+                    cache.get("k")
+            assert sum(map(connections_to, silent)) <= 16  # three for each call, and a second try of each
+
     def test_a_large_answer_takes_longer(self, liar: LyingServer, prefix: str) -> None:
         """Each 4 MiB of it have a timeout of their own."""
         value = os.urandom(PORTION * 2)
@@ -369,6 +470,30 @@ class TestEverySpeed:
             cache.subscribe(notes)
             wait_until(notes.has(2), "the subscription is confirmed")
         assert notes.gaps == 2
+
+
+def slots(*ports: int, first: int = 0, last: int = 16383) -> bytes:
+    """An answer to CLUSTER SLOTS, with as many ranges as ports."""
+    size = (last + 1 - first) // len(ports)
+    starts = [first + size * at for at in range(len(ports))]
+    ends = [*(start - 1 for start in starts[1:]), last]
+    return b"*%d\r\n" % len(ports) + b"".join(
+        [
+            b"*3\r\n:%d\r\n:%d\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % part
+            for part in zip(starts, ends, ports, strict=True)
+        ]
+    )
+
+
+def connections_to(listener: socket.socket) -> int:
+    """How many wait to be accepted, and are not yet looked at."""
+    listener.setblocking(False)
+    found = 0
+    with suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            found += 1
+    return found
 
 
 def answers(cache: RedisCache) -> bool:
@@ -469,6 +594,48 @@ class TestEverySize:
                     for call in (cache.size, lambda: cache.invalidate_by_pattern("k")):
                         with pytest.raises(TierUnavailableError, match="did not come to an end"):
                             call()
+
+
+class TestSlots:
+    """The driver goes through every slot and node that a Cluster names."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            slots(7000, last=99_999_999_999),
+            slots(7000, first=-1),
+            slots(*range(1, 2002)),
+            b"*2\r\n" + slots(7000)[4:] + slots(7001)[4:],
+            b"*2\r\n" * 2 + b":1\r\n" * 3,
+            slots(0),
+            slots(1 << 16),
+            b"*1\r\n*2\r\n:0\r\n:16383\r\n",
+        ],
+        ids=[
+            "beyond the last", "before the first", "too many nodes", "twice", "no ranges",
+            "port 0", "port 65536", "no node",
+        ],
+    )  # fmt: skip
+    def test_wrong_ones(self, cluster: LyingServer, prefix: str, parser: str, answer: bytes) -> None:
+        cluster.lies["CLUSTER SLOTS"] = answer
+        with clustered(cluster, prefix) as cache:
+            with pytest.raises(TierUnavailableError, match="WrongReplyError"):
+                cache.get("k")
+            cluster.lies.clear()
+            assert cache.get("k") is None
+
+    @pytest.mark.parametrize("host", [b"$-1\r\n", b"$0\r\n\r\n"])
+    def test_of_a_node_that_does_not_know_its_name(self, host: bytes) -> None:
+        """Then it is the one that was asked."""
+        right = slots(7000).replace(b"$9\r\n127.0.0.1\r\n", host)
+        assert is_slots(Replies(Nothing(), right).next())
+
+
+class Nothing:
+    """The source of replies that are all here."""
+
+    def recv(self, size: int, /) -> bytes:
+        raise AssertionError(size)
 
 
 class TestWhatFollows:

@@ -340,6 +340,7 @@ def test_what_others_publish_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 PATTERNS = st.text(st.sampled_from("ab1:\\.*+?{}|()[]^$ ü"), max_size=12)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of `re`, about patterns such as "[["
 @example(256, "?", "a")
 @example(256, "{0,1}", "a")
 @example(256, "|b", "a")

@@ -13,6 +13,7 @@ import pytest
 from redis_server import RedisServer
 
 from cachekit.tiers.redis.answers import is_pong
+from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection import cluster_of, pool_of
 from cachekit.tiers.redis.tier import RedisCache
 
@@ -106,7 +107,7 @@ def test_those_to_a_cluster_forget(cluster_nodes: list[tuple[str, int]]) -> None
     """Each of its nodes has connections of its own."""
     with RedisCache.cluster(cluster_nodes, timeout=60) as cache:
         assert cache._address is not None
-        cluster = cluster_of(cache._address)
+        cluster = cluster_of(cache._address, CallDeadline(cache._address.timeout))
         nodes = [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
         assert [forgets(node.connection_pool.get_connection()) for node in nodes] == [True] * 3
         cluster.close()

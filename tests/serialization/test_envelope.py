@@ -53,7 +53,9 @@ def test_parsing_raises_only_its_own_error(buffer: bytes) -> None:
         (b"short", "within a tag"),
         (struct.pack("<QI", 1, 5) + b"four", "longer than the room"),
         (struct.pack("<QI", 1, 1) + b"\xff", "not UTF-8"),
+        (b"".join([struct.pack("<QI4s", 1, 4, b"%04x" % tag) for tag in range(1 << 16)]), "more tags than"),
     ],
+    ids=["cut", "too long", "no text", "too many"],
 )
 def test_malformed_tags(tags: bytes, message: str) -> None:
     """Tags that contradict themselves are damage."""

@@ -118,10 +118,11 @@ class PolicyStore(Store):
         policy: EvictionPolicy | None,
         bound: ByteBound | None,
     ) -> None:
-        super().__init__(max_size, longest, clock, cleanup_interval)
+        limit = inf if bound is None else bound.limit
+        super().__init__(max_size, longest, clock, cleanup_interval, limit)
         self._policy: EvictionPolicy = _LeastRecent(self._entries) if policy is None else policy
         self._bound = bound
-        self._limit: float = inf if bound is None else bound.limit
+        self._limit = limit
         self._per_tag = 0 if bound is None else bound.per_tag
         self._weight = 0
         self._unsure = False
@@ -216,6 +217,8 @@ class PolicyStore(Store):
                     self.refuse_if_closed()
                     self.counter.oversized += 1
                     self._put_nothing(key, fence, breaks_fences)
+                    why = "it is too large for memory"
+                    self.events.not_stored(self.time.monotonic(), "unstorable", key, why)
                     return False
             held = _Weighed()
             held.key = key
@@ -324,6 +327,15 @@ class PolicyStore(Store):
             ):
                 break
         return old
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Do what `Store.on_first_hit` does; a policy that counts uses does not count that hit."""
+        insert_ahead = getattr(self._policy, "insert_ahead", None)
+        with self._lock:
+            watched = super().on_first_hit(key, report)
+            if watched and insert_ahead is not None:
+                insert_ahead(key)
+            return watched
 
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:
         done = super()._prolong(removed, key, life)

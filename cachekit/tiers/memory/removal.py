@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
+from cachekit.model.events import REMOVALS, hashes
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import Fence
@@ -38,6 +39,7 @@ class RemovalMixin(LockedStore):
     Args:
         clock: The source of time.
         has_gil: Whether this interpreter runs one thread at a time.
+        limit: The bytes of the entries; infinity if they are not bounded.
     """
 
     __slots__ = (
@@ -53,8 +55,8 @@ class RemovalMixin(LockedStore):
         "time",
     )
 
-    def __init__(self, clock: Clock, has_gil: bool) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock, has_gil: bool, limit: float) -> None:
+        super().__init__(limit)
         #: The sample of keys that is simulated; None if there is none.
         self.sample: Sample | None = None
         #: Keys whose hash leaves a smaller remainder are in the sample; see `sampling`.
@@ -82,6 +84,19 @@ class RemovalMixin(LockedStore):
             return list(dict.values(self._entries))
         with self._lock:
             return list(dict.values(self._entries))
+
+    def held(self, key: str) -> MemoryEntry | None:
+        """Return the entry under the key, a dead one too; count and move nothing."""
+        return self._entries.get(key)
+
+    def _remember(self, removed: Removed) -> None:
+        """Add the last of the removed entries to the events."""
+        now, add = self.time.monotonic(), self.events.add_removal
+        last = removed[-2 * REMOVALS :]
+        for held, cause in zip(last[::2], last[1::2], strict=True):
+            if cause is not RemovalCause.REPLACED:
+                shared, tags = held.shared_fence is not None, hashes(held.tags)
+                add((now, cause, hash(held.key), held.created + held.ttl, tags, shared))
 
     def _in_slices(self, remove: Callable[..., int], slices: Iterable[list[MemoryEntry]]) -> int:
         """Call `remove(removed, some)` for each slice, each time under the lock; return the sum.

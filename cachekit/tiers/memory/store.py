@@ -43,13 +43,14 @@ from typing import Any, Final, TypeVar
 
 from cachekit.model.counters import Lookups
 from cachekit.model.entry import CacheEntry
+from cachekit.model.events import hashes
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, EntryFence, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, EntryFence, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.removal import RemovalMixin
@@ -78,6 +79,7 @@ class Store(RemovalMixin):
         longest: The maximum life of an entry in seconds; infinity for no limit.
         clock: The source of time.
         cleanup_interval: Seconds between two sweeps; None for no sweeps.
+        limit: The bytes of the entries, which a subclass bounds; infinity if they are not bounded.
     """
 
     __slots__ = (
@@ -91,9 +93,10 @@ class Store(RemovalMixin):
         longest: float,
         clock: Clock,
         cleanup_interval: float | None,
+        limit: float = inf,
     ) -> None:
         has_gil = gil_enabled()
-        super().__init__(clock, has_gil)
+        super().__init__(clock, has_gil, limit)
         self.clock = clock
         self.max_size = max_size
         self._longest = longest
@@ -380,6 +383,11 @@ class Store(RemovalMixin):
                 finally:
                     self._state = IDLE
             if evicted is not None:
+                named, shared = evicted.tags, evicted.shared_fence is not None
+                self.events.add_removal((
+                    now, _EVICTED, hash(evicted.key), evicted.created + evicted.ttl,
+                    hashes(named) if named else (), shared,
+                ))  # fmt: skip
                 if self._listeners:
                     notify(self._listeners, self.counter, [(evicted.key, evicted.value, _EVICTED)])
                 evicted.value = None
@@ -442,6 +450,7 @@ class Store(RemovalMixin):
 
     def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
         if fence is None or breaks_fences:
+            self.events.deleted(self.time.monotonic(), [key])
             self.delete(key)
         return fence is None
 
@@ -575,13 +584,31 @@ class Store(RemovalMixin):
             elif hash(held.key) % SPREAD < limit:
                 held.shared_fence = self._sampled_fence(held.key, fence)
 
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Call `report` at the first hit of the entry.
+
+        The hit may hold the lock of the store, and `report` must raise nothing.
+
+        Returns:
+            True if it will be called; False if there was a hit already; None if the entry is gone.
+        """
+        with self._lock:
+            held = self._entries.get(key)
+            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
+            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
+                return None
+            if held.accesses:
+                return False
+            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            return True
+
     # -- life ---------------------------------------------------------------------------------------
 
     def _begin_sweeping(self) -> None:
         # Without the lock: the scheduler has its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        sweep = scheduler.every(self._cleanup_interval, self.remove_expired)
+        sweep = scheduler.every(self._cleanup_interval, self.remove_expired, apart=True)
         with self._lock:
             if self._sweep is None and self._state != CLOSED:
                 self._sweep = sweep

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 Check: TypeAlias = Callable[[Any], bool]
 
 _MOST: Final = 1 << 63
+_SLOTS: Final = 1 << 14  # of a Cluster
+_MOST_NODES: Final = 2000  # of a Cluster; Redis is made for 1,000
 
 
 def is_value(answer: object) -> bool:
@@ -69,6 +71,32 @@ def is_page(answer: object) -> bool:
     )
 
 
+def is_slots(answer: object) -> bool:
+    """Return whether it is the answer to CLUSTER SLOTS: ranges of slots, and the nodes that serve each.
+
+    The driver goes through every slot that an answer names, and makes a client for every node.
+    """
+    if type(answer) is not list or not answer:
+        return False
+    slots = 0
+    nodes: set[tuple[object, object]] = set()
+    for part in answer:
+        match part:
+            case [int(first), int(last), *serving] if serving and 0 <= first <= last < _SLOTS:
+                slots += last + 1 - first
+            case _:
+                return False
+        for node in serving:
+            match node:
+                case [bytes() | str() | None as host, int(port), *_] if 0 < port < 1 << 16:
+                    nodes.add((host, port))
+                case _:
+                    return False
+        if slots > _SLOTS or len(nodes) > _MOST_NODES:
+            return False
+    return True
+
+
 def list_of(check: Check, length: int) -> Check:
     """Return a check of a list of so many answers."""
 
@@ -76,3 +104,18 @@ def list_of(check: Check, length: int) -> Check:
         return type(answer) is list and len(answer) == length and all(map(check, answer))
 
     return is_list
+
+
+def is_text_pairs(answer: object) -> bool:
+    """Return whether it is a list of names and values."""
+    return type(answer) is list and len(answer) % 2 == 0 and all(type(part) is bytes for part in answer)
+
+
+def is_role(answer: object) -> bool:
+    """Return whether it is the answer to ROLE."""
+    return type(answer) is list and bool(answer) and type(answer[0]) is bytes
+
+
+def is_report(answer: object) -> bool:
+    """Return whether it is the answer to INFO; drivers turn it into a dict."""
+    return isinstance(answer, (bytes, dict))

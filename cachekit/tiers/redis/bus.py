@@ -300,7 +300,7 @@ class _BusReader:
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
         with self._server.subscription(self._channel) as subscription:
-            asked = received = time.monotonic()
+            asked = received = looked = time.monotonic()
             while not self.is_over:
                 messages = subscription.receive(_STEP)
                 now = time.monotonic()
@@ -316,6 +316,11 @@ class _BusReader:
                 elif now - max(received, asked) > HEARTBEAT:
                     asked = now
                     subscription.ping()
+                if now - looked > HEARTBEAT:
+                    # A primary that was replaced may still answer for seconds. What is written to the new one
+                    # is not heard of on the old one.
+                    looked = now
+                    self._server.look_for_primary()
                 inbox.tick(now)
 
     def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:

@@ -17,12 +17,22 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
+from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
-from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, load_driver, pool_of, translated
+from cachekit.tiers.redis.call_deadline import CallDeadline
+from cachekit.tiers.redis.connection import (
+    cluster_of,
+    is_cluster,
+    load_driver,
+    pool_of,
+    primary_of,
+    translated,
+)
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
-from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+from cachekit.tiers.redis.resp import Argument, ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
+from cachekit.tiers.redis.sentinel import Primary
 from cachekit.tiers.redis.subscription import Subscription
 
 _BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
@@ -48,7 +58,7 @@ class Call(NamedTuple):
 
     script: Script
     keys: Sequence[bytes]
-    arguments: Sequence[bytes | str | int]
+    arguments: Sequence[Argument]
 
     @property
     def check(self) -> Check:
@@ -56,7 +66,7 @@ class Call(NamedTuple):
         script = self.script
         return list_of(script.check, len(self.keys)) if script.has_parts else script.check
 
-    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+    def command(self, how: str = "EVALSHA") -> tuple[Argument, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)
@@ -76,6 +86,7 @@ class Client:
         self._address = address
         self._own = client is None
         self._opened: ConnectionPool | DriverClient | None = None
+        self._primary: Primary | None = None
         if client is not None:
             self.is_cluster = is_cluster(client)
             self._opened = DriverClient(client, self.is_cluster)
@@ -250,6 +261,15 @@ class Client:
         except _FAILURES as error:
             raise self._unavailable(error, "SUBSCRIBE") from error
 
+    def look_for_primary(self) -> None:
+        """Ask the sentinels, if there are some, and drop connections to a primary that was replaced."""
+        primary = self._primary
+        if primary is not None:
+            try:
+                primary.look()
+            except OSError as error:  # the primary itself may be well
+                raise_interrupt(error)
+
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -260,6 +280,8 @@ class Client:
         if opened is not None and self._own:
             try:
                 opened.close()
+                if self._primary is not None:
+                    self._primary.close()
             except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
                 raise_interrupt(error)
 
@@ -283,14 +305,17 @@ class Client:
             if self._opened is None:
                 assert self._address is not None
                 if not self.is_cluster:
-                    self._opened = pool_of(self._address)
+                    self._primary = primary_of(self._address)
+                    self._opened = pool_of(self._address, self._primary)
                 else:
-                    self._opened = DriverClient(self._cluster(self._address), True)
+                    self._opened = self._cluster(self._address)
             return self._opened
 
-    def _cluster(self, address: Address) -> Any:
+    def _cluster(self, address: Address) -> DriverClient:
+        deadline = CallDeadline(address.timeout)
         try:
-            return cluster_of(address)
+            with deadline:
+                return DriverClient(cluster_of(address, deadline), True, deadline)
         except Exception as caught:  # an answer of a wrong shape may raise anything
             error = translated(caught)
             if not isinstance(error, _FAILURES):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.serialization.parts import Payload, pieces_of
 from cachekit.tiers.redis.answers import Check
 from cachekit.tiers.redis.line import PORTION, Line
 from cachekit.tiers.redis.resp import (
@@ -178,13 +179,14 @@ class ConnectionPool:
             finally:
                 self._waiting -= 1
 
-    def _exchange(self, connection: Any, message: bytes) -> Any:
+    def _exchange(self, connection: Any, message: Payload) -> Any:
         line: Line = connection.line or self._open(connection)
         raw = line.socket
         if len(message) <= PORTION:
             raw.sendall(message)
         else:
-            line.sendall(message)
+            for piece in pieces_of(message):
+                line.sendall(piece)
             line.restore_timeout()
         data = raw.recv(_CHUNK)
         value = read_value(data)
@@ -224,8 +226,8 @@ class ConnectionPool:
                 return
 
 
-def _together(messages: Sequence[bytes]) -> list[bytes]:
-    """Return the messages, with small ones joined."""
+def _together(messages: Sequence[Payload]) -> list[bytes]:
+    """Return the messages, with small ones joined, and large ones in their parts."""
     joined: list[list[bytes]] = []
     room = 0
     for message in messages:
@@ -233,5 +235,9 @@ def _together(messages: Sequence[bytes]) -> list[bytes]:
         if room < 0:
             joined.append([])
             room = _SMALL - len(message)
-        joined[-1].append(message)
+        if type(message) is bytes:
+            joined[-1].append(message)
+        else:
+            joined += [[piece] for piece in pieces_of(message)]
+            room = 0
     return [b"".join(some) for some in joined]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
+from cachekit.serialization.parts import Parts
 from cachekit.tiers.redis.answers import Check, is_pong
 from cachekit.tiers.redis.connection import translated
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+
+
+def _whole(argument: Any) -> Any:
+    """Return an argument as the driver takes it, which knows no parts."""
+    return b"".join(argument.pieces) if type(argument) is Parts else argument
 
 
 @final
@@ -19,16 +25,24 @@ class DriverClient:
     Args:
         client: a `redis.Redis` or `redis.RedisCluster`.
         is_cluster: which of them.
+        deadline: a `with` block of it is a call; None if the client alone bounds its calls.
     """
 
-    def __init__(self, client: Any, is_cluster: bool) -> None:
+    def __init__(
+        self, client: Any, is_cluster: bool, deadline: AbstractContextManager[None] | None = None
+    ) -> None:
         self.client = client
         self._is_cluster = is_cluster
+        self._call: AbstractContextManager[None] = nullcontext() if deadline is None else deadline
 
     def ask(self, check: Check, *command: Any, **options: Any) -> Any:
         """Return the answer to a command; see `ConnectionPool.ask`."""
+        with self._call:
+            return self._ask(check, *command, **options)
+
+    def _ask(self, check: Check, *command: Any, **options: Any) -> Any:
         try:
-            answer = self.client.execute_command(*command, **options)
+            answer = self.client.execute_command(*map(_whole, command), **options)
         except Exception as error:  # noqa: BLE001  # an answer of a wrong shape may raise anything
             raise self._ended(error) from None
         if not check(answer):
@@ -41,11 +55,12 @@ class DriverClient:
             pipeline = self.client.pipeline(transaction=False)
             for _, command in commands:
                 # Not by its own name: those of scripts are barred from pipelines of a Cluster.
-                pipeline.execute_command(*command)
-            answers = pipeline.execute(raise_on_error=False)
+                pipeline.execute_command(*map(_whole, command))
+            with self._call:
+                answers = pipeline.execute(raise_on_error=False)
             if len(answers) != len(commands):
                 raise WrongReplyError("there are not as many answers as commands")
-        except Exception as error:  # noqa: BLE001  # as in `ask`
+        except Exception as error:  # noqa: BLE001  # as in `_ask`
             raise self._ended(error) from None
         checked = []
         for (check, _), answer in zip(commands, answers, strict=True):
@@ -62,8 +77,9 @@ class DriverClient:
 
     def ping(self) -> None:
         """Return if each primary of the Cluster answers."""
-        for primary in self._primaries():
-            self.ask(is_pong, "PING", target_nodes=primary)
+        with self._call:
+            for primary in self._primaries():
+                self._ask(is_pong, "PING", target_nodes=primary)
 
     @contextmanager
     def session(self, pool: Any) -> Iterator[Callable[..., Any]]:
@@ -72,9 +88,10 @@ class DriverClient:
 
             def ask(check: Check, *command: Any) -> Any:
                 try:
-                    connection.send_command(*command, check_health=False)
-                    answer = connection.read_response()
-                except Exception as error:  # noqa: BLE001  # as in `ask`
+                    with self._call:
+                        connection.send_command(*command, check_health=False)
+                        answer = connection.read_response()
+                except Exception as error:  # noqa: BLE001  # as in `_ask`
                     raise translated(error) from None
                 if not check(answer):
                     raise WrongReplyError("the answer is not one to this command")
@@ -90,7 +107,7 @@ class DriverClient:
             if self._is_cluster:
                 # Any node will do: a message published on one node reaches all.
                 client = client.get_redis_connection(client.get_random_node())
-        except Exception as error:  # noqa: BLE001  # as in `ask`
+        except Exception as error:  # noqa: BLE001  # as in `_ask`
             raise translated(error) from None
         with self._lent(client.connection_pool, close=True) as connection:
             # The driver has no public name for the socket of a connection of the user's client.
@@ -100,8 +117,9 @@ class DriverClient:
     @contextmanager
     def _lent(self, pool: Any, close: bool = False) -> Iterator[Any]:
         try:
-            connection = pool.get_connection()
-        except Exception as error:  # noqa: BLE001  # as in `ask`
+            with self._call:
+                connection = pool.get_connection()
+        except Exception as error:  # noqa: BLE001  # as in `_ask`
             raise self._ended(error) from None
         try:
             yield connection
@@ -123,7 +141,7 @@ class DriverClient:
             return [self.client.connection_pool]
         try:
             return [self.client.get_redis_connection(one).connection_pool for one in self._primaries()]
-        except Exception as error:  # noqa: BLE001  # as in `ask`
+        except Exception as error:  # noqa: BLE001  # as in `_ask`
             raise translated(error) from None
 
     def _primaries(self) -> list[Any]:

@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 
-from cachekit.errors import UnreadableError, ValueTooLargeError
+from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
+from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
+from cachekit.serialization.parts import too_large
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
@@ -265,14 +267,18 @@ class Entries:
                 self._counter.errors += 1
                 return False
             expires = self._clock.time() + life
-            prolonged = self._serializer.encode(
-                key,
-                value,
-                created=stored.created,
-                expires=expires,
-                stale_until=expires + stored.stale_ttl,
-                tags=stored.tags,
-            )
+            try:
+                prolonged = self._serializer.encode(
+                    key,
+                    value,
+                    created=stored.created,
+                    expires=expires,
+                    stale_until=expires + stored.stale_ttl,
+                    tags=stored.tags,
+                )
+            except SerializationError:  # no cache has stored it: a cache could not
+                self._counter.errors += 1
+                return False
             write = Write(prolonged, _milliseconds(life), ServerTokens(fresh(), {}), tuple(stored.tags))
             if self._store.replace(key, write, instead_of=envelope):
                 return True
@@ -297,19 +303,23 @@ class Entries:
             tags = {tag: origin.tags[tag] for tag in entry.tags}
         if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
-        envelope = self._serializer.encode(
-            entry.key,
-            entry.value,
-            created=created,
-            expires=expires,
-            stale_until=expires + entry.stale_ttl,
-            tags=tags,
-        )
-        if len(envelope) > LARGEST:
-            raise ValueTooLargeError(
-                f"the value of key {entry.key!r} must take at most {LARGEST} bytes on a server, not "
-                f"{len(envelope)}; store it in memory or in files (cache_level=), or cache its parts"
+        try:
+            envelope = self._serializer.encode_in_parts(
+                entry.key,
+                entry.value,
+                created=created,
+                expires=expires,
+                stale_until=expires + entry.stale_ttl,
+                tags=tags,
+                most=LARGEST,
             )
+            if len(envelope) > LARGEST:
+                raise too_large(len(envelope))
+        except ValueTooLargeError as error:
+            raise ValueTooLargeError(
+                f"the value of {shown_key(entry.key)} must take at most {LARGEST} bytes on a server, "
+                f"but {error}; store it in memory or in files (cache_level=), or cache its parts"
+            ) from error
         return Write(envelope, _milliseconds(expires - now), origin, tuple(tags))
 
 

@@ -7,7 +7,7 @@ ever. A line has one deadline for all that is sent together, and one for all tha
 from __future__ import annotations
 
 import time
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 from cachekit.tiers.redis.resp import WrongReplyError
 
@@ -15,6 +15,16 @@ from cachekit.tiers.redis.resp import WrongReplyError
 PORTION: Final = 4 << 20
 #: Bytes that may come back for what was sent together.
 MOST_RECEIVED: Final = 512 << 20
+
+
+class Call(Protocol):
+    """A call that takes several exchanges."""
+
+    moved: int  #: bytes
+
+    def left(self) -> float:
+        """Return the seconds that are left; raise TimeoutError if none are."""
+        ...
 
 
 @final
@@ -27,13 +37,15 @@ class Line:
     Args:
         socket: the socket, of a unix address, TCP or TLS.
         timeout: seconds; None for no deadline.
+        call: what bounds the exchanges of a call together; None for nothing.
     """
 
-    __slots__ = ("_begun", "_limit", "_moved", "is_sending", "socket", "timeout")
+    __slots__ = ("_begun", "_call", "_limit", "_moved", "is_sending", "socket", "timeout")
 
-    def __init__(self, socket: Any, timeout: float | None) -> None:
+    def __init__(self, socket: Any, timeout: float | None, call: Call | None = None) -> None:
         self.socket = socket
         self.timeout = timeout
+        self._call = call
         self._limit = timeout
         #: Whether what the line did last was to send. Who sends through the socket itself sets it.
         self.is_sending = False
@@ -54,6 +66,8 @@ class Line:
             left = self._begun + self.timeout * (1 + self._moved // PORTION) - time.monotonic()
             if left <= 0:
                 raise TimeoutError("the exchange took too long")
+            if self._call is not None:
+                left = min(left, self._call.left())
             limit = left if limit is None else min(left, limit)
         self.socket.settimeout(limit)
 
@@ -67,23 +81,26 @@ class Line:
             self._await()
             piece = view[start : start + PORTION]
             self.socket.sendall(piece)
-            size = len(piece)
-            self._moved += size
+            self._count(len(piece))
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive at most so many bytes."""
         self._await_reply()
         data: bytes = self.socket.recv(size, flags)
-        received = len(data)
-        self._moved += received
+        self._count(len(data))
         return data
 
     def recv_into(self, buffer: Any) -> int:
         """Receive into a buffer; return how many bytes."""
         self._await_reply()
         received: int = self.socket.recv_into(buffer)
-        self._moved += received
+        self._count(received)
         return received
+
+    def _count(self, size: int) -> None:
+        self._moved += size
+        if self._call is not None:
+            self._call.moved += size
 
     def _await_reply(self) -> None:
         if self.is_sending:

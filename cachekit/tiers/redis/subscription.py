@@ -37,7 +37,7 @@ class Subscription:
     def __init__(self, line: Line, channel: bytes) -> None:
         self._line = line
         self._unread = b""
-        line.sendall(packed(("SUBSCRIBE", channel)))
+        self._send("SUBSCRIBE", channel)
 
     def receive(self, wait: float) -> list[list[Any]]:
         """Return what the server sent next: of each message its kind, the channel and the content.
@@ -70,4 +70,10 @@ class Subscription:
 
     def ping(self) -> None:
         """Let the server send something."""
-        self._line.sendall(packed(("PING",)))
+        self._send("PING")
+
+    def _send(self, *command: str | bytes) -> None:
+        self._line.sendall(packed(command))
+        # `receive` reads from the socket, so the line does not see that this exchange is over. Otherwise the
+        # next command would have the deadline of this one, which has passed by then.
+        self._line.is_sending = False
