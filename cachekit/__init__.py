@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
+    from cachekit.tiers.memcached.tier import MemcachedCache
     from cachekit.tiers.memory.tier import MemoryCache
     from cachekit.tiers.redis.tier import RedisCache
     from cachekit.tiers.redis.tls import TLS
@@ -64,7 +65,8 @@ __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
-    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemoryCache", "Miss", "OptimizationReport",
+    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache", "MemoryCache", "Miss",
+    "OptimizationReport",
     "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
     "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
     "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
@@ -94,6 +96,7 @@ _MODULES = {
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",
+        "tiers.memcached.tier": "MemcachedCache",
         "tiers.memory.tier": "MemoryCache",
         "tiers.redis.tier": "RedisCache",
         "tiers.redis.tls": "TLS",

@@ -10,6 +10,8 @@ from redis_server import RedisServer
 
 from cachekit.testing import compat
 
+pytestmark = pytest.mark.usefixtures("few_buckets")
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
@@ -21,7 +23,7 @@ def test_a_server_that_does_all(server: RedisServer, capsys: pytest.CaptureFixtu
     """Each check has a line, and no key is left."""
     assert compat.main([server.url]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "version" in lines[1]
+    assert "version" in lines[1] or "INFO" in lines[1]  # as the user who may not ask
     assert lines[-1] == f"{len(lines) - 3} of {len(lines) - 3} checks passed"
     assert all(line.startswith("ok     ") for line in lines[2:-1])
     with server.client() as client:

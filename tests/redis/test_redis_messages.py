@@ -15,9 +15,9 @@ from bus_notes import Notes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.redis import bus_protocol
 from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
-from cachekit.tiers.redis.key_layout import literal_beginning
 
 
 def sent(outbox: Outbox, key: str = "k") -> bytes:

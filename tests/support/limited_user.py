@@ -49,8 +49,8 @@ def pytest_configure() -> None:
         if started:
             own_users = contextlib.suppress(redis.RedisError)  # those of the test
             with self.client() as client, own_users:
-                # What a Cluster needs besides, as the page says.
-                grant(client, rights(), "+cluster|slots", "+command", "+readonly")
+                # What a Cluster and reports need besides, as the page says.
+                grant(client, rights(), "+cluster|slots", "+command", "+readonly", "+info")
         return started
 
     def close_and_look(self: redis_server.RedisServer) -> None:

@@ -18,11 +18,12 @@ from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
-from cachekit.tiers.redis.key_layout import Layout, literal_beginning
+from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.resp import Argument
 from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 

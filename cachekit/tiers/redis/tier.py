@@ -51,9 +51,9 @@ from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_fence
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
-from cachekit.tiers.redis.stats import Figures
 from cachekit.tiers.redis.store import Store
 from cachekit.tiers.redis.tls import TLS
+from cachekit.tiers.server_figures import Figures
 
 _MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
 
