@@ -20,9 +20,17 @@ Status: TypeAlias = Literal["healthy", "warning", "critical"]
 
 #: What is wrong. `hit_rate`, `memory`: beyond the threshold. `out`: the tier fails, and the cache bypasses
 #: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`,
-#: `mismatches`: the share of this counter is too high (see `CacheStats`).
+#: `mismatches`: the share of this counter is too high (see `CacheStats`). `prefetches`: too many were wasted.
 Cause: TypeAlias = Literal[
-    "out", "full", "memory", "hit_rate", "unavailable", "errors", "refusals", "mismatches"
+    "out",
+    "full",
+    "memory",
+    "hit_rate",
+    "unavailable",
+    "errors",
+    "refusals",
+    "mismatches",
+    "prefetches",
 ]
 
 _RANK: Final = {"healthy": 0, "warning": 1, "critical": 2}
@@ -73,6 +81,8 @@ class Thresholds(NamedTuple):
     max_refusals: float = 0.25
     #: Warning above this share of verified hits that differed from a fresh load, 0 to 1.
     max_mismatches: float = 0.0
+    #: Warning above this share of prefetches that failed or were never asked for, 0 to 1.
+    max_wasted_prefetches: float = 0.5
 
     def checked(self) -> Thresholds:
         """Return these thresholds after a check.
@@ -93,7 +103,9 @@ class Thresholds(NamedTuple):
             raise ValueError(
                 f"min_hit_rate must be a share, 0 to 1, not {self.min_hit_rate!r}; 0 disables the check"
             )
-        for name in ("max_unavailable", "max_errors", "max_refusals", "max_mismatches"):
+        for name in (
+            "max_unavailable", "max_errors", "max_refusals", "max_mismatches", "max_wasted_prefetches",
+        ):  # fmt: skip
             value = getattr(self, name)
             if 1 < value < inf:
                 raise ValueError(
@@ -180,6 +192,7 @@ def assess(
         *_of_requests(stats, limits, sizes),
         *_of_verifications(stats, verifications or {}, limits),
         *_of_counters(stats, tiers or {}, limits),
+        *_of_prefetches(stats, limits),
     ]
     # The sort is stable: within one status the order above stays, the most urgent first.
     reasons.sort(key=lambda reason: -_RANK[reason.status])
@@ -323,6 +336,21 @@ def _of_counters(
             "refusals", name, counted.refusals, counted.refusals + counted.sets, limits.max_refusals, limits,
             "values were outdated before they were stored",
             "their keys or tags are invalidated while they load; invalidate less often, or use narrower tags",
+        )  # fmt: skip
+
+
+def _of_prefetches(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[Reason]:
+    combined = stats.get("combined")
+    if combined is None or combined.prefetches < max(1, limits.min_requests):
+        return
+    # What was begun before the time span may be wasted in it, so the quotient may exceed 1.
+    share = min(1.0, combined.prefetches_wasted / combined.prefetches)
+    if share > limits.max_wasted_prefetches:
+        yield Reason(
+            "warning", "prefetches", "combined", share, limits.max_wasted_prefetches,
+            f"{combined.prefetches_wasted} of {combined.prefetches} prefetches failed or were never asked "
+            f"for, more than {_percent(limits.max_wasted_prefetches)}",
+            "see the log for loads that fail; if keys do not recur in sequences, leave out prefetch=True",
         )  # fmt: skip
 
 

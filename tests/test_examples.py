@@ -21,6 +21,7 @@ EXPECTED = {
     "dogpile_region.py": "2 processes, 1 call of the creator",
     "django_shop.py": "visits 5, prices worked out 3 times",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
+    "explained.py": "2 of 4 calls hit",
     "explicit_cache.py": "hit rate: 50%",
     "fastapi_shop.py": "14 requests, rendered 5 times: apple, apple, fig, fig, apple",
     "flask_shop.py": "pages 3, prices worked out 2 times",

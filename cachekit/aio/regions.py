@@ -156,11 +156,13 @@ class Region(Facade[Core[V]], Generic[V]):
         Without a `loader` the region's own loads the key.
         """
         keys = self._keys
+        named: Callable[..., Any] | None = loader
         if loader is None:
-            loader = partial(loader_of(self._sync) if self._loader is None else self._loader, key)
-            if self._prefetcher is not None:
+            named = loader_of(self._sync) if self._loader is None else self._loader
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
                 self._prefetcher.missed_unless_held(keys.full(key))
-        if not callable(loader):
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         loaded = awaiting(loader)
 
@@ -168,7 +170,7 @@ class Region(Facade[Core[V]], Generic[V]):
             return keys.checked(await loaded(), key)
 
         if playing.player is not None:
-            named_as(loader, checked)
+            named_as(named, checked)
 
         value = await self._cache.get_or_set(
             keys.full(key),

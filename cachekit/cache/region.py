@@ -273,15 +273,17 @@ class Region(Generic[V]):
             TypeError: the value found or loaded is not of the region's type; it is not stored. Or there is no
                 loader.
         """
+        named: Callable[..., V] | None = loader
         if loader is None:
-            loader = partial(loader_of(self), key)
-            if self._prefetcher is not None:
+            named = loader_of(self)
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
                 self._prefetcher.missed_unless_held(self._keys.full(key))
-        if not callable(loader):
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
         if playing.player is not None:
-            checked = named_as(loader, checked)
+            checked = named_as(named, checked)
         value = self._cache.get_or_set(
             self._keys.full(key),
             checked,

@@ -7,6 +7,7 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
+import sys
 from functools import partial, wraps
 from types import FunctionType
 
@@ -81,7 +82,7 @@ class CachedCall:
         "__weakref__", "_caches", "_copies", "_counters", "_fixed_life", "_fixed_tags", "_function",
         "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefetches",
         "_prefix", "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl",
-        "_version", "fast_path",
+        "_verifies", "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
@@ -117,6 +118,8 @@ class CachedCall:
             from cachekit.loading.options import checked_options
 
             self._load = checked_options(load)
+        # With `store_if` a function decides about each result, and may act: only if it is asked for.
+        self._verifies = load is not None or store_if is None
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
         self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
@@ -326,11 +329,6 @@ class CachedCall:
         return name, self._verifies, chosen
 
     @property
-    def _verifies(self) -> bool:
-        # With `store_if` a function decides about each result, and may act: only if it is asked for.
-        return self._load is not None or self._store_if is None
-
-    @property
     def is_async(self) -> bool:
         """Whether the function is a coroutine function."""
         return bool(self._function.__code__.co_flags & COROUTINE)
@@ -379,28 +377,28 @@ class CachedCall:
 
     def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return self.slow_path(FastPath(), args, kwargs)  # which no other call reads
-        except BaseException as error:
-            failed = error
-            raise
+            value = self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
             del failed  # its traceback refers to this frame
 
     async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         await self._build_cache()
         before = self._explained(args, kwargs)
-        failed: BaseException | None = None
+        raises = True
         try:
-            return await self.slow_path_async(FastPath(), args, kwargs)
-        except BaseException as error:
-            failed = error
-            raise
+            value = await self.slow_path_async(FastPath(), args, kwargs)
+            raises = False
+            return value
         finally:
+            failed = sys.exception() if raises else None
             self._report(args, kwargs, before, self._explained(args, kwargs), failed)
-            del failed
+            del failed  # its traceback refers to this frame
 
     def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
         cache = self._source.current()

@@ -30,7 +30,9 @@ from cachekit.model.types import FUNCTION_TAG, MISSING
 from cachekit.runtime.background import BackgroundCall, RateLimitedLog
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
+from cachekit.tiers.fences import EntryFence, FirstHitFence
 from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.memory.sampling import SampledFence
 from cachekit.tiers.memory.store import Store
 
 #: The key of the record. It is no key of a cached function, because it has no version.
@@ -210,7 +212,7 @@ class HotSet:
             held
             for held in self._memory.all_held()
             # With a file tier, a copy without a shared fence is in memory only.
-            if held.accesses and now < held.deadline and (not shared or held.shared_fence is not None)
+            if held.accesses and now < held.deadline and (not shared or _has_copy(held.shared_fence))
         ]
         hot = dict(map(_with_function, nlargest(self._most, used, key=_use)))
         if hot:
@@ -228,6 +230,12 @@ class HotSet:
         for copy in self._copies:
             copy.wait(_PATIENCE)
         self.save()
+
+
+def _has_copy(fence: EntryFence | None) -> bool:
+    while isinstance(fence, (FirstHitFence, SampledFence)):
+        fence = fence.fence
+    return fence is not None
 
 
 def _use(held: MemoryEntry) -> tuple[int, float]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-from cachekit.model.display import shown_key, shown_tags, shown_text
+from cachekit.model.display import shown_error, shown_key, shown_tags, shown_text
 from cachekit.model.types import FOREVER, CacheLevel
 
 
@@ -79,6 +79,10 @@ class WarmReport(NamedTuple):
     loaded: list[str]  #: keys that this call loaded and stored
     fresh: list[str]  #: keys that a tier held already, or that another caller loaded
     failed: dict[str, Exception]  #: what the loader raised, or storing its value
+
+    def __repr__(self) -> str:
+        failed = ", ".join(f"{shown_key(key)}: {shown_error(error)}" for key, error in self.failed.items())
+        return f"<WarmReport: {len(self.loaded)} loaded, {len(self.fresh)} fresh, failed: {failed or 'none'}>"
 
 
 class OptimizationReport(NamedTuple):

@@ -77,6 +77,8 @@ FAMILIES: Final = (
            "Seconds that lookups with a hit took; a sample, for quantiles and not for rates"),
     Family("stale_served", "counter", "{request}", (), ((),), "Loads that returned a stale value"),
     Family("lease_waits", "counter", "{load}", (), ((),), "Loads that waited for a lease or a slot"),
+    Family("verified", "counter", "{hit}", (), ((),), "Hits that were compared with a fresh load"),
+    Family("mismatches", "counter", "{hit}", (), ((),), "Verified hits that differed from a fresh load"),
     Family("reloaded", "counter", "{entry}", (), ((),),
            "Entries copied into memory because they were used most before the restart"),
     Family("prefetches", "counter", "{load}", ("result",), (("begun",), ("hit",), ("late",), ("wasted",)),

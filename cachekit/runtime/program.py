@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PROGRAM = "CACHEKIT_PROGRAM"
 TESTS_DIRECTORY = "CACHEKIT_TESTS_DIR"
 
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_NO_LIBRARY = frozenset({"__main__", "__mp_main__", "builtins"})
+
 
 def _directory_at_start() -> str | None:
     try:
@@ -140,6 +143,20 @@ def _described(main: ModuleType | None) -> str | None:
     else:
         name = os.path.splitext(os.path.basename(resolved))[0]
     return None if _directory is None else f"tool:{name}:{_directory}"
+
+
+def is_standard(module: str | None) -> bool:
+    """Return whether what Python code of this module defines comes with Python.
+
+    A program may have a module of such a name, as `test` or `profile`. Its file tells them apart. Code that
+    is executed without a name says that it is of `builtins`, which has nothing that Python code defines.
+    """
+    name = module or ""
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names or top in _NO_LIBRARY:
+        return False
+    file = getattr(sys.modules.get(name, sys.modules.get(top)), "__file__", None)
+    return file is None or (file.startswith(_STANDARD_LIBRARY) and "site-packages" not in file)
 
 
 def _is_installed(path: str) -> bool:

@@ -10,7 +10,7 @@ from cachekit.errors import UnreadableError
 from cachekit.model.contents import kinds_within
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.class_fingerprints import check, find_loaded, table_of
-from cachekit.serialization.compression import LARGEST_RAW, RAW, Compressor, unpack
+from cachekit.serialization.compression import LARGEST_RAW, RAW, THRESHOLD, Compressor, unpack
 from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of, too_large
 from cachekit.serialization.pickle_codec import PickleCodec
 
@@ -85,7 +85,10 @@ def packer(codec: Codec, compressor: Compressor) -> Pack:
 
     def pack(value: Any, most: int) -> tuple[int, Payload]:
         payload, table = encode(value, max(least, most))
-        if type(payload) is bytes and len(payload) <= LARGE:
+        size = len(payload)
+        if size < THRESHOLD and not table:
+            return RAW, payload
+        if type(payload) is bytes and size <= LARGE:
             how, payload = compress(payload)
             if not table:
                 return how, payload

@@ -47,21 +47,19 @@ _MOST_UNREMARKABLE: Final = 256
 class _Sink:
     """What a pickler writes to. It ends the pickling once the bound is passed."""
 
-    __slots__ = ("left", "pieces", "size")
+    __slots__ = ("left", "most", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.size = 0
-        self.left = 0
+        self.most = self.left = 0
 
     def write(self, piece: Any) -> None:
         """Keep a frame, or what a large object holds, which may be the object itself."""
-        size = len(piece) if type(piece) is bytes else memoryview(piece).nbytes
-        self.left -= size
+        plain = type(piece) is bytes
+        self.left -= len(piece) if plain else memoryview(piece).nbytes
         if self.left < 0:
-            raise too_large(self.size + size)
-        self.size += size
-        self.pieces.append(piece if type(piece) is bytes else bytes(piece))  # which may change later
+            raise too_large(self.most - self.left)
+        self.pieces.append(piece if plain else bytes(piece))  # which may change later
 
 
 class _Pickler(pickle.Pickler):
@@ -164,7 +162,8 @@ class PickleCodec:
         if kind in _SCALARS:
             if (kind is bytes or kind is str) and len(value) > LARGE:
                 return _in_parts(value, most), b""
-            return self._verified(value, pickle.dumps(value, PROTOCOL)), b""
+            scalar = pickle.dumps(value, PROTOCOL)
+            return scalar if self._trusted else self._verified(value, scalar), b""
         payload, kinds = _dumped(value, most)
         if self._trusted:
             return payload, table_of(kinds.values()) if kinds else b""
@@ -174,6 +173,10 @@ class PickleCodec:
         # What a registered function makes is whole, whatever its class.
         known = [one for one in kinds.values() if (one.__module__, one.__qualname__) in self._allowed]
         return self._verified(value, whole), table_of(known)
+
+    def _verified(self, value: Any, payload: bytes) -> bytes:
+        self._verify(value, payload)
+        return payload
 
     def decode(self, payload: bytes | memoryview) -> Any:
         """The value in the pickle.
@@ -219,11 +222,6 @@ class PickleCodec:
     def _load_inspected(self, payload: bytes, inspected: pickle_inspector.Inspected) -> Any:
         return _Unpickler(watched(payload) if inspected.collides else payload, self._allowed).load()
 
-    def _verified(self, value: Any, payload: bytes) -> bytes:
-        if not self._trusted:
-            self._verify(value, payload)
-        return payload
-
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""
         try:
@@ -268,7 +266,7 @@ def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
     except IndexError:
         pickler = _Pickler()
     sink = pickler.sink
-    sink.left = most
+    sink.most = sink.left = most
     try:
         pickler.dump(value)  # after an error it is not used again
     except (SerializationError, ValueTooLargeError):
@@ -286,16 +284,16 @@ def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
             f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "
             f"that are defined at the top of a module"
         ) from error
-    kinds, pieces, size = pickler.kinds, sink.pieces, sink.size
+    kinds, pieces = pickler.kinds, sink.pieces
     if len(pieces) == 1:
-        sink.pieces, sink.size = [], 0
+        payload = pieces.pop()
         if kinds:
             pickler.kinds = {}
         pickler.clear_memo()
         _free.append(pickler)
-        return pieces[0], kinds
+        return payload, kinds
     # Its memo is as large as the value was.
-    return b"".join(pieces) if size <= LARGE else Parts(pieces), kinds
+    return b"".join(pieces) if most - sink.left <= LARGE else Parts(pieces), kinds
 
 
 def _in_parts(value: bytes | str, most: int) -> Parts:

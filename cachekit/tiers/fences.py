@@ -163,21 +163,21 @@ class FirstHitFence:
     none of this.
     """
 
-    __slots__ = ("_fence", "_report", "seen", "words")
+    __slots__ = ("_report", "fence", "seen", "words")
 
     def __init__(self, fence: EntryFence | None, report: Callable[[], object]) -> None:
-        self._fence = fence
+        self.fence = fence
         self._report: Callable[[], object] | None = report
         self.words: Sequence[int] = (0,) * (CHANGES + 1) if fence is None else fence.words
         self.seen = -1
 
     def is_current(self) -> bool:
         """Return whether the entry's own fence is current."""
-        return self._fence is None or self._fence.is_current()
+        return self.fence is None or self.fence.is_current()
 
     def stands(self) -> bool:
         """Return whether it is current, and report the first hit."""
-        fence = self._fence
+        fence = self.fence
         if fence is not None and not fence.stands():
             return False
         report, self._report = self._report, None

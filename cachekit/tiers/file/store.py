@@ -24,6 +24,7 @@ from cachekit.errors import (
     ValueTooLargeError,
 )
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
+from cachekit.model.display import shown_key
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
@@ -559,8 +560,8 @@ class FileStore:
         if time.monotonic() >= deadline:
             self.counter.errors += 1
             raise LockTimeoutError(
-                f"touch({key!r}) in {self._handle.path} gave up after {_PATIENCE} s, because other callers "
-                f"wrote the key all the time; try again"
+                f"touch of {shown_key(key)} in {self._handle.path} gave up after {_PATIENCE} s, because "
+                f"other callers wrote the key all the time; try again"
             )
         time.sleep(_PAUSE)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from cachekit.model.display import shown_value
 from cachekit.model.validation import seconds
 from cachekit.tiers.redis.tls import TLS
 
@@ -18,6 +19,7 @@ from cachekit.tiers.redis.tls import TLS
 CONNECTIONS: Final = 32
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 _SENTINEL_PORT: Final = 26379
+_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
 
 _URLS: Final = (
     "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, "
@@ -82,7 +84,11 @@ def _check_url(url: object) -> None:
 
     try:
         wanted = parse_url(url)  # type: ignore[no-untyped-call]
-        urlsplit(url).port  # noqa: B018  # raises if it is no number
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises if it is no number
+        # The driver takes db 0 where the path is no number.
+        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+            raise ValueError
         str(wanted.get("host", "")).encode("idna")
         _checked_int("max_connections", wanted.get("max_connections", CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
@@ -274,11 +280,11 @@ def _checked_nodes(
     argument: str, nodes: Sequence[tuple[str, int]], example: int = 6379
 ) -> tuple[tuple[str, int], ...]:
     if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
-        raise TypeError(f"{argument} must be a list such as [('host', {example})], not {nodes!r}")
+        raise TypeError(f"{argument} must be a list such as [('host', {example})], not {shown_value(nodes)}")
     some = []
     for node in nodes:
         if not isinstance(node, tuple) or len(node) != 2:
-            raise TypeError(f"each of {argument} must be a tuple (host, port), not {node!r}")
+            raise TypeError(f"each of {argument} must be a tuple (host, port), not {shown_value(node)}")
         some.append(_checked_node(*node))
     return tuple(some)
 

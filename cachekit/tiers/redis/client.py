@@ -35,6 +35,7 @@ from cachekit.tiers.redis.scripts import Script
 from cachekit.tiers.redis.sentinel import Primary
 from cachekit.tiers.redis.subscription import Subscription
 
+_LEAST_OF_DRIVER: Final = 0.1  # seconds
 _BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
 _SCANNED: Final = 1000  # keys that the server looks at before it answers other clients
 _FAILURES: Final = (ServerError, OSError)  # what everything that asks raises
@@ -93,7 +94,7 @@ class Client:
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make the first call in the middle of it
         #: Whether `close` was called.
         self.is_closed = False
         fork.register(self)
@@ -113,6 +114,24 @@ class Client:
         """
         try:
             return (self._opened or self._open()).ask(check, *command)
+        except _FAILURES as error:
+            raise self._unavailable(error, command[0]) from error
+
+    def call_within(self, seconds: float, check: Check, *command: Any) -> Any:
+        """Do what `call` does, over a connection that is open, and wait no longer than that.
+
+        A client of redis-py has its own timeouts. It is not asked if less than a tenth of a second is left.
+
+        Raises:
+            TierUnavailableError: there was no answer, or it was an error.
+        """
+        opened = self._opened
+        try:
+            if isinstance(opened, ConnectionPool):
+                return opened.ask_within(seconds, check, *command)
+            if opened is None or seconds < _LEAST_OF_DRIVER:
+                raise TimeoutError("there is no time left to ask")
+            return opened.ask(check, *command)
         except _FAILURES as error:
             raise self._unavailable(error, command[0]) from error
 
@@ -302,14 +321,21 @@ class Client:
         with self._lock:
             if self.is_closed:
                 raise CacheClosedError("this RedisCache was closed; make a new one")
-            if self._opened is None:
+            opened = self._opened
+            if opened is None:
                 assert self._address is not None
                 if not self.is_cluster:
-                    self._primary = primary_of(self._address)
-                    self._opened = pool_of(self._address, self._primary)
+                    primary = primary_of(self._address)
+                    opened = pool_of(self._address, primary)
                 else:
-                    self._opened = self._cluster(self._address)
-            return self._opened
+                    primary, opened = None, self._cluster(self._address)
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._opened is None:
+                    self._opened, self._primary = opened, primary
+                    return opened
+                opened.close()
+                opened = self._opened
+            return opened
 
     def _cluster(self, address: Address) -> DriverClient:
         deadline = CallDeadline(address.timeout)

@@ -91,6 +91,26 @@ class ConnectionPool:
             self.close()
         return answer
 
+    def ask_within(self, seconds: float, check: Check, *command: Any) -> Any:
+        """Return the answer to a command over a connection that is open, without a second try.
+
+        Raises:
+            ServerError: the answer is an error.
+            OSError: there was none in time, or no connection is open.
+        """
+        with self._lent() as connection:
+            line: Line | None = connection.line
+            if line is None:
+                raise ConnectionError("no connection is open")
+            raw = line.socket
+            raw.settimeout(seconds)
+            raw.sendall(packed(command))
+            answer = read_reply(raw, raw.recv(_CHUNK))
+            if not check(answer):
+                raise WrongReplyError("the answer is not one to this command")
+            line.restore_timeout()
+            return answer
+
     def ask_many(self, commands: Sequence[tuple[Check, tuple[Any, ...]]]) -> list[Any]:
         """Return the answers to several commands in order, in one round trip, with `ServerError` among them.
 

@@ -14,7 +14,7 @@ from typing import Final, final
 
 from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
-from cachekit.model.display import shown_key
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
@@ -297,8 +297,8 @@ class Entries:
             missing = entry.tags - origin.tags.keys()
             if missing:
                 raise ValueError(
-                    f"origin must have tokens for all tags of the entry, not only for {sorted(origin.tags)}; "
-                    f"take it with {sorted(missing)} too"
+                    f"origin must have tokens for all tags of the entry, not only for "
+                    f"{shown_tags(origin.tags)}; take it with {shown_tags(missing)} too"
                 )
             tags = {tag: origin.tags[tag] for tag in entry.tags}
         if type(entry.value) not in READABLE_TYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final, final
 
 from cachekit.tiers.redis.line import Line
@@ -44,10 +45,10 @@ class Subscription:
 
         It returns nothing if no message is complete after so many seconds.
         """
-        socket = self._line.socket
-        socket.settimeout(wait)
+        raw = self._line.socket
+        raw.settimeout(wait)
         try:
-            data = socket.recv(_CHUNK)
+            data = raw.recv(_CHUNK)
         except TimeoutError:
             return []
         if not data:
@@ -67,6 +68,14 @@ class Subscription:
             messages.append(reply if type(reply) in (list, Push) else [reply])
         self._unread = b""
         return messages
+
+    def interrupt(self) -> None:
+        """Let `receive` end at once, in whatever thread it is; called from another one."""
+        try:
+            # Not that of a TLS socket, which would also wait for the server.
+            socket.socket.shutdown(self._line.socket, socket.SHUT_RDWR)
+        except OSError:  # it is closed already
+            pass
 
     def ping(self) -> None:
         """Let the server send something."""
