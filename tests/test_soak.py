@@ -90,7 +90,7 @@ def ends_the_process(self: IntelligentCache, key: str, *args: Any, **kwargs: Any
 
 
 def keeps_objects(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
-    kept.append([object() for _ in range(300)])
+    kept.append([object() for _ in range(5_000)])
     return get(self, key, *args, **kwargs)
 
 
