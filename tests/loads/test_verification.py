@@ -309,6 +309,23 @@ def test_an_invalidation_meanwhile_is_no_mismatch(
         assert told == []
 
 
+def test_an_entry_that_is_evicted_meanwhile_is_not_compared() -> None:
+    """What is not in memory any more may have been replaced elsewhere."""
+    values = iter(["old", "new"])
+    with IntelligentCache(MemoryCache(max_size=1), file_cache=None, load=ALWAYS) as cache:
+
+        def loader() -> str:
+            value = next(values)
+            if value == "new":
+                cache.set("other", 1)
+            return value
+
+        assert [cache.get_or_set("k", loader), cache.get_or_set("k", loader)] == ["old", "old"]
+        finish()
+        assert not cache.contains("k")
+        assert counts(cache) == (0, 0)
+
+
 @pytest.mark.parametrize("action", ["report", "replace"])
 @pytest.mark.parametrize("tiers", ["memory", "file", "redis"])
 def test_what_happens_to_a_difference(
