@@ -178,7 +178,7 @@ class HotSet:
             if self._tiers.peek_memory(key) is MISSING:
                 self._tiers.promote_copy(copy)
                 self.reloaded += 1
-        self._carried += [(copy[0].key, identity) for copy, identity in copies]
+        self._carried.extend((copy[0].key, identity) for copy, identity in copies)
 
     def _is_enough(self, count: int) -> bool:
         most_bytes = _MOST_BYTES if self._most_bytes is None else self._most_bytes
