@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from cachekit.cache.fill import Fill
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.cache.region import Region
+    from cachekit.cassettes.cassette import Cassette, cassette
     from cachekit.decorator.source import disabled
     from cachekit.decorator.types import AsyncCachedFunction, CachedFunction, CacheInfo
     from cachekit.errors import (
         CacheClosedError,
         CacheError,
+        CassetteMissError,
         FileFormatError,
         KeyEncodingError,
         LoadTimeoutError,
@@ -38,26 +40,38 @@ if TYPE_CHECKING:
         TierUnavailableError,
         ValueTooLargeError,
     )
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
     from cachekit.model.entry import CacheEntry
-    from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+    from cachekit.model.reports import (
+        Explanation,
+        Miss,
+        OptimizationReport,
+        SizeEstimate,
+        Verified,
+        WarmReport,
+    )
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
     from cachekit.tiers.file.front import FileCache
+    from cachekit.tiers.memcached.tier import MemcachedCache
     from cachekit.tiers.memory.tier import MemoryCache
     from cachekit.tiers.redis.tier import RedisCache
+    from cachekit.tiers.redis.tls import TLS
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FOREVER", "MISSING", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
-    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Explanation",
-    "FileCache", "FileFormatError", "Fill", "IntelligentCache", "KeyEncodingError", "LoadOptions",
-    "LoadTimeoutError", "MemoryCache",
-    "OptimizationReport", "RedisCache", "Region", "RemovalCause", "SerializationError",
-    "TierUnavailableError", "ValueTooLargeError", "WarmReport", "cache_result", "clear_all_caches",
-    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern", "invalidate_cache_tags",
-    "optimize_cache_performance", "override", "set_default_cache", "warm_cache_keys",
+    "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
+    "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
+    "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
+    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache", "MemoryCache", "Miss",
+    "OptimizationReport",
+    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
+    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
+    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
+    "warm_cache_keys",
 ]  # fmt: skip
 
 #: The module of each public name. It is imported when the name is first used (PEP 562).
@@ -70,26 +84,30 @@ _MODULES = {
         "cache.fill": "Fill",
         "cache.intelligent": "IntelligentCache",
         "cache.region": "Region",
+        "cassettes.cassette": "Cassette cassette",
         "decorator.source": "disabled",
         "decorator.types": "AsyncCachedFunction CachedFunction CacheInfo",
-        "errors": "CacheClosedError CacheError FileFormatError KeyEncodingError LoadTimeoutError"
-        " SerializationError TierUnavailableError ValueTooLargeError",
-        "loading.options": "LoadOptions",
+        "errors": "CacheClosedError CacheError CassetteMissError FileFormatError KeyEncodingError"
+        " LoadTimeoutError SerializationError TierUnavailableError ValueTooLargeError",
+        "loading.options": "LoadOptions Prefetch",
+        "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation OptimizationReport WarmReport",
+        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.file.front": "FileCache",
+        "tiers.memcached.tier": "MemcachedCache",
         "tiers.memory.tier": "MemoryCache",
         "tiers.redis.tier": "RedisCache",
+        "tiers.redis.tls": "TLS",
     }.items()
     for name in names.split()
 }
 
 #: Submodules that are attributes of the package without an import of their own.
 _SUBMODULES = frozenset({
-    "aio", "cache", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http", "integrations",
-    "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
+    "aio", "cache", "cassettes", "cli", "coherence", "dashboard", "decorator", "errors", "health", "http",
+    "integrations", "loading", "model", "monitoring", "runtime", "serialization", "testing", "tiers",
 })  # fmt: skip
 
 
@@ -108,3 +126,24 @@ if not TYPE_CHECKING:  # for a type checker, every name would exist
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_SUBMODULES})
+
+
+def _refuse_mixed_files() -> None:
+    """Raise ImportError if pip has put another project's files into this folder, over some of these."""
+    import os
+
+    parent = os.path.dirname(os.path.dirname(__file__))
+    try:
+        names = os.listdir(parent)
+    except OSError:  # a zip file
+        return
+    for name in names:
+        if name.startswith("cachekit-") and name.endswith(".dist-info"):
+            raise ImportError(
+                f"the unrelated distribution {name.removesuffix('.dist-info')} is installed in {parent} too, "
+                f"and both have the folder `cachekit`: run `pip uninstall cachekit cachekit-tiered`, then "
+                f"install cachekit-tiered again"
+            )
+
+
+_refuse_mixed_files()

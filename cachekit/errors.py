@@ -83,5 +83,13 @@ class FileFormatError(CacheError):
     """A cache directory was created by another version, or is in use with other settings."""
 
 
+class CassetteMissError(CacheError):
+    """A question is not recorded in the cassette that is replayed, and its function was not called.
+
+    The message names the question, the nearest recorded one and how the two differ, and what to run to record
+    it.
+    """
+
+
 class ValueTooLargeError(CacheError, ValueError):
     """A value is larger than the space for it; the message gives both sizes."""

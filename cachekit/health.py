@@ -12,15 +12,26 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
+from cachekit.model.reports import SizeEstimate, Verified
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 Status: TypeAlias = Literal["healthy", "warning", "critical"]
 
 #: What is wrong. `hit_rate`, `memory`: beyond the threshold. `out`: the tier fails, and the cache bypasses
-#: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`: the share of this
-#: counter is too high (see `CacheStats`).
-Cause: TypeAlias = Literal["out", "full", "memory", "hit_rate", "unavailable", "errors", "refusals"]
+#: it. `full`: the tier has no space for new entries. `unavailable`, `errors`, `refusals`,
+#: `mismatches`: the share of this counter is too high (see `CacheStats`). `prefetches`: too many were wasted.
+Cause: TypeAlias = Literal[
+    "out",
+    "full",
+    "memory",
+    "hit_rate",
+    "unavailable",
+    "errors",
+    "refusals",
+    "mismatches",
+    "prefetches",
+]
 
 _RANK: Final = {"healthy": 0, "warning": 1, "critical": 2}
 
@@ -68,6 +79,10 @@ class Thresholds(NamedTuple):
     #: Warning above this share of values that were not stored, because their key or a tag was
     #: invalidated while they were loaded, 0 to 1.
     max_refusals: float = 0.25
+    #: Warning above this share of verified hits that differed from a fresh load, 0 to 1.
+    max_mismatches: float = 0.0
+    #: Warning above this share of prefetches that failed or were never asked for, 0 to 1.
+    max_wasted_prefetches: float = 0.5
 
     def checked(self) -> Thresholds:
         """Return these thresholds after a check.
@@ -88,7 +103,9 @@ class Thresholds(NamedTuple):
             raise ValueError(
                 f"min_hit_rate must be a share, 0 to 1, not {self.min_hit_rate!r}; 0 disables the check"
             )
-        for name in ("max_unavailable", "max_errors", "max_refusals"):
+        for name in (
+            "max_unavailable", "max_errors", "max_refusals", "max_mismatches", "max_wasted_prefetches",
+        ):  # fmt: skip
             value = getattr(self, name)
             if 1 < value < inf:
                 raise ValueError(
@@ -146,6 +163,8 @@ def assess(
     stats: Mapping[str, CacheStats],
     tiers: Mapping[str, TierState] | None = None,
     thresholds: Thresholds | None = None,
+    verifications: Mapping[str, Verified] | None = None,
+    sizes: SizeEstimate | None = None,
 ) -> Health:
     """Return the health of a cache.
 
@@ -154,6 +173,9 @@ def assess(
             returns them.
         tiers: The state of each lower tier by name (default: none is out or full).
         thresholds: The limits (default: `Thresholds()`).
+        verifications: What `IntelligentCache.verifications` returns, so that a mismatch names its function
+            (default: none).
+        sizes: The estimate of the memory tier, for the remedy of a low hit rate (default: none).
 
     Raises:
         TypeError: `thresholds` is not a Thresholds, or one of them is not a number.
@@ -167,8 +189,10 @@ def assess(
     reasons = [
         *_of_states(tiers or {}, limits),
         *_of_memory(stats, limits),
-        *_of_requests(stats, limits),
+        *_of_requests(stats, limits, sizes),
+        *_of_verifications(stats, verifications or {}, limits),
         *_of_counters(stats, tiers or {}, limits),
+        *_of_prefetches(stats, limits),
     ]
     # The sort is stable: within one status the order above stays, the most urgent first.
     reasons.sort(key=lambda reason: -_RANK[reason.status])
@@ -234,7 +258,9 @@ def _of_memory(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[
     )  # fmt: skip
 
 
-def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[Reason]:
+def _of_requests(
+    stats: Mapping[str, CacheStats], limits: Thresholds, sizes: SizeEstimate | None
+) -> Iterator[Reason]:
     combined = stats.get("combined")
     if combined is None or combined.requests < max(1, limits.min_requests):
         return
@@ -244,14 +270,41 @@ def _of_requests(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterato
             "warning", "hit_rate", "combined", rate, limits.min_hit_rate,
             f"{combined.request_hits} of {combined.requests} requests were hits, "
             f"less than {_percent(limits.min_hit_rate)}",
-            _why_missed(combined),
+            _why_missed(combined, sizes),
         )  # fmt: skip
 
 
-def _why_missed(combined: CacheStats) -> str:
-    # The most frequent kind of removal shows what would keep entries longer.
+def _of_verifications(
+    stats: Mapping[str, CacheStats], functions: Mapping[str, Verified], limits: Thresholds
+) -> Iterator[Reason]:
+    combined = stats.get("combined")
+    if combined is None or not combined.mismatches:
+        return
+    share = combined.mismatches / max(1, combined.verified)
+    if share <= limits.max_mismatches:
+        return
+    named = {name: one for name, one in functions.items() if one.mismatches}
+    if not named:
+        named = {"the cache": Verified(combined.verified, combined.mismatches)}
+    for name, (verified, mismatches) in named.items():
+        yield Reason(
+            "warning", "mismatches", "combined", mismatches / max(1, verified), limits.max_mismatches,
+            f"answers of {name} depend on something that is not an argument: "
+            f"{mismatches} of {verified} verified differ",
+            "make it an argument, invalidate a tag when it changes, or use a shorter ttl",
+        )  # fmt: skip
+
+
+def _why_missed(combined: CacheStats, sizes: SizeEstimate | None) -> str:
+    # The most frequent kind of removal shows what would keep entries longer, if more room would not.
+    larger = "most entries were evicted; make max_size, max_bytes or max_size_mb larger"
+    if sizes:
+        better = sizes.more_room()
+        if better is not None:
+            return better
+        larger = "most entries were evicted, and ten times the room in memory would not help"
     removed = {
-        "most entries were evicted; make max_size, max_bytes or max_size_mb larger": combined.evictions,
+        larger: combined.evictions,
         "most entries expired; use a longer ttl where values stay valid for longer": combined.expirations,
         "most entries were invalidated; use narrower tags and patterns": combined.invalidations,
     }
@@ -283,6 +336,21 @@ def _of_counters(
             "refusals", name, counted.refusals, counted.refusals + counted.sets, limits.max_refusals, limits,
             "values were outdated before they were stored",
             "their keys or tags are invalidated while they load; invalidate less often, or use narrower tags",
+        )  # fmt: skip
+
+
+def _of_prefetches(stats: Mapping[str, CacheStats], limits: Thresholds) -> Iterator[Reason]:
+    combined = stats.get("combined")
+    if combined is None or combined.prefetches < max(1, limits.min_requests):
+        return
+    # What was begun before the time span may be wasted in it, so the quotient may exceed 1.
+    share = min(1.0, combined.prefetches_wasted / combined.prefetches)
+    if share > limits.max_wasted_prefetches:
+        yield Reason(
+            "warning", "prefetches", "combined", share, limits.max_wasted_prefetches,
+            f"{combined.prefetches_wasted} of {combined.prefetches} prefetches failed or were never asked "
+            f"for, more than {_percent(limits.max_wasted_prefetches)}",
+            "see the log for loads that fail; if keys do not recur in sequences, leave out prefetch=True",
         )  # fmt: skip
 
 
@@ -339,7 +407,7 @@ class HealthMonitor:
         self._judge = judge
         self._last = Health("healthy", ())
         self._earlier: deque[Statistics] = deque([statistics()], _SNAPSHOTS)
-        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check)
+        self._task: ScheduledTask = scheduler.every(_INTERVAL, self.check, apart=True)
 
     def check(self) -> None:
         """Judge the last minute, and report a changed status."""

@@ -66,3 +66,8 @@ async def profile(number: int) -> User:
 
 
 print(asyncio.run(profile(3)))
+
+from cachekit import clear_all_caches, get_cache_stats, get_default_cache, invalidate_cache_tags  # noqa: E402
+
+print(get_default_cache().file_cache is not None, invalidate_cache_tags({"none"}))
+print(get_cache_stats()["combined"].requests, clear_all_caches())

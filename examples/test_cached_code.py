@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cachekit import IntelligentCache, MemoryCache, cache_result, disabled, override
+from cachekit import IntelligentCache, cache_result, disabled
 from cachekit.testing import ManualClock
 
-# Put this line into conftest.py to have the fixtures in all tests.
+# A project writes `cachekit = true` into the settings of pytest, and has the marker as well.
 pytest_plugins = ["cachekit.testing.pytest_plugin"]
 
 asked: list[str] = []
@@ -45,17 +45,16 @@ def test_with_one_part_uncached() -> None:
     assert asked == ["apple", "apple"]
 
 
-def test_that_prices_are_asked_again() -> None:
-    """Move time by hand."""
-    clock = ManualClock()
-    with IntelligentCache(MemoryCache(clock=clock)) as cache, override(cache):
-        price("apple")
-        clock.advance(59)
-        price("apple")
-        assert asked == ["apple"]
-        clock.advance(1)
-        price("apple")
-        assert asked == ["apple", "apple"]
+@pytest.mark.usefixtures("cachekit_cache")
+def test_that_prices_are_asked_again(cachekit_clock: ManualClock) -> None:
+    """Move the time of the test's cache by hand."""
+    price("apple")
+    cachekit_clock.advance(59)
+    price("apple")
+    assert asked == ["apple"]
+    cachekit_clock.advance(1)
+    price("apple")
+    assert asked == ["apple", "apple"]
 
 
 def test_the_function_itself() -> None:

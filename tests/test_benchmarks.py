@@ -92,8 +92,15 @@ def progress_alone(stderr: str) -> bool:
 def test_every_script_is_tried_here() -> None:
     """A benchmark that is added is added to this test."""
     assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted(
-        [*SCRIPTS, "harness.py", "tables.py"]
+        [*SCRIPTS, "harness.py", "intelligence_prefetch.py", "tables.py"]
     )
+
+
+def test_what_prefetching_is_asked_for() -> None:
+    """On the stream that is made to deceive; the others are not part of the project."""
+    ended = run(str(BENCHMARKS / "intelligence_prefetch.py"), "prefetch", "--quick")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "all is as asked" in ended.stdout
 
 
 @pytest.mark.parametrize(

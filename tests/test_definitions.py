@@ -14,6 +14,7 @@ import pytest
 
 from cachekit import KeyEncodingError, cache_result
 from cachekit.decorator.key_encoding import encode
+from cachekit.decorator.naming import Unkeyable
 
 HEAD = """
 from __future__ import annotations
@@ -274,6 +275,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from cachekit.decorator.key_encoding import encode
+from cachekit.decorator.naming import Unkeyable
 import written
 print(encode(written.It), encode([written.It, {"schema": written.It}]))
 """
@@ -391,3 +393,35 @@ class TestLater:
 
         with pytest.raises(KeyEncodingError, match=r"uses variables of the function around it \(__class__\)"):
             asked.key(Local.method)
+
+
+SHADOWING = """
+from cachekit import cache_result
+from {module} import Invoice
+
+@cache_result
+def extract(text, schema):
+    return list(schema.__annotations__)
+
+print(extract("pay 3 EUR", Invoice))
+"""
+
+
+@pytest.mark.parametrize("module", ["profile", "code"])
+def test_a_module_with_a_name_of_the_standard_library(module: str, tmp_path: Path) -> None:
+    """The class is the program's: its edit counts."""
+    answers = []
+    (tmp_path / "main.py").write_text(SHADOWING.format(module=module))
+    for field in ("", "    currency: str\n"):
+        (tmp_path / f"{module}.py").write_text(f"class Invoice:\n    total: int\n{field}")
+        answers.append(subprocess.check_output([sys.executable, str(tmp_path / "main.py")], text=True))
+    assert answers == ["['total']\n", "['total', 'currency']\n"]
+
+
+def test_a_class_of_code_without_a_name() -> None:
+    """It says that it is of `builtins`, under whose names there are others."""
+    for name in ("Invoice", "int"):
+        scope: dict[str, Any] = {}
+        exec(f"class {name}:\n    total: int", scope)
+        with pytest.raises(Unkeyable, match=f"the class builtins.{name} is not what its module has"):
+            encode(scope[name])

@@ -16,21 +16,30 @@ EXPECTED = {
     "alerting.py": "warning: alerting.py: 0 of 200 requests were hits, less than 50%",
     "agent.py": "3 answers, 3 calls of the model for 120 questions",
     "async_agent.py": "10 answers, calls of the model: 1; large says: stressed",
+    "cache_size.py": "max_size=120 would answer 25 +- 0 points more of the lookups in memory",
     "cached_methods.py": "19.0 19.0 20.0",
     "dogpile_region.py": "2 processes, 1 call of the creator",
     "django_shop.py": "visits 5, prices worked out 3 times",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
+    "explained.py": "2 of 4 calls hit",
     "explicit_cache.py": "hit rate: 50%",
+    "fastapi_shop.py": "14 requests, rendered 5 times: apple, apple, fig, fig, apple",
     "flask_shop.py": "pages 3, prices worked out 2 times",
     "health_webhook.py": "healthy -> warning: 0 of # requests were hits, less than 50%",
     "health.py": "health: warning, because of ['hit_rate']",
+    "hot_restart.py": "first run: 20 misses in memory, second run: 0",
     "langchain_answers.py": "['Paris, still', 'Paris, still']",
+    "next_page.py": "reader 2 waited for 10 of 10 pages",
+    "offline_agent.py": "ms, 0 calls over the network",
+    "own_tier.py": "Ada None Grace",
     "own_eviction.py": "most recent first 82%",
     "persistent.py": "found: 669 primes",
     "readme.py": "is in MEMORY: # s old, expires in # s, no tags, served 0 times",
     "region_mapping.py": "2880067194370816120 from 89 numbers",
     "tags.py": "5 9 after 3 answers about prices were dropped",
     "test_cached_code.py": "5 passed",
+    "verified_answers.py": "answers of price depend on something that is not an argument: 1 of 1 verified",
+    "test_offline_agent.py": "3 passed",
     "warm_start.py": "101 calls of the backend",
     "time_to_live.py": "after    60 more seconds: ['news', 'factorial']",
 }
@@ -39,6 +48,7 @@ EXPECTED = {
 NEEDS = {
     "django_shop.py": "django",
     "dogpile_region.py": "dogpile.cache",
+    "fastapi_shop.py": "fastapi",
     "flask_shop.py": "flask_caching",
     "langchain_answers.py": "langchain_core",
 }
@@ -61,13 +71,14 @@ def test_each_has_its_line() -> None:
     assert set(EXPECTED) == {file.name for file in HERE.glob("*.py")}
 
 
-def test_the_readmes_code_is_among_them() -> None:
-    """Every line of Python in the README is run here."""
-    blocks = re.findall(
-        r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+@pytest.mark.parametrize(
+    ("page", "count"), [("README.md", 3), ("docs/caches.md", 3), ("docs/default-cache.md", 1)]
+)
+def test_the_readmes_code_is_among_them(page: str, count: int) -> None:
+    """Every line of Python in the README, and in the pages that it begins, is run here."""
+    blocks = re.findall(r"```python\n(.*?)```", (HERE.parent / page).read_text(encoding="utf-8"), re.DOTALL)
     program = (HERE / "readme.py").read_text(encoding="utf-8").replace("  # noqa: E402", "")
-    assert len(blocks) == 4
+    assert len(blocks) == count
     for block in blocks:
         parts = [part for part in block.split("\n\n\n") if part]
         assert all(part in program for part in parts), block

@@ -138,6 +138,20 @@ def test_the_worst_comes_first_and_gives_the_status() -> None:
     assert all(reason.message in health.message and reason.remedy for reason in health.reasons)
 
 
+def test_prefetches_that_are_wasted() -> None:
+    """More than half of them; a few say nothing yet."""
+    for begun, wasted, expected in (
+        (100, 50, []),
+        (100, 51, [("warning", "prefetches", "combined")]),
+        (99, 99, []),
+    ):
+        stats = combined(requests=1000, request_hits=900, prefetches=begun, prefetches_wasted=wasted)
+        assert causes(assess(stats)) == expected
+        assert causes(assess(stats, {}, Thresholds(max_wasted_prefetches=inf))) == []
+    health = assess(combined(prefetches=100, prefetches_wasted=120))
+    assert "leave out prefetch=True" in health.message
+
+
 def test_thresholds_can_be_switched_off() -> None:
     """A minimum with 0, a maximum with inf; an outage is then never critical, and JSON stays JSON."""
     off = Thresholds(

@@ -20,6 +20,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
+import numpy
 import pydantic
 import pytest
 
@@ -116,6 +117,13 @@ async def later() -> AsyncIterator[int]:
     yield 1
 
 
+def as_array(once: object) -> object:
+    """Return an array of objects."""
+    array = numpy.empty((1, 2), dtype=object)
+    array[0, 1] = once
+    return array
+
+
 ONCE: dict[str, Callable[[], object]] = {
     "generator": items,
     "iterator": lambda: iter([1]),
@@ -147,6 +155,10 @@ WITHIN: dict[str, Callable[[object], object]] = {
     "partial": lambda once: partial(print, once),
     "user dict": lambda once: UserDict(a=once),
     "chain map": lambda once: ChainMap({}, {"a": once}),
+    "view of values": lambda once: {"a": once}.values(),
+    "view of pairs": lambda once: {"a": once}.items(),
+    "array of objects": lambda once: as_array(once),
+    "array in a dict": lambda once: {"a": as_array(once)},
     "error": ValueError,
     "model": lambda once: Model(body=[once]),
     "private attribute": with_private,

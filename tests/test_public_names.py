@@ -10,6 +10,8 @@ import enum
 import inspect
 import pickle
 import pkgutil
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -72,8 +74,8 @@ def test_public_names_are_those_of_the_snapshot() -> None:
 
 
 def test_importing_loads_nothing() -> None:
-    """Neither another module of cachekit nor one of the standard library."""
-    assert loaded_by("import cachekit") == {"cachekit"}
+    """Neither another module of cachekit nor one of the standard library; `site` has loaded `os` before."""
+    assert loaded_by("import os, cachekit") == loaded_by("import os") | {"cachekit"}
 
 
 _DECORATED = """
@@ -231,3 +233,18 @@ def test_hints_of_the_cache_resolve() -> None:
 
 if __name__ == "__main__":
     print(public_names(), end="")
+
+
+def test_the_files_of_the_unrelated_project_are_told(tmp_path: Path) -> None:
+    """Both distributions have one folder, so that pip writes the files of one over those of the other."""
+    (tmp_path / "cachekit").symlink_to(Path(cachekit.__file__).parent)
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import cachekit"
+    command = [sys.executable, "-I", "-c", program]
+    (tmp_path / "cachekit_tiered-0.1.0.dist-info").mkdir()
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+    (tmp_path / "cachekit-0.3.1.dist-info").mkdir()
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (
+        f"ImportError: the unrelated distribution cachekit-0.3.1 is installed in {tmp_path}" in ended.stderr
+    )
+    assert "pip uninstall cachekit cachekit-tiered" in ended.stderr

@@ -20,7 +20,8 @@ from interrupting import handled_by
 from racing import in_thread
 from tracing import at_line
 
-from cachekit import IntelligentCache, MemoryCache, aio
+from cachekit import IntelligentCache, MemoryCache, RedisCache, aio
+from cachekit.tiers.redis import bus, bus_protocol, client, heartbeat
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -96,6 +97,32 @@ def test_a_handler_calls_the_cache_at_each_line(
         for name in CALLS:
             with subtests.test(name=name):
                 reenter_all(cache, name, how, 1, 1)
+
+
+def test_a_handler_writes_in_the_middle_of_a_message(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """At each line of the bus and of the client: numbering a message takes a lock. None is left in hand."""
+    modules = [bus, bus_protocol, heartbeat, client]
+    with a_cache("server", tmp_path, request) as cache:
+        redis = cache.redis_cache
+        assert isinstance(redis, RedisCache)
+
+        def handler(*_: object) -> None:
+            redis.set_value("handler's", 1)
+            redis.delete("handler's")
+
+        number, came = 1, True
+        with handled_by(handler):
+            while came:
+                came = at_line(
+                    number, modules, lambda: signal.raise_signal(signal.SIGUSR1), lambda: cache.set("k", [1])
+                )
+                number += 1
+        assert number > 10
+        outbox = redis._store.bus.outbox
+        assert not outbox._in_hand
+        due = outbox.heartbeat(final=True)
+        assert due is not None
+        assert due[0] == outbox._last
 
 
 def test_a_task_is_entered(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -23,6 +23,9 @@ from cachekit import (
     cache_result,
 )
 from cachekit.model.display import shown_key, shown_value
+from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.redis.entries import Entries
+from cachekit.tiers.redis.fence import RedisFence, check_fence
 
 SECRET = "correct-horse-battery"
 ENTRY = CacheEntry(SECRET, SECRET, tags={SECRET})
@@ -48,6 +51,11 @@ class Unkeyable:
 def fail(_: object = None) -> Any:
     """Raise what a client of a service raises."""
     raise OSError(f"https://user:{SECRET}@service failed")
+
+
+def _entries() -> Entries:
+    """Return the entries of a server, which no call reaches."""
+    return RedisCache()._entries
 
 
 def serve_stale() -> None:
@@ -118,6 +126,16 @@ def test_misuse_and_failures(
         "a URL": lambda: RedisCache(url=f"http://user:{SECRET}@host"),
         "a URL with a port": lambda: RedisCache(url=f"redis://user:{SECRET}@host:port/0"),
         "a URL with an option": lambda: RedisCache(url=f"redis://user:{SECRET}@host/0?no_such={SECRET}"),
+        "a URL with a text as the database": lambda: RedisCache(url=f"redis://host/{SECRET}").get("k"),
+        "URLs as nodes": lambda: RedisCache.cluster([f"redis://user:{SECRET}@host:1"]),  # type: ignore[list-item]
+        "a ttl": lambda: cache.set("k", 1, ttl=SECRET),  # type: ignore[arg-type]
+        "a region's ttl": lambda: cache.region("r:", int, ttl=SECRET),  # type: ignore[arg-type]
+        "a value that a server refuses": lambda: _entries().put([(ENTRY, ServerTokens(1, {}))]),
+        "a fence of a server": lambda: check_fence(
+            RedisFence("k", ServerTokens(1, {SECRET: 2}), None),  # type: ignore[arg-type]
+            ENTRY,
+        ),
+        "a report of warming": lambda: cache.warm_cache(["w", SECRET], fail),
         "a URL as the host": lambda: RedisCache(f"redis://user:{SECRET}@host").get("k"),
         "a server": lambda: RedisCache(url=f"redis://user:{SECRET}@127.0.0.1:1/0").get("k"),
         "a server's repr": lambda: RedisCache(url=f"redis://user:{SECRET}@127.0.0.1:1/0"),

@@ -18,9 +18,11 @@ from cachekit.aio.regions import Region
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.cache.intelligent import closes_tiers
+from cachekit.decorator.source import playing
 from cachekit.health import Health
-from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
 from cachekit.loading.read_batch import in_batch
+from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
@@ -66,11 +68,13 @@ class IntelligentCache(Facade[Core]):
         strict: bool = False,
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
+        reload_hot: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> None:
         core = Core(
             sync_of(memory_cache), sync_of(redis_cache), sync_of(file_cache), default_ttl,
             enable_cache_warming, load=load, strict=strict, on_health_change=on_health_change,
-            close_tiers=close_tiers,
+            close_tiers=close_tiers, reload_hot=reload_hot, prefetch=prefetch,
         )  # fmt: skip
         self._set_up(core)
         for tier in (memory_cache, redis_cache, file_cache):
@@ -140,6 +144,8 @@ class IntelligentCache(Facade[Core]):
             core.check(cache_level)
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         value = core.look_in_memory(name, cache_level, core.lookups)
+        if value is MISSING and core.prefetcher is not None:
+            core.prefetcher.missed(name)
         if value is MISSING and core.tiers.lower:
             value = (await core.awaited.find(name, cache_level)).get()
         return default if value is MISSING else value
@@ -189,13 +195,19 @@ class IntelligentCache(Facade[Core]):
         """
         if not callable(loader):
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
-        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
+        core, player = self._core, playing.player
+        request = core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
+        if player is not None:
+            core.check(_ALL)
+            load_key, life, labels = awaiting(loader), request.ttl, request.tags
+            return await player.load_async(core, checked_key(key), loader, load_key, life, labels)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
             return await loads.load(checked_key(key), awaiting(loader), request)
-        if request.options.refresh_ahead:
-            loads.refresh(checked_key(key), awaiting(loader), request)
+        if request.options.acts_on_hits:
+            verifies, name = load is not None or store_if is None, loader_name(loader)
+            loads.after_hit(checked_key(key), value, awaiting(loader), request, name, verifies)
         return value
 
     async def contains(self, key: str) -> bool:
@@ -292,7 +304,12 @@ class IntelligentCache(Facade[Core]):
         wanted = checked_keys(keys)
         if not callable(loader):
             raise not_a_function("loader", "of a list of keys", loader)
-        request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        core, player = self._core, playing.player
+        request = core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        if player is not None:
+            core.check(_ALL)
+            load_keys, life, labels = awaiting(loader), request.ttl, request.tags
+            return await player.load_many_async(core, wanted, loader, load_keys, life, labels)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -322,6 +339,10 @@ class IntelligentCache(Facade[Core]):
             raise not_a_function("loader_func", "of a key", loader_func)
         core = self._core
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
+        player = playing.player
+        if player is not None:
+            twin, replayed, lasting = player.warming_async(core, loader_func, load_key, request)
+            return await warm_async(twin.awaited, wanted, replayed, lasting, concurrency, progress)
         kept_warm = core.keep_warm
         report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
         if kept_warm is not None:
@@ -349,11 +370,25 @@ class IntelligentCache(Facade[Core]):
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        loader: Callable[[str], Coroutine[Any, Any, V]] | Callable[[str], V] | None = None,
+        prefetch: bool | Prefetch = False,
     ) -> Region[V]:
-        """Return a typed view of the keys that begin with `prefix`. The methods of the view are awaited."""
-        return Region(self, self._sync.region(prefix, type, ttl=ttl, tags=tags), self._run)
+        """Return a typed view of the keys that begin with `prefix`. The methods of the view are awaited.
+
+        The loader may be a coroutine function.
+        """
+        if loader is not None and not callable(loader):
+            raise not_a_function("loader", "of a key, such as lambda key: load(key)", loader)
+        options = checked_prefetch(prefetch)
+        if options is not None and (loader is None or self._core.memory_tier is None):
+            raise ValueError("prefetch needs a loader=..., and a cache with a memory tier")
+        region = self._sync.region(prefix, type, ttl=ttl, tags=tags)
+        return Region(self, region, self._run, loader, self._core, options)
+
+    prefetch_info = plain(Core.prefetch_info)
 
     cached = plain(Core.cached)
+    verifications = plain(Core.verifications)
     get_stats = in_thread(Core.get_stats)
 
     async def health(self, **thresholds: float) -> Health:

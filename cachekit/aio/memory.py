@@ -32,10 +32,11 @@ class MemoryCache(Facade[Core]):
         weigher: Weigher | None = None,
         cleanup_interval: float | None = 60,
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+        estimates: bool = True,
     ) -> None:
         core = Core(
             max_size, strategy, default_ttl, max_bytes=max_bytes, weigher=weigher,
-            cleanup_interval=cleanup_interval, clock=clock,
+            cleanup_interval=cleanup_interval, clock=clock, estimates=estimates,
         )  # fmt: skip
         self._set_up(core)
 
@@ -77,6 +78,7 @@ class MemoryCache(Facade[Core]):
     size = inline(Core.size)
     memory_usage = inline(Core.memory_usage)
     get_stats = plain(Core.get_stats)
+    estimate = inline(Core.estimate)
     set_value = inline(Core.set_value)
     set = inline(Core.set)
     set_if = inline(Core.set_if)

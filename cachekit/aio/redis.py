@@ -15,6 +15,7 @@ from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
 from cachekit.tiers.base import ServerTier
 from cachekit.tiers.redis.tier import RedisCache as Core
+from cachekit.tiers.redis.tls import TLS
 
 
 @final
@@ -38,6 +39,7 @@ class RedisCache(LowerFacade[Core]):
         username: str | None = None,
         password: str | None = None,
         ssl: bool = False,
+        tls: TLS | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -48,7 +50,7 @@ class RedisCache(LowerFacade[Core]):
     ) -> None:
         core = Core(
             host, port, db, key_prefix, url=url, client=client, username=username, password=password,
-            ssl=ssl, timeout=timeout, default_ttl=default_ttl, codec=codec, compression=compression,
+            ssl=ssl, tls=tls, timeout=timeout, default_ttl=default_ttl, codec=codec, compression=compression,
             secret=secret, allow=allow, clock=clock,
         )  # fmt: skip
         self._set_up(core)
@@ -62,6 +64,7 @@ class RedisCache(LowerFacade[Core]):
         username: str | None = None,
         password: str | None = None,
         ssl: bool = False,
+        tls: TLS | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -72,9 +75,40 @@ class RedisCache(LowerFacade[Core]):
     ) -> RedisCache:
         """Return a tier on a Cluster; see `cachekit.RedisCache.cluster` for the arguments."""
         core = Core.cluster(
-            nodes, key_prefix, username=username, password=password, ssl=ssl, timeout=timeout,
+            nodes, key_prefix, username=username, password=password, ssl=ssl, tls=tls, timeout=timeout,
             default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
             clock=clock,
+        )  # fmt: skip
+        return cls._view(core)
+
+    @classmethod
+    def sentinel(
+        cls,
+        sentinels: Sequence[tuple[str, int]],
+        service: str,
+        key_prefix: str = "cachekit:",
+        *,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+        ssl: bool = False,
+        tls: TLS | None = None,
+        timeout: float = 0.25,
+        default_ttl: TTL = None,
+        codec: CodecName | Codec = "pickle",
+        compression: Compression = "zlib",
+        secret: Secret | None = None,
+        allow: Iterable[Any] = (),
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> RedisCache:
+        """Return a tier on the primary that sentinels name; see `cachekit.RedisCache.sentinel`."""
+        core = Core.sentinel(
+            sentinels, service, key_prefix, db=db, username=username, password=password,
+            sentinel_username=sentinel_username, sentinel_password=sentinel_password, ssl=ssl, tls=tls,
+            timeout=timeout, default_ttl=default_ttl, codec=codec, compression=compression, secret=secret,
+            allow=allow, clock=clock,
         )  # fmt: skip
         return cls._view(core)
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, final, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, final, overload
 
 from cachekit.aio.facade import Facade, in_thread
 from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.region import Region as Core
-from cachekit.cache.region import keys_of
+from cachekit.cache.region import keys_of, loader_of, prefetcher_of
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import not_a_function
+
+if TYPE_CHECKING:
+    from cachekit.loading.core import CacheCore
+    from cachekit.loading.options import Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
+    from cachekit.loading.prefetching import Prefetcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,13 +55,32 @@ class LoadingCache(Protocol):
 class Region(Facade[Core[V]], Generic[V]):
     """`cachekit.Region`, awaited. `IntelligentCache.region` returns one, and documents the arguments."""
 
-    __slots__ = ("_cache", "_keys", "_run_in_thread")
+    __slots__ = ("_cache", "_core", "_keys", "_loader", "_options", "_prefetcher", "_run_in_thread")
 
-    def __init__(self, cache: LoadingCache, sync: Core[V], run: Runner) -> None:
+    def __init__(
+        self,
+        cache: LoadingCache,
+        sync: Core[V],
+        run: Runner,
+        loader: Callable[[str], Any] | None,
+        core: CacheCore,
+        prefetch: Prefetch | None,
+    ) -> None:
         self._set_up(sync)
         self._cache = cache
-        self._keys = keys_of(sync)
+        self._core = core
+        self._keys = keys = keys_of(sync)
+        self._loader = loader
+        self._options = prefetch
         self._run_in_thread = run
+        self._prefetcher: Prefetcher | None = None
+        if loader is not None and prefetch is not None:
+            loaded = awaiting(loader)
+
+            async def load(key: str) -> V:
+                return keys.checked(await loaded(key), key)
+
+            self._prefetcher = prefetcher_of(keys, core, prefetch, load, is_async=True)
 
     async def _run(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._run_in_thread(step, *args, **kwargs)
@@ -115,7 +142,7 @@ class Region(Facade[Core[V]], Generic[V]):
     async def get_or_set(
         self,
         key: str,
-        loader: Callable[[], Coroutine[Any, Any, V]] | Callable[[], V],
+        loader: Callable[[], Coroutine[Any, Any, V]] | Callable[[], V] | None = None,
         *,
         ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
@@ -124,14 +151,26 @@ class Region(Facade[Core[V]], Generic[V]):
         jitter: float = 0.0,
         load: LoadOptions | None = None,
     ) -> V:
-        """Return the value of the key, loaded if it is missing. The loader may be a coroutine function."""
+        """Return the value of the key, loaded if it is missing. The loader may be a coroutine function.
+
+        Without a `loader` the region's own loads the key.
+        """
         keys = self._keys
-        if not callable(loader):
+        named: Callable[..., Any] | None = loader
+        if loader is None:
+            named = loader_of(self._sync) if self._loader is None else self._loader
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
+                self._prefetcher.missed_unless_held(keys.full(key))
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         loaded = awaiting(loader)
 
         async def checked() -> V:
             return keys.checked(await loaded(), key)
+
+        if playing.player is not None:
+            named_as(named, checked)
 
         value = await self._cache.get_or_set(
             keys.full(key),
@@ -145,9 +184,15 @@ class Region(Facade[Core[V]], Generic[V]):
         )
         return keys.checked(value, key)
 
+    def prefetch_info(self) -> PrefetchInfo | None:
+        """Return what prefetching has done for the region; None if it is off."""
+        return None if self._prefetcher is None else self._prefetcher.info()
+
     delete = in_thread(Core.delete)
     contains = in_thread(Core.contains)
     clear = in_thread(Core.clear)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Region, (self._cache, self._sync, self._run_in_thread)
+        return Region, (
+            self._cache, self._sync, self._run_in_thread, self._loader, self._core, self._options,
+        )  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cachekit.cache.intelligent import IntelligentCache
     from cachekit.decorator.source import CacheSource
     from cachekit.decorator.types import CacheDecorator, CachedFunction
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
     from cachekit.model.types import TTL, Tags
 
     P = ParamSpec("P")
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         jitter: float = ...,
         load: LoadOptions | None = ...,
         copy: bool = ...,
+        prefetch: bool | Prefetch = ...,
     ) -> CacheDecorator: ...
 
 
@@ -64,6 +65,7 @@ def cache_result(
     jitter: float = 0.0,
     load: LoadOptions | None = None,
     copy: bool = False,
+    prefetch: bool | Prefetch = False,
 ) -> Any:
     """Cache the results of a `def`, an `async def` or another callable. Use it bare, or with parameters.
 
@@ -91,6 +93,8 @@ def cache_result(
         jitter: The share of the TTL, from 0 (the default) to less than 1, that is subtracted at random.
         load: How the function is called (default: the cache's `load`); see `LoadOptions`.
         copy: Whether to return deep copies (default False), for callers that change results.
+        prefetch: Whether to run the function for calls that usually come next (default False), in the
+            background. Never for functions with side effects. `Prefetch(...)` is True with other numbers.
 
     Raises:
         TypeError: the decorated object is not callable, a class or a generator, or an argument of the wrong
@@ -103,6 +107,7 @@ def cache_result(
     """
     options = (
         ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+        prefetch,
     )  # fmt: skip
     source: CacheSource
     if cache is None:

@@ -68,6 +68,9 @@ class DefaultSource:
         """Return whether `current` need not build the cache."""
         return _default is not None or bool(_overriding) or is_disabled()
 
+    def given(self) -> None:
+        """Return None."""
+
 
 def get_default_cache() -> IntelligentCache:
     """Return the cache that cached functions use by default; it is built at the first call.

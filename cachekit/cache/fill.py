@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, final
 
+from cachekit.model.display import shown_key
 from cachekit.model.types import TTL
 
 V = TypeVar("V")
@@ -47,4 +48,4 @@ class Fill(Generic[V]):
         return self._store(value, ttl, stale_ttl)
 
     def __repr__(self) -> str:
-        return f"Fill({self._key!r})"
+        return f"<Fill of {shown_key(self._key)}>"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import Any, TypeVar, final, overload
 
 from cachekit.cache.config import tiers_of
@@ -17,15 +16,17 @@ from cachekit.cache.fill import Fill
 from cachekit.cache.region import Region
 from cachekit.coherence.conditional_writes import add, update
 from cachekit.decorator.function import decorator_for
-from cachekit.decorator.source import FixedSource
+from cachekit.decorator.source import FixedSource, playing
 from cachekit.decorator.types import CacheDecorator
 from cachekit.health import Health, HealthMonitor, Thresholds, assess
 from cachekit.loading.core import CacheCore
-from cachekit.loading.options import OFF, LoadOptions
+from cachekit.loading.options import OFF, LoadOptions, Prefetch, checked_prefetch
+from cachekit.loading.predictor import PrefetchInfo
 from cachekit.loading.request import Life, LoadRequest
+from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
 from cachekit.model.display import shown_value
-from cachekit.model.reports import Explanation, OptimizationReport, WarmReport
+from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import (
@@ -74,10 +75,15 @@ class IntelligentCache:
         on_health_change: Called as `on_health_change(new, old)` in a background thread when the status of the
             last minute differs from that of ten seconds ago (default None).
         close_tiers: Whether `close` closes the tiers too (default True); use False for shared tiers.
+        reload_hot: Whether the keys that are used most are in memory again soon after a restart (default
+            False). The nearest lower tier keeps them, and their entries are copied in the background.
+        prefetch: Whether `get` copies the keys that usually come next from the lower tiers, too (default
+            False). It calls no loader. `Prefetch(...)` is True with other numbers.
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load` that needs another tier.
+        ValueError: no tier at all, a `default_ttl` of 0 or less, or a `load`, `reload_hot` or `prefetch`
+            that needs another tier.
         TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
@@ -93,6 +99,8 @@ class IntelligentCache:
         "_find",
         "_lookups",
         "_monitor",
+        "_prefetch",
+        "_reload_hot",
         "_stats",
         "_store",
         "_strict",
@@ -114,6 +122,8 @@ class IntelligentCache:
         strict: bool = False,
         on_health_change: Callable[[Health, Health], object] | None = None,
         close_tiers: bool = True,
+        reload_hot: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> None:
         ttl = FOREVER if default_ttl is None else seconds(default_ttl, "default_ttl")
         if ttl <= 0:
@@ -124,6 +134,7 @@ class IntelligentCache:
             ("enable_cache_warming", enable_cache_warming),
             ("strict", strict),
             ("close_tiers", close_tiers),
+            ("reload_hot", reload_hot),
         ):
             if not isinstance(value, bool):
                 raise TypeError(f"{argument} must be True or False, not {value!r}")
@@ -133,10 +144,25 @@ class IntelligentCache:
                 f"write def changed(new, old)"
             )
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
+        # A default file tier that cannot be opened has been logged.
+        lower = file_cache is MISSING or any(tier is not None for tier in self._tiers[1:])
+        self._prefetch = checked_prefetch(prefetch)
+        for argument, value in (("reload_hot", reload_hot), ("prefetch", self._prefetch is not None)):
+            if value and (self._tiers[0] is None or not lower):
+                raise ValueError(
+                    f"{argument} needs a memory tier, and a redis_cache or file_cache that keeps the entries"
+                )
         self._strict = strict
         self._close_tiers = close_tiers
+        self._reload_hot = reload_hot
         self._core = core = CacheCore(
-            *self._tiers, default_ttl=ttl, load=load, keeps_warm=enable_cache_warming, strict=strict
+            *self._tiers,
+            default_ttl=ttl,
+            load=load,
+            keeps_warm=enable_cache_warming,
+            strict=strict,
+            reload_hot=reload_hot,
+            prefetch=self._prefetch,
         )
         # Copies of what a hit needs, so that it makes no call in between.
         self._find = core.memory.find
@@ -260,6 +286,8 @@ class IntelligentCache:
         name = key if type(key) is str and len(key) <= LONGEST else checked_key(key)
         life = core.default_ttl if ttl is None else seconds(ttl)
         labels = NO_TAGS if tags is None else checked_tags(tags)
+        if playing.player is not None:
+            playing.player.write(core, {name: value}, life, labels)
         if stale_ttl is not None or core.tiers.lower:
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
             return core.tiers.writes.write_one(name, value, life, labels, cache_level, stale)
@@ -298,7 +326,11 @@ class IntelligentCache:
             refuse_unstorable(value)
         life = core.default_ttl if ttl is None else seconds(ttl)
         stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-        return add(core.tiers, checked_key(key), value, life, checked_tags(tags), stale)
+        name, labels, player = checked_key(key), checked_tags(tags), playing.player
+        added = add(core.tiers, name, value, life, labels, stale)
+        if added and player is not None:
+            player.write(core, {name: value}, life, labels)
+        return added
 
     @overload
     def update(
@@ -346,7 +378,10 @@ class IntelligentCache:
         life = core.default_ttl if ttl is None else seconds(ttl)
         if life <= 0:
             raise ValueError(f"ttl must be more than 0, not {ttl!r}; use delete() to remove the key")
-        value: V = update(core.tiers, checked_key(key), function, default, life, checked_tags(tags))
+        name, labels, player = checked_key(key), checked_tags(tags), playing.player
+        value: V = update(core.tiers, name, function, default, life, labels)
+        if player is not None:
+            player.write(core, {name: value}, life, labels)
         return value
 
     def begin(self, key: str, *, tags: Tags | None = None) -> Fill[Any]:
@@ -375,8 +410,14 @@ class IntelligentCache:
                 refuse_unstorable(value)
             life = core.default_ttl if ttl is None else seconds(ttl)
             stale = 0.0 if stale_ttl is None else stale_seconds(stale_ttl)
-            if life <= 0 or not core.tiers.is_current(fence):
+            if life <= 0:
+                core.tiers.unwanted(fence.key)
                 return False
+            if not core.tiers.is_current(fence):
+                core.tiers.refused(fence)
+                return False
+            if playing.player is not None:
+                playing.player.write(core, {fence.key: value}, life, fence.tags)
             return core.tiers.writes.replace(fence, value, life, _ALL, stale)
 
         return Fill(fence.key, store)
@@ -435,11 +476,19 @@ class IntelligentCache:
         options = self._core.defaults.load if load is None else self._core.defaults.options(load)
         if jitter != 0.0:
             checked_jitter(jitter)
+        player = playing.player
+        if player is not None:
+            self._core.check(_ALL)
+            answer: V = player.load(self._core, checked_key(key), loader, life, labels)
+            return answer
         value = self.get(key, MISSING)
         if value is not MISSING:
-            if options.refresh_ahead:
+            if options.acts_on_hits:
                 request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-                self._core.loads.refresh(checked_key(key), loader, request)
+                verifies = load is not None or store_if is None
+                self._core.loads.after_hit(
+                    checked_key(key), value, loader, request, loader_name(loader), verifies
+                )
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
@@ -453,6 +502,8 @@ class IntelligentCache:
         False also if a tier failed that may have had it. `strict=True` raises TierUnavailableError then.
         """
         self._core.check(cache_level)
+        if playing.player is not None:
+            playing.player.invalidate(self._core, [checked_key(key)])
         return self._core.tiers.writes.delete(checked_key(key), cache_level)
 
     def touch(self, key: str, ttl: TTL = None) -> bool:
@@ -475,17 +526,12 @@ class IntelligentCache:
     __contains__ = contains
 
     def explain(self, key: str) -> Explanation:
-        """Return what the cache knows about one key, for debugging; it counts no lookup."""
+        """Return what the cache knows about one key, for debugging; it counts no lookup.
+
+        If no tier has the key, `miss` says why, from the recent events of this process.
+        """
         self._core.check(_ALL)
-        entry, level = self._store.peek_entry(checked_key(key)), CacheLevel.MEMORY
-        if entry is None:
-            below = self._core.tiers.peek(key) if self._core.tiers.lower else None
-            if below is None:
-                return Explanation(checked_key(key), None, None, None, NO_TAGS, 0)
-            entry, level = below
-        age = max(0.0, self._store.clock.time() - entry.created_timestamp)
-        ttl = inf if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
+        return self._core.tiers.explain(checked_key(key))
 
     # -- many keys ----------------------------------------------------------------------------------
 
@@ -520,6 +566,8 @@ class IntelligentCache:
         for key, value in checked.items():
             if type(value) not in readable:
                 refuse_unstorable(value, key)
+        if playing.player is not None:
+            playing.player.write(self._core, checked, life, labels)
         if self._core.tiers.lower:
             return self._core.tiers.writes.write_many(checked, life, labels, cache_level)
         done = [self._store.put(key, value, life, labels) for key, value in checked.items()]
@@ -531,7 +579,10 @@ class IntelligentCache:
         None means that this is not known: a tier failed that may have had some of them.
         """
         self._core.check(cache_level)
-        return self._core.tiers.writes.delete_many(checked_keys(keys), cache_level)
+        wanted = checked_keys(keys)
+        if playing.player is not None:
+            playing.player.invalidate(self._core, wanted)
+        return self._core.tiers.writes.delete_many(wanted, cache_level)
 
     def get_or_set_many(
         self,
@@ -574,6 +625,10 @@ class IntelligentCache:
         if not callable(loader):
             raise not_a_function("loader", "of a list of keys", loader)
         request = self._core.defaults.request(ttl, tags, stale_ttl, jitter, load)
+        player = playing.player
+        if player is not None:
+            self._core.check(_ALL)
+            return player.load_many(self._core, wanted, loader, request.ttl, request.tags)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -622,6 +677,10 @@ class IntelligentCache:
         if not callable(loader_func):
             raise not_a_function("loader_func", "of a key", loader_func)
         request = self._core.defaults.warming_request(ttl, tags, load, keep_warm)
+        player = playing.player
+        if player is not None:
+            twin, replayed, lasting = player.warming(self._core, loader_func, request)
+            return warm(twin.loads, wanted, replayed, lasting, concurrency, progress)
         kept_warm = self._core.keep_warm
         report = warm(self._core.loads, wanted, loader_func, request, concurrency, progress)
         if kept_warm is not None:
@@ -636,6 +695,8 @@ class IntelligentCache:
     def clear(self, cache_level: CacheLevel = _ALL) -> bool:
         """Remove all entries, and refuse every load in progress; return False if a tier failed."""
         self._core.check(cache_level)
+        if playing.player is not None:
+            playing.player.clear(self._core)
         return self._core.tiers.writes.clear(cache_level)
 
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int | None:
@@ -652,7 +713,10 @@ class IntelligentCache:
             ValueError: the pattern is not a valid regular expression.
         """
         self._core.check(_ALL)
-        return self._core.tiers.writes.invalidate_matching(checked_pattern(pattern))
+        checked = checked_pattern(pattern)
+        if playing.player is not None:
+            playing.player.invalidate_matching(self._core, checked)
+        return self._core.tiers.writes.invalidate_matching(checked)
 
     def invalidate_by_tags(self, tags: Tags) -> int | None:
         """Remove entries with any of the tags, and refuse loads in progress that name one.
@@ -664,7 +728,10 @@ class IntelligentCache:
             TypeError: `tags` is not a set, list or tuple of str.
         """
         self._core.check(_ALL)
-        return self._core.tiers.writes.invalidate_tags(checked_tags(tags))
+        labels = checked_tags(tags)
+        if playing.player is not None:
+            playing.player.invalidate_tags(self._core, labels)
+        return self._core.tiers.writes.invalidate_tags(labels)
 
     # -- views --------------------------------------------------------------------------------------
 
@@ -675,6 +742,8 @@ class IntelligentCache:
         *,
         ttl: TTL = None,
         tags: Tags | None = None,
+        loader: Callable[[str], V] | None = None,
+        prefetch: bool | Prefetch = False,
     ) -> Region[V]:
         """Return a typed view of the keys that begin with `prefix`; see `Region`.
 
@@ -683,12 +752,31 @@ class IntelligentCache:
             type: The class of its values; `set` refuses values of another one.
             ttl: The region's default TTL (default: the cache's).
             tags: Tags of every entry that is stored through the region (default: none).
+            loader: From a key without the prefix to its value, for `get_or_set` (default: none).
+            prefetch: Whether `get_or_set` loads the keys that usually come next, too (default False), in the
+                background with `loader`. `Prefetch(...)` is True with other numbers.
 
         Raises:
-            TypeError: `prefix` is not a str, `type` is not a class, or a TTL or tag of the wrong type.
-            ValueError: the TTL is NaN.
+            TypeError: `prefix` is not a str, `type` is not a class, `loader` is not callable, or another
+                argument of the wrong type.
+            ValueError: the TTL is NaN; or `prefetch` without a `loader`, or without a memory tier.
         """
-        return Region(self, prefix, type, ttl=ttl, tags=tags)
+        if loader is not None:
+            checked_def("loader", "of a key, such as lambda key: load(key)", loader)
+        options = checked_prefetch(prefetch)
+        if options is not None and (loader is None or self._tiers[0] is None):
+            raise ValueError("prefetch needs a loader=..., and a cache with a memory tier")
+        return Region(
+            self, prefix, type, ttl=ttl, tags=tags, loader=loader, core=self._core, prefetch=options
+        )
+
+    def prefetch_info(self) -> PrefetchInfo | None:
+        """Return what `prefetch=True` of this cache has done; None if it is off.
+
+        Cached functions have theirs in `cache_info().prefetch`, regions in `prefetch_info`. The sums of all
+        are in `get_stats()["combined"]`.
+        """
+        return None if self._core.prefetcher is None else self._core.prefetcher.info()
 
     # -- statistics ---------------------------------------------------------------------------------
 
@@ -712,20 +800,31 @@ class IntelligentCache:
         self._core.check(_ALL)
         return self._judge(self.get_stats(), **thresholds)
 
+    def verifications(self) -> dict[str, Verified]:
+        """Return how many hits of each function were verified, and how many differed (see `LoadOptions`)."""
+        return self._core.loads.path.verifications.results()
+
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
-        return assess(statistics, self._core.tiers.states(), Thresholds(**limits))
+        sizes = self._core.estimate(statistics)
+        return assess(
+            statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
+        )
 
     def optimize_cache(self) -> OptimizationReport:
-        """Remove expired entries from all tiers now, and return what is left, with the advice of `health`.
+        """Remove expired entries from all tiers now, and return what is left, with advice.
 
-        The background thread does the same from time to time.
+        The advice is that of `health`, and the sizes of the memory tier that would be better, as
+        `MemoryCache.estimate` knows them. The background thread does the same from time to time.
         """
         self._core.check(_ALL)
         started = time.perf_counter()
         removed = self._store.remove_expired() + self._core.tiers.remove_expired()
         statistics = self.get_stats()
         advice = [f"{reason.message}: {reason.remedy}" for reason in self._judge(statistics).reasons]
+        sizes = self._core.estimate(statistics)
+        if sizes is not None:
+            advice += sizes.advice()
         return OptimizationReport(
             removed,
             statistics["combined"].size,
@@ -749,10 +848,12 @@ class IntelligentCache:
         jitter: float = 0.0,
         load: LoadOptions | None = None,
         copy: bool = False,
+        prefetch: bool | Prefetch = False,
     ) -> CacheDecorator:
         """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
         options = (
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+            prefetch,
         )  # fmt: skip
         return decorator_for(FixedSource(self._core), options)
 
@@ -777,8 +878,8 @@ class IntelligentCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         warming = self._core.keep_warm is not None
-        options = self._core.default_ttl, warming, self._core.defaults.load, self._strict, self._close_tiers
-        return _configured, (*self._tiers, *options)
+        load, flags = self._core.defaults.load, (self._strict, self._close_tiers, self._reload_hot)
+        return _configured, (*self._tiers, self._core.default_ttl, warming, load, *flags, self._prefetch)
 
     def __repr__(self) -> str:
         tiers = ", ".join(repr(tier) for tier in self._tiers if tier is not None)
@@ -799,6 +900,8 @@ def _configured(
     load: LoadOptions,
     strict: bool,
     close_tiers: bool,
+    reload_hot: bool,
+    prefetch: Prefetch | None,
 ) -> IntelligentCache:
     return IntelligentCache(
         memory,
@@ -809,4 +912,6 @@ def _configured(
         load=load,
         strict=strict,
         close_tiers=close_tiers,
+        reload_hot=reload_hot,
+        prefetch=prefetch or False,
     )

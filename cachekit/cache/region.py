@@ -9,13 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any, Generic, Protocol, TypeVar, final, get_origin, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, get_origin, overload
 
 from cachekit.cache.fill import Fill
+from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import shown_key
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import checked_def, checked_key, checked_tags, not_a_function, seconds
+
+if TYPE_CHECKING:
+    from cachekit.loading.core import CacheCore
+    from cachekit.loading.options import Prefetch
+    from cachekit.loading.predictor import PrefetchInfo
+    from cachekit.loading.prefetching import Job, Prefetcher
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -129,11 +137,29 @@ class Region(Generic[V]):
     Safe in any thread. Create it with `IntelligentCache.region`, which documents the arguments.
     """
 
-    __slots__ = ("_cache", "_keys")
+    __slots__ = ("_cache", "_keys", "_loader", "_prefetcher")
 
-    def __init__(self, cache: KeyedCache, prefix: str, kind: type[V], *, ttl: TTL, tags: Tags | None) -> None:
+    def __init__(
+        self,
+        cache: KeyedCache,
+        prefix: str,
+        kind: type[V],
+        *,
+        ttl: TTL,
+        tags: Tags | None,
+        loader: Callable[[str], V] | None,
+        core: CacheCore,
+        prefetch: Prefetch | None,
+    ) -> None:
         self._cache = cache
         self._keys = RegionKeys(prefix, kind, ttl, tags)
+        self._loader = loader
+        self._prefetcher: Prefetcher | None = None
+        if loader is not None and prefetch is not None:
+            keys = self._keys
+            self._prefetcher = prefetcher_of(
+                keys, core, prefetch, lambda key: keys.checked(loader(key), key), is_async=False
+            )
 
     @property
     def prefix(self) -> str:
@@ -230,7 +256,7 @@ class Region(Generic[V]):
     def get_or_set(
         self,
         key: str,
-        loader: Callable[[], V],
+        loader: Callable[[], V] | None = None,
         *,
         ttl: TTL | Callable[[Any], TTL] = None,
         tags: Tags | None = None,
@@ -241,14 +267,26 @@ class Region(Generic[V]):
     ) -> V:
         """Return the value, loaded on a miss as by `IntelligentCache.get_or_set`, with the region's defaults.
 
+        Without a `loader` the region's own loads the key.
+
         Raises:
-            TypeError: the value found or loaded is not of the region's type; it is not stored.
+            TypeError: the value found or loaded is not of the region's type; it is not stored. Or there is no
+                loader.
         """
-        if not callable(loader):
+        named: Callable[..., V] | None = loader
+        if loader is None:
+            named = loader_of(self)
+            loader = partial(named, key)
+            if self._prefetcher is not None and playing.player is None:
+                self._prefetcher.missed_unless_held(self._keys.full(key))
+        if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
+        checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
+        if playing.player is not None:
+            checked = named_as(named, checked)
         value = self._cache.get_or_set(
             self._keys.full(key),
-            lambda: self._keys.checked(loader(), key),
+            checked,
             ttl=self._keys.ttl(ttl),
             tags=self._keys.tags(tags),
             store_if=store_if,
@@ -272,8 +310,48 @@ class Region(Generic[V]):
         """Remove every key that begins with the prefix; return how many, None if a tier failed."""
         return self._cache.invalidate_by_pattern(re.escape(self._keys.prefix))
 
+    def prefetch_info(self) -> PrefetchInfo | None:
+        """Return what prefetching has done for the region; None if it is off."""
+        return None if self._prefetcher is None else self._prefetcher.info()
+
     def __repr__(self) -> str:
         return repr(self._keys)
+
+
+def loader_of(region: Region[V]) -> Callable[[str], V]:
+    """Return the loader of a region.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if region._loader is None:
+        raise TypeError(
+            f"get_or_set needs a loader, because {region!r} has none; pass one, or region(..., loader=...)"
+        )
+    return region._loader
+
+
+def prefetcher_of(
+    keys: RegionKeys[V], core: CacheCore, options: Prefetch, load: Callable[[str], Any], *, is_async: bool
+) -> Prefetcher:
+    """Return what prefetches the keys of a region.
+
+    Args:
+        keys: of the region.
+        core: of its cache, which has a memory tier.
+        options: the numbers.
+        load: Loads a key without the prefix, and checks the value.
+        is_async: whether the result of `load` is awaited.
+    """
+    from cachekit.loading.prefetching import Prefetcher
+
+    request = core.defaults.request(keys.ttl(None), keys.tags(None))
+    start = len(keys.prefix)
+
+    def job(key: str) -> Job:
+        return partial(load, key[start:]), request
+
+    return Prefetcher(core.prefetches(), options, job, core.lookups, is_async=is_async)
 
 
 def keys_of(region: Region[V]) -> RegionKeys[V]:

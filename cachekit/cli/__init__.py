@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_metrics(commands)
     _add_dashboard(commands)
     _add_doctor(commands)
+    _add_cassette(commands)
     return parser
 
 
@@ -167,6 +168,11 @@ def _add_replay(commands: Commands) -> None:
         "--file-tier",
         action="store_true",
         help="also simulate a FileCache's directory with space for as many entries of 1 KiB; slower",
+    )
+    replay.add_argument(
+        "--estimate",
+        action="store_true",
+        help="also show what a memory tier with the first policy estimates of other sizes, beside the truth",
     )
     replay.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart; needs the plot extra")
     replay.set_defaults(run=_replay)
@@ -339,6 +345,39 @@ def _add_doctor(commands: Commands) -> None:
     doctor.set_defaults(run=_doctor)
 
 
+def _add_cassette(commands: Commands) -> None:
+    cassette = commands.add_parser(
+        "cassette",
+        help="show or prune recorded answers",
+        description="Shows or prunes a cassette, the file of recorded answers of `cachekit.cassette`.",
+    )
+    actions: Commands = cassette.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser(
+        "show",
+        help="list questions and answers",
+        description=(
+            "Lists each recorded question with its answer. Exits with status 1 if a line cannot be read."
+        ),
+    )
+    prune = actions.add_parser(
+        "prune",
+        help="remove lines that are never used, and answers of functions",
+        description=(
+            "Removes lines that cannot be read, and lines that a later one replaces, as after a merge; with "
+            "--function, also the answers of these functions. Sorts the rest."
+        ),
+    )
+    for action, run in ((show, "show"), (prune, "prune")):
+        action.add_argument("file", metavar="FILE", help="the cassette")
+        action.add_argument(
+            "--function",
+            type=_pattern,
+            metavar="PATTERN",
+            help=f"{run} functions whose name this regular expression matches from the start",
+        )
+        action.set_defaults(run=_cassette)
+
+
 def _add_host(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--host",
@@ -404,7 +443,7 @@ def _replay(options: argparse.Namespace) -> int:
 
     plan = Plan(
         options.files, options.column, options.sizes, options.policies, options.sample, options.plot,
-        options.file_tier,
+        options.file_tier, options.estimate,
     )  # fmt: skip
     return run(plan, display_for(sys.stdout))
 
@@ -452,6 +491,14 @@ def _doctor(options: argparse.Namespace) -> int:
     from cachekit.cli.doctor import Plan, run
 
     return run(Plan(options.dir, options.redis, options.json), display_for(sys.stdout))
+
+
+def _cassette(options: argparse.Namespace) -> int:
+    from cachekit.cli import cassettes
+    from cachekit.cli.display import display_for
+
+    run = cassettes.show if options.action == "show" else cassettes.prune
+    return run(cassettes.Plan(options.file, options.function), display_for(sys.stdout))
 
 
 def _dashboard(options: argparse.Namespace) -> int:

@@ -365,9 +365,7 @@ def _server(given: str | None) -> Iterator[Finding]:
     if url is None:
         yield Finding(part, "CACHEKIT_REDIS_URL", "not set, so hosts share nothing")
         return
-    import redis
-
-    from cachekit.tiers.redis.tier import RedisCache
+    from cachekit.tiers.redis.tier import RedisCache, server_info
 
     prefix = f"cachekit:doctor:{os.urandom(6).hex()}:"
     try:
@@ -390,22 +388,16 @@ def _server(given: str | None) -> Iterator[Finding]:
             return
         connect, trip = (first - started) * 1000, (time.perf_counter() - first) * 1000
         yield Finding(part, "reachable", f"yes: first answer after {connect:.1f} ms, then {trip:.1f} ms")
-        client: Any = redis.Redis.from_url(
-            url, socket_timeout=_PATIENCE, socket_connect_timeout=_PATIENCE, decode_responses=True
-        )
-        try:
-            with suppress(redis.RedisError, OSError):  # its user may not ask
-                yield from _said_by(part, client.info())
-        finally:
-            client.close()
+        with suppress(CacheError):  # its user may not ask
+            yield from _said_by(part, server_info(named))
         yield from _try_tier(part, named, None)
 
 
-def _said_by(part: str, info: dict[str, Any]) -> Iterator[Finding]:
-    name = str(info.get("server_name", "redis"))
+def _said_by(part: str, info: dict[str, str]) -> Iterator[Finding]:
+    name = info.get("server_name", "redis")
     version = info.get(f"{name}_version", info.get("redis_version", "unknown"))
     yield Finding(part, "version", f"{name} {version}")
-    limit, policy = int(info.get("maxmemory", 0)), str(info.get("maxmemory_policy", "unknown"))
+    limit, policy = int(info.get("maxmemory", 0)), info.get("maxmemory_policy", "unknown")
     used = size(int(info.get("used_memory", 0)))
     if not limit:
         yield Finding(
@@ -425,6 +417,6 @@ def _said_by(part: str, info: dict[str, Any]) -> Iterator[Finding]:
             ("append-only file", info.get("aof_enabled")),
             ("snapshots", info.get("rdb_last_save_time")),
         )
-        if on
+        if on not in (None, "0")
     ]
     yield Finding(part, "persistence", (" and ".join(saves) or "none") + "; a cache needs none")

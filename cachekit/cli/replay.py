@@ -20,6 +20,7 @@ from cachekit.cli.simulation import (
     FILE_TIER,
     OPTIMUM,
     Curves,
+    estimate_sizes,
     simulate,
     simulate_directory,
     simulate_optimum,
@@ -65,6 +66,7 @@ class Plan(NamedTuple):
     sample: float  #: the share of the keys that is simulated, more than 0 to 1
     plot: Path | None
     file_tier: bool = False  #: simulate the file tier, too
+    estimate: bool = False  #: show what a memory tier of each size estimates of other sizes
 
 
 def run(plan: Plan, display: Display) -> int:
@@ -95,8 +97,15 @@ def run(plan: Plan, display: Display) -> int:
             display.line(f"of which {requests.number:,} for {requests.distinct:,} keys are simulated")
         sizes = _sizes(plan.sizes, distinct)
         curves = _replay(plan, requests, sizes, Path(scratch), display)
+        estimates = _estimates(plan, requests, sizes, display) if plan.estimate else []
     display.line()
     _show(curves, display)
+    if estimates:
+        display.table(
+            f"Hit ratio in percent at other sizes, as estimated by MemoryCache ({NAMES[plan.policies[0]]})",
+            ("of a cache with", "at", "estimate", "+-", "truth", "apart"),
+            estimates,
+        )
     if plan.plot is not None:
         from cachekit.cli.chart import draw
 
@@ -158,6 +167,32 @@ def _replay(plan: Plan, requests: Requests, sizes: Sequence[int], scratch: Path,
             hits = simulate_optimum(size, requests, next_uses, progress)
             ratios[OPTIMUM].append(requests.hit_ratio(hits))
     return Curves(sizes, ratios)
+
+
+def _estimates(
+    plan: Plan, requests: Requests, sizes: Sequence[int], display: Display
+) -> list[tuple[str, ...]]:
+    """Return a row for each size, and each other size that a cache of this size knows of."""
+    rows: list[tuple[str, ...]] = []
+    done = 0
+    small = [max(1, round(size * plan.sample)) for size in sizes]
+    with display.progress("estimating", 5 * len(sizes) * requests.number, "requests") as report:
+
+        def progress(number: int) -> None:
+            nonlocal done
+            done += number
+            report(done)
+
+        for size in small:
+            found, hits = estimate_sizes(plan.policies[0], size, requests, progress)
+            for other, rate in found.rates.items():
+                true = hits[other] / requests.number
+                numbers = (rate, found.plus_minus[other], true)
+                shown = [f"{100 * number:.2f}" for number in numbers]
+                rows.append((f"{size:,}", f"{other:,}", *shown, f"{100 * (rate - true):+.2f}"))
+            if not found:
+                rows.append((f"{size:,}", found.reason or "", "", "", "", ""))
+    return rows
 
 
 def _show(curves: Curves, display: Display) -> None:

@@ -9,47 +9,35 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from cachekit.cli.requests import Requests, read_numbers
+from cachekit.model.reports import SizeEstimate
 from cachekit.model.types import CacheStrategy
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.file_ops import FileOps
 from cachekit.tiers.file.engine.format import SMALLEST_LIMIT, record_size
-from cachekit.tiers.memory.eviction.policies import POLICIES
+from cachekit.tiers.memory.miniatures import FACTORS, policy_of
+from cachekit.tiers.memory.tier import MemoryCache
 
 #: The next use of a request whose key is not requested again.
 NEVER: Final = (1 << 64) - 1
 
 _PART: Final = 1 << 21  # requests whose next uses are computed at a time
 _SLACK: Final = 1024
+_ROUND: Final = 2000  # requests after which the notes of an estimate are simulated
 _RECORD: Final = 1024  # bytes of a record, with its key
 
 Progress = Callable[[int], object]
 
 
-@final
-class _Lru:
-    """LRU with the methods of an eviction policy."""
-
-    def begin(self, capacity: int) -> None:  # noqa: ARG002
-        order: OrderedDict[int, None] = OrderedDict()
-        self.hit = order.move_to_end
-        self.insert = order.__setitem__
-        self._order = order
-
-    def evict(self, incoming: int) -> int:  # noqa: ARG002
-        return self._order.popitem(last=False)[0]
-
-
 def simulate(strategy: CacheStrategy, capacity: int, requests: Requests, progress: Progress) -> int:
     """Return how many requests a cache with this many entries serves."""
-    policy: Any = _Lru() if strategy is CacheStrategy.LRU else POLICIES[strategy]()
+    policy: Any = policy_of(strategy)
     policy.begin(capacity)
     insert, hit, evict = policy.insert, policy.hit, policy.evict
     held: set[int] = set()
@@ -66,6 +54,23 @@ def simulate(strategy: CacheStrategy, capacity: int, requests: Requests, progres
             held.add(key)
         progress(len(chunk))
     return hits
+
+
+def estimate_sizes(
+    strategy: CacheStrategy, capacity: int, requests: Requests, progress: Progress
+) -> tuple[SizeEstimate, dict[int, int]]:
+    """Return what a memory tier of this size estimates, and the hits of caches of the sizes that it names."""
+    sizes = {max(1, int(capacity * factor)) for factor in FACTORS}
+    hits = {size: simulate(strategy, size, requests, progress) for size in sorted(sizes)}
+    with MemoryCache(capacity, strategy) as cache:
+        for chunk in requests.chunks():
+            for number, key in enumerate(map(str, chunk)):
+                if cache.get_value(key) is None:
+                    cache.set_value(key, True)
+                if not number % _ROUND:
+                    cache.estimate()
+            progress(len(chunk))
+        return cache.estimate(), hits
 
 
 def simulate_directory(entries: int, requests: Requests, directory: Path, progress: Progress) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeA
 
 from cachekit.coherence.breaker import BreakerState, CircuitBreaker
 from cachekit.coherence.notifications import acting_for
+from cachekit.coherence.pattern_union import union_of
 from cachekit.coherence.pending_invalidations import Invalidations, PendingInvalidations
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.model.stats import COUNTED, CacheStats
@@ -196,7 +197,7 @@ class TierAccessor(Generic[T]):
             self.unavailable += asked
         if self._job is None and not self._closed:
             # The call that began the outage was interrupted, by a fork or a signal, before it did this.
-            self._probe_with(scheduler.every(_TICK, self.probe))
+            self._probe_with(scheduler.every(_TICK, self.look))
         if self.strict:
             raise TierUnavailableError(
                 f"the {self.name} tier has been unavailable for {self.breaker.open_for:.1f} s; "
@@ -232,7 +233,7 @@ class TierAccessor(Generic[T]):
         self._refused_before = self.refused
         _logger().warning("%s tier unavailable, bypassing it until it recovers: %s", self.name, error)
         # Outside the lock: the scheduler has a lock of its own.
-        self._probe_with(scheduler.every(_TICK, self.probe))
+        self._probe_with(scheduler.every(_TICK, self.look))
 
     # -- missed invalidations -----------------------------------------------------------------------
 
@@ -301,16 +302,23 @@ class TierAccessor(Generic[T]):
         if missed.tags:
             tier.invalidate_by_tags(list(missed.tags))
         # Each call goes through all keys of the tier, and nothing else is probed during it.
-        for pattern in _joined(missed.patterns):
+        for pattern in union_of(missed.patterns):
             tier.invalidate_by_pattern(pattern)
 
     # -- recovery -----------------------------------------------------------------------------------
 
+    def look(self) -> None:
+        """Begin a probe in a thread of its own, if one is due; the scheduler calls this."""
+        if self._closed or not self.breaker.refuses:
+            self._probe_with(None)
+        elif self.breaker.is_due:
+            scheduler.run_apart(self.probe)
+
     def probe(self) -> None:
         """Try a tier that is out, if a probe is due, and use it again if it works.
 
-        The scheduler calls this. Its one thread waits as long as the tier's timeout for a server that does
-        not answer, and delays other scheduled tasks by that much.
+        This waits as long as the tier's timeout for a server that does not answer, and goes through all keys
+        of the tier if patterns were invalidated. So no other scheduled task may wait for it.
 
         The order of steps:
 
@@ -380,22 +388,6 @@ class TierAccessor(Generic[T]):
         """End the background work. Pending invalidations are forgotten."""
         self._closed = True
         self._probe_with(None)
-
-
-def _joined(patterns: Iterable[str]) -> list[str]:
-    """Return regular expressions that together match what the given ones do; as few as can be."""
-    import re
-
-    joined: list[str] = []
-    apart: list[str] = []
-    for pattern in patterns:
-        compiled = re.compile(pattern)
-        # Groups would get other numbers, and flags would apply to all.
-        alone = compiled.groups or compiled.flags != re.UNICODE
-        (apart if alone else joined).append(pattern)
-    if len(joined) > 1:
-        joined = ["|".join(f"(?:{pattern})" for pattern in joined)]
-    return joined + apart
 
 
 def _methods(tier: object, names: Iterable[str]) -> frozenset[Callable[..., object]]:

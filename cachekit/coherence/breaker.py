@@ -90,10 +90,15 @@ class CircuitBreaker:
                 self._open()
             return False
 
+    @property
+    def is_due(self) -> bool:
+        """Return whether a probe may begin now; `begin_probe` decides."""
+        return self._state == "open" and self._monotonic() >= self._due
+
     def begin_probe(self) -> bool:
         """Return whether to probe the tier now. Only this caller does, and reports the outcome."""
         with self.lock:
-            if self._state != "open" or self._monotonic() < self._due:
+            if not self.is_due:
                 return False
             self._state = "probing"
             return True

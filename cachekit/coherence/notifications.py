@@ -72,19 +72,23 @@ class MemoryInvalidator:
     def keys_changed(self, keys: Sequence[str]) -> None:
         """Drop the keys."""
         if _thread.actor is not self._memory:
+            self._memory.events.deleted(self._memory.time.monotonic(), keys, elsewhere=True)
             self._memory.invalidate_keys(keys)
 
     def tags_changed(self, tags: frozenset[str]) -> None:
         """Drop entries with one of the tags."""
         if _thread.actor is not self._memory:
+            self._memory.events.invalidated(self._memory.time.monotonic(), tags, elsewhere=True)
             self._memory.invalidate_tags(tags)
 
     def pattern_changed(self, pattern: str) -> None:
         """Drop entries whose key matches."""
         if _thread.actor is not self._memory:
+            self._memory.events.matched(self._memory.time.monotonic(), pattern, elsewhere=True)
             self._memory.invalidate_matching(checked_pattern(pattern))
 
     def everything_changed(self) -> None:
         """Drop all entries."""
         if _thread.actor is not self._memory:
+            self._memory.events.cleared(self._memory.time.monotonic(), elsewhere=True)
             self._memory.clear()

@@ -34,13 +34,15 @@ from weakref import WeakSet
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import LoadFence, may_store, same_version, shared_fence_of, with_tags
+from cachekit.coherence.misses import miss_of
 from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.coherence.writes import TierWrites
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.once_only import OnceOnlyError
-from cachekit.model.types import FILE, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
+from cachekit.model.reports import Explanation
+from cachekit.model.types import FILE, FOREVER, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier
 from cachekit.tiers.fences import PrivateFence, ServerTokens, SharedFence
 from cachekit.tiers.file import store_of
@@ -172,6 +174,18 @@ class TierStack:
         finally:
             self.busy -= count
 
+    def find_ahead(self, key: str, ahead: Sequence[str]) -> dict[str, Any]:
+        """Do what `find` does, and copy other keys into memory too, with one call of each tier.
+
+        Returns:
+            The values that were found. The other keys are no requests.
+        """
+        self.busy += 1
+        try:
+            return self._find_many([key, *ahead], CacheLevel.ALL.value, key)
+        finally:
+            self.busy -= 1
+
     def _find_some(self, keys: Sequence[str], level: CacheLevel) -> dict[str, Any]:
         files, file = self._files, self.file
         if files is None or file is None or level is not _ALL or file.breaker.refuses:
@@ -196,8 +210,8 @@ class TierStack:
         # After a failure the breaker refuses the others, each of which is a lookup too.
         return found | self._find_many(left, level._value_) if left else found
 
-    def _find_many(self, keys: Sequence[str], levels: int) -> dict[str, Any]:
-        """Do what `find_many` does, with any tiers and levels."""
+    def _find_many(self, keys: Sequence[str], levels: int, only: str | None = None) -> dict[str, Any]:
+        """Do what `find_many` does, with any tiers and levels; with `only`, that key is the one request."""
         memory = self._memory
         fences = memory.copy_fences(keys) if memory.keeps and levels & MEMORY else {}
         redis, file = self.redis, self.file
@@ -223,7 +237,7 @@ class TierStack:
                     file.call(file.tier.remove, key)
                 else:
                     entries[key], shared_fences[key] = one.entry, one.fence
-        count = len(entries)
+        count = len(entries) if only is None else int(only in entries)
         self.answers += count
         if fences:
             for key, entry in entries.items():
@@ -254,13 +268,18 @@ class TierStack:
 
     def promote_quietly(self, key: str) -> Any | Missing:
         """Return the value that `peek` finds, and copy it into memory; counts no lookup."""
+        entry = self.copy_quietly(key)
+        return MISSING if entry is None else entry.value
+
+    def copy_quietly(self, key: str) -> CacheEntry | None:
+        """Return the entry that `peek` finds, and copy it into memory; counts no lookup."""
         fence, shared_fence = self._memory.copy_fence(key), shared_fence_of(self.file, key)
         found = self.peek(key)
         if found is None:
-            return MISSING
+            return None
         entry = found[0]
         self._promote(entry, fence, with_tags(shared_fence, entry))
-        return entry.value
+        return entry
 
     def _read(self, key: str, levels: int) -> tuple[CacheEntry | None, SharedFence | None]:
         """Return the entry of the first tier that has it, and T for its copy in memory."""
@@ -408,7 +427,9 @@ class TierStack:
         """
         levels: int = level._value_
         if not self.lower:
-            self._memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl)
+            memory = self._memory
+            if not memory.put(fence.key, value, ttl, fence.tags, fence=fence.memory, stale=stale_ttl):
+                self.refused(fence)
             return value
         entry = checked_entry(fence.key, value, self.now(), ttl, fence.tags, stale_ttl=stale_ttl)
         stored = self._store_in_file(entry, fence, levels)
@@ -470,13 +491,40 @@ class TierStack:
         if isinstance(stored, CacheEntry):
             # Its tags may be others than those that the fence names.
             return self._adopt_winner(fence, entry.value, levels)
+        kept = True
         if stored is False:
             self._memory.counter.refusals += 1
+            kept = False
         elif levels == MEMORY:
-            self._memory.put_entry(entry, fence.memory)
+            kept = self._memory.put_entry(entry, fence.memory)
         elif levels & MEMORY and may_store(self.file, fence.file):
-            self._memory.put_entry(entry, fence.memory, fence.file)
+            kept = self._memory.put_entry(entry, fence.memory, fence.file)
+        if not kept:
+            self.refused(fence)
         return entry.value
+
+    def refused(self, fence: LoadFence) -> None:
+        """Remember that a loaded value was not stored, if that was because of its fence."""
+        memory = self._memory
+        if not fence.is_current() or (self.redis is not None and fence.origin is not None):
+            memory.events.not_stored(memory.time.monotonic(), "refused", fence.key, tags=fence.tags)
+
+    def unwanted(self, key: str) -> None:
+        """Remember that a loaded value was not to be stored."""
+        self._memory.events.not_stored(self._memory.time.monotonic(), "unwanted", key)
+
+    def explain(self, key: str, tags: frozenset[str] = NO_TAGS) -> Explanation:
+        """Return what is known about a key, whose entry may have these tags; it counts no lookup."""
+        memory = self._memory
+        entry, level = memory.peek_entry(key), CacheLevel.MEMORY
+        if entry is None:
+            below = self.peek(key) if self.lower else None
+            if below is None:
+                return Explanation(key, None, None, None, NO_TAGS, 0, miss_of(memory, key, tags, self.lower))
+            entry, level = below
+        age = max(0.0, self.now() - entry.created_timestamp)
+        ttl = FOREVER if entry.ttl is None else entry.ttl
+        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
 
     def _adopt_winner(self, fence: LoadFence, value: Any, levels: int) -> Any:
         """Return the value that was stored first, if it is still there and the server confirms it."""

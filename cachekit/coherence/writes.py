@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
 from cachekit.coherence.load_fence import AbsenceFence, LoadFence, may_store, shared_fence_of, with_tags
 from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.display import shown_error
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import ALL, FILE, MEMORY, NO_TAGS, REDIS, CacheLevel
 from cachekit.tiers.base import DirectoryTier, ServerTier
@@ -32,6 +33,9 @@ _ALL: Final = CacheLevel.ALL
 
 #: Keys that are being written at a time. After a second other processes take a writer for dead.
 _TOGETHER: Final = 500
+
+#: Keys of one failed write whose failure is remembered.
+_REMEMBERED: Final = 16
 
 
 @final
@@ -94,9 +98,10 @@ class TierWrites:
             file.failed(error, begun)
             # From here on as if it was known. The breaker refuses what would wait for the tier again.
             return self.write({key: value}, ttl, tags, level, stale_ttl)
-        except Exception:
+        except Exception as error:
             # The tier cannot hold the value: then none holds the key, nor what was to be replaced.
             self._delete([key], ALL, WriteSteps())
+            self.not_stored([key], error)
             raise
         except BaseException:
             memory.delete(key)  # cut short: memory must not keep what is older than the file's entry
@@ -107,9 +112,10 @@ class TierWrites:
         steps = WriteSteps()
         try:
             self._write_above_server(redis, [entry], entry.tags, steps)
-        except Exception:
+        except Exception as error:
             # The tier cannot hold the value: then none holds the key, nor what was to be replaced.
             self._delete([entry.key], ALL, steps)
+            self.not_stored([entry.key], error)
             raise
         except BaseException:
             self._memory.delete(entry.key)  # cut short: memory must not keep what is older
@@ -136,6 +142,7 @@ class TierWrites:
         keys = list(values)
         steps = WriteSteps()
         if ttl <= 0:
+            self._memory.events.deleted(self._memory.time.monotonic(), keys)
             self._delete(keys, ALL, steps)
             return steps.done()
         now = self._now()
@@ -151,9 +158,10 @@ class TierWrites:
                             entries.append(entry)
                     if entries:
                         self._write(entries, tags, levels, steps)
-        except Exception:
+        except Exception as error:
             # A tier cannot hold a value: then none holds the keys, nor what was to be replaced.
             self._delete(keys, ALL, steps)
+            self.not_stored(keys, error)
             raise
         return steps.done()
 
@@ -181,8 +189,9 @@ class TierWrites:
         except TierUnavailableError as error:
             file.failed(error, begun)
             return self.write({key: values[key] for key in keys[start:]}, ttl, tags, level)
-        except Exception:
+        except Exception as error:
             self._delete(keys, ALL, WriteSteps())
+            self.not_stored(keys, error)
             raise
         except BaseException:
             self._drop(keys)
@@ -200,13 +209,17 @@ class TierWrites:
         if ttl is None or ttl <= 0:
             if fence.is_current():
                 self.delete(key, CacheLevel.ALL)
+            self._memory.events.not_stored(self._memory.time.monotonic(), "unwanted", key)
             return False
         entry = checked_entry(key, value, self._now(), ttl, fence.tags, stale_ttl=stale_ttl)
         was_current = fence.is_current()
         steps = WriteSteps()
         with cleaning_on_interrupt(self._drop, [key]):
             try:
-                return self._write([entry], fence.tags, level._value_, steps, fence) is True
+                if self._write([entry], fence.tags, level._value_, steps, fence) is True:
+                    return True
+                self._memory.events.not_stored(self._memory.time.monotonic(), "refused", key, tags=fence.tags)
+                return False
             except Exception as error:
                 # A tier cannot hold the value: then none below memory holds it, nor what it was to replace.
                 self._delete([key], ALL & ~MEMORY, steps)
@@ -562,6 +575,8 @@ class TierWrites:
         None if a tier failed that may have had one of the others.
         """
         steps = WriteSteps()
+        # First, so that the event is never younger than the removals that it explains.
+        self._memory.events.deleted(self._memory.time.monotonic(), keys)
         there, _ = self._delete(keys, level._value_, steps)
         return len(there) if steps.done() or len(there) == len(keys) else None
 
@@ -649,6 +664,7 @@ class TierWrites:
             return 0
         steps = WriteSteps()
         dropped: int | None = 0
+        self._memory.events.invalidated(self._memory.time.monotonic(), tags)
         with cleaning_on_interrupt(self._memory.invalidate_tags, tags):
             for lower in (self._redis, self._file):
                 if lower is not None:
@@ -668,6 +684,7 @@ class TierWrites:
         steps = WriteSteps()
         dropped: int | None = 0
         text = as_text(pattern)
+        self._memory.events.matched(self._memory.time.monotonic(), pattern)
         with cleaning_on_interrupt(self._memory.invalidate_matching, pattern):
             for lower in (self._file, self._redis):
                 if lower is not None:
@@ -684,6 +701,7 @@ class TierWrites:
         """Remove everything from the levels, and refuse loads in progress; return whether no step failed."""
         steps = WriteSteps()
         levels: int = level._value_
+        self._memory.events.cleared(self._memory.time.monotonic())
         with cleaning_on_interrupt(self._memory.clear):
             for lower, its in ((self._file, FILE), (self._redis, REDIS)):
                 if lower is not None and levels & its:
@@ -695,6 +713,14 @@ class TierWrites:
             if levels & MEMORY:
                 self._memory.clear()
         return steps.done()
+
+    # -- events -------------------------------------------------------------------------------------
+
+    def not_stored(self, keys: Sequence[str], error: Exception) -> None:
+        """Remember that values of the keys could not be stored."""
+        now, told = self._memory.time.monotonic(), shown_error(error)
+        for key in keys[:_REMEMBERED]:
+            self._memory.events.not_stored(now, "unstorable", key, told)
 
     def _break_shared_fences(self) -> None:
         """Refuse what a process of this host read from the server before the server dropped it."""

@@ -104,7 +104,7 @@ class _Own:
         with changing:
             self._totals.add(one.parts)
             counters = self._totals.counters.copy()
-        health = assess(one.stats, self._core.tiers.states())
+        health = assess(one.stats, self._core.tiers.states(), sizes=self._core.estimate(one.stats))
         gauges = one.gauge_values()
         reasons = [Reason(r.status, r.tier, r.message, r.remedy) for r in health.reasons]
         process = Process(

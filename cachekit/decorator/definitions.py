@@ -26,9 +26,10 @@ from cachekit.decorator.definition_parts import (
     namespace_of,
     package_of,
 )
-from cachekit.decorator.naming import Unkeyable, is_fixed, is_python_class, is_standard, qualified_name
+from cachekit.decorator.naming import Unkeyable, is_fixed, is_python_class, qualified_name
 from cachekit.decorator.object_state import attributes
 from cachekit.decorator.standard_values import parts_of
+from cachekit.runtime.program import is_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -88,7 +88,13 @@ class FastPath:
     thread.
     """
 
-    __slots__ = ("__weakref__", "_ahead", "_cache", "_limit", "_slots", "find", "lookups", "time", "touch")
+    __slots__ = (
+        "__weakref__", "_ahead", "_cache", "_chance", "_limit", "_slots", "_verify", "chosen", "find",
+        "lookups", "time", "touch",
+    )  # fmt: skip
+
+    #: Whether calls are observed one by one.
+    is_observed = False
 
     find: Callable[[tuple[Any, ...]], FastPathSlot | None]
     lookups: Lookups
@@ -99,6 +105,8 @@ class FastPath:
         self._cache: CacheCore | None = None
         self._slots: dict[tuple[Hashable, ...], FastPathSlot] = {}
         self.find = self._slots.get
+        #: Whether a hit was left to the cache to be verified. Threads may take each other's, which is chance.
+        self.chosen = False
 
     def add(
         self,
@@ -107,10 +115,12 @@ class FastPath:
         cache: CacheCore,
         lookups: Lookups,
         ahead: float = 0.0,
+        verify: float = 0.0,
     ) -> None:
         """Add the entry of a call, if all its arguments have plain types.
 
-        Calls in the last `ahead` part of the entry's life go to the cache, which reloads the entry.
+        Calls in the last `ahead` part of the entry's life go to the cache, which reloads the entry. So does
+        the share `verify` of all calls, which the cache verifies.
         """
         kinds = tuple(map(type, call_key))
         if not _PLAIN.issuperset(kinds) or (float in kinds and 0.0 in call_key):
@@ -120,9 +130,11 @@ class FastPath:
             self.time = cache.memory.time
             self.touch = cache.memory.touch
             self._limit = cache.memory.max_size
-            if ahead:
+            if ahead or verify:
                 self._ahead = ahead
-                self.find = self._find_ahead
+                self._verify = verify
+                self._chance = cache.loads.path.random_fraction
+                self.find = self._find_and_choose
             self._cache = cache
             cache.fast_paths[self] = None
         if len(self._slots) >= self._limit:
@@ -132,10 +144,13 @@ class FastPath:
         if cache.closed:  # it closed during the lines above, and may not know this fast path
             self._slots.clear()
 
-    def _find_ahead(self, call_key: tuple[Any, ...]) -> FastPathSlot | None:
-        # Finds the slot of a call unless its entry is in the last part of its life.
+    def _find_and_choose(self, call_key: tuple[Any, ...]) -> FastPathSlot | None:
+        # Finds the slot of a call unless it is to be verified, or its entry is in the last part of its life.
         slot = self._slots.get(call_key)
         if slot is not None:
+            if self._verify and self._chance() < self._verify:
+                self.chosen = True
+                return None
             held = slot.held
             if held.deadline - self.time.monotonic() <= self._ahead * held.ttl and held.ttl != FOREVER:
                 return None
@@ -144,6 +159,14 @@ class FastPath:
     def forget_cache(self) -> None:
         """Drop all slots, because the cache was closed."""
         self._slots.clear()
+
+
+class ObservedPath(FastPath):
+    """A fast path that stays empty, because each call is observed (see `source.observing`)."""
+
+    __slots__ = ()
+
+    is_observed = True
 
 
 def call_key(args: tuple[Any, ...], kwargs: dict[str, Any], skips_first: bool) -> tuple[Any, ...]:

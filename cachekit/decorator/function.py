@@ -7,16 +7,17 @@ serves most hits without a key. With a `key_func`, which may read more than the 
 
 from __future__ import annotations
 
+import sys
 from functools import partial, wraps
 from types import FunctionType
 
 from cachekit.decorator.code_version import signature_source, unwrapped
-from cachekit.decorator.fast_path import FastPath, async_wrapper_of, call_key, wrapper_of
+from cachekit.decorator.fast_path import FastPath, ObservedPath, async_wrapper_of, call_key, wrapper_of
 from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
-from cachekit.decorator.source import follow
-from cachekit.model.types import MISSING, NO_TAGS, CacheLevel
+from cachekit.decorator.source import Question, follow, observers, playing
+from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
 TYPE_CHECKING = False
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
     from weakref import WeakSet
 
-    from cachekit.decorator.source import CacheSource
+    from cachekit.decorator.prefetched_calls import PrefetchedCalls
+    from cachekit.decorator.source import CacheSource, Player
     from cachekit.decorator.types import CacheDecorator, CacheInfo
     from cachekit.loading.core import CacheCore
-    from cachekit.loading.options import LoadOptions
+    from cachekit.loading.options import LoadOptions, Prefetch
+    from cachekit.loading.prefetching import Job
     from cachekit.loading.request import Life, LoadRequest
     from cachekit.model.counters import Lookups, LookupTable
+    from cachekit.model.reports import Explanation
     from cachekit.model.types import TTL, Tags
 
     #: The arguments of `cache_result`, in its order; `CachedCall` checks them.
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
         float,  # jitter
         LoadOptions | None,  # load
         bool,  # copy
+        bool | Prefetch,  # prefetch
     ]
 
 
@@ -75,13 +80,16 @@ class CachedCall:
 
     __slots__ = (
         "__weakref__", "_caches", "_copies", "_counters", "_fixed_life", "_fixed_tags", "_function",
-        "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefix",
-        "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl", "_version",
-        "fast_path",
+        "_holder", "_identity", "_implicit", "_jitter", "_key_func", "_level", "_load", "_prefetches",
+        "_prefix", "_signature", "_source", "_stale_ttl", "_store_if", "_subject", "_tags", "_ttl",
+        "_verifies", "_version", "fast_path",
     )  # fmt: skip
 
     def __init__(self, subject: Subject, source: CacheSource, options: CachedOptions) -> None:
-        ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy = options
+        (
+            ttl, level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
+            prefetch,
+        ) = options  # fmt: skip
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
                 raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
@@ -110,12 +118,14 @@ class CachedCall:
             from cachekit.loading.options import checked_options
 
             self._load = checked_options(load)
+        # With `store_if` a function decides about each result, and may act: only if it is asked for.
+        self._verifies = load is not None or store_if is None
         self._copies = copy
         self._signature = Signature(signature_source(function), ignore)
         self._identity, is_own, self._holder = identify(subject, name, key_func is not None)
         self._version = version
         self._prefix = ""
-        self._implicit = f"cachekit.function:{self._identity}"
+        self._implicit = FUNCTION_TAG + self._identity
         #: Of a function object with results of its own: the caches that may have some. None for others.
         self._caches: WeakSet[CacheCore] | None = None
         if is_own:
@@ -128,7 +138,13 @@ class CachedCall:
             self._caches = drop_with(self, self._implicit)
         #: The counters of this function in each cache that it has used, by the table that they belong to.
         self._counters: dict[LookupTable, Lookups] = {}
-        self.fast_path = FastPath()
+        #: The calls that are prefetched; None if that is off.
+        self._prefetches: PrefetchedCalls | None = None
+        if prefetch is not False:
+            from cachekit.decorator.prefetched_calls import prefetched_calls
+
+            self._prefetches = prefetched_calls(self, prefetch, self._level)
+        self.forget_cache()
         follow(self)
 
     def __cache_key__(self) -> str:
@@ -141,7 +157,7 @@ class CachedCall:
 
     def forget_cache(self) -> None:
         """Replace the fast path, because the cache in use may have changed (see `source.follow`)."""
-        self.fast_path = FastPath()
+        self.fast_path = ObservedPath() if observers() else FastPath()
 
     # -- keys and requests --------------------------------------------------------------------------
 
@@ -152,15 +168,30 @@ class CachedCall:
         prefix = self.__cache_key__()
         if self._holder is not None:
             prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
+        star, bound = self._bound(args, kwargs)
+        return f"{prefix}({star}{arguments_text(bound)})"
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
         try:
-            bound = self._signature.bind(args, kwargs)
+            return "", self._signature.bind(args, kwargs)
         except TypeError:
             if unwrapped(self._function) is self._function or self._signature.ignores:
                 raise
             # A decorator below takes other arguments than the function that it wraps. The star keeps this
             # key apart from a call whose arguments are a tuple and a dict.
-            return f"{prefix}(*{arguments_text([('args', args), ('kwargs', kwargs)])})"
-        return f"{prefix}({arguments_text(bound)})"
+            return "*", [("args", args), ("kwargs", kwargs)]
+
+    def _question(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Question:
+        if self._key_func is None:
+            _, arguments = self._bound(args, kwargs)
+            if self._holder is not None:
+                arguments.insert(0, ("callable", self._holder))
+        else:
+            arguments = [("key", key)]
+        version = None if self._version == "auto" else self._version
+        # The number in the identity of a function object is another one in each process.
+        name, owner = (self._identity, None) if self._caches is None else (self._subject.name(), self)
+        return Question(name, arguments, self._subject.code, version, owner)
 
     async def _key_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         # The key of large arguments takes long enough to delay other tasks. A `key_func` may need the loop.
@@ -180,15 +211,15 @@ class CachedCall:
             tags = checked_tags(self._tags(*args, **kwargs), "the result of the tags function")
         return tags | {self._implicit}
 
-    def _life(self, cache: CacheCore) -> float | Life:
+    def _life(self, default_ttl: float) -> float | Life:
         if self._store_if is None and self._ttl is None:
-            return cache.default_ttl if self._fixed_life is None else self._fixed_life
+            return default_ttl if self._fixed_life is None else self._fixed_life
 
         def life(value: Any) -> float | None:
             if self._store_if is not None and not self._store_if(value):
                 return None
             ttl = self._fixed_life if self._ttl is None else self._ttl(value)
-            return cache.default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
+            return default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
 
         return life
 
@@ -201,27 +232,35 @@ class CachedCall:
             options = options.shared_by("thread")
         stale = cache.defaults.stale(self._stale_ttl)
         labels = self._tags_of(args, kwargs)
-        return LoadRequest(self._life(cache), labels, self._level, stale, options, self._jitter)
+        return LoadRequest(self._life(cache.default_ttl), labels, self._level, stale, options, self._jitter)
 
     # -- calls --------------------------------------------------------------------------------------
 
     def slow_path(self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of a call that the fast path did not serve."""
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs)
+        if fast_path.is_observed:
+            return self._observed(args, kwargs)
         cache = self._source.current()
         if cache is None:
             return self._function(*args, **kwargs)
         cache.check(self._level)
         key = self.key(args, kwargs)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and self._prefetches is not None:
+            self._prefetches.missed(cache, key, args, kwargs)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = cache.tiers.find(key, self._level)
             lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = cache.loads.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.loads.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.loads.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
@@ -229,30 +268,77 @@ class CachedCall:
         self, fast_path: FastPath, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Return what `slow_path` does, for a coroutine function."""
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs)
+        if fast_path.is_observed:
+            return await self._observed_async(args, kwargs)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
             return await self._function(*args, **kwargs)
         cache.check(self._level)
         key = await self._key_async(args, kwargs)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         value = cache.look_in_memory(key, self._level, lookups)
+        if value is MISSING and self._prefetches is not None:
+            self._prefetches.missed(cache, key, args, kwargs)
         if value is MISSING and cache.tiers.lower and self._caches is None:
             value = (await cache.awaited.find(key, self._level)).get()
             lookups.below += value is not MISSING
         loader = partial(self._function, *args, **kwargs)
         if value is MISSING:
             value = await cache.awaited.load(key, loader, self._request(cache, args, kwargs))
-        elif self._refresh_ahead(cache):
-            cache.awaited.refresh(key, loader, self._request(cache, args, kwargs))
+        elif self._options(cache).acts_on_hits:
+            request = self._request(cache, args, kwargs)
+            cache.awaited.after_hit(key, value, loader, request, *self._verification(fast_path))
         self._add_to_fast_path(fast_path, args, kwargs, key, cache, lookups)
         return self.copied(value)
 
-    def _refresh_ahead(self, cache: CacheCore) -> float:
-        # The part of its life from which on a hit reloads a result; 0 if that is disabled.
-        return (cache.defaults.load if self._load is None else self._load).refresh_ahead
+    def _ask(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = self.key(args, kwargs)
+        return self.copied(
+            player.ask(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
 
-    def _lookups(self, cache: CacheCore) -> Lookups:
+    async def _ask_async(
+        self, player: Player, args: tuple[Any, ...], kwargs: dict[str, Any], *, again: bool = False
+    ) -> Any:
+        key = await self._key_async(args, kwargs)
+        return self.copied(
+            await player.ask_async(
+                self._source.given(), key, self._question(key, args, kwargs),
+                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
+                again=again,
+            )
+        )  # fmt: skip
+
+    def _options(self, cache: CacheCore) -> LoadOptions:
+        return cache.defaults.load if self._load is None else self._load
+
+    def _verification(self, fast_path: FastPath) -> tuple[str, bool, bool]:
+        # The name under which hits are verified, whether they are, and whether this one was chosen.
+        chosen, fast_path.chosen = fast_path.chosen, False
+        name = self._identity if self._caches is None else self._subject.name()
+        return name, self._verifies, chosen
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return bool(self._function.__code__.co_flags & COROUTINE)
+
+    def job(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        """Return how to load the result of a call that is prefetched."""
+        return partial(self._function, *args, **kwargs), self._request(cache, args, kwargs)
+
+    def lookups(self, cache: CacheCore) -> Lookups:
+        """Return the counters of this function in a cache."""
         if self._caches is not None:
             self._caches.add(cache)  # first: what is counted there is dropped with this function
         lookups = self._counters.get(cache.table)
@@ -262,6 +348,10 @@ class CachedCall:
                     self._counters.pop(table, None)
             # Threads that meet the cache together get the same counters.
             lookups = self._counters[cache.table] = cache.reader(self._implicit)
+            if cache.hot_set is not None and self._caches is None:
+                # Its first call, so the version is known, which is part of each key.
+                prefix = None if self._key_func is not None else self.__cache_key__()
+                cache.hot_set.function_began(self._identity, prefix)
         return lookups
 
     def _add_to_fast_path(
@@ -279,7 +369,56 @@ class CachedCall:
         held = cache.memory.find(key)
         if held is not None:
             called = call_key(args, kwargs, self._signature.ignores_first)
-            fast_path.add(called, held, cache, lookups, self._refresh_ahead(cache))
+            options = self._options(cache)
+            verify = options.verify if self._verifies else 0.0
+            fast_path.add(called, held, cache, lookups, options.refresh_ahead, verify)
+
+    # -- calls that are observed --------------------------------------------------------------------
+
+    def _observed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = self._explained(args, kwargs)
+        raises = True
+        try:
+            value = self.slow_path(FastPath(), args, kwargs)  # which no other call reads
+            raises = False
+            return value
+        finally:
+            failed = sys.exception() if raises else None
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed  # its traceback refers to this frame
+
+    async def _observed_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self._build_cache()
+        before = self._explained(args, kwargs)
+        raises = True
+        try:
+            value = await self.slow_path_async(FastPath(), args, kwargs)
+            raises = False
+            return value
+        finally:
+            failed = sys.exception() if raises else None
+            self._report(args, kwargs, before, self._explained(args, kwargs), failed)
+            del failed  # its traceback refers to this frame
+
+    def _explained(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation | None:
+        cache = self._source.current()
+        if cache is None or cache.closed:
+            return None
+        try:
+            return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+        except (TypeError, ValueError):  # no arguments of the function, or of no key: the call says so
+            return None
+
+    def _report(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        before: Explanation | None,
+        after: Explanation | None,
+        error: BaseException | None,
+    ) -> None:
+        for observer in observers():
+            observer(self._function, args, kwargs, before, after, error)
 
     def copied(self, value: Any) -> Any:
         """Return a deep copy if callers get copies, or else the value."""
@@ -301,12 +440,15 @@ class CachedCall:
     def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `CachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return self._ask(player, args, kwargs, again=True)
         cache = self._source.current()
         if cache is None:
             self.invalidate(*args, **kwargs)
             return self._function(*args, **kwargs)
         cache.check(self._level)
-        self._lookups(cache)
+        self.lookups(cache)
         loader = partial(self._function, *args, **kwargs)
         key = self.key(args, kwargs)
         return self.copied(cache.loads.reload(key, loader, self._request(cache, args, kwargs)))
@@ -314,13 +456,16 @@ class CachedCall:
     async def refresh_async(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function and store its result, as `AsyncCachedFunction.refresh` does."""
         self._refuse_bound(args, kwargs)
+        player = playing.player
+        if player is not None:
+            return await self._ask_async(player, args, kwargs, again=True)
         await self._build_cache()
         cache = self._source.current()
         if cache is None:
             await self.invalidate_async(*args, **kwargs)
             return await self._function(*args, **kwargs)
         cache.check(self._level)
-        self._lookups(cache)
+        self.lookups(cache)
         loader = partial(self._function, *args, **kwargs)
         key = await self._key_async(args, kwargs)
         value = await cache.awaited.reload(key, loader, self._request(cache, args, kwargs))
@@ -328,15 +473,39 @@ class CachedCall:
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `CachedFunction.invalidate` does."""
-        return self._delete(self._source.stored(), self.key_of(*args, **kwargs))
+        key, player = self.key_of(*args, **kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
+        return self._delete(self._source.stored(), key) or bool(dropped)
 
     async def invalidate_async(self, /, *args: Any, **kwargs: Any) -> bool:
         """Remove the result of this call, as `AsyncCachedFunction.invalidate` does."""
         self._refuse_bound(args, kwargs)
-        key = await self._key_async(args, kwargs)
+        key, player = await self._key_async(args, kwargs), playing.player
+        dropped = 0 if player is None else player.invalidate(self._source.given(), [key])
+        if player is not None and player.is_replaying:
+            return bool(dropped)
         await self._build_cache()
         cache = self._source.stored()
-        return await cache.awaited.in_io_thread(self._delete, cache, key)
+        return await cache.awaited.in_io_thread(self._delete, cache, key) or bool(dropped)
+
+    def explain(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `CachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        cache = self._source.stored()
+        cache.check()
+        return cache.tiers.explain(self.key(args, kwargs), self._tags_of(args, kwargs))
+
+    async def explain_async(self, /, *args: Any, **kwargs: Any) -> Explanation:
+        """Return what the cache knows about this call, as `AsyncCachedFunction.explain` does."""
+        self._refuse_bound(args, kwargs)
+        await self._build_cache()
+        cache = self._source.stored()
+        cache.check()
+        key = await self._key_async(args, kwargs)
+        tags = self._tags_of(args, kwargs)
+        return await cache.awaited.in_io_thread(cache.tiers.explain, key, tags)
 
     def _delete(self, cache: CacheCore, key: str) -> bool:
         cache.check()
@@ -344,6 +513,11 @@ class CachedCall:
 
     def cache_clear(self) -> int | None:
         """Remove all results, as `CachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None:
+            dropped = player.invalidate_tags(self._source.given(), frozenset({self._implicit}))
+            if player.is_replaying:
+                return dropped
         cache = self._source.stored()
         cache.check()
         if self._caches is not None:
@@ -352,6 +526,9 @@ class CachedCall:
 
     async def cache_clear_async(self) -> int | None:
         """Remove all results, as `AsyncCachedFunction.cache_clear` does."""
+        player = playing.player
+        if player is not None and player.is_replaying:
+            return self.cache_clear()
         await self._build_cache()
         return await self._source.stored().awaited.in_io_thread(self.cache_clear)
 
@@ -359,11 +536,14 @@ class CachedCall:
         """Return hits, misses and size, as `CachedFunction.cache_info` does."""
         from cachekit.decorator.types import CacheInfo, ProcessCacheInfo
 
+        info: Callable[[int, int, int], CacheInfo]
         info = CacheInfo if self._caches is None else ProcessCacheInfo
         cache = self._source.current()
+        if self._prefetches is not None:
+            info = self._prefetches.info(cache, "shared" if self._caches is None else "process")
         if cache is None:
             return info(0, 0, 0)
-        lookups = self._lookups(cache)
+        lookups = self.lookups(cache)
         size = cache.memory.tagged(self._implicit)
         below = lookups.below
         return info(lookups.hits + below, lookups.misses + lookups.skipped - below, size)
@@ -400,7 +580,7 @@ class CachedCall:
     def wrapper(self, called: Callable[..., Any]) -> Any:
         """Return the function that replaces the decorated callable."""
         function = self._function
-        is_async = bool(function.__code__.co_flags & COROUTINE)
+        is_async = self.is_async
         make = async_wrapper_of if is_async else wrapper_of
         if is_async:
             # Now, because an import at the first call would hold up the event loop.
@@ -414,4 +594,5 @@ class CachedCall:
         wrapper.cache_clear = self.cache_clear_async if is_async else self.cache_clear
         wrapper.invalidate = self.invalidate_async if is_async else self.invalidate
         wrapper.refresh = self.refresh_async if is_async else self.refresh
+        wrapper.explain = self.explain_async if is_async else self.explain
         return wrapper

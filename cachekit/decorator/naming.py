@@ -9,7 +9,7 @@ import os
 import sys
 from types import FunctionType
 
-from cachekit.runtime.program import shell
+from cachekit.runtime.program import is_standard, shell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +33,6 @@ def is_fixed(kind: type) -> bool:
     return not is_python_class(kind) or is_standard(kind.__module__)
 
 
-def is_standard(module: str | None) -> bool:
-    """Return whether a module belongs to the standard library."""
-    top = (module or "").partition(".")[0]
-    return top in sys.stdlib_module_names and top not in {"__main__", "__mp_main__"}
-
-
 def class_name(kind: type, *, to_be_found: bool = False) -> str:
     """Return the name of a class, if it identifies the class.
 
@@ -54,7 +48,10 @@ def class_name(kind: type, *, to_be_found: bool = False) -> str:
     found: object = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
-    if found is not kind and (to_be_found or found is not None) and module != "builtins":
+    made_in_c = module == "builtins" and not is_python_class(
+        kind
+    )  # as the class of functions, which is nowhere
+    if found is not kind and (to_be_found or found is not None) and not made_in_c:
         raise Unkeyable(f"the class {module}.{name} is not what its module has under that name")
     return qualified_name(kind)
 

@@ -8,8 +8,9 @@ module no value of a type exists.
 from __future__ import annotations
 
 from cachekit.decorator.code_version import int_text
-from cachekit.decorator.naming import Unkeyable, is_python_class, is_standard, qualified_name
+from cachekit.decorator.naming import Unkeyable, is_python_class, qualified_name
 from cachekit.decorator.object_state import attributes, solid_base
+from cachekit.runtime.program import is_standard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

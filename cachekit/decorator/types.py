@@ -7,7 +7,23 @@ They are protocols only. At run time a cached function is a plain function with 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, Never, ParamSpec, Protocol, TypeVar, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    NamedTuple,
+    Never,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    final,
+    overload,
+)
+
+if TYPE_CHECKING:
+    from cachekit.loading.predictor import PrefetchInfo
+
+from cachekit.model.reports import Explanation
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -24,6 +40,11 @@ class CacheInfo(NamedTuple):
     hits: int  #: calls that a tier served
     misses: int  #: all other calls: they ran the function, waited for a running call, or failed
     size: int  #: results held in memory, expired ones included that are not yet removed
+
+    @property
+    def prefetch(self) -> PrefetchInfo | None:
+        """Return what prefetching has done; None without `prefetch`, or before the first miss."""
+        return None
 
     @property
     def scope(self) -> str:
@@ -50,6 +71,38 @@ class ProcessCacheInfo(CacheInfo):
         return f"CacheInfo(hits={self.hits}, misses={self.misses}, size={self.size}, scope={self.scope!r})"
 
 
+@final
+class PrefetchingCacheInfo(CacheInfo):
+    """The lookups of a cached function with `prefetch`, and what that has done in `prefetch`."""
+
+    _prefetch: PrefetchInfo | None
+    _scope: str
+
+    @classmethod
+    def of(
+        cls, scope: str, prefetch: PrefetchInfo | None, hits: int, misses: int, size: int
+    ) -> PrefetchingCacheInfo:
+        """Return one; a tuple takes no further arguments."""
+        info = cls(hits, misses, size)
+        info.__dict__ |= {"_prefetch": prefetch, "_scope": scope}
+        return info
+
+    @property
+    def prefetch(self) -> PrefetchInfo | None:
+        """Return what prefetching has done; None before the first miss."""
+        return self._prefetch
+
+    @property
+    def scope(self) -> str:
+        """Return "shared" or "process", as `CacheInfo.scope`."""
+        return self._scope
+
+    def __repr__(self) -> str:
+        return (
+            f"CacheInfo(hits={self.hits}, misses={self.misses}, size={self.size}, prefetch={self.prefetch!r})"
+        )
+
+
 class _Takes(Protocol[S_contra, Q, R_co]):
     """A callable whose first argument is an instance. With Concatenate, mypy would bind a method to any."""
 
@@ -57,7 +110,7 @@ class _Takes(Protocol[S_contra, Q, R_co]):
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """A function or callable decorated with `cache_result`: called as before, with five further methods.
+    """A function or callable decorated with `cache_result`: called as before, with six further methods.
 
     A cached method is bound like any other method. Call the methods of this class through the class of the
     instance, with the instance as the first argument: `Client.fetch.invalidate(client, 1)`.
@@ -127,6 +180,18 @@ class CachedFunction(Protocol[P, R_co]):
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the cache key of this call."""
+        ...
+
+    @overload
+    def explain(self: CachedFunction[P, Never], *args: P.args, **kwargs: P.kwargs) -> Any: ...
+    @overload
+    def explain(  # type: ignore[overload-overlap]
+        self: CachedFunction[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Explanation]: ...
+    @overload
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation: ...
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Return which tier has the result of this call, or why none has it; it counts no lookup."""
         ...
 
 

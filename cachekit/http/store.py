@@ -92,7 +92,7 @@ UNKEYED_FIELDS: Final = frozenset({
     b"x-original-forwarded-for", b"x-proxy-id", b"x-real-ip", b"x-request-id", b"x-request-start",
     b"x-queue-start", b"x-trace-id", b"x-varnish", b"x-vercel-id", b"x-nf-request-id", b"x-wap-profile",
 })  # fmt: skip
-_UNKEYED_PREFIXES: Final = (b"x-b3-", b"x-datadog-", b"x-envoy-")
+UNKEYED_PREFIXES: Final = (b"x-b3-", b"x-datadog-", b"x-envoy-")
 
 
 class Target(NamedTuple):
@@ -366,7 +366,7 @@ class ResponseStore:
             name.startswith(b"x-")
             and name not in UNKEYED_FIELDS
             and name not in self._ignored
-            and not name.startswith(_UNKEYED_PREFIXES)
+            and not name.startswith(UNKEYED_PREFIXES)
         )
 
     def key_of_variant(self, target: Target, names: tuple[str, ...]) -> str:

@@ -6,9 +6,10 @@ the loads, the defaults and the counters. Callers check arguments before they ca
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any, Final, Protocol, final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from weakref import ref
 
 from cachekit.coherence.accessor import TierAccessor
@@ -21,10 +22,21 @@ from cachekit.loading.request import LoadDefaults
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
+from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
+from cachekit.runtime.fork import ForkSafeLock
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache, memory_of_nothing, stats_of, store_of
+
+if TYPE_CHECKING:
+    from cachekit.loading.hot_set import HotSet
+    from cachekit.loading.options import Prefetch
+    from cachekit.loading.prefetching import Job, Prefetcher, PrefetchPool
+
+#: Held while a cache makes what its prefetchers share, because its first two functions may meet there.
+_making: Final = threading.RLock()
+_fork_guard = ForkSafeLock(_making)
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)
 
@@ -49,6 +61,8 @@ class CacheCore:
         load: how values are loaded when the caller does not say.
         keeps_warm: whether keys may be kept warm.
         strict: whether a tier that fails raises TierUnavailableError.
+        reload_hot: whether the keys that are used most are in memory again after a restart.
+        prefetch: how entries of lower tiers are copied before they are asked for; None for not at all.
 
     Attributes:
         memory: the store of the memory tier. A store that keeps nothing stands for a tier that is not there.
@@ -58,6 +72,8 @@ class CacheCore:
         loads, awaited: the loads of this cache, in threads and in tasks.
         defaults: how values are loaded when the caller does not say.
         keep_warm: the keys kept warm; None if that is off.
+        prefetcher: copies entries of lower tiers into memory before they are asked for; None if that is off.
+        hot_set: the keys that are used most, for after a restart; None if that is off.
         lookups: the counters of callers that name no function of their own.
         table: the counters of all callers.
         fast_paths: the fast paths that point into the memory tier. It is no WeakSet, because another thread
@@ -66,8 +82,9 @@ class CacheCore:
     """
 
     __slots__ = (
-        "__weakref__", "_functions", "_levels", "awaited", "closed", "default_ttl", "defaults", "fast_paths",
-        "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier", "table", "tiers",
+        "__weakref__", "_functions", "_levels", "_prefetches", "awaited", "closed", "default_ttl", "defaults",
+        "fast_paths", "hot_set", "keep_warm", "loads", "lookups", "memory", "memory_stats", "memory_tier",
+        "prefetcher", "table", "tiers",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +97,8 @@ class CacheCore:
         load: LoadOptions,
         keeps_warm: bool,
         strict: bool,
+        reload_hot: bool,
+        prefetch: Prefetch | None,
     ) -> None:
         self.memory_tier = memory
         self._levels: list[CacheLevel] = [
@@ -112,6 +131,18 @@ class CacheCore:
         self.lookups = self.table.reader()
         self._functions: dict[str, ref[Lookups]] = {}
         self.fast_paths: weakref.WeakKeyDictionary[HoldsEntries, None] = weakref.WeakKeyDictionary()
+        self._prefetches: PrefetchPool | None = None
+        self.prefetcher: Prefetcher | None = None
+        if prefetch is not None and memory is not None and self.tiers.lower:
+            from cachekit.loading.prefetching import Prefetcher
+
+            self.prefetcher = Prefetcher(self.prefetches(), prefetch, _no_job, self.lookups)
+        self.hot_set: HotSet | None = None
+        if reload_hot and memory is not None and self.tiers.lower:
+            from cachekit.loading.hot_set import HotSet
+
+            most_bytes = None if memory.max_bytes is None else memory.max_bytes // 2
+            self.hot_set = HotSet(self.tiers, self.memory, most_bytes, self.table, self.loads.path.log)
 
     def check(self, level: CacheLevel = CacheLevel.ALL) -> None:
         """Raise CacheClosedError, TypeError or ValueError if a call to these levels cannot be served."""
@@ -125,6 +156,22 @@ class CacheCore:
             names = ", ".join(str(mine.name) for mine in self._levels)
             raise ValueError(f"cache_level={level} names no tier of this cache, which has: {names}")
 
+    def estimate(self, statistics: Mapping[str, CacheStats]) -> SizeEstimate | None:
+        """Return what other sizes of the memory tier would bring, for the time that the statistics cover."""
+        if self.memory_tier is None or self.closed or "memory" not in statistics:
+            return None
+        return self.memory_tier.estimate(max(1, statistics["memory"].requests))
+
+    def prefetches(self) -> PrefetchPool:
+        """Return what all prefetchers of this cache share."""
+        if self._prefetches is None:
+            from cachekit.loading.prefetching import PrefetchPool
+
+            with _making:
+                if self._prefetches is None:
+                    self._prefetches = PrefetchPool(self.tiers, self.memory, self.loads, self.awaited)
+        return self._prefetches
+
     # -- lookups ------------------------------------------------------------------------------------
 
     def look_up(self, key: str, level: CacheLevel) -> Any | Missing:
@@ -132,7 +179,8 @@ class CacheCore:
         lookups = self.lookups
         value = self.memory.look_up(key, lookups) if level._value_ & MEMORY else self._skip_memory(lookups)
         if value is MISSING and self.tiers.lower:
-            value = self.tiers.find(key, level)
+            find = self.tiers.find if self.prefetcher is None else self.prefetcher.find
+            value = find(key, level)
         return value
 
     def look_in_memory(self, key: str, level: CacheLevel, lookups: Lookups) -> Any | Missing:
@@ -211,6 +259,9 @@ class CacheCore:
             combined[quantile] = next(iter(tiers.values()))[quantile]
         hits, misses = self.table.totals()
         combined |= self.loads.figures.as_dict()
+        combined["reloaded"] = 0 if self.hot_set is None else self.hot_set.reloaded
+        if self._prefetches is not None:
+            combined |= self._prefetches.counters.as_dict()
         combined["requests"] = hits + misses + self.tiers.skipped
         combined["request_hits"] = hits + answers
         return tiers | {"combined": CacheStats(**combined)}
@@ -219,6 +270,8 @@ class CacheCore:
 
     def close(self) -> None:
         """Refuse further calls, empty the fast paths and end what runs in the background."""
+        if self.hot_set is not None:
+            self.hot_set.close()  # first, while memory has entries and the tiers take the record
         self.closed = True
         for reference in self.fast_paths.keyrefs():
             fast_path = reference()
@@ -226,7 +279,13 @@ class CacheCore:
                 fast_path.forget_cache()
         if self.keep_warm is not None:
             self.keep_warm.close()
+        if self._prefetches is not None:
+            self._prefetches.close()
         self.tiers.close()
         self.loads.close()
         self.table.is_closed = True
         self.memory_stats.retire(self.table)
+
+
+def _no_job(_: str) -> Job:
+    return None

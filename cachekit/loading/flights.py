@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from types import FrameType
 
-_GLANCE: Final = 1.0  # seconds between two checks whether the loop of a flight still runs
+_GLANCE: Final = 0.1  # seconds between two checks whether the loop of a flight still runs
 
 # Guards every table and flight of the process, because two loads may wait for each other across caches. It
 # is re-entrant for finalizers, so each operation under it leaves the tables consistent.
@@ -105,6 +105,11 @@ def _flying() -> list[Flight[Any]]:
         flights += block._flights
         block = block._outer
     return flights
+
+
+def leave_loads() -> None:
+    """Note that this thread or task belongs to no load. The one that began it does not wait for it."""
+    _block.set(None)
 
 
 def lead_here(flights: Iterable[Flight[Any]]) -> None:
@@ -336,10 +341,10 @@ class Flight(Generic[F]):
         return self._outcome()
 
     def _pauses(self, seconds: float | None, loop: AbstractEventLoop | None) -> Iterator[float | None]:
-        """Yield how long to wait, one pause after the other. Another loop may end without a notice.
+        """Yield how long to wait, one pause after the other. Another loop may stop without a notice.
 
         Raises:
-            FlightCancelled: the loop of the flight has ended, and has not cancelled its tasks.
+            FlightCancelled: the loop of the flight has stopped, and has not cancelled its tasks.
         """
         if self._runs_beside(loop):
             yield seconds
@@ -411,6 +416,9 @@ class FlightTable(Generic[F]):
 
     def __len__(self) -> int:
         return len(self._flights)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
 
     def join(self, key: str, fence: F, loop: AbstractEventLoop | None) -> tuple[Flight[F], bool]:
         """Return the flight to wait for, and False; or a new one for the caller to lead, and True.

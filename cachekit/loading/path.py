@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, fi
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
-from cachekit.errors import CacheClosedError, LoadTimeoutError, TierUnavailableError
+from cachekit.errors import CacheClosedError, LoadTimeoutError, SerializationError, TierUnavailableError
 from cachekit.loading.flights import (
     Flight,
     FlightCancelled,
@@ -32,6 +32,7 @@ from cachekit.loading.flights import (
 from cachekit.loading.permits import LoadPermit, PermitPool
 from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
+from cachekit.loading.verification import Verification, Verifications
 from cachekit.model.counters import LoadCounters
 from cachekit.model.display import shown_error, shown_key, shown_keys
 from cachekit.model.once_only import OnceOnlyError
@@ -111,7 +112,10 @@ class LoadPath:
     A `loop` is the running event loop of a caller on one, or None for a caller in a thread.
     """
 
-    __slots__ = ("figures", "flights", "log", "permits", "random_fraction", "schedule", "tasks", "tiers")
+    __slots__ = (
+        "figures", "flights", "log", "permits", "random_fraction", "schedule", "tasks", "tiers",
+        "verifications",
+    )  # fmt: skip
 
     def __init__(self, tiers: TierStack) -> None:
         self.tiers = tiers
@@ -119,9 +123,10 @@ class LoadPath:
         self.figures = LoadCounters()
         self.permits = PermitPool(tiers, self.figures)
         self.schedule = RefreshSchedule(tiers)
+        self.verifications = Verifications(tiers, self.figures)
         self.tasks = Tasks()
         self.log = RateLimitedLog(tiers.monotonic)
-        #: For jitter; tests replace it.
+        #: For jitter and the choice of hits to verify; tests replace it.
         self.random_fraction: Callable[[], float] = random_fraction
 
     def load(
@@ -305,6 +310,50 @@ class LoadPath:
                 flight.cancel()
         return flight.outcome
 
+    def chosen_for_verification(
+        self, key: str, value: Any, request: LoadRequest, name: str, verifies: bool, chosen: bool
+    ) -> Verification | None:
+        """Return the verification of a hit if chance, or the fast path before, chose it, and it is due."""
+        share = request.options.verify
+        if not (share and verifies) or not (chosen or self.random_fraction() < share):
+            return None
+        return self.verifications.begin(name, key, value, request)
+
+    def verify(
+        self, verification: Verification, loader: Callable[..., Any], begin: Callable[[Path[object]], object]
+    ) -> None:
+        """Verify a hit; `begin` detaches the path, or returns None if there is no thread."""
+        begun = None
+        try:
+            begun = begin(self._verify(verification, loader))
+        finally:
+            if begun is None:
+                self.verifications.end(verification)
+
+    def _verify(self, verification: Verification, loader: Callable[..., Any]) -> Path[None]:
+        tiers, request, started, failed = self.tiers, verification.request, self.tiers.monotonic(), False
+        try:
+            if tiers.redis is not None:
+                yield Blocking(tiers.complete_fence, verification.fence)
+            try:
+                fresh = yield Call(loader)
+            except Exception as error:
+                failed = not is_interrupt(error)
+                raise
+            finally:
+                self.figures.ended(tiers.monotonic() - started, failed)
+            ttl = partial(request.life, fresh, self.random_fraction)
+            yield Blocking(self.verifications.compare, verification, fresh, ttl)
+        except Exception as error:  # a load that fails says nothing about the cached value
+            if is_interrupt(error):
+                raise
+            verification.function.log.add(
+                f"a hit of {verification.name} was not verified, because its load failed: "
+                f"{shown_error(error)}"
+            )
+        finally:
+            self.verifications.end(verification)
+
     def _run(
         self, flights: Flights, loader: Callable[..., Any], request: LoadRequest, values: dict[str, Any]
     ) -> Path[Outcome[Any]]:
@@ -344,7 +393,7 @@ class LoadPath:
                             loaded = {missing[0].key: loaded}
                         yield Blocking(self._store, missing, loaded, request, values)
                 except GeneratorExit:
-                    permit = None  # The loop is gone, and takes no step. Leases end with their objects.
+                    permit = None  # The loop is gone, and takes no step (see `TaskPermits`).
                     raise
                 finally:
                     if permit is not None:
@@ -423,12 +472,18 @@ class LoadPath:
             if key in loaded:
                 values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
-                    refuse_unstorable(value, key)
+                    try:
+                        refuse_unstorable(value, key)
+                    except SerializationError as error:
+                        self.tiers.writes.not_stored([key], error)
+                        raise
                 ttl: Any = request.ttl
                 if request.jitter or callable(ttl):
                     ttl = request.life(value, self.random_fraction)
                 if request.replaces or (ttl is not None and ttl > 0):
                     lasting.append((fence, value, ttl))
+                else:
+                    self.tiers.unwanted(key)
         tiers, level, stale_ttl = self.tiers, request.level, request.stale_ttl
         try:
             if tiers.redis is not None and len(lasting) > 1 and not request.replaces:
@@ -453,6 +508,7 @@ class LoadPath:
         self.log.add(f"loaded values were not stored, {shown_key(keys[0])} among them: {shown_error(error)}")
         for key in keys:  # nor may an older value be left
             self.tiers.writes.delete(key, CacheLevel.ALL)
+        self.tiers.writes.not_stored(keys, error)
 
     def _fail(self, flights: Flights, error: Exception) -> Outcome[Any]:
         for flight in flights:

@@ -6,14 +6,17 @@ permit. So does a load inside one that holds a permit, and a load that such a on
 wait for each other, one for a value and one for a permit, would both wait until their timeouts.
 
 Fences decide what is stored, so a lost lease costs a second load and no more. When a process is killed, its
-leases and slots on the host are free at once. A process that hangs, or a host that is gone, holds others up
-until the timeout.
+leases and slots on the host are free at once. So are those of an event loop that has stopped with loads under
+way. A process that hangs, or a host that is gone, holds others up until the timeout.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
@@ -23,15 +26,21 @@ from cachekit.loading.flights import blocks_a_permit_holder
 from cachekit.loading.options import LeaseScope, LoadOptions
 from cachekit.model.counters import LoadCounters
 from cachekit.model.types import MISSING, Missing
+from cachekit.runtime.background import BackgroundCall
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import DirectoryTier, Lease
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from cachekit.loading.process_lease import ProcessLeases
     from cachekit.loading.slots import LoadSlots
 
 #: One attempt, which does not wait. None: another load has it. UNAVAILABLE: no load can have it.
 Attempt = Callable[[], Lease | Unavailable | None]
+
+_LOOK: Final = 0.1  # seconds between two looks at the loops of tasks that hold permits
 
 _NO_FILE: Final = "which is kept by the file tier, and this cache has none: give it file_cache=FileCache(...)"
 
@@ -53,10 +62,12 @@ def _runs_loop() -> bool:
 class PermitPool:
     """The leases and slots of one cache. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("_figures", "_leases", "_slots", "_tiers")
+    __slots__ = ("_figures", "_leases", "_slots", "_tiers", "of_tasks")
 
     def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
         self._tiers = tiers
+        #: Those of loads that are tasks.
+        self.of_tasks = TaskPermits()
         self._figures = figures
         self._leases: dict[str, ProcessLeases] = {}
         self._slots: dict[int, LoadSlots] = {}
@@ -161,16 +172,79 @@ class PermitPool:
         return slots
 
     def close(self) -> None:
-        """Release the leases of this process."""
+        """Release the leases of this process, and the slots of loops that have stopped."""
+        self.of_tasks.release_abandoned()
         for leases in self._leases.values():
             leases.close()
+
+
+@final
+class TaskPermits:
+    """The permits of loads that are tasks, to be released when a loop stops and never runs its tasks again.
+
+    A loop that goes on later has lost them. Then another load of the key may run beside its own.
+    Safe in any thread. A child of a fork forgets those of its parent.
+    """
+
+    __slots__ = ("__weakref__", "_jobs", "_permits", "_process")
+
+    def __init__(self) -> None:
+        self._permits: dict[LoadPermit, weakref.ref[AbstractEventLoop]] = {}
+        self._jobs: dict[int, ScheduledTask] = {}  # at most one
+        self._process = os.getpid()
+
+    def add(self, permit: LoadPermit, loop: AbstractEventLoop) -> None:
+        """Release this permit if the loop stops before the task does."""
+        if self._process != os.getpid():
+            self._permits.clear()
+            self._process = os.getpid()
+        self._permits[permit] = weakref.ref(loop)
+        self._keep_looking()
+
+    def _keep_looking(self) -> None:
+        if not self._jobs:
+            job = scheduler.every(_LOOK, self.look)
+            if self._jobs.setdefault(0, job) is not job:  # another thread was faster
+                job.cancel()
+
+    def look(self) -> None:
+        """Begin to release the permits of loops that have stopped; the scheduler calls this."""
+        abandoned = self._take_abandoned()
+        if not self._permits:
+            job = self._jobs.pop(0, None)
+            if job is not None:
+                job.cancel()
+            if self._permits:  # added in between, by a task that saw the job
+                self._keep_looking()
+        # Not in this thread: a server may not answer, and upkeep must not wait for it.
+        if abandoned and not BackgroundCall(partial(_release_all, abandoned)).start():
+            _release_all(abandoned)
+
+    def release_abandoned(self) -> None:
+        """Release the permits of loops that have stopped."""
+        _release_all(self._take_abandoned())
+
+    def _take_abandoned(self) -> list[LoadPermit]:
+        abandoned = []
+        for permit, reference in list(self._permits.items()):
+            loop = reference()
+            if permit.is_released or loop is None or not loop.is_running():
+                self._permits.pop(permit, None)
+                if not permit.is_released:
+                    abandoned.append(permit)
+        return abandoned
+
+
+def _release_all(permits: list[LoadPermit]) -> None:
+    for permit in permits:
+        permit.release()
 
 
 @final
 class LoadPermit:
     """The lease and the slot of one load, for one thread or task at a time."""
 
-    __slots__ = ("_figures", "_find", "_held", "_lease", "_released", "_slot", "_stale", "_waited", "value")
+    __slots__ = ("_figures", "_find", "_held", "_lease", "_slot", "_stale", "_waited", "is_released", "value")
 
     def __init__(
         self,
@@ -186,7 +260,8 @@ class LoadPermit:
         self._stale = stale
         self._figures = figures
         self._held: list[Lease] = []
-        self._released = False
+        #: Whether the load has ended, so that nothing more may be acquired.
+        self.is_released = False
         self._waited = False
         #: A value that another process has stored, or a stale one; then there is nothing to load.
         self.value: Any | Missing = MISSING
@@ -230,12 +305,12 @@ class LoadPermit:
 
     def _hold(self, lent: Lease) -> None:
         self._held.append(lent)
-        if self._released:  # the task was cancelled while a thread was about to acquire this
+        if self.is_released:  # the task was cancelled while a thread was about to acquire this
             self.release()
 
     def release(self) -> None:
         """Release all, also what a thread is about to acquire. A second call does nothing."""
-        self._released = True
+        self.is_released = True
         while self._held:
             try:
                 self._held.pop().release()

@@ -108,9 +108,10 @@ class LoadDefaults:
         if load is None:
             return self.load
         self._permits.check(checked_options(load))
-        if load.refresh_ahead and not self._has_memory:
+        if load.acts_on_hits and not self._has_memory:
             raise ValueError(
-                "refresh_ahead needs a memory tier, at whose copies it looks, and this cache has none"
+                f"{'refresh_ahead' if load.refresh_ahead else 'verify'} needs a memory tier, at whose copies "
+                f"it looks, and this cache has none"
             )
         return load
 

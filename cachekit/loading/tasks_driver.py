@@ -81,6 +81,23 @@ class AwaitedLoads:
             loop, is_due = asyncio.get_running_loop(), partial(schedule.begins, key, part)
             self.path.reload(key, loader, request, self._detach, is_due, loop)
 
+    def after_hit(
+        self,
+        key: str,
+        value: Any,
+        loader: Callable[[], Awaitable[Any]],
+        request: LoadRequest,
+        name: str,
+        verifies: bool,
+        chosen: bool = False,
+    ) -> None:
+        """Begin what a hit asks for; see `Loads.after_hit`."""
+        if request.options.refresh_ahead:
+            self.refresh(key, loader, request)
+        verification = self.path.chosen_for_verification(key, value, request, name, verifies, chosen)
+        if verification is not None:
+            self.path.verify(verification, loader, partial(self._detach, ()))
+
     def find(self, key: str, level: CacheLevel) -> asyncio.Future[Outcome[Any | Missing]]:
         """Return a future of what `TierStack.find` returns, read together with other reads of this turn."""
         tiers = self.path.tiers
@@ -132,6 +149,8 @@ class AwaitedLoads:
         import asyncio
 
         deadline = monotonic() + seconds
+        # Before the first attempt: the loop may stop while a thread makes it.
+        self.path.permits.of_tasks.add(permit, asyncio.get_running_loop())
         acquired = await self.in_io_thread(permit.try_acquire)
         # Between two attempts it sleeps on the loop. If it waited in a thread, all threads might wait for
         # permits, and the loads that hold these would find none for their steps.

@@ -76,6 +76,33 @@ class Loads:
         if schedule.is_due(key, part):
             self.path.reload(key, loader, request, self._detach, partial(schedule.begins, key, part))
 
+    def after_hit(
+        self,
+        key: str,
+        value: Any,
+        loader: Callable[[], Any],
+        request: LoadRequest,
+        name: str,
+        verifies: bool,
+        chosen: bool = False,
+    ) -> None:
+        """Begin what a hit asks for: a reload ahead of time, and a verification of the value.
+
+        Args:
+            key: The key.
+            value: What was found.
+            loader: Loads the key.
+            request: How.
+            name: The function of the loader.
+            verifies: Whether the function may be verified.
+            chosen: Whether the hit was chosen already; otherwise chance decides.
+        """
+        if request.options.refresh_ahead:
+            self.refresh(key, loader, request)
+        verification = self.path.chosen_for_verification(key, value, request, name, verifies, chosen)
+        if verification is not None:
+            self.path.verify(verification, loader, partial(self._detach, ()))
+
     def reload_now(self, key: str, loader: Callable[[], Any], request: LoadRequest) -> None:
         """Reload a key in this thread, unless it is being loaded.
 

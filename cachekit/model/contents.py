@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CONTAINERS: Final[tuple[Any, ...]] = (
     dict, list, tuple, set, frozenset, deque, OrderedDict, defaultdict, MappingProxyType, SimpleNamespace,
-    partial, BaseException,
+    partial, BaseException, type({}.keys()), type({}.values()), type({}.items()),
 )  # fmt: skip
 #: What the makers of classes leave in them: dataclasses, attrs, pydantic, msgspec.
 _OF_DATA: Final = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__struct_fields__")
@@ -36,6 +36,7 @@ _LONGEST_CHAIN: Final = 4
 _CLOSED: Final = 0
 _OPEN: Final = 1
 _OBJECT: Final = 2
+_ARRAY: Final = 3
 # Emptied when full, because it keeps classes alive.
 _ways: dict[type, int] = {}
 _MOST_WAYS: Final = 256
@@ -53,7 +54,8 @@ def contents(value: object, most: int = sys.maxsize) -> Iterator[list[object]]:
         most: Look into so many objects at most.
     """
     seen = {id(value)}
-    objects = [value] if _way_of(type(value)) else []
+    first = _way_of(type(value))
+    objects = [_items_of(value) if first == _ARRAY else value] if first else []
     for _ in range(_LONGEST_CHAIN):
         level, objects = objects, []
         while level and most > 0:
@@ -70,7 +72,10 @@ def contents(value: object, most: int = sys.maxsize) -> Iterator[list[object]]:
                     way = _way_of(kind)
                 if way and id(one) not in seen:
                     seen.add(id(one))
-                    (level if way == _OPEN else objects).append(one)
+                    if way == _ARRAY:
+                        level.append(_items_of(one))
+                    else:
+                        (level if way == _OPEN else objects).append(one)
 
 
 def kinds_within(value: object) -> list[type]:
@@ -84,8 +89,17 @@ def kinds_within(value: object) -> list[type]:
 def _way_of(kind: type) -> int:
     if len(_ways) >= _MOST_WAYS:
         _ways.clear()
-    way = _ways[kind] = _OPEN if _is_data(kind) else _OBJECT if _is_object(kind) else _CLOSED
+    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+        way = _ARRAY
+    else:
+        way = _OPEN if _is_data(kind) else _OBJECT if _is_object(kind) else _CLOSED
+    _ways[kind] = way
     return way
+
+
+def _items_of(array: Any) -> list[object]:
+    """Return the objects in an array of numpy, which does not tell the garbage collector of them."""
+    return array.ravel().tolist() if array.dtype.hasobject else []
 
 
 def _is_data(kind: type) -> bool:

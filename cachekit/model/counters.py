@@ -116,7 +116,10 @@ class TierCounters:
 class LoadCounters:
     """The counters of the loads of one cache; `CacheStats` says when each moves."""
 
-    __slots__ = ("durations", "failures", "lease_waits", "listeners", "stale_served", "successes")
+    __slots__ = (
+        "durations", "failures", "lease_waits", "listeners", "mismatches", "stale_served", "successes",
+        "verified",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # Two counters that only grow: of a sum and a part of it, the rest could fall for a moment.
@@ -125,6 +128,8 @@ class LoadCounters:
         self.durations = LatencyHistogram()  #: of every load
         self.stale_served = 0
         self.lease_waits = 0
+        self.verified = 0
+        self.mismatches = 0
         #: Called with the seconds of each load, by whichever thread has ended it. They raise nothing.
         self.listeners: tuple[Callable[[float], object], ...] = ()
 
@@ -147,6 +152,8 @@ class LoadCounters:
             "load_seconds": self.durations.sum,
             "stale_served": self.stale_served,
             "lease_waits": self.lease_waits,
+            "verified": self.verified,
+            "mismatches": self.mismatches,
         }
 
 

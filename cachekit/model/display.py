@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from cachekit.errors import CacheError
+from cachekit.model.types import FUNCTION_TAG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from typing import Final
 
 _DIGITS: Final = frozenset("0123456789abcdef")
-#: The beginning of the tag that all results of a cached function have.
-_OF_FUNCTION: Final = "cachekit.function:"
 #: Types whose values are no secret.
 _PLAIN: Final = (bool, int, float)
 
@@ -41,7 +40,7 @@ def shown_keys(keys: Iterable[str]) -> str:
 def shown_tags(tags: Iterable[str]) -> str:
     """Return tags in order, each as a digest, except those of cached functions; "no tags" for none."""
     texts = [
-        repr(tag) if shows_keys() else tag if tag.startswith(_OF_FUNCTION) else f"#{_digest(tag)}"
+        repr(tag) if shows_keys() else tag if tag.startswith(FUNCTION_TAG) else f"#{_digest(tag)}"
         for tag in sorted(tags)
     ]
     return f"tags {', '.join(texts)}" if texts else "no tags"

@@ -12,7 +12,8 @@ COUNTED: Final = (
     "hits", "misses", "unavailable", "size", "memory_usage_bytes", "sets", "deletes",
     "invalidations", "evictions", "expirations", "promotions", "refusals", "oversized", "errors",
     "latency_p50", "latency_p99", "requests", "request_hits", "loads", "load_failures", "load_seconds",
-    "stale_served", "lease_waits",
+    "stale_served", "lease_waits", "reloaded", "verified", "mismatches", "prefetches", "prefetch_hits",
+    "prefetches_late", "prefetches_wasted",
 )  # fmt: skip
 
 
@@ -39,6 +40,12 @@ class CacheStats(Mapping[str, float]):
       the next two.
     - stale_served: a load returned a stale value.
     - lease_waits: a load had to wait for a lease or a slot (see `LoadOptions`).
+    - reloaded: an entry was copied into memory because it was used most before the restart (`reload_hot`).
+      This one counts for a whole cache, too.
+    - verified, mismatches: hits that were compared with a fresh load, and those that differed. 0 for a tier.
+    - prefetches, prefetch_hits, prefetches_late, prefetches_wasted: values were loaded or copied before they
+      were asked for; were in memory when they were; were still being loaded; or never were asked for, or
+      failed. They count for a whole cache, too.
     - size: the entries held, including expired ones that nothing has removed yet.
     - memory_usage_bytes: an estimate; each tier documents what it covers. In a memory tier with
       `max_bytes` it is what counts towards that bound.
@@ -73,6 +80,13 @@ class CacheStats(Mapping[str, float]):
     load_seconds: float
     stale_served: int
     lease_waits: int
+    reloaded: int
+    verified: int
+    mismatches: int
+    prefetches: int
+    prefetch_hits: int
+    prefetches_late: int
+    prefetches_wasted: int
 
     _DERIVED: Final = ("hit_rate", "request_hit_rate")
     __slots__ = COUNTED

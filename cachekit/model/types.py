@@ -25,6 +25,9 @@ Tags: TypeAlias = AbstractSet[str] | list[str] | tuple[str, ...]
 
 NO_TAGS: Final[frozenset[str]] = frozenset()
 
+#: What the implicit tag of a cached function's results begins with; its identity follows.
+FUNCTION_TAG: Final = "cachekit.function:"
+
 #: Types whose values hold nothing else.
 SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None), complex, bytearray})
 

@@ -37,7 +37,7 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         if not isinstance(ttl, timedelta):
             raise TypeError(
                 f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
-                f"not {ttl!r} of type {kind.__name__}"
+                f"not {shown_value(ttl)}"
             )
         value = ttl.total_seconds()
     if value != value:

@@ -95,7 +95,8 @@ class Publisher:
         for core, one in snapshots.items():
             history = self._earlier.get(id(core)) or deque([(now, _NOTHING)], _SPANS)
             earlier[id(core)] = history
-            healths.append(assess(since(history[0][1], one.stats), core.tiers.states()))
+            span = since(history[0][1], one.stats)
+            healths.append(assess(span, core.tiers.states(), sizes=core.estimate(span)))
             if now - history[-1][0] >= _SPAN:
                 history.append((now, one.stats))
         self._earlier = earlier

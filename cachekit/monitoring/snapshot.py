@@ -58,6 +58,13 @@ def snapshot(core: CacheCore) -> Snapshot:
         "loads/error": combined.load_failures,
         "stale_served": combined.stale_served,
         "lease_waits": combined.lease_waits,
+        "verified": combined.verified,
+        "mismatches": combined.mismatches,
+        "reloaded": combined.reloaded,
+        "prefetches/begun": combined.prefetches,
+        "prefetches/hit": combined.prefetch_hits,
+        "prefetches/late": combined.prefetches_late,
+        "prefetches/wasted": combined.prefetches_wasted,
         **_histogram("load.duration", durations),
     }
     parts = [Part(core, own)]

@@ -60,6 +60,12 @@ class BackgroundCall:
         """Whether the thread has ended, or is not of this process because this is a child of a fork."""
         return self._thread is None or not self._thread.is_alive()
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the thread has ended, for so many seconds; it returns at once in that thread itself."""
+        if not self.is_over and self._thread is not threading.current_thread():
+            assert self._thread is not None
+            self._thread.join(seconds)
+
     def raise_exit(self) -> None:
         """Wait until the thread has ended, and raise what ended it if that is no Exception."""
         if self._thread is not None:

@@ -119,4 +119,6 @@ def _is_asynchronous(error: BaseException, surely: bool = False) -> bool:
     kind = type(error)
     if vars(builtins).get(kind.__name__) is kind:
         return not isinstance(error, _BARE)
-    return kind.__module__.partition(".")[0] not in sys.stdlib_module_names
+    from cachekit.runtime.program import is_standard  # few errors come here
+
+    return not is_standard(kind.__module__)

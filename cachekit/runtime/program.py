@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PROGRAM = "CACHEKIT_PROGRAM"
 TESTS_DIRECTORY = "CACHEKIT_TESTS_DIR"
 
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_NO_LIBRARY = frozenset({"__main__", "__mp_main__", "builtins"})
+
 
 def _directory_at_start() -> str | None:
     try:
@@ -80,11 +83,14 @@ def shell() -> str:
 def tests_directory() -> str | None:
     """Return a temporary directory if pytest or unittest runs this program, or None.
 
-    The process that makes it removes it at its end, so that tests leave no values for the next run.
+    The process that makes it removes it at its end, so that tests leave no values for the next run. Each
+    worker of pytest-xdist has its own, so that its tests do not see the values of another worker's.
     """
     inherited = os.environ.get(TESTS_DIRECTORY)
-    if inherited or not _runs_tests():
-        return inherited or None
+    if inherited:
+        return _of_worker(inherited)
+    if not _runs_tests():
+        return None
     with _making:  # another thread may be making one
         made = os.environ.get(TESTS_DIRECTORY)
         if made is None:
@@ -94,6 +100,17 @@ def tests_directory() -> str | None:
             made = os.environ[TESTS_DIRECTORY] = tempfile.mkdtemp(prefix="cachekit-tests-")
             atexit.register(_remove, made, os.getpid())
     return made
+
+
+def _of_worker(inherited: str) -> str:
+    """Return the directory of this worker in the one that its controller made, and hand it down."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if not worker or os.path.basename(inherited) in {worker, ""} or os.sep in worker:
+        return inherited
+    mine = os.path.join(inherited, worker)
+    os.makedirs(mine, mode=0o700, exist_ok=True)
+    os.environ[TESTS_DIRECTORY] = mine
+    return mine
 
 
 def _runs_tests() -> bool:
@@ -126,6 +143,20 @@ def _described(main: ModuleType | None) -> str | None:
     else:
         name = os.path.splitext(os.path.basename(resolved))[0]
     return None if _directory is None else f"tool:{name}:{_directory}"
+
+
+def is_standard(module: str | None) -> bool:
+    """Return whether what Python code of this module defines comes with Python.
+
+    A program may have a module of such a name, as `test` or `profile`. Its file tells them apart. Code that
+    is executed without a name says that it is of `builtins`, which has nothing that Python code defines.
+    """
+    name = module or ""
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names or top in _NO_LIBRARY:
+        return False
+    file = getattr(sys.modules.get(name, sys.modules.get(top)), "__file__", None)
+    return file is None or (file.startswith(_STANDARD_LIBRARY) and "site-packages" not in file)
 
 
 def _is_installed(path: str) -> bool:

@@ -2,6 +2,9 @@
 
 The thread is a daemon. It starts with the first task and ends with the last. A forked child that inherits
 tasks starts its own thread. Tasks are bound methods that are held weakly, so they keep no cache alive.
+
+All caches share the thread. So a task that may take more than some milliseconds runs apart, in a thread made
+for each call: a sweep of many entries, a server that does not answer, a function of the user's.
 """
 
 from __future__ import annotations
@@ -20,10 +23,19 @@ from cachekit.runtime.interrupts import raise_interrupt
 class ScheduledTask:
     """A repeated call. `cancel()` ends it."""
 
-    __slots__ = ("_scheduler", "due", "interval", "method")
+    __slots__ = ("_scheduler", "apart", "due", "interval", "method", "runner")
 
-    def __init__(self, scheduler: Scheduler, method: weakref.WeakMethod[Callable[[], Any]], interval: float):
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        method: weakref.WeakMethod[Callable[[], Any]],
+        interval: float,
+        apart: bool,
+    ):
         self._scheduler = scheduler
+        self.apart = apart
+        #: The thread of the last call that ran apart.
+        self.runner: threading.Thread | None = None
         self.method = method
         self.interval = interval
         self.due = time.monotonic() + interval
@@ -48,12 +60,13 @@ class Scheduler:
         self._thread: threading.Thread | None = None
         fork.register(self)
 
-    def every(self, interval: float, task: Callable[[], Any]) -> ScheduledTask:
+    def every(self, interval: float, task: Callable[[], Any], *, apart: bool = False) -> ScheduledTask:
         """Call the bound method `task` every `interval` seconds until it is cancelled or collected.
 
-        The first call comes after one interval. An exception of a task is logged, and its calls continue.
+        The first call comes after one interval. An exception of a task is logged, and its calls continue. A
+        call that is to run `apart` is left out while the one before is still running.
         """
-        scheduled = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval)
+        scheduled = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval, apart)
         with self._wake:
             self._tasks.append(scheduled)
             if self._thread is None:
@@ -108,10 +121,23 @@ class Scheduler:
                     continue
                 scheduled.due = now + scheduled.interval
             task = scheduled.method()
-            if task is not None:
+            if task is not None and not scheduled.apart:
                 self._call(task)
+            elif task is not None and (scheduled.runner is None or not scheduled.runner.is_alive()):
+                scheduled.runner = self.run_apart(task)
             # This frame must not keep the cache of the task alive.
             del task, scheduled
+
+    def run_apart(self, task: Callable[[], Any]) -> threading.Thread | None:
+        """Call the task once, in a thread made for it; in this one, and return None, if there is none."""
+        try:
+            thread = threading.Thread(target=self._call, args=(task,), name=self._name, daemon=True)
+            thread.start()
+        except RuntimeError as error:
+            raise_interrupt(error)
+            self._call(task)
+            return None
+        return thread
 
     def _call(self, task: Callable[[], Any]) -> None:
         try:

@@ -1,14 +1,16 @@
 """Tasks: the loads of one cache that are tasks of event loops.
 
 A task lives until its load is over, although event loops refer to tasks weakly. It does not outlive its loop:
-a loop that is closed or dropped with loads in progress takes them along. A flight whose task is cancelled,
-even before its first step, is handed over. When the cache is closed, no task is pending.
+a loop that is closed or dropped with loads in progress takes them along, and `close` of the loop ends their
+flights, so that callers in other threads and loops go on at once. A flight whose task is cancelled, even
+before its first step, is handed over. When the cache is closed, no task is pending.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 from weakref import WeakKeyDictionary
 
 from cachekit.errors import CacheClosedError
@@ -25,6 +27,29 @@ class _Flight(Protocol):
     def cancel(self) -> None: ...
 
 
+#: The tasks of a loop, and the flights of each.
+_Held: TypeAlias = "dict[asyncio.Task[object], Sequence[_Flight]]"
+
+
+def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], None] | None) -> None:
+    """Close a loop, and end the flights of its tasks, which never run again.
+
+    Args:
+        loop: The loop.
+        close: What another library had put in place of its method, if anything.
+    """
+    if close is None:
+        type(loop).close(loop)
+        vars(loop).pop("close", None)  # which refers to the loop: it is freed at once again
+    else:
+        close()
+    held: _Held = getattr(loop, _ATTRIBUTE)
+    flights = [flight for of_task in list(held.values()) for flight in of_task]
+    held.clear()
+    for flight in flights:
+        flight.cancel()
+
+
 @final
 class Tasks:
     """The tasks of one cache. Safe on any loop and in any thread.
@@ -32,11 +57,10 @@ class Tasks:
     It has no WeakSet, because another thread may add a member while the members are listed.
     """
 
-    __slots__ = ("_closed", "_loops", "_tasks")
+    __slots__ = ("_closed", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: WeakKeyDictionary[asyncio.Task[object], None] = WeakKeyDictionary()
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, None] = WeakKeyDictionary()
         self._closed = False
 
     def __len__(self) -> int:
@@ -54,12 +78,12 @@ class Tasks:
                 flight.cancel()
             raise
         held = self._held_by(task.get_loop())
-        held.add(task)
+        held[task] = flights
         tasks = self._tasks
         tasks[task] = None
 
         def end(task: asyncio.Task[object]) -> None:
-            held.discard(task)
+            held.pop(task, None)
             tasks.pop(task, None)
             # A task that is cancelled before its first step never gets to say so itself.
             for flight in flights:
@@ -68,17 +92,14 @@ class Tasks:
         task.add_done_callback(end)
         return task
 
-    def _held_by(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[object]]:
-        """Return the set that keeps the tasks of a loop alive; the loop has it, and takes it along."""
-        held: set[asyncio.Task[object]] | None = getattr(loop, _ATTRIBUTE, None)
+    def _held_by(self, loop: asyncio.AbstractEventLoop) -> _Held:
+        """Return the table that keeps the tasks of a loop alive; the loop has it, and takes it along."""
+        held: _Held | None = getattr(loop, _ATTRIBUTE, None)
         if held is None:
-            held = set()
+            held = {}
             setattr(loop, _ATTRIBUTE, held)
-        if loop not in self._loops:
-            self._loops[loop] = None
-            for other in [reference() for reference in self._loops.keyrefs()]:
-                if other is not None and other.is_closed():  # a program may keep it, and its tasks never run
-                    getattr(other, _ATTRIBUTE).clear()
+            # Nothing else tells that a loop is closed.
+            loop.close = partial(_close, loop, vars(loop).get("close"))  # type: ignore[method-assign]
         return held
 
     def refuse_if_closed(self) -> None:

@@ -143,7 +143,7 @@ class _SpareThreads:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may submit a step in the middle of this
         self._waiting: deque[list[Callable[[], None]]] = deque()
         self._running = 0
         fork.register(self)

@@ -27,7 +27,6 @@ name (4), both in UTF-8, and 8 bytes of digest. Only classes that are found by t
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +38,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from cachekit.errors import UnreadableError
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.program import is_standard
 
 #: From the names of a class to what has these names now; raises if there is nothing, or it may not be used.
 Find: TypeAlias = Callable[[str, str], object]
@@ -50,7 +50,6 @@ _FREQUENT: Final = 4096
 
 _HEAP: Final = 1 << 9
 _IMMUTABLE: Final = 1 << 8
-_STANDARD_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 
 
 class _Known(NamedTuple):
@@ -156,13 +155,7 @@ def _parsed(table: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 def _is_fixed(kind: type) -> bool:
     """Return whether the version of Python, or of a package in C, determines the class."""
-    if kind.__flags__ & (_HEAP | _IMMUTABLE) != _HEAP:
-        return True
-    top = str(kind.__module__).partition(".")[0]
-    if top not in sys.stdlib_module_names or top == "__main__":
-        return False
-    file = getattr(sys.modules.get(top), "__file__", None)  # a program may have a module of such a name
-    return file is None or (file.startswith(_STANDARD_LIBRARY) and "site-packages" not in file)
+    return kind.__flags__ & (_HEAP | _IMMUTABLE) != _HEAP or is_standard(str(kind.__module__))
 
 
 def _digest(kind: type) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from cachekit.errors import UnreadableError
 from cachekit.model.contents import kinds_within
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization.class_fingerprints import check, find_loaded, table_of
-from cachekit.serialization.compression import Compressor, unpack
+from cachekit.serialization.compression import LARGEST_RAW, RAW, THRESHOLD, Compressor, unpack
+from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of, too_large
 from cachekit.serialization.pickle_codec import PickleCodec
 
 #: Beside the number of the compression: the table of the value's classes stands before the payload.
@@ -18,6 +19,8 @@ WITH_CLASSES: Final = 0x40
 _LENGTH: Final = Struct("<I")
 #: From this number on, codecs are the users' own, which may carry classes.
 _FIRST_OWN: Final = 128
+#: Types whose values take a byte at least for each of their items, in JSON and MessagePack.
+_SIZED: Final = frozenset({str, bytes, bytearray})
 
 
 class Codec(Protocol):
@@ -55,25 +58,50 @@ class Codec(Protocol):
         ...
 
 
-def packer(codec: Codec, compressor: Compressor) -> Callable[[Any], tuple[int, bytes]]:
-    """Return what encodes and compresses a value: into the compression's number, and the stored payload."""
+#: Encodes and compresses a value, which may have so many bytes when it is stored. Returns the compression's
+#: number, and the stored payload.
+Pack: TypeAlias = Callable[[Any, int], tuple[int, Payload]]
+
+
+def packer(codec: Codec, compressor: Compressor) -> Pack:
+    """Return what encodes and compresses a value.
+
+    It raises ValueTooLargeError, as early as it can, for a value of too many bytes. What it returns may have
+    more than that all the same.
+    """
     compress = compressor.pack
+    # What may be compressed may be larger before.
+    least = 0 if compressor.algorithm is None else LARGEST_RAW
     if isinstance(codec, PickleCodec):
-        encode = codec.encode_with_classes
-    elif codec.code < _FIRST_OWN:
-        plainly = codec.encode
-        return lambda value: compress(plainly(value))
+        encode: Callable[[Any, int], tuple[Payload, bytes]] = codec.encode_with_classes
     else:
 
-        def encode(value: Any) -> tuple[bytes, bytes]:
-            return codec.encode(value), table_of(kinds_within(value))
+        def encode(value: Any, most: int) -> tuple[Payload, bytes]:
+            if codec.code >= _FIRST_OWN:  # which may make anything shorter
+                return codec.encode(value), table_of(kinds_within(value))
+            if type(value) in _SIZED and len(value) > most:
+                raise too_large(len(value))
+            return codec.encode(value), b""
 
-    def pack(value: Any) -> tuple[int, bytes]:
-        payload, table = encode(value)
-        if not table:
-            return compress(payload)
-        how, payload = compress(payload)
-        return how | WITH_CLASSES, b"".join((_LENGTH.pack(len(table)), table, payload))
+    def pack(value: Any, most: int) -> tuple[int, Payload]:
+        payload, table = encode(value, max(least, most))
+        size = len(payload)
+        if size < THRESHOLD and not table:
+            return RAW, payload
+        if type(payload) is bytes and size <= LARGE:
+            how, payload = compress(payload)
+            if not table:
+                return how, payload
+            return how | WITH_CLASSES, b"".join((_LENGTH.pack(len(table)), table, payload))
+        packed = compressor.pack_parts(payload if type(payload) is Parts else Parts([payload]))
+        if packed is None:  # which no text and few containers meet
+            packed = RAW, encode(value, UNBOUNDED)[0]
+        how, payload = packed
+        if table:
+            how |= WITH_CLASSES
+            pieces = [_LENGTH.pack(len(table)), table, *pieces_of(payload)]
+            payload = Parts(pieces) if len(payload) > LARGE else b"".join(pieces)
+        return how, payload
 
     return pack
 

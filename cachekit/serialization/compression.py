@@ -12,12 +12,13 @@ import sys
 import threading
 import zlib
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from cachekit.errors import UnreadableError
+from cachekit.serialization.parts import LARGE, Parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Compression: TypeAlias = Literal["zlib", "zstd"] | None
 
@@ -35,6 +36,8 @@ _ZSTD_WINDOW_LOG: Final = 23
 _ZSTD_LEVEL: Final = 3
 
 _LENGTH: Final = struct.Struct("<Q")
+#: Bytes of a large payload that are compressed together.
+_PIECE: Final = 1 << 20
 
 
 def _zstd() -> ModuleType:
@@ -56,6 +59,14 @@ def _zstd() -> ModuleType:
     return module
 
 
+class _Stream(Protocol):
+    """Compresses piece by piece."""
+
+    def compress(self, data: memoryview, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
 class _Compressors(threading.local):
     """One zstd compressor per thread: those who share one wait for each other."""
 
@@ -66,6 +77,22 @@ class _Compressors(threading.local):
             options={option.compression_level: _ZSTD_LEVEL, option.window_log: _ZSTD_WINDOW_LOG - 2}
         )
         self.whole = zstd.ZstdCompressor.FLUSH_FRAME
+
+
+def _zstd_stream() -> Callable[[], _Stream]:
+    zstd = _zstd()
+    option = zstd.CompressionParameter
+    options = {option.compression_level: _ZSTD_LEVEL, option.window_log: _ZSTD_WINDOW_LOG - 2}
+
+    def stream() -> _Stream:
+        made: _Stream = zstd.ZstdCompressor(options=options)
+        return made
+
+    return stream
+
+
+def _zlib_stream() -> _Stream:
+    return zlib.compressobj(1)
 
 
 def _zlib_compress(payload: bytes) -> bytes:
@@ -96,13 +123,14 @@ class Compressor:
     def __init__(self, algorithm: Compression) -> None:
         self.algorithm = algorithm
         self._compress: Callable[[bytes], bytes] | None
+        self._stream: Callable[[], _Stream] = _zlib_stream
         if algorithm is None:
             self._code, self._compress = RAW, None
         elif algorithm == "zlib":
             self._code, self._compress = ZLIB, _zlib_compress
         elif algorithm == "zstd":
             _zstd()  # refuse here, where the user stands, rather than at the first large value
-            self._code, self._compress = ZSTD, _zstd_compressor()
+            self._code, self._compress, self._stream = ZSTD, _zstd_compressor(), _zstd_stream()
         else:
             raise ValueError(f"compression must be 'zlib', 'zstd' or None, not {algorithm!r}")
 
@@ -114,6 +142,32 @@ class Compressor:
         if len(packed) + _LENGTH.size >= len(payload):
             return RAW, payload
         return self._code, _LENGTH.pack(len(payload)) + packed
+
+    def pack_parts(self, payload: Parts) -> tuple[int, bytes | Parts] | None:
+        """Do as `pack` for a large payload, and free each piece when it is compressed.
+
+        None if it would not become smaller. Then it has to be made again, because its pieces are gone.
+        """
+        if self._compress is None or len(payload) > LARGEST_RAW:
+            return RAW, payload
+        packed = [_LENGTH.pack(len(payload))]
+        left = len(payload) - _LENGTH.size
+        for piece in self._compressed(payload):
+            left -= len(piece)
+            if left <= 0:
+                return None
+            packed.append(piece)
+        size = len(payload) - left
+        return self._code, b"".join(packed) if size <= LARGE else Parts(packed)
+
+    def _compressed(self, payload: Parts) -> Iterator[bytes]:
+        stream, pieces = self._stream(), payload.pieces
+        pieces.reverse()
+        while pieces:
+            view = memoryview(pieces.pop())
+            for start in range(0, len(view), _PIECE):
+                yield stream.compress(view[start : start + _PIECE])
+        yield stream.flush()
 
 
 def unpack(algorithm: int, stored: bytes | memoryview) -> bytes | memoryview:

@@ -51,6 +51,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from cachekit.errors import UnreadableError
+from cachekit.model.display import shown_text, shown_value
 from cachekit.model.validation import MOST_TAGS
 
 MAGIC: Final = b"CK"
@@ -117,9 +118,14 @@ def pack_tags(tags: Mapping[str, int]) -> bytes:
     pieces = []
     for tag, token in tags.items():
         if not isinstance(tag, str) or type(token) is not int:
-            raise TypeError(f"tags must map each tag (str) to its token (int), not {tag!r} to {token!r}")
+            raise TypeError(
+                f"tags must map each tag (str) to its token (int), not {shown_value(tag)} to "
+                f"{shown_value(token)}"
+            )
         if not 0 <= token < 1 << 64:
-            raise ValueError(f"the token of tag {tag!r} must fit 64 bits unsigned, {token!r} does not")
+            raise ValueError(
+                f"the token of tag {shown_text(tag)} must fit 64 bits unsigned, {token!r} does not"
+            )
         name = text(tag)
         pieces.append(_TAG.pack(token, len(name)))
         pieces.append(name)

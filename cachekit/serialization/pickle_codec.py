@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final, final
 
-from cachekit.errors import SerializationError, UnreadableError
+from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
 from cachekit.model.once_only import OnceOnlyError, refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.class_fingerprints import find_by_import, table_of
 from cachekit.serialization.collisions import HealthMonitor, watched
+from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of, too_large
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
 from cachekit.serialization.pickle_literals import is_deep, is_simple, recognise
 
@@ -27,12 +28,15 @@ PROTOCOL: Final = 5
 
 # Of these, an exact instance is all that there is to see: no need to look inside.
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
-# Containers that may hold plain values alone, and mostly do.
-_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset, bytearray})
 
-# The opcodes that name a class or a function: STACK_GLOBAL, and EXT1, EXT2 and EXT4 of `copyreg`.
-_NAMING: Final = b"\x93\x82\x83\x84"
-
+#: PROTO; then BINUNICODE and BINUNICODE8, or BINBYTES and BINBYTES8; then MEMOIZE and STOP.
+_BEGIN: Final = b"\x80\x05"
+_TEXT: Final = b"X", b"\x8d"
+_BYTES: Final = b"B", b"\x8e"
+_END: Final = b"\x94."
+_MOST_SHORT: Final = 0xFFFFFFFF
+#: Characters of a text that are encoded together.
+_SLICE: Final = 1 << 20
 
 # Types that were looked at and left to pickle: looking again would cost as much as pickling a
 # datetime does. Emptied when full, so that it does not keep classes alive for ever.
@@ -40,11 +44,31 @@ _unremarkable: set[type] = set()
 _MOST_UNREMARKABLE: Final = 256
 
 
+class _Sink:
+    """What a pickler writes to. It ends the pickling once the bound is passed."""
+
+    __slots__ = ("left", "most", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.most = self.left = 0
+
+    def write(self, piece: Any) -> None:
+        """Keep a frame, or what a large object holds, which may be the object itself."""
+        plain = type(piece) is bytes
+        size = len(piece) if plain else memoryview(piece).nbytes
+        self.left -= size
+        if self.left < 0:
+            raise too_large(self.most - self.left)
+        self.pieces.append(piece if plain else bytes(piece))  # which may change later
+
+
 class _Pickler(pickle.Pickler):
     """A pickler that looks at each value that is not a plain builtin, and so refuses what is read once."""
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, PROTOCOL)
+    def __init__(self) -> None:
+        self.sink = _Sink()
+        super().__init__(self.sink, PROTOCOL)
         #: The classes of the values, and those that are values. By address: some cannot be hashed.
         self.kinds: dict[int, type] = {}
 
@@ -114,8 +138,6 @@ class PickleCodec:
     def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
         self._allowed = table(allow)
         self._trusted = trusted
-        # A guess for the next value: a cache holds values of few kinds. A wrong guess costs only time.
-        self._mostly_plain = True
 
     def encode(self, value: Any) -> bytes:
         """The value as a pickle that this codec reads.
@@ -123,36 +145,39 @@ class PickleCodec:
         Raises:
             SerializationError: see `encode_with_classes`.
         """
-        return self.encode_with_classes(value)[0]
+        return b"".join(pieces_of(self.encode_with_classes(value)[0]))
 
-    def encode_with_classes(self, value: Any) -> tuple[bytes, bytes]:
+    def encode_with_classes(self, value: Any, most: int = UNBOUNDED) -> tuple[Payload, bytes]:
         """The value as a pickle that this codec reads, and the table of its classes, which `find` finds.
+
+        Args:
+            value: the value.
+            most: bytes that the pickle may have. A larger one is not built whole.
 
         Raises:
             SerializationError: pickle cannot carry the value, it can be consumed only once, or it
                 contains a class that this codec would refuse to read.
+            ValueTooLargeError: the pickle would have more than `most` bytes.
         """
         kind = type(value)
-        if kind in _CONTAINERS and self._mostly_plain:
-            # In C at once. Whatever else than plain values is in it, its class or function is named.
-            try:
-                payload = pickle.dumps(value, PROTOCOL)
-            except Exception as error:  # the pickler that looks says what is wrong
-                if is_no_fault_of_value(error):
-                    raise
-            else:
-                if not self._trusted and is_simple(payload):
-                    return payload, b""
-                if _names_nothing(payload):
-                    return self._verified(value, payload), b""
         if kind in _SCALARS:
-            return self._verified(value, pickle.dumps(value, PROTOCOL)), b""
-        payload, kinds = _dumps_looking(value)
-        self._mostly_plain = _names_nothing(payload)
-        if not self._trusted:
-            # What a registered function makes is whole, whatever its class.
-            kinds = [one for one in kinds if (one.__module__, one.__qualname__) in self._allowed]
-        return self._verified(value, payload), table_of(kinds)
+            if (kind is bytes or kind is str) and len(value) > LARGE:
+                return _in_parts(value, most), b""
+            scalar = pickle.dumps(value, PROTOCOL)
+            return scalar if self._trusted else self._verified(value, scalar), b""
+        payload, kinds = _dumped(value, most)
+        if self._trusted:
+            return payload, table_of(kinds.values()) if kinds else b""
+        whole = payload if isinstance(payload, bytes) else _joined(payload)
+        if not kinds:
+            return whole if is_simple(whole) else self._verified(value, whole), b""
+        # What a registered function makes is whole, whatever its class.
+        known = [one for one in kinds.values() if (one.__module__, one.__qualname__) in self._allowed]
+        return self._verified(value, whole), table_of(known)
+
+    def _verified(self, value: Any, payload: bytes) -> bytes:
+        self._verify(value, payload)
+        return payload
 
     def decode(self, payload: bytes | memoryview) -> Any:
         """The value in the pickle.
@@ -198,11 +223,6 @@ class PickleCodec:
     def _load_inspected(self, payload: bytes, inspected: pickle_inspector.Inspected) -> Any:
         return _Unpickler(watched(payload) if inspected.collides else payload, self._allowed).load()
 
-    def _verified(self, value: Any, payload: bytes) -> bytes:
-        if not self._trusted:
-            self._verify(value, payload)
-        return payload
-
     def _verify(self, value: Any, payload: bytes) -> None:
         """Read back what was written, so that a refusal comes at `set` and not as misses."""
         try:
@@ -236,20 +256,21 @@ class PickleCodec:
         return f"PickleCodec(trusted={self._trusted})"
 
 
-def _names_nothing(payload: bytes) -> bool:
-    """Return whether a pickle made here is known to name no class and no function."""
-    # Where none of these bytes occurs, none of these opcodes does. In a text they may stand for letters.
-    return len(payload.translate(None, _NAMING)) == len(payload) or recognise(payload)[0] is not None
+#: Picklers that are not in use. One that is made takes longer than what it does to a small value.
+_free: list[_Pickler] = []
 
 
-def _dumps_looking(value: Any) -> tuple[bytes, Iterable[type]]:
+def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
     """Return the pickle of a value, and the classes that the pickler met."""
     try:
-        file = io.BytesIO()
-        pickler = _Pickler(file)
-        pickler.dump(value)
-        return file.getvalue(), pickler.kinds.values()
-    except SerializationError:
+        pickler = _free.pop()
+    except IndexError:
+        pickler = _Pickler()
+    sink = pickler.sink
+    sink.most = sink.left = most
+    try:
+        pickler.dump(value)  # after an error it is not used again
+    except (SerializationError, ValueTooLargeError):
         raise
     except RecursionError as error:
         if is_no_fault_of_value(error):
@@ -264,6 +285,49 @@ def _dumps_looking(value: Any) -> tuple[bytes, Iterable[type]]:
             f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "
             f"that are defined at the top of a module"
         ) from error
+    kinds, pieces = pickler.kinds, sink.pieces
+    if len(pieces) == 1:
+        payload = pieces.pop()
+        if kinds:
+            pickler.kinds = {}
+        pickler.clear_memo()
+        _free.append(pickler)
+        return payload, kinds
+    # Its memo is as large as the value was.
+    return b"".join(pieces) if most - sink.left <= LARGE else Parts(pieces), kinds
+
+
+def _in_parts(value: bytes | str, most: int) -> Parts:
+    """Return the pickle of a large text, or of large bytes, which are one of its pieces."""
+    if len(value) > most:  # a character takes a byte at least
+        raise too_large(len(value))
+    opcodes, pieces = _BYTES, [b""]
+    if isinstance(value, bytes):
+        pieces.append(value)
+    else:
+        opcodes, left = _TEXT, most
+        for start in range(0, len(value), _SLICE):
+            pieces.append(value[start : start + _SLICE].encode("utf-8", "surrogatepass"))
+            left -= len(pieces[-1])
+            if left < 0:
+                raise too_large(most - left)
+    size = sum(map(len, pieces))
+    short = size <= _MOST_SHORT
+    pieces[0] = _BEGIN + opcodes[not short] + size.to_bytes(4 if short else 8, "little")
+    parts = Parts((*pieces, _END))
+    if len(parts) > most:
+        raise too_large(len(parts))
+    return parts
+
+
+def _joined(parts: Parts) -> bytes:
+    """Return the pieces as one, and free each as it is copied: both together would be twice the value."""
+    whole = io.BytesIO()
+    pieces = parts.pieces
+    pieces.reverse()
+    while pieces:
+        whole.write(pieces.pop())
+    return whole.getvalue()
 
 
 def _refusal(value: Any, module: str, name: str) -> str:

@@ -21,6 +21,7 @@ from cachekit.serialization import compression as compressing
 from cachekit.serialization import envelope
 from cachekit.serialization.codec import Codec, packer, unpack_value
 from cachekit.serialization.envelope import CHECKED, CHECKED_HEADER, pack_length, unpack_checked
+from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of
 from cachekit.serialization.pickle_allowlist import classes
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Secret, Signer
@@ -166,38 +167,79 @@ class Serializer:
         stale_until: float | None = None,
         tags: Mapping[str, int] | None = None,
     ) -> bytes:
+        """Return what `encode_in_parts` does, in one piece."""
+        stale = expires if stale_until is None else stale_until
+        parts = self.encode_in_parts(
+            key, value, created=created, expires=expires, stale_until=stale, tags=tags or {}
+        )
+        return b"".join(pieces_of(parts))
+
+    def encode_in_parts(
+        self,
+        key: str,
+        value: Any,
+        *,
+        created: float,
+        expires: float,
+        stale_until: float,
+        tags: Mapping[str, int],
+        most: int = UNBOUNDED,
+    ) -> Payload:
         """The value and its header as an envelope, readable under the same key and namespace only.
+
+        A large one is in parts.
 
         Args:
             key: the key that it will be stored under.
             value: anything that the codec carries.
             created: when it was made, in seconds since the epoch, as are the other times.
             expires: when its life ends; infinity is never.
-            stale_until: until when it may be served stale; None is `expires`.
+            stale_until: until when it may be served stale; `expires` if it never is.
             tags: each of its tags with the tag's current token, 0 to 2**64 - 1.
+            most: bytes that the value may have in the envelope. A value that is known to have more is
+                refused before it is built whole.
 
         Raises:
             SerializationError: the value would not come back as it is; the message names its type
                 and the remedy.
+            ValueTooLargeError: it has more than `most` bytes.
             TypeError, ValueError: another argument is of the wrong type, or a time is NaN.
         """
         name = _name(key)
-        stale = expires if stale_until is None else stale_until
-        if created != created or expires != expires or stale != stale:
+        if created != created or expires != expires or stale_until != stale_until:
             raise ValueError(
                 f"created, expires and stale_until must be seconds, not NaN: "
-                f"{created!r}, {expires!r}, {stale!r}"
+                f"{created!r}, {expires!r}, {stale_until!r}"
             )
         packed_tags = envelope.pack_tags(tags) if tags else b""
         signer = self._signer
-        how, payload = self._pack(value)
+        how, payload = self._pack(value, most)
+        if type(payload) is not bytes or len(payload) > LARGE:
+            return self._large(
+                name, (how, len(packed_tags), created, expires, stale_until), packed_tags, payload
+            )
         checksum = 0 if signer is not None else crc32(payload)
-        header = envelope.pack_fixed(self._code, how, len(packed_tags), created, expires, stale, checksum)
+        header = envelope.pack_fixed(
+            self._code, how, len(packed_tags), created, expires, stale_until, checksum
+        )
         if signer is not None:
             seal = signer.sign(name, header, packed_tags, payload)
             return b"".join((envelope.SIGNED, seal, header, packed_tags, payload))
         seal = envelope.CHECKSUM.pack(crc32(name + header + packed_tags, self._base))
         return b"".join((CHECKED, seal, header, packed_tags, payload))
+
+    def _large(self, name: bytes, said: tuple[Any, ...], tags: bytes, payload: Payload) -> Parts:
+        """Return the envelope of a large payload in parts."""
+        pieces, signer, checksum = pieces_of(payload), self._signer, 0
+        if signer is None:
+            for piece in pieces:
+                checksum = crc32(piece, checksum)
+        header = envelope.pack_fixed(self._code, *said, checksum)
+        if signer is not None:
+            start = envelope.SIGNED + signer.sign(name, header, tags, *pieces)
+        else:
+            start = CHECKED + envelope.CHECKSUM.pack(crc32(name + header + tags, self._base))
+        return Parts((start + header + tags, *pieces))
 
     def decode(self, key: str, buffer: bytes | bytearray | memoryview) -> Stored:
         """Open an envelope: check its seal, read its header, leave the payload to `Stored.value`.

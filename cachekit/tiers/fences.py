@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import weakref
 from _weakref import _remove_dead_weakref  # type: ignore[attr-defined]
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
 from cachekit.model.types import CHANGES as CHANGES
@@ -60,6 +60,28 @@ class ServerTokens(NamedTuple):
 
     token: int  #: of the key's bucket
     tags: Mapping[str, int]  #: of each tag of the value
+
+
+class EntryFence(Protocol):
+    """What an entry in memory may have beside its value: a hit serves the value while this is current."""
+
+    @property
+    def words(self) -> Sequence[int]:
+        """Return the words of which `CHANGES` is compared with `seen`."""
+        ...
+
+    @property
+    def seen(self) -> int:
+        """Return the word with which a hit need not ask further."""
+        ...
+
+    def is_current(self) -> bool:
+        """Return whether the value may be served."""
+        ...
+
+    def stands(self) -> bool:
+        """Return whether the value may be served, for a hit that is going to serve it."""
+        ...
 
 
 @final
@@ -127,6 +149,42 @@ class SharedFence:
         same = self.epoch == self.words[EPOCH] != 0 and not self.epoch & WRITING
         token = self.token if same else self.token | WRITING
         return SharedFence(self.tokens, self.key, self.bucket, token, self.epoch, names, tags)
+
+
+@final
+class FirstHitFence:
+    """Stands for the shared fence of an entry in memory until its first hit, which it reports.
+
+    Args:
+        fence: the entry's own; None if the value is valid without one.
+        report: Called once, by the first hit, perhaps under the lock of the store; it raises nothing.
+
+    No word has the value of `seen` before the first hit, so that a hit calls `stands`. Other entries pay for
+    none of this.
+    """
+
+    __slots__ = ("_report", "fence", "seen", "words")
+
+    def __init__(self, fence: EntryFence | None, report: Callable[[], object]) -> None:
+        self.fence = fence
+        self._report: Callable[[], object] | None = report
+        self.words: Sequence[int] = (0,) * (CHANGES + 1) if fence is None else fence.words
+        self.seen = -1
+
+    def is_current(self) -> bool:
+        """Return whether the entry's own fence is current."""
+        return self.fence is None or self.fence.is_current()
+
+    def stands(self) -> bool:
+        """Return whether it is current, and report the first hit."""
+        fence = self.fence
+        if fence is not None and not fence.stands():
+            return False
+        report, self._report = self._report, None
+        self.seen = 0 if fence is None else fence.seen
+        if report is not None:
+            report()
+        return True
 
 
 @final

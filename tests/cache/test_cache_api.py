@@ -91,7 +91,7 @@ def test_explain(cache: IntelligentCache, clock: ManualClock) -> None:
         str(explanation) == f"{shown_key('k')} is in MEMORY: 15.0 s old, expires in 45.0 s, "
         f"{shown_tags({'a', 'b'})}, served 1 times"
     )
-    assert str(cache.explain("x")) == f"{shown_key('x')} is in no tier"
+    assert str(cache.explain("x")) == f"{shown_key('x')} is in no tier: never stored"
     cache.set("f", 1, ttl=FOREVER)
     assert "does not expire" in str(cache.explain("f"))
     assert cache.get_stats()["combined"].requests == 1

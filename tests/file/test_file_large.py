@@ -366,7 +366,7 @@ def test_a_signature_covers_it(tmp_path: Path) -> None:
 
 
 def test_a_large_value_is_not_copied(tmp_path: Path) -> None:
-    """Besides its pickled form nothing is as large as it is: with a secret, behind a fence, or of many."""
+    """What is written are its own bytes: with a secret, behind a fence, or of many."""
     payload = bytes(64 << 20)
 
     def write(cache: FileCache, how: str) -> None:
@@ -383,11 +383,32 @@ def test_a_large_value_is_not_copied(tmp_path: Path) -> None:
                 tracemalloc.start()
                 try:
                     write(cache, how)
-                    # The pickle's buffer grows by halves, without using what it has too much.
-                    assert tracemalloc.get_traced_memory()[1] < 1.6 * len(payload)
+                    assert tracemalloc.get_traced_memory()[1] < 0.1 * len(payload)
                 finally:
                     tracemalloc.stop()
                 assert cache.get_value(how) == payload
+
+
+def test_a_refused_value_is_not_built(tmp_path: Path) -> None:
+    """It ends where the bound is passed. A write removes what the key had; others change nothing."""
+    value = [bytes([number]) * (1 << 20) for number in range(100)]
+    with FileCache(tmp_path, 200) as cache:
+        writes: list[Callable[[], object]] = [
+            lambda: cache.set_value("k", value),
+            lambda: cache._store.write_many({"k": value}, FOREVER, NO_TAGS, 0.0),
+            lambda: cache.set_if("k", CacheEntry("k", value), cache.fence("k")),
+            lambda: cache.add("k", CacheEntry("k", value), cache.fence("k")),
+        ]
+        for at, write in enumerate(writes):
+            cache.set_value("k", 1)
+            tracemalloc.start()
+            try:
+                with pytest.raises(ValueTooLargeError, match="up to about 52428800; raise the limit"):
+                    write()
+                assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            finally:
+                tracemalloc.stop()
+            assert cache.get_value("k") == (None if at < 2 else 1)
 
 
 def test_looking_at_keys_reads_no_large_payload(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from django.conf import settings
 if not settings.configured:
     settings.configure(
         SECRET_KEY="of the tests",
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}, "none": {}},
         INSTALLED_APPS=["django.contrib.sessions", "cachekit.integrations.django"],
         TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
         SESSION_ENGINE="django.contrib.sessions.backends.cache",
@@ -269,6 +269,13 @@ class TestInvalidation:
         backend.invalidate_tags("t")
         assert backend.get("k") is None
         connection.close()
+
+    def test_tags_of_a_site_without_a_database(self, make: Make) -> None:
+        """No transaction can be open, and asking for one is an error there."""
+        backend = make()
+        backend.set("a", 1, tags={"t"})
+        backend.invalidate_tags("t", using="none")
+        assert backend.get("a") is None
 
 
 class TestSite:

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import pytest
 from coherent_caches import listening, open_cache
-from history_log import DONE, OPEN, HistoryLog, logged
 from racing import frequent_switches, race
 from three_tiers import Make
 
@@ -32,6 +31,7 @@ from cachekit import (
 from cachekit.coherence import conditional_writes
 from cachekit.testing import FaultyTier, ManualClock
 from cachekit.testing.history import violations
+from cachekit.testing.history_log import DONE, OPEN, HistoryLog, logged
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.base import DirectoryTier, ServerTier
 

@@ -18,11 +18,11 @@ from typing import NamedTuple, Self
 import pytest
 from coherent_caches import open_cache
 from disks import fill
-from history_log import DONE, GONE, OPEN, HistoryLog, logged
 from redis_server import wait_until
 
 from cachekit import IntelligentCache
 from cachekit.testing.history import Operation, violations
+from cachekit.testing.history_log import DONE, GONE, OPEN, HistoryLog, logged
 from cachekit.testing.processes import fork
 from cachekit.tiers.fences import SharedFence
 

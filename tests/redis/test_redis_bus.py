@@ -225,6 +225,21 @@ def test_nothing_lost_is_no_gap(make_cache: MakeCache) -> None:
     assert notes.gaps == 0
 
 
+def test_a_quiet_bus_is_no_gap(server: RedisServer) -> None:
+    """With the timeout that users have, a connection lasts longer than one exchange may."""
+    notes = Notes()
+    with RedisCache(url=server.url) as cache, server.client() as client:
+        end = cache.subscribe(notes)
+        wait_until(notes.has(2), "the bus is there")
+
+        def pings() -> int:
+            return int(client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0))
+
+        wait_until(lambda: pings() >= 2 or notes.gaps > 2, "the bus was quiet for two pings")
+        assert notes.gaps == 2
+        end()
+
+
 def test_listening_while_another_writes_all_the_time(make_cache: MakeCache) -> None:
     """Who comes in the middle trusts what it has after a few heartbeats, though the writer never pauses."""
     other = make_cache()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from asyncio import Task
 from typing import Any
 
+from redis_server import wait_until
+
 from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache, aio
 from cachekit.coherence.breaker import CircuitBreaker
 from cachekit.loading import flights as all_flights
 from cachekit.loading.flights import FlightTable
+from cachekit.loading.prefetching import PrefetchPool
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.memory.entry import MemoryEntry
@@ -25,6 +28,14 @@ def memory(cache: IntelligentCache | aio.IntelligentCache) -> MemoryCache:
     tier = _core(cache).memory_cache
     assert tier is not None
     return tier
+
+
+def primary(cache: IntelligentCache) -> tuple[str, int]:
+    """Return where the sentinels of a cache's server have its primary."""
+    found = cache.redis_cache
+    assert isinstance(found, RedisCache)
+    assert found._server._primary is not None
+    return found._server._primary._named.address
 
 
 def next_probe_in(breaker: CircuitBreaker) -> float:
@@ -45,6 +56,26 @@ def functions(cache: IntelligentCache) -> list[str]:
 
 def loads(cache: IntelligentCache | aio.IntelligentCache) -> Any:
     return _core(cache)._core.loads
+
+
+def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
+    """Wait until the entries that were used most are in memory again."""
+    hot_set = _core(cache)._core.hot_set
+    assert hot_set is not None
+    for copy in hot_set._copies:
+        copy.wait(30)
+        assert copy.is_over
+
+
+def prefetches(cache: IntelligentCache | aio.IntelligentCache) -> PrefetchPool:
+    """Return what the prefetchers of a cache share."""
+    return _core(cache)._core.prefetches()
+
+
+def wait_for_prefetches(cache: IntelligentCache) -> None:
+    """Wait until the threads that prefetch have nothing to do."""
+    pool = prefetches(cache)
+    wait_until(lambda: pool._queue.empty() and pool._idle == pool._running, "nothing is being prefetched")
 
 
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:

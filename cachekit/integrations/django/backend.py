@@ -12,6 +12,7 @@ from typing import Any, Final
 from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import transaction
+from django.db.backends.dummy.base import DatabaseWrapper as NoDatabase
 
 from cachekit.aio.cache import IntelligentCache as AsyncCache
 from cachekit.cache.intelligent import IntelligentCache
@@ -367,4 +368,7 @@ class CacheKitCache(BaseCache):
             using: The database of the transaction (default: the default database).
         """
         names = self._tags(tags) or frozenset()
-        transaction.on_commit(lambda: self.cache.invalidate_by_tags(names), using=using)
+        if isinstance(transaction.get_connection(using), NoDatabase):
+            self.cache.invalidate_by_tags(names)
+        else:
+            transaction.on_commit(lambda: self.cache.invalidate_by_tags(names), using=using)

@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.options import LoadOptions
+from cachekit.model.display import shown_value
 from cachekit.serialization.signing import SHORTEST_SECRET
 from cachekit.tiers.file.front import FileCache
 from cachekit.tiers.memory.tier import MemoryCache
@@ -110,10 +111,9 @@ def checked_options(options: Mapping[str, Any], location: Location) -> None:
             )
         kinds = _OPTIONS[name]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            if name == "secret":
-                value = "..."
             raise InvalidCacheBackendError(
-                f"OPTIONS[{name!r}] must be {' or '.join(kind.__name__ for kind in kinds)}, not {value!r}"
+                f"OPTIONS[{name!r}] must be {' or '.join(kind.__name__ for kind in kinds)}, not "
+                f"{shown_value(value)}"
             )
 
 

@@ -32,7 +32,8 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
 
     Raises:
         TypeError: `cache_dir` is not a path of str.
-        TierUnavailableError: the user has no home directory, and `cache_dir` is None.
+        TierUnavailableError: the user has no home directory, and `cache_dir` is None; or the path is relative
+            to a working directory that was removed.
         ValueError: it is empty, has a NUL in it, or begins with `~` and the name of a user who does not
         exist.
     """
@@ -51,7 +52,14 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
             f"cache_dir is {path!r}, but {user} has no home directory here; "
             f"write ./{path} if {user} is a file name"
         )
-    return os.path.join(os.path.abspath(home), _name(namespace)).rstrip(os.sep) or os.sep
+    try:
+        absolute = os.path.abspath(home)
+    except FileNotFoundError as error:
+        raise TierUnavailableError(
+            f"the cache directory {path!r} is relative to the working directory, which was removed; give an "
+            f"absolute path"
+        ) from error
+    return os.path.join(absolute, _name(namespace)).rstrip(os.sep) or os.sep
 
 
 def _base() -> str:

@@ -26,6 +26,7 @@ from cachekit.model.entry import FIRST_MOMENT, CacheEntry, checked_entry
 from cachekit.model.types import NO_TAGS
 from cachekit.serialization.codec import Codec, packer, unpack_value
 from cachekit.serialization.compression import Compressor
+from cachekit.serialization.parts import UNBOUNDED, Payload
 from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.signing import Signer
 from cachekit.tiers.fences import ServerTokens
@@ -61,13 +62,14 @@ class RecordCodec:
         self.decode = codec.decode
         self.plain = codec.code if signer is None and type(codec) is PickleCodec else -1
 
-    def encode(self, value: Any) -> tuple[int, bytes]:
+    def encode(self, value: Any, most: int = UNBOUNDED) -> tuple[int, Payload]:
         """Return the flags and the payload for a value.
 
         Raises:
             SerializationError: the value would not come back as it is.
+            ValueTooLargeError: it is known to take more than `most` bytes.
         """
-        compression, payload = self._pack(value)
+        compression, payload = self._pack(value, most)
         return self._flags | compression << _COMPRESSION_SHIFT, payload
 
     def value(self, record: Record) -> Any:

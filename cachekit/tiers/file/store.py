@@ -24,11 +24,13 @@ from cachekit.errors import (
     ValueTooLargeError,
 )
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
+from cachekit.model.display import shown_key
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
 from cachekit.runtime.clock import Clock, source_of
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
@@ -287,7 +289,10 @@ class FileStore:
         expiry = min(created + ttl, now + self._longest)
         if expiry <= now:
             return self.remove(key, in_progress)[1]
-        flags, payload = codec.encode(value)
+        try:
+            flags, payload = codec.encode(value, engine.largest)
+        except ValueTooLargeError as error:
+            self._refuse(engine, key, error, removes=True)
         packed = pack_names(names, origin) if names else b""
         server_token = 0 if origin is None else origin.token
         try:
@@ -333,7 +338,12 @@ class FileStore:
         expiry = min(created + ttl, created + self._longest)
         if expiry <= created:
             return {key: self.remove(key, False)[1] for key in values}
-        encoded = {key: codec.encode(value) for key, value in values.items()}
+        encoded: dict[str, tuple[int, Payload]] = {}
+        for key, value in values.items():
+            try:
+                encoded[key] = codec.encode(value, engine.largest)
+            except ValueTooLargeError as error:
+                self._refuse(engine, key, error, removes=True)
         packed = pack_names(names, None) if names else b""
         by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
         fences: dict[str, SharedFence] = {}
@@ -376,7 +386,7 @@ class FileStore:
             self._fail(error)
         engine, codec = handle.opened
         created, expiry = self._times(entry)
-        flags, payload = codec.encode(entry.value)
+        flags, payload = self._encoded(engine, codec, entry)
         if not (expect.tokens is engine.tokens and expect.is_current()):
             self.counter.refusals += 1
             return None
@@ -406,6 +416,19 @@ class FileStore:
         self.counter.sets += 1
         return _with_token(expect, token, names, tags)
 
+    def _encoded(self, engine: Engine, codec: RecordCodec, entry: CacheEntry) -> tuple[int, Payload]:
+        try:
+            return codec.encode(entry.value, engine.largest)
+        except ValueTooLargeError as error:
+            self._refuse(engine, entry.key, error, removes=False)
+
+    def _refuse(self, engine: Engine, key: str, error: ValueTooLargeError, *, removes: bool) -> NoReturn:
+        """Raise the error for a value that takes more than any record may have."""
+        try:
+            engine.refuse(key, str(error), removes=removes)
+        except _FAILURES as failure:
+            self._fail(failure)
+
     def _times(self, entry: CacheEntry) -> tuple[float, float]:
         """Return when the entry was created and when it expires; the former twice if it is expired."""
         now, created = self._clock.time(), entry.created_timestamp
@@ -433,7 +456,7 @@ class FileStore:
             self._fail(error)
         engine, codec = handle.opened
         created, expiry = self._times(entry)
-        flags, payload = codec.encode(entry.value)
+        flags, payload = self._encoded(engine, codec, entry)
         if not (fence.tokens is engine.tokens and fence.is_current()):
             self.counter.refusals += 1
             return False
@@ -479,7 +502,7 @@ class FileStore:
             self._fail(error)
         engine, codec = handle.opened
         created, expiry = self._times(entry)
-        flags, payload = codec.encode(entry.value)
+        flags, payload = self._encoded(engine, codec, entry)
         if expiry <= created:
             return None
         try:
@@ -537,8 +560,8 @@ class FileStore:
         if time.monotonic() >= deadline:
             self.counter.errors += 1
             raise LockTimeoutError(
-                f"touch({key!r}) in {self._handle.path} gave up after {_PATIENCE} s, because other callers "
-                f"wrote the key all the time; try again"
+                f"touch of {shown_key(key)} in {self._handle.path} gave up after {_PATIENCE} s, because "
+                f"other callers wrote the key all the time; try again"
             )
         time.sleep(_PAUSE)
 

@@ -157,7 +157,7 @@ class FileCache:
             network=allow_network_fs,
         )
         self._store = FileStore(self._handle, cap, clock)
-        self._sweep = None if interval is None else scheduler.every(interval, self._store.sweep)
+        self._sweep = None if interval is None else scheduler.every(interval, self._store.sweep, apart=True)
 
     @property
     def path(self) -> str:

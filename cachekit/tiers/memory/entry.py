@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from typing import Any, Final, final
 
-from cachekit.tiers.fences import SharedFence
+from cachekit.tiers.fences import EntryFence
 
 #: The deadline of an entry that was removed.
 GONE: Final = -inf
@@ -40,7 +40,7 @@ class MemoryEntry:
     last: float
     accesses: int
     tags: frozenset[str]
-    shared_fence: SharedFence | None  # serve the value only while this is current; None means always
+    shared_fence: EntryFence | None  # serve the value only while this is current; None means always
 
 
 @final

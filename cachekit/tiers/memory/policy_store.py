@@ -35,6 +35,7 @@ from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
+from cachekit.tiers.memory.sampling import LOADED, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.write_lock import Removed
@@ -116,10 +117,11 @@ class PolicyStore(Store):
         policy: EvictionPolicy | None,
         bound: ByteBound | None,
     ) -> None:
-        super().__init__(max_size, longest, clock, cleanup_interval)
+        limit = inf if bound is None else bound.limit
+        super().__init__(max_size, longest, clock, cleanup_interval, limit)
         self._policy: EvictionPolicy = _LeastRecent(self._entries) if policy is None else policy
         self._bound = bound
-        self._limit: float = inf if bound is None else bound.limit
+        self._limit = limit
         self._per_tag = 0 if bound is None else bound.per_tag
         self._weight = 0
         self._unsure = False
@@ -203,6 +205,8 @@ class PolicyStore(Store):
                     self.refuse_if_closed()
                     self.counter.oversized += 1
                     self._put_nothing(key, fence, breaks_fences)
+                    why = "it is too large for memory"
+                    self.events.not_stored(self.time.monotonic(), "unstorable", key, why)
                     return False
             held = _Weighed()
             held.key = key
@@ -213,7 +217,8 @@ class PolicyStore(Store):
             held.deadline = GONE
             held.accesses = 0
             held.tags = tags
-            held.shared_fence = shared_fence
+            sampled = hash(key) % SPREAD < self.sampled
+            held.shared_fence = self._sampled_fence(key, shared_fence) if sampled else shared_fence
             held.weight = weight
             done = self._exclusively(self._put, held, fence, breaks_fences)
         except CacheClosedError:
@@ -225,6 +230,8 @@ class PolicyStore(Store):
             raise
         if self._unswept and ttl != inf:
             self._begin_sweeping()
+        if sampled:
+            self._wake()
         return done is not False  # None: the call is queued
 
     def _put(self, removed: Removed, held: _Weighed, fence: Fence | int | None, breaks_fences: bool) -> bool:
@@ -241,6 +248,7 @@ class PolicyStore(Store):
         self._unsure = True
         entries, weight = self._entries, held.weight
         old: Any = entries.get(key)
+        live = -inf if old is None else old.deadline
         if old is None:
             if len(entries) >= self.max_size or self._weight + weight + self._of_tags(held) > self._limit:
                 self._free_space(removed, held, None)
@@ -267,6 +275,10 @@ class PolicyStore(Store):
         held.deadline = deadline
         self.counter.sets += 1
         self._unsure = False
+        if isinstance(held.shared_fence, SampledFence):
+            now = self.time.monotonic()
+            asked = not (live > now) and (fence is not None or key in self._missed)
+            self._note(LOADED if asked else WRITTEN, key, deadline, held.tags, weight, now)
         return True
 
     def _of_tags(self, held: _Weighed) -> int:
@@ -301,6 +313,15 @@ class PolicyStore(Store):
             ):
                 break
         return old
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Do what `Store.on_first_hit` does; a policy that counts uses does not count that hit."""
+        insert_ahead = getattr(self._policy, "insert_ahead", None)
+        with self._lock:
+            watched = super().on_first_hit(key, report)
+            if watched and insert_ahead is not None:
+                insert_ahead(key)
+            return watched
 
     def _prolong(self, removed: Removed, key: str, life: float) -> bool:
         done = super()._prolong(removed, key, life)

@@ -8,15 +8,17 @@ load in progress is as old as the entry that it would replace (P4).
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
+from cachekit.model.events import REMOVALS, hashes
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import FenceTable
 from cachekit.tiers.memory.entry import GONE, MemoryEntry, TagIndex
+from cachekit.tiers.memory.sampling import CLEAR, DROPPED, MISSED, PATTERN, SPREAD, TAGS, Sample
 from cachekit.tiers.memory.write_lock import LockedStore, Removed
 
 _SLICE: Final = 500  # entries that are removed in one hold of the lock
@@ -37,12 +39,31 @@ class RemovalMixin(LockedStore):
     Args:
         clock: The source of time.
         has_gil: Whether this interpreter runs one thread at a time.
+        limit: The bytes of the entries; infinity if they are not bounded.
     """
 
-    __slots__ = ("_entries", "_fenced", "_fences", "_has_gil", "_tags", "time")
+    __slots__ = (
+        "_entries",
+        "_fenced",
+        "_fences",
+        "_has_gil",
+        "_missed",
+        "_tags",
+        "note_missed",
+        "sample",
+        "sampled",
+        "time",
+    )
 
-    def __init__(self, clock: Clock, has_gil: bool) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock, has_gil: bool, limit: float) -> None:
+        super().__init__(limit)
+        #: The sample of keys that is simulated; None if there is none.
+        self.sample: Sample | None = None
+        #: Keys whose hash leaves a smaller remainder are in the sample; see `sampling`.
+        self.sampled = 0
+        self._missed: deque[str] = deque(maxlen=MISSED)
+        #: Remember a key that was looked up and not found, for the simulation.
+        self.note_missed = self._missed.append
         #: What its methods read the time from.
         self.time = source_of(clock)
         self._has_gil = has_gil
@@ -51,12 +72,31 @@ class RemovalMixin(LockedStore):
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while no load is in progress
 
+    def _note(self, *note: object) -> None:
+        """Note for the simulation what happens to sampled keys."""
+        sample = self.sample
+        if sample is not None:
+            sample.notes.append(note)
+
     def all_held(self) -> list[MemoryEntry]:
         """Return every entry at one moment, expired ones included, in no particular order."""
         if self._has_gil:  # then it is one atomic step, which takes long enough to do without the lock
             return list(dict.values(self._entries))
         with self._lock:
             return list(dict.values(self._entries))
+
+    def held(self, key: str) -> MemoryEntry | None:
+        """Return the entry under the key, a dead one too; count and move nothing."""
+        return self._entries.get(key)
+
+    def _remember(self, removed: Removed) -> None:
+        """Add the last of the removed entries to the events."""
+        now, add = self.time.monotonic(), self.events.add_removal
+        last = removed[-2 * REMOVALS :]
+        for held, cause in zip(last[::2], last[1::2], strict=True):
+            if cause is not RemovalCause.REPLACED:
+                shared, tags = held.shared_fence is not None, hashes(held.tags)
+                add((now, cause, hash(held.key), held.created + held.ttl, tags, shared))
 
     def _in_slices(self, remove: Callable[..., int], slices: Iterable[list[MemoryEntry]]) -> int:
         """Call `remove(removed, some)` for each slice, each time under the lock; return the sum.
@@ -80,6 +120,8 @@ class RemovalMixin(LockedStore):
         if fence is not None and not fence.is_current():
             return False
         self._fences.break_key(key)
+        if hash(key) % SPREAD < self.sampled:
+            self._note(DROPPED, key)
         held = self._entries.get(key)
         if held is None:
             return False
@@ -97,6 +139,8 @@ class RemovalMixin(LockedStore):
     def _invalidate_keys(self, removed: Removed, keys: list[str]) -> None:
         for key in keys:
             self._fences.break_key(key)
+            if hash(key) % SPREAD < self.sampled:
+                self._note(DROPPED, key)
         found = (self._entries.get(key) for key in keys)
         self._invalidate(removed, [held for held in found if held is not None])
 
@@ -117,6 +161,7 @@ class RemovalMixin(LockedStore):
 
     def _clear(self, removed: Removed) -> None:
         self._fences.break_all()
+        self._note(CLEAR)
         held = list(dict.values(self._entries))
         # In place: other modules keep bound methods of this dict. `held` keeps every value alive until
         # the lock is free.
@@ -139,6 +184,7 @@ class RemovalMixin(LockedStore):
 
     def _break_all(self, removed: Removed) -> None:  # noqa: ARG002
         self._fences.break_all()
+        self._note(CLEAR)
 
     def _release(self, removed: Removed, condemned: list[tuple[str, set[str]]]) -> None:  # noqa: ARG002
         self._tags.release(condemned)
@@ -164,6 +210,7 @@ class RemovalMixin(LockedStore):
     def _invalidate_few(self, removed: Removed, tags: frozenset[str]) -> int:
         """Break fences, and remove the entries if they are few; otherwise condemn their keys."""
         self._fences.break_tags(tags)
+        self._note(TAGS, tags)
         if sum(map(self._tags.count, tags)) > _SLICE:
             self._tags.condemn(tags)
             return 0
@@ -192,6 +239,7 @@ class RemovalMixin(LockedStore):
 
     def _break_matching(self, removed: Removed, pattern: re.Pattern[str]) -> None:  # noqa: ARG002
         self._fences.break_matching(pattern)
+        self._note(PATTERN, pattern)
 
     def _invalidate(self, removed: Removed, condemned: list[MemoryEntry]) -> int:
         now = self.time.monotonic()
@@ -231,6 +279,8 @@ class RemovalMixin(LockedStore):
                 self._remove(removed, held, RemovalCause.EXPIRED)
             elif held.shared_fence is not None and not held.shared_fence.is_current():
                 self.counter.invalidations += 1
+                if hash(held.key) % SPREAD < self.sampled:
+                    self._note(DROPPED, held.key)
                 self._remove(removed, held, RemovalCause.INVALIDATED)
         return len(removed) // 2
 

@@ -59,6 +59,11 @@ class MemoryStats:
                 self._tables = after
                 return
 
+    def lookups(self) -> tuple[int, int]:
+        """Return the hits and misses of all readers."""
+        hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
+        return hits, misses
+
     def sample(self, store: Store, key: str) -> None:
         """Repeat the steps of a hit and time them: timing every hit would cost more than the hit."""
         started = store.time.monotonic()
@@ -79,7 +84,7 @@ class MemoryStats:
             store: the store of the tier.
             used: the bytes of its entries; None measures them.
         """
-        hits, misses = map(sum, zip(*[table.totals() for table in self._tables], strict=True))
+        hits, misses = self.lookups()
         return tier_stats(
             store.counter,
             self.latency,

@@ -43,15 +43,17 @@ from typing import Any, Final, TypeVar
 
 from cachekit.model.counters import Lookups
 from cachekit.model.entry import CacheEntry
+from cachekit.model.events import hashes
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, EntryFence, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.removal import RemovalMixin
+from cachekit.tiers.memory.sampling import DROPPED, LIFE, LOADED, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, notify
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ T = TypeVar("T")
 # Reading a member of an Enum runs Python code, which is measurable on the hot path.
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
+
+_MARKED: Final = 500  # entries that get or lose a mark in one hold of the lock
 
 
 def gil_enabled() -> bool:
@@ -74,6 +78,7 @@ class Store(RemovalMixin):
         longest: The maximum life of an entry in seconds; infinity for no limit.
         clock: The source of time.
         cleanup_interval: Seconds between two sweeps; None for no sweeps.
+        limit: The bytes of the entries, which a subclass bounds; infinity if they are not bounded.
     """
 
     __slots__ = (
@@ -87,9 +92,10 @@ class Store(RemovalMixin):
         longest: float,
         clock: Clock,
         cleanup_interval: float | None,
+        limit: float = inf,
     ) -> None:
         has_gil = gil_enabled()
-        super().__init__(clock, has_gil)
+        super().__init__(clock, has_gil, limit)
         self.clock = clock
         self.max_size = max_size
         self._longest = longest
@@ -153,6 +159,7 @@ class Store(RemovalMixin):
         """
         if self.find is not find_nothing and key not in self._entries and self._state != CLOSED:
             lookups.misses += 1
+            self.note_missed(key)
             return MISSING
         return self.look_up_locked(key, lookups, _value)
 
@@ -187,6 +194,9 @@ class Store(RemovalMixin):
                     else:
                         expired = held
                         lookups.misses += 1
+                        self.note_missed(key)
+                        if held is not None and isinstance(held.shared_fence, SampledFence):
+                            self._note(DROPPED, key)
                 finally:
                     self._state = before
         finally:
@@ -321,13 +331,17 @@ class Store(RemovalMixin):
                         held = MemoryEntry()
                         held.key = key
                         before = tags
+                        sampled = hash(key) % SPREAD < self.sampled
+                        live = False
                     else:
+                        sampled = isinstance(held.shared_fence, SampledFence)
+                        live = now < held.deadline
                         # In place, which saves creating and destroying an entry. A reader that holds the
                         # old value meets the dead deadline, or finds another value in the entry.
                         old = held.value
                         before = held.tags
                     held.deadline = GONE
-                    held.shared_fence = shared_fence
+                    held.shared_fence = self._sampled_fence(key, shared_fence) if sampled else shared_fence
                     held.value = value
                     held.created = held.last = created
                     held.ttl = ttl
@@ -357,9 +371,17 @@ class Store(RemovalMixin):
                         self._entries[key] = held
                     held.deadline = created + ttl
                     self.counter.sets += 1
+                    if sampled:
+                        asked = not live and (fence is not None or key in self._missed)
+                        self._note(LOADED if asked else WRITTEN, key, created + ttl, tags, 1, now)
                 finally:
                     self._state = IDLE
             if evicted is not None:
+                named, shared = evicted.tags, evicted.shared_fence is not None
+                self.events.add_removal((
+                    now, _EVICTED, hash(evicted.key), evicted.created + evicted.ttl,
+                    hashes(named) if named else (), shared,
+                ))  # fmt: skip
                 if self._listeners:
                     notify(self._listeners, self.counter, [(evicted.key, evicted.value, _EVICTED)])
                 evicted.value = None
@@ -367,6 +389,8 @@ class Store(RemovalMixin):
                 notify(self._listeners, self.counter, [(key, old, _REPLACED)])
             if self._unswept and ttl != inf:
                 self._begin_sweeping()
+            if sampled:
+                self._wake()
         finally:  # run the queued calls also if this write was refused or interrupted
             if self._deferred:
                 self._run_deferred()
@@ -420,6 +444,7 @@ class Store(RemovalMixin):
 
     def _put_nothing(self, key: str, fence: Fence | int | None, breaks_fences: bool) -> bool:
         if fence is None or breaks_fences:
+            self.events.deleted(self.time.monotonic(), [key])
             self.delete(key)
         return fence is None
 
@@ -446,6 +471,8 @@ class Store(RemovalMixin):
             return False
         held.ttl = now + life - held.created
         held.deadline = now + life
+        if hash(key) % SPREAD < self.sampled:
+            self._note(LIFE, key, now + life)
         return True
 
     # -- fences and tags ------------------------------------------------------------------------------
@@ -517,13 +544,65 @@ class Store(RemovalMixin):
 
         return forget
 
+    # -- the sample of keys -------------------------------------------------------------------------
+
+    def _sampled_fence(self, key: str, fence: EntryFence | None) -> EntryFence | None:
+        sample = self.sample
+        if sample is None:
+            return fence
+        sample.unmute(key)
+        return SampledFence(sample, key, fence)
+
+    def _wake(self) -> None:
+        # Not in the middle of a write of this thread: then it has the lock.
+        if self.sample is not None and self._state == IDLE:
+            self.sample.wake()
+
+    def mark(self, entries: Sequence[MemoryEntry]) -> None:
+        """Let the hits of sampled entries be noted, and no longer those of others."""
+        for start in range(0, len(entries), _MARKED):
+            self._exclusively(self._mark, entries[start : start + _MARKED])
+
+    def _mark(self, removed: Removed, entries: Sequence[MemoryEntry]) -> None:  # noqa: ARG002
+        sample, limit = self.sample, self.sampled
+        for held in entries:
+            if sample is None:
+                continue
+            if self._entries.get(held.key) is not held:
+                sample.unmute(held.key)
+                continue
+            fence = held.shared_fence
+            if isinstance(fence, SampledFence):
+                if hash(held.key) % SPREAD >= limit:
+                    held.shared_fence = fence.fence
+            elif hash(held.key) % SPREAD < limit:
+                held.shared_fence = self._sampled_fence(held.key, fence)
+
+    def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
+        """Call `report` at the first hit of the entry.
+
+        The hit may hold the lock of the store, and `report` must raise nothing.
+
+        Returns:
+            True if it will be called; False if there was a hit already; None if the entry is gone.
+        """
+        with self._lock:
+            held = self._entries.get(key)
+            # Under the lock no write gives the entry another fence. A finalizer may interrupt one.
+            if self._state != IDLE or held is None or self.time.monotonic() >= held.deadline:
+                return None
+            if held.accesses:
+                return False
+            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            return True
+
     # -- life ---------------------------------------------------------------------------------------
 
     def _begin_sweeping(self) -> None:
         # Without the lock: the scheduler has its own, and a fork takes both.
         self._unswept = False
         assert self._cleanup_interval is not None
-        sweep = scheduler.every(self._cleanup_interval, self.remove_expired)
+        sweep = scheduler.every(self._cleanup_interval, self.remove_expired, apart=True)
         with self._lock:
             if self._sweep is None and self._state != CLOSED:
                 self._sweep = sweep
@@ -546,6 +625,9 @@ class Store(RemovalMixin):
             self.counter.invalidations = invalidations
             self._unswept = False
             sweep, self._sweep = self._sweep, None
+            self.sampled = 0
+        if self.sample is not None:
+            self.sample.close()
         for held in removed[::2]:  # values are destroyed without the lock
             held.value = None
         if sweep is not None:

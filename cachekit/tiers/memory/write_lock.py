@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from cachekit.errors import CacheClosedError
 from cachekit.model.counters import TierCounters
+from cachekit.model.events import Events
 from cachekit.model.types import RemovalCause
 
 T = TypeVar("T")
@@ -35,10 +36,12 @@ class LockedStore:
     its time.
     """
 
-    __slots__ = ("__weakref__", "_deferred", "_listeners", "_lock", "_state", "counter")
+    __slots__ = ("__weakref__", "_deferred", "_listeners", "_lock", "_state", "counter", "events")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
         self.counter = TierCounters()
+        #: Why keys may be missing; for `explain`.
+        self.events = Events(limit)
         self._lock = threading.RLock()
         self._state = IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -63,6 +66,7 @@ class LockedStore:
                 finally:
                     self._state = IDLE
             if removed:
+                self._remember(removed)
                 if self._listeners:
                     told = [
                         (held.key, held.value, cause)
@@ -77,6 +81,9 @@ class LockedStore:
             if self._deferred:
                 self._run_deferred()
         return result
+
+    def _remember(self, removed: Removed) -> None:
+        """Add the entries to the events; the class with the clock does it."""
 
     def _is_queued(self, operation: Callable[..., Any], *arguments: Any) -> bool:
         """Queue an operation of several changes if this thread is in the middle of one; return whether."""

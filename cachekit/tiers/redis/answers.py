@@ -104,3 +104,18 @@ def list_of(check: Check, length: int) -> Check:
         return type(answer) is list and len(answer) == length and all(map(check, answer))
 
     return is_list
+
+
+def is_text_pairs(answer: object) -> bool:
+    """Return whether it is a list of names and values."""
+    return type(answer) is list and len(answer) % 2 == 0 and all(type(part) is bytes for part in answer)
+
+
+def is_role(answer: object) -> bool:
+    """Return whether it is the answer to ROLE."""
+    return type(answer) is list and bool(answer) and type(answer[0]) is bytes
+
+
+def is_report(answer: object) -> bool:
+    """Return whether it is the answer to INFO; drivers turn it into a dict."""
+    return isinstance(answer, (bytes, dict))

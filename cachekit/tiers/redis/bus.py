@@ -26,10 +26,12 @@ from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
+from cachekit.tiers.redis.end_budget import end_budget
 from cachekit.tiers.redis.heartbeat import Heartbeat
 from cachekit.tiers.redis.resp import WrongReplyError
+from cachekit.tiers.redis.subscription import Subscription
 
-_STEP: Final = 0.1  # seconds that a thread waits for a message at a time, and `close` for the thread
+_STEP: Final = 0.1  # seconds that a thread waits for a message at a time
 _GATHERING: Final = 0.001  # seconds that messages wait for others while this process writes
 _SHORTEST_PAUSE: Final = 0.05
 _FIRST_CALL: Final = 0.2  # seconds that the first call waits for the bus at most
@@ -50,7 +52,7 @@ class Bus:
         self._server = server
         self.channel = channel
         self.outbox = Outbox()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a cache in the middle of it
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
         #: The readers that are to be notified, and that the server has neither confirmed nor failed since.
         self.beginning: tuple[_BusReader, ...] = ()
@@ -66,18 +68,26 @@ class Bus:
         """
         mine = _BusReader(self, self._server, listener)
         kept = [listener]
-        with self._lock:
-            self._readers = (*(reader for reader in self._readers if not reader.is_over), mine)
+        self._replace_readers(lambda reader: not reader.is_over, mine)
         self.expect(mine)
         mine.start()
 
         def end() -> None:
             kept.clear()
-            with self._lock:
-                self._readers = tuple(reader for reader in self._readers if reader is not mine)
+            self._replace_readers(lambda reader: reader is not mine)
             mine.stop()
 
         return end
+
+    def _replace_readers(self, keeps: Callable[[_BusReader], bool], *more: _BusReader) -> None:
+        with self._lock:
+            while True:
+                before = self._readers
+                after = (*filter(keeps, before), *more)
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._readers is before:
+                    self._readers = after
+                    return
 
     def expect(self, reader: _BusReader) -> None:
         """Let calls wait for the server's confirmation of a reader (see `await_beginning`)."""
@@ -209,6 +219,7 @@ class _BusReader:
         self._listener = weakref.ref(listener)
         self._stopped = threading.Event()
         self._awake = threading.Event()
+        self._subscription: Subscription | None = None
         self.thread: threading.Thread | None = None
         #: Whether the server has confirmed the subscription, or failed to, since `Bus.expect`.
         self.has_begun = False
@@ -253,12 +264,18 @@ class _BusReader:
         self._awake.set()
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """End it, and wait until it has ended; not for long if it waits for a server that does not answer."""
         self._stopped.set()
         self._awake.set()
+        subscription = self._subscription
+        if subscription is not None:
+            subscription.interrupt()
         thread = self.thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            begun = time.monotonic()
+            thread.join(end_budget.share(str(self._server)))
+            if thread.is_alive():
+                end_budget.spend(str(self._server), time.monotonic() - begun)
 
     def _run(self) -> None:
         inbox = Inbox(self._outbox.writer, self._listener)
@@ -270,6 +287,8 @@ class _BusReader:
             try:
                 self._listen(inbox)
             except Exception as error:  # noqa: BLE001  # whatever it was: without the thread nothing would arrive
+                if self._stopped.is_set():  # `stop` has interrupted it
+                    break
                 logging.getLogger("cachekit").info(
                     "bus of %s interrupted, clearing memory: %s", self._server, error
                 )
@@ -300,7 +319,8 @@ class _BusReader:
     def _listen(self, inbox: Inbox) -> None:
         """Read what is published until the connection is lost, or `stop`."""
         with self._server.subscription(self._channel) as subscription:
-            asked = received = time.monotonic()
+            self._subscription = subscription
+            asked = received = looked = time.monotonic()
             while not self.is_over:
                 messages = subscription.receive(_STEP)
                 now = time.monotonic()
@@ -316,6 +336,11 @@ class _BusReader:
                 elif now - max(received, asked) > HEARTBEAT:
                     asked = now
                     subscription.ping()
+                if now - looked > HEARTBEAT:
+                    # A primary that was replaced may still answer for seconds. What is written to the new one
+                    # is not heard of on the old one.
+                    looked = now
+                    self._server.look_for_primary()
                 inbox.tick(now)
 
     def _receive(self, message: list[Any], inbox: Inbox, now: float) -> bool:

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 from cachekit.errors import CacheClosedError
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.redis.key_layout import literal_beginning
+from cachekit.tiers.patterns import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, approximately
@@ -78,18 +78,25 @@ class Outbox:
     def renew(self) -> None:
         """Become another writer: in a forked child, or two would use the same numbers."""
         self.writer = os.urandom(9).hex()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
         self._numbers = itertools.count(1)
         self._last = 0
         self._in_hand: set[int] = set()
+        self._taking = 0  # messages whose number is not in hand yet
         self._settled = 0  # all numbers up to this one were, at the last heartbeat
         self._confirmed = 0
 
     def message(self, kind: Kind, body: Any = None) -> tuple[int, str]:
         """Return a message and its number, which is in hand until `settle`."""
         with self._lock:
-            number = self._last = next(self._numbers)
-            self._in_hand.add(number)
+            self._taking += 1
+            try:
+                number = next(self._numbers)
+                self._in_hand.add(number)
+            finally:
+                self._taking -= 1
+            if number > self._last:  # a handler may have taken a later one
+                self._last = number
         # As `_encode` would write it. Each write has a message, and the encoder takes longer to begin.
         text = f"[{','.join(map(_quoted, body))}]" if type(body) is list else _encode(body)
         if len(text) > _LONGEST - 100:  # what is around it
@@ -108,6 +115,8 @@ class Outbox:
             final: no other heartbeat follows, so this one confirms everything.
         """
         with self._lock:
+            if self._taking:  # by a handler in the middle of `message`, whose number must not be confirmed
+                return None
             settled = min(self._in_hand) - 1 if self._in_hand else self._last
             due = settled if final else self._settled
             self._settled = settled

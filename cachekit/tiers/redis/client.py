@@ -17,15 +17,25 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
+from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
 from cachekit.tiers.redis.call_deadline import CallDeadline
-from cachekit.tiers.redis.connection import Address, cluster_of, is_cluster, load_driver, pool_of, translated
+from cachekit.tiers.redis.connection import (
+    cluster_of,
+    is_cluster,
+    load_driver,
+    pool_of,
+    primary_of,
+    translated,
+)
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.driver_client import DriverClient
-from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+from cachekit.tiers.redis.resp import Argument, ServerError, WrongReplyError
 from cachekit.tiers.redis.scripts import Script
+from cachekit.tiers.redis.sentinel import Primary
 from cachekit.tiers.redis.subscription import Subscription
 
+_LEAST_OF_DRIVER: Final = 0.1  # seconds
 _BATCH: Final = 500  # commands in one pipeline, which bounds what both sides buffer
 _SCANNED: Final = 1000  # keys that the server looks at before it answers other clients
 _FAILURES: Final = (ServerError, OSError)  # what everything that asks raises
@@ -49,7 +59,7 @@ class Call(NamedTuple):
 
     script: Script
     keys: Sequence[bytes]
-    arguments: Sequence[bytes | str | int]
+    arguments: Sequence[Argument]
 
     @property
     def check(self) -> Check:
@@ -57,7 +67,7 @@ class Call(NamedTuple):
         script = self.script
         return list_of(script.check, len(self.keys)) if script.has_parts else script.check
 
-    def command(self, how: str = "EVALSHA") -> tuple[bytes | str | int, ...]:
+    def command(self, how: str = "EVALSHA") -> tuple[Argument, ...]:
         """Return the command that runs it by digest, or with "EVAL" by its text."""
         body = self.script.digest if how == "EVALSHA" else self.script.text
         return (how, body, len(self.keys), *self.keys, *self.arguments)
@@ -77,13 +87,14 @@ class Client:
         self._address = address
         self._own = client is None
         self._opened: ConnectionPool | DriverClient | None = None
+        self._primary: Primary | None = None
         if client is not None:
             self.is_cluster = is_cluster(client)
             self._opened = DriverClient(client, self.is_cluster)
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make the first call in the middle of it
         #: Whether `close` was called.
         self.is_closed = False
         fork.register(self)
@@ -103,6 +114,24 @@ class Client:
         """
         try:
             return (self._opened or self._open()).ask(check, *command)
+        except _FAILURES as error:
+            raise self._unavailable(error, command[0]) from error
+
+    def call_within(self, seconds: float, check: Check, *command: Any) -> Any:
+        """Do what `call` does, over a connection that is open, and wait no longer than that.
+
+        A client of redis-py has its own timeouts. It is not asked if less than a tenth of a second is left.
+
+        Raises:
+            TierUnavailableError: there was no answer, or it was an error.
+        """
+        opened = self._opened
+        try:
+            if isinstance(opened, ConnectionPool):
+                return opened.ask_within(seconds, check, *command)
+            if opened is None or seconds < _LEAST_OF_DRIVER:
+                raise TimeoutError("there is no time left to ask")
+            return opened.ask(check, *command)
         except _FAILURES as error:
             raise self._unavailable(error, command[0]) from error
 
@@ -251,6 +280,15 @@ class Client:
         except _FAILURES as error:
             raise self._unavailable(error, "SUBSCRIBE") from error
 
+    def look_for_primary(self) -> None:
+        """Ask the sentinels, if there are some, and drop connections to a primary that was replaced."""
+        primary = self._primary
+        if primary is not None:
+            try:
+                primary.look()
+            except OSError as error:  # the primary itself may be well
+                raise_interrupt(error)
+
     # -- life ---------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -261,6 +299,8 @@ class Client:
         if opened is not None and self._own:
             try:
                 opened.close()
+                if self._primary is not None:
+                    self._primary.close()
             except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
                 raise_interrupt(error)
 
@@ -281,13 +321,21 @@ class Client:
         with self._lock:
             if self.is_closed:
                 raise CacheClosedError("this RedisCache was closed; make a new one")
-            if self._opened is None:
+            opened = self._opened
+            if opened is None:
                 assert self._address is not None
                 if not self.is_cluster:
-                    self._opened = pool_of(self._address)
+                    primary = primary_of(self._address)
+                    opened = pool_of(self._address, primary)
                 else:
-                    self._opened = self._cluster(self._address)
-            return self._opened
+                    primary, opened = None, self._cluster(self._address)
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._opened is None:
+                    self._opened, self._primary = opened, primary
+                    return opened
+                opened.close()
+                opened = self._opened
+            return opened
 
     def _cluster(self, address: Address) -> DriverClient:
         deadline = CallDeadline(address.timeout)

@@ -1,98 +1,20 @@
-"""The address of a server, with what it takes to log in, and connections to it whose waits are bounded."""
+"""Connections to a server at an address, whose waits are bounded, logging in included."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 from cachekit.errors import CacheError
-from cachekit.model.validation import seconds
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
-
-_CONNECTIONS: Final = 32
-_OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the server is, and what it takes to log in. Its repr has no password."""
-
-    host: str
-    port: int
-    db: int
-    url: str | None = field(repr=False)
-    username: str | None
-    password: str | None = field(repr=False)
-    ssl: bool
-    timeout: float
-    nodes: tuple[tuple[str, int], ...] | None = None  #: of a Cluster
-
-    def __str__(self) -> str:
-        if self.nodes is not None:
-            return "Redis Cluster at " + ", ".join(f"{host}:{port}" for host, port in self.nodes)
-        if self.url is not None:
-            parts = urlsplit(self.url)
-            where = parts.netloc.rpartition("@")[2]
-            return f"Redis at {parts.scheme}://{where}{parts.path}"
-        return f"Redis at {self.host}:{self.port}/{self.db}"
-
-
-def _check_url(url: object) -> None:
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
-    from redis import RedisError
-    from redis.connection import Connection, parse_url
-
-    try:
-        wanted = parse_url(url)  # type: ignore[no-untyped-call]
-        urlsplit(url).port  # noqa: B018  # raises if it is no number
-        str(wanted.get("host", "")).encode("idna")
-        _checked_int("max_connections", wanted.get("max_connections", _CONNECTIONS), 1)
-        kind = wanted.pop("connection_class", Connection)
-        kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
-    except (ValueError, TypeError, AttributeError, RedisError):
-        raise ValueError(
-            "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, or "
-            "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; the given "
-            "one is not shown, because it may contain a password"
-        ) from None
-
-
-def checked_client(client: Any) -> Any:
-    """Return a client that was passed in.
-
-    Raises:
-        TypeError: it is no client of redis-py, or an asynchronous one, or a pipeline.
-        ValueError: it decodes what it reads, or caches it.
-    """
-    import redis
-
-    if isinstance(client, (redis.client.Pipeline, redis.cluster.ClusterPipeline)):
-        raise TypeError("client must be a redis.Redis or redis.RedisCluster itself, not a pipeline of one")
-    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
-        raise TypeError(
-            f"client must be a redis.Redis or redis.RedisCluster (not one of redis.asyncio), not a "
-            f"{type(client).__module__}.{type(client).__qualname__}"
-        )
-    if client.get_encoder().decode_responses:
-        raise ValueError(
-            "client must not have decode_responses=True: stored values are bytes; make one without it"
-        )
-    if isinstance(client, redis.Redis) and client.get_cache() is not None:
-        raise ValueError(
-            "client must not have a cache of its own (cache_config): it serves values that were invalidated; "
-            "make one without it, and use cachekit's memory tier"
-        )
-    return client
+from cachekit.tiers.redis.sentinel import Primary
 
 
 def load_driver() -> None:
@@ -110,121 +32,54 @@ def is_cluster(client: Any) -> bool:
     return isinstance(client, redis.RedisCluster)
 
 
-def one_server(
-    host: str,
-    port: int,
-    db: int,
-    url: str | None,
-    username: str | None,
-    password: str | None,
-    ssl: bool,
-    timeout: float,
-) -> Address:
-    """Return the address that the arguments of `RedisCache` give.
+def primary_of(address: Address) -> Primary | None:
+    """Return what finds the primary, if sentinels name it. It does not connect yet."""
+    sentinels = address.sentinels
+    if sentinels is None:
+        return None
+    pools = [_sentinel_pool(address, sentinels, *node) for node in sentinels.nodes]
+    return Primary(sentinels, pools, open_connection)
 
-    Raises:
-        TypeError, ValueError: an argument is wrong. The message has no password.
+
+def pool_of(address: Address, primary: Primary | None = None) -> ConnectionPool:
+    """Return a pool of connections to one server. It does not connect yet.
+
+    Args:
+        address: where the server is.
+        primary: what finds it, if sentinels name it.
     """
-    if url is not None:
-        if (host, port, db, ssl) != (_DEFAULTS[0], _DEFAULTS[1], _DEFAULTS[2], False):
-            raise ValueError("url must be the only address; leave out host, port, db and ssl")
-        _check_url(url)
-    where = _checked_node(host, port)
-    return Address(*where, _checked_int("db", db, 0), url, username, password, ssl, _checked_timeout(timeout))
-
-
-def no_server(client: Any, *arguments: object) -> None:
-    """Refuse an address beside a client.
-
-    Raises:
-        ValueError: one of the arguments of `one_server` does not have its default.
-    """
-    if arguments != _DEFAULTS:
-        raise ValueError(
-            f"client must come without an address, because the {type(client).__name__} has one; leave out "
-            f"host, port, db, url, username, password, ssl and timeout"
-        )
-
-
-def some_nodes(
-    nodes: Sequence[tuple[str, int]],
-    username: str | None,
-    password: str | None,
-    ssl: bool,
-    timeout: float,
-) -> Address:
-    """Return the address of a Cluster.
-
-    Raises:
-        TypeError, ValueError: an argument is wrong.
-    """
-    if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
-        raise TypeError(f"nodes must be a list such as [('host', 6379)], not {nodes!r}")
-    some = []
-    for node in nodes:
-        if not isinstance(node, tuple) or len(node) != 2:
-            raise TypeError(f"each of nodes must be a tuple (host, port), not {node!r}")
-        some.append(_checked_node(*node))
-    wait = _checked_timeout(timeout)
-    return Address(*some[0], 0, None, username, password, ssl, wait, tuple(some))
-
-
-#: The defaults of the arguments of `one_server`.
-_DEFAULTS: Final = ("localhost", 6379, 0, None, None, None, False, 0.25)
-
-
-def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, not {value!r} of type {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{argument} must be {least} to {most}, not {value}")
-    return value
-
-
-def _checked_node(host: str, port: int) -> tuple[str, int]:
-    if not isinstance(host, str):
-        raise TypeError(
-            f"host must be a str, not {host!r} of type {type(host).__name__}; a client of your own goes into "
-            f"client=, a URL into url="
-        )
-    if "://" in host or "@" in host:
-        raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
-    if host.count(":") == 1:  # an IPv6 address has more
-        name, _, number = host.partition(":")
-        raise ValueError(f"host must be without the port; write RedisCache({name!r}, {number or port})")
-    if not host:
-        raise ValueError("host must not be empty; leave it out for localhost")
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        raise ValueError(f"host must be a name that can be looked up, not {host!r}") from None
-    return host, _checked_int("port", port, 1, 65535)
-
-
-def _checked_timeout(timeout: float) -> float:
-    wait = seconds(timeout, "timeout")
-    if not 0 < wait <= 3600:
-        raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
-    return wait
-
-
-def pool_of(address: Address) -> ConnectionPool:
-    """Return a pool of connections to one server. It does not connect yet."""
     import redis
+    from redis.connection import parse_url
 
     options = _options(address)
-    retry = options.pop("retry")
-    most, patience = _CONNECTIONS, 2 * address.timeout
+    most, patience = CONNECTIONS, 2 * address.timeout
     if address.url is not None:
-        options.update(redis.connection.parse_url(address.url))  # type: ignore[no-untyped-call]
+        options.update(parse_url(address.url))  # type: ignore[no-untyped-call]
         most, patience = options.pop("max_connections", most), options.pop("timeout", patience)
         options["decode_responses"] = False
     else:
         options.update(host=address.host, port=address.port, db=address.db)
-        if address.ssl:
+        if address.tls is not None:
             options["connection_class"] = redis.SSLConnection
     kind = _bounded(options.pop("connection_class", redis.Connection))
-    return ConnectionPool(lambda: kind(**options, retry=retry), open_connection, most, patience)
+    open_one = open_connection if primary is None else primary.open
+    return ConnectionPool(lambda: kind(**options), open_one, most, patience)
+
+
+def _sentinel_pool(address: Address, sentinels: Sentinels, host: str, port: int) -> ConnectionPool:
+    """Return a pool for one sentinel, which has users of its own, and no database."""
+    import redis
+
+    options = _options(address)
+    options.update(
+        host=host,
+        port=port,
+        protocol=2,  # the newer one has types of answers that `resp` does not read
+        username=sentinels.username,
+        password=sentinels.password,
+    )
+    kind = _bounded(redis.Connection if address.tls is None else redis.SSLConnection)
+    return ConnectionPool(lambda: kind(**options), open_connection, CONNECTIONS, address.timeout)
 
 
 def cluster_of(address: Address, deadline: CallDeadline) -> Any:
@@ -247,7 +102,7 @@ def cluster_of(address: Address, deadline: CallDeadline) -> Any:
     return redis.RedisCluster(
         url=f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}",
         startup_nodes=nodes,
-        connection_class=_bounded(redis.SSLConnection if address.ssl else redis.Connection, deadline),
+        connection_class=_bounded(redis.Connection if address.tls is None else redis.SSLConnection, deadline),
         **options,
     )
 
@@ -257,7 +112,7 @@ def _options(address: Address) -> dict[str, Any]:
     from redis.maint_notifications import MaintNotificationsConfig
     from redis.retry import Retry
 
-    return {
+    options: dict[str, Any] = {
         "socket_timeout": address.timeout,
         "socket_connect_timeout": address.timeout,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
@@ -265,6 +120,7 @@ def _options(address: Address) -> dict[str, Any]:
         "password": address.password,
         "retry": Retry(NoBackoff(), 0),
     }
+    return options if address.tls is None else {**options, **address.tls.options()}
 
 
 def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
@@ -274,13 +130,9 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
     """
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
-        # The driver has no public names for the socket of a connection, and for what makes it.
-        @property
-        def line(self) -> Line | None:
-            """The socket; None while it is not connected."""
-            line: Line | None = self._sock
-            return line
+        line: Line | None = None  # the socket; None while it is not connected
 
+        # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
             if deadline is not None:
                 self.socket_connect_timeout = min(self.socket_timeout, deadline.left())
@@ -289,7 +141,12 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
             # Otherwise it goes on sending that. When the network recovers, seconds later, a write that the
             # tier has given up would arrive after newer ones.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return Line(made, self.socket_timeout, deadline)
+            self.line = Line(made, self.socket_timeout, deadline)
+            return self.line
+
+        def disconnect(self, *args: Any, **more: Any) -> None:
+            self.line = None
+            super().disconnect(*args, **more)
 
     class NodeConnection(Connection):
         _asks_for_slots = False

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.serialization.parts import Payload, pieces_of
 from cachekit.tiers.redis.answers import Check
 from cachekit.tiers.redis.line import PORTION, Line
 from cachekit.tiers.redis.resp import (
@@ -89,6 +90,26 @@ class ConnectionPool:
         if self._closed:
             self.close()
         return answer
+
+    def ask_within(self, seconds: float, check: Check, *command: Any) -> Any:
+        """Return the answer to a command over a connection that is open, without a second try.
+
+        Raises:
+            ServerError: the answer is an error.
+            OSError: there was none in time, or no connection is open.
+        """
+        with self._lent() as connection:
+            line: Line | None = connection.line
+            if line is None:
+                raise ConnectionError("no connection is open")
+            raw = line.socket
+            raw.settimeout(seconds)
+            raw.sendall(packed(command))
+            answer = read_reply(raw, raw.recv(_CHUNK))
+            if not check(answer):
+                raise WrongReplyError("the answer is not one to this command")
+            line.restore_timeout()
+            return answer
 
     def ask_many(self, commands: Sequence[tuple[Check, tuple[Any, ...]]]) -> list[Any]:
         """Return the answers to several commands in order, in one round trip, with `ServerError` among them.
@@ -178,13 +199,14 @@ class ConnectionPool:
             finally:
                 self._waiting -= 1
 
-    def _exchange(self, connection: Any, message: bytes) -> Any:
+    def _exchange(self, connection: Any, message: Payload) -> Any:
         line: Line = connection.line or self._open(connection)
         raw = line.socket
         if len(message) <= PORTION:
             raw.sendall(message)
         else:
-            line.sendall(message)
+            for piece in pieces_of(message):
+                line.sendall(piece)
             line.restore_timeout()
         data = raw.recv(_CHUNK)
         value = read_value(data)
@@ -224,8 +246,8 @@ class ConnectionPool:
                 return
 
 
-def _together(messages: Sequence[bytes]) -> list[bytes]:
-    """Return the messages, with small ones joined."""
+def _together(messages: Sequence[Payload]) -> list[bytes]:
+    """Return the messages, with small ones joined, and large ones in their parts."""
     joined: list[list[bytes]] = []
     room = 0
     for message in messages:
@@ -233,5 +255,9 @@ def _together(messages: Sequence[bytes]) -> list[bytes]:
         if room < 0:
             joined.append([])
             room = _SMALL - len(message)
-        joined[-1].append(message)
+        if type(message) is bytes:
+            joined[-1].append(message)
+        else:
+            joined += [[piece] for piece in pieces_of(message)]
+            room = 0
     return [b"".join(some) for some in joined]

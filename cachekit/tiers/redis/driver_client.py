@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
+from cachekit.serialization.parts import Parts
 from cachekit.tiers.redis.answers import Check, is_pong
 from cachekit.tiers.redis.connection import translated
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
+
+
+def _whole(argument: Any) -> Any:
+    """Return an argument as the driver takes it, which knows no parts."""
+    return b"".join(argument.pieces) if type(argument) is Parts else argument
 
 
 @final
@@ -36,7 +42,7 @@ class DriverClient:
 
     def _ask(self, check: Check, *command: Any, **options: Any) -> Any:
         try:
-            answer = self.client.execute_command(*command, **options)
+            answer = self.client.execute_command(*map(_whole, command), **options)
         except Exception as error:  # noqa: BLE001  # an answer of a wrong shape may raise anything
             raise self._ended(error) from None
         if not check(answer):
@@ -49,7 +55,7 @@ class DriverClient:
             pipeline = self.client.pipeline(transaction=False)
             for _, command in commands:
                 # Not by its own name: those of scripts are barred from pipelines of a Cluster.
-                pipeline.execute_command(*command)
+                pipeline.execute_command(*map(_whole, command))
             with self._call:
                 answers = pipeline.execute(raise_on_error=False)
             if len(answers) != len(commands):

@@ -14,10 +14,12 @@ from typing import Final, final
 
 from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
+from cachekit.serialization.parts import too_large
 from cachekit.serialization.serializer import Serializer, Stored
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
@@ -295,25 +297,29 @@ class Entries:
             missing = entry.tags - origin.tags.keys()
             if missing:
                 raise ValueError(
-                    f"origin must have tokens for all tags of the entry, not only for {sorted(origin.tags)}; "
-                    f"take it with {sorted(missing)} too"
+                    f"origin must have tokens for all tags of the entry, not only for "
+                    f"{shown_tags(origin.tags)}; take it with {shown_tags(missing)} too"
                 )
             tags = {tag: origin.tags[tag] for tag in entry.tags}
         if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
-        envelope = self._serializer.encode(
-            entry.key,
-            entry.value,
-            created=created,
-            expires=expires,
-            stale_until=expires + entry.stale_ttl,
-            tags=tags,
-        )
-        if len(envelope) > LARGEST:
-            raise ValueTooLargeError(
-                f"the value of key {entry.key!r} must take at most {LARGEST} bytes on a server, not "
-                f"{len(envelope)}; store it in memory or in files (cache_level=), or cache its parts"
+        try:
+            envelope = self._serializer.encode_in_parts(
+                entry.key,
+                entry.value,
+                created=created,
+                expires=expires,
+                stale_until=expires + entry.stale_ttl,
+                tags=tags,
+                most=LARGEST,
             )
+            if len(envelope) > LARGEST:
+                raise too_large(len(envelope))
+        except ValueTooLargeError as error:
+            raise ValueTooLargeError(
+                f"the value of {shown_key(entry.key)} must take at most {LARGEST} bytes on a server, "
+                f"but {error}; store it in memory or in files (cache_level=), or cache its parts"
+            ) from error
         return Write(envelope, _milliseconds(expires - now), origin, tuple(tags))
 
 

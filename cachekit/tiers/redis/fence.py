@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, final
 
+from cachekit.model.display import shown_key, shown_tags
 from cachekit.model.entry import CacheEntry
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import ServerTokens
@@ -46,8 +47,8 @@ def check_fence(fence: Fence, entry: CacheEntry) -> ServerTokens:
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
     if fence.key != entry.key or not fence.origin.tags.keys() >= entry.tags:
         raise ValueError(
-            f"the fence was taken for key {fence.key!r} and tags {sorted(fence.origin.tags)}, not for "
-            f"key {entry.key!r} and tags {sorted(entry.tags)}; take it for the key and all the tags "
-            f"that will be stored"
+            f"the fence was taken for {shown_key(fence.key)} and {shown_tags(fence.origin.tags)}, not for "
+            f"{shown_key(entry.key)} and {shown_tags(entry.tags)}; take it for the key and all the tags that "
+            f"will be stored"
         )
     return fence.origin

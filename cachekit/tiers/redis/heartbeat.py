@@ -18,6 +18,7 @@ from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.redis.answers import is_count
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
 from cachekit.tiers.redis.client import Client
+from cachekit.tiers.redis.end_budget import end_budget
 
 #: Heartbeats have a thread of their own, which waits for nothing but servers. Other scheduled tasks may take
 #: longer than readers wait: a sweep of a million entries in files, a value kept warm, a tier that hangs.
@@ -64,7 +65,7 @@ class Heartbeat:
         self._server = server
         self._channel = channel
         self._outbox = outbox
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
         self._job: ScheduledTask | None = None
         #: Whether heartbeats follow a message of this process, up to the last one before it ends.
         self.is_beating = False
@@ -79,10 +80,10 @@ class Heartbeat:
             # Without the lock: a fork takes the lock of the scheduler before this one.
             job = heartbeat_scheduler.every(HEARTBEAT, self.beat)
             with self._lock:
-                first = self._job is None
-                if first:
+                # Nothing runs between the next two lines (see `model.counters`).
+                if self._job is None:
                     self._job = job
-            if first:
+            if self._job is job:
                 _beating.add(self)
             else:
                 job.cancel()
@@ -126,9 +127,17 @@ class Heartbeat:
         if due is None:
             return
         number, text = due
+        begun = time.monotonic()
         try:
-            self._server.call(is_count, "PUBLISH", self._channel, text)
+            if final:
+                # Many caches may end at once, and none of their servers may answer.
+                share = end_budget.share(str(self._server))
+                self._server.call_within(share, is_count, "PUBLISH", self._channel, text)
+            else:
+                self._server.call(is_count, "PUBLISH", self._channel, text)
         except (TierUnavailableError, CacheClosedError):
+            if final:
+                end_budget.spend(str(self._server), time.monotonic() - begun)
             # The next heartbeat confirms the same messages. This thread serves all caches, so it must not
             # wait for an unavailable server all the time. Nor must the fleet wait long once it recovers.
             self._silent_until = time.monotonic() + HEARTBEAT

@@ -6,7 +6,12 @@ bounded in size, in number of parts and in depth, and what breaks a bound is no 
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
+
+from cachekit.serialization.parts import Parts, Payload, pieces_of
+
+#: What a command may have beside its name.
+Argument: TypeAlias = Payload | str | int
 
 #: Bytes of the largest value. A larger one would keep the server from other clients for too long.
 LARGEST: Final = 64 << 20
@@ -26,6 +31,10 @@ _INTEGER: Final = ord(":")
 _STATUS: Final = ord("+")
 _NULL: Final = ord("_")
 _ERROR: Final = ord("-")
+_VERBATIM: Final = ord("=")  # a value behind "txt:"
+
+#: The replies that say that nothing is there, whole.
+_ABSENT: Final = (b"$-1\r\n", b"_\r\n")
 
 #: The first words by which servers tell what kind of error it is, and what some of them mean.
 _CODES: Final = {
@@ -88,10 +97,31 @@ class WrongReplyError(BrokenReplyError):
     """What came is no reply, or not one to this command. A second try would get the same."""
 
 
-def packed(command: tuple[bytes | str | int, ...]) -> bytes:
-    """Return a command as it is sent."""
-    parts = [part if type(part) is bytes else str(part).encode() for part in command]
-    return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
+def packed(command: tuple[Argument, ...]) -> Payload:
+    """Return a command as it is sent, in parts if one of its arguments is."""
+    pieces = [b"*%d\r\n" % len(command)]
+    for part in command:
+        if type(part) is not bytes:
+            if type(part) is Parts:
+                return _in_parts(command)
+            part = str(part).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(part), part))
+    return b"".join(pieces)
+
+
+def _in_parts(command: tuple[Argument, ...]) -> Parts:
+    pieces: list[bytes] = []
+    small = [b"*%d\r\n" % len(command)]  # what is sent together
+    for part in command:
+        argument = part if isinstance(part, bytes | Parts) else str(part).encode()
+        small.append(b"$%d\r\n" % len(argument))
+        if type(argument) is Parts:
+            pieces += b"".join(small), *argument.pieces
+            small = []
+        else:
+            small += pieces_of(argument)
+        small.append(b"\r\n")
+    return Parts((*pieces, b"".join(small)))
 
 
 def read_value(data: bytes) -> bytes | None:
@@ -111,6 +141,8 @@ def read_reply(source: Source, data: bytes) -> Any:
         ServerError: the reply is an error.
         OSError: there is none.
     """
+    if data in _ABSENT:  # the reply to each write, and to each miss
+        return None
     if not data:
         raise BrokenReplyError("the server closed the connection")
     replies = Replies(source, data)
@@ -145,7 +177,7 @@ class Replies:
 
     def end(self) -> None:
         """Check that no more was received. The next command would take it for its own reply."""
-        if not self.is_empty():
+        if self._at != len(self._data):
             raise WrongReplyError("the server sent more than one reply")
 
     def unread(self) -> bytes:
@@ -182,7 +214,7 @@ class Replies:
             self._receive(len(self._data) - self._at + 1)
         kind, begin = self._data[self._at], self._at + 1
         self._at = end + 2
-        if kind == _BULK:
+        if kind in (_BULK, _VERBATIM):
             size = _number(self._data[begin:end])
             if size == -1:
                 return None
@@ -192,7 +224,8 @@ class Replies:
                 self._receive(size + 2)
             begin = self._at
             self._at = begin + size + 2
-            return self._data[begin : begin + size]
+            value = self._data[begin : begin + size]
+            return value if kind == _BULK else value[4:]
         content = self._data[begin:end]
         if kind == _INTEGER:
             return _number(content)

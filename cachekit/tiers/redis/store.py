@@ -14,14 +14,17 @@ from hashlib import sha1
 from itertools import chain
 from typing import Final, NamedTuple, final
 
+from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions
 from cachekit.tiers.redis.client import Call, Client, ForeignValue
-from cachekit.tiers.redis.key_layout import Layout, literal_beginning
+from cachekit.tiers.redis.key_layout import Layout
+from cachekit.tiers.redis.resp import Argument
 from cachekit.tiers.redis.scripts import ADD, CREATE, MOST_DIGITS, PUT, REMOVE, REPLACE, TOKENS
 
 #: Milliseconds that the token of a bucket lives without being read.
@@ -39,7 +42,7 @@ _NONE_IS_LIKE_IT: Final = -1  # as an expected token: none that a cache makes is
 class Write(NamedTuple):
     """A value on its way to the server."""
 
-    envelope: bytes
+    envelope: Payload
     life: int | None  #: milliseconds; None for no end
     origin: ServerTokens  #: for `put` with the fresh token of the key, for `add` with the expected tokens
     tags: Iterable[str] = ()  #: those whose tokens must live as long
@@ -138,12 +141,12 @@ class Store:
             calls = []
             for keys, message in zip(parts, messages, strict=True):
                 names: list[bytes] = []
-                said: list[bytes | str | int] = [self.bus.channel, message, BUCKET_LIFE]
+                said: list[Argument] = [self.bus.channel, message, BUCKET_LIFE]
                 for key in keys:
                     envelope, life, origin, _ = writes[key]
                     names += self._layout.names(key)
                     said += envelope, "" if life is None else life, origin.token
-                tags, lives = self._tags_of([writes[key] for key in keys])
+                tags, lives = self._tags_of(map(writes.__getitem__, keys))
                 calls.append(Call(PUT, [*names, *tags], [*said, *lives]))
             self._server.run(calls)
 
@@ -257,9 +260,9 @@ class Store:
 
         In a Cluster the tokens are on other nodes, where a script cannot reach them: see `_prolong`.
         """
-        if self._server.is_cluster:
+        lives = {} if self._server.is_cluster else _lives_of_tags(writes)
+        if not lives:
             return [], []
-        lives = _lives_of_tags(writes)
         names = [self._layout.tag(tag) for tag in lives]
         return names, ["" if life is None else life for life in lives.values()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Final, final
 
 from cachekit.tiers.redis.line import Line
@@ -37,17 +38,17 @@ class Subscription:
     def __init__(self, line: Line, channel: bytes) -> None:
         self._line = line
         self._unread = b""
-        line.sendall(packed(("SUBSCRIBE", channel)))
+        self._send("SUBSCRIBE", channel)
 
     def receive(self, wait: float) -> list[list[Any]]:
         """Return what the server sent next: of each message its kind, the channel and the content.
 
         It returns nothing if no message is complete after so many seconds.
         """
-        socket = self._line.socket
-        socket.settimeout(wait)
+        raw = self._line.socket
+        raw.settimeout(wait)
         try:
-            data = socket.recv(_CHUNK)
+            data = raw.recv(_CHUNK)
         except TimeoutError:
             return []
         if not data:
@@ -68,6 +69,20 @@ class Subscription:
         self._unread = b""
         return messages
 
+    def interrupt(self) -> None:
+        """Let `receive` end at once, in whatever thread it is; called from another one."""
+        try:
+            # Not that of a TLS socket, which would also wait for the server.
+            socket.socket.shutdown(self._line.socket, socket.SHUT_RDWR)
+        except OSError:  # it is closed already
+            pass
+
     def ping(self) -> None:
         """Let the server send something."""
-        self._line.sendall(packed(("PING",)))
+        self._send("PING")
+
+    def _send(self, *command: str | bytes) -> None:
+        self._line.sendall(packed(command))
+        # `receive` reads from the socket, so the line does not see that this exchange is over. Otherwise the
+        # next command would have the deadline of this one, which has passed by then.
+        self._line.is_sending = False

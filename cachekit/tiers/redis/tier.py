@@ -36,15 +36,24 @@ from cachekit.tiers.arguments import check_entry, checked_cap
 from cachekit.tiers.base import BusListener, Fence
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
+from cachekit.tiers.redis.address import (
+    Address,
+    checked_client,
+    no_server,
+    one_server,
+    some_nodes,
+    some_sentinels,
+)
+from cachekit.tiers.redis.answers import is_report
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.client import Client
-from cachekit.tiers.redis.connection import Address, checked_client, no_server, one_server, some_nodes
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.redis.fence import RedisFence, check_fence
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
-from cachekit.tiers.redis.stats import Figures
 from cachekit.tiers.redis.store import Store
+from cachekit.tiers.redis.tls import TLS
+from cachekit.tiers.server_figures import Figures
 
 _MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
 
@@ -70,7 +79,9 @@ def _asks_server(method: Callable[Concatenate[RedisCache, P], R]) -> Callable[Co
 
 @final
 class RedisCache:
-    """The tier on a Redis (7.0 or newer) or Valkey that hosts share: a single server, or a Cluster.
+    """The tier on a Redis (7.0 or newer) or Valkey that hosts share.
+
+    The constructor takes a single server, `cluster` a Cluster, and `sentinel` a primary that sentinels name.
 
     Args:
         host: the server's name or address.
@@ -78,12 +89,15 @@ class RedisCache:
         db: the number of the database.
         key_prefix: the beginning of all its keys, without braces. Caches with the same prefix share their
             entries. Signatures are bound to it.
-        url: redis://, rediss:// (TLS) or unix://, instead of host, port, db and ssl.
-        client: a `redis.Redis` or `redis.RedisCluster` of your own, for example from Sentinel, instead of
-            all arguments from `host` to `timeout`. Its own timeouts hold; `close` leaves it open.
+        url: redis://, rediss:// (TLS), unix://, redis+sentinel:// or rediss+sentinel://, instead of host,
+            port, db and ssl. Sentinels are listed: redis+sentinel://host:port,host:port/service/db. The
+            options `sentinel_username` and `sentinel_password` after a ? log in to them.
+        client: a `redis.Redis` or `redis.RedisCluster` of your own, instead of all arguments from `host` to
+            `timeout`. Its own timeouts hold; `close` leaves it open.
         username: the user to log in as.
         password: the user's password. No repr, log or error contains it.
         ssl: whether to use TLS.
+        tls: certificates for TLS, which it implies.
         timeout: seconds to wait for a connection or an answer (default 0.25). A call is tried once more.
         default_ttl: seconds, or a timedelta, that a copy is kept at most; None for no such limit.
         codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec` of your own.
@@ -123,6 +137,7 @@ class RedisCache:
         username: str | None = None,
         password: str | None = None,
         ssl: bool = False,
+        tls: TLS | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -133,9 +148,9 @@ class RedisCache:
     ) -> None:
         address = None
         if client is None:
-            address = one_server(host, port, db, url, username, password, ssl, timeout)
+            address = one_server(host, port, db, url, username, password, ssl, tls, timeout)
         else:
-            no_server(checked_client(client), host, port, db, url, username, password, ssl, timeout)
+            no_server(checked_client(client), host, port, db, url, username, password, ssl, tls, timeout)
         self._set_up(address, client, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
 
     @classmethod
@@ -147,6 +162,7 @@ class RedisCache:
         username: str | None = None,
         password: str | None = None,
         ssl: bool = False,
+        tls: TLS | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -163,6 +179,7 @@ class RedisCache:
             username: for all nodes.
             password: for all nodes.
             ssl: for all nodes.
+            tls: for all nodes.
             timeout: for each node.
             default_ttl: as there.
             codec: as there.
@@ -174,7 +191,62 @@ class RedisCache:
         Raises:
             TypeError, ValueError: an argument is wrong.
         """
-        address = some_nodes(nodes, username, password, ssl, timeout)
+        address = some_nodes(nodes, username, password, ssl, tls, timeout)
+        self = cls.__new__(cls)
+        self._set_up(address, None, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
+        return self
+
+    @classmethod
+    def sentinel(
+        cls,
+        sentinels: Sequence[tuple[str, int]],
+        service: str,
+        key_prefix: str = "cachekit:",
+        *,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+        ssl: bool = False,
+        tls: TLS | None = None,
+        timeout: float = 0.25,
+        default_ttl: TTL = None,
+        codec: CodecName | Codec = "pickle",
+        compression: Compression = "zlib",
+        secret: Secret | None = None,
+        allow: Iterable[Any] = (),
+        clock: Clock = SystemClock(),  # noqa: B008  # it has no state
+    ) -> RedisCache:
+        """Return a tier on the primary that sentinels name, whichever server that is at the time.
+
+        Replicas are not read. Each connection asks the sentinels in turn until one names the primary. A
+        cache above it asks one of them once a second, too.
+
+        Args:
+            sentinels: host and port of some sentinels.
+            service: the name of the primary, as in `sentinel monitor`.
+            key_prefix: as for `RedisCache`, like all others.
+            db: as there.
+            username: for the primary, and the server that replaces it.
+            password: for the same.
+            sentinel_username: for all sentinels.
+            sentinel_password: for all sentinels.
+            ssl: for the primary and all sentinels.
+            tls: for the same.
+            timeout: for the primary, and again for each sentinel that is asked.
+            default_ttl: as there.
+            codec: as there.
+            compression: as there.
+            secret: as there.
+            allow: as there.
+            clock: as there.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong.
+        """
+        login, sentinel_login = (username, password), (sentinel_username, sentinel_password)
+        address = some_sentinels(sentinels, service, db, login, sentinel_login, ssl, tls, timeout)
         self = cls.__new__(cls)
         self._set_up(address, None, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
         return self
@@ -600,3 +672,16 @@ def bus_of(tier: RedisCache) -> Bus:
 def latency_of(tier: RedisCache) -> LatencyHistogram:
     """Return how long the hits of a tier took."""
     return tier._figures.latency
+
+
+def server_info(tier: RedisCache) -> dict[str, str]:
+    """Return what the server says of itself, by INFO.
+
+    Raises:
+        TierUnavailableError: it does not answer, or this user may not ask.
+    """
+    said = tier._server.call(is_report, "INFO")
+    if isinstance(said, dict):  # parsed by the driver
+        return {str(name): str(value) for name, value in said.items()}
+    lines = [line.partition(":") for line in said.decode("utf-8", "replace").splitlines()]
+    return {name: value for name, colon, value in lines if colon and not name.startswith("#")}

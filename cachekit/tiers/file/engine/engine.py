@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
 from types import TracebackType
-from typing import Final, NamedTuple, TypeAlias, cast, final
+from typing import Final, NamedTuple, NoReturn, TypeAlias, cast, final
 
 from cachekit.errors import CacheClosedError, ValueTooLargeError
 from cachekit.model.types import NO_TAGS
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
+from cachekit.serialization.parts import Payload
 from cachekit.tiers.fences import EPOCH, WRITING, SharedFence, TagTokens
 from cachekit.tiers.file.descriptor_budget import Fixed, descriptors
 from cachekit.tiers.file.engine import control_block, fence_tokens, large_records
@@ -89,8 +90,8 @@ class Engine:
 
     __slots__ = (
         "__weakref__", "_closed", "_effects", "_fixed", "_folder", "_hash_of", "_large", "_last_stats",
-        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "locations", "path",
-        "surely_fits", "tokens",
+        "_shard_shift", "_shards", "_time", "_users", "exposure", "geometry", "largest", "locations",
+        "path", "surely_fits", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,8 @@ class Engine:
         self.locations: dict[str, Location] = {}
         #: Bytes of key, names and payload that fit into every shard, without a closer look.
         self.surely_fits = geometry.segment >> 3
+        #: Bytes that no record has; most shards take less.
+        self.largest = geometry.largest_record
         self._closed = False
         self._effects = effects
         self._last_stats: EngineStats | None = None
@@ -233,7 +236,7 @@ class Engine:
     def put(
         self,
         key: str,
-        payload: bytes,
+        payload: Payload,
         *,
         expiry: float = inf,
         flags: int = 0,
@@ -250,7 +253,7 @@ class Engine:
 
         Args:
             key: any str.
-            payload: the bytes.
+            payload: the bytes, in one piece or in parts.
             expiry: Seconds since the epoch from which on the record is no longer found.
             flags: 0 to 65,535; it comes back with the record.
             server_token: 64 bits; it comes back with the record.
@@ -293,7 +296,7 @@ class Engine:
     def add(
         self,
         key: str,
-        payload: bytes,
+        payload: Payload,
         expect: int,
         *,
         expiry: float = inf,
@@ -336,7 +339,7 @@ class Engine:
     def create(
         self,
         key: str,
-        payload: bytes,
+        payload: Payload,
         *,
         expiry: float,
         flags: int,
@@ -440,7 +443,7 @@ class Engine:
     def _encoding(
         self,
         key: str,
-        payload: bytes,
+        payload: Payload,
         names: bytes,
         tags: TagTokens,
         sign: Callable[..., bytes] | None,
@@ -461,20 +464,23 @@ class Engine:
             len(octets), len(names), len(payload) + (0 if sign is None else SIGNATURE_SIZE), len(tags)
         )
         if len(tags) > MOST_TAGS:
-            reason = f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}"
-        elif not size <= self._large.most_own < self.geometry.limit and (
-            size > (largest := shard.files.largest())
-        ):
-            reason = (
-                f"a value of {len(payload)} bytes under a key of {len(octets)} does not fit: this directory, "
-                f"with a limit of {self.geometry.limit} bytes, holds values of up to about {largest}; "
-                f"raise the limit, or store less"
-            )
-        else:
-            return encode if size <= shard.files.most_shared else encode_large
+            if removes:
+                self.delete(key)
+            raise ValueTooLargeError(f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}")
+        if not size <= self._large.most_own < self.geometry.limit and size > shard.files.largest():
+            self.refuse(key, f"the value takes {len(payload)} bytes", removes=removes)
+        return encode if size <= shard.files.most_shared else encode_large
+
+    def refuse(self, key: str, why: str, *, removes: bool) -> NoReturn:
+        """Raise ValueTooLargeError; with `removes`, remove what the key has: its caller replaces that."""
+        octets, _, shard, _ = self.locations.get(key) or self.locate(key)
         if removes:
             self.delete(key)
-        raise ValueTooLargeError(reason)
+        raise ValueTooLargeError(
+            f"{why} under a key of {len(octets)}, which does not fit: this directory, with a limit of "
+            f"{self.geometry.limit} bytes, holds values of up to about {shard.files.largest()}; raise the "
+            f"limit, or store less"
+        )
 
     def delete(self, key: str, *, in_progress: bool = False) -> tuple[bool, int]:
         """Remove a key and change its token; return whether the key was there, and the token."""

@@ -101,6 +101,7 @@ from threading import get_ident
 from typing import Final, NamedTuple, final
 from zlib import crc32
 
+from cachekit.serialization.parts import Payload, pieces_of
 from cachekit.tiers.fences import TagTokens
 from cachekit.tiers.file.descriptor import OpenFile
 
@@ -184,7 +185,7 @@ def record_size(key_length: int, names_length: int, payload_length: int, tags: i
 def encode(
     key: bytes,
     hashed: int,
-    payload: bytes,
+    payload: Payload,
     expiry: float,
     flags: int,
     server_token: int,
@@ -194,18 +195,21 @@ def encode(
     names: bytes,
     sign: Callable[..., bytes] | None,
 ) -> bytes:
-    """Return a record, padded to its full size; with `sign`, its payload ends with the signature."""
+    """Return a record, padded to its full size; with `sign`, its payload ends with the signature.
+
+    A payload of a size that fits here is in one piece.
+    """
     head, end = _around(
         key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
     )
-    body = b"".join((head, key, names, payload, end))
+    body = b"".join((head, key, names, payload, end))  # type: ignore[arg-type]
     return crc32(body).to_bytes(4, "little") + body
 
 
 def _around(
     key: bytes,
     hashed: int,
-    payload: bytes,
+    payload: Payload,
     expiry: float,
     flags: int,
     server_token: int,
@@ -223,7 +227,7 @@ def _around(
     if tags:
         head += b"".join([TAG.pack(*tag) for tag in tags])
     padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
-    seal = b"" if sign is None else sign(head, key, names, payload)
+    seal = b"" if sign is None else sign(head, key, names, *pieces_of(payload))
     return head, seal + padding
 
 
@@ -266,7 +270,7 @@ class FileAside:
 def encode_large(
     key: bytes,
     hashed: int,
-    payload: bytes,
+    payload: Payload,
     expiry: float,
     flags: int,
     server_token: int,
@@ -280,7 +284,7 @@ def encode_large(
     head, end = _around(
         key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
     )
-    return LargeRecord((head + key + names, payload, end))
+    return LargeRecord((head + key + names, *pieces_of(payload), end))
 
 
 def decode_tags(record: bytes, count: int) -> TagTokens:

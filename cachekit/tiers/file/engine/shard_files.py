@@ -58,7 +58,7 @@ from cachekit.tiers.file.engine.format import (
 )
 from cachekit.tiers.file.engine.index import NO_INDEX, Index, file_size
 from cachekit.tiers.file.engine.large_room import LargeRoom
-from cachekit.tiers.file.engine.segments import RemovedError, Segments, discard, length_at, write_all
+from cachekit.tiers.file.engine.segments import Content, RemovedError, Segments, discard, length_at, write_all
 from cachekit.tiers.file.engine.shard_lock import AGAIN, Again, DamagedError
 from cachekit.tiers.file.folder import Folder
 from cachekit.tiers.fresh_tokens import fresh
@@ -704,9 +704,13 @@ class ShardFiles:
         length = location_word >> LENGTH_SHIFT & LENGTH_MASK
         if length != LONG:
             return length
+        segment = location_word >> SEGMENT_SHIFT
         offset = location_word >> OFFSET_SHIFT & OFFSET_MASK
+        content: Content | None = index.segments.mapped.get(segment)
+        if content is None:
+            content, offset = index.segments.load(segment, offset, HEADER.size)
         try:
-            return length_at(index.segments.piece(location_word >> SEGMENT_SHIFT, offset, HEADER.size), 0)
+            return length_at(content, offset)
         except StructError:
             return 0
 

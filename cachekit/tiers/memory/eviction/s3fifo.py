@@ -85,6 +85,12 @@ class S3Fifo(Generic[K]):
 
     hit_unlocked = hit
 
+    def insert_ahead(self, key: K) -> None:
+        """Let the next hit of a held key, which was prefetched, count as its insertion and not as a use."""
+        uses = self._small.get(key) or self._main.get(key)
+        if uses is not None and not uses.number:
+            uses.number = -1
+
     def prolong(self, key: K, deadline: float) -> None:
         pass
 
@@ -107,7 +113,7 @@ class S3Fifo(Generic[K]):
                 del small[key]
         while True:
             key, uses = next(iter(main.items()))
-            if not uses.number:
+            if uses.number <= 0:
                 del main[key]
                 return key
             uses.number -= 1

@@ -1,4 +1,4 @@
-"""The counters of one RedisCache in one process."""
+"""The counters of one tier on a server, in one process."""
 
 from __future__ import annotations
 

@@ -1,0 +1,259 @@
+"""HotSet: the keys that a process used most are in memory again after a restart (`reload_hot=True`).
+
+Once a minute, at `close` and at the end of the process, the keys are stored as one record of a lower tier:
+most used first, at most half of what memory holds. The file tier has it, or else the server. When a cache
+begins, a thread copies their entries from the lower tiers into memory. No loader is called, no lookup counts,
+and nothing is evicted for it. What expired or was invalidated is in no tier any more. A fence keeps out what
+is written during the copy.
+
+Results of a cached function are copied when the function is first called, because only then its version is
+known. Results of other code stay away.
+"""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from heapq import nlargest
+from itertools import islice
+from typing import Any, Final, final
+
+from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
+from cachekit.coherence.tier_stack import TierStack
+from cachekit.errors import CacheClosedError
+from cachekit.model.counters import LookupTable
+from cachekit.model.display import shown_error
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FUNCTION_TAG, MISSING
+from cachekit.runtime.background import BackgroundCall, RateLimitedLog
+from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
+from cachekit.tiers.fences import EntryFence, FirstHitFence
+from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.memory.sampling import SampledFence
+from cachekit.tiers.memory.store import Store
+
+#: The key of the record. It is no key of a cached function, because it has no version.
+KEY: Final = "cachekit.hot_keys"
+
+_INTERVAL: Final = 60.0  # seconds between two records
+_SECONDS: Final = 10.0  # that a copy of entries takes at most
+_MOST_KEYS: Final = 100_000
+_MOST_TEXT: Final = 4 << 20  # characters of all keys
+_MOST_BYTES: Final = 64 << 20  # of stored values, in a memory tier without a bound in bytes
+_PATIENCE: Final = 1.0  # seconds that `close` waits for a thread
+
+#: A key, and the identity of the cached function whose result it has; "" for none.
+_Hot = tuple[str, str]
+
+
+@final
+class HotSet:
+    """The keys that one cache uses most, before and after a restart. Safe in any thread.
+
+    Args:
+        tiers: of the cache, with a lower tier.
+        memory: its store.
+        most_bytes: of values to copy: half of the bound of memory, or None without one.
+        table: the lookups of the cache. Without any since the last record, none is stored.
+        log: for failures.
+    """
+
+    __slots__ = (
+        "__weakref__", "_carried", "_copies", "_ended", "_functions", "_job", "_log", "_memory", "_most",
+        "_most_bytes", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting", "reloaded",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tiers: TierStack,
+        memory: Store,
+        most_bytes: int | None,
+        table: LookupTable,
+        log: RateLimitedLog,
+    ) -> None:
+        self._tiers = tiers
+        self._memory = memory
+        tier: TierAccessor[Any] | None = tiers.redis if tiers.file is None else tiers.file
+        assert tier is not None, "the cache has checked that"
+        self._tier = tier
+        self._most = min(max(1, memory.max_size // 2), _MOST_KEYS)
+        self._most_bytes = most_bytes
+        self._table = table
+        self._seen = (0, 0)
+        self._log = log
+        #: Keys of the last record that a lower tier still has. They follow the keys that this process uses.
+        self._carried: list[_Hot] = []
+        #: The keys of functions that were not called yet, and what the keys of the others begin with.
+        self._waiting: dict[str, list[str]] = {}
+        self._functions: dict[str, tuple[str, ...]] = {}
+        self._ended = False
+        #: How many entries were copied into memory, and the bytes of their stored values.
+        self.reloaded = 0
+        self._taken = 0
+        self._copies: list[BackgroundCall] = []
+        self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save)
+        _hot_sets.add(self)
+        self._begin(partial(self._copy_record))
+
+    # -- after a restart ----------------------------------------------------------------------------
+
+    def function_began(self, identity: str, prefix: str | None) -> None:
+        """Copy the results of a cached function, which is called for the first time.
+
+        Args:
+            identity: of the function.
+            prefix: What its keys begin with, with the version of its code; None for keys of a `key_func`.
+        """
+        # First: the thread that reads the record looks here after it has filled `_waiting`.
+        self._functions[identity] = ("",) if prefix is None else (f"{prefix}(", f"{prefix}[")
+        keys = self._waiting.pop(identity, None)
+        if keys is not None and not self._ended:
+            self._begin(partial(self._copy, [(key, identity) for key in keys]))
+
+    def _begin(self, copy: partial[None]) -> None:
+        background = BackgroundCall(partial(self._run, copy))
+        if background.start():
+            self._copies = [one for one in self._copies if not one.is_over] + [background]
+
+    def _run(self, copy: partial[None]) -> None:
+        try:
+            copy()
+        except CacheClosedError:
+            pass
+        except Exception as error:  # noqa: BLE001  # of a weigher or a codec of the user's, or a tier of a strict cache
+            raise_interrupt(error)
+            self._log.add(f"not all entries that were used most are in memory again: {shown_error(error)}")
+
+    def _copy_record(self) -> None:
+        hot = self._stored()
+        for key, identity in hot:
+            if identity:
+                self._waiting.setdefault(identity, []).append(key)
+        self._copy([(key, identity) for key, identity in hot if not identity])
+        for identity in list(self._functions):
+            keys = self._waiting.pop(identity, None)
+            if keys is not None:
+                self._copy([(key, identity) for key in keys])
+
+    def _stored(self) -> list[_Hot]:
+        """Return the keys of the record. Other programs may write there, so each part is checked."""
+        entry = self._tier.call(self._tier.tier.peek, KEY)
+        record = None if entry is None or entry is UNAVAILABLE else entry.value
+        if not isinstance(record, dict):
+            return []
+        keys, functions, numbers = (record.get(name) for name in ("keys", "functions", "function_of"))
+        if not (isinstance(keys, list) and isinstance(functions, list) and isinstance(numbers, list)):
+            return []
+        found = []
+        for key, number in islice(zip(keys, numbers, strict=False), self._most):
+            if type(key) is str and type(number) is int and 0 <= number < len(functions):
+                found.append((key, str(functions[number])))
+        return found
+
+    def _copy(self, hot: Sequence[_Hot]) -> None:
+        begun = self._tiers.monotonic()
+        # When the server notifies this cache, memory is cleared, and what was copied before would be lost.
+        while self._tiers.is_beginning and not self._ended and self._tiers.monotonic() - begun < _SECONDS:
+            self._tiers.await_beginning()
+        for key, identity in hot:
+            if self._ended or self._is_full() or self._tiers.monotonic() - begun > _SECONDS:
+                return
+            if identity and not key.startswith(self._functions[identity]):
+                continue  # its code was edited
+            if self._tiers.peek_memory(key) is MISSING:
+                entry = self._tiers.copy_quietly(key)
+                if entry is not None:
+                    self._carried.append((key, identity))
+                    self.reloaded += 1
+                    size = entry.size_bytes
+                    self._taken += size
+
+    def _is_full(self) -> bool:
+        memory = self._memory
+        if len(memory) >= memory.max_size or self.reloaded >= self._most:
+            return True
+        if self._most_bytes is not None:
+            return (memory.weight or 0) >= self._most_bytes
+        return self._taken >= _MOST_BYTES
+
+    # -- before a restart ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Store the keys that are used most, if there were requests since the last time."""
+        seen = self._table.totals()
+        if seen == self._seen or self._tier.breaker.refuses:
+            return
+        self._seen = seen
+        numbers: dict[str, int] = {}
+        keys, function_of, text = [], [], 0
+        for key, identity in self._hot():
+            text += len(key)
+            if text > _MOST_TEXT:
+                break
+            keys.append(key)
+            function_of.append(numbers.setdefault(identity, len(numbers)))
+        if not keys:
+            return
+        record = {"keys": keys, "functions": list(numbers), "function_of": function_of}
+        try:
+            self._tier.call(self._tier.tier.set, KEY, CacheEntry(KEY, record, self._tiers.now()))
+        except CacheClosedError:
+            pass  # by its owner, before the cache
+        except Exception as error:  # noqa: BLE001  # of a codec of the user's, or a tier of a strict cache
+            raise_interrupt(error)
+            self._log.add(f"the keys that are used most were not stored: {shown_error(error)}")
+
+    def _hot(self) -> Sequence[_Hot]:
+        now, shared = self._memory.time.monotonic(), self._tiers.file is not None
+        used = [
+            held
+            for held in self._memory.all_held()
+            # With a file tier, a copy without a shared fence is in memory only.
+            if held.accesses and now < held.deadline and (not shared or _has_copy(held.shared_fence))
+        ]
+        hot = dict(map(_with_function, nlargest(self._most, used, key=_use)))
+        if hot:
+            for key, identity in islice(self._carried, self._most - len(hot)):
+                hot.setdefault(key, identity)
+        return list(hot.items())
+
+    def close(self) -> None:
+        """Store the keys, and end the work in the background. A second call does nothing."""
+        job, self._job = self._job, None
+        if job is None:
+            return
+        self._ended = True
+        job.cancel()
+        for copy in self._copies:
+            copy.wait(_PATIENCE)
+        self.save()
+
+
+def _has_copy(fence: EntryFence | None) -> bool:
+    while isinstance(fence, (FirstHitFence, SampledFence)):
+        fence = fence.fence
+    return fence is not None
+
+
+def _use(held: MemoryEntry) -> tuple[int, float]:
+    return held.accesses, held.last
+
+
+def _with_function(held: MemoryEntry) -> _Hot:
+    for tag in held.tags:
+        if tag.startswith(FUNCTION_TAG):
+            return held.key, tag[len(FUNCTION_TAG) :]
+    return held.key, ""
+
+
+#: The hot sets of open caches. Few programs close their caches.
+_hot_sets: weakref.WeakSet[HotSet] = weakref.WeakSet()
+
+
+@atexit.register
+def _save_at_exit() -> None:
+    for hot_set in list(_hot_sets):
+        hot_set.close()

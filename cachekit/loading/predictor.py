@@ -1,0 +1,433 @@
+"""Predictor: learns which key follows which, and says which keys to prefetch, within a bound on the waste.
+
+It is fed with the misses as they would be without it: misses, and first hits on prefetched entries. A row for
+each key has its two most frequent successors. A successor is predicted if it came at least twice, and in at
+least half of the cases. Three guards bound what that may cost:
+
+- A budget. Each prefetch takes one from it. It begins with 32, grows by one in 200 requests, and gets back
+  1.25 for each prefetch that was useful. A miss of an entry that a prefetch pushed out takes one, too.
+- A key that was predicted twice in a row, and not requested, is tried one time in 16.
+- At most a tenth of the memory tier is unproven: prefetched, and not requested yet.
+
+The number of keys ahead follows the latency: it doubles while most of the useful prefetches are late, which
+means that the request comes before the value.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple, final
+
+from cachekit.runtime.fork import ForkSafeLock
+
+_FIRST: Final = 32.0  # the budget of a new predictor
+_REQUESTS: Final = 200  # that add one to it
+_MOST: Final = 4096.0  # that it may grow to
+_LEAST_COUNT: Final = 2  # times that a successor must have come
+_FADE: Final = 32  # times from which the counts of a row are halved
+_MOST_CREDIT: Final = 3  # passes of the queue that a row outlives without a use
+_WRONG: Final = 2  # wrong predictions in a row from which a key is tried rarely
+_RARELY: Final = 16
+_JUDGED: Final = 32  # useful and late prefetches between two judgements of the depth
+_LIFE: Final = 8  # sizes of memory in requests, after which an unproven entry counts as wasted
+_FLOWS: Final = 256  # threads and tasks whose last key is known
+
+
+class PrefetchInfo(NamedTuple):
+    """What prefetching has done for a cached function, a region or a cache, in this process."""
+
+    issued: int  #: prefetches that were begun
+    useful: int  #: whose entry was in memory when it was requested
+    late: int  #: whose key was requested while it was loaded; they save waiting, not loads
+    wasted: int  #: which failed, or whose entry left memory, or grew old, without a request
+    pushed_out: int  #: misses of entries that were evicted for a prefetched one
+    saved_loads_net: int  #: loads that useful ones saved, less those of wasted ones and of `pushed_out`
+    depth: int  #: keys ahead, at the moment
+    paused: str  #: why no prefetch would be begun now; empty if one would
+
+
+class _Row:
+    __slots__ = ("count", "credit", "first", "first_count", "second", "second_count")
+
+    def __init__(self) -> None:
+        self.count = self.credit = 0
+        self.first = self.second = ""
+        self.first_count = self.second_count = 0
+
+    def add(self, key: str) -> None:
+        """Count a successor. The second place is that of the last one that is not the first."""
+        self.count += 1
+        if self.first == key:
+            self.first_count += 1
+        elif self.second == key:
+            self.second_count += 1
+            if self.second_count > self.first_count:
+                self.first, self.second = key, self.first
+                self.first_count, self.second_count = self.second_count, self.first_count
+        elif not self.first_count:
+            self.first, self.first_count = key, 1
+        else:
+            self.second, self.second_count = key, 1
+        if self.count >= _FADE:
+            self.count //= 2
+            self.first_count //= 2
+            self.second_count //= 2
+
+    def next(self) -> str:
+        """Return the successor to prefetch, or an empty text."""
+        likely = self.first_count >= _LEAST_COUNT and 2 * self.first_count >= self.count
+        return self.first if likely else ""
+
+
+class _Rows:
+    """The rows of at most so many keys. Those that are used again stay, as entries do under S3-FIFO.
+
+    A row of a new key is on trial. When its part is full, it moves on if it was used again, and leaves if
+    not. Most keys of a long sequence come once, and would push out the rows of those that recur.
+    """
+
+    __slots__ = ("_gone", "_limit", "_main", "_trial", "_trial_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._trial_limit = max(1, limit // 10)
+        self._trial: OrderedDict[str, _Row] = OrderedDict()
+        self._main: OrderedDict[str, _Row] = OrderedDict()
+        #: Keys whose rows left on trial. If one comes back, its new row is not on trial.
+        self._gone: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._trial) + len(self._main)
+
+    def get(self, key: str) -> _Row | None:
+        """Return the row of a key."""
+        return self._main.get(key) or self._trial.get(key)
+
+    def used(self, key: str) -> _Row:
+        """Return the row of a key, whose successor is known now, or a new one."""
+        row = self.get(key)
+        if row is not None:
+            row.credit = min(row.credit + 1, _MOST_CREDIT)
+            return row
+        row = _Row()
+        if key in self._gone:
+            del self._gone[key]
+            self._main[key] = row
+        else:
+            self._trial[key] = row
+        while len(self) > self._limit:
+            if len(self._trial) > self._trial_limit:
+                old, before = self._trial.popitem(last=False)
+                if before.credit:
+                    before.credit = 0
+                    self._main[old] = before
+                else:
+                    self._gone[old] = None
+                    if len(self._gone) > self._limit:
+                        self._gone.popitem(last=False)
+            else:
+                old, before = self._main.popitem(last=False)
+                if before.credit:
+                    before.credit -= 1
+                    self._main[old] = before
+        return row
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        for keys in (self._trial, self._main, self._gone):
+            keys.clear()
+
+
+class _Prefetched:
+    """A prefetch whose use is not known yet."""
+
+    __slots__ = ("begun", "has_landed", "is_load")
+
+    def __init__(self, begun: int) -> None:
+        self.begun = begun  # in requests
+        self.has_landed = False
+        self.is_load = False
+
+
+@final
+class Unproven:
+    """The prefetched entries of one cache that no request has asked for. They share a tenth of its memory."""
+
+    __slots__ = ("count", "limit")
+
+    def __init__(self, size: int) -> None:
+        self.limit = max(1, size // 10)
+        self.count = 0
+
+
+@final
+class PrefetchCounters:
+    """What the predictors of one cache have counted together."""
+
+    __slots__ = ("issued", "late", "useful", "wasted")
+
+    def __init__(self) -> None:
+        self.issued = 0
+        self.useful = 0
+        self.late = 0
+        self.wasted = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counters under their names in `CacheStats`."""
+        names = {"prefetches": self.issued, "prefetch_hits": self.useful}
+        return names | {"prefetches_late": self.late, "prefetches_wasted": self.wasted}
+
+
+@final
+class Predictor:
+    """The successors of the keys of one function, region or cache. Safe in any thread.
+
+    Args:
+        rows: The most keys whose successors it knows.
+        depth: The most keys ahead.
+        max_waste: the share of useful prefetches that may be wasted, 0 to 1.
+        size: the entries that the memory tier holds.
+        unproven: of the cache.
+        totals: of the cache.
+        may_begin: Returns whether a key can be prefetched.
+
+    It calls nothing while it holds its lock, because a store may call it under its own.
+    """
+
+    __slots__ = (
+        "__weakref__", "_back", "_budget", "_deepest", "_depth", "_fork_guard", "_issued", "_judged_late",
+        "_judged_useful", "_last", "_late", "_lock", "_may_begin", "_prefetched", "_pushed_out",
+        "_pushed_out_misses", "_requests", "_rows", "_rows_limit", "_saved", "_size", "_totals", "_unproven",
+        "_useful", "_wasted", "_wrong",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        rows: int,
+        depth: int,
+        max_waste: float,
+        size: int,
+        unproven: Unproven,
+        totals: PrefetchCounters,
+        may_begin: Callable[[str], bool] = bool,
+    ) -> None:
+        self._rows = _Rows(rows)
+        self._rows_limit = rows
+        self._deepest = depth
+        self._depth = 1
+        self._back = 1 + max_waste
+        self._size = size
+        self._unproven = unproven
+        self._totals = totals
+        self._may_begin = may_begin
+        self._budget = _FIRST
+        self._requests = 0
+        self._last: OrderedDict[int, str] = OrderedDict()
+        self._prefetched: OrderedDict[str, _Prefetched] = OrderedDict()
+        self._pushed_out: OrderedDict[str, int] = OrderedDict()
+        self._wrong: OrderedDict[str, int] = OrderedDict()
+        self._issued = self._useful = self._late = self._wasted = self._pushed_out_misses = self._saved = 0
+        self._judged_late = self._judged_useful = 0
+        self._lock = threading.RLock()  # a signal handler may ask for a key
+        self._fork_guard = ForkSafeLock(self._lock)
+
+    # -- what callers do ----------------------------------------------------------------------------
+
+    def missed(self, key: str, flow: int, requests: int) -> list[str]:
+        """Note a miss, and return the keys to prefetch.
+
+        Args:
+            key: the key.
+            flow: The thread or task; each has a sequence of its own.
+            requests: how many there were, hits included.
+        """
+        with self._lock:
+            self._pass(requests)
+            one = self._prefetched.get(key)
+            if one is not None and not one.has_landed:
+                self._settle(key)
+                self._late += 1
+                self._totals.late += 1
+                self._judged_late += 1
+                self._budget += 1
+                self._judge()
+            elif one is not None:  # it left memory, and the store has not said so yet
+                self._waste(key)
+            pushed = self._pushed_out.pop(key, None)
+            if pushed is not None and requests - pushed <= self._size:
+                self._pushed_out_misses += 1
+                self._saved -= 1
+                self._budget -= 1
+            return self._follow(key, flow)
+
+    def hit(self, key: str, flow: int) -> list[str]:
+        """Note the first hit of a prefetched entry, and return the keys to prefetch."""
+        with self._lock:
+            return self._follow(key, flow) if self.used(key) else []
+
+    def used(self, key: str) -> bool:
+        """Note that a prefetched entry was hit; return False if that is known."""
+        with self._lock:
+            one = self._settle(key)
+            if one is None:
+                return False
+            self._useful += 1
+            self._totals.useful += 1
+            self._judged_useful += 1
+            self._saved += one.is_load
+            self._budget = min(_MOST, self._budget + self._back)
+            self._wrong.pop(key, None)
+            self._judge()
+            return True
+
+    def _pass(self, requests: int) -> None:
+        """Let time pass, which is counted in requests."""
+        if requests > self._requests:
+            self._budget = min(_MOST, self._budget + (requests - self._requests) / _REQUESTS)
+            self._requests = requests
+        oldest = requests - _LIFE * self._size
+        while self._prefetched:
+            key, one = next(iter(self._prefetched.items()))
+            if one.begun >= oldest or not one.has_landed:
+                break
+            self._waste(key)
+
+    def _follow(self, key: str, flow: int) -> list[str]:
+        """Learn that the key came next in its flow, and return the keys that follow it."""
+        last = self._last.pop(flow, None)
+        if last is None and self._last:  # a new thread or task, which another one has begun
+            last = next(reversed(self._last.values()))
+        self._last[flow] = key
+        if len(self._last) > _FLOWS:
+            self._last.popitem(last=False)
+        rows = self._rows
+        if last is not None and last != key:
+            rows.used(last).add(key)
+        chosen: list[str] = []
+        following = key
+        for _ in range(self._depth):
+            known = rows.get(following)
+            following = "" if known is None else known.next()
+            if not following or following == key or following in chosen:
+                break
+            if following not in self._prefetched and self._may_begin(following) and self._is_worth(following):
+                if self._budget < 1 or self._unproven.count >= self._unproven.limit:
+                    break
+                self._budget -= 1
+                self._unproven.count += 1
+                self._prefetched[following] = _Prefetched(self._requests)
+                chosen.append(following)
+        return chosen
+
+    def _is_worth(self, key: str) -> bool:
+        wrong = self._wrong.get(key, 0)
+        if wrong < _WRONG:
+            return True
+        self._wrong[key] = wrong + 1
+        return (wrong + 1 - _WRONG) % _RARELY == 0
+
+    def _judge(self) -> None:
+        judged = self._judged_late + self._judged_useful
+        if judged >= _JUDGED:
+            if 2 * self._judged_late > judged:
+                self._depth = min(2 * self._depth, self._deepest)
+            elif not self._judged_late:
+                self._depth = max(self._depth // 2, 1)
+            self._judged_late = self._judged_useful = 0
+
+    # -- what became of prefetches ------------------------------------------------------------------
+
+    def is_wanted(self, key: str) -> bool:
+        """Return whether the key is still to be prefetched: no caller has asked for it since."""
+        with self._lock:
+            return key in self._prefetched
+
+    def begins(self) -> None:
+        """Count a prefetch that begins."""
+        with self._lock:
+            self._issued += 1
+            self._totals.issued += 1
+
+    def landed(self, key: str, is_load: bool) -> None:
+        """Note that the entry is in memory."""
+        with self._lock:
+            one = self._prefetched.get(key)
+            if one is not None:
+                one.has_landed, one.is_load = True, is_load
+
+    def dropped(self, key: str) -> None:
+        """Note that a prefetch is not carried out: memory has the key, or another caller loads it."""
+        with self._lock:
+            if self._settle(key) is not None:
+                self._budget += 1
+
+    def lost(self, key: str, is_load: bool = False) -> None:
+        """Note that a prefetch failed, or that its entry left memory."""
+        with self._lock:
+            one = self._prefetched.get(key)
+            if one is not None:
+                one.is_load |= is_load
+                self._waste(key)
+
+    def pushed_out(self, key: str) -> None:
+        """Note that an entry was evicted for a prefetched one."""
+        with self._lock:
+            self._pushed_out.pop(key, None)
+            self._pushed_out[key] = self._requests
+            if len(self._pushed_out) > self._size:
+                self._pushed_out.popitem(last=False)
+
+    def _settle(self, key: str) -> _Prefetched | None:
+        one = self._prefetched.pop(key, None)
+        if one is not None:
+            self._unproven.count -= 1
+        return one
+
+    def _waste(self, key: str) -> None:
+        one = self._settle(key)
+        if one is not None:
+            self._wasted += 1
+            self._totals.wasted += 1
+            self._saved -= one.is_load
+            wrong = self._wrong.pop(key, 0)
+            self._wrong[key] = wrong + (wrong < _WRONG)
+            if len(self._wrong) > self._rows_limit:
+                self._wrong.popitem(last=False)
+
+    # -- what there is to see -----------------------------------------------------------------------
+
+    def info(self) -> PrefetchInfo:
+        """Return what it has counted."""
+        with self._lock:
+            paused = ""
+            if self._budget < 1:
+                paused = "too many prefetches were wasted"
+            elif self._unproven.count >= self._unproven.limit:
+                paused = "a tenth of memory is prefetched and not requested yet"
+            return PrefetchInfo(
+                self._issued,
+                self._useful,
+                self._late,
+                self._wasted,
+                self._pushed_out_misses,
+                self._saved,
+                self._depth,
+                paused,
+            )
+
+    def drop_pending(self) -> None:
+        """Forget the prefetches that have not landed: this is a child of a fork, without their threads."""
+        with self._lock:
+            for key in [key for key, one in self._prefetched.items() if not one.has_landed]:
+                self._settle(key)
+
+    def close(self) -> None:
+        """Forget all keys."""
+        with self._lock:
+            for key in list(self._prefetched):
+                self._settle(key)
+            self._rows.clear()
+            for keys in (self._last, self._pushed_out, self._wrong):
+                keys.clear()

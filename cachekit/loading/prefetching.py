@@ -1,0 +1,368 @@
+"""Prefetching: entries are in memory before they are asked for (`prefetch=True`).
+
+A `Prefetcher` belongs to a cached function, a region with a loader, or a cache that only copies from its
+lower tiers. It tells a `Predictor` of misses and first hits, and carries out what that predicts. All
+prefetchers of a cache share its `PrefetchPool`: a few threads, the tasks of its loops, and the memory that
+unproven entries may take.
+
+A prefetch is a load like any other, which no caller waits for. So fences, tags, TTLs, leases and slots hold
+for it. It does not wait for a lease or a slot. It runs in a copy of the context of the caller that it
+follows, outside of the loads of that caller. What it misses in turn teaches nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from weakref import WeakSet
+
+from cachekit.coherence.tier_stack import TierStack
+from cachekit.errors import CacheClosedError
+from cachekit.loading.flights import leave_loads
+from cachekit.loading.options import Prefetch
+from cachekit.loading.path import Blocking, Path, failed_load
+from cachekit.loading.predictor import Predictor, PrefetchCounters, PrefetchInfo, Unproven
+from cachekit.loading.request import LoadRequest
+from cachekit.loading.tasks_driver import AwaitedLoads
+from cachekit.loading.threads_driver import Loads
+from cachekit.model.counters import Lookups
+from cachekit.model.types import MISSING, CacheLevel, Missing, RemovalCause
+from cachekit.runtime import fork
+from cachekit.runtime.background import BackgroundCall
+from cachekit.tiers.memory.store import Store
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+#: The loader of a key and how it is loaded; None if the key cannot be loaded.
+Job: TypeAlias = tuple[Callable[[], Any], LoadRequest] | None
+
+_THREADS: Final = 4  # that prefetch for one cache
+_TASKS: Final = 16
+_IDLE: Final = 5.0  # seconds after which a thread without work ends
+_ROWS: Final = 65_536
+_ROWS_PER_ENTRY: Final = 4
+_EVICTED: Final = RemovalCause.EVICTED
+
+#: The prefetcher whose load the current thread or task carries out.
+_prefetching: ContextVar[Prefetcher | None] = ContextVar("cachekit_prefetching", default=None)
+
+
+@final
+class PrefetchPool:
+    """What all prefetchers of one cache share. Safe in any thread, before and after a fork.
+
+    Args:
+        tiers: of the cache.
+        memory: its store.
+        loads, awaited: its loads, in threads and in tasks.
+    """
+
+    __slots__ = (
+        "__weakref__", "_idle", "_lock", "_owners", "_prefetchers", "_queue", "_running", "_tasks",
+        "_unsubscribe", "awaited", "closed", "counters", "loads", "memory", "tiers", "unproven",
+    )  # fmt: skip
+
+    def __init__(self, tiers: TierStack, memory: Store, loads: Loads, awaited: AwaitedLoads) -> None:
+        self.tiers = tiers
+        self.memory = memory
+        self.loads = loads
+        self.awaited = awaited
+        self.counters = PrefetchCounters()
+        self.unproven = Unproven(memory.max_size)
+        self.closed = False
+        self._prefetchers: WeakSet[Prefetcher] = WeakSet()
+        #: The prefetchers of the entries in memory that no request has asked for yet.
+        self._owners: dict[str, Prefetcher] = {}
+        self._queue: SimpleQueue[tuple[Prefetcher, str, Context] | None] = SimpleQueue()
+        self._lock = threading.RLock()
+        self._running = self._idle = self._tasks = 0
+        self._unsubscribe = memory.on_removal(self._removed)
+        fork.register(self)
+
+    def add(self, prefetcher: Prefetcher) -> None:
+        """Add a prefetcher, which the caller keeps."""
+        with self._lock:
+            self._prefetchers.add(prefetcher)
+
+    # -- entries in memory --------------------------------------------------------------------------
+
+    def watch(self, prefetcher: Prefetcher, key: str) -> None:
+        """Report the first hit of a prefetched entry, or that it leaves."""
+        self._owners[key] = prefetcher  # first: it may leave in between
+        watched = self.memory.on_first_hit(key, partial(prefetcher.first_hit, key))
+        if watched is None:  # it was invalidated, or is not to be stored
+            self._owners.pop(key, None)
+            prefetcher.predictor.lost(key)
+        elif not watched:
+            self._owners.pop(key, None)
+            prefetcher.predictor.used(key)
+
+    def unwatch(self, key: str) -> None:
+        """Note that an entry was asked for."""
+        self._owners.pop(key, None)
+
+    def _removed(self, key: str, _: object, cause: RemovalCause) -> None:
+        owner = self._owners.pop(key, None)
+        if owner is not None:
+            owner.predictor.lost(key)
+        elif cause is _EVICTED:
+            prefetcher = _prefetching.get()
+            if prefetcher is not None and prefetcher.pool is self:
+                prefetcher.predictor.pushed_out(key)
+
+    # -- threads and tasks --------------------------------------------------------------------------
+
+    def begin(self, prefetcher: Prefetcher, keys: Sequence[str]) -> None:
+        """Prefetch keys in threads; it may be called under the lock of the store."""
+        for key in keys:
+            self._queue.put((prefetcher, key, copy_context()))
+        with self._lock:
+            wanted = 0 if self.closed else self._queue.qsize() - self._idle
+            while wanted > 0 and self._running < _THREADS and BackgroundCall(self._work).start():
+                self._running += 1
+                wanted -= 1
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            try:
+                work = self._queue.get(timeout=_IDLE)
+            except Empty:
+                work = None
+            with self._lock:
+                self._idle -= 1
+                if work is None and (self.closed or self._queue.empty()):
+                    self._running -= 1
+                    return
+            if work is not None:
+                prefetcher, key, context = work
+                context.run(self._prefetch, prefetcher, key)
+            del work
+
+    def _prefetch(self, prefetcher: Prefetcher, key: str) -> None:
+        try:
+            self.loads.drive(prefetcher.path(key, None))
+        except CacheClosedError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # the thread is for the other keys, too
+            prefetcher.failed(key, error)
+
+    def begin_tasks(self, prefetcher: Prefetcher, keys: Sequence[str], loop: AbstractEventLoop) -> None:
+        """Prefetch keys in tasks of the running loop."""
+        for key in keys:
+            if self.closed or self._tasks >= _TASKS:
+                prefetcher.predictor.dropped(key)
+                continue
+            self._tasks += 1
+            task = self.loads.tasks.begin((), self._prefetch_async(prefetcher, key, loop))
+            task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, _: object) -> None:
+        self._tasks -= 1
+
+    async def _prefetch_async(self, prefetcher: Prefetcher, key: str, loop: AbstractEventLoop) -> None:
+        try:
+            await self.awaited.drive(prefetcher.path(key, loop))
+        except CacheClosedError:
+            pass
+        except Exception as error:  # noqa: BLE001  # no caller waits for it
+            prefetcher.failed(key, error)
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Begin no further prefetch, and end the threads; a load that is under way goes on."""
+        self.closed = True
+        self._unsubscribe()
+        with self._lock:
+            for _ in range(self._running):
+                self._queue.put(None)
+            prefetchers = list(self._prefetchers)
+        for prefetcher in prefetchers:
+            prefetcher.predictor.close()
+        self._owners.clear()
+
+    def before_fork(self) -> None:
+        """Take the lock."""
+        self._lock.acquire()
+
+    def after_fork(self, in_child: bool) -> None:
+        """Release the lock. The threads and what they were about to do are not in a child."""
+        if in_child:
+            self._queue = SimpleQueue()
+            self._running = self._idle = self._tasks = 0
+            for prefetcher in list(self._prefetchers):
+                prefetcher.predictor.drop_pending()
+        self._lock.release()
+
+
+def rows_of(options: Prefetch, size: int) -> int:
+    """Return the most keys whose successors are known, for a memory tier of this size."""
+    return min(_ROWS_PER_ENTRY * size, _ROWS) if options.rows is None else options.rows
+
+
+@final
+class Prefetcher:
+    """Prefetches for one function, region or cache. Safe in any thread.
+
+    Args:
+        pool: of the cache.
+        options: the numbers.
+        job: Returns how to load a key; it may raise what the caller's functions raise.
+        lookups: of the function or cache.
+        may_begin: Returns whether the key can be prefetched.
+        copies: Whether the lower tiers are asked first.
+        is_async: whether the loaders are awaited, so that they run in tasks.
+    """
+
+    __slots__ = ("__weakref__", "_copies", "_is_async", "_job", "_lookups", "pool", "predictor")
+
+    def __init__(
+        self,
+        pool: PrefetchPool,
+        options: Prefetch,
+        job: Callable[[str], Job],
+        lookups: Lookups,
+        *,
+        may_begin: Callable[[str], bool] = bool,
+        copies: bool = True,
+        is_async: bool = False,
+    ) -> None:
+        size = pool.memory.max_size
+        self.pool = pool
+        self._job = job
+        self._lookups = lookups
+        self._copies = copies
+        self._is_async = is_async
+        self.predictor = Predictor(
+            rows_of(options, size),
+            options.depth,
+            options.max_waste,
+            size,
+            pool.unproven,
+            pool.counters,
+            may_begin,
+        )
+        pool.add(self)
+
+    # -- what callers do ----------------------------------------------------------------------------
+
+    def missed(self, key: str) -> None:
+        """Note that memory does not have a key that a caller asks for, and prefetch what follows."""
+        self._begin(self.expected(key))
+
+    def missed_unless_held(self, key: str) -> None:
+        """Do what `missed` does, unless memory has the key."""
+        if self.pool.memory.peek_value(key) is MISSING:
+            self.missed(key)
+
+    def expected(self, key: str) -> list[str]:
+        """Note a miss, and return the keys that follow."""
+        if _prefetching.get() is not None or self.pool.closed:
+            return []
+        lookups = self._lookups
+        return self.predictor.missed(key, self._flow(), lookups.hits + lookups.misses + lookups.skipped)
+
+    def first_hit(self, key: str) -> None:
+        """Note the first hit of a prefetched entry, in the caller's thread or task; it raises nothing."""
+        self.pool.unwatch(key)
+        self._begin(self.predictor.hit(key, self._flow()))
+
+    def find(self, key: str, level: CacheLevel) -> Any | Missing:
+        """Return what `TierStack.find` returns. A server is asked for the key and what follows at once."""
+        tiers, keys = self.pool.tiers, self.expected(key)
+        if tiers.redis is None or not keys or level is not CacheLevel.ALL:
+            self._begin(keys)
+            return tiers.find(key, level)
+        keys = [one for one in keys if self._is_wanted(one)]
+        token = _prefetching.set(self)
+        try:
+            found = tiers.find_ahead(key, keys)
+        finally:
+            _prefetching.reset(token)
+        for one in keys:
+            if one in found:
+                self._landed(one, False)
+            else:
+                self.predictor.lost(one)
+        return found.get(key, MISSING)
+
+    def _flow(self) -> int:
+        if self._is_async:
+            import asyncio
+
+            try:
+                return id(asyncio.current_task())
+            except RuntimeError:  # a thread has hit what a task has prefetched
+                pass
+        return threading.get_ident()
+
+    def _begin(self, keys: Sequence[str]) -> None:
+        if not keys:
+            return
+        if not self._is_async:
+            self.pool.begin(self, keys)
+            return
+        import asyncio
+
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            for key in keys:
+                self.predictor.dropped(key)
+        else:
+            self.pool.begin_tasks(self, keys, loop)
+
+    # -- a prefetch ---------------------------------------------------------------------------------
+
+    def _is_wanted(self, key: str) -> bool:
+        if self.pool.closed or not self.predictor.is_wanted(key):
+            return False
+        if self.pool.tiers.peek_memory(key) is MISSING and key not in self.pool.loads.flights:
+            self.predictor.begins()
+            return True
+        self.predictor.dropped(key)
+        return False
+
+    def path(self, key: str, loop: AbstractEventLoop | None) -> Path[None]:
+        """Prefetch a key."""
+        _prefetching.set(self)
+        leave_loads()
+        tiers = self.pool.tiers
+        if not self._is_wanted(key):
+            return
+        if self._copies and tiers.lower and (yield Blocking(tiers.promote_quietly, key)) is not MISSING:
+            self._landed(key, False)
+            return
+        job = self._job(key)
+        if job is None:
+            self.predictor.lost(key)
+            return
+        loader, request = job
+        values: dict[str, Any] = {}
+        outcome = yield from self.pool.loads.path.load((key,), loader, request.unasked(False), values, loop)
+        if outcome.error is not None:
+            self.failed(key, outcome.error)
+        elif values:
+            self._landed(key, True)
+        else:  # another process has the lease, or all slots are taken
+            self.predictor.dropped(key)
+
+    def _landed(self, key: str, is_load: bool) -> None:
+        self.predictor.landed(key, is_load)
+        self.pool.watch(self, key)
+
+    def failed(self, key: str, error: BaseException) -> None:
+        """Note that the load of a key failed, which no caller learns."""
+        self.predictor.lost(key, is_load=True)
+        self.pool.loads.path.log.add(failed_load(key, error))
+
+    def info(self) -> PrefetchInfo:
+        """Return what it has done."""
+        return self.predictor.info()

@@ -1,0 +1,176 @@
+"""Items on memcached servers: which server has a name, and what its answers mean.
+
+A name is always on the same server of the list, whether that answers or not. A client that moves names to
+other servers and back would read what the first one had before. Every write waits for the answer. pymemcache
+does not unless it is told to, and a load could then be stored over a newer value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any, Final, TypeVar, final
+
+from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.validation import seconds
+from cachekit.runtime import fork
+from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.tiers.polled import Item
+
+_CONNECTIONS: Final = 32
+_LONGEST_LIFE: Final = 30 * 24 * 3600  # seconds; servers take more for a date
+
+R = TypeVar("R")
+
+
+@final
+class MemcachedStore:
+    """A `PolledStore` on memcached servers. Safe in any thread, before and after a fork.
+
+    Args:
+        servers: host and port of each, the same list in the same order or another one on all hosts.
+        timeout: seconds to wait for a connection or an answer.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+        ModuleNotFoundError: the extra `memcached` is not installed.
+    """
+
+    def __init__(self, servers: Sequence[tuple[str, int]], timeout: float) -> None:
+        self._servers = _checked(servers)
+        self._timeout = seconds(timeout, "timeout")
+        if not 0 < self._timeout <= 3600:
+            raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
+        self._failures = _failures()
+        self._clients = self._connected()
+        self._closed = False
+        fork.register(self)
+
+    def _connected(self) -> dict[tuple[str, int], Any]:
+        """Return a client for each server. It does not connect yet."""
+        from pymemcache.client.base import PooledClient
+
+        return {
+            server: PooledClient(
+                server,
+                connect_timeout=self._timeout,
+                timeout=self._timeout,
+                no_delay=True,
+                max_pool_size=_CONNECTIONS,
+                default_noreply=False,
+            )
+            for server in self._servers
+        }
+
+    def _home(self, name: str) -> tuple[str, int]:
+        """Return the server of a name: the one with the highest digest (rendezvous hashing)."""
+        if len(self._servers) == 1:
+            return self._servers[0]
+        return max(self._servers, key=lambda one: blake2b(f"{one[0]}:{one[1]} {name}".encode()).digest())
+
+    def _ask(self, server: tuple[str, int], call: Callable[[Any], R], again: bool) -> R:
+        """Return the answer of a server.
+
+        Args:
+            server: the server.
+            call: what to ask its client.
+            again: whether to ask once more if a connection broke. A second try may find its own first one.
+        """
+        if self._closed:
+            raise CacheClosedError("this tier was closed; make a new one")
+        try:
+            return call(self._clients[server])
+        except self._failures as error:
+            struck = interrupt_behind(error)
+            if struck is not None:
+                raise struck from None
+            if again and isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                return self._ask(server, call, False)
+            host, port = server
+            if "too large" in str(error):
+                raise ValueTooLargeError(
+                    f"the value must be smaller than what memcached at {host}:{port} takes (its option -I, "
+                    f"1 MiB by default); start it with a higher limit, or cache the parts of the value"
+                ) from None
+            full = "out of memory" in str(error)
+            raise TierUnavailableError(
+                f"memcached at {host}:{port} failed: {type(error).__name__}: {error}", full=full
+            ) from error
+
+    def read(self, names: Sequence[str]) -> dict[str, Item]:
+        """Return the items that are there, in one round trip for each server."""
+        homes: dict[tuple[str, int], list[str]] = {}
+        for name in names:
+            homes.setdefault(self._home(name), []).append(name)
+        found: dict[str, Item] = {}
+        for server, some in homes.items():
+            answer = self._ask(server, lambda client: client.gets_many(some), True)  # noqa: B023
+            found |= {name: Item(data, version) for name, (data, version) in answer.items()}
+        return found
+
+    def write(self, name: str, data: bytes, life: float | None) -> None:
+        """Store an item in place of an older one."""
+        self._stored(self._ask(self._home(name), lambda client: client.set(name, data, _life(life)), True))
+
+    def _stored(self, stored: bool) -> None:
+        if not stored:
+            raise TierUnavailableError("memcached did not store the item", full=True)
+
+    def add(self, name: str, data: bytes, life: float | None) -> bool:
+        """Store an item if there is none; return whether it was stored."""
+        return bool(self._ask(self._home(name), lambda client: client.add(name, data, _life(life)), False))
+
+    def replace(self, name: str, data: bytes, life: float | None, version: object) -> bool:
+        """Store an item in place of the one that has this version; return whether it was stored."""
+        # None if the item is gone.
+        return bool(
+            self._ask(self._home(name), lambda client: client.cas(name, data, version, _life(life)), False)
+        )
+
+    def ping(self) -> None:
+        """Return if all servers answer."""
+        for server in self._servers:
+            self._ask(server, lambda client: client.version(), True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        for client in self._clients.values():
+            client.close()
+
+    def before_fork(self) -> None:
+        """Do nothing: no lock is held here."""
+
+    def after_fork(self, in_child: bool) -> None:
+        """Leave the parent's connections alone in the child."""
+        if in_child and not self._closed:
+            self._clients = self._connected()
+
+    def __repr__(self) -> str:
+        return "memcached at " + ", ".join(f"{host}:{port}" for host, port in self._servers)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what pymemcache raises; import it in the constructor, so that no first call waits for that."""
+    from pymemcache.exceptions import MemcacheError
+
+    return (OSError, MemcacheError)
+
+
+def _life(life: float | None) -> int:
+    """Return whole seconds, rounded up; 0 is no end. What lives longer has its end in its data."""
+    return 0 if life is None else max(1, math.ceil(min(life, _LONGEST_LIFE)))
+
+
+def _checked(servers: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
+        raise TypeError(f"servers must be a list such as [('host', 11211)], not {servers!r}")
+    for server in servers:
+        match server:
+            case (str(host), int(port)) if host and 1 <= port <= 65535:
+                continue
+        raise TypeError(f"each of servers must be a tuple (host, port), not {server!r}")
+    if len(set(servers)) != len(servers):
+        raise ValueError(f"servers must be different, not {servers!r}")
+    return tuple(servers)

@@ -1,0 +1,245 @@
+"""Which keys of a memory tier are simulated, when, and for how much of a core.
+
+Notes of `sampling` wait in a deque. The background thread simulates them a few times a second, and a write
+does if they become many. All of that may take two hundredths of a core, after half a second of credit. If
+that is not enough, the limit is halved. Single requests are never left out, because that would change the
+stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Literal, final
+
+from cachekit.model.reports import SizeEstimate
+from cachekit.model.types import CacheStrategy
+from cachekit.runtime import fork
+from cachekit.runtime.scheduler import ScheduledTask, scheduler
+from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.memory.sampling import HITS, SPREAD, SampledFence
+from cachekit.tiers.memory.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cachekit.tiers.memory.miniatures import Simulation
+
+_FEWEST: Final = 80  # sampled entries, if the cache has so many
+_MOST: Final = 200
+_SHARE: Final = 0.05  # of the entries, between these two
+_TOO_FEW: Final = 20  # sampled entries below which nothing is simulated
+_WAITING: Final = 4096  # notes that may wait
+_FIRST: Final = 256  # notes before the background thread is asked for
+_INTERVAL: Final = 0.25  # seconds between two rounds
+_IDLE: Final = 2.0  # seconds after a round without a note
+_BUDGET: Final = 0.02  # of a core
+_CREDIT: Final = 0.5  # seconds of processor time
+_PAUSE: Final = 60.0  # seconds without simulation after the limit became too low
+
+
+@final
+class KeySample:
+    """The sample of the keys of one memory tier, and the time that its simulation may take.
+
+    Args:
+        store: The store of the tier; only a weak reference is kept.
+        strategy: The policy of the tier.
+        lookups: Returns the hits and misses of the tier.
+        max_bytes: The bound of the tier in bytes; None for no bound.
+
+    Notes are appended without a lock, which is one step under the GIL. One lock guards the simulation. The
+    lock of the store is never taken while it is held.
+    """
+
+    __slots__ = (
+        "__weakref__", "_closed", "_credit", "_fork_guard", "_is_busy", "_lock", "_lookups", "_max_bytes",
+        "_muted", "_paused_until", "_refilled", "_simulation", "_store", "_strategy", "_task", "notes",
+        "seconds", "sleeps",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        store: Store,
+        strategy: CacheStrategy,
+        lookups: Callable[[], tuple[int, int]],
+        max_bytes: int | None,
+    ) -> None:
+        self._store = weakref.ref(store)
+        self._strategy = strategy
+        self._lookups = lookups
+        self._max_bytes = max_bytes
+        #: What happened to sampled keys since the last round, in order.
+        self.notes: deque[Any] = deque(maxlen=_WAITING)
+        self._muted: dict[str, tuple[MemoryEntry, int]] = {}
+        self._simulation: Simulation | None = None
+        #: Whether no background thread simulates yet.
+        self.sleeps = True
+        #: Seconds of processor time that the simulation has taken.
+        self.seconds = 0.0
+        self._credit = _CREDIT
+        self._refilled = store.time.monotonic()
+        self._paused_until: float | None = None
+        self._task: ScheduledTask | None = None
+        self._closed = False
+        self._is_busy = False
+        self._lock = threading.RLock()
+        self._fork_guard = fork.ForkSafeLock(self._lock)
+        store.sampled = _limit_for(store.max_size)
+
+    # -- notes: called by the store -----------------------------------------------------------------
+
+    def mute(self, key: str, mark: SampledFence) -> None:
+        """Take the mark off an entry that is read often, until the next round."""
+        store = self._store()
+        held = None if store is None else store.find(key)
+        if held is not None and held.shared_fence is mark:
+            # The hit that is being noted is not in `accesses` yet.
+            self._muted[key] = held, held.accesses + 1
+            # Nothing runs between the next lines, so this replaces no newer fence.
+            if held.shared_fence is mark:
+                held.shared_fence = mark.fence
+
+    def unmute(self, key: str) -> None:
+        """Note the hits of an entry without its mark, which another entry or value is going to replace."""
+        muted = self._muted.pop(key, None)
+        if muted is not None:
+            held, before = muted
+            self.notes.append((HITS, key, held.accesses - before))
+
+    def wake(self) -> None:
+        """Simulate in the background from now on, or at once if there are many notes. No lock is held."""
+        if len(self.notes) < _FIRST or self._closed:
+            return
+        if len(self.notes) > _WAITING // 2:
+            self.simulate()
+        if self.sleeps:
+            self.sleeps = False
+            task = scheduler.every(_INTERVAL, self._run)
+            with self._lock:
+                if self._task is None and not self._closed:
+                    self._task = task
+                    return
+            task.cancel()
+
+    # -- rounds -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        busy = bool(self.notes)
+        self.simulate()
+        task = self._task
+        if task is not None:
+            task.interval = _INTERVAL if busy else _IDLE
+
+    def simulate(self) -> None:
+        """Simulate all notes, and mark entries again that had lost their mark."""
+        unmarked: list[MemoryEntry] = []
+        store = self._store()
+        muted = [held for held, _ in list(self._muted.values())]
+        if muted and store is not None:
+            store.mark(muted)
+        with self._lock:
+            # A finalizer or signal handler in the middle of a round of this thread comes here, too.
+            if store is None or self._closed or self._is_busy:
+                return
+            self._is_busy = True
+            try:
+                unmarked = self._round(store)
+            except BaseException:
+                self._restart(store, store.sampled)  # half of a note may be simulated
+                raise
+            finally:
+                self._is_busy = False
+        if unmarked:
+            store.mark(unmarked)
+
+    def _round(self, store: Store) -> list[MemoryEntry]:
+        now = store.time.monotonic()
+        if self._paused_until is not None:
+            if now < self._paused_until:
+                return []
+            self._paused_until = None
+            self._restart(store, _limit_for(store.max_size))
+            return store.all_held()
+        begun = time.thread_time()
+        simulation = self._simulation
+        if simulation is None:
+            simulation = self._simulation = self._new(store, (0, 0, 0))
+        lost = len(self.notes) == _WAITING
+        totals = self._totals(store)
+        simulation.run(self.notes)
+        simulation.end_round(totals)
+        used = time.thread_time() - begun
+        self.seconds += used
+        self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled)) - used
+        self._refilled = now
+        limit = store.sampled
+        if self._credit < 0 or lost:
+            limit //= 2
+            self._credit = 0.0
+        elif self._max_bytes is not None and store.counter.evictions:
+            # Full with fewer entries than max_size: the sample would be too small.
+            limit = max(limit, _limit_for(len(store)) if _limit_for(len(store)) > 2 * limit else 0)
+        if limit == store.sampled:
+            return []
+        self._restart(store, limit)
+        return store.all_held()
+
+    def _totals(self, store: Store) -> tuple[int, int, int]:
+        return *self._lookups(), store.counter.sets
+
+    def _new(self, store: Store, totals: tuple[int, int, int]) -> Simulation:
+        from cachekit.tiers.memory.miniatures import Simulation
+
+        share = store.sampled / SPREAD
+        return Simulation(self._strategy, store.max_size, self._max_bytes, share, totals)
+
+    def _restart(self, store: Store, limit: int) -> None:
+        """Begin again with another sample."""
+        self.notes.clear()
+        self._muted = {}
+        if limit / SPREAD * min(store.max_size, max(len(store), 1)) < _TOO_FEW and limit < SPREAD:
+            store.sampled = 0
+            self._simulation = None
+            self._paused_until = store.time.monotonic() + _PAUSE
+        else:
+            store.sampled = limit
+            self._simulation = self._new(store, self._totals(store))
+            self._simulation.warm(store.all_held(), limit)
+
+    def estimate(self, last: int | None) -> SizeEstimate:
+        """Return the hit rates that other sizes would have, over the last so many requests, or all."""
+        self.simulate()
+        with self._lock:
+            store = self._store()
+            if self._simulation is not None and store is not None:
+                return self._simulation.estimate(last, self._totals(store))
+        size = self._max_bytes
+        if size is None:
+            size = 0 if store is None else store.max_size
+        reason = "too few requests"
+        if self._closed:
+            reason = "the cache was closed"
+        elif self._paused_until is not None:
+            reason = "too many requests a second for the share of a core that the simulation may take"
+        unit: Literal["entries", "bytes"] = "entries" if self._max_bytes is None else "bytes"
+        return SizeEstimate(size, {}, {}, 0, 0.0, unit, reason)
+
+    def close(self) -> None:
+        """End the simulation."""
+        with self._lock:
+            self._closed = True
+            self._simulation = None
+            self.notes.clear()
+            self._muted = {}
+            task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+
+
+def _limit_for(entries: int) -> int:
+    """Return the limit of hashes for a cache with so many entries."""
+    wanted = min(max(entries * _SHARE, _FEWEST), _MOST)
+    return SPREAD if wanted >= entries else round(SPREAD * wanted / entries)

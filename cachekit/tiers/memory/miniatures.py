@@ -1,0 +1,375 @@
+"""Miniature caches that simulate the requests of a sample of keys, at the size of a cache and at others.
+
+"Miniature Simulations" are from Waldspurger, Saemundsson, Ahmad, Park, "Cache Modeling and Optimization using
+Miniature Simulations", ATC '17. A miniature has the same share of the room that the sample has of the keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from math import inf, sqrt
+from statistics import stdev
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
+
+from cachekit.model.reports import SizeEstimate
+from cachekit.model.types import NO_TAGS, CacheStrategy
+from cachekit.tiers.memory.entry import MemoryEntry, TagIndex
+from cachekit.tiers.memory.eviction.base import EvictionPolicy
+from cachekit.tiers.memory.sampling import CLEAR, DROPPED, HITS, LIFE, LOADED, PATTERN, SPREAD, TAGS, WRITTEN
+
+#: The sizes that are simulated, as multiples of the size of the cache.
+FACTORS: Final = (0.5, 1, 2, 10)
+_SAME: Final = 1  # the index of the size of the cache
+#: One more, which tells whether the hit rate falls steeply at half of the size: a steep fall cannot be placed
+#: better than by one to the root of the number of entries of a miniature.
+_BELOW_HALF: Final = 0.4
+_PARTS: Final = 4  # of the sample, whose differences give the uncertainty
+_STUDENT: Final = 2.35  # standard errors of a 90 % interval of four parts
+_ENOUGH: Final = 5  # sampled requests for each sampled entry, at least
+_FEWEST: Final = 200  # sampled requests, at least
+_AGAIN: Final = 15  # hits of an entry in a row that a policy is told of
+_SPARE: Final = 1024  # keys that are known and in no miniature
+_CHECKPOINTS: Final = 64
+_WARM: Final = 4  # sampled requests for each entry that a simulation begins with, before they count
+_APART: Final = 1000  # requests between two checkpoints, at least
+_LONGEST: Final = 256  # characters of a key that is kept as it is
+
+
+@final
+class Miniature:
+    """One simulated cache. It knows keys, deadlines and weights, and counts its hits.
+
+    Args:
+        policy: The eviction policy, which belongs to it from now on.
+        capacity: The maximum number of entries, at least 1.
+        limit: The maximum weight; infinity for no limit.
+    """
+
+    __slots__ = ("_capacity", "_held", "_limit", "_policy", "_weight", "hits")
+
+    def __init__(self, policy: EvictionPolicy, capacity: int, limit: float = inf) -> None:
+        policy.begin(capacity)
+        self._policy = policy
+        self._capacity = capacity
+        self._limit = limit
+        self._held: dict[str, tuple[float, int]] = {}
+        self._weight = 0
+        #: By part of the sample.
+        self.hits = [0] * _PARTS
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def look_up(self, key: str, part: int, now: float) -> bool:
+        """Count a hit if the key is held and live; return whether."""
+        held = self._held.get(key)
+        if held is None:
+            return False
+        if held[0] <= now:
+            self.forget(key)
+            return False
+        self.hits[part] += 1
+        self._policy.hit(key)
+        return True
+
+    def hit_again(self, key: str, part: int, number: int) -> None:
+        """Count so many more hits of a key that was hit just now; the policy learns of the first few."""
+        if key in self._held:
+            self.hits[part] += number
+            for _ in range(min(number, _AGAIN)):
+                self._policy.hit(key)
+
+    def store(self, key: str, deadline: float, weight: int) -> None:
+        """Store an entry in place of any entry under the key."""
+        held, policy = self._held, self._policy
+        before = held.get(key)
+        if before is not None:
+            if before[1] == weight:
+                held[key] = deadline, weight
+                policy.prolong(key, deadline)
+                policy.hit(key)
+                return
+            self.forget(key)
+        if weight > self._limit:
+            return
+        while held and (len(held) >= self._capacity or self._weight + weight > self._limit):
+            evicted = held.pop(policy.evict(key))
+            self._weight -= evicted[1]
+        held[key] = deadline, weight
+        self._weight += weight
+        policy.insert(key, deadline)
+
+    def prolong(self, key: str, deadline: float) -> None:
+        """Give the entry of a key another deadline, if it is held."""
+        held = self._held.get(key)
+        if held is not None:
+            self._held[key] = deadline, held[1]
+            self._policy.prolong(key, deadline)
+
+    def forget(self, key: str) -> None:
+        """Remove the key, if it is held."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            self._weight -= held[1]
+            self._policy.remove(key)
+
+    def clear(self) -> None:
+        """Remove all keys."""
+        for key in list(self._held):
+            self.forget(key)
+
+
+#: Hits, misses and sets of a cache.
+Totals: TypeAlias = tuple[int, int, int]
+
+
+class _Checkpoint(NamedTuple):
+    """The counts at one moment."""
+
+    hits: int  #: of the cache itself
+    misses: int
+    sets: int
+    noted: Sequence[int]  #: requests by part of the sample, without those of keys that were not stored
+    loaded: int  #: sampled values that were stored after a lookup had missed
+    written: int  #: and without a lookup
+    simulated: Sequence[Sequence[int]]  #: hits by miniature and part
+
+
+class _Known(NamedTuple):
+    """The last entry that was stored under a sampled key."""
+
+    deadline: float
+    weight: int
+    tags: frozenset[str]
+
+
+@final
+class Simulation:
+    """The miniatures of one cache, and the estimate that they give. Not locked.
+
+    A key that the cache itself has lost may still be held by a larger miniature. So what invalidates a key, a
+    tag or a pattern is simulated too, whether or not the cache held it. What other processes invalidate is
+    known only for entries that the cache holds.
+
+    Args:
+        strategy: The policy of the cache.
+        size: Its maximum number of entries.
+        max_bytes: Its bound in bytes; None for no bound.
+        share: The share of the keys that is sampled, more than 0 to 1.
+        totals: Hits, misses and sets of the cache before the first note.
+    """
+
+    __slots__ = (
+        "_base", "_checkpoints", "_cold", "_known", "_last", "_loaded", "_max_bytes", "_noted", "_now",
+        "_share", "_size", "_tags", "_written", "miniatures",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        strategy: CacheStrategy,
+        size: int,
+        max_bytes: int | None,
+        share: float,
+        totals: Totals,
+    ) -> None:
+        self._size = size
+        self._max_bytes = max_bytes
+        self._share = share
+        self.miniatures = [
+            Miniature(
+                policy_of(strategy),
+                max(1, int(size * share * factor + 0.5) if share < 1 else int(size * factor)),
+                inf if max_bytes is None else max_bytes * share * factor,
+            )
+            for factor in (*FACTORS, _BELOW_HALF)
+        ]
+        self._known: dict[str, _Known] = {}
+        self._tags = TagIndex()
+        self._loaded = self._written = 0  # values, by whether a lookup had asked for them
+        self._noted = [0] * _PARTS
+        self._now = -inf
+        self._cold = 0  # sampled requests before any of them counts
+        self._base = self._checkpoint(totals)
+        self._last = self._base
+        self._checkpoints: deque[_Checkpoint] = deque([self._base], _CHECKPOINTS)
+
+    def warm(self, held: Iterable[MemoryEntry], limit: int) -> None:
+        """Begin with the entries that the cache holds, and count nothing before four requests for each."""
+        for one in held:
+            if hash(one.key) % SPREAD < limit:
+                self._put(one.key, one.deadline, one.tags, getattr(one, "weight", 1), False)
+        self._cold = _WARM * len(self._known)
+
+    # -- requests -----------------------------------------------------------------------------------
+
+    def run(self, notes: deque[Any]) -> None:
+        """Simulate the notes that are there now, and remove them."""
+        for _ in range(len(notes)):
+            note = notes.popleft()
+            if type(note) is str:
+                self._hit(note)
+                continue
+            kind = note[0]
+            if kind in (LOADED, WRITTEN):
+                _, key, deadline, tags, weight, self._now = note
+                self._put(key, deadline, tags, weight, kind == LOADED)
+            elif kind == DROPPED:
+                self._forget(_name(note[1]))
+            elif kind == HITS:
+                self.more_hits(note[1], note[2])
+            elif kind == LIFE:
+                for miniature in self.miniatures:
+                    miniature.prolong(_name(note[1]), note[2])
+            elif kind == TAGS:
+                for key in self._tags.having(note[1]):
+                    self._forget(key)
+            elif kind == PATTERN:
+                self._forget_matching(note[1])
+            else:
+                assert kind == CLEAR
+                for key in list(self._known):
+                    self._forget(key)
+
+    def _hit(self, text: str) -> None:
+        key, part = _name(text), hash(text) % _PARTS
+        self._noted[part] += 1
+        known = None
+        for miniature in self.miniatures:
+            if not miniature.look_up(key, part, self._now):
+                known = known or self._known.get(key) or _Known(inf, 1, NO_TAGS)
+                miniature.store(key, known.deadline, known.weight)
+
+    def more_hits(self, text: str, number: int) -> None:
+        """Simulate so many more hits of a key that was hit a moment ago."""
+        if number <= 0:
+            return
+        self._hit(text)
+        key, part = _name(text), hash(text) % _PARTS
+        self._noted[part] += number - 1
+        for miniature in self.miniatures:
+            miniature.hit_again(key, part, number - 1)
+
+    def _put(self, text: str, deadline: float, tags: frozenset[str], weight: int, was_missed: bool) -> None:
+        key, part = _name(text), hash(text) % _PARTS
+        if was_missed:
+            self._noted[part] += 1
+            self._loaded += 1
+        else:
+            self._written += 1
+        known = self._known.get(key)
+        if known is not None and known.tags:
+            self._tags.unlink(key, known.tags)
+        self._known[key] = _Known(deadline, weight, tags)
+        if tags:
+            self._tags.link(key, tags)
+        for miniature in self.miniatures:
+            # A miniature that had the key did not load it.
+            if not (was_missed and miniature.look_up(key, part, self._now)):
+                miniature.store(key, deadline, weight)
+
+    def _forget(self, key: str) -> None:
+        known = self._known.pop(key, None)
+        if known is not None:
+            if known.tags:
+                self._tags.unlink(key, known.tags)
+            for miniature in self.miniatures:
+                miniature.forget(key)
+
+    def _forget_matching(self, pattern: re.Pattern[str]) -> None:
+        for key in list(self._known):
+            # A long key is known by its hash only.
+            if key.startswith("\0") or pattern.match(key):
+                self._forget(key)
+
+    # -- counts -------------------------------------------------------------------------------------
+
+    def end_round(self, totals: Totals) -> None:
+        """Keep the counts from time to time, and forget keys that no miniature holds."""
+        if self._cold:
+            if sum(self._noted) >= self._cold:
+                self._cold = 0
+                self._base = self._last = self._checkpoint(totals)
+                self._checkpoints = deque([self._base], _CHECKPOINTS)
+        elif totals[0] + totals[1] - self._last.hits - self._last.misses >= max(_APART, self._size):
+            self._last = self._checkpoint(totals)
+            self._checkpoints.append(self._last)
+        if len(self._known) > 2 * sum(map(len, self.miniatures)) + _SPARE:
+            for key in [key for key in self._known if not any(key in one for one in self.miniatures)]:
+                self._forget(key)
+
+    def _checkpoint(self, totals: Totals) -> _Checkpoint:
+        simulated = [tuple(one.hits) for one in self.miniatures]
+        return _Checkpoint(*totals, tuple(self._noted), self._loaded, self._written, simulated)
+
+    def estimate(self, last: int | None, totals: Totals) -> SizeEstimate:
+        """Return the hit rates of the simulated sizes, over about the last so many requests, or all."""
+        now = self._checkpoint(totals)
+        since = self._base
+        if last is not None and last < totals[0] + totals[1] - since.hits - since.misses:
+            for since in reversed(self._checkpoints):
+                if totals[0] + totals[1] - since.hits - since.misses >= last:
+                    break
+        requests = totals[0] + totals[1] - since.hits - since.misses
+        noted = [a - b for a, b in zip(now.noted, since.noted, strict=True)]
+        sizes = [int((self._max_bytes or self._size) * factor) for factor in FACTORS]
+        size = sizes[_SAME]
+        unit: Literal["entries", "bytes"] = "entries" if self._max_bytes is None else "bytes"
+        enough = max(_FEWEST, _ENOUGH * len(self.miniatures[_SAME]))
+        if self._cold or sum(noted) < enough or not requests:
+            return SizeEstimate(size, {}, {}, requests, self._share, unit, "too few requests")
+        hits = [
+            [a - b for a, b in zip(now.simulated[index], since.simulated[index], strict=True)]
+            for index in range(len(FACTORS) + 1)
+        ]
+        measured = (now.hits - since.hits) / requests
+        rates, plus_minus = {size: measured}, {size: 0.0}
+        expected = requests * self._share / _PARTS  # sampled requests in a part, if it had its share
+        loaded, written = now.loaded - since.loaded, now.written - since.written
+        stored = (now.sets - since.sets) * loaded / max(1, loaded + written)
+        # Keys that were looked up and never stored are not noted: they are misses at every size.
+        absent = max(0.0, now.misses - since.misses - stored) * self._share / _PARTS
+        for index, other in enumerate(sizes):
+            if index == _SAME or not other:
+                continue
+            if FACTORS[index] > 2:
+                # SHARDS-adj: the requests that the sample has too few, or too many, are those of the most
+                # popular keys, which any size serves.
+                parts = [
+                    (mine + expected - absent - all_) / expected
+                    for mine, all_ in zip(hits[index], noted, strict=True)
+                ]
+                rate = sum(parts) / _PARTS
+            else:
+                # The difference of two simulations, from what was measured: what both have wrong is gone.
+                parts = [
+                    (mine - same) / expected for mine, same in zip(hits[index], hits[_SAME], strict=True)
+                ]
+                rate = measured + sum(parts) / _PARTS
+            rates[other] = min(max(rate, 0.0), 1.0)
+            noise = _STUDENT * stdev(parts) / sqrt(_PARTS) * sqrt(1 - self._share)
+            if FACTORS[index] < 1 and self._share < 1:
+                noise = max(noise, (sum(hits[index]) - sum(hits[-1])) / expected / _PARTS)
+            plus_minus[other] = noise
+        rates = dict(sorted(rates.items()))
+        return SizeEstimate(size, rates, plus_minus, requests, self._share, unit, None)
+
+
+def policy_of(strategy: CacheStrategy) -> EvictionPolicy:
+    """Return a new policy of a strategy."""
+    if strategy is CacheStrategy.LRU:
+        from cachekit.tiers.memory.eviction.lru import Lru
+
+        return Lru()
+    from cachekit.tiers.memory.eviction.policies import POLICIES
+
+    return POLICIES[strategy]()
+
+
+def _name(key: str) -> str:
+    """Return what a key is known by: a long one by its hash, so that it takes no memory."""
+    return key if len(key) <= _LONGEST else f"\0{hash(key):x}"

@@ -1,0 +1,9 @@
+"""Tiers on servers that cannot notify: `PolledTier`, over a `PolledStore` of a server.
+
+The store has five calls; the tier does everything else.
+"""
+
+from cachekit.tiers.polled.store import Item, PolledStore
+from cachekit.tiers.polled.tier import PolledTier
+
+__all__ = ["Item", "PolledStore", "PolledTier"]

@@ -1,0 +1,324 @@
+"""Where a server is, and what it takes to log in: the arguments of `RedisCache`, checked.
+
+Nothing here connects, and no message has a password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from cachekit.model.display import shown_value
+from cachekit.model.validation import seconds
+from cachekit.tiers.redis.tls import TLS
+
+#: Connections to one server, unless its URL says otherwise.
+CONNECTIONS: Final = 32
+_OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
+_SENTINEL_PORT: Final = 26379
+_DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
+
+_URLS: Final = (
+    "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, "
+    "redis+sentinel://[[user]:password@]host[:port],host[:port]/name[/db], rediss+sentinel://..., or "
+    "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; the given "
+    "one is not shown, because it may contain a password"
+)
+_OF_SENTINELS: Final = re.compile(
+    r"(?P<scheme>rediss?)\+sentinel://(?:(?P<login>[^/?#]*)@)?(?P<nodes>[^/?#@]+)/(?P<service>[^/?#]+)"
+    r"(?:/(?P<db>\d{1,9})?)?(?:\?(?P<query>[^#]*))?"
+)
+_NODE: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,9}))?")
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """The sentinels that name the primary of a service. Its repr has no password."""
+
+    nodes: tuple[tuple[str, int], ...]
+    service: str
+    username: str | None
+    password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is, and what it takes to log in. Its repr has no password."""
+
+    host: str
+    port: int
+    db: int
+    url: str | None = field(repr=False)
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: TLS | None  #: None for no TLS
+    timeout: float
+    nodes: tuple[tuple[str, int], ...] | None = None  #: of a Cluster
+    sentinels: Sentinels | None = None
+
+    def __str__(self) -> str:
+        if self.nodes is not None:
+            return f"Redis Cluster at {listed(self.nodes)}"
+        if self.sentinels is not None:
+            return f"Redis {self.sentinels.service!r} of the sentinels at {listed(self.sentinels.nodes)}"
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            where = parts.netloc.rpartition("@")[2]
+            return f"Redis at {parts.scheme}://{where}{parts.path}"
+        return f"Redis at {self.host}:{self.port}/{self.db}"
+
+
+def listed(nodes: Sequence[tuple[str, int]]) -> str:
+    """Return nodes as a message names them."""
+    return ", ".join(f"{host}:{port}" for host, port in nodes)
+
+
+def _check_url(url: object) -> None:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
+    from redis import RedisError
+    from redis.connection import Connection, parse_url
+
+    try:
+        wanted = parse_url(url)  # type: ignore[no-untyped-call]
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises if it is no number
+        # The driver takes db 0 where the path is no number.
+        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+            raise ValueError
+        str(wanted.get("host", "")).encode("idna")
+        _checked_int("max_connections", wanted.get("max_connections", CONNECTIONS), 1)
+        kind = wanted.pop("connection_class", Connection)
+        kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
+    except (ValueError, TypeError, AttributeError, RedisError):
+        raise ValueError(_URLS) from None
+
+
+def checked_client(client: Any) -> Any:
+    """Return a client that was passed in.
+
+    Raises:
+        TypeError: it is no client of redis-py, or an asynchronous one, or a pipeline.
+        ValueError: it decodes what it reads, or caches it.
+    """
+    import redis
+
+    if isinstance(client, (redis.client.Pipeline, redis.cluster.ClusterPipeline)):
+        raise TypeError("client must be a redis.Redis or redis.RedisCluster itself, not a pipeline of one")
+    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
+        raise TypeError(
+            f"client must be a redis.Redis or redis.RedisCluster (not one of redis.asyncio), not a "
+            f"{type(client).__module__}.{type(client).__qualname__}"
+        )
+    if client.get_encoder().decode_responses:
+        raise ValueError(
+            "client must not have decode_responses=True: stored values are bytes; make one without it"
+        )
+    if isinstance(client, redis.RedisCluster):
+        reads_replicas = bool(client.read_from_replicas or client.load_balancing_strategy)
+    else:
+        reads_replicas = not getattr(client.connection_pool, "is_master", True)
+    if reads_replicas:
+        raise ValueError(
+            "client must not read from replicas: they still have values that were invalidated; take "
+            "Sentinel.master_for instead of slave_for, and leave out read_from_replicas and "
+            "load_balancing_strategy of a Cluster"
+        )
+    if isinstance(client, redis.Redis) and client.get_cache() is not None:
+        raise ValueError(
+            "client must not have a cache of its own (cache_config): it serves values that were invalidated; "
+            "make one without it, and use cachekit's memory tier"
+        )
+    return client
+
+
+def one_server(
+    host: str,
+    port: int,
+    db: int,
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    ssl: bool,
+    tls: TLS | None,
+    timeout: float,
+) -> Address:
+    """Return the address that the arguments of `RedisCache` give.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong. The message has no password.
+    """
+    wait, tls = _checked_timeout(timeout), _checked_tls(ssl, tls)
+    if url is None:
+        where = _checked_node(host, port)
+        return Address(*where, _checked_int("db", db, 0), None, username, password, tls, wait)
+    if (host, port, db, ssl) != (_DEFAULTS[0], _DEFAULTS[1], _DEFAULTS[2], False):
+        raise ValueError("url must be the only address; leave out host, port, db and ssl")
+    sentinels, url = _split(url)
+    _check_url(url)
+    if tls is not None and not url.startswith("rediss://"):
+        raise ValueError("tls must come with a URL that asks for TLS: rediss:// or rediss+sentinel://")
+    if sentinels is not None and url.startswith("rediss://"):
+        tls = tls or TLS()
+    return Address(host, port, db, url, username, password, tls, wait, sentinels=sentinels)
+
+
+def _split(url: str) -> tuple[Sentinels | None, str]:
+    """Return the sentinels that a URL names, and a URL for the driver, with what else it says."""
+    if not isinstance(url, str) or "+sentinel:" not in url[:20]:
+        return None, url
+    found = _OF_SENTINELS.fullmatch(url)
+    if found is None:
+        raise ValueError(_URLS)
+    login = {"sentinel_username": None, "sentinel_password": None}
+    options = []
+    try:
+        nodes = tuple(_split_node(node) for node in found["nodes"].split(","))
+        for name, value in parse_qsl(found["query"] or "", strict_parsing=bool(found["query"])):
+            if name in login:
+                login[name] = value
+            else:
+                options.append((name, value))
+    except (TypeError, ValueError):
+        raise ValueError(_URLS) from None
+    sentinels = Sentinels(nodes, unquote(found["service"]), *login.values())
+    user = "" if found["login"] is None else f"{found['login']}@"
+    # The driver needs a host; the sentinels name another one for each connection.
+    plain = f"{found['scheme']}://{user}localhost/{found['db'] or 0}"
+    return sentinels, f"{plain}?{urlencode(options)}" if options else plain
+
+
+def _split_node(text: str) -> tuple[str, int]:
+    found = _NODE.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    return _checked_node(found["v6"] or found["name"], int(found["port"] or _SENTINEL_PORT))
+
+
+def no_server(client: Any, *arguments: object) -> None:
+    """Refuse an address beside a client.
+
+    Raises:
+        ValueError: one of the arguments of `one_server` does not have its default.
+    """
+    if arguments != _DEFAULTS:
+        raise ValueError(
+            f"client must come without an address, because the {type(client).__name__} has one; leave out "
+            f"host, port, db, url, username, password, ssl, tls and timeout"
+        )
+
+
+def some_nodes(
+    nodes: Sequence[tuple[str, int]],
+    username: str | None,
+    password: str | None,
+    ssl: bool,
+    tls: TLS | None,
+    timeout: float,
+) -> Address:
+    """Return the address of a Cluster.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+    """
+    some = _checked_nodes("nodes", nodes)
+    wait = _checked_timeout(timeout)
+    return Address(*some[0], 0, None, username, password, _checked_tls(ssl, tls), wait, some)
+
+
+def some_sentinels(
+    nodes: Sequence[tuple[str, int]],
+    service: str,
+    db: int,
+    login: tuple[str | None, str | None],
+    sentinel_login: tuple[str | None, str | None],
+    ssl: bool,
+    tls: TLS | None,
+    timeout: float,
+) -> Address:
+    """Return the address of a primary that sentinels name.
+
+    Args:
+        nodes: the sentinels.
+        service: the name of the primary.
+        db: the number of the database.
+        login: user and password for the primary.
+        sentinel_login: user and password for the sentinels.
+        ssl: whether to use TLS, for both.
+        tls: how to use it.
+        timeout: for each of them.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong.
+    """
+    some = _checked_nodes("sentinels", nodes, _SENTINEL_PORT)
+    if not isinstance(service, str):
+        raise TypeError(f"service must be a str, not {service!r} of type {type(service).__name__}")
+    if not service:
+        raise ValueError("service must not be empty; pass the name after `sentinel monitor`")
+    sentinels = Sentinels(some, service, *sentinel_login)
+    number, wait = _checked_int("db", db, 0), _checked_timeout(timeout)
+    return Address(*some[0], number, None, *login, _checked_tls(ssl, tls), wait, sentinels=sentinels)
+
+
+#: The defaults of the arguments of `one_server`.
+_DEFAULTS: Final = ("localhost", 6379, 0, None, None, None, False, None, 0.25)
+
+
+def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int, not {value!r} of type {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{argument} must be {least} to {most}, not {value}")
+    return value
+
+
+def _checked_nodes(
+    argument: str, nodes: Sequence[tuple[str, int]], example: int = 6379
+) -> tuple[tuple[str, int], ...]:
+    if isinstance(nodes, str) or not isinstance(nodes, Sequence) or not nodes:
+        raise TypeError(f"{argument} must be a list such as [('host', {example})], not {shown_value(nodes)}")
+    some = []
+    for node in nodes:
+        if not isinstance(node, tuple) or len(node) != 2:
+            raise TypeError(f"each of {argument} must be a tuple (host, port), not {shown_value(node)}")
+        some.append(_checked_node(*node))
+    return tuple(some)
+
+
+def _checked_tls(ssl: bool, tls: TLS | None) -> TLS | None:
+    if tls is not None and not isinstance(tls, TLS):
+        raise TypeError(f"tls must be a cachekit.TLS, not {tls!r} of type {type(tls).__name__}")
+    if not isinstance(ssl, bool):
+        raise TypeError(f"ssl must be True or False, not {ssl!r}; what else TLS needs goes into tls=")
+    return TLS() if ssl and tls is None else tls
+
+
+def _checked_node(host: str, port: int) -> tuple[str, int]:
+    if not isinstance(host, str):
+        raise TypeError(
+            f"host must be a str, not {host!r} of type {type(host).__name__}; a client of your own goes into "
+            f"client=, a URL into url="
+        )
+    if "://" in host or "@" in host:
+        raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
+    if host.count(":") == 1:  # an IPv6 address has more
+        name, _, number = host.partition(":")
+        raise ValueError(f"host must be without the port; write RedisCache({name!r}, {number or port})")
+    if not host:
+        raise ValueError("host must not be empty; leave it out for localhost")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"host must be a name that can be looked up, not {host!r}") from None
+    return host, _checked_int("port", port, 1, 65535)
+
+
+def _checked_timeout(timeout: float) -> float:
+    wait = seconds(timeout, "timeout")
+    if not 0 < wait <= 3600:
+        raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
+    return wait
