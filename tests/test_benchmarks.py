@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+from array import array
+from itertools import accumulate
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -92,7 +96,7 @@ def progress_alone(stderr: str) -> bool:
 def test_every_script_is_tried_here() -> None:
     """A benchmark that is added is added to this test."""
     assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted(
-        [*SCRIPTS, "harness.py", "intelligence_prefetch.py", "tables.py"]
+        [*SCRIPTS, "harness.py", "intelligence.py", "intelligence_prefetch.py", "tables.py"]
     )
 
 
@@ -178,3 +182,38 @@ def test_a_peer_that_fails_is_a_row() -> None:
         "late": [1, "failed: OSError: late"],
         "cannot": [0, "not offered: it has none"],
     }
+
+
+INTELLIGENCE = ("-m", "benchmarks.intelligence")
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("hits", "adaptive"),
+        pytest.param("sizes", "x10: ", marks=pytest.mark.soak),
+        pytest.param("adaptive", "worst run: ", marks=pytest.mark.soak),
+    ],
+)
+def test_what_a_cache_knows_of_a_stream(tmp_path: Path, command: str, word: str) -> None:
+    """Each table is printed beside what was asked; a short stream judges nothing."""
+    weights = list(accumulate(rank**-0.9 for rank in range(1, 30_001)))
+    numbers = array("I", Random(1).choices(range(30_000), cum_weights=weights, k=8_000))
+    (tmp_path / "zipf09.u32.gz").write_bytes(gzip.compress(numbers.tobytes()))
+    options = ("--traces", str(tmp_path), "--streams", "zipf09", "--seeds", "1", "--quick")
+    ended = subprocess.run(
+        [sys.executable, *INTELLIGENCE, command, *options],
+        cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert word in ended.stdout
+
+
+def test_the_streams_must_be_named() -> None:
+    ended = subprocess.run(
+        [sys.executable, *INTELLIGENCE, "sizes"],
+        cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "CACHEKIT_TRACES"},
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "--traces must name the folder of the streams" in ended.stderr

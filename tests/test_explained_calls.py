@@ -8,6 +8,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,8 @@ def test_hits_and_misses(cache: IntelligentCache, capsys: pytest.CaptureFixture[
     assert lines[1] == f"{prefix}('apple', day=1)  miss: never stored; differs from the call before in day"
     assert lines[3].startswith(f"{prefix}('apple')  miss: invalidated 0.0 s ago by key of this cache")
     before = price.cache_info()
+    cached: Any = price
+    assert not cached.key.__self__.fast_path.is_observed
     price("apple")
     assert capsys.readouterr().out == ""
     assert price.cache_info().hits == before.hits + 1

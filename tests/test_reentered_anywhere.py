@@ -87,6 +87,7 @@ def test_a_handler_calls_the_cache(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)  # each line of each call, and a pattern goes through all keys of the server
 @pytest.mark.parametrize("how", REENTERING)
 @pytest.mark.parametrize("kind", ["memory", "files", "server", "all"])
 def test_a_handler_calls_the_cache_at_each_line(

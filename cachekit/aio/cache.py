@@ -7,6 +7,7 @@ coroutine function, which is awaited on this loop, or a plain function, which ru
 
 from __future__ import annotations
 
+import hashlib  # noqa: F401  # the first key of a function needs it, and is made on the loop
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 

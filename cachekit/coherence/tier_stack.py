@@ -29,7 +29,7 @@ process is seen at once, and a write by another host when its message arrives (s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 from weakref import WeakSet
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor, Unavailable
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from cachekit.tiers.redis.bus import Bus
 
 _ALL: Final = CacheLevel.ALL
+
+#: An entry of a lower tier, with P and T from before it was read.
+FencedCopy: TypeAlias = tuple[CacheEntry, PrivateFence, SharedFence | None]
 
 
 @final
@@ -268,18 +271,21 @@ class TierStack:
 
     def promote_quietly(self, key: str) -> Any | Missing:
         """Return the value that `peek` finds, and copy it into memory; counts no lookup."""
-        entry = self.copy_quietly(key)
-        return MISSING if entry is None else entry.value
+        copy = self.read_quietly(key)
+        if copy is None:
+            return MISSING
+        self.promote_copy(copy)
+        return copy[0].value
 
-    def copy_quietly(self, key: str) -> CacheEntry | None:
-        """Return the entry that `peek` finds, and copy it into memory; counts no lookup."""
+    def read_quietly(self, key: str) -> FencedCopy | None:
+        """Return the entry that `peek` finds, for `promote_copy`; counts no lookup."""
         fence, shared_fence = self._memory.copy_fence(key), shared_fence_of(self.file, key)
         found = self.peek(key)
-        if found is None:
-            return None
-        entry = found[0]
-        self._promote(entry, fence, with_tags(shared_fence, entry))
-        return entry
+        return None if found is None else (found[0], fence, with_tags(shared_fence, found[0]))
+
+    def promote_copy(self, copy: FencedCopy) -> None:
+        """Copy an entry into memory, unless there was a write or an invalidation since it was read."""
+        self._promote(*copy)
 
     def _read(self, key: str, levels: int) -> tuple[CacheEntry | None, SharedFence | None]:
         """Return the entry of the first tier that has it, and T for its copy in memory."""

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any, Final, final
 
 from cachekit.coherence.accessor import UNAVAILABLE, TierAccessor
-from cachekit.coherence.tier_stack import TierStack
+from cachekit.coherence.tier_stack import FencedCopy, TierStack
 from cachekit.errors import CacheClosedError
 from cachekit.model.counters import LookupTable
 from cachekit.model.display import shown_error
@@ -158,26 +158,39 @@ class HotSet:
         # When the server notifies this cache, memory is cleared, and what was copied before would be lost.
         while self._tiers.is_beginning and not self._ended and self._tiers.monotonic() - begun < _SECONDS:
             self._tiers.await_beginning()
+        copies: list[tuple[FencedCopy, str]] = []
         for key, identity in hot:
-            if self._ended or self._is_full() or self._tiers.monotonic() - begun > _SECONDS:
-                return
+            if self._ended or self._is_enough(len(copies)) or self._tiers.monotonic() - begun > _SECONDS:
+                break
             if identity and not key.startswith(self._functions[identity]):
                 continue  # its code was edited
             if self._tiers.peek_memory(key) is MISSING:
-                entry = self._tiers.copy_quietly(key)
-                if entry is not None:
-                    self._carried.append((key, identity))
-                    self.reloaded += 1
-                    size = entry.size_bytes
+                copy = self._tiers.read_quietly(key)
+                if copy is not None:
+                    copies.append((copy, identity))
+                    size = copy[0].size_bytes
                     self._taken += size
+        # Most used last: every policy evicts what came first, if it was not used since.
+        for copy, _ in reversed(copies):
+            if self._ended or self._is_full():
+                break
+            key = copy[0].key
+            if self._tiers.peek_memory(key) is MISSING:
+                self._tiers.promote_copy(copy)
+                self.reloaded += 1
+        self._carried += [(copy[0].key, identity) for copy, identity in copies]
+
+    def _is_enough(self, count: int) -> bool:
+        most_bytes = _MOST_BYTES if self._most_bytes is None else self._most_bytes
+        return self.reloaded + count >= self._most or self._taken >= most_bytes
 
     def _is_full(self) -> bool:
+        # What this run has asked for stays.
         memory = self._memory
-        if len(memory) >= memory.max_size or self.reloaded >= self._most:
-            return True
-        if self._most_bytes is not None:
-            return (memory.weight or 0) >= self._most_bytes
-        return self._taken >= _MOST_BYTES
+        weight, most_bytes = memory.weight, self._most_bytes
+        return len(memory) >= memory.max_size or (
+            weight is not None and most_bytes is not None and weight > 1.5 * most_bytes
+        )
 
     # -- before a restart ---------------------------------------------------------------------------
 

@@ -78,6 +78,7 @@ class CacheStrategy(enum.Enum):
     SIEVE = "sieve"  #: an entry without a recent read, found by a hand that moves from old to new
     S3_FIFO = "s3-fifo"  #: an entry that was not read while on probation, or not read recently
     W_TINYLFU = "w-tinylfu"  #: an entry that was read less often recently than the incoming entry
+    ADAPTIVE = "adaptive"  #: what the shape of S3-FIFO or W-TinyLFU that serves most requests would evict
 
 
 class RemovalCause(enum.Enum):

@@ -56,7 +56,7 @@ class Services:
 def test_it_runs(tmp_path: Path) -> None:
     """Each block runs, asks the services once per question, and leaves nothing behind."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     services = Services()
     names: dict[str, Any] = {
         "__name__": "agent", "directory": tmp_path, "client": services, "web": services, "database": services,
@@ -74,6 +74,6 @@ def test_it_runs(tmp_path: Path) -> None:
     assert names["answer"] == "large-2: Why is the sky blue?"
     assert names["page"] == "the text of https://example.org/"
     assert services.asked == [
-        "model", "chat", "web", "model", "rows", "insert", "rows", *["profile"] * 4,
+        "model", "chat", "web", "model", "rows", "insert", "rows", *["profile"] * 4, "model",
     ]  # fmt: skip
     no_threads()

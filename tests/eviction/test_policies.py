@@ -12,6 +12,7 @@ from cachekit import CacheStrategy
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
 from cachekit.tiers.memory.eviction.policies import (
     POLICIES,
+    Adaptive,
     Fifo,
     Lfu,
     S3Fifo,
@@ -42,6 +43,10 @@ def held_by(policy: EvictionPolicy) -> int:
             assert not policy._ghosts.keys() & (policy._small.keys() | policy._main.keys())
             assert len(policy._ghosts) <= policy._capacity * 0.9
             return len(policy._small) + len(policy._main)
+        case Adaptive():
+            assert not policy._ghosts.keys() & (policy._trial.keys() | policy._main.keys())
+            assert len(policy._ghosts) <= policy._capacity * 0.9
+            return len(policy._trial) + len(policy._main)
         case WTinyLfu():
             assert policy._held == len(policy._window) + len(policy._probation) + len(policy._protected)
             return policy._held
@@ -122,7 +127,7 @@ def test_a_hit_without_the_lock_bears_a_key_that_has_left(strategy: CacheStrateg
     policy = POLICIES[strategy]()
     policy.begin(3)
     if not isinstance(policy, LockFreeHits):
-        assert strategy in {CacheStrategy.LFU, CacheStrategy.W_TINYLFU}
+        assert strategy in {CacheStrategy.LFU, CacheStrategy.W_TINYLFU, CacheStrategy.ADAPTIVE}
         return
     policy.insert("k", 1.0)
     policy.remove("k")

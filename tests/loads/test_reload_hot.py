@@ -58,6 +58,8 @@ def test_half_of_memory_and_the_most_used_keys_first(tmp_path: Path) -> None:
             use(cache, f"k{number:02}", times=1 + number)
     with cache_on(tmp_path, 20) as cache:
         assert in_memory(cache) == {f"k{number:02}" for number in range(10, 20)}
+        # The most used key is the youngest, and leaves last.
+        assert [held.key for held in inside.entries(inside.memory(cache))][-1] == "k19"
     with cache_on(tmp_path, 6) as cache:
         assert in_memory(cache) == {"k17", "k18", "k19"}
 

@@ -54,7 +54,8 @@ def run(cache: MemoryCache, keys: list[str], every: int = 500) -> float:
     return hits / len(keys)
 
 
-@pytest.mark.parametrize("strategy", list(CacheStrategy))
+# A cache of another size that is ADAPTIVE may choose another shape.
+@pytest.mark.parametrize("strategy", [one for one in CacheStrategy if one is not CacheStrategy.ADAPTIVE])
 def test_it_is_exact_where_every_key_is_sampled(strategy: CacheStrategy) -> None:
     """Each size has the rate that a cache of that size has; notes are few enough for every hit to be one."""
     keys = stream(3_000, 600)

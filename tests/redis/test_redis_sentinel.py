@@ -12,6 +12,7 @@ from typing import Any
 
 import inside
 import pytest
+from forking import in_fork
 from lying_server import LyingServer
 from redis.sentinel import Sentinel
 from redis_server import wait_until
@@ -150,6 +151,15 @@ class TestConfiguration:
         assert "reachable" in ended.stdout, ended.stderr
         assert re.search(r"version: (valkey|redis) \d", ended.stdout), ended.stdout
         assert "hunter2" not in ended.stdout + ended.stderr
+
+    def test_a_forked_child(self, fleet: Fleet, prefix: str) -> None:
+        """It asks the sentinels over connections of its own."""
+        with IntelligentCache(MemoryCache(), tier(fleet, prefix, 60), file_cache=None) as cache:
+            assert cache.set("k", 1)
+            assert in_fork(lambda: cache.set("k", 2))() == 0
+            wait_until(lambda: cache.get("k") == 2, "the child's write is seen")
+            inside.primary(cache)
+            assert cache.set("k", 3)
 
     def test_awaited(self, fleet: Fleet, prefix: str) -> None:
         """The facade has the constructor too."""

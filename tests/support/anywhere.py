@@ -65,7 +65,9 @@ def a_cache(kind: str, place: Path, request: pytest.FixtureRequest) -> Intellige
     redis = None
     if kind in {"server", "all"}:
         redis = RedisCache(
-            url=request.getfixturevalue("redis_url"), key_prefix=request.getfixturevalue("prefix")
+            url=request.getfixturevalue("redis_url"),
+            key_prefix=request.getfixturevalue("prefix"),
+            timeout=10,  # a busy machine is no outage
         )
     cache = IntelligentCache(MemoryCache(cleanup_interval=None), redis, file)
     cache.set_many({"k": [1], "j": 2}, tags={"t"})

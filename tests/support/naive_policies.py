@@ -253,4 +253,5 @@ NAIVE: dict[CacheStrategy, type[Naive]] = {
     CacheStrategy.SIEVE: Sieve,
     CacheStrategy.S3_FIFO: S3Fifo,
     CacheStrategy.W_TINYLFU: WTinyLfu,
+    CacheStrategy.ADAPTIVE: S3Fifo,  # its first shape; another one needs more requests than a model gets
 }

@@ -25,11 +25,16 @@ from cachekit.tiers.memory.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cachekit.tiers.memory.eviction.adaptive import Adaptive, Shape
     from cachekit.tiers.memory.miniatures import Simulation
 
 _FEWEST: Final = 80  # sampled entries, if the cache has so many
 _MOST: Final = 200
 _SHARE: Final = 0.05  # of the entries, between these two
+_FEWEST_ADAPTIVE: Final = 100  # sampled entries for the choice of a shape
+_SHARE_ADAPTIVE: Final = 0.02
+_MOST_ADAPTIVE: Final = 2_000
+_PER_ENTRY: Final = 20  # notes that may wait for each sampled entry: more than an entry notes in a round
 _TOO_FEW: Final = 20  # sampled entries below which nothing is simulated
 _WAITING: Final = 4096  # notes that may wait
 _FIRST: Final = 256  # notes before the background thread is asked for
@@ -49,15 +54,16 @@ class KeySample:
         strategy: The policy of the tier.
         lookups: Returns the hits and misses of the tier.
         max_bytes: The bound of the tier in bytes; None for no bound.
+        adaptive: The policy of the tier, if its shape is to be chosen.
 
     Notes are appended without a lock, which is one step under the GIL. One lock guards the simulation. The
     lock of the store is never taken while it is held.
     """
 
     __slots__ = (
-        "__weakref__", "_closed", "_credit", "_fork_guard", "_is_busy", "_lock", "_lookups", "_max_bytes",
-        "_muted", "_paused_until", "_refilled", "_simulation", "_store", "_strategy", "_task", "notes",
-        "seconds", "sleeps",
+        "__weakref__", "_adaptive", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit", "_lock",
+        "_lookups", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation", "_store",
+        "_strategy", "_task", "notes", "seconds", "sleeps", "switches",
     )  # fmt: skip
 
     def __init__(
@@ -66,13 +72,19 @@ class KeySample:
         strategy: CacheStrategy,
         lookups: Callable[[], tuple[int, int]],
         max_bytes: int | None,
+        adaptive: Adaptive[str] | None = None,
     ) -> None:
+        self._adaptive = adaptive
+        #: How often the shape of the policy has changed.
+        self.switches = 0
         self._store = weakref.ref(store)
         self._strategy = strategy
         self._lookups = lookups
         self._max_bytes = max_bytes
         #: What happened to sampled keys since the last round, in order.
-        self.notes: deque[Any] = deque(maxlen=_WAITING)
+        self._limit = self._limit_for(store.max_size)
+        waiting = max(_WAITING, round(_PER_ENTRY * store.max_size * self._limit / SPREAD))
+        self.notes: deque[Any] = deque(maxlen=waiting)
         self._muted: dict[str, tuple[MemoryEntry, int]] = {}
         self._simulation: Simulation | None = None
         #: Whether no background thread simulates yet.
@@ -87,7 +99,7 @@ class KeySample:
         self._is_busy = False
         self._lock = threading.RLock()
         self._fork_guard = fork.ForkSafeLock(self._lock)
-        store.sampled = _limit_for(store.max_size)
+        store.sampled = self._limit
 
     # -- notes: called by the store -----------------------------------------------------------------
 
@@ -161,15 +173,18 @@ class KeySample:
             if now < self._paused_until:
                 return []
             self._paused_until = None
-            self._restart(store, _limit_for(store.max_size))
+            self._restart(store, self._limit)
             return store.all_held()
         begun = time.thread_time()
         simulation = self._simulation
         if simulation is None:
             simulation = self._simulation = self._new(store, (0, 0, 0))
-        lost = len(self.notes) == _WAITING
+        lost = len(self.notes) == self.notes.maxlen
         totals = self._totals(store)
         simulation.run(self.notes)
+        policy, shape = self._adaptive, simulation.shape
+        if policy is not None and shape is not None and shape != policy.shape:
+            self._change_shape(policy, shape)
         simulation.end_round(totals)
         used = time.thread_time() - begun
         self.seconds += used
@@ -181,11 +196,28 @@ class KeySample:
             self._credit = 0.0
         elif self._max_bytes is not None and store.counter.evictions:
             # Full with fewer entries than max_size: the sample would be too small.
-            limit = max(limit, _limit_for(len(store)) if _limit_for(len(store)) > 2 * limit else 0)
+            wanted = self._limit_for(len(store))
+            limit = wanted if wanted > 2 * limit else limit
         if limit == store.sampled:
             return []
         self._restart(store, limit)
         return store.all_held()
+
+    def _change_shape(self, policy: Adaptive[str], shape: Shape) -> None:
+        import logging
+
+        logging.getLogger("cachekit").debug(
+            "adaptive eviction: %s, instead of %s: it served more requests of the sample", shape, policy.shape
+        )
+        self.switches += 1
+        policy.shape = shape
+
+    def _limit_for(self, entries: int) -> int:
+        """Return the limit of hashes for a cache with so many entries."""
+        wanted = min(max(entries * _SHARE, _FEWEST), _MOST)
+        if self._adaptive is not None:
+            wanted = min(max(wanted, entries * _SHARE_ADAPTIVE, _FEWEST_ADAPTIVE), _MOST_ADAPTIVE)
+        return SPREAD if wanted >= entries else round(SPREAD * wanted / entries)
 
     def _totals(self, store: Store) -> tuple[int, int, int]:
         return *self._lookups(), store.counter.sets
@@ -194,7 +226,9 @@ class KeySample:
         from cachekit.tiers.memory.miniatures import Simulation
 
         share = store.sampled / SPREAD
-        return Simulation(self._strategy, store.max_size, self._max_bytes, share, totals)
+        policy = self._adaptive
+        shape = None if policy is None else policy.shape
+        return Simulation(self._strategy, store.max_size, self._max_bytes, share, totals, shape)
 
     def _restart(self, store: Store, limit: int) -> None:
         """Begin again with another sample."""
@@ -237,9 +271,3 @@ class KeySample:
             task, self._task = self._task, None
         if task is not None:
             task.cancel()
-
-
-def _limit_for(entries: int) -> int:
-    """Return the limit of hashes for a cache with so many entries."""
-    wanted = min(max(entries * _SHARE, _FEWEST), _MOST)
-    return SPREAD if wanted >= entries else round(SPREAD * wanted / entries)

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.types import NO_TAGS, CacheStrategy
 from cachekit.tiers.memory.entry import MemoryEntry, TagIndex
+from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive, Shape
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.sampling import CLEAR, DROPPED, HITS, LIFE, LOADED, PATTERN, SPREAD, TAGS, WRITTEN
 
@@ -32,6 +33,11 @@ _FEWEST: Final = 200  # sampled requests, at least
 _AGAIN: Final = 15  # hits of an entry in a row that a policy is told of
 _SPARE: Final = 1024  # keys that are known and in no miniature
 _CHECKPOINTS: Final = 64
+_LEAST_ADAPTIVE: Final = 50  # entries of a miniature below which the shape does not change
+_LEAST_STEP: Final = 50  # sampled requests between two decisions, at least; else half as many as entries
+_LOOK: Final = 16  # notes after which a decision may be due
+_FADE: Final = 0.95  # of a score, at each decision
+_LEAD: Final = 0.004  # of the requests by which another shape must be ahead
 _WARM: Final = 4  # sampled requests for each entry that a simulation begins with, before they count
 _APART: Final = 1000  # requests between two checkpoints, at least
 _LONGEST: Final = 256  # characters of a key that is kept as it is
@@ -47,13 +53,13 @@ class Miniature:
         limit: The maximum weight; infinity for no limit.
     """
 
-    __slots__ = ("_capacity", "_held", "_limit", "_policy", "_weight", "hits")
+    __slots__ = ("_capacity", "_held", "_policy", "_weight", "hits", "limit")
 
     def __init__(self, policy: EvictionPolicy, capacity: int, limit: float = inf) -> None:
         policy.begin(capacity)
         self._policy = policy
         self._capacity = capacity
-        self._limit = limit
+        self.limit = limit
         self._held: dict[str, tuple[float, int]] = {}
         self._weight = 0
         #: By part of the sample.
@@ -64,6 +70,11 @@ class Miniature:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def take_shape(self, shape: Shape) -> None:
+        """Change the shape of an `Adaptive` policy."""
+        assert isinstance(self._policy, Adaptive)
+        self._policy.shape = shape
 
     def look_up(self, key: str, part: int, now: float) -> bool:
         """Count a hit if the key is held and live; return whether."""
@@ -95,9 +106,9 @@ class Miniature:
                 policy.hit(key)
                 return
             self.forget(key)
-        if weight > self._limit:
+        if weight > self.limit:
             return
-        while held and (len(held) >= self._capacity or self._weight + weight > self._limit):
+        while held and (len(held) >= self._capacity or self._weight + weight > self.limit):
             evicted = held.pop(policy.evict(key))
             self._weight -= evicted[1]
         held[key] = deadline, weight
@@ -126,6 +137,55 @@ class Miniature:
 
 #: Hits, misses and sets of a cache.
 Totals: TypeAlias = tuple[int, int, int]
+
+
+@final
+class ShapeChoice:
+    """Chooses the shape of an `Adaptive` policy: one miniature for each shape, and scores that fade.
+
+    Args:
+        entries: The maximum number of entries of a miniature.
+        limit: Its maximum weight; infinity for no limit.
+        shape: The shape that the policy has now.
+    """
+
+    __slots__ = ("_before", "_decided", "_scores", "_step", "_weight", "miniatures", "shape")
+
+    def __init__(self, entries: float, limit: float, shape: Shape) -> None:
+        capacity = max(1, int(entries + 0.5))
+        self.shape = shape
+        self.miniatures = []
+        if capacity >= _LEAST_ADAPTIVE:
+            for one in SHAPES:
+                policy = Adaptive[str]()
+                policy.shape = one
+                self.miniatures.append(Miniature(policy, capacity, limit))
+        self._step = max(_LEAST_STEP, capacity // 2)
+        self._decided = 0
+        self._before = [0] * len(SHAPES)
+        self._scores = [0.0] * len(SHAPES)
+        self._weight = 0.0
+
+    def is_due(self, requests: int) -> bool:
+        """Return whether so many sampled requests are enough for another decision."""
+        return requests - self._decided >= self._step
+
+    def decide(self, requests: int) -> None:
+        """Add what each shape has served to its score, and change the shape if another one leads."""
+        for index, miniature in enumerate(self.miniatures):
+            hits = sum(miniature.hits)
+            self._scores[index] = _FADE * self._scores[index] + hits - self._before[index]
+            self._before[index] = hits
+        self._weight = _FADE * self._weight + requests - self._decided
+        self._decided = requests
+        best = max(range(len(SHAPES)), key=self._scores.__getitem__)
+        if self._scores[best] - self._scores[SHAPES.index(self.shape)] > _LEAD * self._weight:
+            self.shape = SHAPES[best]
+
+    def apply(self, miniatures: Iterable[Miniature]) -> None:
+        """Give miniatures of other sizes the shape that is chosen."""
+        for miniature in miniatures:
+            miniature.take_shape(self.shape)
 
 
 class _Checkpoint(NamedTuple):
@@ -162,11 +222,12 @@ class Simulation:
         max_bytes: Its bound in bytes; None for no bound.
         share: The share of the keys that is sampled, more than 0 to 1.
         totals: Hits, misses and sets of the cache before the first note.
+        shape: The shape that the policy has now, if its strategy is ADAPTIVE.
     """
 
     __slots__ = (
-        "_base", "_checkpoints", "_cold", "_known", "_last", "_loaded", "_max_bytes", "_noted", "_now",
-        "_share", "_size", "_tags", "_written", "miniatures",
+        "_base", "_checkpoints", "_choice", "_cold", "_known", "_last", "_loaded", "_max_bytes", "_noted",
+        "_now", "_share", "_size", "_tags", "_written", "miniatures",
     )  # fmt: skip
 
     def __init__(
@@ -176,6 +237,7 @@ class Simulation:
         max_bytes: int | None,
         share: float,
         totals: Totals,
+        shape: Shape | None = None,
     ) -> None:
         self._size = size
         self._max_bytes = max_bytes
@@ -188,6 +250,11 @@ class Simulation:
             )
             for factor in (*FACTORS, _BELOW_HALF)
         ]
+        self._choice: ShapeChoice | None = None
+        if shape is not None:
+            self._choice = ShapeChoice(size * share, self.miniatures[_SAME].limit, shape)
+            self._choice.apply(self.miniatures)
+            self.miniatures += self._choice.miniatures
         self._known: dict[str, _Known] = {}
         self._tags = TagIndex()
         self._loaded = self._written = 0  # values, by whether a lookup had asked for them
@@ -207,9 +274,16 @@ class Simulation:
 
     # -- requests -----------------------------------------------------------------------------------
 
+    @property
+    def shape(self) -> Shape | None:
+        """Return the shape that is chosen now, for ADAPTIVE."""
+        return None if self._choice is None else self._choice.shape
+
     def run(self, notes: deque[Any]) -> None:
         """Simulate the notes that are there now, and remove them."""
-        for _ in range(len(notes)):
+        for number in range(len(notes)):
+            if self._choice is not None and not number % _LOOK:
+                self._decide(self._choice, sum(self._noted))
             note = notes.popleft()
             if type(note) is str:
                 self._hit(note)
@@ -234,6 +308,11 @@ class Simulation:
                 assert kind == CLEAR
                 for key in list(self._known):
                     self._forget(key)
+
+    def _decide(self, choice: ShapeChoice, requests: int) -> None:
+        if choice.is_due(requests):
+            choice.decide(requests)
+            choice.apply(self.miniatures[: len(FACTORS) + 1])
 
     def _hit(self, text: str) -> None:
         key, part = _name(text), hash(text) % _PARTS
@@ -353,7 +432,7 @@ class Simulation:
             rates[other] = min(max(rate, 0.0), 1.0)
             noise = _STUDENT * stdev(parts) / sqrt(_PARTS) * sqrt(1 - self._share)
             if FACTORS[index] < 1 and self._share < 1:
-                noise = max(noise, (sum(hits[index]) - sum(hits[-1])) / expected / _PARTS)
+                noise = max(noise, (sum(hits[index]) - sum(hits[len(FACTORS)])) / expected / _PARTS)
             plus_minus[other] = noise
         rates = dict(sorted(rates.items()))
         return SizeEstimate(size, rates, plus_minus, requests, self._share, unit, None)

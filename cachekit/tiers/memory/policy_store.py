@@ -5,7 +5,8 @@ neither, does not pay for it.
 
 How a policy learns of hits
 ---------------------------
-A hit calls a `LockFreeHits` policy directly. For other policies a hit appends its key to a queue, which is
+A `ReadsAccesses` policy reads the entries' own counts, so a hit does nothing for it. A hit calls a
+`LockFreeHits` policy directly. For other policies a hit appends its key to a queue, which is
 one atomic step under the GIL. The hit that fills the queue, or the next write, reports the queued hits to
 the policy under the lock. No hit is lost. With one thread the policy receives every hit in order and in
 time. With several threads the order of concurrent hits is arbitrary. On a free-threaded build `find` finds
@@ -34,7 +35,7 @@ from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
-from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
+from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits, ReadsAccesses
 from cachekit.tiers.memory.sampling import LOADED, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
@@ -105,7 +106,7 @@ class PolicyStore(Store):
         ValueError: the policy belongs to another store.
     """
 
-    __slots__ = ("_bound", "_hits", "_limit", "_per_tag", "_policy", "_unsure", "_weight")
+    __slots__ = ("_bound", "_hits", "_limit", "_per_tag", "_policy", "_reads", "_unsure", "_weight")
 
     def __init__(
         self,
@@ -131,8 +132,14 @@ class PolicyStore(Store):
                 f"strategy must be a policy that no other cache has, not {policy!r}; create a policy for "
                 f"each cache, or pass its class as the strategy"
             )
+        self._reads: ReadsAccesses | None = None
+        if isinstance(self._policy, ReadsAccesses):
+            self._reads = self._policy
+            self._reads.read_accesses(self._entries)
         self._policy.begin(max_size)
-        if isinstance(self._policy, LockFreeHits):
+        if self._reads is not None:
+            self.touch = len  # of a key: the quickest call that does nothing
+        elif isinstance(self._policy, LockFreeHits):
             self.touch = self._policy.hit_unlocked
         else:
             self.touch = _queueing(self._hits, weakref.ref(self))
@@ -141,6 +148,11 @@ class PolicyStore(Store):
     def weight(self) -> int | None:
         """Return the weight of all entries and their tags; None if there is no bound."""
         return None if self._bound is None else self._weight + self._per_tag * len(self._tags)
+
+    @property
+    def policy(self) -> EvictionPolicy:
+        """Return the policy, which belongs to this store."""
+        return self._policy
 
     # -- hits ---------------------------------------------------------------------------------------
 
@@ -264,6 +276,8 @@ class PolicyStore(Store):
         else:
             # A new entry, unlike in `Store`, because listeners receive the old one.
             old.deadline = GONE
+            if self._reads is not None:
+                self._reads.count_hits(key)
             entries[key] = held
             self._weight += weight - old.weight
             if old.tags:

@@ -52,6 +52,7 @@ from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, EntryFence, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
+from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.removal import RemovalMixin
 from cachekit.tiers.memory.sampling import DROPPED, LIFE, LOADED, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.write_lock import BUSY, CLOSED, IDLE, RemovalListener, Removed, notify
@@ -113,6 +114,11 @@ class Store(RemovalMixin):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def policy(self) -> EvictionPolicy | None:
+        """Return the eviction policy; None if the store itself is an LRU queue."""
+        return None
 
     @property
     def weight(self) -> int | None:

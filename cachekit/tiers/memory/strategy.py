@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cachekit.model.types import TTL, CacheStrategy
 from cachekit.tiers.arguments import checked_cap, checked_interval
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.sizing import ByteBound, Weigher
 from cachekit.tiers.memory.store import Store
+
+if TYPE_CHECKING:
+    from cachekit.tiers.memory.eviction.adaptive import Adaptive
 
 #: A member of CacheStrategy, a factory of a policy, or a policy that no other cache has.
 Strategy: TypeAlias = CacheStrategy | EvictionPolicy | Callable[[], EvictionPolicy]
@@ -51,6 +54,17 @@ def store_for(
     from cachekit.tiers.memory.policy_store import PolicyStore
 
     return PolicyStore(*limits, policy=policy, bound=bound)
+
+
+def adaptive_policy_of(store: Store) -> Adaptive[str] | None:
+    """Return the policy of a store whose shape is chosen while it runs; None if it has another policy."""
+    policy = store.policy
+    if policy is None:
+        return None
+
+    from cachekit.tiers.memory.eviction.adaptive import Adaptive
+
+    return policy if isinstance(policy, Adaptive) else None
 
 
 def _policy(strategy: Strategy) -> EvictionPolicy:

@@ -31,10 +31,17 @@ from cachekit.tiers.arguments import check_entry
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import CHANGES, PrivateFence
 from cachekit.tiers.memory.key_sample import KeySample
+from cachekit.tiers.memory.sampling import SPREAD
 from cachekit.tiers.memory.sizing import Weigher
 from cachekit.tiers.memory.stats import MemoryStats, usage
 from cachekit.tiers.memory.store import Store
-from cachekit.tiers.memory.strategy import Strategy, checked_limits, refuse_to_copy, store_for
+from cachekit.tiers.memory.strategy import (
+    Strategy,
+    adaptive_policy_of,
+    checked_limits,
+    refuse_to_copy,
+    store_for,
+)
 from cachekit.tiers.memory.write_lock import RemovalListener
 
 
@@ -107,7 +114,8 @@ class MemoryCache:
         self._lookups = self._stats.reader()
         self._sample: KeySample | None = None
         if estimates and interval is not None and isinstance(strategy, CacheStrategy):
-            self._sample = KeySample(self._store, strategy, self._stats.lookups, max_bytes)
+            policy = adaptive_policy_of(self._store)
+            self._sample = KeySample(self._store, strategy, self._stats.lookups, max_bytes, policy)
             self._store.sample = self._sample
 
     @property
@@ -124,6 +132,17 @@ class MemoryCache:
     def strategy(self) -> Strategy:
         """Return the `strategy` argument: which entry a full tier evicts."""
         return self._strategy
+
+    @property
+    def policy(self) -> str:
+        """Return what decides on evictions now, in words: for ADAPTIVE, the shape and how it came about."""
+        adaptive = adaptive_policy_of(self._store)
+        if adaptive is None:
+            return self._strategy.value if isinstance(self._strategy, CacheStrategy) else repr(self._strategy)
+        if self._sample is None:
+            return f"adaptive: {adaptive.shape}; it stays, because nothing is simulated"
+        share = f"{self._store.sampled / SPREAD:.2%} of the keys are simulated"
+        return f"adaptive: {adaptive.shape}; changed {self._sample.switches} times; {share}"
 
     @property
     def default_ttl(self) -> float | None:

@@ -311,7 +311,7 @@ class Client:
     def after_fork(self, in_child: bool) -> None:
         """Release the lock; in the child leave the parent's connections alone."""
         if in_child and self._own:
-            self._opened = None
+            self._opened = self._primary = None
         self._lock.release()
 
     def _open(self) -> ConnectionPool | DriverClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 
@@ -64,4 +65,29 @@ class LockFreeHits(EvictionPolicy, Protocol):
 
     def hit_unlocked(self, key: str) -> object:
         """Record a hit at any time. Raising KeyError is allowed."""
+        ...
+
+
+class HasAccesses(Protocol):
+    """An entry that counts its hits."""
+
+    @property
+    def accesses(self) -> int:
+        """Return how often the entry was hit; 0 for a new value."""
+        ...
+
+
+@runtime_checkable
+class ReadsAccesses(EvictionPolicy, Protocol):
+    """A policy that reads from an entry how often it was hit, so that a hit need not report anything."""
+
+    def read_accesses(self, entries: Mapping[str, HasAccesses]) -> None:
+        """Read hits from these entries from now on, by key.
+
+        The cache calls it before `begin`. It then calls `hit` for replaced values only.
+        """
+        ...
+
+    def count_hits(self, key: str) -> None:
+        """Count the hits of an entry that another entry under the key is going to replace."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cachekit.model.types import CacheStrategy
+from cachekit.tiers.memory.eviction.adaptive import Adaptive
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.eviction.fifo import Fifo
 from cachekit.tiers.memory.eviction.lfu import Lfu
@@ -13,7 +14,7 @@ from cachekit.tiers.memory.eviction.sieve import Sieve
 from cachekit.tiers.memory.eviction.tinylfu import WTinyLfu
 from cachekit.tiers.memory.eviction.ttl import SoonestToExpire
 
-__all__ = ["POLICIES", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]
+__all__ = ["POLICIES", "Adaptive", "Fifo", "Lfu", "S3Fifo", "Sieve", "SoonestToExpire", "WTinyLfu"]
 
 #: The factory of the policy of each strategy except LRU.
 POLICIES: dict[CacheStrategy, Callable[[], EvictionPolicy]] = {
@@ -23,4 +24,5 @@ POLICIES: dict[CacheStrategy, Callable[[], EvictionPolicy]] = {
     CacheStrategy.SIEVE: Sieve,
     CacheStrategy.S3_FIFO: S3Fifo,
     CacheStrategy.W_TINYLFU: WTinyLfu,
+    CacheStrategy.ADAPTIVE: Adaptive,
 }
