@@ -17,7 +17,9 @@ from pathlib import Path
 import inside
 import pytest
 from file_checks import SMALL, check
+from forking import in_fork
 
+from cachekit import FileCache
 from cachekit.tiers.file.engine import index_growth
 from cachekit.tiers.file.engine.check import STATES, Inspection
 from cachekit.tiers.file.engine.control_block import (
@@ -249,6 +251,70 @@ def test_a_mapped_file_that_was_cut(tmp_path: Path, name: str, left: int) -> Non
         assert process.wait(60) == 0
         assert answer.startswith("lost ")
         assert name in ("tokens", "control") or answer != "lost 0\n"
+
+
+@pytest.mark.parametrize("name", ["control", "tokens"])
+@pytest.mark.parametrize("remade", [True, False])
+@pytest.mark.parametrize("use", ["get_stats", "close", "keys", "clear"])
+def test_a_file_that_was_cut_while_no_operation_looked(
+    tmp_path: Path, name: str, remade: bool, use: str
+) -> None:
+    """Neither figures nor the end of a cache are; nor the first call after another process made it again."""
+    path, (begin, go) = tmp_path / "cache", os.pipe()
+    ready, opened = os.pipe()
+
+    def work() -> None:
+        with FileCache(path, 1, cleanup_interval=None) as cache:
+            cache.set_value("k", 1)
+            os.write(opened, b"r")
+            os.read(begin, 1)
+            inside.look_again(cache)  # it is a tenth of a second later
+            getattr(cache, use)()
+
+    ended = in_fork(work)
+    os.read(ready, 1)
+    os.truncate(path / name, 0)
+    if remade:
+        with FileCache(path, 1, cleanup_interval=None) as cache:
+            cache.set_value("k", 2)
+    os.write(go, b"g")
+    assert ended() == 0
+    for one in (begin, go, ready, opened):
+        os.close(one)
+
+
+def test_another_cache_of_a_process_looks_first(tmp_path: Path) -> None:
+    """It shares the open files of the first one, which was idle while they were cut."""
+
+    def work() -> None:
+        with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+            cache.set_value("k", 1)
+            inside.look_again(cache)
+            os.truncate(tmp_path / "control", 0)
+            with FileCache(tmp_path, 1, cleanup_interval=None) as another:
+                another.set_value("k", 2)
+                assert another.get_value("k") == 2
+
+    assert in_fork(work)() == 0
+
+
+def test_what_was_deleted_does_not_come_back_from_a_new_index(tmp_path: Path) -> None:
+    """The index is cut while it is replaced, after a part of its slots has moved."""
+    with FileCache(tmp_path, 1, cleanup_interval=None) as cache:
+        shard = inside.shard(inside.engine(cache))
+        number = 0
+        while not shard.words[NEW]:
+            cache.set_value(f"k{number}", number)
+            number += 1
+        for _ in range(3):  # with each write a part moves
+            cache.set_value("k0", 0)
+        (index,) = tmp_path.rglob("*-1.index")
+        os.truncate(index, 0)
+        inside.look_again(cache)
+        keys = [f"k{key}" for key in range(number)]
+        for key in keys:
+            cache.delete(key)
+        assert [key for key in keys if cache.get_value(key) is not None] == []
 
 
 def test_an_old_slot_behind_a_zeroed_one_is_not_found_again(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class EngineHandle:
             # At once, so that an exception of a signal handler cannot come in between and lose the engine.
             finalizer = weakref.finalize(self, engines.release, engine)
             finalizer.atexit = False
+            # Another cache of this process may have had it open for long.
+            engine.regrow()
         except OSError as error:
             if is_interrupt(error):
                 raise
@@ -141,13 +143,16 @@ class EngineHandle:
         if not self._is_there():
             self._reopen()
         now = time.monotonic()
-        if now >= self._sizes_until:
-            self._sizes_until = now + _SIZES
-            self.engine.regrow()
+        self._look_at_sizes(now)
         self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         if self._closed is not None:
             self.fresh_until = self.checked_until = 0.0  # closed by another thread since the check above
         return self.engine
+
+    def _look_at_sizes(self, now: float) -> None:
+        if now >= self._sizes_until:
+            self._sizes_until = now + _SIZES
+            self.engine.regrow()
 
     def _is_there(self) -> bool:
         try:
@@ -211,9 +216,18 @@ class EngineHandle:
         return self._closed is not None
 
     def stats(self) -> EngineStats:
-        """Return the statistics of this engine and those before it. No I/O; works after `close`."""
+        """Return the statistics of this engine and those before it; works after `close`.
+
+        The only I/O is a look for files that were cut, ten times a second at most: the use of a word that is
+        gone is SIGBUS.
+        """
         if self._closed is not None:
             return self._closed
+        try:
+            self._look_at_sizes(time.monotonic())
+        except OSError as error:  # such as a full disk: the figures are worth no error
+            if is_interrupt(error):
+                raise
         now, before = self.engine.stats(), self._before
         return EngineStats(
             now.entries,

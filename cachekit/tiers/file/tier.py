@@ -251,7 +251,7 @@ class FileCache:
         return self._store.read(Engine.stats).bytes
 
     def get_stats(self) -> CacheStats:
-        """Return what has been counted until now. No I/O; it works after `close`.
+        """Return what has been counted until now; it works after `close`. No entry is read.
 
         Counters are those of this object in this process. Evictions, expirations and damaged records (among
         the errors) are counted for all caches of the process on this directory. `size` and

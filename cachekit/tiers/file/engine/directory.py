@@ -29,9 +29,10 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
+from cachekit.runtime.interrupts import is_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
-from cachekit.tiers.file.engine.file_ops import FileOps
+from cachekit.tiers.file.engine.file_ops import FileOps, regrow
 from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry
 from cachekit.tiers.file.engine.segments import discard
 from cachekit.tiers.file.folder import Folder, ForeignError
@@ -131,6 +132,7 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: File
         if _is_damaged(folder):
             # Processes that have it open go on with that, and no other could open it until they end.
             # Without the file that stands for the whole directory, they open it again, as it is made now.
+            _remove_mapped(folder, geometry, effects)
             with suppress(FileNotFoundError):
                 effects.unlink(folder, USERS)
         users = folder.open_or_make(USERS)
@@ -144,6 +146,23 @@ def open_directory(path: str, geometry: Geometry, patience: float, effects: File
         unlock_descriptor(lock.fd)
         lock.close()
     return Directory(folder, found, salt, users, exposure)
+
+
+def _remove_mapped(folder: Folder, wanted: Geometry, effects: FileOps) -> None:
+    """Remove the files that processes map for as long as they use the directory.
+
+    One that was cut gets its size back first. Those processes use it once more before they open the directory
+    again, and the use of a page that is gone is SIGBUS.
+    """
+    found = read_manifest(folder).geometry or wanted
+    for name, size in (control_block.NAME, found.control_size), (fence_tokens.NAME, found.tokens_size):
+        try:
+            regrow(folder, name, size, effects, blocks=False)
+        except OSError as error:
+            if is_interrupt(error):
+                raise
+            # It is no file of this cache, so no process maps it; or the system has no room for the size.
+        _remove(folder, name, effects)
 
 
 def _lock(folder: Folder, patience: float) -> OpenFile:

@@ -27,6 +27,7 @@ from cachekit.tiers.file.engine.control_block import (
     GENERATION,
     NEW,
     NEW_CAPACITY,
+    NEW_CHECK,
     NEW_CURSOR,
     NEW_ENTRIES,
     NEW_USED,
@@ -248,7 +249,11 @@ class ShardFiles:
         for index in (self.index, self._parked, self._growing):
             if index is not None and index.generation >= 0:  # not one that stands for a closed one
                 name = index_file.name_of(index.generation)
-                regrow(self.folder, name, file_size(index.capacity), self.effects)
+                was_cut = regrow(self.folder, name, file_size(index.capacity), self.effects)
+                if was_cut and self.words[NEW]:
+                    # A key that is gone from one index may still be in the other, where no later write
+                    # replaces or removes it. With a wrong check the new index is given up.
+                    self.words[NEW_CHECK] ^= 1
 
     def remove_orphans(self) -> None:
         """Remove large records that no slot names: their writer died between the file and the slot.
