@@ -135,7 +135,7 @@ def test_what_is_registered_is_held_weakly() -> None:
     with no_collection():  # of what others left, which is registered too
         before = len(fork._registered)
         cache = MemoryCache()
-        assert len(fork._registered) == before + 1
+        assert len(fork._registered) > before
         del cache
         assert len(fork._registered) == before
 

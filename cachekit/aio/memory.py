@@ -66,6 +66,11 @@ class MemoryCache(Facade[Core]):
         return self._sync.strategy
 
     @property
+    def policy(self) -> str:
+        """Return what decides on evictions now, in words."""
+        return self._sync.policy
+
+    @property
     def default_ttl(self) -> float | None:
         """Return the most seconds that the tier keeps any entry; None for no limit."""
         return self._sync.default_ttl

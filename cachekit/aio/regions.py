@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, fi
 from cachekit.aio.facade import Facade, in_thread
 from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
+from cachekit.cache.default import core_of
 from cachekit.cache.region import Region as Core
 from cachekit.cache.region import keys_of, loader_of, prefetcher_of
 from cachekit.decorator.source import named_as, playing
@@ -55,7 +56,7 @@ class LoadingCache(Protocol):
 class Region(Facade[Core[V]], Generic[V]):
     """`cachekit.Region`, awaited. `IntelligentCache.region` returns one, and documents the arguments."""
 
-    __slots__ = ("_cache", "_core", "_keys", "_loader", "_options", "_prefetcher", "_run_in_thread")
+    __slots__ = ("_cache", "_keys", "_loader", "_options", "_prefetcher", "_run_in_thread")
 
     def __init__(
         self,
@@ -68,7 +69,6 @@ class Region(Facade[Core[V]], Generic[V]):
     ) -> None:
         self._set_up(sync)
         self._cache = cache
-        self._core = core
         self._keys = keys = keys_of(sync)
         self._loader = loader
         self._options = prefetch
@@ -193,6 +193,11 @@ class Region(Facade[Core[V]], Generic[V]):
     clear = in_thread(Core.clear)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Region, (
-            self._cache, self._sync, self._run_in_thread, self._loader, self._core, self._options,
-        )  # fmt: skip
+        return _again, (self._cache, self._sync, self._run_in_thread, self._loader, self._options)
+
+
+def _again(
+    cache: Any, sync: Core[V], run: Runner, loader: Callable[[str], Any] | None, prefetch: Prefetch | None
+) -> Region[V]:
+    """Return a region of a cache that was unpickled."""
+    return Region(cache, sync, run, loader, core_of(cache.sync), prefetch)
