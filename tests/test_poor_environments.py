@@ -144,7 +144,7 @@ def test_a_directory_that_may_only_be_read(tmp_path: Path, there: bool) -> None:
 @pytest.mark.parametrize("home", [None, "", "/nonexistent", "relative"])
 def test_a_user_without_home_and_entry(home: str | None) -> None:
     """As in a container that runs under any number."""
-    remove = ["CACHEKIT_DIR", "XDG_CACHE_HOME", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"]
+    remove = ["CACHEKIT_DIR", "CACHEKIT_TESTS_DIR", "XDG_CACHE_HOME", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"]
     if home is None:
         said = run(*another_user(), remove=(*remove, "HOME"))
     else:
