@@ -100,6 +100,7 @@ def test_every_script_is_tried_here() -> None:
     )
 
 
+@pytest.mark.soak
 def test_what_prefetching_is_asked_for() -> None:
     """On the stream that is made to deceive; the others are not part of the project."""
     ended = run(str(BENCHMARKS / "intelligence_prefetch.py"), "prefetch", "--quick")

@@ -99,6 +99,7 @@ class TestDemo:
         assert warm[4] == "0"
         assert "2 modules requested, 2 loads in all: one per key." in ended.stdout
 
+    @pytest.mark.soak
     def test_another_host_is_served_by_the_first_ones_work(self, redis_url: str) -> None:
         """Processes with a directory of their own, and the same server, load nothing either."""
         ended = run("demo", *SMALLEST, "--redis", redis_url)

@@ -74,7 +74,7 @@ def reenter_all(cache: IntelligentCache, name: str, how: str, first: int, step: 
     assert in_thread(lambda: cache.get_or_set("l", lambda: 5))() == 5, name
 
 
-@pytest.mark.parametrize("kind", ["memory", "files", "server", "all"])
+@pytest.mark.parametrize("kind", ["memory", "files", pytest.param("server", marks=pytest.mark.soak), "all"])
 def test_a_handler_calls_the_cache(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, subtests: pytest.Subtests
 ) -> None:

@@ -37,7 +37,16 @@ def target_of(kind: Kind, tmp_path: Path, request: pytest.FixtureRequest) -> str
     return str(tmp_path) if kind == "disk" else None
 
 
-@pytest.mark.parametrize("kind", ["memory", "files", "redis", "asyncio", "disk"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("memory", marks=pytest.mark.soak),
+        "files",
+        "redis",
+        "asyncio",
+        pytest.param("disk", marks=pytest.mark.soak),
+    ],
+)
 def test_this_machine_is_qualified(kind: Kind, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Nothing is left of it either."""
     report = soak(kind, target_of(kind, tmp_path, request))

@@ -39,7 +39,9 @@ def test_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert descriptors.limit() == limit
 
 
-@pytest.mark.parametrize("count", [64, 128, 256])
+@pytest.mark.parametrize(
+    "count", [64, *(pytest.param(count, marks=pytest.mark.soak) for count in (128, 256))]
+)
 def test_one_budget_over_all_directories(tmp_path: Path, count: int) -> None:
     """Five caches with few descriptors keep everything, and take less than half of them."""
 

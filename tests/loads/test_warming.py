@@ -128,7 +128,7 @@ def test_many_warmers_with_many_threads(place: Place) -> None:
     assert place.loads == sorted(loaded) == sorted(KEYS)
 
 
-@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("awaited", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_killed_warmer_holds_up_nobody(place: Place, awaited: bool) -> None:
     """While it hangs all other keys are loaded; when it is gone, its own are too."""
     options = LoadOptions(lease="process" if place.kind == "a directory" else "fleet", lease_timeout=2)

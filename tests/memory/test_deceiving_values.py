@@ -193,7 +193,10 @@ def held_after(
         return held, cache.memory_usage()
 
 
-@pytest.mark.parametrize("name", DECEIVING)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] if at % 3 else []) for at, name in enumerate(DECEIVING)],
+)
 def test_of_values(name: str) -> None:
     """Many of them take no more than the limit and a fifth, and do not count for much more than they take."""
     make = DECEIVING[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,17 @@ from polled_search import CHANGES, EVICTIONS, Actor, load, load_truth_first, put
 ACTORS: dict[str, Actor] = {"load": load, "read": read, "touch": touch, "put": put}
 
 
-@pytest.mark.parametrize("filled", [False, True])
-@pytest.mark.parametrize("change", [*CHANGES, "put"])
-@pytest.mark.parametrize("other", ["load", "touch", "read"])
+#: The longest search of all, by a factor of ten.
+LONG = ("load", "put", False)
+
+
+@pytest.mark.parametrize(
+    ("other", "change", "filled"),
+    [
+        pytest.param(*case, marks=[pytest.mark.soak] if case == LONG else [])
+        for case in itertools.product(["load", "touch", "read"], [*CHANGES, "put"], [False, True])
+    ],
+)
 def test_two_callers(other: str, change: str, filled: bool) -> None:
     """A load, a touch or a read beside each kind of change."""
     tried, stale = search([ACTORS[other], CHANGES.get(change, put)], filled)

@@ -284,6 +284,7 @@ class TestFailover:
             assert stale == 0
             print(f"writes work again after {again:.1f} s; 300 writes, {stale} stale reads of the server")
 
+    @pytest.mark.soak
     def test_the_primary_is_frozen_and_comes_back(self, own_fleet: Fleet, prefix: str) -> None:
         """A host that did nothing at the time does not read from it."""
         gone = own_fleet.primary()
