@@ -172,6 +172,7 @@ class TestDemo:
         """The number of modules is a limit, as Pythons differ in what they bring."""
         assert len(demo_work.library_sources()[:1_000_000]) == len(demo_work.library_sources()) > 50
 
+    @pytest.mark.soak
     def test_a_second_load_of_a_module_is_reported(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -216,6 +217,7 @@ class TestDemo:
         _, complaint = process.communicate(timeout=200)
         assert (process.returncode, complaint) == (1, "cachekit demo: one of its processes died\n")
 
+    @pytest.mark.soak
     def test_interrupting_it_is_no_traceback(self) -> None:
         """Ctrl-C ends all threads, with one word and the status that shells expect."""
         process = subprocess.Popen(

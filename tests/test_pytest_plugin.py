@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 #: The entry point by hand: this checkout may be installed without it.
@@ -152,6 +154,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 """
 
 
+@pytest.mark.soak
 def test_workers_of_xdist(tmp_path: Path) -> None:
     """Each has a directory of its own in that of the controller, which removes all of them."""
     (tmp_path / "conftest.py").write_text(CONTROLLER)

@@ -312,6 +312,7 @@ class TestFailover:
                 assert idle.redis_cache.peek("k").value == "new"  # type: ignore[union-attr]
                 assert idle.get("k") == "new"
 
+    @pytest.mark.soak
     def test_an_operator_moves_the_primary(self, own_fleet: Fleet, prefix: str) -> None:
         """The earlier one goes on as a primary for seconds; caches leave it at once."""
         gone = own_fleet.primary()
