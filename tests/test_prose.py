@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import tokenize
 from collections.abc import Iterator
@@ -131,3 +132,28 @@ def test_the_map_of_packages() -> None:
     assert not missing
     packages = {file.parent.relative_to(ROOT) for file in ROOT.glob("cachekit/*/**/__init__.py")}
     assert not [package for package in packages if f"`{package.as_posix()}`" not in text]
+
+
+def test_each_dependency_has_a_reason() -> None:
+    """CONTRIBUTING has a row for each package that is installed with cachekit, or by one of its extras."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Dependencies")[2]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:2] == "| "
+    ]
+    given = {("", package) for package, *more in rows if len(more) == 1}
+    given |= {
+        (extra, package)
+        for extra, packages, *more in rows
+        if more
+        for package in re.split(r", | \(.*\)", packages)
+    }
+    needed = {("", _package(line)) for line in settings["options"]["install_requires"].split("\n") if line}
+    for extra, lines in settings["options.extras_require"].items():
+        needed |= {(extra, _package(line)) for line in lines.split("\n") if line}
+    assert needed - {(extra, package.lower()) for extra, package in given} == set()
+
+
+def _package(requirement: str) -> str:
+    return re.split(r"[\[<>=; ]", requirement)[0].lower()

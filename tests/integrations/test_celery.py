@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("celery", reason="celery is not installed; the extra test-celery has it")
+pytest.importorskip("celery", reason="celery is not installed; the extra celery has it")
 
 from celery import Celery
 from celery.signals import worker_process_shutdown
