@@ -27,8 +27,8 @@ SNAPSHOT = Path(__file__).with_name("public_names.txt")
 def described(owner: str, name: str, member: object) -> list[str]:
     if inspect.isclass(member):
         lines = [f"{owner}{name}{_signature(member)}"]
-        bases = [kind for kind in member.__mro__ if kind.__module__ == member.__module__]
-        names = {name for kind in bases for name in vars(kind)} if _is_protocol(member) else vars(member)
+        bases = [kind for kind in member.__mro__ if kind.__module__.startswith("cachekit.")]
+        names = {name for kind in bases for name in vars(kind)}
         for child in sorted(names):
             if not child.startswith("_"):
                 lines += described(f"{owner}{name}.", child, inspect.getattr_static(member, child))

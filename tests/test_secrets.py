@@ -25,7 +25,7 @@ from cachekit import (
 from cachekit.model.display import shown_key, shown_value
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_fence
+from cachekit.tiers.server_fence import ServerFence, check_fence
 
 SECRET = "correct-horse-battery"
 ENTRY = CacheEntry(SECRET, SECRET, tags={SECRET})
@@ -132,7 +132,7 @@ def test_misuse_and_failures(
         "a region's ttl": lambda: cache.region("r:", int, ttl=SECRET),  # type: ignore[arg-type]
         "a value that a server refuses": lambda: _entries().put([(ENTRY, ServerTokens(1, {}))]),
         "a fence of a server": lambda: check_fence(
-            RedisFence("k", ServerTokens(1, {SECRET: 2}), None),  # type: ignore[arg-type]
+            ServerFence("k", ServerTokens(1, {SECRET: 2}), None),  # type: ignore[arg-type]
             ENTRY,
         ),
         "a report of warming": lambda: cache.warm_cache(["w", SECRET], fail),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Set as AbstractSet
 from math import isfinite
 from typing import Final
 
@@ -73,13 +74,22 @@ def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
     """
     if not isinstance(fence, SharedFence):
         raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
-    if fence.key != entry.key or not fence.names >= entry.tags:
+    check_taken_for(fence.key, fence.names, entry)
+    return fence
+
+
+def check_taken_for(key: str, tags: AbstractSet[str], entry: CacheEntry) -> None:
+    """Raise if a fence for this key and these tags was not taken for the entry.
+
+    Raises:
+        ValueError: it was taken for another key, or not for all tags.
+    """
+    if key != entry.key or not tags >= entry.tags:
         raise ValueError(
-            f"the fence was taken for {shown_key(fence.key)} and {shown_tags(fence.names)}, not for "
+            f"the fence was taken for {shown_key(key)} and {shown_tags(tags)}, not for "
             f"{shown_key(entry.key)} and {shown_tags(entry.tags)}; take it for the key and all the tags "
             f"that will be stored"
         )
-    return fence
 
 
 def checked_limit(max_size_mb: float) -> int:

@@ -70,6 +70,7 @@ def test_wrong_arguments(subtests: pytest.Subtests) -> None:
     """Each is refused by name."""
     rows: list[tuple[dict[str, Any], str]] = [
         ({"servers": "host"}, "servers must be a list such as"),
+        ({"servers": 5}, "servers must be a list such as"),
         ({"servers": []}, "servers must be a list such as"),
         ({"servers": [("h", 0)]}, "each of servers must be a tuple"),
         ({"servers": ["h:1"]}, "each of servers must be a tuple"),
@@ -80,6 +81,7 @@ def test_wrong_arguments(subtests: pytest.Subtests) -> None:
         ({"key_prefix": 5}, "key_prefix must be a str"),
         ({"max_staleness": 0}, "max_staleness must be more than 0"),
         ({"timeout": 0}, "timeout must be more than 0"),
+        ({"allow": int}, "allow must be a list of classes"),
         ({"secret": "short"}, "secret must be at least 16 bytes"),
     ]
     for arguments, words in rows:

@@ -22,6 +22,10 @@ from cachekit import IntelligentCache, MemoryCache, RedisCache, aio
 from cachekit.cache import config
 from cachekit.errors import TierUnavailableError
 from cachekit.testing import ManualClock, TierContract
+from cachekit.tiers.redis import client
+from cachekit.tiers.redis.address import Address
+from cachekit.tiers.redis.connection import primary_of
+from cachekit.tiers.redis.sentinel import Primary
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -169,6 +173,28 @@ class TestConfiguration:
         with cache.sync as core:
             assert core.set_value("k", 1)
             assert "'main' of the sentinels at" in repr(core)
+
+
+def test_a_handler_that_makes_the_first_call_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the interrupted call made is closed, with its connections to sentinels; the handler's is kept."""
+    with RedisCache.sentinel([("127.0.0.1", 1)], "main") as cache:
+        made: list[Primary] = []
+
+        def interrupted(address: Address) -> Primary | None:
+            primary = primary_of(address)
+            assert primary is not None
+            made.append(primary)
+            if len(made) == 1:
+                cache._server._open()
+            return primary
+
+        monkeypatch.setattr(client, "primary_of", interrupted)
+        opened = cache._server._open()
+        assert cache._server._open() is opened
+        discarded, kept = made
+        assert cache._server._primary is kept
+        assert [pool._closed for _, pool in discarded._asked] == [True]
+        assert [pool._closed for _, pool in kept._asked] == [False]
 
 
 class TestReasons:

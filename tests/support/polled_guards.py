@@ -1,4 +1,4 @@
-"""Takes one guard of the protocol out of a polled tier."""
+"""Takes one guard of the protocol out of the entries of a polled tier."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any
 from cachekit.tiers.polled.items import GENERATION
 
 
-def _tokens_are_not_compared(tier: Any) -> None:
-    tier._current = lambda key, content, origin: tier._tokens({key: origin.tags})[key]
+def _tokens_are_not_compared(entries: Any) -> None:
+    entries._current = lambda key, content, origin: entries._tokens({key: origin.tags})[key]
 
 
-def _writes_are_unconditional(tier: Any) -> None:
+def _writes_are_unconditional(entries: Any) -> None:
     def replace(name: str, data: bytes, life: float | None, version: object) -> bool:
-        tier._store.write(name, data, life)
+        entries._store.write(name, data, life)
         return True
 
-    tier._store.replace = replace
+    entries._store.replace = replace
 
 
-def _values_watch_nothing(tier: Any) -> None:
-    real = tier._tokens
+def _values_watch_nothing(entries: Any) -> None:
+    real = entries._tokens
 
     def tokens(watched: Mapping[str, Any], create: bool = False) -> Any:
         if create or not all(GENERATION in tags for tags in watched.values()):
             return real(watched, create)
         return {key: dict(tags) for key, tags in watched.items()}  # as the value has them
 
-    tier._tokens = tokens
+    entries._tokens = tokens
 
 
-def _watched_tokens_are_those_of_the_store(tier: Any) -> None:
+def _watched_tokens_are_those_of_the_store(entries: Any) -> None:
     """A loaded value carries the tokens of the time at which it is stored."""
-    made = tier._made
+    made = entries._made
 
     def with_tokens_of_now(entry: Any, origin: Any, watched: Any) -> Any:
-        now = tier._tokens({entry.key: entry.tags}, create=True)[entry.key]
+        now = entries._tokens({entry.key: entry.tags}, create=True)[entry.key]
         tags = {tag: now[tag] for tag in entry.tags}
         return made(entry, origin._replace(tags=tags), now)
 
-    tier._made = with_tokens_of_now
+    entries._made = with_tokens_of_now
 
 
 #: By what is missing.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from cachekit import CacheEntry
 from cachekit.tiers.polled import PolledTier
+from cachekit.tiers.polled.entries import Entries
 
 KEYS = 5
 
@@ -28,7 +29,7 @@ def hammer(
     make: Callable[[], PolledTier],
     rounds: int,
     processes: int = 6,
-    harm: Callable[[PolledTier], None] | None = None,
+    harm: Callable[[Entries], None] | None = None,
     truth_first: bool = False,
 ) -> Counts:
     """Run the processes, each of which does so many rounds.
@@ -37,7 +38,7 @@ def hammer(
         make: makes the tier of a process.
         rounds: rounds of each process.
         processes: how many there are.
-        harm: takes a guard out of a tier.
+        harm: takes a guard out of the entries of a tier.
         truth_first: read the truth before the origin, as a caller without the guard of loads does.
     """
     context: Any = multiprocessing.get_context("fork")
@@ -50,7 +51,7 @@ def hammer(
         reads = invalidations = stale = 0
         with make() as tier:
             if harm is not None:
-                harm(tier)
+                harm(tier._entries)
             for _ in range(rounds):
                 number = chance.randrange(KEYS)
                 key, tag = f"user:{number}", f"tag{number}"

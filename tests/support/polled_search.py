@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from cachekit import CacheEntry
 from cachekit.tiers.polled import Item, PolledTier
+from cachekit.tiers.polled.entries import Entries
 
 KEY, TAG = "user:1", "t"
 
@@ -160,7 +161,7 @@ EVICTIONS: dict[str, Actor] = {
 class Run:
     """One run of the actors in the order that the choices say, and in the first possible one after that."""
 
-    def __init__(self, actors: Sequence[Actor], filled: bool, harm: Callable[[PolledTier], None]) -> None:
+    def __init__(self, actors: Sequence[Actor], filled: bool, harm: Callable[[Entries], None]) -> None:
         self.world = World()
         self._harm = harm
         with PolledTier(TableStore(self.world)) as tier:
@@ -183,7 +184,7 @@ class Run:
         self._steps[number].acquire()
         try:
             with PolledTier(TableStore(self.world)) as tier:
-                self._harm(tier)
+                self._harm(tier._entries)
                 self._actors[number](self.world, tier)
         except BaseException as error:
             self.failures.append(error)
@@ -207,21 +208,21 @@ class Run:
             thread.join()
         self.world.pause = lambda: None
         with PolledTier(TableStore(self.world)) as tier:
-            self._harm(tier)
+            self._harm(tier._entries)
             found = tier.peek(KEY)
             self.world.seen(self.world.settled, None if found is None else found.value, "the last reader")
         return made
 
 
 def search(
-    actors: Sequence[Actor], filled: bool = False, harm: Callable[[PolledTier], None] = lambda tier: None
+    actors: Sequence[Actor], filled: bool = False, harm: Callable[[Entries], None] = lambda entries: None
 ) -> tuple[int, str | None]:
     """Return how many orders were tried, and the first stale read with its order, if there was one.
 
     Args:
         actors: what runs at the same time.
         filled: whether the key has a value at first.
-        harm: takes a guard out of each tier.
+        harm: takes a guard out of the entries of each tier.
     """
     choices: list[int] = []
     tried = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, final
 
 from cachekit.model.types import TTL
@@ -55,34 +56,20 @@ class MemcachedCache(PolledTier):
         allow: Iterable[Any] = (),
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
-        allow = tuple(allow)
-        #: Without the secret, which only the serializer holds.
-        self._configuration = (
-            tuple(servers), key_prefix, max_staleness, timeout, default_ttl, codec, compression, allow, clock,
-        )  # fmt: skip
         super().__init__(
             MemcachedStore(servers, timeout), key_prefix, max_staleness=max_staleness,
             default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
             clock=clock,
         )  # fmt: skip
+        self._address = tuple(servers), timeout
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._serializer.__reduce__()  # refuses if there is a secret
-        return _configured, self._configuration
-
-
-def _configured(
-    servers: Sequence[tuple[str, int]],
-    key_prefix: str,
-    max_staleness: float,
-    timeout: float,
-    default_ttl: TTL,
-    codec: CodecName | Codec,
-    compression: Compression,
-    allow: tuple[Any, ...],
-    clock: Clock,
-) -> MemcachedCache:
-    return MemcachedCache(
-        servers, key_prefix, max_staleness=max_staleness, timeout=timeout, default_ttl=default_ttl,
-        codec=codec, compression=compression, allow=allow, clock=clock,
-    )  # fmt: skip
+        servers, timeout = self._address
+        codec, compression, _, allow = self._stored_as
+        made = partial(
+            MemcachedCache, servers, self._key_prefix, max_staleness=self._max_staleness, timeout=timeout,
+            default_ttl=self.default_ttl, codec=codec, compression=compression, allow=allow,
+            clock=self._clock,
+        )  # fmt: skip
+        return made, ()

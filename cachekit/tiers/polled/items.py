@@ -14,6 +14,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 _TOKEN: Final = Struct("<cQ")
+_ALONE: Final = Struct("<Q")
 _VALUE: Final = b"V"
 _TOMBSTONE: Final = b"T"
 
@@ -47,6 +48,16 @@ def tombstone(token: int) -> bytes:
 def value(token: int, envelope: bytes) -> bytes:
     """Return a value with its token."""
     return _TOKEN.pack(_VALUE, token) + envelope
+
+
+def packed(token: int) -> bytes:
+    """Return the token of a watched item."""
+    return _ALONE.pack(token)
+
+
+def token_of(data: bytes) -> int:
+    """Return the token that a watched item holds; 0 if no cache wrote it."""
+    return int(_ALONE.unpack(data)[0]) if len(data) == _ALONE.size else 0
 
 
 def segment(key: str) -> str:

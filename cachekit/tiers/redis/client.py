@@ -297,12 +297,7 @@ class Client:
             self.is_closed = True
             opened, self._opened = self._opened, None
         if opened is not None and self._own:
-            try:
-                opened.close()
-                if self._primary is not None:
-                    self._primary.close()
-            except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
-                raise_interrupt(error)
+            _close(opened, self._primary)
 
     def before_fork(self) -> None:
         """Take the lock, so that no thread holds it in the child."""
@@ -329,11 +324,12 @@ class Client:
                     opened = pool_of(self._address, primary)
                 else:
                     primary, opened = None, self._cluster(self._address)
-                # Nothing runs between the next two lines (see `model.counters`).
+                # A signal handler may have made the first call since. Nothing runs between the next two lines
+                # (see `model.counters`).
                 if self._opened is None:
                     self._opened, self._primary = opened, primary
                     return opened
-                opened.close()
+                _close(opened, primary)
                 opened = self._opened
             return opened
 
@@ -395,6 +391,15 @@ class _ScanBounds:
                 if cursor in seen or self._received > MOST_SCANNED or time.monotonic() > self._end:
                     raise WrongReplyError("the scan did not come to an end")
                 seen.add(cursor)
+
+
+def _close(opened: ConnectionPool | DriverClient, primary: Primary | None) -> None:
+    try:
+        opened.close()
+        if primary is not None:
+            primary.close()
+    except Exception as error:  # noqa: BLE001  # what the driver raises when a connection is gone
+        raise_interrupt(error)
 
 
 def _code(answer: object) -> str | None:

@@ -1,39 +1,33 @@
 """RedisCache: the tier that hosts share through a server.
 
-It checks arguments and counts. `entries` turns entries into envelopes and back, `store` knows the keys on the
-server, `client` knows the driver, and `bus` notifies the fleet. What is read is not trusted: it is checked,
-and cannot run code unless it is signed.
+`server_methods` checks arguments and counts, with what is here. `entries` turns entries into envelopes and
+back, `store` knows the keys on the server, `client` knows the driver, and `bus` notifies the fleet. What is
+read is not trusted: it is checked, and cannot run code unless it is signed.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, final
+from typing import Any, Final, final
 
-from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.errors import TierUnavailableError
 from cachekit.model.counters import LatencyHistogram
 from cachekit.model.entry import CacheEntry
-from cachekit.model.stats import CacheStats
-from cachekit.model.types import FOREVER, TTL, Tags
+from cachekit.model.types import TTL
 from cachekit.model.validation import (
     LONGEST,
     checked_key,
     checked_keys,
     checked_pattern,
     checked_tags,
-    seconds,
 )
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
-from cachekit.serialization.pickle_allowlist import classes
-from cachekit.serialization.serializer import CodecName, Serializer
+from cachekit.serialization.serializer import CodecName
 from cachekit.serialization.signing import Secret
-from cachekit.tiers.arguments import check_entry, checked_cap
-from cachekit.tiers.base import BusListener, Fence
+from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.redis.address import (
@@ -48,37 +42,17 @@ from cachekit.tiers.redis.answers import is_report
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.entries import Entries
-from cachekit.tiers.redis.fence import RedisFence, check_fence
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
 from cachekit.tiers.redis.store import Store
 from cachekit.tiers.redis.tls import TLS
-from cachekit.tiers.server_figures import Figures
+from cachekit.tiers.server_methods import ServerMethods, StoredAs, asks_server
 
 _MEASURED: Final = 1000  # values whose memory use the server is asked for, at most
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _asks_server(method: Callable[Concatenate[RedisCache, P], R]) -> Callable[Concatenate[RedisCache, P], R]:
-    """Let a method refuse a closed tier, and count its failures."""
-
-    @functools.wraps(method)
-    def asking(self: RedisCache, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._server.is_closed:
-            raise CacheClosedError("this RedisCache was closed; make a new one")
-        try:
-            return method(self, *args, **kwargs)
-        except TierUnavailableError:
-            self._counter.errors += 1
-            raise
-
-    return asking
-
 
 @final
-class RedisCache:
+class RedisCache(ServerMethods):
     """The tier on a Redis (7.0 or newer) or Valkey that hosts share.
 
     The constructor takes a single server, `cluster` a Cluster, and `sentinel` a primary that sentinels name.
@@ -112,7 +86,8 @@ class RedisCache:
         TypeError, ValueError: an argument is wrong.
         ModuleNotFoundError: an extra is not installed.
 
-    All methods are safe in any thread, before and after a fork. It connects at the first call. Methods raise:
+    All methods are safe in any thread, before and after a fork. It connects at the first call. Writes and
+    invalidations notify the other hosts. Methods raise:
 
     - `TypeError` for an argument of the wrong type;
     - `SerializationError` for a value that would not be read back as it is;
@@ -192,9 +167,7 @@ class RedisCache:
             TypeError, ValueError: an argument is wrong.
         """
         address = some_nodes(nodes, username, password, ssl, tls, timeout)
-        self = cls.__new__(cls)
-        self._set_up(address, None, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
-        return self
+        return cls._at(address, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
 
     @classmethod
     def sentinel(
@@ -247,8 +220,14 @@ class RedisCache:
         """
         login, sentinel_login = (username, password), (sentinel_username, sentinel_password)
         address = some_sentinels(sentinels, service, db, login, sentinel_login, ssl, tls, timeout)
+        return cls._at(address, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
+
+    @classmethod
+    def _at(
+        cls, address: Address, key_prefix: str, default_ttl: TTL, stored_as: StoredAs, clock: Clock
+    ) -> RedisCache:
         self = cls.__new__(cls)
-        self._set_up(address, None, key_prefix, default_ttl, (codec, compression, secret, allow), clock)
+        self._set_up(address, None, key_prefix, default_ttl, stored_as, clock)
         return self
 
     def _set_up(
@@ -257,44 +236,18 @@ class RedisCache:
         client: Any,
         key_prefix: str,
         default_ttl: TTL,
-        stored_as: tuple[CodecName | Codec, Compression, Secret | None, Iterable[Any]],
+        stored_as: StoredAs,
         clock: Clock,
     ) -> None:
-        cap = checked_cap(default_ttl)
         layout = Layout(key_prefix)
-        codec, compression, secret, allow = stored_as
-        allow = classes(allow)
-        self._serializer = Serializer(
-            layout.prefix, codec=codec, compression=compression, secret=secret, allow=allow
-        )
+        self._prepare(layout.prefix, default_ttl, stored_as, clock)
         self._address = address
-        # Without the secret, which only the serializer holds.
-        longest = None if cap == FOREVER else cap
-        self._configuration = layout.prefix, longest, codec, compression, allow, clock
-        self._longest = cap
-        self._clock = clock
         self._server = Client(address, client)
         self._store = Store(self._server, layout)
-        self._figures = Figures(clock)
-        self._counter = self._figures.counter
-        self._entries = Entries(self._store, self._serializer, secret is not None, clock, cap, self._counter)
-
-    @property
-    def key_prefix(self) -> str:
-        """The beginning of all its keys."""
-        return self._configuration[0]
-
-    @property
-    def default_ttl(self) -> float | None:
-        """Seconds that a copy is kept at most; None for no such limit."""
-        return None if self._longest == FOREVER else self._longest
+        is_signed = stored_as[2] is not None
+        self._entries = Entries(self._store, self._serializer, is_signed, clock, self._longest, self._counter)
 
     # -- looking ------------------------------------------------------------------------------------
-
-    def get_value(self, key: str, default: Any = None) -> Any:
-        """Return the value under the key, or `default`; counts a lookup."""
-        entry = self.get(key)
-        return default if entry is None else entry.value
 
     def get(self, key: str) -> CacheEntry | None:
         """Return the live entry under the key, or None; counts a lookup.
@@ -312,30 +265,20 @@ class RedisCache:
         self._figures.end(begun, entry is not None)
         return entry
 
-    @_asks_server
-    def get_many(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """Return the live entries among the keys, in one or two round trips; each key counts as a lookup."""
-        keys = checked_keys(keys)
-        try:
-            entries = self._entries.get_many(keys)
-        except TierUnavailableError:
-            asked = len(keys)
-            self._figures.unavailable += asked
-            raise
-        self._figures.end_many(len(keys), len(entries))
-        return entries
+    def _live(self, keys: Sequence[str]) -> dict[str, CacheEntry]:
+        return self._entries.get_many(keys)
 
-    @_asks_server
+    @asks_server
     def peek(self, key: str) -> CacheEntry | None:
         """Do what `get` does, without counting a lookup."""
         return self._entries.get(checked_key(key))
 
-    @_asks_server
+    @asks_server
     def __contains__(self, key: str) -> bool:
         """Return whether there is a live entry; counts no lookup, and does not transfer the value."""
         return bool(self._entries.alive([checked_key(key)]))
 
-    @_asks_server
+    @asks_server
     def keys(self, pattern: str | re.Pattern[str] | None = None) -> list[str]:
         """Return the keys of live entries that match, in no particular order.
 
@@ -350,7 +293,7 @@ class RedisCache:
         """
         return self._entries.keys(None if pattern is None else checked_pattern(pattern))
 
-    @_asks_server
+    @asks_server
     def size(self) -> int:
         """Return how many values there are. The server goes through all of its keys.
 
@@ -359,7 +302,7 @@ class RedisCache:
         size = self._figures.size = self._store.size()
         return size
 
-    @_asks_server
+    @asks_server
     def memory_usage(self) -> int:
         """Return the bytes that the values take on the server, by its own account.
 
@@ -368,32 +311,21 @@ class RedisCache:
         usage = self._figures.memory_usage = self._store.memory_usage(_MEASURED)
         return usage
 
-    @_asks_server
+    @asks_server
     def ping(self) -> None:
         """Return if the server answers, in a Cluster each primary; else raise `TierUnavailableError`."""
         self._server.ping()
 
-    def get_stats(self) -> CacheStats:
-        """Return what this process has counted; see `CacheStats`. It stays readable after `close`.
-
-        It does no I/O: `size` and `memory_usage_bytes` are what the methods last measured, 0 before that.
-        """
-        return self._figures.snapshot()
-
     # -- fences -------------------------------------------------------------------------------------
 
-    def origin(self, key: str, tags: frozenset[str] = frozenset()) -> ServerTokens:
-        """Return the current tokens of key and tags, which are a fence for `add`; one round trip."""
-        return self.origins([key], tags)[key]
-
-    @_asks_server
+    @asks_server
     def origins(self, keys: Sequence[str], tags: frozenset[str] = frozenset()) -> dict[str, ServerTokens]:
         """Return what `origin` returns for each of several keys, in one round trip."""
         keys = checked_keys(keys)
         of_keys, of_tags = self._store.tokens(keys, checked_tags(tags))
         return {key: ServerTokens(token, of_tags) for key, token in zip(keys, of_keys, strict=True)}
 
-    @_asks_server
+    @asks_server
     def successor(self, tags: frozenset[str] = frozenset()) -> ServerTokens:
         """Return a fresh token, which the next `put` makes the key's, and the tags' tokens.
 
@@ -401,45 +333,13 @@ class RedisCache:
         """
         return ServerTokens(fresh(), self._store.tokens([], checked_tags(tags))[1] if tags else {})
 
-    def fence(self, key: str, tags: Tags = ()) -> RedisFence:
-        """Return a fence for `set_if`; take it before the value is loaded. One round trip."""
-        key = checked_key(key)
-        return RedisFence(key, self.origin(key, checked_tags(tags)), self._store)
+    @asks_server
+    def _is_current(self, key: str, origin: ServerTokens) -> bool:
+        return self._store.is_current(key, origin)
 
     # -- writing ------------------------------------------------------------------------------------
 
-    def set_value(self, key: str, value: Any, ttl: TTL = None, tags: Tags | None = None) -> bool:
-        """Store a value in place of the key's older one.
-
-        Args:
-            key: the key.
-            value: anything that the codec can encode.
-            ttl: seconds, or a timedelta, that it lives from now, at most the tier's `default_ttl`. 0 or
-                less stores nothing, and removes the key.
-            tags: labels by which entries can be invalidated together; they cost a second round trip.
-
-        Returns:
-            True.
-        """
-        return self.set(checked_key(key), CacheEntry(key, value, self._clock.time(), ttl=ttl, tags=tags))
-
-    def set(self, key: str, entry: CacheEntry) -> bool:
-        """Store an entry in place of the key's older one; it keeps the age that it has.
-
-        An expired entry removes the key instead. One created in the future, by another machine's clock,
-        counts as created now. One round trip, and one more with tags.
-
-        Returns:
-            True.
-
-        Raises:
-            ValueError: the entry has another key.
-        """
-        check_entry(key, entry)
-        self.put(key, entry, self.successor(entry.tags))
-        return True
-
-    @_asks_server
+    @asks_server
     def put(
         self,
         key: str,  # noqa: ARG002  # the entry has it
@@ -466,7 +366,7 @@ class RedisCache:
         """
         return self._entries.put([(entry, origin)], expect)
 
-    @_asks_server
+    @asks_server
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:  # noqa: ARG002  # as `put`
         """Do what `put` does unless the key has a live entry; return whether the entry was stored.
 
@@ -478,7 +378,7 @@ class RedisCache:
         """
         return self._entries.create(entry, origin)
 
-    @_asks_server
+    @asks_server
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """Do what `put` does for several keys at once; caches call this.
 
@@ -487,22 +387,7 @@ class RedisCache:
         """
         self._entries.put([(entry, origins[key]) for key, entry in entries.items()])
 
-    def set_if(self, key: str, entry: CacheEntry, fence: Fence) -> bool:
-        """Store an entry if the fence, taken for this key before the value was loaded, is still current.
-
-        A live entry that is there already stays.
-
-        Returns:
-            True if it was stored; False if it was refused, or has expired.
-
-        Raises:
-            ValueError: the entry has another key, or the fence was taken for another key, or not for all
-                the tags of the entry.
-        """
-        check_entry(key, entry)
-        return self.add(key, entry, check_fence(fence, entry)) is True
-
-    @_asks_server
+    @asks_server
     def add(self, key: str, entry: CacheEntry, origin: ServerTokens) -> CacheEntry | bool:
         """Store the entry if the tokens are still those of `origin`. It breaks no fence.
 
@@ -516,7 +401,7 @@ class RedisCache:
         """
         return self._entries.add([(entry, origin)])[key]
 
-    @_asks_server
+    @asks_server
     def add_many(
         self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]
     ) -> dict[str, CacheEntry | bool]:
@@ -527,33 +412,13 @@ class RedisCache:
         """
         return self._entries.add([(entry, origins[key]) for key, entry in entries.items()])
 
-    @_asks_server
-    def touch(self, key: str, ttl: TTL = None) -> bool:
-        """Give a live entry a new life from now, without changing its value; return whether there is one.
+    def _prolong(self, key: str, life: float) -> bool:
+        return self._entries.prolong(key, life)
 
-        It is read, and stored again if no other client has changed it: three round trips at most.
-        """
-        key = checked_key(key)
-        life = min(math.inf if ttl is None else seconds(ttl), self._longest)
-        return bool(self._remove([key])) if life <= 0 else self._entries.prolong(key, life)
+    def _end(self, keys: Sequence[str]) -> list[str]:
+        return self._store.remove(keys)
 
-    @_asks_server
-    def delete(self, key: str) -> bool:
-        """Remove the key, break its fences, and notify the other hosts; return whether there was a value."""
-        return bool(self._remove([checked_key(key)]))
-
-    @_asks_server
-    def remove_many(self, keys: Sequence[str]) -> list[str]:
-        """Do what `delete` does for several keys at once; return those that had a value."""
-        return self._remove(checked_keys(keys))
-
-    def _remove(self, keys: Sequence[str]) -> list[str]:
-        removed = self._store.remove(keys)
-        count = len(removed)
-        self._counter.deletes += count
-        return removed
-
-    @_asks_server
+    @asks_server
     def clear(self) -> bool:
         """Remove everything under the prefix, break every fence, and notify the other hosts. True.
 
@@ -563,28 +428,15 @@ class RedisCache:
         self._counter.invalidations += removed
         return True
 
-    @_asks_server
+    @asks_server
     def renew(self) -> None:
         """Change the tokens of all keys, so that nothing read before is stored; notify the hosts."""
         self._store.renew()
 
-    @_asks_server
-    def invalidate_by_tags(self, tags: Tags) -> int | None:
-        """Drop entries with any of the tags, break fences that name one, and notify the other hosts.
-
-        One round trip, however many entries there are. The tags get new tokens, so entries with the older
-        ones have ended. The server frees their memory when their time to live ends.
-
-        Returns:
-            None: the entries are not counted. 0 without tags.
-        """
-        tags = checked_tags(tags)
-        if not tags:
-            return 0
+    def _forget_tags(self, tags: frozenset[str]) -> None:
         self._store.forget_tags(list(tags))
-        return None
 
-    @_asks_server
+    @asks_server
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int:
         """Drop entries whose key the regular expression matches from the start, and notify the other hosts.
 
@@ -601,7 +453,7 @@ class RedisCache:
         self._counter.invalidations += removed
         return removed
 
-    @_asks_server
+    @asks_server
     def subscribe(self, listener: BusListener) -> Callable[[], None]:
         """Notify `listener` of writes and invalidations from now on.
 
@@ -616,7 +468,7 @@ class RedisCache:
         """
         return self._store.subscribe(listener)
 
-    @_asks_server
+    @asks_server
     def lease(self, key: str, seconds: float) -> FleetLease | None:
         """Return the lease of a key, which expires after so many seconds; None if it is taken.
 
@@ -628,14 +480,9 @@ class RedisCache:
 
     def close(self) -> None:
         """End the bus, and close the connections, unless they are a client's. A second call does nothing."""
-        if not self._server.is_closed:
+        if not self._closed:
             self._store.close()
-
-    def __enter__(self) -> RedisCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            self._closed = True  # last: a call that was interrupted can be repeated
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._address is None:
@@ -644,24 +491,11 @@ class RedisCache:
                 "or with host and port"
             )
         self._serializer.__reduce__()  # refuses if there is a secret
-        return _configured, (self._address, *self._configuration)
+        held = self._address, self._key_prefix, self.default_ttl, self._stored_as, self._clock
+        return RedisCache._at, held
 
     def __repr__(self) -> str:
         return f"<RedisCache on {self._server}, key_prefix={self.key_prefix!r}>"
-
-
-def _configured(
-    address: Address,
-    key_prefix: str,
-    default_ttl: float | None,
-    codec: CodecName | Codec,
-    compression: Compression,
-    allow: tuple[Any, ...],
-    clock: Clock,
-) -> RedisCache:
-    self = RedisCache.__new__(RedisCache)
-    self._set_up(address, None, key_prefix, default_ttl, (codec, compression, None, allow), clock)
-    return self
 
 
 def bus_of(tier: RedisCache) -> Bus:
