@@ -17,6 +17,7 @@ from forking import in_fork
 from redis_server import wait_until
 
 from cachekit import (
+    CacheClosedError,
     CacheLevel,
     FileCache,
     IntelligentCache,
@@ -27,6 +28,7 @@ from cachekit import (
     RedisCache,
     aio,
 )
+from cachekit.loading import prefetching
 from cachekit.testing import ManualClock
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -342,8 +344,9 @@ def test_a_backend_that_is_down_is_not_asked_for_ever() -> None:
         assert pages.info.paused == "too many prefetches were wasted"
 
 
-def test_a_load_that_hangs_holds_up_no_other() -> None:
-    """Neither callers nor `close`; and at most four threads hang."""
+def test_a_load_that_hangs_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither callers nor `close`; and at most four threads hang, which end as soon as they can."""
+    monkeypatch.setattr(prefetching, "_IDLE", 600)
     cache = memory_only()
     pages = Pages(cache, prefetch=Prefetch(depth=1))
     pages.learn(range(40))
@@ -406,6 +409,50 @@ def test_threads_end_with_the_cache() -> None:
     assert 1 <= pool._running <= 4
     cache.close()
     wait_until(lambda: pool._running == 0, "the threads end")
+
+
+def test_a_closed_cache_begins_no_prefetch() -> None:
+    """A region of it refuses calls, also while the memory tier is open for another cache."""
+    cache = IntelligentCache(MemoryCache(200), file_cache=None, close_tiers=False)
+    calls = list[str]()
+
+    def load(key: str) -> str:
+        calls.append(key)
+        return key
+
+    region = cache.region("r:", str, loader=load, prefetch=True)
+    region.get_or_set("first")
+    pool = inside.prefetches(cache)
+    cache.close()
+    for _ in range(3):
+        for key in "abc":
+            with pytest.raises(CacheClosedError):
+                region.get_or_set(key)
+    assert calls == ["first"]
+    assert (pool._running, pool._queue.qsize()) == (0, 0)
+    info = region.prefetch_info()
+    assert info is not None
+    assert info.issued == 0
+    (prefetcher,) = pool._prefetchers
+    pool.begin(prefetcher, ["r:a"])  # of a caller that asked before
+    assert pool._running == 0
+
+
+def test_a_hit_before_the_entry_is_watched_is_useful() -> None:
+    """The caller comes between the store of the value and its watch."""
+    with memory_only() as cache:
+        pages = Pages(cache)
+        pages.learn()
+        pool = inside.prefetches(cache)
+        (prefetcher,) = pool._prefetchers
+        first, second = pages.page.key(0), pages.page.key(1)
+        assert prefetcher.expected(first) == [second]
+        cache.set(second, 10)
+        assert cache.get(second) == 10
+        prefetcher._landed(second, True)
+        assert (pages.info.useful, pages.info.wasted, pages.info.saved_loads_net) == (1, 0, 1)
+        assert pool.unproven.count == 0
+        assert pool._owners == {}
 
 
 def test_an_invalidation_during_a_prefetch_refuses_the_value() -> None:
@@ -521,6 +568,34 @@ def test_it_runs_in_the_context_of_the_caller_that_it_follows() -> None:
         assert inner.calls == [101, 102, 103]
         learned = [one.predictor._last for one in inside.prefetches(cache)._prefetchers]
         assert sorted(map(len, learned)) == [0, 1]
+
+
+def test_it_belongs_to_no_load_of_its_caller() -> None:
+    """What the caller is loading it waits for, and does not load a second time."""
+    with memory_only() as cache:
+        pages = Pages(cache)
+        pages.learn()
+        loads = list[str]()
+
+        def load() -> str:
+            loads.append(threading.current_thread().name)
+            if len(loads) == 1:
+                pages.page(0)
+                wait_until(
+                    lambda: bool(inside.threads_waiting(cache, "shared")) or len(loads) > 1,
+                    "the prefetch asks for the key",
+                )
+            return "loaded"
+
+        def ask(number: int) -> None:
+            if number == 1:
+                assert cache.get_or_set("shared", load) == "loaded"
+
+        pages.inside = ask
+        assert cache.get_or_set("shared", load) == "loaded"
+        inside.wait_for_prefetches(cache)
+        assert len(loads) == 1
+        assert pages.info.wasted == 0
 
 
 def test_only_short_plain_arguments_are_kept() -> None:
