@@ -156,7 +156,7 @@ class PrefetchPool:
     def begin_tasks(self, prefetcher: Prefetcher, keys: Sequence[str], loop: AbstractEventLoop) -> None:
         """Prefetch keys in tasks of the running loop."""
         for key in keys:
-            if self.closed or self._tasks >= _TASKS:
+            if self._tasks >= _TASKS:
                 prefetcher.predictor.dropped(key)
                 continue
             self._tasks += 1
@@ -322,7 +322,7 @@ class Prefetcher:
     # -- a prefetch ---------------------------------------------------------------------------------
 
     def _is_wanted(self, key: str) -> bool:
-        if self.pool.closed or not self.predictor.is_wanted(key):
+        if not self.predictor.is_wanted(key):
             return False
         if self.pool.tiers.peek_memory(key) is MISSING and key not in self.pool.loads.flights:
             self.predictor.begins()
