@@ -27,7 +27,7 @@ from cachekit.tiers.fences import ServerTokens, TagTokens
 from cachekit.tiers.file import store_of
 from cachekit.tiers.file.engine.control_block import CAPACITY, USED
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, encode
+from cachekit.tiers.file.engine.format import HEADER, SIGNATURE_SIZE, record_parts, whole_record
 from cachekit.tiers.file.engine.index import Index
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine.shard_files import ShardFiles
@@ -119,8 +119,10 @@ def forger(cache: FileCache) -> Callable[..., None]:
     def forge(
         created: float, expiry: float, stale_until: float, tags: TagTokens = (), names: bytes = b""
     ) -> None:
-        forged = encode(octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, names, None)
-        shard.lock.run(shard.put, hashed, forged, bucket, fresh(), None, 0)
+        parts = record_parts(
+            octets, hashed, payload, expiry, flags, 0, tags, created, stale_until, names, None
+        )
+        shard.lock.run(shard.put, hashed, whole_record(parts), bucket, fresh(), None, 0)
 
     return forge
 
@@ -233,8 +235,8 @@ def test_a_batch_that_is_cut_off(tmp_path: Path) -> None:
         for key in before:
             octets, hashed, shard, bucket = engine.locate(key)
             payload = b"after" * 40
-            record = encode(octets, hashed, payload, 1e12, 0, 0, (), 0.0, 0.0, b"", None)
-            batch.append((hashed, record, bucket, fresh()))
+            parts = record_parts(octets, hashed, payload, 1e12, 0, 0, (), 0.0, 0.0, b"", None)
+            batch.append((hashed, whole_record(parts), bucket, fresh()))
         effects.count, effects.allowed = 0, allowed
         done = False
         try:

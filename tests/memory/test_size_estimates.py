@@ -18,7 +18,7 @@ from cachekit import CacheStrategy, IntelligentCache, MemoryCache, SizeEstimate
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.key_sample import KeySample
-from cachekit.tiers.memory.sampling import SPREAD, SampledFence
+from cachekit.tiers.memory.sampling import HITS, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.tier import store_of
 
 SIZE = 64  # of which every key is in the sample
@@ -282,6 +282,46 @@ def test_a_peek_is_not_noted() -> None:
         assert not sample_of(cache).notes
         cache.get_value("k")
         assert list(sample_of(cache).notes) == ["k"]
+
+
+@pytest.mark.parametrize("strategy", [CacheStrategy.LRU, CacheStrategy.S3_FIFO])
+def test_a_hit_that_is_also_the_first_is_noted_once(strategy: CacheStrategy) -> None:
+    """A fence that reports the first hit does not hide the mark, however often entries are marked again."""
+    with MemoryCache(SIZE, strategy) as cache:
+        store, sample, reported = store_of(cache), sample_of(cache), list[str]()
+        cache.set_value("k", 1)
+        assert store.on_first_hit("k", lambda: reported.append("k"))
+        store.mark(store.all_held())
+        sample.notes.clear()
+        for _ in range(3):
+            cache.get_value("k")
+        assert reported == ["k"]
+        assert list(sample.notes) == ["k"] * 3
+        store.sampled = 0
+        store.mark(store.all_held())
+        cache.get_value("k")
+        assert list(sample.notes) == ["k"] * 3, "no longer in the sample"
+
+
+@pytest.mark.parametrize("strategy", [CacheStrategy.LRU, CacheStrategy.S3_FIFO])
+def test_a_write_of_an_entry_without_its_mark_is_noted(strategy: CacheStrategy) -> None:
+    """An entry that is read often has no mark until the next round. Its hits and its next value count."""
+    with MemoryCache(SIZE, strategy) as cache:
+        sample = sample_of(cache)
+        cache.set_value("k", 1)
+        sample.notes.clear()
+        for _ in range(40):
+            cache.get_value("k")
+        noted = list(sample.notes)
+        assert noted == ["k"] * len(noted)
+        sample.notes.clear()
+        cache.set_value("k", 2)
+        more, written = sample.notes
+        assert more == (HITS, "k", 40 - len(noted))
+        assert written[:2] == (WRITTEN, "k")
+        sample.notes.clear()
+        cache.get_value("k")
+        assert list(sample.notes) == ["k"]
 
 
 def test_an_entry_that_is_not_sampled_has_no_fence() -> None:

@@ -34,7 +34,7 @@ from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import FencedEntry
 from cachekit.tiers.fences import EPOCH, WRITING, ServerTokens, SharedFence, TagTokens
 from cachekit.tiers.file.engine.engine import Engine
-from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, encode
+from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, record_parts, whole_record
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
@@ -312,10 +312,10 @@ class FileStore:
                 )  # fmt: skip
                 token = 0 if stored is None else stored
             else:
-                record = encode(
+                record = whole_record(record_parts(
                     octets, hashed, payload, expiry, flags, server_token, tags, created, expiry + stale_ttl,
                     packed, codec.sign,
-                )  # fmt: skip
+                ))  # fmt: skip
                 token = fresh()
                 # From inside another write of this thread it is stored after that one.
                 shard.lock.run(shard.put, hashed, record, bucket, token, None, WRITING if in_progress else 0)
@@ -360,10 +360,10 @@ class FileStore:
                     token = 0 if stored is None else stored
                     fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                     continue
-                record = encode(
+                record = whole_record(record_parts(
                     octets, hashed, payload, expiry, flags, 0, tags, created, expiry + stale_ttl, packed,
                     codec.sign,
-                )  # fmt: skip
+                ))  # fmt: skip
                 token = fresh()
                 fences[key] = SharedFence(shard.tokens, key, bucket, token, before.epoch, names, tags)
                 by_shard.setdefault(shard, []).append((hashed, record, bucket, token))

@@ -7,7 +7,8 @@ Construction with SHARDS", FAST '15). `key_sample` decides on the limit, and `mi
 Why a hit on another key costs nothing
 --------------------------------------
 A hit already looks at the fence of its entry, and None ends the look. A sampled entry has a `SampledFence`,
-whose words say that it must be asked. It notes the hit and asks the fence behind it, if there is one. An
+whose words say that it must be asked. It notes the hit and asks the fence behind it, if there is one. No
+other fence is ever around it, so one look at an entry tells whether its hits are noted. An
 entry that is read often loses this fence for the rest of a round: its own count of accesses says what was
 not noted.
 """

@@ -331,16 +331,16 @@ class Store(RemovalMixin):
                         return False
                     elif breaks_fences:
                         self._fences.break_key(key)
+                    limit = self.sampled  # 0 without a sample: then the key is not hashed
+                    sampled = limit > 0 and hash(key) % SPREAD < limit
                     held = self._entries.get(key)
                     replaced = held is not None
                     if held is None:
                         held = MemoryEntry()
                         held.key = key
                         before = tags
-                        sampled = hash(key) % SPREAD < self.sampled
                         live = False
                     else:
-                        sampled = isinstance(held.shared_fence, SampledFence)
                         live = now < held.deadline
                         # In place, which saves creating and destroying an entry. A reader that holds the
                         # old value meets the dead deadline, or finds another value in the entry.
@@ -599,7 +599,11 @@ class Store(RemovalMixin):
                 return None
             if held.accesses:
                 return False
-            held.shared_fence = FirstHitFence(held.shared_fence, report)
+            mark = held.shared_fence
+            if isinstance(mark, SampledFence):  # it stays the outermost: then one look tells that it is there
+                mark.fence = FirstHitFence(mark.fence, report)
+            else:
+                held.shared_fence = FirstHitFence(mark, report)
             return True
 
     # -- life ---------------------------------------------------------------------------------------

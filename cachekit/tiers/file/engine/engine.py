@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from types import TracebackType
 from typing import Final, NamedTuple, NoReturn, TypeAlias, cast, final
@@ -31,10 +31,10 @@ from cachekit.tiers.file.engine.format import (
     Geometry,
     LargeRecord,
     Record,
-    encode,
-    encode_large,
     hasher,
+    record_parts,
     record_size,
+    whole_record,
 )
 from cachekit.tiers.file.engine.large_room import LargeRoom
 from cachekit.tiers.file.engine.segments import RemovedError
@@ -279,9 +279,11 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect is not None and expect & WRITING:
             return None
-        encoding = self._encoding(key, payload, names, tags, sign, removes=expect is None)
-        record = encoding(
-            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        form = self._form(key, payload, names, tags, sign, removes=expect is None)
+        record = form(
+            record_parts(
+                octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+            )
         )
         token = fresh()
         last = WRITING if in_progress else 0
@@ -320,9 +322,11 @@ class Engine:
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
         if expect & WRITING:
             return False
-        encoding = self._encoding(key, payload, names, tags, sign, removes=False)
-        record = encoding(
-            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        form = self._form(key, payload, names, tags, sign, removes=False)
+        record = form(
+            record_parts(
+                octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+            )
         )
         outcome: Record | bool | None
         if isinstance(record, bytes) or record.size <= self._large.most_own:
@@ -363,9 +367,11 @@ class Engine:
             LockTimeoutError: nothing was changed.
         """
         octets, hashed, shard, bucket = self.locations.get(key) or self.locate(key)
-        encoding = self._encoding(key, payload, names, tags, sign, removes=False)
-        record = encoding(
-            octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+        form = self._form(key, payload, names, tags, sign, removes=False)
+        record = form(
+            record_parts(
+                octets, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
+            )
         )
         token = fresh()
         outcome: Record | bool | None
@@ -440,7 +446,7 @@ class Engine:
         except RemovedError:
             return True  # as if it had been stored before the directory was emptied
 
-    def _encoding(
+    def _form(
         self,
         key: str,
         payload: Payload,
@@ -449,8 +455,8 @@ class Engine:
         sign: Callable[..., bytes] | None,
         *,
         removes: bool,
-    ) -> Callable[..., bytes | LargeRecord]:
-        """Return the function that encodes a record, by its size.
+    ) -> Callable[[Sequence[bytes]], bytes | LargeRecord]:
+        """Return what makes a record of its parts, by its size.
 
         With `removes`, the key of a record that is too large is removed: its caller replaces its record.
 
@@ -459,7 +465,7 @@ class Engine:
         """
         octets, _, shard, _ = self.locations.get(key) or self.locate(key)
         if len(payload) + len(names) + len(octets) <= self.surely_fits and len(tags) <= MOST_TAGS:
-            return encode
+            return whole_record
         size = record_size(
             len(octets), len(names), len(payload) + (0 if sign is None else SIGNATURE_SIZE), len(tags)
         )
@@ -469,7 +475,7 @@ class Engine:
             raise ValueTooLargeError(f"a value with {len(tags)} tags does not fit: the most are {MOST_TAGS}")
         if not size <= self._large.most_own < self.geometry.limit and size > shard.files.largest():
             self.refuse(key, f"the value takes {len(payload)} bytes", removes=removes)
-        return encode if size <= shard.files.most_shared else encode_large
+        return whole_record if size <= shard.files.most_shared else LargeRecord
 
     def refuse(self, key: str, why: str, *, removes: bool) -> NoReturn:
         """Raise ValueTooLargeError; with `removes`, remove what the key has: its caller replaces that."""

@@ -101,7 +101,7 @@ from threading import get_ident
 from typing import Final, NamedTuple, final
 from zlib import crc32
 
-from cachekit.serialization.parts import Payload, pieces_of
+from cachekit.serialization.parts import Parts, Payload
 from cachekit.tiers.fences import TagTokens
 from cachekit.tiers.file.descriptor import OpenFile
 
@@ -182,7 +182,7 @@ def record_size(key_length: int, names_length: int, payload_length: int, tags: i
     return (HEADER.size + TAG.size * tags + body + UNIT - 1) & -UNIT
 
 
-def encode(
+def record_parts(
     key: bytes,
     hashed: int,
     payload: Payload,
@@ -194,32 +194,11 @@ def encode(
     stale_until: float,
     names: bytes,
     sign: Callable[..., bytes] | None,
-) -> bytes:
-    """Return a record, padded to its full size; with `sign`, its payload ends with the signature.
+) -> tuple[bytes, ...]:
+    """Return a record without its checksum, in parts, padded to its full size.
 
-    A payload of a size that fits here is in one piece.
+    With `sign`, its payload ends with the signature. `whole_record` or `LargeRecord` adds the checksum.
     """
-    head, end = _around(
-        key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
-    )
-    body = b"".join((head, key, names, payload, end))  # type: ignore[arg-type]
-    return crc32(body).to_bytes(4, "little") + body
-
-
-def _around(
-    key: bytes,
-    hashed: int,
-    payload: Payload,
-    expiry: float,
-    flags: int,
-    server_token: int,
-    tags: Sequence[tuple[int, int]],
-    created: float,
-    stale_until: float,
-    names: bytes,
-    sign: Callable[..., bytes] | None,
-) -> tuple[bytes, bytes]:
-    """Return what comes between the checksum and the key of a record, and what comes after its payload."""
     size = len(payload) + (0 if sign is None else SIGNATURE_SIZE)
     head = _AFTER_CRC.pack(
         size, len(key), len(names), flags, len(tags), created, expiry, stale_until, hashed, server_token
@@ -227,8 +206,15 @@ def _around(
     if tags:
         head += b"".join([TAG.pack(*tag) for tag in tags])
     padding = _PADDING[-(4 + len(head) + len(key) + len(names) + size) % UNIT]
-    seal = b"" if sign is None else sign(head, key, names, *pieces_of(payload))
-    return head, seal + padding
+    pieces = payload.pieces if type(payload) is Parts else (payload,)  # as pieces_of(), without its call
+    seal = b"" if sign is None else sign(head, key, names, *pieces)
+    return head + key + names, *pieces, seal + padding
+
+
+def whole_record(parts: Sequence[bytes]) -> bytes:
+    """Return a record of these parts with its checksum, in one piece."""
+    body = b"".join(parts)
+    return crc32(body).to_bytes(4, "little") + body
 
 
 @final
@@ -265,26 +251,6 @@ class FileAside:
         self.number = number
         self.file = file
         self.thread = get_ident()
-
-
-def encode_large(
-    key: bytes,
-    hashed: int,
-    payload: Payload,
-    expiry: float,
-    flags: int,
-    server_token: int,
-    tags: Sequence[tuple[int, int]],
-    created: float,
-    stale_until: float,
-    names: bytes,
-    sign: Callable[..., bytes] | None,
-) -> LargeRecord:
-    """Do as `encode`, without a copy of the payload."""
-    head, end = _around(
-        key, hashed, payload, expiry, flags, server_token, tags, created, stale_until, names, sign
-    )
-    return LargeRecord((head + key + names, *pieces_of(payload), end))
 
 
 def decode_tags(record: bytes, count: int) -> TagTokens:
