@@ -10,6 +10,7 @@ import pytest
 from forking import in_fork
 from http_apps import Origin, Page, fetch, memory_cache
 from loops import on_a_loop, until
+from redis_server import wait_until
 
 from cachekit import IntelligentCache, MemoryCache, RedisCache
 from cachekit.http import ASGICache
@@ -27,26 +28,21 @@ def host(make_cache: Callable[..., RedisCache]) -> IntelligentCache:
 
 def test_hosts_share_pages_through_a_server(make_cache: Callable[..., RedisCache]) -> None:
     """Without a secret, a server receives plain values only: responses are made of these."""
+    first, second = host(make_cache), host(make_cache)
+    origin = Origin(Page((FRESH, ("ETag", '"1"'), ("Cache-Tag", "news")), b"\x00\xff"))
+    for cache in (first, second, first):
+        response = asyncio.run(fetch(ASGICache(origin, cache)))
+        assert (response.body, response["etag"]) == (b"\x00\xff", '"1"')
+    assert origin.count == 1
+    second.invalidate_by_tags({"news"})
 
-    async def main() -> None:
-        first, second = host(make_cache), host(make_cache)
-        origin = Origin(Page((FRESH, ("ETag", '"1"'), ("Cache-Tag", "news")), b"\x00\xff"))
-        for cache in (first, second, first):
-            response = await fetch(ASGICache(origin, cache))
-            assert (response.body, response["etag"]) == (b"\x00\xff", '"1"')
-        assert origin.count == 1
-        second.invalidate_by_tags({"news"})
+    def is_gone() -> bool:
+        asked = [("Cache-Control", "only-if-cached")]
+        return asyncio.run(fetch(ASGICache(origin, first), headers=asked)).status == 504
 
-        async def is_gone() -> bool:
-            asked = [("Cache-Control", "only-if-cached")]
-            return (await fetch(ASGICache(origin, first), headers=asked)).status == 504
-
-        while not await is_gone():
-            await asyncio.sleep(0.001)  # until the message has arrived
-        first.close()
-        second.close()
-
-    asyncio.run(main())
+    wait_until(is_gone, "the message has arrived")
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize("strike", ["put", "known tag"])
