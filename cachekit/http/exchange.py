@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias, final
 
+from cachekit.http.answers import answer
 from cachekit.http.fields import Headers, size_of
 from cachekit.http.flights import Landing
 from cachekit.http.rfc9111 import (
     ERRORS,
     Reuse,
     Stored,
-    answer,
     cache_status,
     conditional,
     current_age,
