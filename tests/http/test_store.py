@@ -15,8 +15,9 @@ from redis_server import wait_until
 from cachekit import IntelligentCache, MemoryCache, RedisCache
 from cachekit.http import ASGICache
 from cachekit.http.flights import Flights, Landing
+from cachekit.http.keys import Keys, tag_of_path, tag_of_url
 from cachekit.http.rfc9111 import Policy
-from cachekit.http.store import ResponseStore, tag_of_path, tag_of_url
+from cachekit.http.store import ResponseStore
 from cachekit.testing import ManualClock
 
 FRESH = ("Cache-Control", "max-age=60")
@@ -140,7 +141,7 @@ def test_tags_of_urls() -> None:
 
 
 def test_bytes_are_counted_exactly_by_threads() -> None:
-    store = ResponseStore(memory_cache(), Policy(), (), (), 1 << 30)
+    store = ResponseStore(memory_cache(), Policy(), Keys((), ()), 1 << 30)
 
     def count() -> None:
         for _ in range(20_000):
