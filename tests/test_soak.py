@@ -99,7 +99,7 @@ def ends_the_process(self: IntelligentCache, key: str, *args: Any, **kwargs: Any
 
 
 def keeps_objects(self: IntelligentCache, key: str, *args: Any, **kwargs: Any) -> Any:
-    kept.append([object() for _ in range(5_000)])
+    kept.append([object() for _ in range(1_000)])
     return get(self, key, *args, **kwargs)
 
 

@@ -13,9 +13,10 @@ from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Landing
+from cachekit.http.keys import Target, host_of
 from cachekit.http.middleware import Middleware
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
-from cachekit.http.store import Fill, Found, ResponseStore, Target, host_of
+from cachekit.http.store import Fill, Found, ResponseStore
 from cachekit.model.display import shown_error, shown_key
 from cachekit.runtime.interrupts import is_interrupt
 
@@ -40,7 +41,7 @@ class ASGICache(Middleware[Application]):
         default_ttl: The freshness of a 200 that has no `Cache-Control`, whose request and response have no
             cookies and no credentials (default None: such a response is not stored).
         vary: Names of request fields that are part of every key, such as `["accept-language"]`
-            (default: none). Those of the form `X-...` always are, and those of `store.KEYED_FIELDS`.
+            (default: none). Those of the form `X-...` always are, and those of `keys.KEYED_FIELDS`.
         ignore: Names of such request fields that are not part of a key, because no response depends on them
             (default: none). `X-Forwarded-For`, `X-Request-ID` and the like never are.
         cookies: With "strict" (the default), a response that sets a cookie, or whose request has one by which
@@ -84,7 +85,7 @@ class ASGICache(Middleware[Application]):
         if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
             raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
-        return self._store.target(
+        return self._store.keys.target(
             method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers
         )
 

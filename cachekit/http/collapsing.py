@@ -8,7 +8,8 @@ from typing import final
 
 from cachekit.http.exchange import Exchange, Reply
 from cachekit.http.flights import MOST_FLIGHTS, PATIENCE, PATIENCE_WITH_CONTENT, Flight, Flights, Landing
-from cachekit.http.store import ResponseStore, Target
+from cachekit.http.keys import Target
+from cachekit.http.store import ResponseStore
 from cachekit.model.display import shown_error, shown_key
 from cachekit.runtime.background import BackgroundCall, RateLimitedLog
 

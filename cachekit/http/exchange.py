@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias, final
 
+from cachekit.http.answers import answer
 from cachekit.http.fields import Headers, size_of
 from cachekit.http.flights import Landing
+from cachekit.http.keys import Target
 from cachekit.http.rfc9111 import (
     ERRORS,
     Reuse,
     Stored,
-    answer,
     cache_status,
     conditional,
     current_age,
@@ -24,7 +25,7 @@ from cachekit.http.rfc9111 import (
     request_directives,
     serves_on_error,
 )
-from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore, Target
+from cachekit.http.store import USUAL_REQUEST, Fill, Found, ResponseStore
 
 #: The member of `Cache-Status` that this cache adds.
 NAME: Final = "cachekit"

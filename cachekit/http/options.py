@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from cachekit.aio.cache import IntelligentCache as AwaitedCache
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.http.keys import Keys
 from cachekit.http.rfc9111 import Policy
 from cachekit.http.store import ResponseStore
 from cachekit.model.types import TTL
@@ -60,7 +61,7 @@ def store_over(
         max_size=max_body,
         obeys_requests=client_directives,
     )
-    return ResponseStore(sync, policy, _names(vary, "vary"), _names(ignore, "ignore"), max_buffered)
+    return ResponseStore(sync, policy, Keys(_names(vary, "vary"), _names(ignore, "ignore")), max_buffered)
 
 
 def _names(given: Iterable[str], argument: str) -> frozenset[str]:

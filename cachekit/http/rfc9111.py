@@ -3,8 +3,9 @@
 Everything here is a function of its arguments: no I/O, no clock, nothing of cachekit. `now` and the times of
 a stored response are seconds since 1970. Header names are lower-case bytes.
 
-RFC 9110 has conditional requests and ranges, RFC 5861 `stale-while-revalidate` and `stale-if-error`,
-RFC 9213 fields for one kind of cache (`CDN-Cache-Control`), and RFC 9211 `Cache-Status`.
+RFC 9110 has methods, statuses and validators, RFC 5861 `stale-while-revalidate` and `stale-if-error`,
+RFC 9213 fields for one kind of cache (`CDN-Cache-Control`), and RFC 9211 `Cache-Status`. `answers` makes the
+response from a stored one.
 """
 
 from __future__ import annotations
@@ -18,14 +19,11 @@ from cachekit.http.fields import (
     HOP_BY_HOP,
     Directives,
     Headers,
-    byte_range,
     combined,
     delta_seconds,
     directives,
-    etag_matches,
     http_date,
     is_sound,
-    is_strong,
     lines,
     members,
     size_of,
@@ -105,14 +103,6 @@ class Judgement(NamedTuple):
     age: float  #: its age in seconds (section 4.2.3)
 
 
-class Answer(NamedTuple):
-    """A response that the cache makes from a stored one."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
 #: Section 4: methods whose responses can be stored or served here.
 CACHED_METHODS: Final = frozenset({"GET", "HEAD"})
 #: RFC 9110, section 9.2.1.
@@ -132,11 +122,6 @@ _CONDITIONS: Final = (
 )  # fmt: skip
 #: Section 3.2: a 304 does not change what describes the stored content.
 _OF_THE_CONTENT: Final = HOP_BY_HOP | {b"content-length", b"content-encoding", b"content-range"}
-#: RFC 9110, section 15.4.5: a 304 has no content, so nothing describes it.
-_NOT_IN_304: Final = frozenset({
-    b"content-length", b"content-type", b"content-encoding", b"content-language", b"content-range",
-    b"content-md5", b"content-disposition",
-})  # fmt: skip
 
 #: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
 _HEURISTIC_SHARE: Final = 0.1
@@ -355,10 +340,10 @@ def _named_lifetime(head: Head, says: Directives, policy: Policy, targeted: bool
     if len(set(expires)) > 1:
         return 0.0
     until = http_date(expires[0].decode("latin-1"))
-    return 0.0 if until is None else max(0.0, until - _date(head))
+    return 0.0 if until is None else max(0.0, until - date_of(head))
 
 
-def _date(head: Head) -> float:
+def date_of(head: Head) -> float:
     """Return when the response was made: a recipient stands in for a missing date (RFC 9110, 6.6.1)."""
     date = http_date(text(head.headers, b"date"))
     return head.received_at if date is None else date
@@ -370,7 +355,7 @@ def _guessed_lifetime(head: Head, policy: Policy) -> float:
     modified = http_date(text(head.headers, b"last-modified"))
     if modified is None or ("no-cache" in says and says["no-cache"] is None):
         return 0.0
-    return min(max(0.0, (_date(head) - modified) * _HEURISTIC_SHARE), _HEURISTIC_MOST)
+    return min(max(0.0, (date_of(head) - modified) * _HEURISTIC_SHARE), _HEURISTIC_MOST)
 
 
 def _default_lifetime(request: Request, head: Head, policy: Policy) -> float:
@@ -393,7 +378,7 @@ def _default_lifetime(request: Request, head: Head, policy: Policy) -> float:
 
 def current_age(head: Head, now: float) -> float:
     """Return the age of a stored response (section 4.2.3)."""
-    apparent = max(0.0, head.received_at - _date(head))
+    apparent = max(0.0, head.received_at - date_of(head))
     corrected = _age_value(head.headers) + max(0.0, head.received_at - head.requested_at)
     return max(apparent, corrected) + max(0.0, now - head.received_at)
 
@@ -503,66 +488,6 @@ def freshen(stored: Stored, not_modified: Head) -> Stored:
     return Stored(
         Head(head.status, tuple(headers), not_modified.requested_at, not_modified.received_at), stored.body
     )
-
-
-# -- answers --------------------------------------------------------------------------------------------
-
-
-def answer(stored: Stored, request: Request, age: float) -> Answer:
-    """Return the response to a GET or HEAD from a stored one (section 4; RFC 9110, sections 13.2.2 and 14.2).
-
-    It is a 304 if the client's condition says so, a 206 or a 416 if a range was asked for, or all of it.
-    """
-    head, body = stored
-    headers = [(name, value) for name, value in head.headers if name != b"age"]
-    headers.append((b"age", str(int(min(age, 1 << 31))).encode()))
-    if head.status == 200 and _is_not_modified(request.headers, head):
-        return Answer(304, [pair for pair in headers if pair[0] not in _NOT_IN_304], b"")
-    status = head.status
-    wanted = combined(request.headers, b"range") if request.method == "GET" else None
-    if wanted is not None and status == 200 and _range_applies(request.headers, head):
-        part = byte_range(wanted.decode("latin-1"), len(body))
-        if part is False:
-            headers = [pair for pair in headers if pair[0] != b"content-length"]
-            headers.append((b"content-range", b"bytes */%d" % len(body)))
-            headers.append((b"content-length", b"0"))
-            return Answer(416, headers, b"")
-        if part is not True:
-            begin, end = part
-            headers = [pair for pair in headers if pair[0] not in {b"content-length", b"content-range"}]
-            headers.append((b"content-range", b"bytes %d-%d/%d" % (begin, end - 1, len(body))))
-            headers.append((b"content-length", b"%d" % (end - begin)))
-            return Answer(206, headers, body[begin:end])
-    if status not in {204, 304} and not any(name == b"content-length" for name, _ in headers):
-        headers.append((b"content-length", b"%d" % len(body)))
-    return Answer(status, headers, b"" if request.method == "HEAD" else body)
-
-
-def _is_not_modified(headers: Headers, head: Head) -> bool:
-    """Return whether the client has the stored response (section 4.3.2)."""
-    condition = combined(headers, b"if-none-match")
-    if condition is not None:
-        etags = lines(head.headers, b"etag")
-        matches = etag_matches(condition.decode("latin-1"), etags[0].decode("latin-1")) if etags else False
-        return matches or condition.strip() == b"*"
-    since = http_date(text(headers, b"if-modified-since"))
-    if since is None:
-        return False
-    modified = http_date(text(head.headers, b"last-modified"))
-    return (_date(head) if modified is None else modified) <= since
-
-
-def _range_applies(headers: Headers, head: Head) -> bool:
-    """Return whether `If-Range` permits a part (RFC 9110, section 13.1.5)."""
-    condition = combined(headers, b"if-range")
-    if condition is None:
-        return True
-    given = condition.decode("latin-1").strip(" \t")
-    if is_strong(given):
-        return given == text(head.headers, b"etag")
-    modified = http_date(text(head.headers, b"last-modified"))
-    # A date is a strong validator only if the response was made at least a minute after it (8.8.2.2).
-    return modified is not None and http_date(given) == modified and _date(head) - modified >= 60
 
 
 # -- invalidation ---------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from cachekit.http.collapsing import Collapsing, Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Landing
+from cachekit.http.keys import Target
 from cachekit.http.options import store_over
 from cachekit.http.rfc9111 import CACHED_METHODS, invalidates
-from cachekit.http.store import Fill, Found, Target
+from cachekit.http.store import Fill, Found
 from cachekit.model.display import shown_error, shown_key
 from cachekit.model.types import TTL
 from cachekit.runtime.background import RateLimitedLog
@@ -61,7 +62,7 @@ class _Cached(ABC, Generic[Transport]):
     def _target(self, request: httpx.Request) -> Target | None:
         url = request.url
         raw_path, _, query = url.raw_path.partition(b"?")
-        return self._store.target(
+        return self._store.keys.target(
             request.method.upper(), url.scheme, url.netloc, raw_path, query, _lowered(request.headers)
         )
 

@@ -13,9 +13,10 @@ from cachekit.http.collapsing import Lead
 from cachekit.http.exchange import Exchange, Reply, passed_on
 from cachekit.http.fields import Headers
 from cachekit.http.flights import Landing
+from cachekit.http.keys import Target
 from cachekit.http.middleware import Middleware
 from cachekit.http.rfc9111 import CACHED_METHODS, SAFE_METHODS, invalidates
-from cachekit.http.store import Fill, Found, Target
+from cachekit.http.store import Fill, Found
 from cachekit.model.display import shown_error, shown_key
 from cachekit.runtime.interrupts import is_interrupt
 
@@ -77,7 +78,7 @@ class WSGICache(Middleware[Application]):
         host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
         query = environ.get("QUERY_STRING", "").encode("latin-1")
         scheme = environ["wsgi.url_scheme"]
-        return self._store.target(
+        return self._store.keys.target(
             method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ)
         )
 

@@ -23,7 +23,7 @@ from cachekit.cache.intelligent import IntelligentCache
 from cachekit.decorator.source import is_disabled
 from cachekit.errors import CacheClosedError
 from cachekit.http.asgi import Application, ASGICache, Message, Receive, Scope, Send
-from cachekit.http.store import UNKEYED_FIELDS, UNKEYED_PREFIXES
+from cachekit.http.keys import UNKEYED_FIELDS, UNKEYED_PREFIXES
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_tags, seconds
 from cachekit.runtime.threads import in_own_thread

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import inside
 import pytest
-from loops import LOOPS
+from loops import LOOPS, until
 from racing import in_thread
 from redis_server import wait_until
 
@@ -86,8 +86,7 @@ class Begun:
     async def until(self, ready: threading.Event) -> None:
         """Begin the load, and go on until the others wait for it."""
         self.task = asyncio.ensure_future(self._awaited.get_or_set("k", self._load, load=self._options))
-        while not ready.is_set():
-            await asyncio.sleep(0.001)  # between two looks
+        await until(ready.is_set, "the others wait for the load")
 
     def let_go(self) -> None:
         """Drop what the program itself has of the load."""
@@ -278,8 +277,7 @@ def test_a_loop_that_goes_on_loses_its_lease_only(tmp_path: Path) -> None:
 
         async def begin() -> None:
             tasks.append(loop.create_task(aio.IntelligentCache.of(cache).get_or_set("k", load, load=options)))
-            while not begun.is_set():
-                await asyncio.sleep(0.001)  # between two looks
+            await until(begun.is_set, "the load runs")
 
         loop.run_until_complete(begin())
         assert cache.get_or_set("k", lambda: "first", load=options) == "first"

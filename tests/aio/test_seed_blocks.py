@@ -234,8 +234,8 @@ async def test_comprehensive_statistics() -> None:
 
 @cache_result(ttl=3600)  # Cache for 1 hour
 async def expensive_computation(x: int, y: int) -> int:
-    # Simulate expensive operation (the stand-in for sleep waits for nothing)
-    await asyncio.sleep(1)  # a stand-in that waits for nothing, see above
+    # Simulate expensive operation
+    await asyncio.sleep(1)  # of the stand-in for `asyncio`, which waits for nothing
     return x * y + complex_calculation()
 
 

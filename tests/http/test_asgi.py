@@ -1,21 +1,18 @@
-"""ASGICache: what is stored, served, validated, collapsed and invalidated."""
+"""ASGICache: what is stored, served and validated, and bodies that come in parts."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from http_apps import Client, Origin, Page, Response, fetch, memory_cache, waiting
-from loops import on_a_loop, settle, until
+from http_apps import Client, Origin, Page, Streams, fetch, memory_cache
+from loops import on_a_loop, settle
 
-from cachekit import IntelligentCache, aio
+from cachekit import aio
 from cachekit.http import ASGICache
 from cachekit.http.asgi import Receive, Scope, Send
 from cachekit.testing import ManualClock
-from cachekit.tiers.file.tier import FileCache
 
 FRESH = ("Cache-Control", "max-age=60")
 ETAG = ("ETag", '"v1"')
@@ -147,34 +144,6 @@ async def test_memory_of_responses_under_way_is_bounded() -> None:
     other = ASGICache(Origin(Page(())), app._store.cache)
     assert [(await fetch(other, f"/{number}")).is_hit for number in range(4)] == [True, True, False, False]
     assert app._store._buffered == 0  # all of it was given back
-
-
-class Streams:
-    """An application whose responses are written by the test, by path."""
-
-    def __init__(self, headers: tuple[tuple[str, str], ...] = (FRESH,)) -> None:
-        self._queues: dict[str, asyncio.Queue[bytes | Exception | None]] = {}
-        self.tasks: list[asyncio.Task[Response]] = []
-        self.headers = headers
-        self.calls = 0
-
-    def queue(self, path: str) -> asyncio.Queue[bytes | Exception | None]:
-        return self._queues.setdefault(path, asyncio.Queue())
-
-    async def write(self, path: str, part: bytes | Exception | None) -> None:
-        await self.queue(path).put(part)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.calls += 1
-        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while True:
-            part = await self.queue(scope["path"]).get()
-            if isinstance(part, Exception):
-                raise part
-            await send({"type": "http.response.body", "body": part or b"", "more_body": part is not None})
-            if part is None:
-                return
 
 
 # -- conditions, ranges and variants --------------------------------------------------------------------
@@ -332,256 +301,6 @@ async def test_directives_of_a_client_count_unless_they_are_switched_off() -> No
     assert (await fetch(deaf, headers=reload)).is_hit
     assert (await fetch(obeying, headers=reload)).cache_status == "cachekit; fwd=request; stored"
     assert origin.count == 2
-
-
-# -- invalidation ---------------------------------------------------------------------------------------
-
-
-@on_a_loop
-async def test_an_unsafe_request_invalidates_its_url() -> None:
-    origin = Origin()
-    app = ASGICache(origin, memory_cache())
-    for target in ("/a/1", "/a/2", "/list"):
-        await fetch(app, target)
-    origin.page = Page((("Location", "/list"),), b"", 204)
-    put = await fetch(app, "/%61/1", method="PUT", body=b"x")
-    assert put.cache_status == "cachekit; fwd=method"
-    origin.page = Page()
-    assert [(await fetch(app, target)).is_hit for target in ("/a/1", "/a/2", "/list")] == [False, True, False]
-    origin.page = Page((), b"", 500)
-    await fetch(app, "/a/1", method="DELETE")
-    assert (await fetch(app, "/a/1")).is_hit
-
-
-@pytest.mark.parametrize("field", ["Cache-Tag", "Surrogate-Key"])
-def test_a_tag_invalidates_the_pages_that_name_it(field: str) -> None:
-    async def main() -> None:
-        separator = ", " if field == "Cache-Tag" else " "
-        origin = Origin(lambda scope: Page((FRESH, (field, separator.join(["all", scope["path"][1:]])))))
-        cache = memory_cache()
-        app = ASGICache(origin, cache)
-        for target in ("/a", "/b", "/b?c"):
-            await fetch(app, target)
-        cache.invalidate_by_tags({"a"})
-        assert [(await fetch(app, target)).is_hit for target in ("/a", "/b", "/b?c")] == [False, True, True]
-        cache.invalidate_by_tags({"http:/b"})
-        assert [(await fetch(app, target)).is_hit for target in ("/a", "/b", "/b?c")] == [True, False, False]
-        cache.invalidate_by_tags({"http:http://example.com/b?c"})
-        assert [(await fetch(app, target)).is_hit for target in ("/a", "/b", "/b?c")] == [True, True, False]
-        cache.invalidate_by_tags({"all"})
-        assert not any([(await fetch(app, target)).is_hit for target in ("/a", "/b", "/b?c")])
-
-    asyncio.run(main())
-
-
-Strike = Callable[[IntelligentCache, ASGICache, Origin], Any]
-
-
-async def put_it(_: IntelligentCache, app: ASGICache, origin: Origin) -> None:
-    origin.open.set()
-    await fetch(app, "/a", method="PUT", body=b"x")
-
-
-async def purge(cache: IntelligentCache, *_: object) -> None:
-    cache.invalidate_by_tags({"news"})
-
-
-async def clear(cache: IntelligentCache, *_: object) -> None:
-    cache.clear()
-
-
-async def by_pattern(cache: IntelligentCache, *_: object) -> None:
-    cache.invalidate_by_pattern("http:http://example.com/a")
-
-
-@pytest.mark.parametrize("strike", [put_it, purge, clear, by_pattern])
-@pytest.mark.parametrize("vary", [(), (("Vary", "Accept"),)], ids=["plain", "vary"])
-@pytest.mark.parametrize("tiers", ["memory", "file", "other process"])
-def test_what_invalidates_a_page_that_is_being_made_wins(
-    strike: Strike, vary: Any, tiers: str, tmp_path: Path
-) -> None:
-    """The page was read before the write; it reaches its client, and no other one."""
-
-    def cache() -> IntelligentCache:
-        if tiers == "memory":
-            return memory_cache()
-        return IntelligentCache(file_cache=FileCache(tmp_path / "responses"))
-
-    async def main() -> None:
-        mine = cache()
-        # A second cache over the same directory is to the first one what another process is.
-        theirs = cache() if tiers == "other process" else mine
-        body = b"old"
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["method"] != "GET":
-                await send({"type": "http.response.start", "status": 204, "headers": []})
-                await send({"type": "http.response.body"})
-                return
-            await origin(scope, receive, send)
-
-        origin = Origin(lambda _: Page((FRESH, ("Cache-Tag", "news"), *vary), body))
-        first, second = ASGICache(app, mine), ASGICache(app, theirs)
-        origin.open.clear()
-        reading = asyncio.create_task(fetch(first, "/a"))
-        await origin.entered.wait()
-        body = b"new"
-        await strike(theirs, second, origin)
-        origin.open.set()
-        assert (await reading).body == b"old"
-        again = await fetch(first, "/a")
-        assert (again.body, again.is_hit) == (b"new", False)
-        assert (await fetch(first, "/a")).is_hit
-        assert (await fetch(second, "/a")).body == b"new"
-        mine.close()
-        theirs.close()
-
-    asyncio.run(main())
-
-
-@on_a_loop
-async def test_the_invalidation_of_another_page_refuses_nothing() -> None:
-    """A site that is written all the time is cached all the same."""
-    cache = memory_cache()
-    origin = Origin(
-        lambda scope: Page((FRESH, ("Cache-Tag", "news"))) if scope["path"] == "/tagged" else Page()
-    )
-    app = ASGICache(origin, cache)
-    # The tags of a page that was never seen are not known, so it is stored the second time.
-    for target, is_stored in (("/plain", True), ("/tagged", False), ("/tagged", True)):
-        origin.open.clear()
-        origin.entered.clear()
-        reading = asyncio.create_task(fetch(app, target))
-        await origin.entered.wait()
-        cache.invalidate_by_tags({"other"})
-        origin.open.set()
-        await reading
-        count = origin.count
-        assert (await fetch(app, target, headers=[("Cache-Control", "only-if-cached")])).is_hit is is_stored
-        assert origin.count == count
-
-
-# -- requests that come together ------------------------------------------------------------------------
-
-
-@on_a_loop
-async def test_a_thousand_requests_for_a_hot_page_are_one_call() -> None:
-    origin = Origin(Page((("Cache-Control", "public, max-age=60"), ("Vary", "Accept"))))
-    app = ASGICache(origin, memory_cache(ManualClock()))
-    origin.open.clear()
-    tasks = [asyncio.create_task(fetch(app, headers=[("Cookie", f"id={n}")])) for n in range(1000)]
-    await origin.entered.wait()
-    await settle()
-    origin.open.set()
-    responses = await asyncio.gather(*tasks)
-    assert {response.body for response in responses} == {b"page"}
-    assert origin.count == 1
-    collapsed = [response.cache_status for response in responses if "collapsed" in response.cache_status]
-    assert collapsed == ["cachekit; fwd=uri-miss; collapsed; ttl=60"] * 999
-
-
-def test_requests_wait_for_a_page_that_memory_does_not_hold(tmp_path: Path) -> None:
-    """They read what the first one has stored from the file tier."""
-
-    async def main() -> None:
-        with IntelligentCache(memory_cache=None, file_cache=FileCache(tmp_path / "pages")) as cache:
-            origin = Origin()
-            app = ASGICache(origin, cache)
-            origin.open.clear()
-            tasks = [asyncio.create_task(fetch(app)) for _ in range(20)]
-            await origin.entered.wait()
-            await until(lambda: waiting(app) == 19, "the others wait for the first one")
-            origin.open.set()
-            responses = await asyncio.gather(*tasks)
-            assert {response.body for response in responses} == {b"page"}
-            assert origin.count == 1
-
-    asyncio.run(main())
-
-
-@on_a_loop
-async def test_a_private_response_is_for_its_own_request() -> None:
-    origin = Origin(lambda scope: Page((("Cache-Control", "private"),), dict(scope["headers"])[b"cookie"]))
-    app = ASGICache(origin, memory_cache())
-    origin.open.clear()
-    tasks = [asyncio.create_task(fetch(app, headers=[("Cookie", f"id={n}")])) for n in range(50)]
-    await origin.entered.wait()
-    await settle()
-    assert origin.count == 1
-    origin.open.set()
-    responses = await asyncio.gather(*tasks)
-    assert [response.body for response in responses] == [b"id=%d" % n for n in range(50)]
-    assert origin.count == 50
-    # From now on, none waits for another one.
-    origin.open.clear()
-    tasks = [asyncio.create_task(fetch(app, headers=[("Cookie", f"id={n}")])) for n in range(50)]
-    await settle()
-    assert origin.count == 100
-    origin.open.set()
-    await asyncio.gather(*tasks)
-
-
-@on_a_loop
-async def test_requests_do_not_wait_for_each_other_if_told_so() -> None:
-    origin = Origin()
-    app = ASGICache(origin, memory_cache(), coalesce=False)
-    origin.open.clear()
-    tasks = [asyncio.create_task(fetch(app)) for _ in range(5)]
-    await settle()
-    origin.open.set()
-    await asyncio.gather(*tasks)
-    assert origin.count == 5
-
-
-@on_a_loop
-async def test_another_request_leads_if_the_first_client_goes_away() -> None:
-    streams = Streams()
-    app = ASGICache(streams, memory_cache())
-    first, second = Client(app), Client(app)
-    leading = asyncio.create_task(first.run())
-    await first.has(1)
-    waiting = asyncio.create_task(second.run())
-    await settle()
-    assert streams.calls == 1
-    leading.cancel()
-    await streams.write("/", b"x")
-    await streams.write("/", None)
-    assert (await waiting).body == b"x"
-    assert streams.calls == 2
-    with pytest.raises(asyncio.CancelledError):
-        await leading
-
-
-@on_a_loop
-async def test_a_slow_client_does_not_hold_up_the_others() -> None:
-    streams = Streams()
-    app = ASGICache(streams, memory_cache())
-    slow, other = Client(app), Client(app)
-    slow.takes.clear()
-    leading = asyncio.create_task(slow.run())
-    await slow.has(1)
-    waiting = asyncio.create_task(other.run())
-    for part in (b"x", b"y", None):
-        await streams.write("/", part)
-    assert (await waiting).body == b"xy"
-    assert streams.calls == 1
-    slow.takes.set()
-    assert (await leading).body == b"xy"
-
-
-@on_a_loop
-async def test_a_client_that_goes_away_does_not_lose_the_page() -> None:
-    streams = Streams()
-    app = ASGICache(streams, memory_cache())
-    client = Client(app)
-    leading = asyncio.create_task(client.run())
-    await client.has(1)
-    client.gone.set()
-    for part in (b"x", b"y", None):
-        await streams.write("/", part)
-    with pytest.raises(OSError, match="gone away"):
-        await leading
-    assert (await fetch(app)).is_hit
 
 
 # -- bodies ---------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import pytest
 
+from cachekit.http.answers import answer
 from cachekit.http.rfc9111 import (
     Head,
     Policy,
     Request,
     Reuse,
     Stored,
-    answer,
     bypass,
     conditional,
     freshen,

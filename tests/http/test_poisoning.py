@@ -16,7 +16,7 @@ from loops import on_a_loop
 
 from cachekit.http import ASGICache, WSGICache
 from cachekit.http.asgi import Receive, Scope, Send
-from cachekit.http.store import KEYED_FIELDS
+from cachekit.http.keys import KEYED_FIELDS
 
 #: Fields by which clients or proxies redirect what a framework believes of a request, or tell who asks.
 ROUTING_FIELDS = (

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cachekit.http.answers import answer
 from cachekit.http.fields import (
     MOST_SECONDS,
     Headers,
@@ -25,7 +26,6 @@ from cachekit.http.rfc9111 import (
     Request,
     Reuse,
     Stored,
-    answer,
     bypass,
     conditional,
     current_age,

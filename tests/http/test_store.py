@@ -10,12 +10,14 @@ import pytest
 from forking import in_fork
 from http_apps import Origin, Page, fetch, memory_cache
 from loops import on_a_loop, until
+from redis_server import wait_until
 
 from cachekit import IntelligentCache, MemoryCache, RedisCache
 from cachekit.http import ASGICache
 from cachekit.http.flights import Flights, Landing
+from cachekit.http.keys import Keys, tag_of_path, tag_of_url
 from cachekit.http.rfc9111 import Policy
-from cachekit.http.store import ResponseStore, tag_of_path, tag_of_url
+from cachekit.http.store import ResponseStore
 from cachekit.testing import ManualClock
 
 FRESH = ("Cache-Control", "max-age=60")
@@ -27,26 +29,21 @@ def host(make_cache: Callable[..., RedisCache]) -> IntelligentCache:
 
 def test_hosts_share_pages_through_a_server(make_cache: Callable[..., RedisCache]) -> None:
     """Without a secret, a server receives plain values only: responses are made of these."""
+    first, second = host(make_cache), host(make_cache)
+    origin = Origin(Page((FRESH, ("ETag", '"1"'), ("Cache-Tag", "news")), b"\x00\xff"))
+    for cache in (first, second, first):
+        response = asyncio.run(fetch(ASGICache(origin, cache)))
+        assert (response.body, response["etag"]) == (b"\x00\xff", '"1"')
+    assert origin.count == 1
+    second.invalidate_by_tags({"news"})
 
-    async def main() -> None:
-        first, second = host(make_cache), host(make_cache)
-        origin = Origin(Page((FRESH, ("ETag", '"1"'), ("Cache-Tag", "news")), b"\x00\xff"))
-        for cache in (first, second, first):
-            response = await fetch(ASGICache(origin, cache))
-            assert (response.body, response["etag"]) == (b"\x00\xff", '"1"')
-        assert origin.count == 1
-        second.invalidate_by_tags({"news"})
+    def is_gone() -> bool:
+        asked = [("Cache-Control", "only-if-cached")]
+        return asyncio.run(fetch(ASGICache(origin, first), headers=asked)).status == 504
 
-        async def is_gone() -> bool:
-            asked = [("Cache-Control", "only-if-cached")]
-            return (await fetch(ASGICache(origin, first), headers=asked)).status == 504
-
-        while not await is_gone():
-            await asyncio.sleep(0.001)  # until the message has arrived
-        first.close()
-        second.close()
-
-    asyncio.run(main())
+    wait_until(is_gone, "the message has arrived")
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize("strike", ["put", "known tag"])
@@ -144,7 +141,7 @@ def test_tags_of_urls() -> None:
 
 
 def test_bytes_are_counted_exactly_by_threads() -> None:
-    store = ResponseStore(memory_cache(), Policy(), (), (), 1 << 30)
+    store = ResponseStore(memory_cache(), Policy(), Keys((), ()), 1 << 30)
 
     def count() -> None:
         for _ in range(20_000):

@@ -136,7 +136,7 @@ def priced(item):
 def nightly(day):
     note("begun", day)
     while not (here / "go-on").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at the file that the test touches
     note("ended", day)
 """
 

@@ -32,7 +32,7 @@ def note(name):
 def load():
     note("loads")
     while not (here / "go-on").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at the file that the test touches
     return os.getpid()
 
 def version():

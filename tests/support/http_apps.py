@@ -20,6 +20,9 @@ from cachekit.tiers.memory.tier import MemoryCache
 
 Pairs = Sequence[tuple[str, str]]
 
+#: The fields of a response that may be stored for a minute.
+FRESH: Pairs = (("Cache-Control", "max-age=60"),)
+
 
 def memory_cache(clock: ManualClock | None = None) -> IntelligentCache:
     memory = MemoryCache() if clock is None else MemoryCache(clock=clock)
@@ -136,7 +139,7 @@ Answerer = Callable[[Scope], "Page | Awaitable[Page]"]
 class Page(NamedTuple):
     """A response of an application."""
 
-    headers: Pairs = (("Cache-Control", "max-age=60"),)
+    headers: Pairs = FRESH
     body: bytes = b"page"
     status: int = 200
 
@@ -174,6 +177,34 @@ class Origin:
         """Return a field of the last request."""
         found = dict(self.calls[-1]["headers"]).get(name.encode())
         return None if found is None else found.decode("latin-1")
+
+
+class Streams:
+    """An application whose responses are written by the test, by path."""
+
+    def __init__(self, headers: Pairs = FRESH) -> None:
+        self._queues: dict[str, asyncio.Queue[bytes | Exception | None]] = {}
+        self.tasks: list[asyncio.Task[Response]] = []
+        self.headers = headers
+        self.calls = 0
+
+    def queue(self, path: str) -> asyncio.Queue[bytes | Exception | None]:
+        return self._queues.setdefault(path, asyncio.Queue())
+
+    async def write(self, path: str, part: bytes | Exception | None) -> None:
+        await self.queue(path).put(part)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        headers = [(name.lower().encode(), value.encode()) for name, value in self.headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while True:
+            part = await self.queue(scope["path"]).get()
+            if isinstance(part, Exception):
+                raise part
+            await send({"type": "http.response.body", "body": part or b"", "more_body": part is not None})
+            if part is None:
+                return
 
 
 # -- WSGI -----------------------------------------------------------------------------------------------

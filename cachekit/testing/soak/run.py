@@ -34,7 +34,7 @@ _LATE: Final = 0.1  # seconds by which a value may outlive its TTL, for the time
 _MOST_SHOWN: Final = 10
 
 #: What a process may hold more at the end: a constant, and so much for an operation.
-_SLACK_BLOCKS: Final = (20_000, 0.01)
+_SLACK_BLOCKS: Final = (5_000, 0.01)
 _SLACK_BYTES: Final = (24 << 20, 16.0)
 _SLACK_DESCRIPTORS: Final = 4
 _SLACK_THREADS: Final = 2

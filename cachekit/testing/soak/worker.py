@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, TypeAlias, final
 
 from cachekit import FileCache, IntelligentCache, LoadOptions, MemoryCache, RedisCache, aio
 from cachekit.cache.default import core_of
+from cachekit.model.events import REMOVALS
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.testing.history_log import HistoryLog
 from cachekit.testing.soak.stalls import NO_STALL, Stall, StallWatch, Stopwatch
@@ -85,6 +86,14 @@ def open_cache(place: Place) -> IntelligentCache:
     )
 
 
+def remember_removals(memory: MemoryCache) -> None:
+    """Let memory remember as many removals as it ever does, or else a short run measures that as growth."""
+    for number in range(REMOVALS):
+        name = f"removed {number}"
+        memory.set_value(name, number, 60.0, {name})
+        memory.delete(name)
+
+
 def run(place: Place, life: int, orders: Connection) -> NoReturn:
     """Follow orders until there are no more; for a forked process, which ends here."""
     status = 1
@@ -92,6 +101,8 @@ def run(place: Place, life: int, orders: Connection) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the others
         gc.freeze()  # what the parent holds is neither collected here nor counted
         with open_cache(place) as cache:
+            if cache.memory_cache is not None:
+                remember_removals(cache.memory_cache)
             worker = Worker(place, cache, life)
             while (order := _next(orders)) is not None:
                 orders.send(worker.work(order) if order.task == "work" else worker.settle(order))
