@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
@@ -252,17 +251,13 @@ def hits(chosen: argparse.Namespace) -> int:
 
 
 def of_prefetch(command: str, chosen: argparse.Namespace) -> int:
-    """`prefetch` and `restart`, which have a module of their own."""
-    path = Path(__file__).with_name("intelligence_prefetch.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    os.environ["CACHEKIT_TRACES"] = str(chosen.traces)
-    arguments = [command, *(["--quick"] if chosen.quick else [])]
-    ended: int = module.run(arguments)
-    return ended
+    """`prefetch` and `restart`, which are a script of their own."""
+    script = Path(__file__).with_name("intelligence_prefetch.py")
+    ended = subprocess.run(
+        [sys.executable, script, command, *(["--quick"] if chosen.quick else [])],
+        env=os.environ | {"CACHEKIT_TRACES": str(chosen.traces)},
+    )
+    return ended.returncode
 
 
 def _verdict(good: bool) -> str:

@@ -12,6 +12,7 @@ Or name the module once, in the `conftest.py` at the root of your tests:
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import pytest
 
 from cachekit.cache.default import override
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.cassettes.cassette import Cassette, Mode
+from cachekit.cassettes.cassette import Cassette, Mode, cassette
 from cachekit.decorator.source import disabled
 from cachekit.runtime.clock import SystemClock
 from cachekit.testing.clock import ManualClock
@@ -86,11 +87,9 @@ def _cassette_of(request: pytest.FixtureRequest) -> Cassette:
         )
     given |= dict(zip(names, positional, strict=False))
     options: dict[str, Any] = {
-        "version": "check",
-        "exceptions": (),
-        "redact": None,
-        "secret": None,
-        "allow": (),
+        name: parameter.default
+        for name, parameter in inspect.signature(cassette).parameters.items()
+        if name not in names
     }
     unknown = given.keys() - options.keys() - set(names)
     if unknown:

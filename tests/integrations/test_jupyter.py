@@ -92,10 +92,12 @@ def test_what_a_cell_reads_is_part_of_the_key(notebook: Notebook) -> None:
 
 
 def test_results_are_copies(notebook: Notebook) -> None:
-    """What a later cell does to an object is not seen by the next run."""
+    """What a later cell does to a name or to the result is not seen by the next run."""
     for _ in range(3):
-        assert notebook.run("rows = [[1]]\nrows") == [[1]]
+        result = notebook.run("rows = [[1]]\n[[3]]")
+        assert (notebook.space["rows"], result) == ([[1]], [[3]])
         notebook.space["rows"][0].append(2)
+        result[0].append(4)
     assert notebook.runs == [1]
 
 
