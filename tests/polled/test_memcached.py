@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import signal
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from memcached_server import MemcachedServer
 from redis_server import wait_until
 
 from cachekit import CacheEntry, FileCache, IntelligentCache, LoadOptions, MemcachedCache, MemoryCache
-from cachekit.errors import TierUnavailableError, ValueTooLargeError
+from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
 from cachekit.tiers.memcached.store import MemcachedStore
@@ -163,6 +164,38 @@ def test_what_no_cache_wrote(server: MemcachedServer, prefix: str) -> None:
             fence = cache.fence("k")
             assert cache.set_if("k", CacheEntry("k", 2), fence), data
             assert cache.get_value("k") == 2
+
+
+class Numbers:
+    """A codec for numbers, of which an older version encodes no large ones."""
+
+    name = "numbers"
+    code = 200
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
+
+    def encode(self, value: Any) -> bytes:
+        if value > self._most:
+            raise SerializationError(f"the number must be at most {self._most}")
+        return str(value).encode()
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        return int(bytes(payload))
+
+
+def test_a_value_that_cannot_be_stored_again(server: MemcachedServer, prefix: str) -> None:
+    """It can be read, and counts as an error where its life would be prolonged."""
+    with (
+        MemcachedCache([server.address], prefix, timeout=60, codec=Numbers()) as newer,
+        MemcachedCache([server.address], prefix, timeout=60, codec=Numbers(10)) as older,
+    ):
+        newer.set_value("k", 10)
+        assert older.touch("k", 60)
+        newer.set_value("k", 11)
+        assert older.get_value("k") == 11
+        assert older.touch("k", 60) is False
+        assert older.get_stats().errors == 1
 
 
 def test_values_that_are_too_large(server: MemcachedServer, prefix: str) -> None:
