@@ -200,8 +200,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
         if player is not None:
             core.check(_ALL)
-            load_key, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_async(core, checked_key(key), loader, load_key, life, labels)
+            return await player.ask_async(core, checked_key(key), None, awaiting(loader), request)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
@@ -309,8 +308,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         if player is not None:
             core.check(_ALL)
-            load_keys, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_many_async(core, wanted, loader, load_keys, life, labels)
+            return await player.ask_many_async(core, wanted, awaiting(loader), request)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -342,7 +340,7 @@ class IntelligentCache(Facade[Core]):
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         player = playing.player
         if player is not None:
-            twin, replayed, lasting = player.warming_async(core, loader_func, load_key, request)
+            twin, replayed, lasting = player.warming_async(core, load_key, request)
             return await warm_async(twin.awaited, wanted, replayed, lasting, concurrency, progress)
         kept_warm = core.keep_warm
         report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
