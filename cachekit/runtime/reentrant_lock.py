@@ -15,12 +15,12 @@ if sys.version_info < (3, 14):
 else:
     import _thread
 
-    class RLock(_thread.RLock):
+    class RLock(_thread.RLock):  # type: ignore[misc]  # CPython lets it be derived from
         """A lock that `with` takes without such a gap."""
 
         __slots__ = ()
 
-        def __enter__(self) -> bool:
+        def __enter__(self) -> bool:  # type: ignore[override]
             # Signals are handled after calls of C functions, and when a function of Python begins. A step
             # of `for` calls `acquire` and is neither, nor is the return to a `with`.
             for _ in iter(self.acquire, None):
