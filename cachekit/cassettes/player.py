@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -33,6 +32,7 @@ from cachekit.loading.verification import innermost, loader_name
 from cachekit.model.types import FOREVER, MISSING, CacheLevel
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.memory.tier import MemoryCache
 
 _ALL: Final = CacheLevel.ALL
@@ -94,7 +94,7 @@ class CassettePlayer:
         self._takes: dict[str, int] = {}
         for question, take in self._file.answers:
             self._takes[question] = max(take, self._takes.get(question, 0))
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._fork_guard = fork.ForkSafeLock(self._lock)
         self._twins: weakref.WeakKeyDictionary[CacheCore, CacheCore] = weakref.WeakKeyDictionary()
         self._default_twin = _twin()

@@ -8,13 +8,13 @@ of all caches. Every switch resets the fast paths.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ _YES: Final = frozenset({"1", "true", "yes", "on"})
 _NO: Final = frozenset({"", "0", "false", "no", "off"})
 
 #: Held while the cache in use changes.
-switching = threading.RLock()
+switching = RLock()
 _disabled_times = 0
 #: While there are any, calls take no fast path. A tuple, so that a call sees all of a change or nothing.
 _observers: tuple[CallObserver, ...] = ()

@@ -7,7 +7,6 @@ ten a second, and they take no more of the time than the budget.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
@@ -26,6 +25,7 @@ from cachekit.model.reports import Verified
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 
 _SHORTEST: Final = 0.1  # seconds between the begins of two verifications of one function
 
@@ -65,7 +65,7 @@ class Verifications:
         self._tiers = tiers
         self._figures = figures
         self._functions: dict[str, VerifiedFunction] = {}
-        self._lock = threading.Lock()
+        self._lock = RLock()
 
     def results(self) -> dict[str, Verified]:
         """Return how many hits of each function were verified, and how many differed."""

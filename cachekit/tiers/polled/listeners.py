@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, final
 
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import Scheduler
 from cachekit.tiers.base import BusListener
 
@@ -25,7 +25,7 @@ class Listeners:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._lock = threading.Lock()
+        self._lock = RLock()
         # Replaced as a whole, because writes go through it without the lock.
         self._listening: tuple[weakref.ref[BusListener], ...] = ()
 
