@@ -42,7 +42,7 @@ class MemcachedStore:
         self._timeout = seconds(timeout, "timeout")
         if not 0 < self._timeout <= 3600:
             raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
-        self._failures = _failures()
+        self._failures, self._broken = _failures()
         self._clients = self._connected()
         self._closed = False
         fork.register(self)
@@ -85,7 +85,7 @@ class MemcachedStore:
             struck = interrupt_behind(error)
             if struck is not None:
                 raise struck from None
-            if again and isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            if again and isinstance(error, self._broken) and not isinstance(error, TimeoutError):
                 return self._ask(server, call, False)
             host, port = server
             if "too large" in str(error):
@@ -151,11 +151,14 @@ class MemcachedStore:
         return "memcached at " + ", ".join(f"{host}:{port}" for host, port in self._servers)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what pymemcache raises; import it in the constructor, so that no first call waits for that."""
-    from pymemcache.exceptions import MemcacheError
+def _failures() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Return what pymemcache raises, and what of that says that a connection broke.
 
-    return (OSError, MemcacheError)
+    It is imported in the constructor, so that no first call waits for that.
+    """
+    from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError
+
+    return (OSError, MemcacheError), (OSError, MemcacheUnexpectedCloseError)
 
 
 def _life(life: float | None) -> int:
