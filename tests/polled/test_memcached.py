@@ -62,7 +62,7 @@ class TestMemcachedServer(PolledServerTests):
 
     def _client(self, tier: PolledTier) -> Any:
         assert isinstance(tier._store, MemcachedStore)
-        return tier._store._clients[self.server.address]
+        return tier._store._connected()[self.server.address]
 
     def lose(self, tier: PolledTier, name: str) -> None:
         assert self._client(tier).delete(name)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 import pytest
 from forking import in_fork
+from killed_writer import killed_at
 from redis_server import wait_until
 
 from cachekit import CacheEntry, FileCache, IntelligentCache, LoadOptions, MemoryCache
@@ -267,3 +268,30 @@ class PolledServerTests:
         tier.set_value("k", 1)
         assert in_fork(lambda: tier.set_value("k", 2))() == 0
         assert tier.get_value("k") == other.get_value("k") == 2
+
+    def test_writers_that_are_killed(self, caches: Two) -> None:
+        """What is there is their last write or the one in flight; loads go on, and their leases end."""
+        tier, other = caches
+
+        def write(number: int) -> object:
+            return tier.set_value("a:k", number, tags={"t"}) if number % 3 else tier.delete("a:k")
+
+        def begin() -> None:
+            assert tier.lease("loading", 1) is not None
+
+        for operations in (1, 4, 9):
+            done, begun = killed_at(operations, begin, write)
+            left = other.get_value("a:k")
+            assert left in [number if number % 3 else None for number in (done, begun)]
+            other.invalidate_by_tags({"t"})
+            assert other.get("a:k") is None
+            origin = other.origin("a:k", frozenset({"t"}))
+            assert other.add("a:k", CacheEntry("a:k", "loaded", tags={"t"}), origin) is True
+
+            def freed() -> bool:
+                lease = other.lease("loading", 60)
+                if lease is not None:
+                    lease.release()
+                return lease is not None
+
+            wait_until(freed, "the lease of the dead writer ends")
