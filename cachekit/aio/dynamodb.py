@@ -32,6 +32,7 @@ class DynamoDBCache(PolledFacade[Core]):
         endpoint: str | None = None,
         profile: str | None = None,
         max_staleness: float = 5.0,
+        poll: float | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -42,7 +43,7 @@ class DynamoDBCache(PolledFacade[Core]):
     ) -> None:
         core = Core(
             table, key_prefix, region=region, endpoint=endpoint, profile=profile,
-            max_staleness=max_staleness, timeout=timeout, default_ttl=default_ttl, codec=codec,
+            max_staleness=max_staleness, poll=poll, timeout=timeout, default_ttl=default_ttl, codec=codec,
             compression=compression, secret=secret, allow=allow, clock=clock,
         )  # fmt: skip
         self._set_up(core)

@@ -29,6 +29,7 @@ class MemcachedCache(PolledFacade[Core]):
         key_prefix: str = "cachekit:",
         *,
         max_staleness: float = 5.0,
+        poll: float | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -38,7 +39,8 @@ class MemcachedCache(PolledFacade[Core]):
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         core = Core(
-            servers, key_prefix, max_staleness=max_staleness, timeout=timeout, default_ttl=default_ttl,
-            codec=codec, compression=compression, secret=secret, allow=allow, clock=clock,
+            servers, key_prefix, max_staleness=max_staleness, poll=poll, timeout=timeout,
+            default_ttl=default_ttl, codec=codec, compression=compression, secret=secret,
+            allow=allow, clock=clock,
         )  # fmt: skip
         self._set_up(core)

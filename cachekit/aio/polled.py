@@ -43,6 +43,11 @@ class PolledFacade(LowerFacade[C]):
         """Return the seconds after which a cache over this tier drops its copies in memory."""
         return self._sync.max_staleness
 
+    @property
+    def poll(self) -> float | None:
+        """Return the seconds between two looks at what other hosts have changed; None for no looks."""
+        return self._sync.poll
+
     get_value = in_thread(PolledTier.get_value)
     get = in_thread(PolledTier.get)
     get_many = in_thread(PolledTier.get_many)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from dynamodb_server import TABLE, DynamoDBServer
 from memcached_server import MemcachedServer
-from polled_guards import GUARDS
+from polled_guards import GUARDS, notice_first
 from polled_hammer import hammer
 
 from cachekit import DynamoDBCache, MemcachedCache
@@ -56,6 +57,40 @@ def test_no_read_is_stale_for_long(make: Callable[[], PolledTier], kind: str) ->
     counts = hammer(make, ROUNDS[kind][1])
     print(kind, counts)
     assert counts.stale == 0
+
+
+def with_notices(server: MemcachedServer, prefix: str) -> Callable[[], PolledTier]:
+    """Looks are made by the hammer alone, which knows what was settled before."""
+    return lambda: MemcachedCache([server.address], prefix, timeout=60, max_staleness=600, poll=600)
+
+
+@pytest.mark.parametrize("rounds", [600, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(900)
+def test_no_copy_is_older_than_a_look(memcached: MemcachedServer, prefix: str, rounds: int) -> None:
+    """With memory above the tier, and notices of what other processes change."""
+    counts = hammer(with_notices(memcached, prefix), rounds, memory=True)
+    print(counts)
+    assert counts.stale == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("guard", ["the notice comes after the change", "notices"])
+def test_each_guard_of_notices_is_needed(memcached: MemcachedServer, prefix: str, guard: str) -> None:
+    """Without it some copy is older."""
+    harm = notice_first if guard != "notices" else _no_notices
+    stale = 0
+    for _ in range(20):
+        counts = hammer(with_notices(memcached, prefix), 1000, harm=harm, memory=True)
+        stale += counts.stale
+        print(guard, counts)
+        if stale:
+            break
+    assert stale > 0
+
+
+def _no_notices(entries: Any) -> None:
+    entries._listeners.note = lambda kind, names: None
 
 
 @pytest.mark.soak

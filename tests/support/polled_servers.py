@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
@@ -188,6 +189,47 @@ class PolledServerTests:
             other.set_value("k", "old")
             assert cache.get("k") == "old"
             other.set_value("k", "new")
+            wait_until(lambda: cache.get("k") == "new", "the copy is dropped")
+
+    def test_notices(self, prefix: str) -> None:
+        """Copies in memory end soon after another host has changed their keys, and the others stay."""
+        with (
+            self.make(prefix, max_staleness=3600, poll=0.05) as tier,
+            self.make(prefix, max_staleness=3600, poll=0.05) as other,
+            IntelligentCache(MemoryCache(), tier, file_cache=None) as cache,
+        ):
+            assert cache.memory_cache is not None
+            changes: list[Callable[[], object]] = [
+                lambda: other.set_value("a:k", "new"),
+                lambda: other.delete("a:k"),
+                lambda: other.invalidate_by_tags({"t"}),
+                lambda: other.invalidate_by_pattern("a:"),
+                other.clear,
+            ]
+            for change in changes:
+                cache.set("a:k", "old", tags={"t"})
+                assert cache.get("a:k") == "old"
+                change()
+                wait_until(lambda: cache.get("a:k") != "old", "the copy is dropped")
+
+    def test_a_writer_that_dies_before_its_notice(self, prefix: str) -> None:
+        """Copies of what it wrote over end with `max_staleness`."""
+        with (
+            self.make(prefix, max_staleness=0.5, poll=0.1) as tier,
+            self.make(prefix) as writer,
+            IntelligentCache(MemoryCache(), tier, file_cache=None) as cache,
+        ):
+            writer.set_value("k", "old")
+            assert cache.get("k") == "old"
+
+            def die(kind: str, names: object) -> None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            def write() -> None:
+                writer._listeners.note = die  # type: ignore[method-assign]
+                writer.set_value("k", "new")
+
+            assert os.WTERMSIG(in_fork(write)()) == signal.SIGKILL
             wait_until(lambda: cache.get("k") == "new", "the copy is dropped")
 
     def test_caches_of_one_process(self, caches: Two) -> None:

@@ -29,6 +29,8 @@ class DynamoDBCache(PolledTier):
         profile: a profile of AWS's configuration files. boto3 finds the credentials.
         max_staleness: seconds after which a cache over this tier drops its copies in memory. Up to then, it
             may serve a copy that another host has invalidated.
+        poll: seconds between two looks at what other hosts have changed; None for no looks. All hosts must
+            pass it. It costs two round trips for each write.
         timeout: seconds to wait for a connection or an answer (default 0.25). The first call also imports
             boto3, which takes about a second.
         default_ttl: seconds, or a timedelta, that a copy is kept at most; None for no such limit.
@@ -55,6 +57,7 @@ class DynamoDBCache(PolledTier):
         endpoint: str | None = None,
         profile: str | None = None,
         max_staleness: float = 5.0,
+        poll: float | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -65,8 +68,8 @@ class DynamoDBCache(PolledTier):
     ) -> None:
         super().__init__(
             DynamoDBStore(table, key_prefix, (region, endpoint, profile), timeout, clock), key_prefix,
-            max_staleness=max_staleness, default_ttl=default_ttl, codec=codec, compression=compression,
-            secret=secret, allow=allow, clock=clock,
+            max_staleness=max_staleness, poll=poll, default_ttl=default_ttl, codec=codec,
+            compression=compression, secret=secret, allow=allow, clock=clock,
         )  # fmt: skip
         self._address = table, region, endpoint, profile, timeout
 
@@ -76,7 +79,8 @@ class DynamoDBCache(PolledTier):
         table, region, endpoint, profile, timeout = self._address
         made = partial(
             DynamoDBCache, table, self._key_prefix, region=region, endpoint=endpoint, profile=profile,
-            max_staleness=self._max_staleness, timeout=timeout, default_ttl=self.default_ttl, codec=codec,
-            compression=compression, allow=allow, clock=self._clock,
+            max_staleness=self._max_staleness, poll=self._poll, timeout=timeout,
+            default_ttl=self.default_ttl, codec=codec, compression=compression, allow=allow,
+            clock=self._clock,
         )  # fmt: skip
         return made, ()
