@@ -42,6 +42,7 @@ from cachekit.tiers.polled.items import (
     tombstone,
     value,
 )
+from cachekit.tiers.polled.journal import EVERYTHING, KEYS, TAGS
 from cachekit.tiers.polled.listeners import Listeners
 from cachekit.tiers.polled.store import Item, PolledStore
 from cachekit.tiers.stored_entries import entry_of, missing_tokens, prolonged
@@ -214,32 +215,52 @@ class Entries:
 
         With `expect` nothing changes if the key has another token; the result is whether it was stored.
         """
+        with self._told([key]):
+            stored = self._put(key, entry, origin, expect)
+            if stored:
+                self._listeners.note(KEYS, [key])
+        return stored
+
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
+        """Do what `put` does for several keys, with one notice."""
+        written: list[str] = []
+        with self._told(list(entries)):
+            try:
+                for key, entry in entries.items():
+                    self._put(key, entry, origins[key], None)
+                    written.append(key)
+            finally:
+                if written:
+                    self._listeners.note(KEYS, written)
+
+    def _put(self, key: str, entry: CacheEntry, origin: ServerTokens, expect: ServerTokens | None) -> bool:
         self._check(entry, origin)
         name = self._names.of_key(key)
         watched = self._tokens({key: ()}, create=True)[key]
         made = self._made(entry, origin, watched)
         data, life = (tombstone(origin.token ^ _around(watched)), _LOAD) if made is None else made
-        with self._told([key]):
-            if expect is None:
-                self._write(name, data, life)
-            else:
-                item = self._store.read([name]).get(name)
-                content = None if item is None else held(item.data)
-                if item is None or content is None or content.token ^ _around(watched) != expect.token:
-                    return self._counted(False)
-                if not self._store.replace(name, data, life, item.version):
-                    return self._counted(False)
+        if expect is None:
+            self._write(key, data, life)
+        else:
+            item = self._store.read([name]).get(name)
+            content = None if item is None else held(item.data)
+            if item is None or content is None or content.token ^ _around(watched) != expect.token:
+                return self._counted(False)
+            if not self._store.replace(name, data, life, item.version):
+                return self._counted(False)
         if made is None:
             self._counter.deletes += 1
             return True
         return self._counted(True)
 
-    def _write(self, name: str, data: bytes, life: float | None) -> None:
+    def _write(self, key: str, data: bytes, life: float | None) -> None:
+        name = self._names.of_key(key)
         try:
             self._store.write(name, data, life)
         except ValueTooLargeError:
             # Some servers keep the older value when they refuse a newer one.
             self._store.write(name, tombstone(fresh()), _LOAD)
+            self._listeners.note(KEYS, [key])
             raise
 
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
@@ -259,6 +280,7 @@ class Entries:
                 else:
                     stored = self._store.replace(name, *made, found.item.version)
                 if stored:
+                    self._listeners.note(KEYS, [key])
                     return self._counted(True)
         return self._counted(False)
 
@@ -340,6 +362,7 @@ class Entries:
                     return False
                 data, end = value(fresh(), envelope), None if life == math.inf else life
                 if self._store.replace(self._names.of_key(key), data, end, found.item.version):
+                    self._listeners.note(KEYS, [key])
                     return True
         return False
 
@@ -347,8 +370,14 @@ class Entries:
         """Turn the keys' items into tombstones; return the keys that had a live entry."""
         with self._told(keys):
             live = list(self.live(keys))
-            for key in keys:
-                self._store.write(self._names.of_key(key), tombstone(fresh()), _LOAD)
+            written: list[str] = []
+            try:
+                for key in keys:
+                    self._store.write(self._names.of_key(key), tombstone(fresh()), _LOAD)
+                    written.append(key)
+            finally:
+                if written:
+                    self._listeners.note(KEYS, written)
         return live
 
     def end_all(self) -> None:
@@ -367,10 +396,12 @@ class Entries:
         with self._listeners.told(lambda one: one.tags_changed(tags)):
             for tag in tags:
                 self._renew(self._names.of_tag(tag))
+            self._listeners.note(TAGS, sorted(tags))
 
     def _end_watchers(self, name: str) -> None:
         with self._listeners.told(lambda one: one.everything_changed()):
             self._renew(name)
+            self._listeners.note(EVERYTHING, [])
 
     def _renew(self, name: str) -> None:
         self._store.write(name, packed(fresh()), None)

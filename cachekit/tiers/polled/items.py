@@ -100,6 +100,10 @@ class Names:
         """Return the name of a tag."""
         return self._name("t", tag)
 
+    def of_notices(self, count: int) -> list[str]:
+        """Return the names of so many items of notices."""
+        return [self._name("n", str(number)) for number in range(count)]
+
     def watched(self, key: str, tags: Iterable[str]) -> dict[str, str]:
         """Return the names of what a value of the key depends on, by what they are called in its header."""
         names = {tag: self.of_tag(tag) for tag in tags if tag not in (GENERATION, SEGMENT)}

@@ -1,15 +1,17 @@
-"""The caches over a polled tier: what is written through the tier, and how often copies are dropped."""
+"""The caches over a polled tier: what they are notified of, and when their copies end."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, final
 
+from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime.reentrant_lock import RLock
-from cachekit.runtime.scheduler import Scheduler
+from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.base import BusListener
+from cachekit.tiers.polled.journal import Journal
 
 #: Listeners have a thread of their own, which waits for nothing.
 _dropping: Final = Scheduler("cachekit-polled")
@@ -21,10 +23,15 @@ class Listeners:
 
     Args:
         interval: seconds after which they drop their copies, again and again.
+        journal: what other hosts noted, or None.
+        poll: seconds between two looks at it.
     """
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, journal: Journal | None, poll: float) -> None:
         self._interval = interval
+        self._journal = journal
+        self._poll = poll
+        self._looking: ScheduledTask | None = None
         self._lock = RLock()
         # Replaced as a whole, because writes go through it without the lock.
         self._listening: tuple[weakref.ref[BusListener], ...] = ()
@@ -34,6 +41,8 @@ class Listeners:
         mine = weakref.ref(listener)
         with self._lock:
             self._listening = (*(one for one in self._listening if one() is not None), mine)
+            if self._journal is not None and self._looking is None:
+                self._looking = _dropping.every(self._poll, self.look, apart=True)
         listener.everything_changed()
         task = _dropping.every(self._interval, listener.everything_changed)
 
@@ -44,8 +53,26 @@ class Listeners:
             task.cancel()
             with self._lock:
                 self._listening = tuple(one for one in self._listening if one is not mine)
+                looking = None if self._listening else self._looking
+                if looking is not None:
+                    self._looking = None
+            if looking is not None:
+                looking.cancel()
 
         return end
+
+    def look(self) -> None:
+        """Notify the listeners of what other hosts noted. If the server fails, their copies end as ever."""
+        try:
+            if self._journal is not None:
+                self._journal.look(self._tell)
+        except (TierUnavailableError, CacheClosedError):
+            pass
+
+    def note(self, kind: str, names: Sequence[str]) -> None:
+        """Note a change that was carried out, for other hosts."""
+        if self._journal is not None:
+            self._journal.note(kind, names)
 
     @contextmanager
     def told(self, call: Callable[[BusListener], None]) -> Iterator[None]:
@@ -53,7 +80,10 @@ class Listeners:
         try:
             yield
         finally:
-            for one in self._listening:
-                listener = one()
-                if listener is not None:
-                    call(listener)
+            self._tell(call)
+
+    def _tell(self, call: Callable[[BusListener], None]) -> None:
+        for one in self._listening:
+            listener = one()
+            if listener is not None:
+                call(listener)
