@@ -11,7 +11,7 @@ import hashlib  # noqa: F401  # the first key of a function needs it, and is mad
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
-from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
+from cachekit.aio.facade import Facade, always_in_thread, check_sync, in_thread, plain, sync_of
 from cachekit.aio.fill import Fill
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
@@ -28,7 +28,7 @@ from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function
-from cachekit.runtime.threads import in_own_thread
+from cachekit.runtime.threads import in_own_thread, run_in_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
 
@@ -396,9 +396,9 @@ class IntelligentCache(Facade[Core]):
 
     async def health(self, **thresholds: float) -> Health:
         """Return the health of the cache, as `cachekit.IntelligentCache.health`."""
-        return await self._run(self._sync.health, **thresholds)
+        return await run_in_thread(self._sync.health, **thresholds)
 
-    optimize_cache = in_thread(Core.optimize_cache)
+    optimize_cache = always_in_thread(Core.optimize_cache)
 
     # -- life ---------------------------------------------------------------------------------------
 

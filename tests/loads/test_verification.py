@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupting import handled_by
+from tracing import at_line
 
 from cachekit import (
     FOREVER,
@@ -25,6 +28,7 @@ from cachekit import (
     cassette,
 )
 from cachekit.health import Thresholds, assess
+from cachekit.loading import verification
 from cachekit.model.reports import Verified
 from cachekit.testing import ManualClock
 
@@ -584,3 +588,37 @@ def test_options_pickle_and_compare() -> None:
     assert options != LoadOptions(verify=0.5)
     assert "verify=0.5" in repr(options)
     assert options.shared_by("process").same is max
+
+
+def test_the_results_of_functions_are_bounded(
+    cache: IntelligentCache, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the bound they begin again; the statistics of the cache count on."""
+    monkeypatch.setattr("cachekit.loading.verification._MOST", 3)
+    for number in range(8):
+        function = cache.cached(name=f"f{number}")(world.ask)
+        function(1)
+        function(1)
+        finish()
+    assert cache.verifications() == {"f6": Verified(1, 0), "f7": Verified(1, 0)}
+    assert counts(cache) == (8, 0)
+
+
+def test_a_signal_handler_verifies_a_hit_in_the_middle_of_another_one(
+    cache: IntelligentCache, clock: ManualClock
+) -> None:
+    """At each line: no lock is taken that the same thread may hold already."""
+    cache.set("k", 1)
+
+    def hit(*_: object) -> None:
+        clock.advance(1)  # it is due
+        assert cache.get_or_set("k", lambda: 1) == 1
+
+    number, came = 1, True
+    with handled_by(hit):
+        while came:
+            came = at_line(number, verification, lambda: signal.raise_signal(signal.SIGUSR1), hit)
+            finish()
+            number += 1
+    assert number > 10
+    assert counts(cache)[0] >= number
