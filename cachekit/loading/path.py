@@ -366,7 +366,7 @@ class LoadPath:
             with loading_scope(*flights):
                 missing = flights.copy() if request.replaces else self._look_again(flights, values)
                 try:
-                    if missing and request.options.takes_turns and not holds_permit():
+                    if missing and request.options.needs_permit and not holds_permit():
                         permit = self._permit(missing[0].key, request)
                         seconds = request.options.lease_timeout if request.waits else 0.0
                         if (yield Acquire(permit, seconds)) is None and not request.waits:
