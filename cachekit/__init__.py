@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from cachekit.tiers.redis.tier import RedisCache
     from cachekit.tiers.redis.tls import TLS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",

@@ -11,7 +11,7 @@ import hashlib  # noqa: F401  # the first key of a function needs it, and is mad
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
-from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
+from cachekit.aio.facade import Facade, always_in_thread, check_sync, in_thread, plain, sync_of
 from cachekit.aio.fill import Fill
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
@@ -28,7 +28,7 @@ from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function
-from cachekit.runtime.threads import in_own_thread
+from cachekit.runtime.threads import in_own_thread, run_in_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
 
@@ -204,8 +204,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
         if player is not None:
             core.check(_ALL)
-            load_key, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_async(core, checked_key(key), loader, load_key, life, labels)
+            return await player.ask_async(core, checked_key(key), None, awaiting(loader), request)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
@@ -313,8 +312,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         if player is not None:
             core.check(_ALL)
-            load_keys, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_many_async(core, wanted, loader, load_keys, life, labels)
+            return await player.ask_many_async(core, wanted, awaiting(loader), request)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -346,7 +344,7 @@ class IntelligentCache(Facade[Core]):
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         player = playing.player
         if player is not None:
-            twin, replayed, lasting = player.warming_async(core, loader_func, load_key, request)
+            twin, replayed, lasting = player.warming_async(core, load_key, request)
             return await warm_async(twin.awaited, wanted, replayed, lasting, concurrency, progress)
         kept_warm = core.keep_warm
         report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
@@ -398,9 +396,9 @@ class IntelligentCache(Facade[Core]):
 
     async def health(self, **thresholds: float) -> Health:
         """Return the health of the cache, as `cachekit.IntelligentCache.health`."""
-        return await self._run(self._sync.health, **thresholds)
+        return await run_in_thread(self._sync.health, **thresholds)
 
-    optimize_cache = in_thread(Core.optimize_cache)
+    optimize_cache = always_in_thread(Core.optimize_cache)
 
     # -- life ---------------------------------------------------------------------------------------
 

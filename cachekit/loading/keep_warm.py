@@ -8,7 +8,6 @@ then is copied from the shared tiers.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
@@ -22,6 +21,7 @@ from cachekit.loading.threads_driver import Loads
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork
 from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 _INTERVAL: Final = 1.0  # seconds between two rounds
@@ -46,7 +46,7 @@ class KeepWarm:
         self._loads = loads
         self._kept: dict[str, _Kept] = {}
         # Held for a few instructions, and never while another lock is taken: a fork takes all locks.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._closed = False
         self._job: ScheduledTask | None = None
         self._round: BackgroundCall | None = None

@@ -137,7 +137,8 @@ class PickleCodec:
 
     def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
         self._allowed = table(allow)
-        self._trusted = trusted
+        #: Whether it reads pickles without looking at what they do.
+        self.trusted = trusted
 
     def encode(self, value: Any) -> bytes:
         """The value as a pickle that this codec reads.
@@ -164,9 +165,9 @@ class PickleCodec:
             if (kind is bytes or kind is str) and len(value) > LARGE:
                 return _in_parts(value, most), b""
             scalar = pickle.dumps(value, PROTOCOL)
-            return scalar if self._trusted else self._verified(value, scalar), b""
+            return scalar if self.trusted else self._verified(value, scalar), b""
         payload, kinds = _dumped(value, most)
-        if self._trusted:
+        if self.trusted:
             return payload, table_of(kinds.values()) if kinds else b""
         whole = payload if isinstance(payload, bytes) else _joined(payload)
         if not kinds:
@@ -187,7 +188,7 @@ class PickleCodec:
                 unpickled or is gone (class).
         """
         try:
-            if self._trusted:
+            if self.trusted:
                 return pickle.loads(payload)
             # First look, then load, both on the same immutable bytes: nothing can change them in between.
             whole = payload if type(payload) is bytes else bytes(payload)
@@ -207,7 +208,7 @@ class PickleCodec:
 
     def find(self, module: str, name: str) -> object:
         """Return the class of these names, if this codec may read it."""
-        if self._trusted:
+        if self.trusted:
             return find_by_import(module, name)
         return resolve(self._allowed[module, name], module, name)
 
@@ -253,7 +254,7 @@ class PickleCodec:
             )
 
     def __repr__(self) -> str:
-        return f"PickleCodec(trusted={self._trusted})"
+        return f"PickleCodec(trusted={self.trusted})"
 
 
 #: Picklers that are not in use. One that is made takes longer than what it does to a small value.

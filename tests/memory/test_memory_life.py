@@ -85,7 +85,7 @@ def test_a_forgotten_cache_is_collected() -> None:
     cache.set_value("k", 1, ttl=60)
 
     def has_nothing_to_do() -> bool:
-        with scheduler._wake:  # or it might have noted that it waits, and still hold the lock
+        with scheduler._lock:  # or it might have noted that it waits, and still hold the lock
             return bool(scheduler._wake._waiters)  # type: ignore[attr-defined]
 
     wait_until(has_nothing_to_do, "the thread waits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,6 +12,7 @@ from memcached_server import MemcachedServer
 from polled_servers import PolledServerTests, Server
 
 from cachekit import MemcachedCache
+from cachekit.errors import SerializationError
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
 from cachekit.tiers.memcached.store import MemcachedStore
@@ -92,6 +94,38 @@ def test_wrong_arguments(subtests: pytest.Subtests) -> None:
     for arguments, words in rows:
         with subtests.test(words=words), pytest.raises((TypeError, ValueError), match=words):
             MemcachedCache(**arguments)
+
+
+class Numbers:
+    """A codec for numbers, of which an older version encodes no large ones."""
+
+    name = "numbers"
+    code = 200
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._most = most
+
+    def encode(self, value: Any) -> bytes:
+        if value > self._most:
+            raise SerializationError(f"the number must be at most {self._most}")
+        return str(value).encode()
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        return int(bytes(payload))
+
+
+def test_a_value_that_cannot_be_stored_again(server: MemcachedServer, prefix: str) -> None:
+    """It can be read, and counts as an error where its life would be prolonged."""
+    with (
+        MemcachedCache([server.address], prefix, timeout=60, codec=Numbers()) as newer,
+        MemcachedCache([server.address], prefix, timeout=60, codec=Numbers(10)) as older,
+    ):
+        newer.set_value("k", 10)
+        assert older.touch("k", 60)
+        newer.set_value("k", 11)
+        assert older.get_value("k") == 11
+        assert older.touch("k", 60) is False
+        assert older.get_stats().errors == 1
 
 
 def test_a_full_server(prefix: str) -> None:

@@ -74,6 +74,13 @@ def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
         assert copy.is_over
 
 
+def functions_waited_for(cache: IntelligentCache) -> list[str]:
+    """Return the functions whose entries the reader of the record copies."""
+    hot_set = cache._core.hot_set
+    assert hot_set is not None
+    return list(hot_set._functions)
+
+
 def prefetches(cache: IntelligentCache | aio.IntelligentCache) -> PrefetchPool:
     """Return what the prefetchers of a cache share."""
     return _core(cache)._core.prefetches()
@@ -174,3 +181,12 @@ def look_again(cache: FileCache) -> None:
     """Have the next operation look at the directory, as if it came a tenth of a second later."""
     handle = cache._handle
     handle.fresh_until = handle.checked_until = handle._sizes_until = 0.0
+
+
+def end_outage(cache: IntelligentCache) -> None:
+    """Have the file tier probed until it is used again, without the pauses in between."""
+    file = cache._core.tiers.file
+    assert file is not None
+    while file.is_out:
+        file.breaker._due = 0.0
+        file.probe()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Final, final
@@ -20,6 +19,7 @@ from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.polled import Item
 
@@ -71,7 +71,7 @@ class DynamoDBStore:
                 "DynamoDBCache needs boto3; install it with: pip install 'cachekit-tiered[dynamodb]'"
             )
         self._clock = clock
-        self._lock = threading.RLock()  # signal handlers use caches too
+        self._lock = RLock()  # signal handlers use caches too
         self._client: Any = None
         self._closed = False
         fork.register(self)
@@ -209,7 +209,7 @@ class DynamoDBStore:
     def after_fork(self, in_child: bool) -> None:
         """Leave the parent's connections, and the locks in its client, alone in the child."""
         if in_child:
-            self._lock = threading.RLock()
+            self._lock = RLock()
             self._client = None
         else:
             self._lock.release()

@@ -8,7 +8,6 @@ does not unless it is told to, and a load could then be stored over a newer valu
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLarg
 from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.polled import Item
 
 _CONNECTIONS: Final = 32
@@ -50,7 +50,7 @@ class MemcachedStore:
             raise ModuleNotFoundError(
                 "MemcachedCache needs pymemcache; install it with: pip install 'cachekit-tiered[memcached]'"
             )
-        self._lock = threading.RLock()  # signal handlers use caches too
+        self._lock = RLock()  # signal handlers use caches too
         self._clients: dict[tuple[str, int], Any] = {}
         self._closed = False
         fork.register(self)
@@ -163,7 +163,7 @@ class MemcachedStore:
     def after_fork(self, in_child: bool) -> None:
         """Leave the parent's connections alone in the child."""
         if in_child:
-            self._lock = threading.RLock()
+            self._lock = RLock()
             self._clients = {}
         else:
             self._lock.release()

@@ -8,7 +8,6 @@ stream.
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal, final
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.types import CacheStrategy
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.memory.entry import MemoryEntry
 from cachekit.tiers.memory.sampling import HITS, SPREAD, SampledFence
@@ -97,7 +97,7 @@ class KeySample:
         self._task: ScheduledTask | None = None
         self._closed = False
         self._is_busy = False
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._fork_guard = fork.ForkSafeLock(self._lock)
         store.sampled = self._limit
 

@@ -36,7 +36,7 @@ from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits, ReadsAccesses
-from cachekit.tiers.memory.sampling import LOADED, SPREAD, WRITTEN, SampledFence
+from cachekit.tiers.memory.sampling import LOADED, WRITTEN, SampledFence
 from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.write_lock import Removed
@@ -229,7 +229,7 @@ class PolicyStore(Store):
             held.deadline = GONE
             held.accesses = 0
             held.tags = tags
-            sampled = hash(key) % SPREAD < self.sampled
+            sampled = self.is_sampled(key)
             held.shared_fence = self._sampled_fence(key, shared_fence) if sampled else shared_fence
             held.weight = weight
             done = self._exclusively(self._put, held, fence, breaks_fences)

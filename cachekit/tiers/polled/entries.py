@@ -23,8 +23,8 @@ from typing import Final, NamedTuple, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
-from cachekit.model.entry import CacheEntry, checked_entry
-from cachekit.model.types import FOREVER, NO_TAGS
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FOREVER
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
@@ -45,6 +45,7 @@ from cachekit.tiers.polled.items import (
 from cachekit.tiers.polled.journal import EVERYTHING, KEYS, TAGS
 from cachekit.tiers.polled.listeners import Listeners
 from cachekit.tiers.polled.store import Item, PolledStore
+from cachekit.tiers.stored_entries import entry_of, missing_tokens, prolonged
 
 _TRIES: Final = 10  # to store where other clients write all the time
 _LOAD: Final = 3600.0  # seconds that a load may take; a tombstone lives as long
@@ -114,26 +115,18 @@ class Entries:
         tokens = self._tokens({key: stored.tags for key, stored in opened.items()})
         for key, stored in opened.items():
             if stored.tags == tokens[key]:
-                entry = self._entry(key, stored, len(found[key].item.data))
-                found[key] = found[key]._replace(stored=stored, entry=entry)
+                size, tags = len(found[key].item.data), stored.tags.keys() - {GENERATION, SEGMENT}
+                try:
+                    entry = entry_of(key, stored, tags, size, self._clock.time())
+                except UnreadableError:
+                    self._counter.errors += 1
+                else:
+                    found[key] = found[key]._replace(stored=stored, entry=entry)
         return found
 
     def _opened(self, key: str, envelope: bytes) -> Stored | None:
         try:
             return self._serializer.decode(key, envelope)
-        except UnreadableError:
-            self._counter.errors += 1
-            return None
-
-    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry | None:
-        created = min(stored.created, self._clock.time())
-        ttl = stored.expires - stored.created
-        tags = frozenset(stored.tags.keys() - {GENERATION, SEGMENT}) or NO_TAGS
-        try:
-            if not (created >= 0 and ttl >= 0):  # NaN, too
-                raise UnreadableError("the envelope has no valid times")
-            ttl = ttl if ttl == FOREVER else round(ttl, 6)
-            return checked_entry(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
         except UnreadableError:
             self._counter.errors += 1
             return None
@@ -319,12 +312,8 @@ class Entries:
         return stored
 
     def _check(self, entry: CacheEntry, origin: ServerTokens) -> None:
-        missing = entry.tags - origin.tags.keys()
-        if missing:
-            raise ValueError(
-                f"origin must have tokens for all tags of the entry, not only for {sorted(origin.tags)}; "
-                f"take it with {sorted(missing)} too"
-            )
+        if not origin.tags.keys() >= entry.tags:
+            raise missing_tokens(entry, origin)
         if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
 
@@ -366,15 +355,11 @@ class Entries:
                 found = self._find([key]).get(key)
                 if found is None or found.stored is None or found.entry is None:
                     return False
-                stored, now = found.stored, self._clock.time()
-                envelope = self._serializer.encode(
-                    key,
-                    found.entry.value,
-                    created=stored.created,
-                    expires=now + life,
-                    stale_until=now + life + stored.stale_ttl,
-                    tags=stored.tags,
-                )
+                expires = self._clock.time() + life
+                envelope = prolonged(self._serializer, key, found.stored, found.entry.value, expires)
+                if envelope is None:
+                    self._counter.errors += 1
+                    return False
                 data, end = value(fresh(), envelope), None if life == math.inf else life
                 if self._store.replace(self._names.of_key(key), data, end, found.item.version):
                     self._listeners.note(KEYS, [key])

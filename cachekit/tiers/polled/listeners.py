@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.polled.journal import Journal
@@ -32,7 +32,7 @@ class Listeners:
         self._journal = journal
         self._poll = poll
         self._looking: ScheduledTask | None = None
-        self._lock = threading.Lock()
+        self._lock = RLock()
         # Replaced as a whole, because writes go through it without the lock.
         self._listening: tuple[weakref.ref[BusListener], ...] = ()
 
