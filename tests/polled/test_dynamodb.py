@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -178,8 +179,14 @@ def test_answers_in_parts(tier: DynamoDBCache) -> None:
 
 
 def test_the_rights_that_it_needs(tier: DynamoDBCache) -> None:
-    """Whatever is done with it, it makes requests of two kinds."""
+    """Whatever is done with it, it makes requests of two kinds, and all reads are consistent."""
     sent: set[str] = set()
+    consistent: list[bool] = []
+
+    def note_read(params: dict[str, Any], **_: object) -> None:
+        consistent.append(json.loads(params["body"])["RequestItems"][TABLE]["ConsistentRead"])
+
+    client_of(tier).meta.events.register("before-call.dynamodb.BatchGetItem", note_read)
     client_of(tier).meta.events.register(
         "before-send.dynamodb", lambda event_name, **_: sent.add(event_name.rpartition(".")[2])
     )
@@ -196,6 +203,8 @@ def test_the_rights_that_it_needs(tier: DynamoDBCache) -> None:
         cache.invalidate_by_pattern("a:")
         cache.clear()
     assert sent == {"BatchGetItem", "PutItem"}
+    assert len(consistent) > 10
+    assert all(consistent)
 
 
 def test_a_throttled_table(server: DynamoDBServer, prefix: str) -> None:
