@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +12,8 @@ import pytest
 from dynamodb_server import REGION, TABLE, DynamoDBServer
 from fresh_imports import SITE_PACKAGES, run
 from polled_servers import PolledServerTests, Server
+from redis_server import wait_until
+from throttling_proxy import ThrottlingProxy
 
 from cachekit import CacheEntry, DynamoDBCache, IntelligentCache, LoadOptions, MemoryCache
 from cachekit.errors import TierUnavailableError, ValueTooLargeError
@@ -176,8 +179,14 @@ def test_answers_in_parts(tier: DynamoDBCache) -> None:
 
 
 def test_the_rights_that_it_needs(tier: DynamoDBCache) -> None:
-    """Whatever is done with it, it makes requests of two kinds."""
+    """Whatever is done with it, it makes requests of two kinds, and all reads are consistent."""
     sent: set[str] = set()
+    consistent: list[bool] = []
+
+    def note_read(params: dict[str, Any], **_: object) -> None:
+        consistent.append(json.loads(params["body"])["RequestItems"][TABLE]["ConsistentRead"])
+
+    client_of(tier).meta.events.register("before-call.dynamodb.BatchGetItem", note_read)
     client_of(tier).meta.events.register(
         "before-send.dynamodb", lambda event_name, **_: sent.add(event_name.rpartition(".")[2])
     )
@@ -194,6 +203,47 @@ def test_the_rights_that_it_needs(tier: DynamoDBCache) -> None:
         cache.invalidate_by_pattern("a:")
         cache.clear()
     assert sent == {"BatchGetItem", "PutItem"}
+    assert len(consistent) > 10
+    assert all(consistent)
+
+
+def test_a_throttled_table(server: DynamoDBServer, prefix: str) -> None:
+    """The tier is out until it answers again, and its invalidations are repeated then."""
+    with ThrottlingProxy(server.endpoint) as proxy:
+        tier = DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60)
+        with IntelligentCache(None, tier, file_cache=None) as cache:
+            assert cache.set("k", "old")
+            proxy.mode = "refuse"
+            before = proxy.requests
+            with pytest.raises(TierUnavailableError, match="give the table more capacity"):
+                tier.peek("k")
+            assert proxy.requests == before + 1, "a throttled request was made again"
+            assert cache.get_or_set("k", lambda: "new") == "new"
+            cache.delete("k")
+            before = proxy.requests
+            assert [cache.get_or_set("k", lambda: "new") for _ in range(50)] == ["new"] * 50
+            assert proxy.requests < before + 50, "the breaker let all calls through"
+            proxy.mode = "off"
+            wait_until(lambda: cache.set("back", 1), "the tier is back")
+            assert tier.get("k") is None
+
+
+def test_batches_that_are_throttled(server: DynamoDBServer, prefix: str) -> None:
+    """Those that are answered in part are asked for again, a few times."""
+    with (
+        ThrottlingProxy(server.endpoint) as proxy,
+        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
+    ):
+        keys = [f"k:{number}" for number in range(20)]
+        for key in keys:
+            tier.set_value(key, key)
+        proxy.mode = "halve"
+        assert {key: entry.value for key, entry in tier.get_many(keys).items()} == {key: key for key in keys}
+        proxy.mode = "leave"
+        before = proxy.requests
+        with pytest.raises(TierUnavailableError, match="left 20 of 20 items unread; it is throttled"):
+            tier.get_many(keys)
+        assert proxy.requests - before <= 8
 
 
 def test_refusals(server: DynamoDBServer, prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 from collections.abc import Callable
@@ -221,6 +222,28 @@ def test_children_are_other_clients() -> None:
     assert written is not None
     clients = in_processes(2, lambda _: written._client)
     assert len({written._client, *clients}) == 3
+
+
+def test_looks_begin_and_end_with_the_listeners() -> None:
+    """One task looks for all of them, also after one that was dropped without `close`."""
+    here, _ = hosts(World())
+    listeners = here._listeners
+    for _ in range(3):
+        cache = IntelligentCache(MemoryCache(), here, file_cache=None, close_tiers=False)
+        task = listeners._looking
+        assert task is not None
+        with IntelligentCache(MemoryCache(), here, file_cache=None, close_tiers=False):
+            assert listeners._looking is task
+        assert listeners._looking is task
+        cache.close()
+        assert listeners._looking is None
+    dropped = IntelligentCache(MemoryCache(), here, file_cache=None, close_tiers=False)
+    task = listeners._looking
+    del dropped
+    gc.collect()
+    with IntelligentCache(MemoryCache(), here, file_cache=None, close_tiers=False):
+        assert listeners._looking is task
+    assert listeners._looking is None
 
 
 def test_a_wrong_interval() -> None:

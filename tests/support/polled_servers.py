@@ -6,8 +6,10 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Barrier
 from typing import Any, Protocol, TypeAlias
 
 import pytest
@@ -178,6 +180,47 @@ class PolledServerTests:
                 assert cache.get_or_set("other", lambda: 2) in (1, 2)
                 server.start()
                 wait_until(lambda: cache.set("back", 1) and patient.peek("back"), "the tier is back")
+
+    def test_an_interrupt_of_the_caller(self, prefix: str) -> None:
+        """A time limit of the program that strikes while a server does not answer is no failure of it."""
+
+        class Struck(TimeoutError):
+            pass
+
+        def strike(number: int, frame: object) -> None:
+            raise Struck
+
+        before = signal.signal(signal.SIGALRM, strike)
+        try:
+            with self.own_server() as server, self.make(prefix, server) as tier:
+                tier.set_value("k", 1)
+                for call in (
+                    lambda: tier.peek("k"),
+                    lambda: tier.set_value("k", 2),
+                    lambda: tier.delete("k"),
+                ):
+                    errors = tier.get_stats().errors
+                    server.signal(signal.SIGSTOP)
+                    signal.setitimer(signal.ITIMER_REAL, 0.2)
+                    with pytest.raises(Struck):
+                        call()
+                    server.signal(signal.SIGCONT)
+                    assert tier.get_stats().errors == errors
+                assert tier.get_value("k") in (None, 1, 2)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    def test_the_first_call_of_many_threads(self, prefix: str) -> None:
+        """They share what it makes."""
+        with self.make(prefix) as tier, ThreadPoolExecutor(8) as pool:
+            together = Barrier(8)
+
+            def call(number: int) -> object:
+                together.wait()
+                tier.set_value(f"k:{number}", number)
+                return tier.get_value(f"k:{number}")
+
+            assert list(pool.map(call, range(8))) == list(range(8))
 
     def test_copies_in_memory_end_with_max_staleness(self, prefix: str) -> None:
         """Other hosts are not notified, so their copies are dropped again and again."""

@@ -75,6 +75,7 @@ class Names:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self._generation = self._name("g", "")  # each read of a value needs it
 
     def _name(self, kind: str, text: str) -> str:
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20, person=kind.encode())
@@ -90,7 +91,7 @@ class Names:
 
     def of_generation(self) -> str:
         """Return the name of the generation."""
-        return self._name("g", "")
+        return self._generation
 
     def of_segment(self, text: str) -> str:
         """Return the name of a segment."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.runtime import fork
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.base import BusListener
@@ -31,8 +32,10 @@ class Listeners:
         self._interval = interval
         self._journal = journal
         self._poll = poll
+        self._looks = False
         self._looking: ScheduledTask | None = None
         self._lock = RLock()
+        self._in_forks = fork.ForkSafeLock(self._lock)
         # Replaced as a whole, because writes go through it without the lock.
         self._listening: tuple[weakref.ref[BusListener], ...] = ()
 
@@ -41,8 +44,11 @@ class Listeners:
         mine = weakref.ref(listener)
         with self._lock:
             self._listening = (*(one for one in self._listening if one() is not None), mine)
-            if self._journal is not None and self._looking is None:
-                self._looking = _dropping.every(self._poll, self.look, apart=True)
+            begins = self._journal is not None and not self._looks
+            self._looks = self._looks or begins
+        # Not under the lock: a fork takes that of the scheduler first, and then this one.
+        if begins:
+            self._looking = _dropping.every(self._poll, self.look, apart=True)
         listener.everything_changed()
         task = _dropping.every(self._interval, listener.everything_changed)
 
@@ -53,9 +59,9 @@ class Listeners:
             task.cancel()
             with self._lock:
                 self._listening = tuple(one for one in self._listening if one is not mine)
-                looking = None if self._listening else self._looking
-                if looking is not None:
-                    self._looking = None
+                looking = None
+                if not self._listening:
+                    self._looks, looking, self._looking = False, self._looking, None
             if looking is not None:
                 looking.cancel()
 
