@@ -177,7 +177,7 @@ def test_who_shares_the_work(subtests: pytest.Subtests, place: Place) -> None:
         (LoadOptions(lease="process"), LoadOptions(hard_timeout=20), "thread"),
     ]
     for load, options, scope in rows:
-        if place.kind == "a server" and (load.lease == "process" or load.needs_permit):
+        if place.kind == "a server" and (load.lease == "process" or load.takes_turns):
             continue  # these need a directory
         with subtests.test(load=load, options=options), place.cache(0, load=load) as cache:
             widest = "process" if place.kind == "a directory" else "fleet"
