@@ -129,6 +129,10 @@ class RedisServer:
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(
+                os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            )  # until then it answers
 
     def kill(self) -> None:
         """Kill it at once, and wait until it is gone."""
