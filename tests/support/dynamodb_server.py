@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,10 @@ class DynamoDBServer:
         return {"region": REGION, "endpoint": self.endpoint}
 
     def signal(self, number: int) -> None:
+        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         """Kill it at once, and wait until it is gone."""
