@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from dynamodb_server import REGION, TABLE, DynamoDBServer
+from forking import in_fork
 from fresh_imports import SITE_PACKAGES, run
 from polled_servers import PolledServerTests, Server
 from redis_server import wait_until
@@ -205,6 +206,18 @@ def test_the_rights_that_it_needs(tier: DynamoDBCache) -> None:
     assert sent == {"BatchGetItem", "PutItem"}
     assert len(consistent) > 10
     assert all(consistent)
+
+
+def test_a_child_makes_a_client(tier: DynamoDBCache) -> None:
+    """It must not use the sockets of its parent, nor locks that a thread of the parent holds."""
+    parent = client_of(tier)
+
+    def check() -> None:
+        assert client_of(tier) is not parent
+        tier.ping()
+
+    assert in_fork(check)() == 0
+    assert client_of(tier) is parent
 
 
 def test_a_throttled_table(server: DynamoDBServer, prefix: str) -> None:

@@ -29,6 +29,7 @@ from polled_search import (
 from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.testing.processes import in_processes
 from cachekit.tiers.polled import PolledTier, journal
+from cachekit.tiers.polled.listeners import _dropping
 
 BESIDE: dict[str, Actor] = {
     "reader": read_memory,
@@ -237,6 +238,7 @@ def test_looks_begin_and_end_with_the_listeners() -> None:
         assert listeners._looking is task
         cache.close()
         assert listeners._looking is None
+        assert task not in _dropping._tasks
     dropped = IntelligentCache(MemoryCache(), here, file_cache=None, close_tiers=False)
     task = listeners._looking
     del dropped
