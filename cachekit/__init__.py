@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cachekit.model.entry import CacheEntry
     from cachekit.model.reports import (
         Explanation,
+        LoadTimeGain,
         Miss,
         OptimizationReport,
         SizeEstimate,
@@ -66,11 +67,11 @@ __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
     "CassetteMissError", "DynamoDBCache", "Explanation", "FileCache", "FileFormatError", "Fill",
-    "IntelligentCache", "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache",
-    "MemoryCache", "Miss", "OptimizationReport", "Prefetch", "PrefetchInfo", "RedisCache", "Region",
-    "RemovalCause", "SerializationError", "SizeEstimate",
-    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
-    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "IntelligentCache", "KeyEncodingError", "LoadOptions", "LoadTimeGain", "LoadTimeoutError",
+    "MemcachedCache", "MemoryCache", "Miss", "OptimizationReport", "Prefetch", "PrefetchInfo",
+    "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate", "TierUnavailableError",
+    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",
 ]  # fmt: skip
@@ -93,7 +94,7 @@ _MODULES = {
         "loading.options": "LoadOptions Prefetch",
         "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
+        "model.reports": "Explanation LoadTimeGain Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
         "tiers.dynamodb.tier": "DynamoDBCache",

@@ -51,6 +51,11 @@ async def one_awaited() -> int:
     return 1
 
 
+@cache_result(name="in all caches")
+def in_all_caches(x: int) -> int:
+    return x
+
+
 def functions(cache: IntelligentCache, count: int) -> None:
     for number in range(count):
 
@@ -84,10 +89,19 @@ def caches(_: IntelligentCache, count: int) -> None:
 
 def caches_left_open(_: IntelligentCache, count: int) -> None:
     """They are dropped without `close`, and one function has used them all."""
-    function = cache_result(name="in all caches")(lambda x: x)
     for _number in range(count):
         with override(IntelligentCache(MemoryCache(max_size=10), None, None)):
-            function(1)
+            in_all_caches(1)
+
+
+def caches_of_one_memory(cache: IntelligentCache, count: int) -> None:
+    """They are dropped without `close`, and what they counted stays."""
+    memory = cache.memory_cache
+    assert memory is not None
+    before = memory.get_stats().requests
+    for _number in range(count):
+        IntelligentCache(memory, None, None).get("k")
+    assert memory.get_stats().requests == before + count
 
 
 def caches_over_files(cache: IntelligentCache, count: int) -> None:
@@ -221,9 +235,9 @@ def missed(cache: IntelligentCache, count: int) -> None:
 
 Driver = Callable[[IntelligentCache, int], None]
 DRIVERS: list[Driver] = [
-    functions, named_functions, tagged_functions, caches, caches_left_open, caches_over_files, regions, keys,
-    tags, abandoned_fills, keys_with_options, failures, loops, loops_that_end_early, threads, classes,
-    listeners, outages, missed,
+    functions, named_functions, tagged_functions, caches, caches_left_open, caches_of_one_memory,
+    caches_over_files, regions, keys, tags, abandoned_fills, keys_with_options, failures, loops,
+    loops_that_end_early, threads, classes, listeners, outages, missed,
 ]  # fmt: skip
 
 

@@ -95,7 +95,8 @@ class HotSet:
         self.reloaded = 0
         self._taken = 0
         self._copies: list[BackgroundCall] = []
-        self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save)
+        # Apart: it goes through all entries of memory, and writes to a disk or a server.
+        self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save, apart=True)
         _hot_sets.add(self)
         self._reader = self._begin(partial(self._copy_record))
 

@@ -98,6 +98,44 @@ def test_a_change_of_shape_loses_no_entry() -> None:
         store_of(cache).check()
 
 
+def popular(requests: int, keys: int) -> list[str]:
+    weights = list(accumulate(rank**-0.9 for rank in range(1, keys + 1)))
+    return [f"k{number}" for number in random.Random(5).choices(range(keys), cum_weights=weights, k=requests)]
+
+
+def test_a_shape_has_its_trial_queue_soon(subtests: pytest.Subtests) -> None:
+    """Whatever the shape was before. A comparison alone would keep the length of the queue for ever."""
+    keys = popular(9_000, 1_000)
+    for before in (SHAPES[1], SHAPES[-1]):
+        for shape in SHAPES:
+            with (
+                subtests.test(before=str(before), shape=str(shape)),
+                MemoryCache(SIZE, CacheStrategy.ADAPTIVE, estimates=False) as cache,
+            ):
+                policy = adaptive(cache)
+                policy.shape = before
+                run(cache, keys[:2_000])
+                policy.shape = shape
+                run(cache, keys[2_000:])
+                assert abs(len(policy._trial) - max(1, SIZE * shape.trial)) <= 2
+
+
+def test_an_entry_on_trial_that_was_hit_goes_round_once_more() -> None:
+    """Where a comparison decides, the trial queue keeps what is in use, as a window with LRU does."""
+    policy = Adaptive[str]()
+    policy.shape = SHAPES[-1]
+    policy.begin(5)
+    for key in "abcde":
+        policy.insert(key, 0.0)
+    assert list(policy._trial) == ["a", "b", "c"]
+    policy.hit("a")
+    assert policy.evict("f") == "b"
+    assert list(policy._trial) == ["c", "a"]
+    policy.insert("f", 0.0)
+    policy.evict("g")
+    assert "a" in policy._trial, "one hit is one round"
+
+
 def test_a_hit_does_nothing() -> None:
     """Not one call of Python code: the policy reads the entry's own count."""
     with MemoryCache(SIZE, CacheStrategy.ADAPTIVE) as cache:

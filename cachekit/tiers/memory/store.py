@@ -123,6 +123,10 @@ class Store(RemovalMixin):
         """Return the weight of all entries; None if they are not weighed."""
         return None
 
+    def seconds_of(self, key: str) -> float | None:  # noqa: ARG002
+        """Return how long the load of the entry took; None if that is not known, or not remembered."""
+        return None
+
     # -- lookups ------------------------------------------------------------------------------------
 
     def hit(self, key: str, lookups: Lookups) -> Any | Missing:
@@ -377,7 +381,8 @@ class Store(RemovalMixin):
                     self.counter.sets += 1
                     if sampled:
                         asked = not live and (fence is not None or key in self._missed)
-                        self._note(LOADED if asked else WRITTEN, key, created + ttl, tags, 1, now)
+                        took = fence.seconds if isinstance(fence, PrivateFence) else None
+                        self._note(LOADED if asked else WRITTEN, key, created + ttl, tags, 1, now, took)
                 finally:
                     self._state = IDLE
             if evicted is not None:

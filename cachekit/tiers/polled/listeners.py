@@ -14,7 +14,8 @@ from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.polled.journal import Journal
 
-#: Listeners have a thread of their own, which waits for nothing.
+#: Listeners have a thread of their own, which waits for nothing, and begins another one for each of them:
+#: to drop a million entries takes seconds.
 _dropping: Final = Scheduler("cachekit-polled")
 
 
@@ -43,14 +44,14 @@ class Listeners:
         """Let the listener drop all copies, now and at each interval; return what ends that."""
         mine = weakref.ref(listener)
         with self._lock:
-            self._listening = (*(one for one in self._listening if one() is not None), mine)
+            self._replace(lambda one: one() is not None, mine)
             begins = self._journal is not None and not self._looks
             self._looks = self._looks or begins
         # Not under the lock: a fork takes that of the scheduler first, and then this one.
         if begins:
             self._looking = _dropping.every(self._poll, self.look, apart=True)
         listener.everything_changed()
-        task = _dropping.every(self._interval, listener.everything_changed)
+        task = _dropping.every(self._interval, listener.everything_changed, apart=True)
 
         kept = [listener]
 
@@ -58,7 +59,7 @@ class Listeners:
             kept.clear()
             task.cancel()
             with self._lock:
-                self._listening = tuple(one for one in self._listening if one is not mine)
+                self._replace(lambda one: one is not mine)
                 looking = None
                 if not self._listening:
                     self._looks, looking, self._looking = False, self._looking, None
@@ -79,6 +80,19 @@ class Listeners:
         """Note a change that was carried out, for other hosts."""
         if self._journal is not None:
             self._journal.note(kind, names)
+
+    def _replace(
+        self, keeps: Callable[[weakref.ref[BusListener]], bool], *more: weakref.ref[BusListener]
+    ) -> None:
+        with self._lock:
+            while True:
+                before = self._listening
+                after = (*filter(keeps, before), *more)
+                # Nothing runs between the next two lines (see `model.counters`). A signal handler may
+                # subscribe another one before them.
+                if self._listening is before:
+                    self._listening = after
+                    return
 
     @contextmanager
     def told(self, call: Callable[[BusListener], None]) -> Iterator[None]:
