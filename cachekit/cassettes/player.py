@@ -94,11 +94,7 @@ class CassettePlayer:
         self._takes: dict[str, int] = {}
         for question, take in self._file.answers:
             self._takes[question] = max(take, self._takes.get(question, 0))
-<<<<<<< HEAD
-        self._lock = threading.RLock()
-=======
         self._lock = RLock()
->>>>>>> main
         self._fork_guard = fork.ForkSafeLock(self._lock)
         self._twins: weakref.WeakKeyDictionary[CacheCore, CacheCore] = weakref.WeakKeyDictionary()
         self._default_twin = _twin()

@@ -42,11 +42,7 @@ class Flight:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-<<<<<<< HEAD
-        self._lock = threading.RLock()  # a signal handler may send a request in the middle of this
-=======
         self._lock = RLock()
->>>>>>> main
         self._wake: list[Callable[[], object]] = []
         self._begun_at: float | None = None
         #: How it ended; None while it is under way.
@@ -101,11 +97,7 @@ class Flights:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-<<<<<<< HEAD
-        self._lock = threading.RLock()  # a signal handler may send a request in the middle of this
-=======
         self._lock = RLock()
->>>>>>> main
         self._flights: dict[str, Flight] = {}
         self._passing: dict[str, float] = {}
         fork.register(self)

@@ -213,11 +213,7 @@ class ResponseStore:
         self._core = core_of(cache)
         self._max_buffered = max_buffered
         self._buffered = 0
-<<<<<<< HEAD
-        self._lock = threading.RLock()
-=======
         self._lock = RLock()
->>>>>>> main
         self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock

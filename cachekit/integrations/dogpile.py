@@ -55,11 +55,7 @@ class CacheKitBackend(CacheBackend):
         options: dict[str, Any] = {} if timeout is None else {"lease_timeout": timeout}
         self._lease = LoadOptions(lease=scope, **options)
         self._mutexes: WeakValueDictionary[str, Mutex] = WeakValueDictionary()
-<<<<<<< HEAD
-        self._lock = threading.RLock()  # a signal handler may ask for a mutex in the middle of this
-=======
         self._lock = RLock()
->>>>>>> main
         fork.register(self)
 
     # -- creators -----------------------------------------------------------------------------------
@@ -126,11 +122,7 @@ class CacheKitBackend(CacheBackend):
     def after_fork(self, in_child: bool) -> None:
         """Release it. In the child, drop the mutexes, which threads may hold that are not there."""
         if in_child:
-<<<<<<< HEAD
-            self._lock = threading.RLock()
-=======
             self._lock = RLock()
->>>>>>> main
             self._mutexes = WeakValueDictionary()
         else:
             self._lock.release()
