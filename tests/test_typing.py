@@ -14,7 +14,10 @@ from typecheckers import mypy, pyright
 
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "typing").glob("*.py"))
-EXAMPLES = sorted((HERE.parent / "examples").glob("*.py"))
+EXAMPLES = [
+    *sorted((HERE.parent / "examples").glob("*.py")),
+    *sorted((HERE.parent / "examples" / "tutorial").glob("*.py")),
+]
 #: Its framework is not among those of the tests.
 ABSENT = "langchain_answers.py"
 #: Pyright reads the sources of frameworks without types, and misses what those set at run time.

@@ -65,7 +65,7 @@ def test_a_handler_may_end_a_job_while_one_begins() -> None:
     job = scheduler.every(1000, task.run)
 
     def inside() -> None:
-        with scheduler._wake:
+        with scheduler._lock:
             job.cancel()
 
     in_thread(inside)()

@@ -178,7 +178,7 @@ def test_a_cache_that_drops_many_entries(monkeypatch: pytest.MonkeyPatch) -> Non
             if hanging.is_set():
                 dropped.set()
 
-    listeners, slow, other = Listeners(0.01), Listener(), Other()
+    listeners, slow, other = Listeners(0.01, None, 1.0), Listener(), Other()
     ends = [listeners.subscribe(slow), listeners.subscribe(other)]
     assert dropped.wait(60)
     go.set()

@@ -7,11 +7,11 @@ this applies to the whole process, in every thread.
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 
 from cachekit.decorator.source import is_disabled, reset_followers, switching
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 
 TYPE_CHECKING = False  # the first decorated function loads this module, and no cache
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _DEFAULT_TTL: Final = 7 * 24 * 3600.0
 
 # A cache is built without holding `switching`: building takes locks that a fork takes before that one.
-_building = threading.RLock()
+_building = RLock()
 _default: IntelligentCache | None = None
 _overriding: list[IntelligentCache] = []
 
@@ -44,7 +44,7 @@ class _ForkGuard:
     def after_fork(self, in_child: bool) -> None:
         global _building
         if in_child:  # the thread that held the lock is not in the child
-            _building = threading.RLock()
+            _building = RLock()
 
 
 _fork_guard = _ForkGuard()

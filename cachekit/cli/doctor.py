@@ -37,7 +37,8 @@ from cachekit.tiers.file.permissions import network_file_system, open_path
 Status: TypeAlias = Literal["ok", "warning", "problem"]
 
 _DISTRIBUTION: Final = "cachekit-tiered"
-_FURTHER: Final = ("lint", "test", "bench")  # extras of those who develop cachekit
+#: Extras of those who develop cachekit.
+_FURTHER: Final = ("bench", "browser", "docs", "lint", "release", "test", "test-http")
 _VARIABLES: Final = frozenset(
     {
         "CACHEKIT_DIR", "CACHEKIT_DISABLE", "CACHEKIT_MAX_SIZE_MB", "CACHEKIT_MEMORY_MB",

@@ -8,12 +8,12 @@ comes at once. This class only keeps the state; `accessor` calls and probes the 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.backoff import random_fraction
+from cachekit.runtime.reentrant_lock import RLock
 
 #: `closed`: calls go through. `open`: they are refused. `probing`: refused, and the tier is being tried.
 #: `closing`: refused for the last time, while the tier carries out what it missed.
@@ -45,7 +45,7 @@ class CircuitBreaker:
         self._jitter = jitter
         #: Held for a few instructions, never across a call to anything else. Decisions that depend on the
         #: state are made under it (see `accessor`). Reentrant, for finalizers.
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self._state: BreakerState = "closed"
         self._since = 0.0
         self._closed_at = 0.0

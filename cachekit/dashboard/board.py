@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import HostFigures, HostReader, Process, Reason
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
+from cachekit.runtime.reentrant_lock import RLock
 
 Moment: TypeAlias = dict[str, Any]
 
@@ -43,7 +43,7 @@ class Board:
     def __init__(self, read: Callable[[], HostFigures], place: str) -> None:
         self._read = read
         self.place = place
-        self._lock = threading.Lock()
+        self._lock = RLock()
         self._rates = Rates()
         self._moments: deque[Moment] = deque(maxlen=_KEPT)
 

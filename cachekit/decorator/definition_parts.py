@@ -41,7 +41,7 @@ def annotations_of(thing: Any) -> dict[str, Any]:
     if sys.version_info >= (3, 14):
         import annotationlib
 
-        return dict(annotationlib.getannotations_of(thing, format=annotationlib.Format.FORWARDREF))
+        return dict(annotationlib.get_annotations(thing, format=annotationlib.Format.FORWARDREF))
     found = vars(thing).get("__annotations__") if isinstance(thing, type) else thing.__annotations__
     return dict(found or {})
 

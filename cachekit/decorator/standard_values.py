@@ -123,8 +123,13 @@ def _type_variable(value: Any, _: type) -> object:
     return *(getattr(value, name, None) for name in names), None if _is_mark(default) else default
 
 
+def _forward_reference(value: Any, _: type) -> object:
+    return value.__forward_arg__, str(value.__forward_module__)
+
+
 def _is_mark(value: object) -> bool:
-    return type(value).__module__ == "typing" and type(value).__name__ == "NoDefaultType"
+    kind = type(value)  # of no module in CPython, of `typing` in typing_extensions
+    return kind.__name__ == "NoDefaultType" and kind.__module__ in {"builtins", "typing"}
 
 
 def _view(value: Any, _: type) -> object:
@@ -162,7 +167,8 @@ _READERS: Final = {
     ("typing", "ParamSpec"): _type_variable,
     ("typing", "ParamSpecArgs"): lambda value, _: value.__origin__,
     ("typing", "ParamSpecKwargs"): lambda value, _: value.__origin__,
-    ("typing", "ForwardRef"): lambda value, _: (value.__forward_arg__, str(value.__forward_module__)),
+    ("typing", "ForwardRef"): _forward_reference,
+    ("annotationlib", "ForwardRef"): _forward_reference,  # from Python 3.14 on
     ("typing", "NewType"): lambda value, _: (value.__module__, value.__qualname__, value.__supertype__),
     ("typing", "TypeAliasType"): lambda value, _: (value.__name__, value.__value__),
     ("functools", "partial"): lambda value, kind: (

@@ -10,6 +10,7 @@ from typing import Final, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
+from cachekit.runtime.reentrant_lock import RLock
 
 #: Seconds that a request waits for another one, at most. Then it goes on by itself.
 PATIENCE: Final = 30.0
@@ -41,7 +42,7 @@ class Flight:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may send a request in the middle of this
+        self._lock = RLock()
         self._wake: list[Callable[[], object]] = []
         self._begun_at: float | None = None
         #: How it ended; None while it is under way.
@@ -96,7 +97,7 @@ class Flights:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may send a request in the middle of this
+        self._lock = RLock()
         self._flights: dict[str, Flight] = {}
         self._passing: dict[str, float] = {}
         fork.register(self)

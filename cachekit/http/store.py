@@ -7,7 +7,6 @@ them together, and with the tags that the response names.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, final
 
@@ -36,6 +35,7 @@ from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.fork import ForkSafeLock
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.fences import PrivateFence
 
 P = ParamSpec("P")
@@ -213,7 +213,7 @@ class ResponseStore:
         self._core = core_of(cache)
         self._max_buffered = max_buffered
         self._buffered = 0
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._fork_guard = ForkSafeLock(self._lock)
         self._expected: dict[str, frozenset[str]] = {}
         self.clock: Clock = self._core.memory.clock

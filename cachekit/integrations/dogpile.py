@@ -19,6 +19,7 @@ from cachekit.model.types import FOREVER, MISSING, TTL, Missing, Tags
 from cachekit.model.validation import checked_tags, seconds
 from cachekit.runtime import fork
 from cachekit.runtime.backoff import wait_for
+from cachekit.runtime.reentrant_lock import RLock
 
 
 class CacheKitBackend(CacheBackend):
@@ -54,7 +55,7 @@ class CacheKitBackend(CacheBackend):
         options: dict[str, Any] = {} if timeout is None else {"lease_timeout": timeout}
         self._lease = LoadOptions(lease=scope, **options)
         self._mutexes: WeakValueDictionary[str, Mutex] = WeakValueDictionary()
-        self._lock = threading.RLock()  # a signal handler may ask for a mutex in the middle of this
+        self._lock = RLock()
         fork.register(self)
 
     # -- creators -----------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class CacheKitBackend(CacheBackend):
     def after_fork(self, in_child: bool) -> None:
         """Release it. In the child, drop the mutexes, which threads may hold that are not there."""
         if in_child:
-            self._lock = threading.RLock()
+            self._lock = RLock()
             self._mutexes = WeakValueDictionary()
         else:
             self._lock.release()

@@ -17,6 +17,7 @@ from cachekit.integrations.sources import AnyCache, Figures, of_process
 from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import FAMILIES, PARTS, Family
 from cachekit.monitoring.snapshot import Numbers
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import Scheduler
 
 _LARGEST: Final = 1432  # bytes of a datagram, so that none is split on the way
@@ -66,7 +67,7 @@ class StatsdSender:
         self._prefix = prefix
         self._datadog = tags == "datadog"
         self._sources = of_process(caches)
-        self._sending = threading.RLock()
+        self._sending = RLock()
         self._sent: dict[str, Numbers] = {}
         self._socket: socket.socket | None = None
         # A thread of its own: to look up the host may take long, and must not keep other work waiting.
@@ -160,7 +161,7 @@ _EDGES: Final = LatencyHistogram.EDGES
 def _after_fork_in_child() -> None:
     for sender in list(_senders):
         # A thread of the parent may hold the lock. What was counted up to here is the parent's.
-        sender._sending = threading.RLock()
+        sender._sending = RLock()
         sender._disconnect()
         sender._sent = {name: source().counters for name, source in sender._sources.items()}
 

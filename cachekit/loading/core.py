@@ -6,7 +6,6 @@ the loads, the defaults and the counters. Callers check arguments before they ca
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
@@ -26,6 +25,7 @@ from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
 from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache, memory_of_nothing, stats_of, store_of
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cachekit.loading.prefetching import Job, Prefetcher, PrefetchPool
 
 #: Held while a cache makes what its prefetchers share, because its first two functions may meet there.
-_making: Final = threading.RLock()
+_making: Final = RLock()
 _fork_guard = ForkSafeLock(_making)
 
 _LEVELS: Final = (CacheLevel.MEMORY, CacheLevel.REDIS, CacheLevel.FILE)

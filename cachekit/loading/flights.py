@@ -24,6 +24,7 @@ from weakref import ref
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.outcome import Outcome
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import Fence
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _GLANCE: Final = 0.1  # seconds between two checks whether the loop of a flight 
 
 # Guards every table and flight of the process, because two loads may wait for each other across caches. It
 # is re-entrant for finalizers, so each operation under it leaves the tables consistent.
-_lock = threading.RLock()
+_lock = RLock()
 
 F = TypeVar("F", bound=Fence)
 

@@ -8,7 +8,6 @@ then is copied from the shared tiers.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush
@@ -23,6 +22,7 @@ from cachekit.loading.threads_driver import Loads
 from cachekit.model.types import MISSING
 from cachekit.runtime import fork
 from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 
 _INTERVAL: Final = 1.0  # seconds between two rounds
@@ -51,7 +51,7 @@ class KeepWarm:
         #: A heap of when to look at which key. Where `_kept` says otherwise, the pair is out of date.
         self._due: list[tuple[float, str]] = []
         # Held for a few instructions, and never while another lock is taken: a fork takes all locks.
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._closed = False
         self._job: ScheduledTask | None = None
         self._round: BackgroundCall | None = None

@@ -15,12 +15,12 @@ means that the request comes before the value.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple, final
 
 from cachekit.runtime.fork import ForkSafeLock
+from cachekit.runtime.reentrant_lock import RLock
 
 _FIRST: Final = 32.0  # the budget of a new predictor
 _REQUESTS: Final = 200  # that add one to it
@@ -230,7 +230,7 @@ class Predictor:
         self._wrong: OrderedDict[str, int] = OrderedDict()
         self._issued = self._useful = self._late = self._wasted = self._pushed_out_misses = self._saved = 0
         self._judged_late = self._judged_useful = 0
-        self._lock = threading.RLock()  # a signal handler may ask for a key
+        self._lock = RLock()  # a signal handler may ask for a key
         self._fork_guard = ForkSafeLock(self._lock)
 
     # -- what callers do ----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from cachekit.model.counters import Lookups
 from cachekit.model.types import MISSING, CacheLevel, Missing, RemovalCause
 from cachekit.runtime import fork
 from cachekit.runtime.background import BackgroundCall
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.memory.store import Store
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class PrefetchPool:
         #: The prefetchers of the entries in memory that no request has asked for yet.
         self._owners: dict[str, Prefetcher] = {}
         self._queue: SimpleQueue[tuple[Prefetcher, str, Context] | None] = SimpleQueue()
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._running = self._idle = self._tasks = 0
         self._unsubscribe = memory.on_removal(self._removed)
         fork.register(self)

@@ -7,13 +7,13 @@ import os
 import stat
 import struct
 import sys
-import threading
 from hashlib import blake2b
 from typing import Final, Protocol, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 
 if sys.platform != "win32":
     import fcntl
@@ -195,7 +195,7 @@ class ProcessLeases:
         path = os.fspath(directory)
         self._places: _Places = _Bytes(path) if _HAS_BYTE_LOCKS else _Stripes(path)
         self._held: dict[int, object] = {}
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._closed = False
         fork.register(self)
 

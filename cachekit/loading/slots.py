@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import re
-import threading
 from typing import final
 
 from portalocker import AlreadyLocked, Lock, LockException
@@ -15,6 +14,7 @@ from cachekit.errors import TierUnavailableError
 from cachekit.loading.process_lease import open_lock
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 
 
 @final
@@ -72,7 +72,7 @@ class LoadSlots:
         self._limit = limit
         self._directory = os.fspath(directory)
         self._held: set[Lock] = set()
-        self._lock = threading.RLock()
+        self._lock = RLock()
         fork.register(self)
 
     def try_acquire(self) -> LoadSlot | None:

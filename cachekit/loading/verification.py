@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.coherence.accessor import UNAVAILABLE
@@ -163,10 +164,24 @@ def _differences(cached: Any, fresh: Any, options: LoadOptions) -> list[str]:
     return [] if options.same(cached, fresh) else differing(cached, fresh) or ["what same= compares"]
 
 
+def innermost(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a loader calls in the end: a function in Python or C, or an object of a class."""
+    called: Any = loader
+    for _ in range(100):
+        if isinstance(called, MethodType):
+            called = called.__func__
+        elif isinstance(called, partial):
+            called = called.func
+        elif hasattr(called, "__wrapped__"):
+            called = called.__wrapped__
+        else:
+            break
+    found: Callable[..., Any] = called
+    return found
+
+
 def loader_name(loader: Callable[..., Any]) -> str:
-    """Return module and qualified name of a loader."""
-    named: Any = loader
-    while isinstance(named, partial):
-        named = named.func
+    """Return module and qualified name of what a loader calls in the end."""
+    named: Any = innermost(loader)
     named = named if hasattr(named, "__qualname__") else type(named)
     return f"{named.__module__}.{named.__qualname__}"

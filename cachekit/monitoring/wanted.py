@@ -7,11 +7,11 @@ is missing or its time is over, and no process writes anything.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Final
 
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 
 #: The directory of the figures, in that of a cache, and the file that says until when they are wanted.
 FIGURES: Final = "figures"
@@ -23,7 +23,7 @@ INTERVAL: Final = 1.0
 
 #: Held while totals and files of figures change, and so across a fork: a child inherits no lock on a file,
 #: and nothing half done. No other lock of cachekit is taken under it, because a fork has another order.
-changing: Final = threading.RLock()
+changing: Final = RLock()
 _fork_guard: Final = fork.ForkSafeLock(changing)
 
 

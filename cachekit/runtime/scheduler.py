@@ -17,6 +17,7 @@ from typing import Any, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 
 
 @final
@@ -55,7 +56,9 @@ class Scheduler:
 
     def __init__(self, name: str = "cachekit-upkeep") -> None:
         self._name = name
-        self._wake = threading.Condition(threading.RLock())  # finalizers and signal handlers cancel tasks
+        # Taken by its own `with`: that of a Condition may be left taken by a signal handler's exception.
+        self._lock = RLock()  # re-entrant, because finalizers and signal handlers cancel tasks
+        self._wake = threading.Condition(self._lock)
         self._tasks: list[ScheduledTask] = []
         self._thread: threading.Thread | None = None
         fork.register(self)
@@ -67,7 +70,7 @@ class Scheduler:
         call that is to run `apart` is left out while the one before is still running.
         """
         scheduled = ScheduledTask(self, weakref.WeakMethod(task, self._collected), interval, apart)
-        with self._wake:
+        with self._lock:
             self._tasks.append(scheduled)
             if self._thread is None:
                 self._start()
@@ -77,13 +80,13 @@ class Scheduler:
     def _collected(self, _: object) -> None:
         # This may have been the last task, so the thread must wake up and end. Never block here: the
         # thread that runs the garbage collector may hold any lock.
-        if self._wake.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             self._wake.notify()
-            self._wake.release()
+            self._lock.release()
 
     def remove(self, scheduled: ScheduledTask) -> None:
         """Remove a task. After the last one the thread ends; wait at most one second for that."""
-        with self._wake:
+        with self._lock:
             if scheduled in self._tasks:
                 self._tasks.remove(scheduled)
             thread = None if self._tasks else self._thread
@@ -108,7 +111,7 @@ class Scheduler:
 
     def _run(self) -> None:
         while True:
-            with self._wake:
+            with self._lock:
                 self._tasks = [scheduled for scheduled in self._tasks if scheduled.method() is not None]
                 if not self._tasks:
                     # Decided under the lock: a task that is added later finds no thread and starts one.
@@ -148,17 +151,18 @@ class Scheduler:
             logging.getLogger("cachekit").exception("a background task failed; it runs again later")
 
     def before_fork(self) -> None:  # noqa: D102
-        self._wake.acquire()
+        self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:  # noqa: D102
         if in_child:
             # The thread does not exist in the child, and waiters on the condition belong to the parent.
-            self._wake = threading.Condition(threading.RLock())
+            self._lock = RLock()
+            self._wake = threading.Condition(self._lock)
             self._thread = None
             if self._tasks:
                 self._start()
         else:
-            self._wake.release()
+            self._lock.release()
 
 
 #: The scheduler of this process.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
 from cachekit.runtime import fork
 from cachekit.runtime.outcome import Outcome
+from cachekit.runtime.reentrant_lock import RLock
 
 if TYPE_CHECKING:
     import asyncio
@@ -143,7 +144,7 @@ class _SpareThreads:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may submit a step in the middle of this
+        self._lock = RLock()  # a signal handler may submit a step in the middle of this
         self._waiting: deque[list[Callable[[], None]]] = deque()
         self._running = 0
         fork.register(self)

@@ -141,7 +141,8 @@ class PickleCodec:
 
     def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
         self._allowed = table(allow)
-        self._trusted = trusted
+        #: Whether it reads pickles without looking at what they do.
+        self.trusted = trusted
 
     def encode(self, value: Any) -> bytes:
         """The value as a pickle that this codec reads.
@@ -168,9 +169,9 @@ class PickleCodec:
             if (kind is bytes or kind is str) and len(value) > LARGE:
                 return _in_parts(value, most), b""
             scalar = pickle.dumps(value, PROTOCOL)
-            return scalar if self._trusted else self._verified(value, scalar), b""
+            return scalar if self.trusted else self._verified(value, scalar), b""
         payload, kinds = _dumped(value, most)
-        if self._trusted:
+        if self.trusted:
             return payload, table_of(kinds.values()) if kinds else b""
         if not kinds and isinstance(payload, Parts) and self._is_verified_by_outline(payload):
             return payload, b""
@@ -208,7 +209,7 @@ class PickleCodec:
                 unpickled or is gone (class).
         """
         try:
-            if self._trusted:
+            if self.trusted:
                 return pickle.loads(payload)
             # First look, then load, both on the same immutable bytes: nothing can change them in between.
             whole = payload if type(payload) is bytes else bytes(payload)
@@ -228,7 +229,7 @@ class PickleCodec:
 
     def find(self, module: str, name: str) -> object:
         """Return the class of these names, if this codec may read it."""
-        if self._trusted:
+        if self.trusted:
             return find_by_import(module, name)
         return resolve(self._allowed[module, name], module, name)
 
@@ -274,7 +275,7 @@ class PickleCodec:
             )
 
     def __repr__(self) -> str:
-        return f"PickleCodec(trusted={self._trusted})"
+        return f"PickleCodec(trusted={self.trusted})"
 
 
 #: Picklers that are not in use. One that is made takes longer than what it does to a small value.

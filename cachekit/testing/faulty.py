@@ -12,6 +12,7 @@ from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import Tags
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import Fence, Tier
 
 #: Methods that a tier promises to keep working after every fault. They fail only if a test names them.
@@ -44,7 +45,8 @@ class FaultyTier:
         if not isinstance(tier, Tier):
             raise TypeError(f"tier must be a tier, such as a MemoryCache, not {tier!r}")
         self.tier = tier  #: the tier inside, to call it without faults
-        self._changed = threading.Condition()
+        self._lock = RLock()
+        self._changed = threading.Condition(self._lock)
         self._faults: dict[str, _Fault] = {}
         self._calls: Counter[str] = Counter()
         self._hanging = 0
@@ -85,7 +87,7 @@ class FaultyTier:
 
     def mend(self, *methods: str) -> None:
         """End the faults. Blocked calls continue."""
-        with self._changed:
+        with self._lock:
             for name in methods or list(self._faults):
                 self._drop(self._known(name))
             self._changed.notify_all()
@@ -96,7 +98,7 @@ class FaultyTier:
         methods: tuple[str, ...],
         timeout: float | None = None,
     ) -> None:
-        with self._changed:
+        with self._lock:
             for name in methods or self._methods - _DEPENDABLE:
                 self._drop(self._known(name))
                 self._faults[name] = _Fault(kind, threading.Event(), timeout)
@@ -118,7 +120,7 @@ class FaultyTier:
     @property
     def calls(self) -> Counter[str]:
         """Return how often each method was called so far, failed calls included; a copy."""
-        with self._changed:
+        with self._lock:
             return self._calls.copy()
 
     @property
@@ -132,12 +134,12 @@ class FaultyTier:
         Raises:
             TimeoutError: they were not within `timeout` seconds (default 10).
         """
-        with self._changed:
+        with self._lock:
             if not self._changed.wait_for(lambda: self._hanging >= count, timeout):
                 raise TimeoutError(f"{self._hanging} calls hang, not {count}, after {timeout} s")
 
     def _forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        with self._changed:
+        with self._lock:
             self._calls[name] += 1
             fault = self._faults.get(name)
             while fault is not None and fault.kind == "hang" and self._hang(fault):
@@ -146,7 +148,7 @@ class FaultyTier:
             return getattr(self.tier, name)(*args, **kwargs)
         if fault.kind == "lie":
             return None
-        with self._changed:
+        with self._lock:
             self._failed["errors"] += 1
             if name in {"get", "look", "get_many"}:
                 lookups = len(args[0]) if name == "get_many" else 1
@@ -162,11 +164,11 @@ class FaultyTier:
         # Waits for the end of the fault. False if its timeout came first.
         self._hanging += 1
         self._changed.notify_all()
-        self._changed.release()
+        self._lock.release()
         try:
             return fault.released.wait(fault.timeout)
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
             self._hanging -= 1
 
     # -- a tier -------------------------------------------------------------------------------------
@@ -219,11 +221,12 @@ class FaultyTier:
     # -- forks --------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:  # noqa: D102
-        self._changed.acquire()
+        self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:  # noqa: D102
         if in_child:  # blocked calls belong to threads that are not in the child
-            self._changed = threading.Condition()
+            self._lock = RLock()
+            self._changed = threading.Condition(self._lock)
             self._hanging = 0
         else:
-            self._changed.release()
+            self._lock.release()

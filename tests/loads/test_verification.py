@@ -171,6 +171,33 @@ def test_the_share_of_hits(how: str, world: World, monkeypatch: pytest.MonkeyPat
     assert {name for name, _ in chosen} == {names.get(how, "f")}
 
 
+def test_regions_name_the_loaders_of_their_callers(cache: IntelligentCache, world: World) -> None:
+    """And not their own function, under which one loader would take the turns of all others."""
+    region = cache.region("r:", dict)
+    facade = aio.IntelligentCache.of(cache).region("a:", dict)
+
+    def other() -> Any:
+        return world.ask()
+
+    async def awaited() -> Any:
+        return world.ask()
+
+    async def main() -> None:
+        for _ in range(2):
+            await facade.get_or_set("k", awaited)
+        while len(cache.verifications()) < 3 or counts(cache)[0] < 3:
+            await asyncio.sleep(0)
+
+    for _ in range(2):
+        region.get_or_set("k", world.ask)
+        region.get_or_set("other", other)
+    finish()
+    asyncio.run(main())
+    here = "test_regions_name_the_loaders_of_their_callers.<locals>"
+    names = {f"{__name__}.World.ask", f"{__name__}.{here}.other", f"{__name__}.{here}.awaited"}
+    assert cache.verifications() == dict.fromkeys(names, Verified(1, 0))
+
+
 def test_the_fast_path_keeps_what_it_finds(cache: IntelligentCache, clock: ManualClock, world: World) -> None:
     """A hit that is verified is a hit like any other, and counts once."""
 

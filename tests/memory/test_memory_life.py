@@ -6,7 +6,9 @@ import gc
 import math
 import os
 import pickle
+import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -41,7 +43,13 @@ def nobody_left() -> None:
 
 def it_ends() -> None:
     """Nothing is left to do, so the thread ends."""
-    wait_until(lambda: not upkeep_threads(), "the thread of upkeep has ended")
+    try:
+        wait_until(lambda: not upkeep_threads(), "the thread of upkeep has ended")
+    except AssertionError:
+        frames = sys._current_frames()
+        busy = [frames[one.ident] for one in upkeep_threads() if one.ident in frames]
+        stacks = "\n".join("".join(traceback.format_stack(frame)) for frame in busy)
+        pytest.fail(f"still to do: {[one.method() for one in scheduler._tasks]}\n{stacks}")
 
 
 def test_expired_entries_are_swept_without_being_asked_for() -> None:
@@ -85,7 +93,7 @@ def test_a_forgotten_cache_is_collected() -> None:
     cache.set_value("k", 1, ttl=60)
 
     def has_nothing_to_do() -> bool:
-        with scheduler._wake:  # or it might have noted that it waits, and still hold the lock
+        with scheduler._lock:  # or it might have noted that it waits, and still hold the lock
             return bool(scheduler._wake._waiters)  # type: ignore[attr-defined]
 
     wait_until(has_nothing_to_do, "the thread waits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import struct
 import sys
@@ -10,7 +11,6 @@ import zlib
 
 import hostile
 import pytest
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from cachekit.errors import UnreadableError
 from cachekit.serialization.compression import LARGEST_RAW, RAW, THRESHOLD, ZLIB, ZSTD, Compressor, unpack
 from cachekit.serialization.serializer import Serializer
 
+zstd = importlib.import_module("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
 BOTH = pytest.mark.parametrize(("algorithm", "code"), [("zlib", ZLIB), ("zstd", ZSTD)])
 
 

@@ -51,6 +51,13 @@ def file_breaker(cache: IntelligentCache) -> CircuitBreaker:
     return file.breaker
 
 
+def missed_by_server(cache: IntelligentCache) -> int:
+    """The number of invalidations that the tier of the hosts has missed."""
+    redis = cache._core.tiers.redis
+    assert redis is not None
+    return redis.pending
+
+
 def functions(cache: IntelligentCache) -> list[str]:
     """The tags of the cached functions that the cache counts lookups of."""
     return list(_core(cache)._core._functions)

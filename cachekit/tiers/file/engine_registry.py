@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias, final
@@ -21,6 +20,7 @@ from typing import Final, TypeAlias, final
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.free_lock import run_if_free
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
@@ -38,7 +38,7 @@ class EngineRegistry:
     def __init__(self) -> None:
         #: Held while engines are opened and closed. Its holder calls `close_returned` afterwards. Re-entrant,
         #: because a finalizer may run in the thread that holds it.
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self._users: dict[_Identity, tuple[Engine, int]] = {}
         self._returned: deque[Engine] = deque()
         fork.register(self)
@@ -112,7 +112,7 @@ class EngineRegistry:
     def after_fork(self, in_child: bool) -> None:
         """Release the lock. The child goes on with the counts that it inherited."""
         if in_child:
-            self.lock = threading.RLock()
+            self.lock = RLock()
         else:
             self.lock.release()
         self.close_returned()

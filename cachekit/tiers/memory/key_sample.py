@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, final
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.types import CacheStrategy
 from cachekit.runtime import fork
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.memory.entry import MemoryEntry
 from cachekit.tiers.memory.sampling import HITS, SPREAD, SampledFence
@@ -102,7 +103,7 @@ class KeySample:
         self._beginner: threading.Thread | None = None
         self._closed = False
         self._is_busy = False
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._fork_guard = fork.ForkSafeLock(self._lock)
         store.sampled = self._limit
 

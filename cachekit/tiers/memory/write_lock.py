@@ -8,7 +8,6 @@ Removed entries leave the locked part, so that listeners run, and values are des
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -16,6 +15,7 @@ from cachekit.errors import CacheClosedError
 from cachekit.model.counters import TierCounters
 from cachekit.model.events import Events
 from cachekit.model.types import RemovalCause
+from cachekit.runtime.reentrant_lock import RLock
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class LockedStore:
         self.counter = TierCounters()
         #: Why keys may be missing; for `explain`.
         self.events = Events(limit)
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._state = IDLE
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._listeners: tuple[RemovalListener, ...] = ()

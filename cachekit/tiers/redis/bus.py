@@ -23,6 +23,7 @@ from typing import Any, Final, final
 from cachekit.errors import TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import raise_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, PATIENCE, Inbox, Kind, Outbox, tell
 from cachekit.tiers.redis.client import Client
@@ -52,7 +53,7 @@ class Bus:
         self._server = server
         self.channel = channel
         self.outbox = Outbox()
-        self._lock = threading.RLock()  # a signal handler may make a cache in the middle of it
+        self._lock = RLock()  # a signal handler may make a cache in the middle of it
         self._readers: tuple[_BusReader, ...] = ()  # replaced as a whole: it is read without the lock
         #: The readers that are to be notified, and that the server has neither confirmed nor failed since.
         self.beginning: tuple[_BusReader, ...] = ()

@@ -17,13 +17,13 @@ import json
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.patterns import literal_beginning
 
@@ -78,7 +78,7 @@ class Outbox:
     def renew(self) -> None:
         """Become another writer: in a forked child, or two would use the same numbers."""
         self.writer = os.urandom(9).hex()
-        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
+        self._lock = RLock()  # a signal handler may write in the middle of a write
         self._numbers = itertools.count(1)
         self._last = 0
         self._in_hand: set[int] = set()

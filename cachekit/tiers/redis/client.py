@@ -7,7 +7,6 @@ command raises the same at once. Only `connection` and `driver_client` know redi
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +16,7 @@ from typing import Any, Final, NamedTuple, final
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
 from cachekit.tiers.redis.call_deadline import CallDeadline
@@ -94,7 +94,7 @@ class Client:
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
-        self._lock = threading.RLock()  # a signal handler may make the first call in the middle of it
+        self._lock = RLock()  # a signal handler may make the first call in the middle of it
         #: Whether `close` was called.
         self.is_closed = False
         fork.register(self)

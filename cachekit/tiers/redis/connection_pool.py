@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.serialization.parts import Payload, pieces_of
 from cachekit.tiers.redis.answers import Check
 from cachekit.tiers.redis.line import PORTION, Line
@@ -50,7 +51,9 @@ class ConnectionPool:
         self._free: list[Any] = []
         self._most = most
         self._made = 0
-        self._returned = threading.Condition()
+        # Taken by its own `with`: that of a Condition may be left taken by a signal handler's exception.
+        self._lock = RLock()
+        self._returned = threading.Condition(self._lock)
         self._waiting = 0
         self._patience = patience
         self._closed = False
@@ -176,12 +179,12 @@ class ConnectionPool:
             self.close()
 
     def _notify(self) -> None:
-        with self._returned:
+        with self._lock:
             self._returned.notify()
 
     def _another(self) -> Any:
         """Make a connection, or wait for one that another thread gives back."""
-        with self._returned:
+        with self._lock:
             if self._made < self._most:
                 connection = self._make()  # which does not connect yet
                 self._made += 1

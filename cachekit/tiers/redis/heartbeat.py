@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 import time
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, Scheduler
 from cachekit.tiers.redis.answers import is_count
 from cachekit.tiers.redis.bus_protocol import HEARTBEAT, Outbox
@@ -65,7 +65,7 @@ class Heartbeat:
         self._server = server
         self._channel = channel
         self._outbox = outbox
-        self._lock = threading.RLock()  # a signal handler may write in the middle of a write
+        self._lock = RLock()  # a signal handler may write in the middle of a write
         self._job: ScheduledTask | None = None
         #: Whether heartbeats follow a message of this process, up to the last one before it ends.
         self.is_beating = False

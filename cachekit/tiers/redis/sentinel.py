@@ -8,12 +8,12 @@ primary, all connections to the earlier one are shut down, those that wait for m
 from __future__ import annotations
 
 import socket
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.redis.address import Sentinels
 from cachekit.tiers.redis.answers import is_role, is_text_pairs
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -56,7 +56,7 @@ class Primary:
         # Those that failed last come last. Replaced as a whole, because threads read it without the lock.
         self._asked = tuple(zip(sentinels.nodes, pools, strict=True))
         self._open = open_connection
-        self._lock = threading.RLock()  # a signal handler may connect in the middle of this
+        self._lock = RLock()  # a signal handler may connect in the middle of this
         self._named = _Named(-1, "", 0)
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
 

@@ -8,12 +8,12 @@ A write that finds no slot or no space lets `index_growth` or `compaction` do a 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, final
 from zlib import crc32
 
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.fences import CHANGES, WRITING
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import compaction, index_growth
@@ -128,7 +128,7 @@ class Shard:
     def after_fork(self, in_child: bool) -> None:
         """Release the locks."""
         if in_child:
-            self.files.opening = threading.RLock()
+            self.files.opening = RLock()
             self.files.forget_others_asides()
         else:
             self.files.opening.release()

@@ -13,6 +13,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, TypeAlias, final
 
 from cachekit.runtime.free_lock import run_if_free
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import control_block
 from cachekit.tiers.file.engine import index as index_file
@@ -149,7 +150,7 @@ class ShardFiles:
         self._parked: Index | None = None  # the last index, if it was not used since `rest`
         self._growing: Index | None = None  # the last one that this process saw being filled
         #: Held while an index is opened.
-        self.opening = threading.RLock()
+        self.opening = RLock()
 
     # -- life -------------------------------------------------------------------------------------------
 

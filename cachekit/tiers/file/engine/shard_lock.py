@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack
 from cachekit.errors import CacheClosedError, LockTimeoutError
 from cachekit.runtime.free_lock import run_if_free
 from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.folder import Folder, remove
@@ -78,7 +79,7 @@ class ShardLock:
         self.patience = patience
         self._mend = mend
         self._lock = lock_descriptor
-        self._thread_lock = threading.RLock()
+        self._thread_lock = RLock()
         self._owner = 0
         self._draining = 0
         self._deferred: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -248,7 +249,7 @@ class ShardLock:
         if not in_child:
             self._thread_lock.release()
             return
-        self._thread_lock = threading.RLock()
+        self._thread_lock = RLock()
         self._owner = 0
         self._draining = 0
         self._deferred.clear()

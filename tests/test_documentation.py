@@ -1,0 +1,99 @@
+"""The code of the documentation runs: of each page, all blocks in their order, as one program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+#: Pages with tests of their own, beside the tutorial: programs of peers, an agent with its services, and the
+#: shop of README, whose code is in examples/readme.py.
+ELSEWHERE = {"agents.md": "aio/test_agents_page.py", "coming-from.md": "test_coming_from.py",
+             "caches.md": "test_examples.py"}  # fmt: skip
+#: What a page of explanations leaves to its reader. The pages of the other parts run as they stand.
+BEFORE = {
+    "decorator.md": """
+import functools, math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar, cast
+import pytest
+P, T = ParamSpec("P"), TypeVar("T")
+class Model:
+    def __cache_key__(self): return "one"
+    def predict(self, row): return 1
+model = Model()
+""",
+}
+#: A minute, in which a machine is qualified, is more than a test has.
+INSTEAD = {"seconds=60": "seconds=1"}
+
+# Runs the programs of some pages, each with names of its own; the default cache is that of all.
+RUN = """
+import json, os, sys, traceback
+for name, program in json.load(sys.stdin).items():
+    os.makedirs(name)
+    os.chdir(name)
+    names = {"__name__": name.replace(".", "_")}
+    try:
+        exec(compile(program, name, "exec"), names)
+    except BaseException:
+        print(name, traceback.format_exc(), sep="\\n")
+    os.chdir("..")
+"""
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def nav(part: str) -> list[str]:
+    """The pages of a part of the site, without those that lie outside docs/."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = settings.partition(f"\n  - {part}:\n")[2]
+    (pages,) = re.findall(r"\A((?:      - .*\n)+)", listed)
+    return [name for name in re.findall(r"(\S+\.md)$", pages, re.MULTILINE) if (DOCS / name).exists()]
+
+
+def test_each_page_begins_with_a_program() -> None:
+    """Those of the tutorial, of tasks and of the reference; a few pages have nothing to run."""
+    begun = {
+        name: (DOCS / name).read_text(encoding="utf-8").partition("```")[2].startswith("python\n")
+        for part in ("Tutorial", "How-to", "Reference")
+        for name in nav(part)
+    }
+    assert len(begun) > 30
+    assert [name for name, begins in begun.items() if not begins] == ["exceptions.md", "benchmarks.md"]
+
+
+def test_the_blocks_run(tmp_path: Path) -> None:
+    """In an empty directory and home, and with a secret, as the pages about servers ask for."""
+    for module in ("prometheus_client", "pymemcache"):
+        pytest.importorskip(module)
+    programs = {}
+    for page in sorted({*DOCS.glob("*.md"), *(DOCS / "reference").glob("*.md")}):
+        code = [] if page.name in ELSEWHERE else blocks(page)
+        if code:
+            program = "\n".join([BEFORE.get(page.name, ""), *code])
+            for given, instead in INSTEAD.items():
+                program = program.replace(given, instead)
+            programs["_".join(page.relative_to(DOCS).parts)] = program
+    assert len(programs) > 20
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps(programs), cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+        env={
+            **os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / ".cache"),
+            "CACHEKIT_DIR": str(tmp_path / "caches"), "CACHEKIT_SECRET": "0123456789abcdef" * 2,
+        },
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stdout, ended.stdout
