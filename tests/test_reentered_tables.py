@@ -67,7 +67,7 @@ class Listener:
 
 def test_listeners_of_a_polled_tier() -> None:
     """Each is told of a write after it has subscribed, and none after it has ended that."""
-    table = Listeners(3600)
+    table = Listeners(3600, None, 1.0)
 
     def subscribe_and_end() -> None:
         listener = Listener()
