@@ -35,9 +35,9 @@ from cachekit.testing import FaultyTier
 
 #: How many of each the soak run makes, after as many as fill what is bounded: the largest bound is 10,000.
 MANY, FILLING = 100_000, 20_000
-#: What they may leave behind in that run: tables of 256 classes are emptied when they are full, for example,
-#: so they may be more or less full. One object for each of them would be ten times as many.
-MOST_OBJECTS = 10_000
+#: What they may leave behind in that run: tables that are emptied when they are full, such as one of 4,096
+#: places in a directory, may be more or less full. One object for each would be four times as many.
+MOST_OBJECTS = 25_000
 MOST_BYTES = 24 << 20
 
 _names = itertools.count()
@@ -309,18 +309,18 @@ def comes_back(
     work, before = work_of(next_call), held()
     drive(count)
     next_call()
+    # A task of upkeep may run in a thread of its own just now.
+    wait_until(lambda: threading.active_count() <= before.threads, "no more threads than before")
     work_after, after = work_of(next_call), held()
     objects, resident = after.objects - before.objects, after.resident - before.resident
     figures = (
         f"{count:>7,} more: {objects:+7,} objects, {resident / 2**20:+5.1f} MiB, "
-        f"{after.descriptors - before.descriptors:+d} descriptors, "
-        f"{after.threads - before.threads:+d} threads, "
+        f"{after.descriptors - before.descriptors:+d} descriptors, no more threads than {before.threads}, "
         f"next operations {work:,} -> {work_after:,} instructions"
     )
     assert objects < (MOST_OBJECTS if filling == FILLING else 20 * count), figures
     assert resident < MOST_BYTES, figures
     assert after.descriptors <= before.descriptors + 3, figures
-    assert after.threads <= before.threads, figures
     assert work_after < 1.05 * work + 200, figures
     return figures
 
@@ -357,7 +357,7 @@ def drive(driver: Driver, place: Path, filling: int, count: int) -> str:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_it_is_back(driver: Driver, tmp_path: Path) -> None:
-    """After a hundred. Here it is seen if each leaves twenty objects, in the soak run the tenth of one."""
+    """After a hundred. Here it is seen if each leaves twenty objects, in the soak run the fourth of one."""
     drive(driver, tmp_path, 100, 100)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Task
+from collections.abc import Sequence
 from typing import Any
 
 from redis_server import wait_until
@@ -200,6 +201,13 @@ def look_again(cache: FileCache) -> None:
     """Have the next operation look at the directory, as if it came a tenth of a second later."""
     handle = cache._handle
     handle.fresh_until = handle.checked_until = handle._sizes_until = 0.0
+
+
+def keep_warm(cache: IntelligentCache, keys: Sequence[str]) -> None:
+    """Have keys kept warm whose values are there."""
+    kept = cache._core.keep_warm
+    assert kept is not None
+    kept.keep(keys, str, cache._core.defaults.request(3600, None))
 
 
 def end_outage(cache: IntelligentCache) -> None:

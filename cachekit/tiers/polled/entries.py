@@ -215,28 +215,38 @@ class Entries:
 
         With `expect` nothing changes if the key has another token; the result is whether it was stored.
         """
+        self._check(entry, origin)
+        watched = self._tokens({key: ()}, create=True)[key]
         with self._told([key]):
-            stored = self._put(key, entry, origin, expect)
+            stored = self._put(key, entry, origin, watched, expect)
             if stored:
                 self._listeners.note(KEYS, [key])
         return stored
 
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
-        """Do what `put` does for several keys, with one notice."""
+        """Do what `put` does for several keys: one round trip for each, one before that, and one notice."""
+        for key, entry in entries.items():
+            self._check(entry, origins[key])
+        watched = self._tokens(dict.fromkeys(entries, ()), create=True)  # before all values are written
         written: list[str] = []
         with self._told(list(entries)):
             try:
                 for key, entry in entries.items():
-                    self._put(key, entry, origins[key], None)
+                    self._put(key, entry, origins[key], watched[key], None)
                     written.append(key)
             finally:
                 if written:
                     self._listeners.note(KEYS, written)
 
-    def _put(self, key: str, entry: CacheEntry, origin: ServerTokens, expect: ServerTokens | None) -> bool:
-        self._check(entry, origin)
+    def _put(
+        self,
+        key: str,
+        entry: CacheEntry,
+        origin: ServerTokens,
+        watched: Mapping[str, int],
+        expect: ServerTokens | None,
+    ) -> bool:
         name = self._names.of_key(key)
-        watched = self._tokens({key: ()}, create=True)[key]
         made = self._made(entry, origin, watched)
         data, life = (tombstone(origin.token ^ _around(watched)), _LOAD) if made is None else made
         if expect is None:
