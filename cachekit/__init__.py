@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cachekit.model.entry import CacheEntry
     from cachekit.model.reports import (
         Explanation,
+        LoadTimeGain,
         Miss,
         OptimizationReport,
         SizeEstimate,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
     from cachekit.model.stats import CacheStats
     from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy, RemovalCause
+    from cachekit.tiers.dynamodb.tier import DynamoDBCache
     from cachekit.tiers.file.front import FileCache
     from cachekit.tiers.memcached.tier import MemcachedCache
     from cachekit.tiers.memory.tier import MemoryCache
@@ -64,12 +66,12 @@ __version__ = "0.2.0"
 __all__ = [
     "FOREVER", "MISSING", "TLS", "AsyncCachedFunction", "CacheClosedError", "CacheEntry", "CacheError",
     "CacheInfo", "CacheLevel", "CacheStats", "CacheStrategy", "CachedFunction", "Cassette",
-    "CassetteMissError", "Explanation", "FileCache", "FileFormatError", "Fill", "IntelligentCache",
-    "KeyEncodingError", "LoadOptions", "LoadTimeoutError", "MemcachedCache", "MemoryCache", "Miss",
-    "OptimizationReport",
-    "Prefetch", "PrefetchInfo", "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate",
-    "TierUnavailableError", "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette",
-    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
+    "CassetteMissError", "DynamoDBCache", "Explanation", "FileCache", "FileFormatError", "Fill",
+    "IntelligentCache", "KeyEncodingError", "LoadOptions", "LoadTimeGain", "LoadTimeoutError",
+    "MemcachedCache", "MemoryCache", "Miss", "OptimizationReport", "Prefetch", "PrefetchInfo",
+    "RedisCache", "Region", "RemovalCause", "SerializationError", "SizeEstimate", "TierUnavailableError",
+    "ValueTooLargeError", "Verified", "WarmReport", "cache_result", "cassette", "clear_all_caches",
+    "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
     "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
     "warm_cache_keys",
 ]  # fmt: skip
@@ -92,9 +94,10 @@ _MODULES = {
         "loading.options": "LoadOptions Prefetch",
         "loading.predictor": "PrefetchInfo",
         "model.entry": "CacheEntry",
-        "model.reports": "Explanation Miss OptimizationReport SizeEstimate Verified WarmReport",
+        "model.reports": "Explanation LoadTimeGain Miss OptimizationReport SizeEstimate Verified WarmReport",
         "model.stats": "CacheStats",
         "model.types": "FOREVER MISSING CacheLevel CacheStrategy RemovalCause",
+        "tiers.dynamodb.tier": "DynamoDBCache",
         "tiers.file.front": "FileCache",
         "tiers.memcached.tier": "MemcachedCache",
         "tiers.memory.tier": "MemoryCache",

@@ -20,6 +20,8 @@ EXPECTED = {
     "cached_methods.py": "19.0 19.0 20.0",
     "dogpile_region.py": "2 processes, 1 call of the creator",
     "django_shop.py": "visits 5, prices worked out 3 times",
+    "dynamodb_table.py": "Grace, 2 lookups",
+    "cost_aware.py": "cost-aware: half of the last loads took # ms or less",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explained.py": "2 of 4 calls hit",
     "explicit_cache.py": "hit rate: 50%",
@@ -48,6 +50,7 @@ EXPECTED = {
 NEEDS = {
     "django_shop.py": "django",
     "dogpile_region.py": "dogpile.cache",
+    "dynamodb_table.py": "moto",
     "fastapi_shop.py": "fastapi",
     "flask_shop.py": "flask_caching",
     "langchain_answers.py": "langchain_core",

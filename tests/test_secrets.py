@@ -18,12 +18,14 @@ from cachekit import (
     FileCache,
     IntelligentCache,
     LoadOptions,
+    MemcachedCache,
     MemoryCache,
     RedisCache,
     cache_result,
 )
 from cachekit.model.display import shown_key, shown_value
 from cachekit.tiers.fences import ServerTokens
+from cachekit.tiers.polled import entries as polled
 from cachekit.tiers.redis.entries import Entries
 from cachekit.tiers.server_fence import ServerFence, check_fence
 
@@ -51,6 +53,11 @@ class Unkeyable:
 def fail(_: object = None) -> Any:
     """Raise what a client of a service raises."""
     raise OSError(f"https://user:{SECRET}@service failed")
+
+
+def _polled_entries() -> polled.Entries:
+    """Return the entries of another server, which no call reaches."""
+    return MemcachedCache()._entries
 
 
 def _entries() -> Entries:
@@ -131,6 +138,7 @@ def test_misuse_and_failures(
         "a ttl": lambda: cache.set("k", 1, ttl=SECRET),  # type: ignore[arg-type]
         "a region's ttl": lambda: cache.region("r:", int, ttl=SECRET),  # type: ignore[arg-type]
         "a value that a server refuses": lambda: _entries().put([(ENTRY, ServerTokens(1, {}))]),
+        "a value without tokens": lambda: _polled_entries().put("k", ENTRY, ServerTokens(1, {})),
         "a fence of a server": lambda: check_fence(
             ServerFence("k", ServerTokens(1, {SECRET: 2}), None),  # type: ignore[arg-type]
             ENTRY,

@@ -32,19 +32,26 @@ from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, CacheLevel, CacheStrategy
 
 if TYPE_CHECKING:
+    from cachekit.aio.dynamodb import DynamoDBCache
     from cachekit.aio.file import FileCache
+    from cachekit.aio.memcached import MemcachedCache
     from cachekit.aio.redis import RedisCache
 
 __all__ = [
-    "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "FileCache",
-    "Fill", "IntelligentCache", "LoadOptions", "MemoryCache", "RedisCache", "Region", "cache_result",
-    "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache", "invalidate_cache_pattern",
-    "invalidate_cache_tags", "optimize_cache_performance", "override", "set_default_cache",
-    "warm_cache_keys",
+    "FOREVER", "MISSING", "CacheEntry", "CacheLevel", "CacheStats", "CacheStrategy", "DynamoDBCache",
+    "FileCache", "Fill", "IntelligentCache", "LoadOptions", "MemcachedCache", "MemoryCache", "RedisCache",
+    "Region", "cache_result", "clear_all_caches", "disabled", "get_cache_stats", "get_default_cache",
+    "invalidate_cache_pattern", "invalidate_cache_tags", "optimize_cache_performance", "override",
+    "set_default_cache", "warm_cache_keys",
 ]  # fmt: skip
 
 #: As in `cachekit`: the modules for a directory or a server are imported on first use.
-_ON_FIRST_USE = {"FileCache": "cachekit.aio.file", "RedisCache": "cachekit.aio.redis"}
+_ON_FIRST_USE = {
+    "DynamoDBCache": "cachekit.aio.dynamodb",
+    "FileCache": "cachekit.aio.file",
+    "MemcachedCache": "cachekit.aio.memcached",
+    "RedisCache": "cachekit.aio.redis",
+}
 
 
 def __getattr__(name: str) -> object:

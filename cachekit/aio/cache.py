@@ -11,7 +11,7 @@ import hashlib  # noqa: F401  # the first key of a function needs it, and is mad
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, final, overload
 
-from cachekit.aio.facade import Facade, check_sync, in_thread, plain, sync_of
+from cachekit.aio.facade import Facade, always_in_thread, check_sync, in_thread, plain, sync_of
 from cachekit.aio.fill import Fill
 from cachekit.aio.loaders import awaiting, from_threads
 from cachekit.aio.memory import MemoryCache
@@ -28,12 +28,13 @@ from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
 from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function
-from cachekit.runtime.threads import in_own_thread
+from cachekit.runtime.threads import in_own_thread, run_in_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
 
 if TYPE_CHECKING:
     from cachekit.aio.file import FileCache
+    from cachekit.aio.polled import PolledFacade
     from cachekit.aio.redis import RedisCache
 
 P = ParamSpec("P")
@@ -60,7 +61,7 @@ class IntelligentCache(Facade[Core]):
     def __init__(
         self,
         memory_cache: MemoryCache | CoreMemory | Missing | None = MISSING,
-        redis_cache: RedisCache | ServerTier | None = None,
+        redis_cache: RedisCache | PolledFacade[Any] | ServerTier | None = None,
         file_cache: FileCache | DirectoryTier | Missing | None = MISSING,
         default_ttl: TTL = 3600,
         enable_cache_warming: bool = True,
@@ -78,14 +79,14 @@ class IntelligentCache(Facade[Core]):
             close_tiers=close_tiers, reload_hot=reload_hot, prefetch=prefetch,
         )  # fmt: skip
         self._set_up(core)
-        for tier in (memory_cache, redis_cache, file_cache):
+        for place, tier in (("memory", memory_cache), ("server", redis_cache), ("file", file_cache)):
             if isinstance(tier, Facade):
-                self._facades[type(tier).__name__] = tier
+                self._facades[place] = tier
 
     def _set_up(self, sync: Core) -> None:
         super()._set_up(sync)
         self._core = core_of(sync)
-        # The facades of tiers that were passed in, or asked for.
+        # The facades of tiers that were passed in, or asked for, by their places.
         self._facades: dict[str, Any] = {}
 
     @classmethod
@@ -105,15 +106,18 @@ class IntelligentCache(Facade[Core]):
     def memory_cache(self) -> MemoryCache | None:
         """Return the memory tier, or None."""
         tier = self._sync.memory_cache
-        return None if tier is None else self._facade(MemoryCache, tier)
+        return None if tier is None else self._facade("memory", MemoryCache, tier)
 
     @property
-    def redis_cache(self) -> RedisCache | None:
+    def redis_cache(self) -> RedisCache | PolledFacade[Any] | None:
         """Return the tier that hosts share, or None."""
+        from cachekit.aio.polled import PolledFacade
         from cachekit.aio.redis import RedisCache
+        from cachekit.tiers.polled import PolledTier
 
         tier = self._sync.redis_cache
-        return None if tier is None else self._facade(RedisCache, tier)
+        kind = PolledFacade if isinstance(tier, PolledTier) else RedisCache
+        return None if tier is None else self._facade("server", kind, tier)
 
     @property
     def file_cache(self) -> FileCache | None:
@@ -121,11 +125,11 @@ class IntelligentCache(Facade[Core]):
         from cachekit.aio.file import FileCache
 
         tier = self._sync.file_cache
-        return None if tier is None else self._facade(FileCache, tier)
+        return None if tier is None else self._facade("file", FileCache, tier)
 
-    def _facade(self, kind: Any, tier: object) -> Any:
+    def _facade(self, place: str, kind: Any, tier: object) -> Any:
         # Two threads may both make one: setdefault decides.
-        return self._facades.get(kind.__name__) or self._facades.setdefault(kind.__name__, kind.of(tier))
+        return self._facades.get(place) or self._facades.setdefault(place, kind.of(tier))
 
     @property
     def default_ttl(self) -> float:
@@ -200,8 +204,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load, store_if)
         if player is not None:
             core.check(_ALL)
-            load_key, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_async(core, checked_key(key), loader, load_key, life, labels)
+            return await player.ask_async(core, checked_key(key), None, awaiting(loader), request)
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
@@ -309,8 +312,7 @@ class IntelligentCache(Facade[Core]):
         request = core.defaults.request(ttl, tags, stale_ttl, jitter, load)
         if player is not None:
             core.check(_ALL)
-            load_keys, life, labels = awaiting(loader), request.ttl, request.tags
-            return await player.load_many_async(core, wanted, loader, load_keys, life, labels)
+            return await player.ask_many_async(core, wanted, awaiting(loader), request)
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
@@ -342,7 +344,7 @@ class IntelligentCache(Facade[Core]):
         request, load_key = core.defaults.warming_request(ttl, tags, load, keep_warm), awaiting(loader_func)
         player = playing.player
         if player is not None:
-            twin, replayed, lasting = player.warming_async(core, loader_func, load_key, request)
+            twin, replayed, lasting = player.warming_async(core, load_key, request)
             return await warm_async(twin.awaited, wanted, replayed, lasting, concurrency, progress)
         kept_warm = core.keep_warm
         report = await warm_async(core.awaited, wanted, load_key, request, concurrency, progress)
@@ -394,9 +396,9 @@ class IntelligentCache(Facade[Core]):
 
     async def health(self, **thresholds: float) -> Health:
         """Return the health of the cache, as `cachekit.IntelligentCache.health`."""
-        return await self._run(self._sync.health, **thresholds)
+        return await run_in_thread(self._sync.health, **thresholds)
 
-    optimize_cache = in_thread(Core.optimize_cache)
+    optimize_cache = always_in_thread(Core.optimize_cache)
 
     # -- life ---------------------------------------------------------------------------------------
 

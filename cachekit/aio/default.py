@@ -16,7 +16,7 @@ from cachekit.cache import default
 from cachekit.cache.default import core_of
 from cachekit.cache.intelligent import IntelligentCache as Core
 from cachekit.loading.options import LoadOptions
-from cachekit.model.reports import WarmReport
+from cachekit.model.reports import OptimizationReport, WarmReport
 from cachekit.model.types import TTL, Tags
 from cachekit.runtime.threads import in_own_thread
 
@@ -59,7 +59,11 @@ get_cache_stats = _in_thread(default.get_cache_stats)
 invalidate_cache_pattern = _in_thread(default.invalidate_cache_pattern)
 invalidate_cache_tags = _in_thread(default.invalidate_cache_tags)
 clear_all_caches = _in_thread(default.clear_all_caches)
-optimize_cache_performance = _in_thread(default.optimize_cache_performance)
+
+
+async def optimize_cache_performance() -> OptimizationReport:
+    """Remove expired entries of the default cache, as `IntelligentCache.optimize_cache` does."""
+    return await (await get_default_cache()).optimize_cache()
 
 
 async def warm_cache_keys(

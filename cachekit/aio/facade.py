@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from cachekit.loading import read_batch
+from cachekit.runtime.threads import run_in_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +67,21 @@ def in_thread(
     async def awaited(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         step: Callable[P, R] = getattr(self._sync, name)
         value: R = await self._run(step, *args, **kwargs)
+        return value
+
+    return awaited
+
+
+def always_in_thread(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """Return the method, awaited; it runs in a thread also for memory alone, because it imports or walks."""
+    name = method.__name__
+
+    @wraps(method)
+    async def awaited(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        step: Callable[P, R] = getattr(self._sync, name)
+        value: R = await run_in_thread(step, *args, **kwargs)
         return value
 
     return awaited

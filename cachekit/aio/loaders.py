@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final, ParamSpec
 
+from cachekit.decorator.source import named_as
 from cachekit.errors import CacheError
 from cachekit.model.display import shown_key
 from cachekit.runtime.threads import in_daemon_thread
@@ -29,7 +30,7 @@ def awaiting(loader: Callable[P, Any]) -> Callable[P, Awaitable[Any]]:
         value = await in_daemon_thread(loader, *args, **kwargs)
         return await value if isawaitable(value) else value
 
-    return load
+    return named_as(loader, load)
 
 
 def from_threads(loader: Callable[[str], Awaitable[Any]]) -> Callable[[str], Any]:

@@ -1,10 +1,10 @@
-"""MemoryCache, awaited. No method waits, so all run on the loop."""
+"""MemoryCache, awaited. No method waits, so all but `estimate`, which simulates, run on the loop."""
 
 from __future__ import annotations
 
 from typing import final
 
-from cachekit.aio.facade import Facade, check_sync, inline, plain
+from cachekit.aio.facade import Facade, always_in_thread, check_sync, inline, plain
 from cachekit.model.types import TTL, CacheStrategy
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.tiers.memory.sizing import Weigher
@@ -83,7 +83,7 @@ class MemoryCache(Facade[Core]):
     size = inline(Core.size)
     memory_usage = inline(Core.memory_usage)
     get_stats = plain(Core.get_stats)
-    estimate = inline(Core.estimate)
+    estimate = always_in_thread(Core.estimate)
     set_value = inline(Core.set_value)
     set = inline(Core.set)
     set_if = inline(Core.set_if)

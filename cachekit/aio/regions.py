@@ -169,12 +169,9 @@ class Region(Facade[Core[V]], Generic[V]):
         async def checked() -> V:
             return keys.checked(await loaded(), key)
 
-        if playing.player is not None:
-            named_as(named, checked)
-
         value = await self._cache.get_or_set(
             keys.full(key),
-            checked,
+            named_as(named, checked),
             ttl=keys.ttl(ttl),
             tags=keys.tags(tags),
             store_if=store_if,

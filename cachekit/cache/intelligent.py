@@ -479,7 +479,8 @@ class IntelligentCache:
         player = playing.player
         if player is not None:
             self._core.check(_ALL)
-            answer: V = player.load(self._core, checked_key(key), loader, life, labels)
+            request = LoadRequest(life, labels)
+            answer: V = player.ask(self._core, checked_key(key), None, loader, request)
             return answer
         value = self.get(key, MISSING)
         if value is not MISSING:
@@ -628,7 +629,7 @@ class IntelligentCache:
         player = playing.player
         if player is not None:
             self._core.check(_ALL)
-            return player.load_many(self._core, wanted, loader, request.ttl, request.tags)
+            return player.ask_many(self._core, wanted, loader, request)
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:

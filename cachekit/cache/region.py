@@ -137,7 +137,7 @@ class Region(Generic[V]):
     Safe in any thread. Create it with `IntelligentCache.region`, which documents the arguments.
     """
 
-    __slots__ = ("_cache", "_keys", "_loader", "_prefetcher")
+    __slots__ = ("_acts_on_hits", "_cache", "_keys", "_loader", "_prefetcher")
 
     def __init__(
         self,
@@ -154,6 +154,7 @@ class Region(Generic[V]):
         self._cache = cache
         self._keys = RegionKeys(prefix, kind, ttl, tags)
         self._loader = loader
+        self._acts_on_hits = core.defaults.load.acts_on_hits
         self._prefetcher: Prefetcher | None = None
         if loader is not None and prefetch is not None:
             keys = self._keys
@@ -282,8 +283,8 @@ class Region(Generic[V]):
         if not callable(loader) or named is None:
             raise not_a_function("loader", "without arguments, such as lambda: load(1)", loader)
         checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
-        if playing.player is not None:
-            checked = named_as(named, checked)
+        if self._acts_on_hits or load is not None or playing.player is not None:
+            checked = named_as(named, checked)  # for verifications and cassettes
         value = self._cache.get_or_set(
             self._keys.full(key),
             checked,

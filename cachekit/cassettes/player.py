@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final, final
 
 from cachekit.cassettes import recording
@@ -20,13 +21,14 @@ from cachekit.cassettes.answers import ABSENT, AnswerCodec, Raised
 from cachekit.cassettes.asked import Asked, asked, differences, nearest, shown
 from cachekit.cassettes.recording import Recorded
 from cachekit.cassettes.redaction import Redaction
-from cachekit.cassettes.source_version import UNKNOWN, innermost
+from cachekit.cassettes.source_version import UNKNOWN
 from cachekit.decorator.key_encoding import name_of
 from cachekit.decorator.source import Question
 from cachekit.errors import CassetteMissError, UnreadableError
 from cachekit.loading.core import CacheCore
 from cachekit.loading.options import OFF
-from cachekit.loading.request import Life, LoadRequest
+from cachekit.loading.request import LoadRequest
+from cachekit.loading.verification import innermost, loader_name
 from cachekit.model.types import FOREVER, MISSING, CacheLevel
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import is_interrupt
@@ -131,10 +133,9 @@ class CassettePlayer:
         self,
         cache: CacheCore | None,
         key: str,
-        question: Question,
+        question: Question | None,
         loader: Callable[[], Any],
-        life: float | Life,
-        tags: frozenset[str],
+        request: LoadRequest,
         *,
         again: bool = False,
     ) -> Any:
@@ -143,17 +144,17 @@ class CassettePlayer:
         value = MISSING if again else twin.look_in_memory(key, _ALL, twin.lookups)
         if value is MISSING:
             load = twin.loads.reload if again else twin.loads.load
-            value = load(key, partial(self._answer, question, loader), _request(life, tags))
+            answer = partial(self._answer, question or _question_of(loader, key), loader)
+            value = load(key, answer, _lasting(request))
         return value
 
     async def ask_async(
         self,
         cache: CacheCore | None,
         key: str,
-        question: Question,
+        question: Question | None,
         loader: Callable[[], Awaitable[Any]],
-        life: float | Life,
-        tags: frozenset[str],
+        request: LoadRequest,
         *,
         again: bool = False,
     ) -> Any:
@@ -162,64 +163,39 @@ class CassettePlayer:
         value = MISSING if again else twin.look_in_memory(key, _ALL, twin.lookups)
         if value is MISSING:
             load = twin.awaited.reload if again else twin.awaited.load
-            value = await load(key, partial(self._answer_async, question, loader), _request(life, tags))
+            answer = partial(self._answer_async, question or _question_of(loader, key), loader)
+            value = await load(key, answer, _lasting(request))
         return value
 
-    def load(
-        self,
-        cache: CacheCore,
-        key: str,
-        loader: Callable[[], Any],
-        life: float | Life,
-        tags: frozenset[str],
-    ) -> Any:
-        """Return the answer to a loader, as `get_or_set`."""
-        return self.ask(cache, key, _question_of(loader, key), loader, life, tags)
-
-    async def load_async(
-        self,
-        cache: CacheCore,
-        key: str,
-        named: Callable[[], Any],
-        loader: Callable[[], Awaitable[Any]],
-        life: float | Life,
-        tags: frozenset[str],
-    ) -> Any:
-        """Return what `load` does, for a loader that is awaited; `named` is the one that was given."""
-        return await self.ask_async(cache, key, _question_of(named, key), loader, life, tags)
-
-    def load_many(
+    def ask_many(
         self,
         cache: CacheCore,
         keys: Sequence[str],
         loader: Callable[[list[str]], Mapping[str, Any]],
-        life: float | Life,
-        tags: frozenset[str],
+        request: LoadRequest,
     ) -> dict[str, Any]:
         """Return the answers to a loader of many keys, as `get_or_set_many`."""
         twin = self._twin(cache)
         found = twin.look_up_many_in_memory(keys, _ALL)
         missing = [key for key in keys if key not in found]
         if missing:
-            found |= twin.loads.load_many(missing, partial(self._answer_many, loader), _request(life, tags))
+            found |= twin.loads.load_many(missing, partial(self._answer_many, loader), _lasting(request))
         return {key: found[key] for key in keys if key in found}
 
-    async def load_many_async(
+    async def ask_many_async(
         self,
         cache: CacheCore,
         keys: Sequence[str],
-        named: Callable[[list[str]], Any],
         loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
-        life: float | Life,
-        tags: frozenset[str],
+        request: LoadRequest,
     ) -> dict[str, Any]:
-        """Return what `load_many` does, for a loader that is awaited."""
+        """Return what `ask_many` does, for a loader that is awaited."""
         twin = self._twin(cache)
         found = twin.look_up_many_in_memory(keys, _ALL)
         missing = [key for key in keys if key not in found]
         if missing:
-            answer = partial(self._answer_many_async, named, loader)
-            found |= await twin.awaited.load_many(missing, answer, _request(life, tags))
+            answer = partial(self._answer_many_async, loader)
+            found |= await twin.awaited.load_many(missing, answer, _lasting(request))
         return {key: found[key] for key in keys if key in found}
 
     def warming(
@@ -230,21 +206,17 @@ class CassettePlayer:
         def load(key: str) -> Any:
             return self._answer(_question_of(loader, key), partial(loader, key))
 
-        return self._twin(cache), load, _request(request.ttl, request.tags)
+        return self._twin(cache), load, _lasting(request)
 
     def warming_async(
-        self,
-        cache: CacheCore,
-        named: Callable[[str], Any],
-        loader: Callable[[str], Awaitable[Any]],
-        request: LoadRequest,
+        self, cache: CacheCore, loader: Callable[[str], Awaitable[Any]], request: LoadRequest
     ) -> tuple[CacheCore, Callable[[str], Awaitable[Any]], LoadRequest]:
         """Return what `warming` does, for a loader that is awaited."""
 
         async def load(key: str) -> Any:
-            return await self._answer_async(_question_of(named, key), partial(loader, key))
+            return await self._answer_async(_question_of(loader, key), partial(loader, key))
 
-        return self._twin(cache), load, _request(request.ttl, request.tags)
+        return self._twin(cache), load, _lasting(request)
 
     def write(self, cache: CacheCore, values: Mapping[str, Any], life: float, tags: frozenset[str]) -> None:
         """Answer with these values from now on, because they were stored in the cache."""
@@ -327,12 +299,9 @@ class CassettePlayer:
         return found
 
     async def _answer_many_async(
-        self,
-        named: Callable[[list[str]], Any],
-        loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
-        keys: list[str],
+        self, loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]], keys: list[str]
     ) -> Mapping[str, Any]:
-        found, missing = self._found_many(named, keys)
+        found, missing = self._found_many(loader, keys)
         if missing:
             try:
                 loaded = await loader(list(missing))
@@ -344,13 +313,13 @@ class CassettePlayer:
         return found
 
     def _found_many(
-        self, named: Callable[[list[str]], Any], keys: list[str]
+        self, loader: Callable[[list[str]], Any], keys: list[str]
     ) -> tuple[dict[str, Any], dict[str, tuple[Asked, int]]]:
         # The recorded answers, and for each other key its question and take.
         found: dict[str, Any] = {}
         missing: dict[str, tuple[Asked, int]] = {}
         for key in keys:
-            one = self._prepare(_question_of(named, key))
+            one = self._prepare(_question_of(loader, key))
             take = self._begin(one)
             value = self._found(one, take)
             if value is MISSING:
@@ -461,27 +430,19 @@ class CassettePlayer:
 
 def _question_of(loader: Callable[..., Any], key: str) -> Question:
     # The key alone does not say which cache it is of; nearly always the loader does.
-    code = innermost(loader)
-    if code is not None:
-        name = name_of(code)
-    else:
-        named: Any = loader if hasattr(loader, "__qualname__") else type(loader)
-        name = f"{named.__module__}.{named.__qualname__}"
-    return Question(name, [("key", key)], code)
+    called = innermost(loader)
+    code = called if isinstance(called, FunctionType) else None
+    return Question(loader_name(called) if code is None else name_of(code), [("key", key)], code)
 
 
-def _request(life: float | Life, tags: frozenset[str]) -> LoadRequest:
-    return LoadRequest(_lasting(life), tags)
-
-
-def _lasting(life: float | Life) -> float | Life:
+def _lasting(request: LoadRequest) -> LoadRequest:
     # What a cache would store lasts for the block; what it would not store is asked for again.
+    life = request.ttl
     if not callable(life):
-        return FOREVER if life > 0 else 0.0
-    limited = life
+        return LoadRequest(FOREVER if life > 0 else 0.0, request.tags)
 
     def lasting(value: Any) -> float | None:
-        seconds = limited(value)
+        seconds = life(value)
         return None if seconds is None or seconds <= 0 else FOREVER
 
-    return lasting
+    return LoadRequest(lasting, request.tags)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from types import CodeType, FunctionType
@@ -64,17 +63,3 @@ def _text(node: object) -> str:
     if isinstance(node, list):
         return f"[{','.join(map(_text, node))}]"
     return f"{type(node).__name__}:{node!r}"
-
-
-def innermost(called: Callable[..., Any]) -> FunctionType | None:
-    """Return the function in Python that a loader calls in the end, or None."""
-    for _ in range(100):
-        if inspect.ismethod(called):
-            called = called.__func__
-        elif hasattr(called, "func") and type(called).__module__ == "functools":  # a partial
-            called = called.func
-        elif hasattr(called, "__wrapped__"):
-            called = called.__wrapped__
-        else:
-            break
-    return called if isinstance(called, FunctionType) else None

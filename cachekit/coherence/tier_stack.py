@@ -523,6 +523,7 @@ class TierStack:
         """Return what is known about a key, whose entry may have these tags; it counts no lookup."""
         memory = self._memory
         entry, level = memory.peek_entry(key), CacheLevel.MEMORY
+        seconds = None if entry is None else memory.seconds_of(key)
         if entry is None:
             below = self.peek(key) if self.lower else None
             if below is None:
@@ -530,7 +531,7 @@ class TierStack:
             entry, level = below
         age = max(0.0, self.now() - entry.created_timestamp)
         ttl = FOREVER if entry.ttl is None else entry.ttl
-        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count)
+        return Explanation(entry.key, level, age, ttl - age, entry.tags, entry.access_count, None, seconds)
 
     def _adopt_winner(self, fence: LoadFence, value: Any, levels: int) -> Any:
         """Return the value that was stored first, if it is still there and the server confirms it."""

@@ -302,8 +302,7 @@ class CachedCall:
         return self.copied(
             player.ask(
                 self._source.given(), key, self._question(key, args, kwargs),
-                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
-                again=again,
+                partial(self._function, *args, **kwargs), self._asked(args, kwargs), again=again,
             )
         )  # fmt: skip
 
@@ -314,10 +313,15 @@ class CachedCall:
         return self.copied(
             await player.ask_async(
                 self._source.given(), key, self._question(key, args, kwargs),
-                partial(self._function, *args, **kwargs), self._life(FOREVER), self._tags_of(args, kwargs),
-                again=again,
+                partial(self._function, *args, **kwargs), self._asked(args, kwargs), again=again,
             )
         )  # fmt: skip
+
+    def _asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
+        # Which results a cassette asks for again.
+        from cachekit.loading.request import LoadRequest
+
+        return LoadRequest(self._life(FOREVER), self._tags_of(args, kwargs))
 
     def _options(self, cache: CacheCore) -> LoadOptions:
         return cache.defaults.load if self._load is None else self._load

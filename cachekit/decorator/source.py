@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, Protocol
 
     from cachekit.loading.core import CacheCore, HoldsEntries
-    from cachekit.loading.request import Life, LoadRequest
+    from cachekit.loading.request import LoadRequest
     from cachekit.model.reports import Explanation
 
     class CacheSource(Protocol):
@@ -61,74 +61,49 @@ if TYPE_CHECKING:
             self,
             cache: CacheCore | None,
             key: str,
-            question: Question,
+            question: Question | None,
             loader: Callable[[], Any],
-            life: float | Life,
-            tags: frozenset[str],
+            request: LoadRequest,
             *,
             again: bool = False,
         ) -> Any:
-            """Return the answer to a question; `again` asks for the next one, as a refresh does."""
+            """Return the answer to a question; `again` asks for the next one, as a refresh does.
+
+            Without a question, the key and the name of the loader are the question.
+            """
             ...
 
         async def ask_async(
             self,
             cache: CacheCore | None,
             key: str,
-            question: Question,
+            question: Question | None,
             loader: Callable[[], Awaitable[Any]],
-            life: float | Life,
-            tags: frozenset[str],
+            request: LoadRequest,
             *,
             again: bool = False,
         ) -> Any:
             """Return what `ask` does, for a loader that is awaited."""
             ...
 
-        def load(
-            self,
-            cache: CacheCore,
-            key: str,
-            loader: Callable[[], Any],
-            life: float | Life,
-            tags: frozenset[str],
-        ) -> Any:
-            """Return the answer to a loader, as `get_or_set`."""
-            ...
-
-        async def load_async(
-            self,
-            cache: CacheCore,
-            key: str,
-            named: Callable[[], Any],
-            loader: Callable[[], Awaitable[Any]],
-            life: float | Life,
-            tags: frozenset[str],
-        ) -> Any:
-            """Return what `load` does, for a loader that is awaited; `named` is the one that was given."""
-            ...
-
-        def load_many(
+        def ask_many(
             self,
             cache: CacheCore,
             keys: Sequence[str],
             loader: Callable[[list[str]], Mapping[str, Any]],
-            life: float | Life,
-            tags: frozenset[str],
+            request: LoadRequest,
         ) -> dict[str, Any]:
             """Return the answers to a loader of many keys, as `get_or_set_many`."""
             ...
 
-        async def load_many_async(
+        async def ask_many_async(
             self,
             cache: CacheCore,
             keys: Sequence[str],
-            named: Callable[[list[str]], Any],
             loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
-            life: float | Life,
-            tags: frozenset[str],
+            request: LoadRequest,
         ) -> dict[str, Any]:
-            """Return what `load_many` does, for a loader that is awaited."""
+            """Return what `ask_many` does, for a loader that is awaited."""
             ...
 
         def warming(
@@ -138,11 +113,7 @@ if TYPE_CHECKING:
             ...
 
         def warming_async(
-            self,
-            cache: CacheCore,
-            named: Callable[[str], Any],
-            loader: Callable[[str], Awaitable[Any]],
-            request: LoadRequest,
+            self, cache: CacheCore, loader: Callable[[str], Awaitable[Any]], request: LoadRequest
         ) -> tuple[CacheCore, Callable[[str], Awaitable[Any]], LoadRequest]:
             """Return what `warming` does, for a loader that is awaited."""
             ...
@@ -226,7 +197,7 @@ playing: Final = Playing()
 
 
 def named_as(loader: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the wrapper of a loader; a cassette names the loader."""
+    """Return the wrapper of a loader; cassettes and verifications name the loader."""
     wrapper.__wrapped__ = loader  # type: ignore[attr-defined]
     return wrapper
 

@@ -121,21 +121,22 @@ class Flights:
             if until is not None:
                 if self._clock.monotonic() < until:
                     return None, False
-                del self._passing[key]
+                self._passing.pop(key, None)
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
-            flight = self._flights[key] = Flight(self._clock)
-            return flight, True
+            flight = Flight(self._clock)
+            led = self._flights.setdefault(key, flight)
+            return led, led is flight
 
     def land(self, key: str, flight: Flight, landing: Landing) -> None:
         """End a flight, so that the next request begins another one."""
         with self._lock:
             if self._flights.get(key) is flight:
-                del self._flights[key]
+                self._flights.pop(key, None)
                 if landing is Landing.PRIVATE:
                     self._passing.pop(key, None)
                     while len(self._passing) >= _MOST_PASSING:
-                        del self._passing[next(iter(self._passing))]
+                        self._passing.pop(next(iter(self._passing)), None)
                     self._passing[key] = self._clock.monotonic() + _PASSES
         flight.land(landing)

@@ -65,8 +65,8 @@ class CacheKitBackend(CacheBackend):
         with self._lock:
             mutex = self._mutexes.get(key)
             if mutex is None:
-                mutex = self._mutexes[key] = Mutex(
-                    self.cache, self._prefix + key, self._tags, self._permits, self._lease
+                mutex = self._mutexes.setdefault(
+                    key, Mutex(self.cache, self._prefix + key, self._tags, self._permits, self._lease)
                 )
             return mutex
 

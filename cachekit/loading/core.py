@@ -283,8 +283,16 @@ class CacheCore:
             self._prefetches.close()
         self.tiers.close()
         self.loads.close()
+        self._retire()
+
+    def _retire(self) -> None:
         self.table.is_closed = True
         self.memory_stats.retire(self.table)
+
+    def __del__(self) -> None:
+        # A cache that is dropped without `close`: its table must not stay with functions and memory tiers.
+        if hasattr(self, "table"):  # else its constructor has failed
+            self._retire()
 
 
 def _no_job(_: str) -> Job:

@@ -63,7 +63,7 @@ class HotSet:
 
     __slots__ = (
         "__weakref__", "_carried", "_copies", "_ended", "_functions", "_job", "_log", "_memory", "_most",
-        "_most_bytes", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting", "reloaded",
+        "_most_bytes", "_reader", "_seen", "_table", "_taken", "_tier", "_tiers", "_waiting", "reloaded",
     )  # fmt: skip
 
     def __init__(
@@ -86,17 +86,19 @@ class HotSet:
         self._log = log
         #: Keys of the last record that a lower tier still has. They follow the keys that this process uses.
         self._carried: list[_Hot] = []
-        #: The keys of functions that were not called yet, and what the keys of the others begin with.
+        #: The keys of functions that were not called yet.
         self._waiting: dict[str, list[str]] = {}
+        #: What the keys of functions begin with that were called before the record was read.
         self._functions: dict[str, tuple[str, ...]] = {}
         self._ended = False
         #: How many entries were copied into memory, and the bytes of their stored values.
         self.reloaded = 0
         self._taken = 0
         self._copies: list[BackgroundCall] = []
-        self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save)
+        # Apart: it goes through all entries of memory, and writes to a disk or a server.
+        self._job: ScheduledTask | None = scheduler.every(_INTERVAL, self.save, apart=True)
         _hot_sets.add(self)
-        self._begin(partial(self._copy_record))
+        self._reader = self._begin(partial(self._copy_record))
 
     # -- after a restart ----------------------------------------------------------------------------
 
@@ -107,16 +109,19 @@ class HotSet:
             identity: of the function.
             prefix: What its keys begin with, with the version of its code; None for keys of a `key_func`.
         """
-        # First: the thread that reads the record looks here after it has filled `_waiting`.
-        self._functions[identity] = ("",) if prefix is None else (f"{prefix}(", f"{prefix}[")
+        begins = ("",) if prefix is None else (f"{prefix}(", f"{prefix}[")
+        if not self._reader.is_over:
+            # First: the thread that reads the record looks here after it has filled `_waiting`.
+            self._functions[identity] = begins
         keys = self._waiting.pop(identity, None)
         if keys is not None and not self._ended:
-            self._begin(partial(self._copy, [(key, identity) for key in keys]))
+            self._begin(partial(self._copy, _of_code(keys, identity, begins)))
 
-    def _begin(self, copy: partial[None]) -> None:
+    def _begin(self, copy: partial[None]) -> BackgroundCall:
         background = BackgroundCall(partial(self._run, copy))
         if background.start():
             self._copies = [one for one in self._copies if not one.is_over] + [background]
+        return background
 
     def _run(self, copy: partial[None]) -> None:
         try:
@@ -133,10 +138,11 @@ class HotSet:
             if identity:
                 self._waiting.setdefault(identity, []).append(key)
         self._copy([(key, identity) for key, identity in hot if not identity])
-        for identity in list(self._functions):
+        while self._functions:
+            identity, begins = self._functions.popitem()
             keys = self._waiting.pop(identity, None)
             if keys is not None:
-                self._copy([(key, identity) for key in keys])
+                self._copy(_of_code(keys, identity, begins))
 
     def _stored(self) -> list[_Hot]:
         """Return the keys of the record. Other programs may write there, so each part is checked."""
@@ -162,8 +168,6 @@ class HotSet:
         for key, identity in hot:
             if self._ended or self._is_enough(len(copies)) or self._tiers.monotonic() - begun > _SECONDS:
                 break
-            if identity and not key.startswith(self._functions[identity]):
-                continue  # its code was edited
             if self._tiers.peek_memory(key) is MISSING:
                 copy = self._tiers.read_quietly(key)
                 if copy is not None:
@@ -243,6 +247,11 @@ class HotSet:
         for copy in self._copies:
             copy.wait(_PATIENCE)
         self.save()
+
+
+def _of_code(keys: Sequence[str], identity: str, begins: tuple[str, ...]) -> list[_Hot]:
+    """Return the keys that begin with one of these; the others are of code that was edited since."""
+    return [(key, identity) for key in keys if key.startswith(begins)]
 
 
 def _has_copy(fence: EntryFence | None) -> bool:

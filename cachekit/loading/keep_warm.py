@@ -8,8 +8,9 @@ then is copied from the shared tiers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
@@ -27,6 +28,8 @@ from cachekit.runtime.scheduler import ScheduledTask, scheduler
 _INTERVAL: Final = 1.0  # seconds between two rounds
 _MARGIN: Final = 0.2  # the last part of a life, in which a key is reloaded
 _TRIES: Final = 4  # attempts in this part
+_SPARE: Final = 100  # pairs that may be out of date, beyond one for each key
+_SLICE: Final = 500  # keys that are taken in one hold of the lock
 
 
 class _Kept(NamedTuple):
@@ -39,12 +42,14 @@ class _Kept(NamedTuple):
 class KeepWarm:
     """The keys that one cache keeps warm. Safe in any thread, before and after a fork."""
 
-    __slots__ = ("__weakref__", "_closed", "_job", "_kept", "_loads", "_lock", "_round", "_tiers")
+    __slots__ = ("__weakref__", "_closed", "_due", "_job", "_kept", "_loads", "_lock", "_round", "_tiers")
 
     def __init__(self, tiers: TierStack, loads: Loads) -> None:
         self._tiers = tiers
         self._loads = loads
         self._kept: dict[str, _Kept] = {}
+        #: A heap of when to look at which key. Where `_kept` says otherwise, the pair is out of date.
+        self._due: list[tuple[float, str]] = []
         # Held for a few instructions, and never while another lock is taken: a fork takes all locks.
         self._lock = RLock()
         self._closed = False
@@ -60,6 +65,7 @@ class KeepWarm:
         with self._lock:
             if not self._closed:
                 self._kept |= coming
+                self._order(coming)
                 if self._job is None:
                     self._job, job = job, None
         if job is not None:
@@ -69,17 +75,47 @@ class KeepWarm:
         """Stop keeping these keys warm."""
         for key in keys:
             self._kept.pop(key, None)
+        with self._lock:
+            self._order({})
+
+    def _order(self, coming: Mapping[str, _Kept]) -> None:
+        """Note when to look at these keys. The caller holds the lock."""
+        for key, kept in coming.items():
+            if kept.look_at < inf:
+                heappush(self._due, (kept.look_at, key))
+        # Of a key that was dropped, or is kept again, a pair stays until its time comes.
+        if len(self._due) > 2 * len(self._kept) + _SPARE:
+            self._due.clear()
+            self._due.extend([(kept.look_at, key) for key, kept in self._kept.copy().items()])
+            heapify(self._due)
 
     def look(self) -> None:
         """Begin to load the keys that are due, unless the last round is still under way."""
-        now = self._tiers.monotonic()
-        due = [key for key, kept in list(self._kept.items()) if kept.look_at <= now]
-        if due and (self._round is None or self._round.is_over):
-            self._round = BackgroundCall(partial(self._load, due))
+        if self._next_time() <= self._tiers.monotonic() and (self._round is None or self._round.is_over):
+            self._round = BackgroundCall(self._load)
             self._round.start()
 
-    def _load(self, due: Sequence[str]) -> None:
-        for key in due:
+    def _next_time(self) -> float:
+        with self._lock:
+            return self._due[0][0] if self._due else inf
+
+    def _take_due(self) -> list[str]:
+        # A few at a time: there may be a million, and each `warm_cache` and each fork waits for the lock.
+        now, keys, found = self._tiers.monotonic(), [], True
+        while found:
+            with self._lock:
+                for _ in range(_SLICE):
+                    found = bool(self._due) and self._due[0][0] <= now
+                    if not found:
+                        break
+                    at, key = heappop(self._due)
+                    kept = self._kept.get(key)
+                    if kept is not None and kept.look_at == at:
+                        keys.append(key)
+        return keys
+
+    def _load(self) -> None:
+        for key in self._take_due():
             kept = self._kept.get(key)
             if kept is None:
                 continue
@@ -97,6 +133,8 @@ class KeepWarm:
                 # Unless the key was dropped during the load, or is kept with another request.
                 if self._kept.get(key) is kept:
                     self._kept[key] = again
+                    if again.look_at < inf:
+                        heappush(self._due, (again.look_at, key))
 
     def _is_due(self, key: str) -> bool:
         if not self._is_old(key):
@@ -122,6 +160,7 @@ class KeepWarm:
         with self._lock:
             self._closed = True
             self._kept.clear()
+            self._due.clear()
             job, self._job = self._job, None
         if job is not None:
             job.cancel()
@@ -130,6 +169,9 @@ class KeepWarm:
         """Take the lock."""
         self._lock.acquire()
 
-    def after_fork(self, in_child: bool) -> None:  # noqa: ARG002
-        """Release the lock."""
+    def after_fork(self, in_child: bool) -> None:
+        """Release the lock; the child loads what the parent's round had taken."""
+        if in_child:
+            self._due.clear()
+            self._order(self._kept.copy())
         self._lock.release()

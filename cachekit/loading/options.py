@@ -67,12 +67,25 @@ class LoadOptions:
     """
 
     __slots__ = (
-        "acts_on_hits", "hard_timeout", "lease", "lease_timeout", "max_concurrent_loads", "on_mismatch",
-        "refresh_ahead", "same", "soft_timeout", "verify", "verify_action", "verify_budget",
+        "acts_on_hits",
+        "hard_timeout",
+        "lease",
+        "lease_timeout",
+        "max_concurrent_loads",
+        "on_mismatch",
+        "refresh_ahead",
+        "same",
+        "soft_timeout",
+        "takes_turns",
+        "verify",
+        "verify_action",
+        "verify_budget",
     )  # fmt: skip
 
     #: Whether a hit may begin a load.
     acts_on_hits: bool
+    #: Whether a load may have to wait for loads of other processes.
+    takes_turns: bool
 
     soft_timeout: float | None
     hard_timeout: float | None
@@ -132,11 +145,7 @@ class LoadOptions:
         for name, said in zip(_NAMES, arguments, strict=True):
             object.__setattr__(self, name, said)
         object.__setattr__(self, "acts_on_hits", bool(refresh_ahead or verify))
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether a load may have to wait for loads of other processes."""
-        return self.lease != "thread" or self.max_concurrent_loads is not None
+        object.__setattr__(self, "takes_turns", lease != "thread" or max_concurrent_loads is not None)
 
     def shared_by(self, lease: LeaseScope) -> LoadOptions:
         """Return these options with another lease."""

@@ -386,12 +386,13 @@ class LoadPath:
                             failed = not is_interrupt(error)
                             raise
                         finally:
-                            figures.ended(tiers.monotonic() - started, failed)
+                            took = tiers.monotonic() - started
+                            figures.ended(took, failed)
                         if request.many:
                             _check_batch(loaded, keys)
                         else:
                             loaded = {missing[0].key: loaded}
-                        yield Blocking(self._store, missing, loaded, request, values)
+                        yield Blocking(self._store, missing, loaded, request, values, took / len(missing))
                 except GeneratorExit:
                     permit = None  # The loop is gone, and takes no step (see `TaskPermits`).
                     raise
@@ -463,13 +464,22 @@ class LoadPath:
             self.tiers.complete_fences(list(map(_FENCE, flights)))
 
     def _store(
-        self, flights: Flights, loaded: Mapping[str, Any], request: LoadRequest, values: dict[str, Any]
+        self,
+        flights: Flights,
+        loaded: Mapping[str, Any],
+        request: LoadRequest,
+        values: dict[str, Any],
+        seconds: float,
     ) -> None:
-        """Store what was loaded. Add it to `values`, or what another process or host stored first."""
+        """Store what was loaded. Add it to `values`, or what another process or host stored first.
+
+        `seconds` is how long the load of each value took.
+        """
         lasting: list[tuple[LoadFence, Any, Any]] = []
         for fence in map(_FENCE, flights):  # which leaves no flight in this frame
             key = fence.key
             if key in loaded:
+                fence.memory.seconds = seconds
                 values[key] = value = loaded[key]
                 if type(value) not in PLAIN_TYPES:
                     try:

@@ -7,8 +7,10 @@ ten a second, and they take no more of the time than the budget.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.coherence.accessor import UNAVAILABLE
@@ -24,21 +26,22 @@ from cachekit.model.reports import Verified
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
 from cachekit.runtime.interrupts import is_interrupt
-from cachekit.runtime.reentrant_lock import RLock
 
 _SHORTEST: Final = 0.1  # seconds between the begins of two verifications of one function
+_MOST: Final = 10_000  # functions whose results are known; beyond it they begin again
 
 
 @final
 class VerifiedFunction:
     """The verifications of one function: their results, and when the next one may begin."""
 
-    __slots__ = ("due", "is_running", "log", "mismatches", "verified")
+    __slots__ = ("due", "log", "mismatches", "turn", "verified")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.verified = 0
         self.mismatches = 0
-        self.is_running = False
+        #: Empty while a verification runs. Without a lock: a signal handler may come in between.
+        self.turn: deque[None] = deque((None,))
         self.due = 0.0
         self.log = RateLimitedLog(monotonic)
 
@@ -58,28 +61,31 @@ class Verification(NamedTuple):
 class Verifications:
     """The verifications of one cache. Safe in any thread and on any event loop."""
 
-    __slots__ = ("_figures", "_functions", "_lock", "_tiers")
+    __slots__ = ("_figures", "_functions", "_tiers")
 
     def __init__(self, tiers: TierStack, figures: LoadCounters) -> None:
         self._tiers = tiers
         self._figures = figures
         self._functions: dict[str, VerifiedFunction] = {}
-        self._lock = RLock()
 
     def results(self) -> dict[str, Verified]:
         """Return how many hits of each function were verified, and how many differed."""
-        return {name: Verified(one.verified, one.mismatches) for name, one in list(self._functions.items())}
+        return {name: Verified(one.verified, one.mismatches) for name, one in self._functions.copy().items()}
 
     def begin(self, name: str, key: str, cached: Any, request: LoadRequest) -> Verification | None:
         """Return the verification of a hit; None if it is not due, or the value is not in memory any more."""
         now = self._tiers.monotonic()
-        with self._lock:
-            function = self._functions.get(name)
-            if function is None:
-                function = self._functions[name] = VerifiedFunction(self._tiers.monotonic)
-            if function.is_running or now < function.due:
-                return None
-            function.is_running = True
+        function = self._functions.get(name)
+        if function is None:
+            if len(self._functions) >= _MOST:
+                self._functions.clear()
+            function = self._functions.setdefault(name, VerifiedFunction(self._tiers.monotonic))
+        if now < function.due:
+            return None
+        try:
+            function.turn.pop()
+        except IndexError:  # it is running
+            return None
         # The fence first: if the value is in memory after it, what is written later breaks the fence.
         fence = self._tiers.fence(key, request.tags)
         verification = Verification(function, name, fence, cached, request, now)
@@ -93,7 +99,7 @@ class Verifications:
         function, started = verification.function, verification.started
         taken = self._tiers.monotonic() - started
         function.due = started + max(_SHORTEST, taken / verification.request.options.verify_budget)
-        function.is_running = False
+        function.turn.append(None)
 
     def compare(self, verification: Verification, fresh: Any, ttl: Callable[[], float | None]) -> None:
         """Compare a fresh value with the cached one, unless that was replaced since; tell a difference."""
@@ -158,10 +164,24 @@ def _differences(cached: Any, fresh: Any, options: LoadOptions) -> list[str]:
     return [] if options.same(cached, fresh) else differing(cached, fresh) or ["what same= compares"]
 
 
+def innermost(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a loader calls in the end: a function in Python or C, or an object of a class."""
+    called: Any = loader
+    for _ in range(100):
+        if isinstance(called, MethodType):
+            called = called.__func__
+        elif isinstance(called, partial):
+            called = called.func
+        elif hasattr(called, "__wrapped__"):
+            called = called.__wrapped__
+        else:
+            break
+    found: Callable[..., Any] = called
+    return found
+
+
 def loader_name(loader: Callable[..., Any]) -> str:
-    """Return module and qualified name of a loader."""
-    named: Any = loader
-    while isinstance(named, partial):
-        named = named.func
+    """Return module and qualified name of what a loader calls in the end."""
+    named: Any = innermost(loader)
     named = named if hasattr(named, "__qualname__") else type(named)
     return f"{named.__module__}.{named.__qualname__}"

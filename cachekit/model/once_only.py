@@ -31,25 +31,26 @@ _MOST_UNREMARKABLE: Final = 256
 
 def refusal_within(value: object) -> str | None:
     """Return what the value is or contains, if that can be read or awaited only once."""
-    if _is_once_only(type(value)):
+    kind = type(value)
+    if kind not in _unremarkable and _is_once_only(kind):
         return f"is {refusal_of(value)}"
-    if _is_flat(value):
+    # Most values are builtin containers of scalars.
+    items: Any = value
+    if kind in _FLAT and SCALARS.issuperset(map(type, items)):
+        return None
+    if (
+        kind is dict
+        and SCALARS.issuperset(map(type, items.values()))
+        and SCALARS.issuperset(map(type, items))
+    ):
         return None
     from cachekit.model.contents import contents  # few values need it
 
     for found in contents(value, _MOST):
-        once = {kind for kind in set(map(type, found)) - SCALARS if _is_once_only(kind)}
+        once = {other for other in set(map(type, found)) - SCALARS if _is_once_only(other)}
         if once:
             return f"contains {refusal_of(next(one for one in found if type(one) in once))}"
     return None
-
-
-def _is_flat(value: Any) -> bool:
-    """Return whether a value is a builtin container of scalars, as most values are. False says nothing."""
-    kind = type(value)
-    if kind is dict:
-        return SCALARS.issuperset(map(type, value.values())) and SCALARS.issuperset(map(type, value))
-    return kind in _FLAT and SCALARS.issuperset(map(type, value))
 
 
 def refusal_of(value: object) -> str | None:

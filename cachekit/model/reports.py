@@ -51,6 +51,9 @@ class Explanation(NamedTuple):
     tags: frozenset[str]
     access_count: int  #: how often that tier has served the entry
     miss: Miss | None = None  #: why no tier holds it; None if one does
+    #: How long the load of the value took, in seconds; None if memory does not know, as under LRU without
+    #: `max_bytes`, which remembers no load times.
+    load_seconds: float | None = None
 
     def __repr__(self) -> str:
         return f"<Explanation: {self}>"
@@ -60,9 +63,10 @@ class Explanation(NamedTuple):
             why = "" if self.miss is None else f": {self.miss}"
             return f"{shown_key(self.key)} is in no tier{why}"
         life = "does not expire" if self.remaining == FOREVER else f"expires in {self.remaining:.1f} s"
+        load = "" if self.load_seconds is None else f", loaded in {self.load_seconds:.3g} s"
         return (
             f"{shown_key(self.key)} is in {self.level.name}: {self.age:.1f} s old, {life}, "
-            f"{shown_tags(self.tags)}, served {self.access_count} times"
+            f"{shown_tags(self.tags)}, served {self.access_count} times{load}"
         )
 
 
@@ -95,6 +99,24 @@ class OptimizationReport(NamedTuple):
     advice: tuple[str, ...] = ()  #: the reasons of `health`, each with its remedy
 
 
+class LoadTimeGain(NamedTuple):
+    """What `CacheStrategy.COST_AWARE` would save beside the strategy in use, by the same simulation."""
+
+    share: float  #: of the time that all loads would take without a cache; less than 0 if it would save less
+    plus_minus: float  #: half of the interval that has the share nine times in ten
+    hit_rate: float  #: what it would add to the hit rate; often less than 0
+
+    def advice(self) -> tuple[str, ...]:
+        """Return what to do about the strategy: nothing below three points of load time."""
+        points, margin = 100 * self.share, 100 * self.plus_minus
+        if points < _WORTH_A_STRATEGY or points <= margin:
+            return ()
+        return (
+            f"CacheStrategy.COST_AWARE would save {points:.1f} +- {margin:.1f} points more of the load time, "
+            f"at {100 * self.hit_rate:+.1f} points of hit rate",
+        )
+
+
 class SizeEstimate(NamedTuple):
     """The hit rates that a memory tier would have at other sizes, from simulations of a sample of its keys.
 
@@ -108,6 +130,8 @@ class SizeEstimate(NamedTuple):
     sampled: float  #: the share of the keys that is simulated
     unit: Literal["entries", "bytes"] = "entries"
     reason: str | None = None  #: why there are no rates
+    #: What COST_AWARE would save; None if it is in use, or if no load times are known.
+    cost_aware: LoadTimeGain | None = None
 
     def __bool__(self) -> bool:
         return bool(self.rates)
@@ -117,7 +141,7 @@ class SizeEstimate(NamedTuple):
         return self.rates[size] - self.rates[self.size]
 
     def advice(self) -> tuple[str, ...]:
-        """Return what to do about the size, a sentence each: nothing if the difference may be noise."""
+        """Return what to do about size and strategy, a sentence each: nothing if it may be noise."""
         found = []
         for size in sorted(self.rates):
             points, margin = 100 * self.gain(size), 100 * self.plus_minus[size]
@@ -126,7 +150,7 @@ class SizeEstimate(NamedTuple):
                 found.append(f"{argument} would lose {max(0.0, -points):.1f} points of hit rate")
             elif size > self.size and points > margin and points >= _WORTH:
                 found.append(f"{argument}: {points:+.1f} +- {margin:.1f} points of hit rate")
-        return tuple(found)
+        return tuple(found) if self.cost_aware is None else (*found, *self.cost_aware.advice())
 
     def more_room(self) -> str | None:
         """Return what the smallest size that helps would bring, in words; None if no size helps."""
@@ -146,4 +170,5 @@ class SizeEstimate(NamedTuple):
 
 
 _WORTH: Final = 1.0  # points of hit rate below which more room is not worth a word
+_WORTH_A_STRATEGY: Final = 3.0  # points of load time below which COST_AWARE is not worth a word
 _NO_LOSS: Final = 1.0  # points of hit rate that less room may cost

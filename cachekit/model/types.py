@@ -79,6 +79,7 @@ class CacheStrategy(enum.Enum):
     S3_FIFO = "s3-fifo"  #: an entry that was not read while on probation, or not read recently
     W_TINYLFU = "w-tinylfu"  #: an entry that was read less often recently than the incoming entry
     ADAPTIVE = "adaptive"  #: what the shape of S3-FIFO or W-TinyLFU that serves most requests would evict
+    COST_AWARE = "cost-aware"  #: the entry whose next load would take the least time for its size
 
 
 class RemovalCause(enum.Enum):

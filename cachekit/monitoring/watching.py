@@ -43,8 +43,8 @@ class Watch:
             self._cores[id(core)] = ref(core)
             if self._looks is not None:
                 return
-        # Not under the lock: the scheduler has one of its own.
-        looks = scheduler.every(INTERVAL, self.look)
+        # Not under the lock: the scheduler has one of its own. Apart: it reads and writes a disk.
+        looks = scheduler.every(INTERVAL, self.look, apart=True)
         with changing:
             if self._looks is None:
                 self._looks = looks

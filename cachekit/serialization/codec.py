@@ -17,6 +17,8 @@ from cachekit.serialization.pickle_codec import PickleCodec
 #: Beside the number of the compression: the table of the value's classes stands before the payload.
 WITH_CLASSES: Final = 0x40
 _LENGTH: Final = Struct("<I")
+#: An encoded value of fewer bytes never takes more memory than is always allowed.
+_MAY_EXPAND: Final = 1 << 20
 #: From this number on, codecs are the users' own, which may carry classes.
 _FIRST_OWN: Final = 128
 #: Types whose values take a byte at least for each of their items, in JSON and MessagePack.
@@ -88,14 +90,22 @@ def packer(codec: Codec, compressor: Compressor) -> Pack:
         size = len(payload)
         if size < THRESHOLD and not table:
             return RAW, payload
+        least_stored, whole = 0, None
+        if least and size >= _MAY_EXPAND and type(payload) is bytes:
+            least_stored = _least_stored(codec, payload)
+            whole = payload if least_stored else None
         if type(payload) is bytes and size <= LARGE:
             how, payload = compress(payload)
+            if whole is not None and len(payload) < least_stored:
+                how, payload = RAW, whole
             if not table:
                 return how, payload
             return how | WITH_CLASSES, b"".join((_LENGTH.pack(len(table)), table, payload))
         packed = compressor.pack_parts(payload if type(payload) is Parts else Parts([payload]))
         if packed is None:  # which no text and few containers meet
             packed = RAW, encode(value, UNBOUNDED)[0]
+        elif whole is not None and len(packed[1]) < least_stored:
+            packed = RAW, whole
         how, payload = packed
         if table:
             how |= WITH_CLASSES
@@ -116,13 +126,30 @@ def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) ->
         if compression & WITH_CLASSES:
             payload = _checked_classes(codec, payload)
             compression &= ~WITH_CLASSES
-        return codec.decode(unpack(compression, payload))
+        if compression == RAW:
+            return codec.decode(payload)
+        raw = unpack(compression, payload)
+        if len(raw) >= _MAY_EXPAND and len(payload) < _least_stored(codec, bytes(raw)):
+            raise UnreadableError("so few stored bytes may not take so much memory", "damage")
+        return codec.decode(raw)
     except UnreadableError:
         raise
     except Exception as error:
         if is_no_fault_of_value(error):
             raise
         raise UnreadableError(f"the codec {codec.name!r} failed: {type(error).__name__}", "damage") from error
+
+
+def _least_stored(codec: Codec, payload: bytes) -> int:
+    """Return how many bytes at least must be stored of an encoded value, for the memory that it takes."""
+    if codec.code >= _FIRST_OWN:  # a codec of the user bounds its values itself
+        return 0
+    from cachekit.serialization import memory_bounds  # rarely needed
+
+    if isinstance(codec, PickleCodec):
+        return 0 if codec.trusted else memory_bounds.least_stored(memory_bounds.of_pickle(payload))
+    estimate = memory_bounds.of_json if codec.name == "json" else memory_bounds.of_msgpack
+    return memory_bounds.least_stored(estimate(payload))
 
 
 def _checked_classes(codec: Codec, payload: bytes | memoryview) -> bytes | memoryview:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import pickle
 import sys
 from collections.abc import Iterable
@@ -34,6 +35,9 @@ _BEGIN: Final = b"\x80\x05"
 _TEXT: Final = b"X", b"\x8d"
 _BYTES: Final = b"B", b"\x8e"
 _END: Final = b"\x94."
+#: The opcodes whose length takes four bytes, or eight: of texts, bytes and bytearrays.
+_SHORT_HEADERS: Final = b"XB"
+_LONG_HEADERS: Final = b"\x8d\x8e\x96"
 _MOST_SHORT: Final = 0xFFFFFFFF
 #: Characters of a text that are encoded together.
 _SLICE: Final = 1 << 20
@@ -137,7 +141,8 @@ class PickleCodec:
 
     def __init__(self, allow: Iterable[Any] = (), *, trusted: bool = False) -> None:
         self._allowed = table(allow)
-        self._trusted = trusted
+        #: Whether it reads pickles without looking at what they do.
+        self.trusted = trusted
 
     def encode(self, value: Any) -> bytes:
         """The value as a pickle that this codec reads.
@@ -164,16 +169,33 @@ class PickleCodec:
             if (kind is bytes or kind is str) and len(value) > LARGE:
                 return _in_parts(value, most), b""
             scalar = pickle.dumps(value, PROTOCOL)
-            return scalar if self._trusted else self._verified(value, scalar), b""
+            return scalar if self.trusted else self._verified(value, scalar), b""
         payload, kinds = _dumped(value, most)
-        if self._trusted:
+        if self.trusted:
             return payload, table_of(kinds.values()) if kinds else b""
+        if not kinds and isinstance(payload, Parts) and self._is_verified_by_outline(payload):
+            return payload, b""
         whole = payload if isinstance(payload, bytes) else _joined(payload)
         if not kinds:
             return whole if is_simple(whole) else self._verified(value, whole), b""
         # What a registered function makes is whole, whatever its class.
         known = [one for one in kinds.values() if (one.__module__, one.__qualname__) in self._allowed]
         return self._verified(value, whole), table_of(known)
+
+    def _is_verified_by_outline(self, payload: Parts) -> bool:
+        """Verify what is left without large texts, if they are most of it; return False to verify it whole.
+
+        To join the parts, or to read them back, would take the memory of the value once more.
+        """
+        outline = _outline(payload)
+        if outline is None:
+            return False
+        try:
+            if not is_simple(outline):
+                self._verify(pickle.loads(outline), outline)
+        except SerializationError:
+            return False  # verified whole, the error speaks of the value itself
+        return True
 
     def _verified(self, value: Any, payload: bytes) -> bytes:
         self._verify(value, payload)
@@ -187,7 +209,7 @@ class PickleCodec:
                 unpickled or is gone (class).
         """
         try:
-            if self._trusted:
+            if self.trusted:
                 return pickle.loads(payload)
             # First look, then load, both on the same immutable bytes: nothing can change them in between.
             whole = payload if type(payload) is bytes else bytes(payload)
@@ -207,7 +229,7 @@ class PickleCodec:
 
     def find(self, module: str, name: str) -> object:
         """Return the class of these names, if this codec may read it."""
-        if self._trusted:
+        if self.trusted:
             return find_by_import(module, name)
         return resolve(self._allowed[module, name], module, name)
 
@@ -253,7 +275,7 @@ class PickleCodec:
             )
 
     def __repr__(self) -> str:
-        return f"PickleCodec(trusted={self._trusted})"
+        return f"PickleCodec(trusted={self.trusted})"
 
 
 #: Picklers that are not in use. One that is made takes longer than what it does to a small value.
@@ -318,6 +340,38 @@ def _in_parts(value: bytes | str, most: int) -> Parts:
     if len(parts) > most:
         raise too_large(len(parts))
     return parts
+
+
+def _outline(parts: Parts) -> bytes | None:
+    """Return a pickle with a short text in place of each that is a piece of its own; None if they are few.
+
+    The pickler writes a large text, or large bytes, as a piece behind one that ends with opcode and length.
+    The short ones differ from each other, as keys have to.
+    """
+    headers, texts = [b""], 0  # of each piece, what stands before it if it is a text
+    for before, piece in itertools.pairwise(parts.pieces):
+        headers.append(b"" if headers[-1] else _header_of(before, len(piece)))
+        texts += len(piece) if headers[-1] else 0
+    if 2 * texts < len(parts):
+        return None
+    pieces: list[bytes] = []
+    for number, (header, piece) in enumerate(zip(headers, parts.pieces, strict=True)):
+        if header:
+            short = b"%x" % number
+            pieces[-1] = pieces[-1][: -len(header)]
+            pieces += header[:1], len(short).to_bytes(len(header) - 1, "little"), short
+        else:
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _header_of(piece: bytes, size: int) -> bytes:
+    """Return the opcode and the length with which a piece ends that a text of this size follows; else b""."""
+    for opcodes, width in ((_SHORT_HEADERS, 4), (_LONG_HEADERS, 8)):
+        header = piece[-1 - width :]
+        if len(header) > width and header[0] in opcodes and int.from_bytes(header[1:], "little") == size:
+            return header
+    return b""
 
 
 def _joined(parts: Parts) -> bytes:

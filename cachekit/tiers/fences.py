@@ -195,15 +195,19 @@ class PrivateFence:
         key: the key that it guards.
         tags: the tags that it names.
         every_tag: whether the invalidation of any tag breaks it, because the value's tags are not known yet.
+
+    Attributes:
+        seconds: how long the load took that the fence was taken for; None before its end, and for no load.
     """
 
-    __slots__ = ("__weakref__", "broken", "every_tag", "key", "tags")
+    __slots__ = ("__weakref__", "broken", "every_tag", "key", "seconds", "tags")
 
     def __init__(self, key: str, tags: frozenset[str], every_tag: bool = False) -> None:
         self.key = key
         self.tags = tags
         self.every_tag = every_tag
         self.broken = False
+        self.seconds: float | None = None
 
     def is_current(self) -> bool:
         """Return whether nothing has written or invalidated the key, or one of the tags, since."""

@@ -19,6 +19,8 @@ PAIRS: list[tuple[Any, Any]] = [
     (cachekit.MemoryCache, aio.MemoryCache),
     (cachekit.FileCache, aio.FileCache),
     (cachekit.RedisCache, aio.RedisCache),
+    (cachekit.MemcachedCache, aio.MemcachedCache),
+    (cachekit.DynamoDBCache, aio.DynamoDBCache),
     (region.Region, aio.Region),
     (fill.Fill, aio.Fill),
 ]
@@ -27,7 +29,8 @@ PAIRS: list[tuple[Any, Any]] = [
 PLAIN = {
     "IntelligentCache.cached", "IntelligentCache.region", "IntelligentCache.verifications",
     "IntelligentCache.prefetch_info", "Region.prefetch_info", "MemoryCache.get_stats", "FileCache.get_stats",
-    "RedisCache.get_stats", "RedisCache.cluster", "RedisCache.sentinel",
+    "RedisCache.get_stats", "RedisCache.cluster", "RedisCache.sentinel", "MemcachedCache.get_stats",
+    "DynamoDBCache.get_stats",
 }  # fmt: skip
 
 #: What the facade has beyond the core: `contains` in place of `in`, and the ways between the two.

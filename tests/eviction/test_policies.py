@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from naive_policies import NAIVE
+from naive_policies import NAIVE, Naive
 
 from cachekit import CacheStrategy
-from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits
+from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits, WeighsEntries
 from cachekit.tiers.memory.eviction.policies import (
     POLICIES,
     Adaptive,
+    CostAware,
     Fifo,
     Lfu,
     S3Fifo,
@@ -36,6 +38,10 @@ def held_by(policy: EvictionPolicy) -> int:
             return len(policy._counts)
         case SoonestToExpire():
             assert len(policy._heap) <= 2 * len(policy._places) + 32
+            return len(policy._places)
+        case CostAware():
+            assert len(policy._heap) <= 2 * len(policy._places) + 32
+            assert policy._weighed == {}
             return len(policy._places)
         case Sieve():
             return len(policy._nodes)
@@ -65,6 +71,16 @@ def test_victims_are_those_of_the_model(subtests: pytest.Subtests, strategy: Cac
             chance = random.Random(capacity)
             held: list[str] = []
             evicted = 0
+
+            def weigh(
+                key: str, chance: random.Random = chance, policy: Any = policy, model: Naive = model
+            ) -> None:
+                if isinstance(policy, WeighsEntries):
+                    weight = chance.randrange(4)
+                    seconds = chance.choice([None, chance.lognormvariate(0, 2)])
+                    model.weigh(key, weight, seconds)
+                    policy.weigh(key, weight, seconds)
+
             for step in range(4000):
                 key = f"k{int(chance.paretovariate(0.8)) % (5 * capacity)}"
                 action = chance.random()
@@ -77,6 +93,7 @@ def test_victims_are_those_of_the_model(subtests: pytest.Subtests, strategy: Cac
                         held.remove(actual)
                         evicted += 1
                     deadline = float(chance.randrange(20))
+                    weigh(key)
                     model.insert(key, deadline)
                     policy.insert(key, deadline)
                     held.append(key)
@@ -85,6 +102,7 @@ def test_victims_are_those_of_the_model(subtests: pytest.Subtests, strategy: Cac
                     policy.hit(key)
                 elif action < 0.92:
                     deadline = float(chance.randrange(20))
+                    weigh(key)
                     model.prolong(key, deadline)
                     policy.prolong(key, deadline)
                 else:

@@ -232,3 +232,44 @@ def test_what_comes_when_it_is_closed_is_not_kept() -> None:
     assert not kept._kept
     assert kept._job is None
     memory.close()
+
+
+def test_a_child_loads_what_the_round_of_its_parent_had_taken(warm: Warm) -> None:
+    """The parent's thread is not in the child."""
+    begun, go = threading.Event(), threading.Event()
+
+    def load(key: str) -> str:
+        if warm.loads:
+            begun.set()
+            assert go.wait(60)
+        return key
+
+    warm.cache.warm_cache(["a", "b"], load, ttl=100, keep_warm=True)
+    warm.loads.append("warmed")
+    warm.clock.advance(90)
+    kept = warm.cache._core.keep_warm
+    assert kept is not None
+    kept.look()
+    assert begun.wait(60)  # it has taken both keys, and loads the first one
+    warm.loads.clear()
+
+    def child() -> None:
+        warm.round(0)
+        assert warm.cache.get("b") == "b"
+        assert sorted(key for _, key in kept._due) == ["a", "b"]
+        assert all(at > warm.clock.monotonic() for at, _ in kept._due), "both were loaded"
+
+    assert in_fork(child)() == 0
+    go.set()
+    wait_until(lambda: kept._round is None or kept._round.is_over, "the round is over")
+
+
+def test_keys_that_are_kept_and_dropped_leave_nothing(warm: Warm) -> None:
+    """Nor do those that are kept again and again, before their time has come."""
+    for number in range(1_000):
+        warm.cache.warm_cache(["again", f"k{number}"], warm.load, ttl=100, keep_warm=True)
+        warm.cache.warm_cache([f"k{number}"], warm.load, ttl=100)
+    kept = warm.cache._core.keep_warm
+    assert kept is not None
+    assert list(kept._kept) == ["again"]
+    assert len(kept._due) < 110

@@ -442,3 +442,12 @@ def test_it_stores_the_keys_once_a_minute(tmp_path: Path) -> None:
         hot.save()
         with cache_on(tmp_path) as other:
             assert in_memory(other) == {"a"}
+
+
+def test_functions_that_begin_later_are_not_remembered(tmp_path: Path) -> None:
+    """A program may make functions all the time."""
+    with cache_on(tmp_path) as cache:
+        inside.wait_for_reload(cache)
+        for number in range(20):
+            cache.cached(name=f"f{number}")(lambda x: x)(1)
+        assert not inside.functions_waited_for(cache)

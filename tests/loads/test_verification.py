@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupting import handled_by
+from tracing import at_line
 
 from cachekit import (
     FOREVER,
@@ -25,6 +28,7 @@ from cachekit import (
     cassette,
 )
 from cachekit.health import Thresholds, assess
+from cachekit.loading import verification
 from cachekit.model.reports import Verified
 from cachekit.testing import ManualClock
 
@@ -165,6 +169,33 @@ def test_the_share_of_hits(how: str, world: World, monkeypatch: pytest.MonkeyPat
         "awaited": f"{__name__}.test_the_share_of_hits.<locals>.load",
     }
     assert {name for name, _ in chosen} == {names.get(how, "f")}
+
+
+def test_regions_name_the_loaders_of_their_callers(cache: IntelligentCache, world: World) -> None:
+    """And not their own function, under which one loader would take the turns of all others."""
+    region = cache.region("r:", dict)
+    facade = aio.IntelligentCache.of(cache).region("a:", dict)
+
+    def other() -> Any:
+        return world.ask()
+
+    async def awaited() -> Any:
+        return world.ask()
+
+    async def main() -> None:
+        for _ in range(2):
+            await facade.get_or_set("k", awaited)
+        while len(cache.verifications()) < 3 or counts(cache)[0] < 3:
+            await asyncio.sleep(0)
+
+    for _ in range(2):
+        region.get_or_set("k", world.ask)
+        region.get_or_set("other", other)
+    finish()
+    asyncio.run(main())
+    here = "test_regions_name_the_loaders_of_their_callers.<locals>"
+    names = {f"{__name__}.World.ask", f"{__name__}.{here}.other", f"{__name__}.{here}.awaited"}
+    assert cache.verifications() == dict.fromkeys(names, Verified(1, 0))
 
 
 def test_the_fast_path_keeps_what_it_finds(cache: IntelligentCache, clock: ManualClock, world: World) -> None:
@@ -557,3 +588,37 @@ def test_options_pickle_and_compare() -> None:
     assert options != LoadOptions(verify=0.5)
     assert "verify=0.5" in repr(options)
     assert options.shared_by("process").same is max
+
+
+def test_the_results_of_functions_are_bounded(
+    cache: IntelligentCache, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the bound they begin again; the statistics of the cache count on."""
+    monkeypatch.setattr("cachekit.loading.verification._MOST", 3)
+    for number in range(8):
+        function = cache.cached(name=f"f{number}")(world.ask)
+        function(1)
+        function(1)
+        finish()
+    assert cache.verifications() == {"f6": Verified(1, 0), "f7": Verified(1, 0)}
+    assert counts(cache) == (8, 0)
+
+
+def test_a_signal_handler_verifies_a_hit_in_the_middle_of_another_one(
+    cache: IntelligentCache, clock: ManualClock
+) -> None:
+    """At each line: no lock is taken that the same thread may hold already."""
+    cache.set("k", 1)
+
+    def hit(*_: object) -> None:
+        clock.advance(1)  # it is due
+        assert cache.get_or_set("k", lambda: 1) == 1
+
+    number, came = 1, True
+    with handled_by(hit):
+        while came:
+            came = at_line(number, verification, lambda: signal.raise_signal(signal.SIGUSR1), hit)
+            finish()
+            number += 1
+    assert number > 10
+    assert counts(cache)[0] >= number

@@ -6,7 +6,9 @@ import gc
 import math
 import os
 import pickle
+import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -41,7 +43,13 @@ def nobody_left() -> None:
 
 def it_ends() -> None:
     """Nothing is left to do, so the thread ends."""
-    wait_until(lambda: not upkeep_threads(), "the thread of upkeep has ended")
+    try:
+        wait_until(lambda: not upkeep_threads(), "the thread of upkeep has ended")
+    except AssertionError:
+        frames = sys._current_frames()
+        busy = [frames[one.ident] for one in upkeep_threads() if one.ident in frames]
+        stacks = "\n".join("".join(traceback.format_stack(frame)) for frame in busy)
+        pytest.fail(f"still to do: {[one.method() for one in scheduler._tasks]}\n{stacks}")
 
 
 def test_expired_entries_are_swept_without_being_asked_for() -> None:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from math import inf
 from types import ModuleType
 from typing import Any
 
@@ -26,11 +27,13 @@ from tracing import at_line
 
 from cachekit import CacheError, CacheStrategy, IntelligentCache, MemoryCache, RemovalCause, cache_result
 from cachekit.model.display import shown_value
+from cachekit.model.types import NO_TAGS
 from cachekit.testing import ManualClock
 from cachekit.tiers.memory import policy_store
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.eviction.policies import Fifo, S3Fifo, Sieve
 from cachekit.tiers.memory.sizing import TAG_IN_INDEX
+from cachekit.tiers.memory.tier import store_of
 
 KEYS = st.sampled_from([f"k{number}" for number in range(9)])
 
@@ -80,6 +83,7 @@ class StrategyMachine(RuleBasedStateMachine):
         )
         self.model: Naive = self.model_class(self.MAX_SIZE)
         self.weights: dict[str, int] = {}
+        self.seconds: dict[str, float | None] = {}  # of loads
         self.deadlines: dict[str, float] = {}
         self.limit = self.MAX_BYTES if bounded else None
         self.cache = MemoryCache(
@@ -111,9 +115,22 @@ class StrategyMachine(RuleBasedStateMachine):
             cause = RemovalCause.INVALIDATED if self.live(key) else RemovalCause.EXPIRED
             self.leave(key, cause)
 
-    @rule(key=KEYS, value=st.integers(0, 7), life=st.sampled_from([1, 5, 50, None]))
-    def set_value(self, key: str, value: int, life: float | None) -> None:
-        kept = self.cache.set_value(key, value, life)
+    @rule(
+        key=KEYS,
+        value=st.integers(0, 7),
+        life=st.sampled_from([1, 5, 50, None]),
+        seconds=st.sampled_from([None, 0.0, 0.01, 0.5, 90.0]),
+    )
+    def set_value(self, key: str, value: int, life: float | None, seconds: float | None) -> None:
+        if seconds is None:
+            kept = self.cache.set_value(key, value, life)
+        else:
+            store = store_of(self.cache)
+            fence = store.fence(key, NO_TAGS)
+            fence.seconds = seconds
+            kept = store.put(
+                key, value, inf if life is None else life, NO_TAGS, fence=fence, breaks_fences=True
+            )
         if self.limit is not None and value > self.limit // 4:
             assert kept is False
             self.oversized += 1
@@ -126,6 +143,10 @@ class StrategyMachine(RuleBasedStateMachine):
         ):
             self.forget(self.model.evict(key), RemovalCause.EVICTED)
         deadline = self.clock.monotonic() + life if life else float("inf")
+        if key in self.weights:
+            seconds = self.seconds[key] if seconds is None else seconds
+        self.seconds[key] = seconds
+        self.model.weigh(key, value if self.limit else 0, seconds)
         if key in self.weights:
             self.expected.append((key, RemovalCause.REPLACED))
             self.model.prolong(key, deadline)

@@ -19,12 +19,24 @@ VALUES: dict[str, tuple[Callable[[], Any], float]] = {
     "bytes": (lambda: bytes(SIZE), 0.1),
     "text": (lambda: "abcdefgh" * (SIZE // 8), 1.25),
     "text of two bytes a character": (lambda: "é" * (SIZE // 2), 1.25),
+    "a list of bytes": (lambda: [bytes([number]) * (1 << 20) for number in range(9)], 0.2),
+    "a tuple of bytes": (lambda: tuple(bytes([number]) * (1 << 20) for number in range(9)), 0.2),
+    "a dict of one text": (lambda: {"k": "abcdefgh" * (SIZE // 8)}, 1.25),
+    "texts": (
+        lambda: ["abcdefgh" * 1_000] * 10 + [f"{number}" * 2_000 for number in range(SIZE // 8_000)],
+        1.25,
+    ),
     "numbers": (lambda: [number / 3 for number in range(SIZE // 9)], 1.5),
 }
 
 
-@pytest.mark.parametrize("arguments", [{}, {"secret": "s" * 16, "compression": None}])
-@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *[(name, arguments) for name in VALUES for arguments in ({}, {"compression": None})],
+        ("a dict of one text", {"secret": "s" * 16, "compression": None}),
+    ],
+)
 def test_nothing_is_built_twice(name: str, arguments: dict[str, Any], make_cache: MakeCache) -> None:
     """From the value to what is sent, compressed or not."""
     make, most = VALUES[name]

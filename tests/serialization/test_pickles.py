@@ -23,6 +23,7 @@ from stored_values import Account, Point
 
 from cachekit.errors import SerializationError, UnreadableError
 from cachekit.serialization import pickle_codec, pickle_inspector
+from cachekit.serialization.parts import pieces_of
 from cachekit.serialization.pickle_allowlist import Allowance, table
 from cachekit.serialization.pickle_codec import PickleCodec
 
@@ -218,6 +219,36 @@ def test_large_values() -> None:
     }
     for codec in TRUSTED, UNTRUSTED:
         assert codec.decode(codec.encode(value)) == value
+
+
+#: More than a pickler keeps in a frame, and than is joined.
+LARGE = 70_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {f"{number}" * LARGE: number for number in range(100)},
+        {f"{number}".encode() * LARGE for number in range(100)},
+        [("x" * LARGE, b"y" * LARGE, bytearray(b"z" * LARGE), number) for number in range(30)],
+        [["\udc80" * LARGE, "é" * LARGE] * 30, {"a": {"b": b"c" * 9_000_000}}],
+        # What ends as a header does, behind which as many bytes follow that are none of its text.
+        [b"a" * LARGE + b"X" + (LARGE + 8).to_bytes(4, "little"), b"b" * (LARGE + 8)] * 40,
+        [b"a" * LARGE + b"\x8e" + (LARGE + 8).to_bytes(8, "little"), "b" * (LARGE + 8)] * 40,
+    ],
+    ids=["keys of a dict", "a set", "tuples", "surrogates", "a short header", "a long header"],
+)
+def test_large_texts_are_left_out_of_what_is_verified(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_codec, "_joined", lambda _: pytest.fail("it is joined"))
+    payload, _ = PickleCodec().encode_with_classes(value)
+    assert PickleCodec().decode(b"".join(pieces_of(payload))) == value
+
+
+def test_what_is_beside_large_texts_is_verified() -> None:
+    """Keys that share a hash, and as many beside them that are large."""
+    alike = {number * ((1 << 61) - 1) << 64: number for number in range(1, 100)}
+    with pytest.raises(SerializationError, match="share a hash"):
+        PickleCodec().encode([alike, b"x" * 9_000_000])
 
 
 def test_a_class_that_is_gone() -> None:

@@ -43,6 +43,7 @@ CALLS: dict[str, Callable[[IntelligentCache], object]] = {
         cache.delete("l"),
         cache.get_or_set("l", lambda: 1, load=LoadOptions(hard_timeout=60)),
     ),
+    "verified hit": lambda cache: cache.get_or_set("k", lambda: [1], load=LoadOptions(verify=1.0)),
     "delete": lambda cache: cache.delete("k"),
     "delete_many": lambda cache: cache.delete_many(["k", "j"]),
     "touch": lambda cache: cache.touch("k", 50),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Task
+from collections.abc import Sequence
 from typing import Any
 
 from redis_server import wait_until
@@ -15,6 +16,7 @@ from cachekit.loading.prefetching import PrefetchPool
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.memory.entry import MemoryEntry
+from cachekit.tiers.memory.key_sample import KeySample
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.bus_protocol import Outbox
 from cachekit.tiers.redis.heartbeat import Heartbeat
@@ -49,6 +51,13 @@ def file_breaker(cache: IntelligentCache) -> CircuitBreaker:
     return file.breaker
 
 
+def missed_by_server(cache: IntelligentCache) -> int:
+    """The number of invalidations that the tier of the hosts has missed."""
+    redis = cache._core.tiers.redis
+    assert redis is not None
+    return redis.pending
+
+
 def functions(cache: IntelligentCache) -> list[str]:
     """The tags of the cached functions that the cache counts lookups of."""
     return list(_core(cache)._core._functions)
@@ -65,6 +74,13 @@ def wait_for_reload(cache: IntelligentCache | aio.IntelligentCache) -> None:
     for copy in hot_set._copies:
         copy.wait(30)
         assert copy.is_over
+
+
+def functions_waited_for(cache: IntelligentCache) -> list[str]:
+    """Return the functions whose entries the reader of the record copies."""
+    hot_set = cache._core.hot_set
+    assert hot_set is not None
+    return list(hot_set._functions)
 
 
 def prefetches(cache: IntelligentCache | aio.IntelligentCache) -> PrefetchPool:
@@ -108,6 +124,24 @@ def tasks(cache: IntelligentCache | aio.IntelligentCache) -> list[Task[Any]]:
 
 def store(cache: MemoryCache) -> Any:
     return cache._store
+
+
+def begin_sampling(cache: MemoryCache) -> None:
+    """Have the thread of upkeep simulate the sample of keys, as if there were many notes."""
+    sample = cache._store.sample
+    assert isinstance(sample, KeySample)
+    while sample.sleeps:
+        sample.notes.extend(["k"] * 256)
+        sample.wake()
+
+
+def begin_again(cache: MemoryCache) -> None:
+    """Have the next round begin again with a smaller sample, as if this one took too much of a core."""
+    sample = cache._store.sample
+    assert isinstance(sample, KeySample)
+    sample.simulate()
+    sample._credit = -1.0
+    sample.simulate()
 
 
 def entries(cache: MemoryCache) -> list[MemoryEntry]:
@@ -167,3 +201,19 @@ def look_again(cache: FileCache) -> None:
     """Have the next operation look at the directory, as if it came a tenth of a second later."""
     handle = cache._handle
     handle.fresh_until = handle.checked_until = handle._sizes_until = 0.0
+
+
+def keep_warm(cache: IntelligentCache, keys: Sequence[str]) -> None:
+    """Have keys kept warm whose values are there."""
+    kept = cache._core.keep_warm
+    assert kept is not None
+    kept.keep(keys, str, cache._core.defaults.request(3600, None))
+
+
+def end_outage(cache: IntelligentCache) -> None:
+    """Have the file tier probed until it is used again, without the pauses in between."""
+    file = cache._core.tiers.file
+    assert file is not None
+    while file.is_out:
+        file.breaker._due = 0.0
+        file.probe()

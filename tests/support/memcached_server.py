@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 from typing import Self
@@ -40,7 +42,10 @@ class MemcachedServer:
         return "127.0.0.1", self.port
 
     def signal(self, number: int) -> None:
+        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         """Kill it at once, and wait until it is gone."""

@@ -19,6 +19,9 @@ class Naive:
         self.deadlines[key] = deadline
         self.order.append(key)
 
+    def weigh(self, key: str, weight: int, seconds: float | None) -> None:
+        """Learn what a value weighs and what its load took, before it comes in or replaces another."""
+
     def hit(self, key: str) -> None:
         assert key in self.deadlines
 
@@ -245,6 +248,69 @@ class WTinyLfu(Naive):
         next(part for part in (self.order, self.probation, self.protected) if key in part).remove(key)
 
 
+class CostAware(Naive):
+    """The one with the least `clock + uses * cost / weight`, as of its last use; among equals the oldest."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.clock = 0.0
+        self.loads: list[float] = []
+        self.since = 0
+        self.median = 0.0
+        self.most = 0.0
+        self.uses: dict[str, int] = {}
+        self.density: dict[str, float] = {}
+        self.priority: dict[str, float] = {}
+
+    def weigh(self, key: str, weight: int, seconds: float | None) -> None:
+        cost = self.median or 1.0
+        if seconds is not None:
+            self.loads = [*self.loads, seconds][-1024:]
+            self.since += 1
+            if self.since >= 64 or self.since >= len(self.loads) // 2:
+                ordered, self.since = sorted(self.loads), 0
+                found, self.most = ordered[len(ordered) // 2], 30 * ordered[3 * len(ordered) // 4]
+                if found and not self.median:
+                    self.clock *= found
+                    for held in self.deadlines:
+                        self.density[held] *= found
+                        self.priority[held] *= found
+                self.median = found or self.median
+            typical = self.median or 1.0
+            cost = max(seconds, 0.001 * typical)
+            if len(self.loads) >= 16:
+                cost = min(cost, self.most)
+        before = self.density.get(key)
+        self.density[key] = cost / max(1, weight)
+        if key in self.deadlines and before != self.density[key]:
+            self.order.remove(key)
+            self.order.append(key)
+            self.settle(key, self.uses[key])
+
+    def settle(self, key: str, uses: int) -> None:
+        self.uses[key] = uses
+        self.priority[key] = self.clock + uses * self.density.setdefault(key, self.median or 1.0)
+
+    def insert(self, key: str, deadline: float) -> None:
+        super().insert(key, deadline)
+        self.settle(key, 1)
+
+    def hit(self, key: str) -> None:
+        self.settle(key, self.uses[key] + 1)
+
+    def choose(self, incoming: str) -> str:
+        return min(self.order, key=lambda key: self.priority[key])
+
+    def evict(self, incoming: str) -> str:
+        victim = super().evict(incoming)
+        self.clock = max(self.clock, self.priority.pop(victim))
+        return victim
+
+    def remove(self, key: str) -> None:
+        super().remove(key)
+        del self.uses[key], self.density[key]
+
+
 NAIVE: dict[CacheStrategy, type[Naive]] = {
     CacheStrategy.LRU: Lru,
     CacheStrategy.FIFO: Naive,
@@ -253,5 +319,6 @@ NAIVE: dict[CacheStrategy, type[Naive]] = {
     CacheStrategy.SIEVE: Sieve,
     CacheStrategy.S3_FIFO: S3Fifo,
     CacheStrategy.W_TINYLFU: WTinyLfu,
+    CacheStrategy.COST_AWARE: CostAware,
     CacheStrategy.ADAPTIVE: S3Fifo,  # its first shape; another one needs more requests than a model gets
 }

@@ -50,3 +50,30 @@ GUARDS: dict[str, Callable[[Any], None]] = {
     "a value watches": _values_watch_nothing,
     "a value carries the tokens of its load": _watched_tokens_are_those_of_the_store,
 }
+
+
+def notice_first(entries: Any) -> None:
+    """Write the notice of a change before the change."""
+    note, entries._listeners.note = entries._listeners.note, lambda kind, names: None
+    end_watchers, remove = entries._end_watchers, entries.remove
+
+    def noted_end(name: str) -> None:
+        note("all", [])
+        end_watchers(name)
+
+    def noted_remove(keys: Any) -> Any:
+        note("keys", keys)
+        return remove(keys)
+
+    entries._end_watchers, entries.remove = noted_end, noted_remove
+
+
+def notices_are_unconditional(entries: Any) -> None:
+    journal = entries._listeners._journal
+
+    class Unconditional(type(journal._store)):  # type: ignore[misc]
+        def replace(self, name: str, data: bytes, life: float | None, version: object) -> bool:
+            self.write(name, data, life)
+            return True
+
+    journal._store = Unconditional(journal._store._world)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.tiers.polled import PolledTier
 from cachekit.tiers.polled.entries import Entries
 
@@ -31,6 +31,7 @@ def hammer(
     processes: int = 6,
     harm: Callable[[Entries], None] | None = None,
     truth_first: bool = False,
+    memory: bool = False,
 ) -> Counts:
     """Run the processes, each of which does so many rounds.
 
@@ -40,6 +41,8 @@ def hammer(
         processes: how many there are.
         harm: takes a guard out of the entries of a tier.
         truth_first: read the truth before the origin, as a caller without the guard of loads does.
+        memory: read through a cache with memory. Then what was settled before its last look for notices
+            is what it must have seen.
     """
     context: Any = multiprocessing.get_context("fork")
     truth = context.Array("q", KEYS)  # what the numbers are
@@ -49,9 +52,13 @@ def hammer(
     def work() -> None:
         chance = random.Random(os.getpid())
         reads = invalidations = stale = 0
-        with make() as tier:
+        with (
+            make() as tier,
+            IntelligentCache(MemoryCache(), tier, file_cache=None, close_tiers=False) as cache,
+        ):
             if harm is not None:
                 harm(tier._entries)
+            noticed = [0] * KEYS
             for _ in range(rounds):
                 number = chance.randrange(KEYS)
                 key, tag = f"user:{number}", f"tag{number}"
@@ -71,6 +78,15 @@ def hammer(
                     with settled.get_lock():
                         settled[number] = max(settled[number], mine)
                     continue
+                reads += 1
+                if memory:
+                    if chance.random() < 0.3:
+                        before = list(settled)
+                        tier._listeners.look()
+                        noticed = before
+                    value = cache.get_or_set(key, lambda: truth[number], tags={tag})  # noqa: B023
+                    stale += value < noticed[number]
+                    continue
                 least = settled[number]
                 found = tier.peek(key)
                 if found is None:
@@ -80,13 +96,12 @@ def hammer(
                     tier.add(key, CacheEntry(key, loaded, tags={tag}), origin)
                 else:
                     stale += found.value < least
-                reads += 1
         results.put(Counts(reads, invalidations, stale))
 
     workers = [context.Process(target=work) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    counts = [results.get(timeout=200) for _ in workers]
+    counts = [results.get(timeout=800) for _ in workers]
     for worker in workers:
         worker.join()
     return Counts(*(sum(column) for column in zip(*counts, strict=True)))

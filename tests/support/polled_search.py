@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeAlias
 
-from cachekit import CacheEntry
+from cachekit import CacheEntry, IntelligentCache, MemoryCache
 from cachekit.tiers.polled import Item, PolledTier
 from cachekit.tiers.polled.entries import Entries
+from cachekit.tiers.polled.journal import PAGES
+from cachekit.tiers.polled.listeners import Listeners
 
 KEY, TAG = "user:1", "t"
+LONG = 10_000.0  #: seconds: no look and no drop of copies but those of the search
 
 
 @dataclass
@@ -28,6 +31,8 @@ class World:
     versions: Iterator[int] = field(default_factory=count)
     truth: int = 0
     settled: int = 0  #: the truth whose invalidation has returned
+    noticed: int = 0  #: the truth that was settled when a look of the host began that has returned
+    host: IntelligentCache | None = None  #: a cache with copies in memory, on another host than the callers
     stale: list[str] = field(default_factory=list)
 
     def seen(self, least: int, value: object, where: str) -> None:
@@ -110,6 +115,37 @@ def touch(world: World, tier: PolledTier) -> None:
     tier.touch(KEY, 100)
 
 
+def look(world: World, tier: PolledTier) -> None:
+    """Let the host look for notices."""
+    least = world.settled
+    listeners(world).look()
+    world.noticed = max(world.noticed, least)
+
+
+def read_memory(world: World, tier: PolledTier) -> None:
+    """Read on the host, from memory or else through it."""
+    least = world.noticed
+    assert world.host is not None
+    world.seen(least, world.host.get(KEY), "a reader on the host")
+
+
+def look_and_read(world: World, tier: PolledTier) -> None:
+    """Do both."""
+    look(world, tier)
+    read_memory(world, tier)
+
+
+def remove_another(world: World, tier: PolledTier) -> None:
+    """Remove another key, with a notice in the same page as all others."""
+    tier.delete("user:2")
+
+
+def listeners(world: World) -> Listeners:
+    assert world.host is not None
+    assert isinstance(world.host.redis_cache, PolledTier)
+    return world.host.redis_cache._listeners
+
+
 def changing(invalidate: Callable[[PolledTier], object]) -> Actor:
     """Return an actor that changes the truth and invalidates."""
 
@@ -161,19 +197,36 @@ EVICTIONS: dict[str, Actor] = {
 class Run:
     """One run of the actors in the order that the choices say, and in the first possible one after that."""
 
-    def __init__(self, actors: Sequence[Actor], filled: bool, harm: Callable[[Entries], None]) -> None:
+    def __init__(
+        self, actors: Sequence[Actor], filled: bool, harm: Callable[[Entries], None], warm: bool | None
+    ) -> None:
         self.world = World()
         self._harm = harm
-        with PolledTier(TableStore(self.world)) as tier:
+        self._poll = None if warm is None else LONG
+        with self._tier() as tier:
             tier.origin(KEY, frozenset({TAG}))
             if filled:
                 tier.set(KEY, CacheEntry(KEY, 0, tags={TAG}))
+        if warm is not None:
+            tier = self._tier()
+            harm(tier._entries)
+            self.world.host = IntelligentCache(MemoryCache(cleanup_interval=None), tier, file_cache=None)
+            listeners(self.world).look()
+            listeners(self.world).look()  # which finds the pages that the first one made
+            if warm:
+                self.world.host.get(KEY)
         self._actors = actors
         self._controller = threading.Semaphore(0)
         self._steps = [threading.Semaphore(0) for _ in actors]
         self._mine = threading.local()
         self._alive = list(range(len(actors)))
         self.failures: list[BaseException] = []
+
+    def _tier(self) -> PolledTier:
+        tier = PolledTier(TableStore(self.world), max_staleness=LONG, poll=self._poll)
+        if tier._listeners._journal is not None:
+            del tier._listeners._journal._names[1:]  # one page, so that writers meet
+        return tier
 
     def _pause(self) -> None:
         self._controller.release()
@@ -183,7 +236,7 @@ class Run:
         self._mine.number = number
         self._steps[number].acquire()
         try:
-            with PolledTier(TableStore(self.world)) as tier:
+            with self._tier() as tier:
                 self._harm(tier._entries)
                 self._actors[number](self.world, tier)
         except BaseException as error:
@@ -207,7 +260,11 @@ class Run:
         for thread in threads:
             thread.join()
         self.world.pause = lambda: None
-        with PolledTier(TableStore(self.world)) as tier:
+        if self.world.host is not None:
+            with self.world.host:
+                for actor in (read_memory, look, read_memory):
+                    actor(self.world, self._tier())
+        with self._tier() as tier:
             self._harm(tier._entries)
             found = tier.peek(KEY)
             self.world.seen(self.world.settled, None if found is None else found.value, "the last reader")
@@ -215,7 +272,10 @@ class Run:
 
 
 def search(
-    actors: Sequence[Actor], filled: bool = False, harm: Callable[[Entries], None] = lambda entries: None
+    actors: Sequence[Actor],
+    filled: bool = False,
+    harm: Callable[[Entries], None] = lambda entries: None,
+    warm: bool | None = None,
 ) -> tuple[int, str | None]:
     """Return how many orders were tried, and the first stale read with its order, if there was one.
 
@@ -223,11 +283,12 @@ def search(
         actors: what runs at the same time.
         filled: whether the key has a value at first.
         harm: takes a guard out of the entries of each tier.
+        warm: whether the host has a copy of the value in memory at first; None for no host, and no notices.
     """
     choices: list[int] = []
     tried = 0
     while True:
-        run = Run(actors, filled, harm)
+        run = Run(actors, filled, harm, warm)
         made = run.play(choices)
         tried += 1
         if run.failures:
@@ -239,3 +300,10 @@ def search(
         if not made:
             return tried, None
         choices = [choice for choice, _ in made[:-1]] + [made[-1][0] + 1]
+
+
+def lose_notices(world: World, tier: PolledTier) -> None:
+    """Let the server drop all notices."""
+    world.pause()
+    for name in tier._names.of_notices(PAGES):
+        world.table.pop(name, None)

@@ -127,8 +127,11 @@ class RedisServer:
         return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), **options)
 
     def signal(self, number: int) -> None:
+        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def kill(self) -> None:
         """Kill it at once, and wait until it is gone."""

@@ -17,6 +17,7 @@ from cachekit.aio import (
     RedisCache,
     Region,
 )
+from cachekit.aio.polled import PolledFacade
 
 
 class User:
@@ -72,7 +73,7 @@ async def caches(cache: IntelligentCache) -> None:
     assert_type(await cache.optimize_cache(), OptimizationReport)
     assert_type(cache.default_ttl, float)
     assert_type(cache.memory_cache, MemoryCache | None)
-    assert_type(cache.redis_cache, RedisCache | None)
+    assert_type(cache.redis_cache, RedisCache | PolledFacade[Any] | None)
     assert_type(cache.file_cache, FileCache | None)
     assert_type(cache.sync, cachekit.IntelligentCache)
     async with cache as same:

@@ -143,16 +143,16 @@ class EngineHandle:
         if not self._is_there():
             self._reopen()
         now = time.monotonic()
-        self._look_at_sizes(now)
+        if now >= self._sizes_until:
+            self._look_at_sizes(now)
         self.fresh_until, self.checked_until = now + _FRESH, now + _CHECKED
         if self._closed is not None:
             self.fresh_until = self.checked_until = 0.0  # closed by another thread since the check above
         return self.engine
 
     def _look_at_sizes(self, now: float) -> None:
-        if now >= self._sizes_until:
-            self._sizes_until = now + _SIZES
-            self.engine.regrow()
+        self._sizes_until = now + _SIZES
+        self.engine.regrow()
 
     def _is_there(self) -> bool:
         try:
@@ -224,17 +224,19 @@ class EngineHandle:
         if self._closed is not None:
             return self._closed
         try:
-            self._look_at_sizes(time.monotonic())
+            now = time.monotonic()
+            if now >= self._sizes_until:
+                self._look_at_sizes(now)
         except OSError as error:  # such as a full disk: the figures are worth no error
             if is_interrupt(error):
                 raise
-        now, before = self.engine.stats(), self._before
+        current, before = self.engine.stats(), self._before
         return EngineStats(
-            now.entries,
-            now.bytes,
-            now.evictions + before.evictions,
-            now.expirations + before.expirations,
-            now.damaged + before.damaged,
+            current.entries,
+            current.bytes,
+            current.evictions + before.evictions,
+            current.expirations + before.expirations,
+            current.damaged + before.damaged,
         )
 
     def close(self) -> None:

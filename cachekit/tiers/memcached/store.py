@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
+from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.polled import Item
 
 _CONNECTIONS: Final = 32
@@ -27,6 +29,8 @@ R = TypeVar("R")
 @final
 class MemcachedStore:
     """A `PolledStore` on memcached servers. Safe in any thread, before and after a fork.
+
+    The first call imports pymemcache.
 
     Args:
         servers: host and port of each, the same list in the same order or another one on all hosts.
@@ -42,26 +46,36 @@ class MemcachedStore:
         self._timeout = seconds(timeout, "timeout")
         if not 0 < self._timeout <= 3600:
             raise ValueError(f"timeout must be more than 0 and at most 3600 seconds, not {timeout!r}")
-        self._failures = _failures()
-        self._clients = self._connected()
+        if find_spec("pymemcache") is None:
+            raise ModuleNotFoundError(
+                "MemcachedCache needs pymemcache; install it with: pip install 'cachekit-tiered[memcached]'"
+            )
+        self._lock = RLock()  # signal handlers use caches too
+        self._clients: dict[tuple[str, int], Any] = {}
         self._closed = False
         fork.register(self)
 
     def _connected(self) -> dict[tuple[str, int], Any]:
-        """Return a client for each server. It does not connect yet."""
-        from pymemcache.client.base import PooledClient
+        """Return a client for each server, which connects by itself."""
+        clients = self._clients
+        if clients:
+            return clients
+        with self._lock:
+            if not self._clients:
+                from pymemcache.client.base import PooledClient
 
-        return {
-            server: PooledClient(
-                server,
-                connect_timeout=self._timeout,
-                timeout=self._timeout,
-                no_delay=True,
-                max_pool_size=_CONNECTIONS,
-                default_noreply=False,
-            )
-            for server in self._servers
-        }
+                self._clients = {
+                    server: PooledClient(
+                        server,
+                        connect_timeout=self._timeout,
+                        timeout=self._timeout,
+                        no_delay=True,
+                        max_pool_size=_CONNECTIONS,
+                        default_noreply=False,
+                    )
+                    for server in self._servers
+                }
+            return self._clients
 
     def _home(self, name: str) -> tuple[str, int]:
         """Return the server of a name: the one with the highest digest (rendezvous hashing)."""
@@ -77,15 +91,18 @@ class MemcachedStore:
             call: what to ask its client.
             again: whether to ask once more if a connection broke. A second try may find its own first one.
         """
+        from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError
+
         if self._closed:
             raise CacheClosedError("this tier was closed; make a new one")
         try:
-            return call(self._clients[server])
-        except self._failures as error:
+            return call(self._connected()[server])
+        except (OSError, MemcacheError) as error:
             struck = interrupt_behind(error)
             if struck is not None:
                 raise struck from None
-            if again and isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            broken = isinstance(error, (OSError, MemcacheUnexpectedCloseError))
+            if again and broken and not isinstance(error, TimeoutError):
                 return self._ask(server, call, False)
             host, port = server
             if "too large" in str(error):
@@ -140,22 +157,19 @@ class MemcachedStore:
             client.close()
 
     def before_fork(self) -> None:
-        """Do nothing: no lock is held here."""
+        """Take the lock."""
+        self._lock.acquire()
 
     def after_fork(self, in_child: bool) -> None:
         """Leave the parent's connections alone in the child."""
-        if in_child and not self._closed:
-            self._clients = self._connected()
+        if in_child:
+            self._lock = RLock()
+            self._clients = {}
+        else:
+            self._lock.release()
 
     def __repr__(self) -> str:
         return "memcached at " + ", ".join(f"{host}:{port}" for host, port in self._servers)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what pymemcache raises; import it in the constructor, so that no first call waits for that."""
-    from pymemcache.exceptions import MemcacheError
-
-    return (OSError, MemcacheError)
 
 
 def _life(life: float | None) -> int:

@@ -26,6 +26,8 @@ class MemcachedCache(PolledTier):
         key_prefix: the beginning of all names: 50 visible ASCII characters at most.
         max_staleness: seconds after which a cache over this tier drops its copies in memory. Up to then, it
             may serve a copy that another host has invalidated.
+        poll: seconds between two looks at what other hosts have changed; None for no looks. All hosts must
+            pass it. It costs two round trips for each write.
         timeout: seconds to wait for a connection or an answer (default 0.25).
         default_ttl: seconds, or a timedelta, that a copy is kept at most; None for no such limit.
         codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec` of your own.
@@ -48,6 +50,7 @@ class MemcachedCache(PolledTier):
         key_prefix: str = "cachekit:",
         *,
         max_staleness: float = 5.0,
+        poll: float | None = None,
         timeout: float = 0.25,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
@@ -57,7 +60,7 @@ class MemcachedCache(PolledTier):
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         super().__init__(
-            MemcachedStore(servers, timeout), key_prefix, max_staleness=max_staleness,
+            MemcachedStore(servers, timeout), key_prefix, max_staleness=max_staleness, poll=poll,
             default_ttl=default_ttl, codec=codec, compression=compression, secret=secret, allow=allow,
             clock=clock,
         )  # fmt: skip
@@ -68,8 +71,8 @@ class MemcachedCache(PolledTier):
         servers, timeout = self._address
         codec, compression, _, allow = self._stored_as
         made = partial(
-            MemcachedCache, servers, self._key_prefix, max_staleness=self._max_staleness, timeout=timeout,
-            default_ttl=self.default_ttl, codec=codec, compression=compression, allow=allow,
+            MemcachedCache, servers, self._key_prefix, max_staleness=self._max_staleness, poll=self._poll,
+            timeout=timeout, default_ttl=self.default_ttl, codec=codec, compression=compression, allow=allow,
             clock=self._clock,
         )  # fmt: skip
         return made, ()

@@ -8,10 +8,12 @@ stream.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal, final
 
 from cachekit.model.reports import SizeEstimate
@@ -38,6 +40,8 @@ _PER_ENTRY: Final = 20  # notes that may wait for each sampled entry: more than 
 _TOO_FEW: Final = 20  # sampled entries below which nothing is simulated
 _WAITING: Final = 4096  # notes that may wait
 _FIRST: Final = 256  # notes before the background thread is asked for
+_AT_ONCE: Final = 1_000  # notes from which a write simulates them itself: they take some 30 ms
+_FEW: Final = 20_000  # entries that are marked in the thread of a round, which takes some 10 ms
 _INTERVAL: Final = 0.25  # seconds between two rounds
 _IDLE: Final = 2.0  # seconds after a round without a note
 _BUDGET: Final = 0.02  # of a core
@@ -61,8 +65,8 @@ class KeySample:
     """
 
     __slots__ = (
-        "__weakref__", "_adaptive", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit", "_lock",
-        "_lookups", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation", "_store",
+        "__weakref__", "_adaptive", "_beginner", "_closed", "_credit", "_fork_guard", "_is_busy", "_limit",
+        "_lock", "_lookups", "_max_bytes", "_muted", "_paused_until", "_refilled", "_simulation", "_store",
         "_strategy", "_task", "notes", "seconds", "sleeps", "switches",
     )  # fmt: skip
 
@@ -95,6 +99,8 @@ class KeySample:
         self._refilled = store.time.monotonic()
         self._paused_until: float | None = None
         self._task: ScheduledTask | None = None
+        #: The thread that begins again with another sample of many entries.
+        self._beginner: threading.Thread | None = None
         self._closed = False
         self._is_busy = False
         self._lock = RLock()
@@ -125,7 +131,7 @@ class KeySample:
         """Simulate in the background from now on, or at once if there are many notes. No lock is held."""
         if len(self.notes) < _FIRST or self._closed:
             return
-        if len(self.notes) > _WAITING // 2:
+        if len(self.notes) > _AT_ONCE:
             self.simulate()
         if self.sleeps:
             self.sleeps = False
@@ -147,7 +153,7 @@ class KeySample:
 
     def simulate(self) -> None:
         """Simulate all notes, and mark entries again that had lost their mark."""
-        unmarked: list[MemoryEntry] = []
+        limit: int | None = None
         store = self._store()
         muted = [held for held, _ in list(self._muted.values())]
         if muted and store is not None:
@@ -158,23 +164,42 @@ class KeySample:
                 return
             self._is_busy = True
             try:
-                unmarked = self._round(store)
+                limit = self._round(store)
             except BaseException:
-                self._restart(store, store.sampled)  # half of a note may be simulated
+                self._restart(store, store.sampled, store.all_held())  # half of a note may be simulated
                 raise
             finally:
                 self._is_busy = False
-        if unmarked:
-            store.mark(unmarked)
+        if limit is None:
+            return
+        if len(store) <= _FEW:
+            self._begin_again(limit)
+        elif self._beginner is None or not self._beginner.is_alive():
+            # This thread is that of all upkeep, or of a write.
+            self._beginner = scheduler.run_apart(partial(self._begin_again, limit))
 
-    def _round(self, store: Store) -> list[MemoryEntry]:
+    def _begin_again(self, limit: int) -> None:
+        """Begin with another sample, and mark its entries."""
+        store = self._store()
+        if store is None:
+            return
+        held = store.all_held()
+        sampled = [one for one in held if hash(one.key) % SPREAD < limit]
+        with self._lock:
+            if self._closed or self._is_busy:
+                return  # a later round finds out again
+            self._is_busy = True
+            try:
+                self._restart(store, limit, sampled)
+            finally:
+                self._is_busy = False
+        store.mark(held)
+
+    def _round(self, store: Store) -> int | None:
+        """Simulate the notes; return the limit to begin again with, or None to go on."""
         now = store.time.monotonic()
         if self._paused_until is not None:
-            if now < self._paused_until:
-                return []
-            self._paused_until = None
-            self._restart(store, self._limit)
-            return store.all_held()
+            return None if now < self._paused_until else self._limit
         begun = time.thread_time()
         simulation = self._simulation
         if simulation is None:
@@ -198,10 +223,7 @@ class KeySample:
             # Full with fewer entries than max_size: the sample would be too small.
             wanted = self._limit_for(len(store))
             limit = wanted if wanted > 2 * limit else limit
-        if limit == store.sampled:
-            return []
-        self._restart(store, limit)
-        return store.all_held()
+        return None if limit == store.sampled else limit
 
     def _change_shape(self, policy: Adaptive[str], shape: Shape) -> None:
         import logging
@@ -230,10 +252,11 @@ class KeySample:
         shape = None if policy is None else policy.shape
         return Simulation(self._strategy, store.max_size, self._max_bytes, share, totals, shape)
 
-    def _restart(self, store: Store, limit: int) -> None:
-        """Begin again with another sample."""
+    def _restart(self, store: Store, limit: int, held: Sequence[MemoryEntry]) -> None:
+        """Forget the notes, and simulate another sample: those of the entries that are in it."""
         self.notes.clear()
         self._muted = {}
+        self._paused_until = None
         if limit / SPREAD * min(store.max_size, max(len(store), 1)) < _TOO_FEW and limit < SPREAD:
             store.sampled = 0
             self._simulation = None
@@ -241,7 +264,7 @@ class KeySample:
         else:
             store.sampled = limit
             self._simulation = self._new(store, self._totals(store))
-            self._simulation.warm(store.all_held(), limit)
+            self._simulation.warm(held, limit)
 
     def estimate(self, last: int | None) -> SizeEstimate:
         """Return the hit rates that other sizes would have, over the last so many requests, or all."""

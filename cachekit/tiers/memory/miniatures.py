@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf, sqrt
 from statistics import stdev
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, final
 
-from cachekit.model.reports import SizeEstimate
+from cachekit.model.reports import LoadTimeGain, SizeEstimate
 from cachekit.model.types import NO_TAGS, CacheStrategy
 from cachekit.tiers.memory.entry import MemoryEntry, TagIndex
 from cachekit.tiers.memory.eviction.adaptive import SHAPES, Adaptive, Shape
-from cachekit.tiers.memory.eviction.base import EvictionPolicy
+from cachekit.tiers.memory.eviction.base import EvictionPolicy, WeighsEntries
+from cachekit.tiers.memory.eviction.cost_aware import CostAware
 from cachekit.tiers.memory.sampling import CLEAR, DROPPED, HITS, LIFE, LOADED, PATTERN, SPREAD, TAGS, WRITTEN
 
 #: The sizes that are simulated, as multiples of the size of the cache.
@@ -53,12 +54,13 @@ class Miniature:
         limit: The maximum weight; infinity for no limit.
     """
 
-    __slots__ = ("_capacity", "_held", "_policy", "_weight", "hits", "limit")
+    __slots__ = ("_held", "_policy", "_weigh", "_weight", "capacity", "hits", "limit")
 
     def __init__(self, policy: EvictionPolicy, capacity: int, limit: float = inf) -> None:
         policy.begin(capacity)
         self._policy = policy
-        self._capacity = capacity
+        self._weigh = policy.weigh if isinstance(policy, WeighsEntries) else None
+        self.capacity = capacity
         self.limit = limit
         self._held: dict[str, tuple[float, int]] = {}
         self._weight = 0
@@ -95,24 +97,28 @@ class Miniature:
             for _ in range(min(number, _AGAIN)):
                 self._policy.hit(key)
 
-    def store(self, key: str, deadline: float, weight: int) -> None:
-        """Store an entry in place of any entry under the key."""
+    def store(self, key: str, deadline: float, weight: int, seconds: float | None = None) -> None:
+        """Store an entry, which took so many seconds to load, in place of any entry under the key."""
         held, policy = self._held, self._policy
         before = held.get(key)
         if before is not None:
             if before[1] == weight:
                 held[key] = deadline, weight
+                if self._weigh is not None:
+                    self._weigh(key, weight, seconds)
                 policy.prolong(key, deadline)
                 policy.hit(key)
                 return
             self.forget(key)
         if weight > self.limit:
             return
-        while held and (len(held) >= self._capacity or self._weight + weight > self.limit):
+        while held and (len(held) >= self.capacity or self._weight + weight > self.limit):
             evicted = held.pop(policy.evict(key))
             self._weight -= evicted[1]
         held[key] = deadline, weight
         self._weight += weight
+        if self._weigh is not None:
+            self._weigh(key, weight, seconds)
         policy.insert(key, deadline)
 
     def prolong(self, key: str, deadline: float) -> None:
@@ -133,6 +139,56 @@ class Miniature:
         """Remove all keys."""
         for key in list(self._held):
             self.forget(key)
+
+
+@final
+class CostComparison:
+    """How much load time COST_AWARE would save beside the policy in use, at the same size.
+
+    It begins with the first sampled value whose load time is known. Caches that nothing is loaded for have
+    none, and pay nothing.
+
+    Args:
+        capacity: The maximum number of entries of its miniature.
+        limit: The maximum weight; infinity for no limit.
+        known: The sampled entries that the cache may hold, with which it begins.
+    """
+
+    __slots__ = ("_asked", "_hits", "_requests", "_saved", "miniature")
+
+    def __init__(self, capacity: int, limit: float, known: Mapping[str, _Known]) -> None:
+        self.miniature = Miniature(CostAware[str](), capacity, limit)
+        for key, one in known.items():
+            self.miniature.store(key, one.deadline, one.weight, one.seconds)
+        self._asked = [0.0] * _PARTS  # seconds that all loads would take without a cache, by part
+        self._saved = [0.0] * _PARTS  # that COST_AWARE saves more than the policy in use
+        self._requests = 0
+        self._hits = 0  # that COST_AWARE has more
+
+    def count(self, part: int, seconds: float, same: bool, other: bool) -> None:
+        """Count requests of a key: whether the policy in use served them, and whether COST_AWARE did."""
+        self._requests += 1
+        self._asked[part] += seconds
+        if same != other:
+            sign = 1 if other else -1
+            self._saved[part] += sign * seconds
+            self._hits += sign
+
+    def count_again(self, part: int, seconds: float, number: int) -> None:
+        """Count so many more requests of a key that both have served."""
+        self._requests += number
+        self._asked[part] += number * seconds
+
+    def gain(self) -> LoadTimeGain | None:
+        """Return what COST_AWARE would bring; None before it is known."""
+        if self._requests < max(_FEWEST, _ENOUGH * len(self.miniature)) or not all(self._asked):
+            return None
+        parts = [saved / asked for saved, asked in zip(self._saved, self._asked, strict=True)]
+        return LoadTimeGain(
+            sum(self._saved) / sum(self._asked),
+            _STUDENT * stdev(parts) / sqrt(_PARTS),
+            self._hits / self._requests,
+        )
 
 
 #: Hits, misses and sets of a cache.
@@ -206,6 +262,7 @@ class _Known(NamedTuple):
     deadline: float
     weight: int
     tags: frozenset[str]
+    seconds: float | None = None  #: of its last load
 
 
 @final
@@ -226,8 +283,8 @@ class Simulation:
     """
 
     __slots__ = (
-        "_base", "_checkpoints", "_choice", "_cold", "_known", "_last", "_loaded", "_max_bytes", "_noted",
-        "_now", "_share", "_size", "_tags", "_written", "miniatures",
+        "_base", "_checkpoints", "_choice", "_cold", "_costs", "_known", "_last", "_loaded", "_max_bytes",
+        "_noted", "_now", "_share", "_size", "_strategy", "_tags", "_written", "miniatures",
     )  # fmt: skip
 
     def __init__(
@@ -239,8 +296,10 @@ class Simulation:
         totals: Totals,
         shape: Shape | None = None,
     ) -> None:
+        self._strategy = strategy
         self._size = size
         self._max_bytes = max_bytes
+        self._costs: CostComparison | None = None
         self._share = share
         self.miniatures = [
             Miniature(
@@ -290,14 +349,14 @@ class Simulation:
                 continue
             kind = note[0]
             if kind in (LOADED, WRITTEN):
-                _, key, deadline, tags, weight, self._now = note
-                self._put(key, deadline, tags, weight, kind == LOADED)
+                _, key, deadline, tags, weight, self._now, seconds = note
+                self._put(key, deadline, tags, weight, kind == LOADED, seconds)
             elif kind == DROPPED:
                 self._forget(_name(note[1]))
             elif kind == HITS:
                 self.more_hits(note[1], note[2])
             elif kind == LIFE:
-                for miniature in self.miniatures:
+                for miniature in self._all():
                     miniature.prolong(_name(note[1]), note[2])
             elif kind == TAGS:
                 for key in self._tags.having(note[1]):
@@ -317,46 +376,79 @@ class Simulation:
     def _hit(self, text: str) -> None:
         key, part = _name(text), hash(text) % _PARTS
         self._noted[part] += 1
-        known = None
-        for miniature in self.miniatures:
-            if not miniature.look_up(key, part, self._now):
-                known = known or self._known.get(key) or _Known(inf, 1, NO_TAGS)
-                miniature.store(key, known.deadline, known.weight)
+        known = self._known.get(key)
+        self._request(key, part, known or _Known(inf, 1, NO_TAGS))
+
+    def _request(self, key: str, part: int, known: _Known) -> None:
+        """Look a key up in each miniature, and store what it misses, which a load would bring."""
+        deadline, weight, _, seconds = known
+        now, costs, same = self._now, self._costs, False
+        for index, miniature in enumerate(self.miniatures):
+            served = miniature.look_up(key, part, now)
+            if not served:
+                miniature.store(key, deadline, weight, seconds)
+            elif index == _SAME:
+                same = True
+        if costs is not None:
+            served = costs.miniature.look_up(key, part, now)
+            if not served:
+                costs.miniature.store(key, deadline, weight, seconds)
+            costs.count(part, seconds or 0.0, same, served)
 
     def more_hits(self, text: str, number: int) -> None:
         """Simulate so many more hits of a key that was hit a moment ago."""
         if number <= 0:
             return
         self._hit(text)
-        key, part = _name(text), hash(text) % _PARTS
+        key, part, costs = _name(text), hash(text) % _PARTS, self._costs
         self._noted[part] += number - 1
         for miniature in self.miniatures:
             miniature.hit_again(key, part, number - 1)
+        if costs is not None:
+            costs.miniature.hit_again(key, part, number - 1)
+            known = self._known.get(key)
+            costs.count_again(part, (known and known.seconds) or 0.0, number - 1)
 
-    def _put(self, text: str, deadline: float, tags: frozenset[str], weight: int, was_missed: bool) -> None:
+    def _put(
+        self,
+        text: str,
+        deadline: float,
+        tags: frozenset[str],
+        weight: int,
+        was_missed: bool,
+        seconds: float | None = None,
+    ) -> None:
         key, part = _name(text), hash(text) % _PARTS
+        before = self._known.get(key)
+        if before is not None:
+            if before.tags:
+                self._tags.unlink(key, before.tags)
+            if seconds is None:
+                seconds = before.seconds
+        if seconds is not None and self._costs is None and self._strategy is not CacheStrategy.COST_AWARE:
+            same = self.miniatures[_SAME]
+            self._costs = CostComparison(same.capacity, same.limit, self._known)
+        self._known[key] = known = _Known(deadline, weight, tags, seconds)
+        if tags:
+            self._tags.link(key, tags)
         if was_missed:
             self._noted[part] += 1
             self._loaded += 1
+            self._request(key, part, known)  # a miniature that had the key did not load it
         else:
             self._written += 1
-        known = self._known.get(key)
-        if known is not None and known.tags:
-            self._tags.unlink(key, known.tags)
-        self._known[key] = _Known(deadline, weight, tags)
-        if tags:
-            self._tags.link(key, tags)
-        for miniature in self.miniatures:
-            # A miniature that had the key did not load it.
-            if not (was_missed and miniature.look_up(key, part, self._now)):
-                miniature.store(key, deadline, weight)
+            for miniature in self._all():
+                miniature.store(key, deadline, weight, seconds)
+
+    def _all(self) -> list[Miniature]:
+        return self.miniatures if self._costs is None else [*self.miniatures, self._costs.miniature]
 
     def _forget(self, key: str) -> None:
         known = self._known.pop(key, None)
         if known is not None:
             if known.tags:
                 self._tags.unlink(key, known.tags)
-            for miniature in self.miniatures:
+            for miniature in self._all():
                 miniature.forget(key)
 
     def _forget_matching(self, pattern: re.Pattern[str]) -> None:
@@ -435,7 +527,8 @@ class Simulation:
                 noise = max(noise, (sum(hits[index]) - sum(hits[len(FACTORS)])) / expected / _PARTS)
             plus_minus[other] = noise
         rates = dict(sorted(rates.items()))
-        return SizeEstimate(size, rates, plus_minus, requests, self._share, unit, None)
+        gain = None if self._costs is None else self._costs.gain()
+        return SizeEstimate(size, rates, plus_minus, requests, self._share, unit, None, gain)
 
 
 def policy_of(strategy: CacheStrategy) -> EvictionPolicy:

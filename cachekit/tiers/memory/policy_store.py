@@ -33,10 +33,10 @@ from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import SharedFence
+from cachekit.tiers.fences import PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
-from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits, ReadsAccesses
-from cachekit.tiers.memory.sampling import LOADED, SPREAD, WRITTEN, SampledFence
+from cachekit.tiers.memory.eviction.base import EvictionPolicy, LockFreeHits, ReadsAccesses, WeighsEntries
+from cachekit.tiers.memory.sampling import LOADED, WRITTEN, SampledFence
 from cachekit.tiers.memory.sizing import ByteBound
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.memory.write_lock import Removed
@@ -53,11 +53,12 @@ _owners: weakref.WeakValueDictionary[int, PolicyStore] = weakref.WeakValueDictio
 
 @final
 class _Weighed(MemoryEntry):
-    """An entry with its weight."""
+    """An entry with its weight, and how long its load took if that is known."""
 
-    __slots__ = ("weight",)
+    __slots__ = ("seconds", "weight")
 
     weight: int
+    seconds: float | None
 
 
 @final
@@ -106,7 +107,7 @@ class PolicyStore(Store):
         ValueError: the policy belongs to another store.
     """
 
-    __slots__ = ("_bound", "_hits", "_limit", "_per_tag", "_policy", "_reads", "_unsure", "_weight")
+    __slots__ = ("_bound", "_hits", "_limit", "_per_tag", "_policy", "_reads", "_unsure", "_weigh", "_weight")
 
     def __init__(
         self,
@@ -136,6 +137,8 @@ class PolicyStore(Store):
         if isinstance(self._policy, ReadsAccesses):
             self._reads = self._policy
             self._reads.read_accesses(self._entries)
+        #: For a policy that wants to know weights and load times.
+        self._weigh = self._policy.weigh if isinstance(self._policy, WeighsEntries) else None
         self._policy.begin(max_size)
         if self._reads is not None:
             self.touch = len  # of a key: the quickest call that does nothing
@@ -176,10 +179,18 @@ class PolicyStore(Store):
         self._weight = 0
         self._hits.clear()
         self._tags.keep(self._entries)
-        for held in list(dict.values(self._entries)):
+        entries: list[Any] = list(dict.values(self._entries))  # all entries here are _Weighed
+        for held in entries:
+            if self._weigh is not None:
+                self._weigh(held.key, held.weight, held.seconds)
             self._policy.insert(held.key, held.deadline)
-            self._weight += held.weight  # type: ignore[attr-defined]  # all entries here are _Weighed
+            self._weight += held.weight
         self._unsure = False
+
+    def seconds_of(self, key: str) -> float | None:
+        """Return how long the load of the entry took; None if that is not known."""
+        held: Any = self._entries.get(key)
+        return None if held is None else held.seconds
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -229,9 +240,10 @@ class PolicyStore(Store):
             held.deadline = GONE
             held.accesses = 0
             held.tags = tags
-            sampled = hash(key) % SPREAD < self.sampled
+            sampled = self.is_sampled(key)
             held.shared_fence = self._sampled_fence(key, shared_fence) if sampled else shared_fence
             held.weight = weight
+            held.seconds = fence.seconds if isinstance(fence, PrivateFence) else None
             done = self._exclusively(self._put, held, fence, breaks_fences)
         except CacheClosedError:
             raise
@@ -272,6 +284,8 @@ class PolicyStore(Store):
         if old is None:
             entries[key] = held
             self._weight += weight
+            if self._weigh is not None:
+                self._weigh(key, weight, held.seconds)
             self._policy.insert(key, deadline)
         else:
             # A new entry, unlike in `Store`, because listeners receive the old one.
@@ -284,6 +298,10 @@ class PolicyStore(Store):
                 self._tags.unlink(key, old.tags - held.tags)
             removed.append(old)
             removed.append(_REPLACED)
+            if self._weigh is not None:
+                if held.seconds is None:
+                    held.seconds = old.seconds
+                self._weigh(key, weight, held.seconds)
             self._policy.prolong(key, deadline)
             self._policy.hit(key)
         held.deadline = deadline
@@ -292,7 +310,7 @@ class PolicyStore(Store):
         if isinstance(held.shared_fence, SampledFence):
             now = self.time.monotonic()
             asked = not (live > now) and (fence is not None or key in self._missed)
-            self._note(LOADED if asked else WRITTEN, key, deadline, held.tags, weight, now)
+            self._note(LOADED if asked else WRITTEN, key, deadline, held.tags, weight, now, held.seconds)
         return True
 
     def _of_tags(self, held: _Weighed) -> int:

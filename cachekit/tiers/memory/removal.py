@@ -8,7 +8,6 @@ load in progress is as old as the entry that it would replace (P4).
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
@@ -18,8 +17,9 @@ from cachekit.runtime.clock import Clock, source_of
 from cachekit.tiers.base import Fence
 from cachekit.tiers.fences import FenceTable
 from cachekit.tiers.memory.entry import GONE, MemoryEntry, TagIndex
-from cachekit.tiers.memory.sampling import CLEAR, DROPPED, MISSED, PATTERN, SPREAD, TAGS, Sample
-from cachekit.tiers.memory.write_lock import LockedStore, Removed
+from cachekit.tiers.memory.sampled_store import SampledStore
+from cachekit.tiers.memory.sampling import CLEAR, DROPPED, PATTERN, TAGS
+from cachekit.tiers.memory.write_lock import Removed
 
 _SLICE: Final = 500  # entries that are removed in one hold of the lock
 
@@ -31,8 +31,8 @@ def _slices(everything: list[T]) -> Iterator[list[T]]:
         yield everything[start : start + _SLICE]
 
 
-class RemovalMixin(LockedStore):
-    """The base class of a store with its entries, tags and fences, and with the ways to remove entries.
+class RemovalMixin(SampledStore):
+    """The base class of a store with its tags and fences, and with the ways to remove entries.
 
     It is a base class for the same reason as `LockedStore`: an attribute access less in `put` and in hits.
 
@@ -42,41 +42,16 @@ class RemovalMixin(LockedStore):
         limit: The bytes of the entries; infinity if they are not bounded.
     """
 
-    __slots__ = (
-        "_entries",
-        "_fenced",
-        "_fences",
-        "_has_gil",
-        "_missed",
-        "_tags",
-        "note_missed",
-        "sample",
-        "sampled",
-        "time",
-    )
+    __slots__ = ("_fenced", "_fences", "_has_gil", "_tags", "time")
 
     def __init__(self, clock: Clock, has_gil: bool, limit: float) -> None:
         super().__init__(limit)
-        #: The sample of keys that is simulated; None if there is none.
-        self.sample: Sample | None = None
-        #: Keys whose hash leaves a smaller remainder are in the sample; see `sampling`.
-        self.sampled = 0
-        self._missed: deque[str] = deque(maxlen=MISSED)
-        #: Remember a key that was looked up and not found, for the simulation.
-        self.note_missed = self._missed.append
         #: What its methods read the time from.
         self.time = source_of(clock)
         self._has_gil = has_gil
-        self._entries: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._tags = TagIndex()
         self._fences = FenceTable()
         self._fenced = self._fences.held  # empty, and so falsy, while no load is in progress
-
-    def _note(self, *note: object) -> None:
-        """Note for the simulation what happens to sampled keys."""
-        sample = self.sample
-        if sample is not None:
-            sample.notes.append(note)
 
     def all_held(self) -> list[MemoryEntry]:
         """Return every entry at one moment, expired ones included, in no particular order."""
@@ -120,7 +95,7 @@ class RemovalMixin(LockedStore):
         if fence is not None and not fence.is_current():
             return False
         self._fences.break_key(key)
-        if hash(key) % SPREAD < self.sampled:
+        if self.is_sampled(key):
             self._note(DROPPED, key)
         held = self._entries.get(key)
         if held is None:
@@ -139,7 +114,7 @@ class RemovalMixin(LockedStore):
     def _invalidate_keys(self, removed: Removed, keys: list[str]) -> None:
         for key in keys:
             self._fences.break_key(key)
-            if hash(key) % SPREAD < self.sampled:
+            if self.is_sampled(key):
                 self._note(DROPPED, key)
         found = (self._entries.get(key) for key in keys)
         self._invalidate(removed, [held for held in found if held is not None])
@@ -279,7 +254,7 @@ class RemovalMixin(LockedStore):
                 self._remove(removed, held, RemovalCause.EXPIRED)
             elif held.shared_fence is not None and not held.shared_fence.is_current():
                 self.counter.invalidations += 1
-                if hash(held.key) % SPREAD < self.sampled:
+                if self.is_sampled(held.key):
                     self._note(DROPPED, held.key)
                 self._remove(removed, held, RemovalCause.INVALIDATED)
         return len(removed) // 2

@@ -41,11 +41,19 @@ class MemoryStats:
     def table(self) -> LookupTable:
         """Return the table of a new cache above the tier."""
         table = LookupTable()
-        self._tables = (*self._tables, table)
-        return table
+        while True:
+            before = self._tables
+            after = (*before, table)
+            # Nothing runs between the next two lines (see `model.counters`). A finalizer may retire a table.
+            if self._tables is before:
+                self._tables = after
+                return table
 
     def retire(self, table: LookupTable) -> None:
-        """Keep the counts of a cache that is closed, and drop its table. A second call does nothing."""
+        """Keep the counts of a cache that is closed or gone, and drop its table.
+
+        A second call does nothing. A finalizer may call it, so it takes no lock.
+        """
         while True:
             before = self._tables
             if table not in before:

@@ -50,7 +50,7 @@ from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.base import Fence
-from cachekit.tiers.fences import CHANGES, EntryFence, FirstHitFence, PrivateFence, SharedFence
+from cachekit.tiers.fences import CHANGES, FirstHitFence, PrivateFence, SharedFence
 from cachekit.tiers.memory.entry import GONE, MemoryEntry
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
 from cachekit.tiers.memory.removal import RemovalMixin
@@ -62,8 +62,6 @@ T = TypeVar("T")
 # Reading a member of an Enum runs Python code, which is measurable on the hot path.
 _REPLACED: Final = RemovalCause.REPLACED
 _EVICTED: Final = RemovalCause.EVICTED
-
-_MARKED: Final = 500  # entries that get or lose a mark in one hold of the lock
 
 
 def gil_enabled() -> bool:
@@ -123,6 +121,10 @@ class Store(RemovalMixin):
     @property
     def weight(self) -> int | None:
         """Return the weight of all entries; None if they are not weighed."""
+        return None
+
+    def seconds_of(self, key: str) -> float | None:  # noqa: ARG002
+        """Return how long the load of the entry took; None if that is not known, or not remembered."""
         return None
 
     # -- lookups ------------------------------------------------------------------------------------
@@ -331,7 +333,7 @@ class Store(RemovalMixin):
                         return False
                     elif breaks_fences:
                         self._fences.break_key(key)
-                    limit = self.sampled  # 0 without a sample: then the key is not hashed
+                    limit = self.sampled  # as is_sampled(), without its call
                     sampled = limit > 0 and hash(key) % SPREAD < limit
                     held = self._entries.get(key)
                     replaced = held is not None
@@ -379,7 +381,8 @@ class Store(RemovalMixin):
                     self.counter.sets += 1
                     if sampled:
                         asked = not live and (fence is not None or key in self._missed)
-                        self._note(LOADED if asked else WRITTEN, key, created + ttl, tags, 1, now)
+                        took = fence.seconds if isinstance(fence, PrivateFence) else None
+                        self._note(LOADED if asked else WRITTEN, key, created + ttl, tags, 1, now, took)
                 finally:
                     self._state = IDLE
             if evicted is not None:
@@ -477,7 +480,7 @@ class Store(RemovalMixin):
             return False
         held.ttl = now + life - held.created
         held.deadline = now + life
-        if hash(key) % SPREAD < self.sampled:
+        if self.is_sampled(key):
             self._note(LIFE, key, now + life)
         return True
 
@@ -549,40 +552,6 @@ class Store(RemovalMixin):
                     self._listeners = tuple(left)
 
         return forget
-
-    # -- the sample of keys -------------------------------------------------------------------------
-
-    def _sampled_fence(self, key: str, fence: EntryFence | None) -> EntryFence | None:
-        sample = self.sample
-        if sample is None:
-            return fence
-        sample.unmute(key)
-        return SampledFence(sample, key, fence)
-
-    def _wake(self) -> None:
-        # Not in the middle of a write of this thread: then it has the lock.
-        if self.sample is not None and self._state == IDLE:
-            self.sample.wake()
-
-    def mark(self, entries: Sequence[MemoryEntry]) -> None:
-        """Let the hits of sampled entries be noted, and no longer those of others."""
-        for start in range(0, len(entries), _MARKED):
-            self._exclusively(self._mark, entries[start : start + _MARKED])
-
-    def _mark(self, removed: Removed, entries: Sequence[MemoryEntry]) -> None:  # noqa: ARG002
-        sample, limit = self.sample, self.sampled
-        for held in entries:
-            if sample is None:
-                continue
-            if self._entries.get(held.key) is not held:
-                sample.unmute(held.key)
-                continue
-            fence = held.shared_fence
-            if isinstance(fence, SampledFence):
-                if hash(held.key) % SPREAD >= limit:
-                    held.shared_fence = fence.fence
-            elif hash(held.key) % SPREAD < limit:
-                held.shared_fence = self._sampled_fence(held.key, fence)
 
     def on_first_hit(self, key: str, report: Callable[[], object]) -> bool | None:
         """Call `report` at the first hit of the entry.

@@ -67,6 +67,15 @@ def adaptive_policy_of(store: Store) -> Adaptive[str] | None:
     return policy if isinstance(policy, Adaptive) else None
 
 
+def median_load_of(store: Store) -> float:
+    """Return the median of the last load times in seconds, of a store whose strategy is COST_AWARE."""
+    from cachekit.tiers.memory.eviction.cost_aware import CostAware
+
+    policy = store.policy
+    assert isinstance(policy, CostAware)
+    return policy.median
+
+
 def _policy(strategy: Strategy) -> EvictionPolicy:
     make: Any = strategy
     if isinstance(strategy, CacheStrategy):

@@ -39,6 +39,7 @@ from cachekit.tiers.memory.strategy import (
     Strategy,
     adaptive_policy_of,
     checked_limits,
+    median_load_of,
     refuse_to_copy,
     store_for,
 )
@@ -135,7 +136,15 @@ class MemoryCache:
 
     @property
     def policy(self) -> str:
-        """Return what decides on evictions now, in words: for ADAPTIVE, the shape and how it came about."""
+        """Return what decides on evictions now, in words.
+
+        For ADAPTIVE it names the shape and how it came about; for COST_AWARE, the median of load times.
+        """
+        if self._strategy is CacheStrategy.COST_AWARE:
+            seconds = median_load_of(self._store)
+            if not seconds:
+                return "cost-aware: no load times are known, so size and hits decide"
+            return f"cost-aware: half of the last loads took {seconds * 1e3:.1f} ms or less"
         adaptive = adaptive_policy_of(self._store)
         if adaptive is None:
             return self._strategy.value if isinstance(self._strategy, CacheStrategy) else repr(self._strategy)

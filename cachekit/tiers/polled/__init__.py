@@ -1,6 +1,6 @@
 """Tiers on servers that cannot notify: `PolledTier`, over a `PolledStore` of a server.
 
-The store has five calls; the tier does everything else.
+The store has six calls; the tier does everything else.
 """
 
 from cachekit.tiers.polled.store import Item, PolledStore

@@ -23,8 +23,8 @@ from typing import Final, NamedTuple, final
 
 from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
-from cachekit.model.entry import CacheEntry, checked_entry
-from cachekit.model.types import FOREVER, NO_TAGS
+from cachekit.model.entry import CacheEntry
+from cachekit.model.types import FOREVER
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
 from cachekit.runtime.clock import Clock
 from cachekit.serialization.serializer import Serializer, Stored
@@ -42,8 +42,10 @@ from cachekit.tiers.polled.items import (
     tombstone,
     value,
 )
+from cachekit.tiers.polled.journal import EVERYTHING, KEYS, TAGS
 from cachekit.tiers.polled.listeners import Listeners
 from cachekit.tiers.polled.store import Item, PolledStore
+from cachekit.tiers.stored_entries import entry_of, missing_tokens, prolonged
 
 _TRIES: Final = 10  # to store where other clients write all the time
 _LOAD: Final = 3600.0  # seconds that a load may take; a tombstone lives as long
@@ -113,26 +115,18 @@ class Entries:
         tokens = self._tokens({key: stored.tags for key, stored in opened.items()})
         for key, stored in opened.items():
             if stored.tags == tokens[key]:
-                entry = self._entry(key, stored, len(found[key].item.data))
-                found[key] = found[key]._replace(stored=stored, entry=entry)
+                size, tags = len(found[key].item.data), stored.tags.keys() - {GENERATION, SEGMENT}
+                try:
+                    entry = entry_of(key, stored, tags, size, self._clock.time())
+                except UnreadableError:
+                    self._counter.errors += 1
+                else:
+                    found[key] = found[key]._replace(stored=stored, entry=entry)
         return found
 
     def _opened(self, key: str, envelope: bytes) -> Stored | None:
         try:
             return self._serializer.decode(key, envelope)
-        except UnreadableError:
-            self._counter.errors += 1
-            return None
-
-    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry | None:
-        created = min(stored.created, self._clock.time())
-        ttl = stored.expires - stored.created
-        tags = frozenset(stored.tags.keys() - {GENERATION, SEGMENT}) or NO_TAGS
-        try:
-            if not (created >= 0 and ttl >= 0):  # NaN, too
-                raise UnreadableError("the envelope has no valid times")
-            ttl = ttl if ttl == FOREVER else round(ttl, 6)
-            return checked_entry(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
         except UnreadableError:
             self._counter.errors += 1
             return None
@@ -222,31 +216,61 @@ class Entries:
         With `expect` nothing changes if the key has another token; the result is whether it was stored.
         """
         self._check(entry, origin)
-        name = self._names.of_key(key)
         watched = self._tokens({key: ()}, create=True)[key]
+        with self._told([key]):
+            stored = self._put(key, entry, origin, watched, expect)
+            if stored:
+                self._listeners.note(KEYS, [key])
+        return stored
+
+    def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
+        """Do what `put` does for several keys: one round trip for each, one before that, and one notice."""
+        for key, entry in entries.items():
+            self._check(entry, origins[key])
+        watched = self._tokens(dict.fromkeys(entries, ()), create=True)  # before all values are written
+        written: list[str] = []
+        with self._told(list(entries)):
+            try:
+                for key, entry in entries.items():
+                    self._put(key, entry, origins[key], watched[key], None)
+                    written.append(key)
+            finally:
+                if written:
+                    self._listeners.note(KEYS, written)
+
+    def _put(
+        self,
+        key: str,
+        entry: CacheEntry,
+        origin: ServerTokens,
+        watched: Mapping[str, int],
+        expect: ServerTokens | None,
+    ) -> bool:
+        name = self._names.of_key(key)
         made = self._made(entry, origin, watched)
         data, life = (tombstone(origin.token ^ _around(watched)), _LOAD) if made is None else made
-        with self._told([key]):
-            if expect is None:
-                self._write(name, data, life)
-            else:
-                item = self._store.read([name]).get(name)
-                content = None if item is None else held(item.data)
-                if item is None or content is None or content.token ^ _around(watched) != expect.token:
-                    return self._counted(False)
-                if not self._store.replace(name, data, life, item.version):
-                    return self._counted(False)
+        if expect is None:
+            self._write(key, data, life)
+        else:
+            item = self._store.read([name]).get(name)
+            content = None if item is None else held(item.data)
+            if item is None or content is None or content.token ^ _around(watched) != expect.token:
+                return self._counted(False)
+            if not self._store.replace(name, data, life, item.version):
+                return self._counted(False)
         if made is None:
             self._counter.deletes += 1
             return True
         return self._counted(True)
 
-    def _write(self, name: str, data: bytes, life: float | None) -> None:
+    def _write(self, key: str, data: bytes, life: float | None) -> None:
+        name = self._names.of_key(key)
         try:
             self._store.write(name, data, life)
         except ValueTooLargeError:
             # Some servers keep the older value when they refuse a newer one.
             self._store.write(name, tombstone(fresh()), _LOAD)
+            self._listeners.note(KEYS, [key])
             raise
 
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
@@ -266,6 +290,7 @@ class Entries:
                 else:
                     stored = self._store.replace(name, *made, found.item.version)
                 if stored:
+                    self._listeners.note(KEYS, [key])
                     return self._counted(True)
         return self._counted(False)
 
@@ -297,12 +322,8 @@ class Entries:
         return stored
 
     def _check(self, entry: CacheEntry, origin: ServerTokens) -> None:
-        missing = entry.tags - origin.tags.keys()
-        if missing:
-            raise ValueError(
-                f"origin must have tokens for all tags of the entry, not only for {sorted(origin.tags)}; "
-                f"take it with {sorted(missing)} too"
-            )
+        if not origin.tags.keys() >= entry.tags:
+            raise missing_tokens(entry, origin)
         if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
 
@@ -344,17 +365,14 @@ class Entries:
                 found = self._find([key]).get(key)
                 if found is None or found.stored is None or found.entry is None:
                     return False
-                stored, now = found.stored, self._clock.time()
-                envelope = self._serializer.encode(
-                    key,
-                    found.entry.value,
-                    created=stored.created,
-                    expires=now + life,
-                    stale_until=now + life + stored.stale_ttl,
-                    tags=stored.tags,
-                )
+                expires = self._clock.time() + life
+                envelope = prolonged(self._serializer, key, found.stored, found.entry.value, expires)
+                if envelope is None:
+                    self._counter.errors += 1
+                    return False
                 data, end = value(fresh(), envelope), None if life == math.inf else life
                 if self._store.replace(self._names.of_key(key), data, end, found.item.version):
+                    self._listeners.note(KEYS, [key])
                     return True
         return False
 
@@ -362,8 +380,14 @@ class Entries:
         """Turn the keys' items into tombstones; return the keys that had a live entry."""
         with self._told(keys):
             live = list(self.live(keys))
-            for key in keys:
-                self._store.write(self._names.of_key(key), tombstone(fresh()), _LOAD)
+            written: list[str] = []
+            try:
+                for key in keys:
+                    self._store.write(self._names.of_key(key), tombstone(fresh()), _LOAD)
+                    written.append(key)
+            finally:
+                if written:
+                    self._listeners.note(KEYS, written)
         return live
 
     def end_all(self) -> None:
@@ -382,10 +406,12 @@ class Entries:
         with self._listeners.told(lambda one: one.tags_changed(tags)):
             for tag in tags:
                 self._renew(self._names.of_tag(tag))
+            self._listeners.note(TAGS, sorted(tags))
 
     def _end_watchers(self, name: str) -> None:
         with self._listeners.told(lambda one: one.everything_changed()):
             self._renew(name)
+            self._listeners.note(EVERYTHING, [])
 
     def _renew(self, name: str) -> None:
         self._store.write(name, packed(fresh()), None)

@@ -75,6 +75,7 @@ class Names:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
+        self._generation = self._name("g", "")  # each read of a value needs it
 
     def _name(self, kind: str, text: str) -> str:
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20, person=kind.encode())
@@ -90,7 +91,7 @@ class Names:
 
     def of_generation(self) -> str:
         """Return the name of the generation."""
-        return self._name("g", "")
+        return self._generation
 
     def of_segment(self, text: str) -> str:
         """Return the name of a segment."""
@@ -99,6 +100,10 @@ class Names:
     def of_tag(self, tag: str) -> str:
         """Return the name of a tag."""
         return self._name("t", tag)
+
+    def of_notices(self, count: int) -> list[str]:
+        """Return the names of so many items of notices."""
+        return [self._name("n", str(number)) for number in range(count)]
 
     def watched(self, key: str, tags: Iterable[str]) -> dict[str, str]:
         """Return the names of what a value of the key depends on, by what they are called in its header."""

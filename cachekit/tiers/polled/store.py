@@ -1,4 +1,4 @@
-"""What a polled tier needs of a server: five calls on items, each of which has a version."""
+"""What a polled tier needs of a server: six calls, on items that have versions."""
 
 from __future__ import annotations
 

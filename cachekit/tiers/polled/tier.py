@@ -1,8 +1,8 @@
 """PolledTier: a tier on a server that has compare-and-set and no messages.
 
 `server_methods` checks arguments and counts, with what is here. `entries` has the protocol, `items` the bytes
-and names on the server, and `listeners` the caches over the tier. Other hosts are not notified. So copies in
-memory are dropped every `max_staleness` seconds.
+and names on the server, and `listeners` the caches over the tier. No server notifies other hosts. They look
+into the `journal`, if it is kept, and drop all copies in memory every `max_staleness` seconds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.polled.entries import Entries
 from cachekit.tiers.polled.items import Names
+from cachekit.tiers.polled.journal import PAGES, Journal
 from cachekit.tiers.polled.lease import PolledLease, acquired
 from cachekit.tiers.polled.listeners import Listeners
 from cachekit.tiers.polled.store import PolledStore
@@ -44,6 +45,8 @@ class PolledTier(ServerMethods):
         key_prefix: the beginning of all names on the server: 50 visible ASCII characters at most.
         max_staleness: seconds after which a cache over this tier drops its copies in memory. Up to then, it
             may serve a copy that another host has invalidated.
+        poll: seconds between two looks at what other hosts have changed; None for no looks. All hosts must
+            pass it, because those without it write no notices. It costs two round trips for each write.
         default_ttl: seconds, or a timedelta, that a copy is kept at most; None for no such limit.
         codec: "pickle", "json", "msgpack" (needs the extra), or a `Codec` of your own.
         compression: "zlib", "zstd" (needs the extra), or None.
@@ -65,6 +68,7 @@ class PolledTier(ServerMethods):
         key_prefix: str = "cachekit:",
         *,
         max_staleness: float = 5.0,
+        poll: float | None = None,
         default_ttl: TTL = None,
         codec: CodecName | Codec = "pickle",
         compression: Compression = "zlib",
@@ -83,13 +87,22 @@ class PolledTier(ServerMethods):
         self._max_staleness = seconds(max_staleness, "max_staleness")
         if not 0 < self._max_staleness <= threading.TIMEOUT_MAX:
             raise ValueError(f"max_staleness must be more than 0 seconds, not {max_staleness!r}")
+        self._poll = None if poll is None else seconds(poll, "poll")
+        if self._poll is not None and not 0 < self._poll <= self._max_staleness:
+            raise ValueError(f"poll must be more than 0 and at most max_staleness, not {poll!r}")
         self._prepare(key_prefix, default_ttl, (codec, compression, secret, allow), clock)
         self._store = store
         self._names = Names(key_prefix)
-        self._listeners = Listeners(self._max_staleness)
+        journal = None if self._poll is None else Journal(store, self._names.of_notices(PAGES))
+        self._listeners = Listeners(self._max_staleness, journal, self._poll or 0.0)
         self._entries = Entries(
             store, self._names, self._serializer, clock, self._longest, self._counter, self._listeners
         )
+
+    @property
+    def poll(self) -> float | None:
+        """Seconds between two looks at what other hosts have changed; None for no looks."""
+        return self._poll
 
     @property
     def max_staleness(self) -> float:
@@ -173,8 +186,7 @@ class PolledTier(ServerMethods):
     @asks_server
     def put_many(self, entries: Mapping[str, CacheEntry], origins: Mapping[str, ServerTokens]) -> None:
         """Do what `put` does for several keys at once."""
-        for key, entry in entries.items():
-            self._entries.put(key, entry, origins[key])
+        self._entries.put_many(entries, origins)
 
     @asks_server
     def create(self, key: str, entry: CacheEntry, origin: ServerTokens) -> bool:
@@ -229,7 +241,8 @@ class PolledTier(ServerMethods):
         """Let a cache drop all copies in memory every `max_staleness` seconds, and those of writes here.
 
         Changes made through this very object reach the listener in the thread that makes them, before the
-        call returns. Those of other processes do not. The tier holds the listener weakly.
+        call returns. Those of other processes reach it within `poll` seconds. The tier holds the listener
+        weakly.
         """
         return self._listeners.subscribe(listener)
 

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
 
-from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
+from cachekit.errors import UnreadableError, ValueTooLargeError
 from cachekit.model.counters import TierCounters
-from cachekit.model.display import shown_key, shown_tags
+from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
 from cachekit.model.types import FOREVER, NO_TAGS
 from cachekit.model.validation import READABLE_TYPES, refuse_unstorable
@@ -25,9 +25,9 @@ from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
 from cachekit.tiers.redis.resp import LARGEST
 from cachekit.tiers.redis.store import Store, Write
+from cachekit.tiers.stored_entries import LONGEST_LIFE, difference, entry_of, missing_tokens, prolonged
 
 _TRIES: Final = 5  # to replace a value that other clients replace all the time
-_LONGEST_LIFE: Final = 100 * 365.25 * 24 * 3600  # seconds; a longer life has no end on the server
 
 
 @final
@@ -91,25 +91,17 @@ class Entries:
                 key,
                 value,
                 created if created < now else now,  # noqa: FURB136  # a call takes longer
-                round(ttl * 1e6) / 1e6 if ttl < _LONGEST_LIFE else ttl,  # `_difference`, without a call
+                round(ttl * 1e6) / 1e6 if ttl < LONGEST_LIFE else ttl,  # `difference`, without a call
                 NO_TAGS,
                 len(envelope),  # type: ignore[arg-type]  # it is bytes
-                0.0 if stale_until == expires else _difference(stale_until, expires),
+                0.0 if stale_until == expires else difference(stale_until, expires),
             )
         for key, (stored, size) in (self._alive(others) if others else {}).items():
             try:
-                entries[key] = self._entry(key, stored, size)
+                entries[key] = entry_of(key, stored, stored.tags, size, self._clock.time())
             except UnreadableError:
                 self._counter.errors += 1
         return entries
-
-    def _entry(self, key: str, stored: Stored, size: int) -> CacheEntry:
-        created = min(stored.created, self._clock.time())
-        ttl = _difference(stored.expires, stored.created)
-        if not (created >= 0 and ttl >= 0):  # NaN, too: no cache writes that
-            raise UnreadableError("the envelope has no valid times")
-        tags = frozenset(stored.tags) if stored.tags else NO_TAGS
-        return checked_entry(key, stored.value(), created, ttl, tags, size, stored.stale_ttl)
 
     def _alive(self, found: Mapping[str, object]) -> dict[str, tuple[Stored, int]]:
         """Return what can be read, has not expired, and whose tags were not invalidated; with its size."""
@@ -266,20 +258,11 @@ class Entries:
             except UnreadableError:
                 self._counter.errors += 1
                 return False
-            expires = self._clock.time() + life
-            try:
-                prolonged = self._serializer.encode(
-                    key,
-                    value,
-                    created=stored.created,
-                    expires=expires,
-                    stale_until=expires + stored.stale_ttl,
-                    tags=stored.tags,
-                )
-            except SerializationError:  # no cache has stored it: a cache could not
+            envelope_then = prolonged(self._serializer, key, stored, value, self._clock.time() + life)
+            if envelope_then is None:
                 self._counter.errors += 1
                 return False
-            write = Write(prolonged, _milliseconds(life), ServerTokens(fresh(), {}), tuple(stored.tags))
+            write = Write(envelope_then, _milliseconds(life), ServerTokens(fresh(), {}), tuple(stored.tags))
             if self._store.replace(key, write, instead_of=envelope):
                 return True
         return False
@@ -294,12 +277,8 @@ class Entries:
             return None
         tags: dict[str, int] = {}
         if entry.tags:
-            missing = entry.tags - origin.tags.keys()
-            if missing:
-                raise ValueError(
-                    f"origin must have tokens for all tags of the entry, not only for "
-                    f"{shown_tags(origin.tags)}; take it with {shown_tags(missing)} too"
-                )
+            if not origin.tags.keys() >= entry.tags:
+                raise missing_tokens(entry, origin)
             tags = {tag: origin.tags[tag] for tag in entry.tags}
         if type(entry.value) not in READABLE_TYPES:
             refuse_unstorable(entry.value)
@@ -323,12 +302,5 @@ class Entries:
         return Write(envelope, _milliseconds(expires - now), origin, tuple(tags))
 
 
-def _difference(later: float, earlier: float) -> float:
-    """Return the seconds between two times since the epoch, which are precise to microseconds."""
-    seconds = later - earlier
-    # As round(seconds, 6), which takes five times as long.
-    return round(seconds * 1e6) / 1e6 if 0 < seconds < _LONGEST_LIFE else seconds
-
-
 def _milliseconds(life: float) -> int | None:
-    return None if life > _LONGEST_LIFE else max(1, math.ceil(life * 1000))
+    return None if life > LONGEST_LIFE else max(1, math.ceil(life * 1000))

@@ -56,7 +56,7 @@ class Primary:
         # Those that failed last come last. Replaced as a whole, because threads read it without the lock.
         self._asked = tuple(zip(sentinels.nodes, pools, strict=True))
         self._open = open_connection
-        self._lock = RLock()
+        self._lock = RLock()  # a signal handler may connect in the middle of this
         self._named = _Named(-1, "", 0)
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -72,10 +72,10 @@ class Primary:
         try:
             self._check_role(line, named)
             with self._lock:
+                self._connections.add(connection)
                 # Otherwise a connection that took long would be to a primary that was replaced since.
                 if self._named.address != named.address:
                     raise ConnectionError("another server became the primary")
-                self._connections.add(connection)
         except BaseException:
             connection.disconnect()
             raise
@@ -111,13 +111,15 @@ class Primary:
             reasons = ", ".join(reason for _, reason in failed)
             raise ConnectionError(f"no sentinel names a primary for {self._service!r}: {reasons}")
         with self._lock:
-            if self._named is not known and found.epoch < self._named.epoch:
+            before = self._named
+            if before is not known and found.epoch < before.epoch:
                 raise ConnectionError("another server became the primary")  # while this thread asked
-            if self._named.address != found.address:
+            # Nothing runs between the line that reads the name and this one (see `model.counters`).
+            self._named = found
+            if before.address != found.address:
                 for connection in list(self._connections):
                     _shut_down(connection.line)
                 self._connections.clear()
-            self._named = found
         return found
 
     def _ask(self, pool: ConnectionPool) -> _Named:

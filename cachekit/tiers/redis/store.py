@@ -135,7 +135,8 @@ class Store:
 
         One round trip. Of many values, a few hundred are stored in one step of the server.
         """
-        self._prolong(writes)
+        if self._server.is_cluster:
+            self._prolong(writes)
         parts = [[*writes]] if len(writes) == 1 else self._together(writes)
         with PublishedWrite(self.bus, "keys", parts) as messages:
             calls = []
@@ -161,7 +162,8 @@ class Store:
             instead_of: the only envelope that may be replaced; None for any, or none.
             expect: the only token that may be replaced; None for any, or none.
         """
-        self._prolong({key: write})
+        if self._server.is_cluster:
+            self._prolong({key: write})
         envelope, life, origin, _ = write
         tags, _ = self._tags_of([write])
         with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
@@ -174,7 +176,8 @@ class Store:
 
     def create(self, key: str, write: Write, dead: bytes | None = None) -> bytes | bool:
         """Do what `put` does, unless another envelope than `dead` is stored; then return that envelope."""
-        self._prolong({key: write})
+        if self._server.is_cluster:
+            self._prolong({key: write})
         envelope, life, origin, _ = write
         tags, _ = self._tags_of([write])
         with PublishedWrite(self.bus, "keys", [[key]]) as (message,):
@@ -207,7 +210,8 @@ class Store:
         Returns:
             For each key the envelope that was there; or whether the value was stored.
         """
-        self._prolong(writes)
+        if self._server.is_cluster:
+            self._prolong(writes)
         now: Mapping[str, int | None] = {}
         if self._server.is_cluster:
             now = self.tag_tokens(list({tag for write in writes.values() for tag in write.origin.tags}))
@@ -268,8 +272,6 @@ class Store:
 
     def _prolong(self, writes: Mapping[str, Write]) -> None:
         """Make the tokens of tags live as long as the values, in a Cluster. Most do without a command."""
-        if not self._server.is_cluster:
-            return
         commands: list[tuple[object, ...]] = []
         for tag, life in _lives_of_tags(writes.values()).items():
             name = self._layout.tag(tag)

@@ -54,10 +54,13 @@ class Adaptive(Generic[K]):
     leaves its key as a ghost. `Shape` says what decides: hits on trial, as in S3-FIFO (Yang et al.,
     SOSP '23), or a comparison with the main queue's own victim, as in W-TinyLFU (Einziger, Friedman, Manes,
     ACM Transactions on Storage 13 (2017)). The main queue is a FIFO with reinsertion. With hits, a key whose
-    ghost exists goes straight to the main queue.
+    ghost exists goes straight to the main queue. With a comparison, an entry on trial that was hit goes round
+    once more, which stands for the LRU window of W-TinyLFU.
 
-    A change of the shape moves no entry and forgets nothing, which is why it is free. The choice is made by
-    miniature simulations of all shapes (see `key_sample`).
+    A change of the shape moves no entry and forgets nothing, which is why it is free. Where the trial queue
+    is then longer than its share, it becomes shorter by the entries that win a comparison: these take no
+    other entry's place in the main queue. The choice is made by miniature simulations of all shapes (see
+    `key_sample`).
 
     A hit does nothing: the policy reads the entry's own count of accesses when it looks at the entry. So hits
     are as cheap as they can be, and need no lock.
@@ -132,16 +135,21 @@ class Adaptive(Generic[K]):
         trial, main = self._trial, self._main
         held = len(trial) + len(main)
         share, earns = self.shape
-        if len(main) <= held - max(1, int(held * share)):
+        most = max(1, int(held * share))
+        if len(main) <= held - most:
             while trial:
                 key, place = next(iter(trial.items()))
                 self._look(key, place)
                 if earns:
                     stays = place.credit >= earns
                 elif main:
+                    if place.credit:
+                        place.credit = 0
+                        trial.move_to_end(key)
+                        continue
                     victim = self._victim()
                     stays = self._sketch.estimate(key) > self._sketch.estimate(victim)
-                    if stays:
+                    if stays and len(trial) <= most:
                         del main[victim]
                         del trial[key]
                         main[key] = place

@@ -68,6 +68,20 @@ class LockFreeHits(EvictionPolicy, Protocol):
         ...
 
 
+@runtime_checkable
+class WeighsEntries(EvictionPolicy, Protocol):
+    """A policy that wants to know the weight of an entry, and what its load has cost."""
+
+    def weigh(self, key: str, weight: int, seconds: float | None) -> None:
+        """Learn the weight of an entry and how long its load took.
+
+        The cache calls it just before `insert`, and before `prolong` and `hit` of a value that replaces
+        another one. The weight is 0 or 1 in a cache without `max_bytes`. The seconds are None if the cache
+        did not load the value.
+        """
+        ...
+
+
 class HasAccesses(Protocol):
     """An entry that counts its hits."""
 

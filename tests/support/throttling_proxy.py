@@ -1,0 +1,96 @@
+"""A proxy before a DynamoDB that throttles when it is told to, with the answers that DynamoDB gives then."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, Self
+
+_THROTTLED = {
+    "__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
+    "message": "The level of configured provisioned throughput for the table was exceeded.",
+}
+
+
+class ThrottlingProxy:
+    """A proxy on a free port. `close` ends it.
+
+    Attributes:
+        mode: "off"; "refuse" for a refusal of all requests; "halve" for batches of which half is left
+            unread; "leave" for batches that are left unread as a whole; "cut" for connections that are
+            closed within the head of an answer.
+        requests: how many came.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.mode: Literal["off", "refuse", "halve", "leave", "cut"] = "off"
+        self.requests = 0
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                proxy.requests += 1
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+                if proxy.mode == "refuse":
+                    self._answer(400, json.dumps(_THROTTLED).encode())
+                    return
+                if proxy.mode == "cut":
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    self.close_connection = True
+                    return
+                left: dict[str, Any] = {}
+                if operation == "BatchGetItem" and proxy.mode in ("halve", "leave"):
+                    asked = json.loads(body)
+                    for table, request in asked["RequestItems"].items():
+                        keys = request["Keys"]
+                        some = 0 if proxy.mode == "leave" else (len(keys) + 1) // 2
+                        if keys[some:]:
+                            left[table] = {**request, "Keys": keys[some:]}
+                        request["Keys"] = keys[:some]
+                    if proxy.mode == "leave":
+                        self._answer(200, json.dumps({"Responses": {}, "UnprocessedKeys": left}).encode())
+                        return
+                    body = json.dumps(asked).encode()
+                headers = {name: value for name, value in self.headers.items() if name != "Content-Length"}
+                forwarded = urllib.request.Request(endpoint, body, headers)
+                try:
+                    with urllib.request.urlopen(forwarded, timeout=60) as answer:
+                        status, data = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, data = error.code, error.read()
+                if left:
+                    data = json.dumps({**json.loads(data), "UnprocessedKeys": left}).encode()
+                self._answer(status, data)
+
+            def _answer(self, status: int, data: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.0")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
