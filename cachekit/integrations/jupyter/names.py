@@ -153,9 +153,22 @@ class _Flow:
             node = ast.Expr(node)
         if not isinstance(node, ast.stmt):  # a pattern has no scope
             return
-        # Unparsed, because symtable takes source only.
+        # Unparsed, because symtable takes source only. The copy may be changed.
         source = ast.unparse(ast.fix_missing_locations(ast.Module([node], [])))
+        source = ast.unparse(_Generators().visit(ast.parse(source)))
         self.read.update(_globals_read(symtable.symtable(source, "<cell>", "exec")) - known)
+
+
+class _Generators(ast.NodeTransformer):
+    """Makes comprehensions generators, which have a scope of their own in Python 3.12 and later, too."""
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node, (ast.ListComp, ast.SetComp)):
+            return ast.GeneratorExp(node.elt, node.generators)
+        if isinstance(node, ast.DictComp):
+            return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+        return node
 
 
 def _has_scope(node: ast.AST) -> bool:
