@@ -9,6 +9,7 @@ for many keys, per key. The server is a `redis-server` on the PATH, or that of v
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import atexit
 import pickle
@@ -511,8 +512,14 @@ TARGETS = (
 )
 
 
+def only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", metavar="QUESTION", action="append", help="only this question (may be given several times)"
+    )
+
+
 def main() -> None:
-    chosen = options(__doc__, rounds=7)
+    chosen = options(__doc__, rounds=7, also=only)
     report = Report(chosen, LIBRARIES)
     url = start_server()
     many = {"memory": 2000, "files": 1000, "Redis": 500}
@@ -521,12 +528,17 @@ def main() -> None:
         some = keys if chosen.quick else keys[:100]
         for size, value in VALUES.items():
             for what in WORK if size == SMALL else LARGE_WORK:
+                alone = title(place, what, size)
+                if chosen.only and alone not in chosen.only:
+                    continue
                 asked = keys if size == SMALL else some
                 answers = rows(place, url, WORK[what], asked, value)
-                report.ask(Question(title(place, what, size), len(asked), answers, "us", 1e-6))
+                report.ask(Question(alone, len(asked), answers, "us", 1e-6))
         for what, work in IN_PARALLEL.items() if place != "memory" else ():
-            answers = rows(place, url, work, keys, VALUES[SMALL], parallel=True)
             together = title(place, what, SMALL, PROCESSES)
+            if chosen.only and together not in chosen.only:
+                continue
+            answers = rows(place, url, work, keys, VALUES[SMALL], parallel=True)
             report.ask(Question(together, PROCESSES * len(keys), answers, "us", 1e-6, 3))
     report.judge(TARGETS)
     report.end()

@@ -120,10 +120,15 @@ class Report:
         _print_answer(answer)
 
     def judge(self, targets: Sequence[Target]) -> None:
-        """Compare the answers with the targets, and print them; nothing depends on the outcome."""
+        """Compare the answers with the targets, and print them; nothing depends on the outcome.
+
+        Targets of questions that were not asked are left out.
+        """
         print("\nTargets (ours / peer: time at most; or throughput at least)")
         rows = [("ratio", "target", "", "ours", "peer", "question")]
         for target in targets:
+            if target.question not in self._answers:
+                continue
             figures = {figure.name: figure for figure in self._answers[target.question]}
             ours, peer = figures[target.ours], figures[target.peer]
             ratio = peer.ratio_to(ours) if target.throughput else ours.ratio_to(peer)

@@ -57,6 +57,8 @@ def add(files: Files, config: Any, place: str, text: str) -> None:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001
     """Rewrite links to where their targets are on the site; links among pages of docs/ stay as they are."""
     place = page.file.src_uri
+    if place == "index.md":
+        page.meta["hide"] = ["navigation"]  # the tabs above it show the same
     written = next((name for name, there in PAGES.items() if there == place), f"docs/{place}")
 
     def moved(link: re.Match[str]) -> str:

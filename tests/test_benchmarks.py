@@ -146,6 +146,12 @@ def test_the_tables(tmp_path: Path) -> None:
     assert [row for row in rows if row["ours"] and row["trouble"]] == []
 
 
+def test_the_readme_has_the_figures_of_a_run() -> None:
+    """Those of benchmarks/readme.json, which a run has written."""
+    ended = run(str(BENCHMARKS / "tables.py"), "--check")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_help_says_what_it_measures() -> None:
     """`--help` shows the options, and the script's own words; each script imports what it measures."""
     ended = run("-c", HELP, str(BENCHMARKS), *SCRIPTS)

@@ -21,6 +21,7 @@ EXPECTED = {
     "dogpile_region.py": "2 processes, 1 call of the creator",
     "django_shop.py": "visits 5, prices worked out 3 times",
     "dynamodb_table.py": "Grace, 2 lookups",
+    "cost_aware.py": "cost-aware: half of the last loads took # ms or less",
     "decorated_script.py": "answers from the cache: 2, worked out: 1",
     "explained.py": "2 of 4 calls hit",
     "explicit_cache.py": "hit rate: 50%",

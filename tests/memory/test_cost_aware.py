@@ -116,7 +116,7 @@ def test_explain_and_policy_name_load_times() -> None:
     """A batch divides its time among its keys, and a value that replaces another keeps the load time."""
     with Loads(10) as loads:
         loads.get("k", 0.5)
-        assert loads.memory.policy == "cost-aware: half of the last loads took 0.5 s or less"
+        assert loads.memory.policy == "cost-aware: half of the last loads took 500.0 ms or less"
         found = loads.cache.explain("k")
         assert found.load_seconds == 0.5
         assert str(found).endswith(", loaded in 0.5 s")

@@ -259,6 +259,37 @@ def test_batches_that_are_throttled(server: DynamoDBServer, prefix: str) -> None
         assert proxy.requests - before <= 8
 
 
+def test_an_answer_that_is_cut(server: DynamoDBServer, prefix: str) -> None:
+    """A read that gets no content is a failure of the tier, and no miss."""
+    with (
+        ThrottlingProxy(server.endpoint) as proxy,
+        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
+    ):
+        tier.set_value("k", 1)
+        proxy.mode = "cut"
+        with pytest.raises(TierUnavailableError, match="without content"):
+            tier.get("k")
+        proxy.mode = "off"
+        assert tier.get_value("k") == 1
+
+
+def test_items_of_another_program(tier: DynamoDBCache) -> None:
+    """Attributes of other kinds are no item of a cache; a write replaces them."""
+    name = tier._names.of_key("k")
+    for item in (
+        {"d": {"S": "text"}},
+        {"d": {"B": b"V"}, "e": {"S": "soon"}},
+        {"d": {"B": b"V"}, "e": {"N": "1"}, "v": {"S": "one"}},
+        {"v": {"M": {"a": {"N": "1"}}}},
+        {},
+    ):
+        client_of(tier).put_item(TableName=TABLE, Item={"k": {"S": name}, **item})
+        assert tier.get("k") is None
+        fence = tier.fence("k")
+        assert tier.set_if("k", CacheEntry("k", 2), fence), item
+        assert tier.get_value("k") == 2
+
+
 def test_refusals(server: DynamoDBServer, prefix: str) -> None:
     """A message says what is wrong with the table, and what is to be done."""
     client = server.client()

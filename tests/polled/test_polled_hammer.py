@@ -28,7 +28,7 @@ def dynamodb() -> Iterator[DynamoDBServer]:
 
 
 #: Rounds of each process: in the suite, for long, and with a guard removed. moto is slow.
-ROUNDS = {"memcached": (600, 10_000, 500), "dynamodb": (25, 600, 100)}
+ROUNDS = {"memcached": (600, 10_000, 500), "dynamodb": (25, 300, 100)}
 
 
 @pytest.fixture(params=list(ROUNDS))

@@ -101,7 +101,7 @@ def hammer(
     workers = [context.Process(target=work) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    counts = [results.get(timeout=200) for _ in workers]
+    counts = [results.get(timeout=800) for _ in workers]
     for worker in workers:
         worker.join()
     return Counts(*(sum(column) for column in zip(*counts, strict=True)))

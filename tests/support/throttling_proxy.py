@@ -20,12 +20,13 @@ class ThrottlingProxy:
 
     Attributes:
         mode: "off"; "refuse" for a refusal of all requests; "halve" for batches of which half is left
-            unread; "leave" for batches that are left unread as a whole.
+            unread; "leave" for batches that are left unread as a whole; "cut" for connections that are
+            closed within the head of an answer.
         requests: how many came.
     """
 
     def __init__(self, endpoint: str) -> None:
-        self.mode: Literal["off", "refuse", "halve", "leave"] = "off"
+        self.mode: Literal["off", "refuse", "halve", "leave", "cut"] = "off"
         self.requests = 0
         proxy = self
 
@@ -38,6 +39,10 @@ class ThrottlingProxy:
                 operation = self.headers["X-Amz-Target"].rpartition(".")[2]
                 if proxy.mode == "refuse":
                     self._answer(400, json.dumps(_THROTTLED).encode())
+                    return
+                if proxy.mode == "cut":
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                    self.close_connection = True
                     return
                 left: dict[str, Any] = {}
                 if operation == "BatchGetItem" and proxy.mode in ("halve", "leave"):

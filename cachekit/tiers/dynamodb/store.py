@@ -137,7 +137,7 @@ class DynamoDBStore:
         names = list(dict.fromkeys(names))
         now = self._clock.time()
         return {
-            item["k"]["S"]: Item(_data(item), item.get("v"))
+            _text(item, "k", "S"): Item(_data(item), item.get("v"))
             for begin in range(0, len(names), _BATCH)
             for item in self._batch(names[begin : begin + _BATCH])
             if not _end(item) <= now
@@ -148,7 +148,11 @@ class DynamoDBStore:
         found: list[dict[str, Any]] = []
         for _ in range(_ROUNDS):
             answer = self._ask("batch_get_item", True, RequestItems=asked)
-            found += answer["Responses"].get(self._table, [])
+            responses = answer.get("Responses")
+            if responses is None:
+                # A connection that is cut within the head of an answer leaves one without content.
+                raise TierUnavailableError(f"{self!r} answered a read without content")
+            found += responses.get(self._table, [])
             asked = answer.get("UnprocessedKeys")
             if not asked:
                 return found
@@ -225,7 +229,14 @@ def _data(item: dict[str, Any]) -> bytes:
 
 
 def _end(item: dict[str, Any]) -> float:
-    return float(item.get("e", {}).get("N", math.inf))
+    try:
+        return float(_text(item, "e", "N") or math.inf)
+    except ValueError:
+        return math.inf  # no cache has written it
+
+
+def _text(item: dict[str, Any], attribute: str, kind: str) -> str:
+    return str(item.get(attribute, {}).get(kind, ""))
 
 
 def _remedy(code: str) -> str:

@@ -144,7 +144,7 @@ class MemoryCache:
             seconds = median_load_of(self._store)
             if not seconds:
                 return "cost-aware: no load times are known, so size and hits decide"
-            return f"cost-aware: half of the last loads took {seconds:.3g} s or less"
+            return f"cost-aware: half of the last loads took {seconds * 1e3:.1f} ms or less"
         adaptive = adaptive_policy_of(self._store)
         if adaptive is None:
             return self._strategy.value if isinstance(self._strategy, CacheStrategy) else repr(self._strategy)
