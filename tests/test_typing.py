@@ -20,8 +20,9 @@ EXAMPLES = [
 ]
 #: Its framework is not among those of the tests.
 ABSENT = "langchain_answers.py"
-#: Pyright reads the sources of frameworks without types, and misses what those set at run time.
-UNTYPED = ("django_shop.py", "flask_shop.py", ABSENT)
+#: Pyright reads the sources of frameworks without types, and misses what those set at run time. Those of
+#: DynamoDB are not among the tests' either.
+UNTYPED = ("django_shop.py", "dynamodb_table.py", "flask_shop.py", ABSENT)
 
 
 def test_mypy(tmp_path: Path, pytestconfig: pytest.Config) -> None:
