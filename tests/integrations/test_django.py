@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -57,17 +58,23 @@ clocked = IntelligentCache(MemoryCache(clock=clock), file_cache=None)
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes backends, in a directory of the test unless told otherwise; their caches are closed."""
     before = set(location._caches)
+    site = sys.modules[__name__]
 
     def backend(where: Any = None, /, **params: Any) -> CacheKitCache:
         return CacheKitCache(str(tmp_path / "cache") if where is None else where, params)
 
-    yield backend
-    for key in set(location._caches) - before:
-        location._caches.pop(key).cache.close()
-    own.clear()
+    with (
+        IntelligentCache(MemoryCache(), file_cache=None) as mine,
+        IntelligentCache(MemoryCache(clock=clock), file_cache=None) as timed,
+    ):
+        monkeypatch.setattr(site, "own", mine)
+        monkeypatch.setattr(site, "clocked", timed)
+        yield backend
+        for key in set(location._caches) - before:
+            location._caches.pop(key).cache.close()
 
 
 def finished(coroutine: Any) -> Any:
