@@ -510,7 +510,7 @@ def test_a_cancelled_verification_lets_the_next_one_begin(clock: ManualClock) ->
         async def hang() -> int:
             calls.append(1)
             if len(calls) == 2:
-                await asyncio.sleep(3600)
+                await asyncio.Event().wait()
             return 1
 
         async def main() -> None:
