@@ -90,28 +90,21 @@ def packer(codec: Codec, compressor: Compressor) -> Pack:
         size = len(payload)
         if size < THRESHOLD and not table:
             return RAW, payload
-        least_stored, whole = 0, None
-        if least and size >= _MAY_EXPAND and type(payload) is bytes:
-            least_stored = _least_stored(codec, payload)
-            whole = payload if least_stored else None
+        least_stored = _least_stored(codec, payload) if least and size >= _MAY_EXPAND else 0
+        whole = payload if least_stored else None
         if type(payload) is bytes and size <= LARGE:
-            how, payload = compress(payload)
-            if whole is not None and len(payload) < least_stored:
-                how, payload = RAW, whole
-            if not table:
-                return how, payload
-            return how | WITH_CLASSES, b"".join((_LENGTH.pack(len(table)), table, payload))
-        packed = compressor.pack_parts(payload if type(payload) is Parts else Parts([payload]))
+            packed: tuple[int, Payload] | None = compress(payload)
+        else:
+            packed = compressor.pack_parts(payload if type(payload) is Parts else Parts([payload]))
         if packed is None:  # which no text and few containers meet
             packed = RAW, encode(value, UNBOUNDED)[0]
-        elif whole is not None and len(packed[1]) < least_stored:
+        if whole is not None and len(packed[1]) < least_stored:
             packed = RAW, whole
+        if not table:
+            return packed
         how, payload = packed
-        if table:
-            how |= WITH_CLASSES
-            pieces = [_LENGTH.pack(len(table)), table, *pieces_of(payload)]
-            payload = Parts(pieces) if len(payload) > LARGE else b"".join(pieces)
-        return how, payload
+        pieces = [_LENGTH.pack(len(table)), table, *pieces_of(payload)]
+        return how | WITH_CLASSES, Parts(pieces) if len(payload) > LARGE else b"".join(pieces)
 
     return pack
 
@@ -126,10 +119,9 @@ def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) ->
         if compression & WITH_CLASSES:
             payload = _checked_classes(codec, payload)
             compression &= ~WITH_CLASSES
-        if compression == RAW:
-            return codec.decode(payload)
         raw = unpack(compression, payload)
-        if len(raw) >= _MAY_EXPAND and len(payload) < _least_stored(codec, bytes(raw)):
+        may_expand = compression != RAW and len(raw) >= _MAY_EXPAND
+        if may_expand and len(payload) < _least_stored(codec, bytes(raw)):
             raise UnreadableError("so few stored bytes may not take so much memory", "damage")
         return codec.decode(raw)
     except UnreadableError:
@@ -140,9 +132,10 @@ def unpack_value(codec: Codec, compression: int, payload: bytes | memoryview) ->
         raise UnreadableError(f"the codec {codec.name!r} failed: {type(error).__name__}", "damage") from error
 
 
-def _least_stored(codec: Codec, payload: bytes) -> int:
+def _least_stored(codec: Codec, payload: Payload) -> int:
     """Return how many bytes at least must be stored of an encoded value, for the memory that it takes."""
-    if codec.code >= _FIRST_OWN:  # a codec of the user bounds its values itself
+    # A codec of the user bounds its values itself. In parts are texts, which are small enough.
+    if codec.code >= _FIRST_OWN or isinstance(payload, Parts):
         return 0
     from cachekit.serialization import memory_bounds  # rarely needed
 
