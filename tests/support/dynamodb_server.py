@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Self
 
 import pytest
 from redis_server import free_port, wait_until
+from server_process import ServerProcess
 
 TABLE, REGION = "caches", "eu-central-1"
 _PROGRAM = Path(__file__).with_name("dynamodb_program.py")
@@ -24,8 +24,8 @@ _CREDENTIALS = {
 }
 
 
-class DynamoDBServer:
-    """A server on a free port with one table; `close` ends it. Credentials are in the environment."""
+class DynamoDBServer(ServerProcess):
+    """A server on a free port with one table, as a context manager. Credentials are in the environment."""
 
     def __init__(self) -> None:
         reason = "needs the extra test-dynamodb"
@@ -72,6 +72,7 @@ class DynamoDBServer:
         try:
             client.list_tables()
         except BotoCoreError:
+            assert self._process is not None
             assert self._process.poll() is None, "moto has ended"
             return False
         return True
@@ -84,17 +85,6 @@ class DynamoDBServer:
     def place(self) -> dict[str, Any]:
         """The arguments that lead to it."""
         return {"region": REGION, "endpoint": self.endpoint}
-
-    def signal(self, number: int) -> None:
-        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
-        self._process.send_signal(number)
-        if number == signal.SIGSTOP:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def kill(self) -> None:
-        """Kill it at once, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
 
     def __enter__(self) -> Self:
         return self

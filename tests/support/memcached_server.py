@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
 import subprocess
 from typing import Self
 
 import pytest
 from redis_server import free_port, wait_until
+from server_process import ServerProcess
 
 
-class MemcachedServer:
-    """A server on a free port; `close` ends it."""
+class MemcachedServer(ServerProcess):
+    """A server on a free port, as a context manager."""
 
     def __init__(self, *options: str) -> None:
         program = shutil.which("memcached")
@@ -40,17 +39,6 @@ class MemcachedServer:
     @property
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.port
-
-    def signal(self, number: int) -> None:
-        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
-        self._process.send_signal(number)
-        if number == signal.SIGSTOP:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def kill(self) -> None:
-        """Kill it at once, and wait until it is gone."""
-        self._process.kill()
-        self._process.wait()
 
     def __enter__(self) -> Self:
         return self

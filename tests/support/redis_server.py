@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +22,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from server_process import ServerProcess
 
 EXTERNAL = os.environ.get("CACHEKIT_TEST_REDIS_URL")
 
@@ -73,14 +72,13 @@ def free_port() -> int:
 _chance = random.SystemRandom()
 
 
-class RedisServer:
+class RedisServer(ServerProcess):
     """A server that was started for us; `close` ends it."""
 
     def __init__(self, *options: str, program: str | None = None) -> None:
         self.directory = tempfile.mkdtemp(prefix="cachekit-redis-")
         self._options = options
         self._program = program or binary()
-        self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         for _ in range(5):  # another process may take the port first
             self.port = free_port()
@@ -126,28 +124,6 @@ class RedisServer:
         """A plain client of the driver, to look and to interfere with."""
         return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), **options)
 
-    def signal(self, number: int) -> None:
-        """Send a signal; return after SIGSTOP when no thread of the server runs any more."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        if number == signal.SIGSTOP:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-
-    def kill(self) -> None:
-        """Kill it at once, and wait until it is gone."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stopped, as a machine that swaps or a process that is debugged; connections stay."""
-        self.signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.signal(signal.SIGCONT)
-
     def __enter__(self) -> Self:
         return self
 
@@ -156,8 +132,7 @@ class RedisServer:
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
