@@ -190,6 +190,24 @@ def test_pages_that_no_client_wrote() -> None:
             assert cache.memory_cache.peek("k") is None, data
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_page_stays_small(lost: bool) -> None:
+    """Also the first one after a loss, with a notice of more keys than a server takes in one item."""
+    world = World()
+    here, there = hosts(world)
+    with IntelligentCache(MemoryCache(), here, file_cache=None) as cache:
+        assert cache.memory_cache is not None
+        here._listeners.look()
+        pages = here._names.of_notices(journal.PAGES)
+        for page in pages if lost else ():
+            del world.table[page]
+        cache.memory_cache.set_value("k1", 1)
+        there.remove_many([f"k{number}" for number in range(5_000)])
+        assert max(len(world.table[page].data) for page in pages if page in world.table) < 2 * journal.LARGEST
+        here._listeners.look()
+        assert cache.memory_cache.peek("k1") is None
+
+
 def test_unusual_names() -> None:
     """Any key and any tag is told as it is; so many that they do not fit are everything."""
     here, there = hosts(World())

@@ -137,15 +137,19 @@ def _client() -> int:
 
 
 def _first(notice: Notice) -> Page:
-    return Page(fresh(), 1, [notice])
+    return _with(Page(fresh(), 0, []), notice)
 
 
 def _with(page: Page, notice: Notice) -> Page:
-    """Return the page with one more notice, and without the oldest ones if it is too large."""
-    notices = [*page.notices, notice]
-    while notices and len(json.dumps(notices)) > LARGEST:
-        notices.pop(0)
-    return Page(page.beginning, page.last + 1, notices)
+    """Return the page with one more notice, and of the others the last ones that fit beside it."""
+    kept: list[Notice] = []
+    room = LARGEST
+    for one in reversed([*page.notices, notice]):
+        room -= len(json.dumps(one))
+        if room < 0:
+            break
+        kept.insert(0, one)
+    return Page(page.beginning, page.last + 1, kept)
 
 
 def _missed(page: Page | None, seen: tuple[int, int] | None) -> list[Notice] | None:
