@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from collections import deque
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +19,7 @@ from cachekit import CacheStrategy, IntelligentCache, MemoryCache, SizeEstimate
 from cachekit.testing import ManualClock
 from cachekit.tiers.fences import CHANGES
 from cachekit.tiers.memory.key_sample import KeySample
+from cachekit.tiers.memory.miniatures import Simulation
 from cachekit.tiers.memory.sampling import HITS, SPREAD, WRITTEN, SampledFence
 from cachekit.tiers.memory.tier import store_of
 
@@ -435,6 +437,26 @@ def test_threads() -> None:
         assert found.requests == 20_000
         assert noted == pytest.approx(20_000, rel=0.02), "a hit whose entry just left may be lost"
         store_of(cache).check()
+
+
+def test_a_write_simulates_few_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller, and with it an event loop, waits for no more. All is simulated in the end."""
+    here, most = threading.get_ident(), []
+    real = Simulation.run
+
+    def counted(self: Simulation, notes: deque[Any], some: int) -> None:
+        if threading.get_ident() == here:
+            most.append(min(len(notes), some))
+        real(self, notes, some)
+
+    monkeypatch.setattr(Simulation, "run", counted)
+    with MemoryCache(SIZE, clock=ManualClock()) as cache:
+        for number in range(6_000):
+            request(cache, f"k{number % 150}")
+        assert len(most) > 0
+        assert max(most) <= 50
+        assert cache.estimate().requests == 6_000
+        assert sum(sample_of(cache)._simulation._noted) == 6_000  # type: ignore[union-attr]
 
 
 def test_health_and_advice_say_what_more_room_would_bring() -> None:

@@ -40,7 +40,8 @@ _PER_ENTRY: Final = 20  # notes that may wait for each sampled entry: more than 
 _TOO_FEW: Final = 20  # sampled entries below which nothing is simulated
 _WAITING: Final = 4096  # notes that may wait
 _FIRST: Final = 256  # notes before the background thread is asked for
-_AT_ONCE: Final = 1_000  # notes from which a write simulates them itself: they take some 30 ms
+_MANY: Final = 1_000  # notes from which each write of a sampled key simulates some itself
+_SOME: Final = 50  # so many, which take some 1.5 ms: the caller waits, and with it an event loop
 _FEW: Final = 20_000  # entries that are marked in the thread of a round, which takes some 10 ms
 _INTERVAL: Final = 0.25  # seconds between two rounds
 _IDLE: Final = 2.0  # seconds after a round without a note
@@ -128,11 +129,11 @@ class KeySample:
             self.notes.append((HITS, key, held.accesses - before))
 
     def wake(self) -> None:
-        """Simulate in the background from now on, or at once if there are many notes. No lock is held."""
+        """Simulate in the background from now on; some notes at once if there are many. No lock is held."""
         if len(self.notes) < _FIRST or self._closed:
             return
-        if len(self.notes) > _AT_ONCE:
-            self.simulate()
+        if len(self.notes) > _MANY:
+            self._simulate_some()
         if self.sleeps:
             self.sleeps = False
             task = scheduler.every(_INTERVAL, self._run)
@@ -151,27 +152,43 @@ class KeySample:
         if task is not None:
             task.interval = _INTERVAL if busy else _IDLE
 
+    def _simulate_some(self) -> None:
+        """Simulate the oldest notes, with a smaller sample from now on if that takes too long."""
+        store = self._store()
+        if store is None or self._is_busy or self._paused_until is not None:
+            return
+        limit = self._exclusively(store, self._advance)
+        if limit is not None:
+            self._change_limit(store, limit)
+
     def simulate(self) -> None:
         """Simulate all notes, and mark entries again that had lost their mark."""
-        limit: int | None = None
         store = self._store()
         muted = [held for held, _ in list(self._muted.values())]
         if muted and store is not None:
             store.mark(muted)
+        if store is None:
+            return
+        limit = self._exclusively(store, self._round)
+        if limit is not None:
+            self._change_limit(store, limit)
+
+    def _exclusively(self, store: Store, step: Callable[[Store], int | None]) -> int | None:
+        """Return what a step of the simulation returns; None if another one is under way."""
         with self._lock:
             # A finalizer or signal handler in the middle of a round of this thread comes here, too.
-            if store is None or self._closed or self._is_busy:
-                return
+            if self._closed or self._is_busy:
+                return None
             self._is_busy = True
             try:
-                limit = self._round(store)
+                return step(store)
             except BaseException:
                 self._restart(store, store.sampled, store.all_held())  # half of a note may be simulated
                 raise
             finally:
                 self._is_busy = False
-        if limit is None:
-            return
+
+    def _change_limit(self, store: Store, limit: int) -> None:
         if len(store) <= _FEW:
             self._begin_again(limit)
         elif self._beginner is None or not self._beginner.is_alive():
@@ -195,26 +212,23 @@ class KeySample:
                 self._is_busy = False
         store.mark(held)
 
+    def _advance(self, store: Store) -> int | None:
+        """Simulate some notes; return the limit to begin again with, or None to go on."""
+        self._run_notes(store, _SOME)
+        if self._credit >= 0:
+            return None
+        self._credit = 0.0
+        return store.sampled // 2
+
     def _round(self, store: Store) -> int | None:
         """Simulate the notes; return the limit to begin again with, or None to go on."""
         now = store.time.monotonic()
         if self._paused_until is not None:
             return None if now < self._paused_until else self._limit
-        begun = time.thread_time()
-        simulation = self._simulation
-        if simulation is None:
-            simulation = self._simulation = self._new(store, (0, 0, 0))
         lost = len(self.notes) == self.notes.maxlen
-        totals = self._totals(store)
-        simulation.run(self.notes)
-        policy, shape = self._adaptive, simulation.shape
-        if policy is not None and shape is not None and shape != policy.shape:
-            self._change_shape(policy, shape)
-        simulation.end_round(totals)
-        used = time.thread_time() - begun
-        self.seconds += used
-        self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled)) - used
+        self._credit = min(_CREDIT, self._credit + _BUDGET * (now - self._refilled))
         self._refilled = now
+        self._run_notes(store, len(self.notes), self._totals(store))
         limit = store.sampled
         if self._credit < 0 or lost:
             limit //= 2
@@ -224,6 +238,22 @@ class KeySample:
             wanted = self._limit_for(len(store))
             limit = wanted if wanted > 2 * limit else limit
         return None if limit == store.sampled else limit
+
+    def _run_notes(self, store: Store, most: int, totals: tuple[int, int, int] | None = None) -> None:
+        """Simulate the oldest notes, and with totals end a round; take the time from the budget."""
+        begun = time.thread_time()
+        simulation = self._simulation
+        if simulation is None:
+            simulation = self._simulation = self._new(store, (0, 0, 0))
+        simulation.run(self.notes, most)
+        policy, shape = self._adaptive, simulation.shape
+        if policy is not None and shape is not None and shape != policy.shape:
+            self._change_shape(policy, shape)
+        if totals is not None:
+            simulation.end_round(totals)
+        used = time.thread_time() - begun
+        self.seconds += used
+        self._credit -= used
 
     def _change_shape(self, policy: Adaptive[str], shape: Shape) -> None:
         import logging

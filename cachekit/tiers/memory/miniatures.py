@@ -338,9 +338,9 @@ class Simulation:
         """Return the shape that is chosen now, for ADAPTIVE."""
         return None if self._choice is None else self._choice.shape
 
-    def run(self, notes: deque[Any]) -> None:
-        """Simulate the notes that are there now, and remove them."""
-        for number in range(len(notes)):
+    def run(self, notes: deque[Any], most: int) -> None:
+        """Simulate the oldest notes of those that are there now, and remove them."""
+        for number in range(min(len(notes), most)):
             if self._choice is not None and not number % _LOOK:
                 self._decide(self._choice, sum(self._noted))
             note = notes.popleft()

@@ -59,7 +59,7 @@ class Sample(Protocol):
         ...
 
     def wake(self) -> None:
-        """Simulate in the background from now on, or at once if there are many notes. No lock is held."""
+        """Simulate in the background from now on; some notes at once if there are many. No lock is held."""
         ...
 
     def close(self) -> None:
