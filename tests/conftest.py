@@ -15,9 +15,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
-    "aio_caches", "clocked", "counting", "disks", "drivers", "exploring", "given_back", "interrupting",
-    "lease_servers", "loops", "other_users", "patience", "redis_fixtures",
-    "slow_loads", "three_tiers", "turns_taken",
+    "aio_caches", "clocked", "counting", "disks", "drivers", "exploring", "frozen_heap", "given_back",
+    "lease_servers", "loops", "other_users", "patience", "redis_fixtures", "slow_loads", "three_tiers",
+    "turns_taken",
 ]  # fmt: skip
 
 
