@@ -128,9 +128,13 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
 
     With a deadline all that a call does over such connections is bounded too.
     """
+    from cachekit.tiers.redis.driver_parser import BoundedParser
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
         line: Line | None = None  # the socket; None while it is not connected
+
+        def set_parser(self, _: Any) -> None:  # the driver names its own, whose answers have no bound
+            super().set_parser(BoundedParser)
 
         # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
@@ -174,6 +178,8 @@ def open_connection(connection: Any) -> Line:
     """
     try:
         connection.connect()
+        if not connection._parser.is_drained:  # the pool reads what follows without the parser
+            raise WrongReplyError("the server sent more than one reply")
     except BaseException as error:
         connection.disconnect()  # the driver does so after errors of its own only
         if isinstance(error, Exception):
@@ -197,6 +203,8 @@ def translated(error: Exception) -> Exception:
         return struck
     if isinstance(error, (ServerError, OSError, CacheError)):
         return error
+    if isinstance(error.__cause__, WrongReplyError):  # of `driver_parser`
+        return error.__cause__
     code = getattr(error, "status_code", None)
     if code is not None or isinstance(error, redis.ResponseError):
         return ServerError(code or str(error))
