@@ -8,7 +8,7 @@ from typing import Any
 
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels
+from cachekit.tiers.redis.address import CONNECTIONS, NAMES_OF_DRIVER, Address, Sentinels, driver_info
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -54,7 +54,10 @@ def pool_of(address: Address, primary: Primary | None = None) -> ConnectionPool:
     options = _options(address)
     most, patience = CONNECTIONS, 2 * address.timeout
     if address.url is not None:
-        options.update(parse_url(address.url))  # type: ignore[no-untyped-call]
+        said = parse_url(address.url)  # type: ignore[no-untyped-call]
+        if said.keys() & NAMES_OF_DRIVER:
+            del options["driver_info"]
+        options.update(said)
         most, patience = options.pop("max_connections", most), options.pop("timeout", patience)
         options["decode_responses"] = False
     else:
@@ -119,6 +122,7 @@ def _options(address: Address) -> dict[str, Any]:
         "username": address.username,
         "password": address.password,
         "retry": Retry(NoBackoff(), 0),
+        "driver_info": driver_info(),
     }
     return options if address.tls is None else {**options, **address.tls.options()}
 
