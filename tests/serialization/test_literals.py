@@ -106,7 +106,7 @@ def tampered(draw: st.DrawFn) -> bytes:
     return text
 
 
-@explored(examples=2)
+@explored()
 @given(tampered())
 def test_a_literal_names_no_class(text: bytes) -> None:
     """The standard library's own reader of opcodes finds harmless ones alone, and inspection no class."""
