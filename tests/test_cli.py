@@ -213,6 +213,7 @@ class TestDemo:
                 with contextlib.suppress(OSError):
                     if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                         spawned.append(child)
+            time.sleep(0.001)  # between two looks
         os.kill(spawned[0], signal.SIGKILL)
         _, complaint = process.communicate(timeout=200)
         assert (process.returncode, complaint) == (1, "cachekit demo: one of its processes died\n")

@@ -8,18 +8,21 @@ from collections import deque
 from collections.abc import Callable
 from html import escape
 from math import isinf
-from typing import Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.health import assess
 from cachekit.loading.core import CacheCore
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
-from cachekit.monitoring.publishing import program
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
-from cachekit.monitoring.reading import HostFigures, HostReader, Process, Reason
+from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.record import Process, Reason, program
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.runtime.reentrant_lock import RLock
+
+if TYPE_CHECKING:
+    from cachekit.monitoring.fleet import FleetReader
 
 Moment: TypeAlias = dict[str, Any]
 
@@ -27,7 +30,7 @@ Moment: TypeAlias = dict[str, Any]
 INTERVAL: Final = 1.0
 _KEPT: Final = 300
 #: The processes go on publishing for so many seconds after the page is closed.
-_WATCHED: Final = 10.0
+WATCHED: Final = 10.0
 _MOST_PROCESSES: Final = 200
 
 
@@ -40,7 +43,7 @@ class Board:
         place: what the page says it shows.
     """
 
-    def __init__(self, read: Callable[[], HostFigures], place: str) -> None:
+    def __init__(self, read: Callable[[], SharedFigures], place: str) -> None:
         self._read = read
         self.place = place
         self._lock = RLock()
@@ -75,19 +78,18 @@ def board_of(cache: IntelligentCache, core: CacheCore) -> Board:
     """
     file = cache.file_cache
     if file is not None:
-        return Board(HostReader(file.path, seconds=_WATCHED).read, file.path)
+        return Board(HostReader(file.path, seconds=WATCHED).read, file.path)
     return Board(_Own(core).read, "this process")
 
 
-def board_at(path: str | None) -> Board:
-    """Return the board of a directory; None is the caches of this user without files.
+def board_of_reader(reader: HostReader | FleetReader) -> Board:
+    """Return the board of what a reader reads.
 
     Raises:
-        TierUnavailableError: the directory cannot be used.
+        TierUnavailableError: the directory cannot be used, or the server does not answer.
     """
-    reader = HostReader(path, seconds=_WATCHED)
     reader.begin()
-    return Board(reader.read, reader.path)
+    return Board(reader.read, reader.place)
 
 
 @final
@@ -99,7 +101,7 @@ class _Own:
         self._totals = Totals()
         self._started = time.time()
 
-    def read(self) -> HostFigures:
+    def read(self) -> SharedFigures:
         one = snapshot(self._core)
         with changing:
             self._totals.add(one.parts)
@@ -108,13 +110,13 @@ class _Own:
         gauges = one.gauge_values()
         reasons = [Reason(r.status, r.tier, r.message, r.remedy) for r in health.reasons]
         process = Process(
-            "own", program(), os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
+            "own", program(), "", os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
             tuple(reasons),
         )  # fmt: skip
-        return HostFigures(counters, gauges, (process,), 0)
+        return SharedFigures(counters, gauges, (process,), 0)
 
 
-def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
+def _moment(figures: SharedFigures, rates: Rates, now: float) -> Moment:
     counted, counters = rates.of_all(), figures.counters
     return {
         "time": now,
@@ -133,12 +135,14 @@ def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
             "load_errors": counters.get("loads/error", 0),
         },
         "tiers": [_tier(tier, figures, counted) for tier in TIERS if figures.has(tier)],
-        "processes": [_process(one, rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]],
+        "processes": [
+            _process(one, figures.name(one), rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]
+        ],
         "ended": figures.ended,
     }
 
 
-def _tier(tier: str, figures: HostFigures, counted: Numbers) -> Moment:
+def _tier(tier: str, figures: SharedFigures, counted: Numbers) -> Moment:
     gauges, duration = figures.gauges, HIT_DURATIONS[tier]
     return {
         "tier": tier,
@@ -162,9 +166,9 @@ def _tier(tier: str, figures: HostFigures, counted: Numbers) -> Moment:
     }
 
 
-def _process(process: Process, counted: Numbers) -> Moment:
+def _process(process: Process, name: str, counted: Numbers) -> Moment:
     return {
-        "program": process.program,
+        "program": name,
         "pid": process.pid,
         "requests": _known(counted, total(counted, "requests")),
         "hit_rate": hit_rate(counted, "requests"),
@@ -177,7 +181,7 @@ def _process(process: Process, counted: Numbers) -> Moment:
     }
 
 
-def _reasons(figures: HostFigures) -> list[Moment]:
+def _reasons(figures: SharedFigures) -> list[Moment]:
     """Return what is wrong, each thing once, with the number of processes that say so."""
     found: dict[tuple[str, str, str], Moment] = {}
     for process in figures.processes:

@@ -123,8 +123,9 @@ class PrefetchPool:
 
     def begin(self, prefetcher: Prefetcher, keys: Sequence[str]) -> None:
         """Prefetch keys in threads; it may be called under the lock of the store."""
+        count = len(keys)
         with self._lock:
-            self._unfinished += len(keys)
+            self._unfinished += count
             for key in keys:
                 self._queue.put((prefetcher, key, copy_context()))
             wanted = 0 if self.closed else min(self._unfinished, _THREADS)

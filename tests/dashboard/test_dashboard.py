@@ -26,7 +26,8 @@ from cachekit.cli import main
 from cachekit.cli.dashboard import Gate
 from cachekit.dashboard.asgi import Dashboard
 from cachekit.dashboard.board import Board
-from cachekit.monitoring.reading import HostFigures, Process, Reason
+from cachekit.monitoring.reading import SharedFigures
+from cachekit.monitoring.record import Process, Reason
 
 HOSTILE = "<img onerror=alert(1)>"
 
@@ -41,13 +42,14 @@ def cache(tmp_path: Path) -> Iterator[IntelligentCache]:
         yield cache
 
 
-def figures(*processes: Process) -> HostFigures:
-    return HostFigures({}, {}, processes, 0)
+def figures(*processes: Process) -> SharedFigures:
+    return SharedFigures({}, {}, processes, 0)
 
 
 def process(**more: Any) -> Process:
     fields: dict[str, Any] = {
-        "id": "0" * 32, "program": "shop.py", "pid": 7, "started": 0.0, "written": 0.0, "caches": 1,
+        "id": "0" * 32, "program": "shop.py", "host": "here", "pid": 7, "started": 0.0,
+        "written": 0.0, "caches": 1,
         "counters": {}, "gauges": {}, "status": "healthy", "reasons": (),
     }  # fmt: skip
     return Process(**fields | more)
@@ -154,7 +156,7 @@ def test_nothing_yet() -> None:
 
 
 def test_figures_that_cannot_be_read() -> None:
-    def failing() -> HostFigures:
+    def failing() -> SharedFigures:
         raise TierUnavailableError("the disk is out")
 
     app = Dashboard(Board(failing, "/dir"), everyone)

@@ -22,7 +22,8 @@ from cachekit import IntelligentCache, MemoryCache, dashboard
 from cachekit.cli.dashboard import Gate
 from cachekit.dashboard.asgi import Dashboard
 from cachekit.dashboard.board import Board
-from cachekit.monitoring.reading import HostFigures, Process, Reason
+from cachekit.monitoring.reading import SharedFigures
+from cachekit.monitoring.record import Process, Reason
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -92,7 +93,7 @@ def pages() -> Iterator[Pages]:
         browser.close()
 
 
-def moving(status: str = "healthy", program: str = "shop.py") -> Callable[[], HostFigures]:
+def moving(status: str = "healthy", program: str = "shop.py") -> Callable[[], SharedFigures]:
     """Return figures that move with each read, as of a process that publishes."""
     reads = iter(range(1, 10**6))
     wrong = Reason(status, "file", f"the file tier {HOSTILE}", f"check {HOSTILE}")
@@ -107,11 +108,13 @@ def moving(status: str = "healthy", program: str = "shop.py") -> Callable[[], Ho
         "size/file": 700.0, "tier.up/file": float(status == "healthy"),
     }  # fmt: skip
 
-    def read() -> HostFigures:
+    def read() -> SharedFigures:
         number = next(reads)
         counters = {key: number * count for key, count in each_read.items()}
-        process = Process("1" * 32, program, 7, 0.0, time.time(), 1, counters, gauges, status, reasons)
-        return HostFigures(counters, gauges, (process,), 1)
+        process = Process(
+            "1" * 32, program, "here", 7, 0.0, time.time(), 1, counters, gauges, status, reasons
+        )
+        return SharedFigures(counters, gauges, (process,), 1)
 
     return read
 

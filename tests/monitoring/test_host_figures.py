@@ -18,7 +18,7 @@ from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
 from cachekit.monitoring.folder import FiguresFolder
-from cachekit.monitoring.reading import HostFigures, HostReader
+from cachekit.monitoring.reading import HostReader, SharedFigures
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -47,13 +47,13 @@ class Falling:
             self.last = now
             self.reads += 1
 
-    def stop(self) -> HostFigures:
+    def stop(self) -> SharedFigures:
         self._stop.set()
         self._thread.join()
         return self._reader.read()
 
 
-def loads(figures: HostFigures) -> float:
+def loads(figures: SharedFigures) -> float:
     return figures.counters.get("loads/ok", 0)
 
 
@@ -166,7 +166,7 @@ def test_nothing_is_written_when_no_reader_looks(
         os.utime(figures / WATCHED, (until, until))
         before = {file: file.stat().st_mtime_ns for file in figures.iterdir()}
         assert not is_wanted(str(tmp_path))
-        cache._watch.look()
+        cache._watches[0].look()
         assert {file: file.stat().st_mtime_ns for file in figures.iterdir()} == before
 
 
@@ -291,7 +291,7 @@ def test_caches_without_files_are_found_by_user(runtime: Path) -> None:
     """They publish in the runtime directory of the user."""
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.get_or_set("k", lambda: 1)
-        cache._watch.look()
+        cache._watches[0].look()
         assert os.listdir(runtime) == []
         figures = HostReader().read()
         assert loads(figures) == 1
