@@ -378,10 +378,12 @@ def test_the_command(tmp_path: Path) -> None:
     with opened(address) as page:
         assert "token" not in page.url
         assert b"cachekit" in page.read()
-    with pytest.raises(urllib.error.HTTPError, match="401"):
+    with pytest.raises(urllib.error.HTTPError, match="401") as without_token:
         opened(address.partition("?")[0])
-    with pytest.raises(urllib.error.HTTPError, match="403"):
+    without_token.value.close()  # it is the response, too
+    with pytest.raises(urllib.error.HTTPError, match="403") as from_elsewhere:
         opened(address, Host="evil.example")
+    from_elsewhere.value.close()
     served.send_signal(signal.SIGINT)
     served.communicate(timeout=60)
     worker.end()
