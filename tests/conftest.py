@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = [
     "aio_caches", "clocked", "collecting", "counting", "disks", "drivers", "exploring", "given_back",
     "lease_servers", "loops", "other_users", "patience", "redis_fixtures", "slow_loads", "three_tiers",
-    "turns_taken",
+    "turns_taken", "without_msgpack",
 ]  # fmt: skip
 
 
