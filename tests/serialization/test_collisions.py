@@ -137,7 +137,8 @@ def test_keys_that_meet_in_the_table_are_refused(codec: Any) -> None:
 def nested(rng: random.Random, depth: int) -> Any:
     """A value in which the keys of a dict or set may collide, about as often as not."""
     if depth == 0:
-        make: Callable[[int], Any] = rng.choice([ALIKE["int"], ALIKE["tuple"], ORDINARY["float"], str])
+        kinds: list[Callable[[int], Any]] = [ALIKE["int"], ALIKE["tuple"], ORDINARY["float"], str]
+        make = rng.choice(kinds)
         count = rng.choice([3, MOST_ALIKE - 1, MOST_ALIKE, MOST_ALIKE + 1, 1_001])
         keys = [make(number + 40) for number in range(count)] + [f"text {number}" for number in range(1_500)]
         if rng.random() < 0.5:
