@@ -140,7 +140,7 @@ class Report:
             limit = f"{'>=' if target.throughput else '<='} {target.limit:g}"
             rows.append((_ratio(ratio), limit, verdict, target.ours, target.peer, target.question))
             self._targets.append(target._asdict() | {"ratio": ratio, "verdict": verdict})
-        _print_table(rows, right={0})
+        print_table(rows, right={0})
 
     def end(self) -> None:
         """Write the file, if one was asked for."""
@@ -276,10 +276,10 @@ def _print_answer(answer: Sequence[Figures]) -> None:
         else:
             ratios = (_ratio(it.ratio_to(figures)) for it in ours)
             rows.append((*ratios, _figure(figures.median), _figure(figures.p95), figures.name))
-    _print_table(rows, right=set(range(len(ours) + 2)))
+    print_table(rows, right=set(range(len(ours) + 2)))
 
 
-def _print_table(rows: Sequence[Sequence[str]], right: set[int]) -> None:
+def print_table(rows: Sequence[Sequence[str]], right: set[int]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

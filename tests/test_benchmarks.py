@@ -96,7 +96,15 @@ def progress_alone(stderr: str) -> bool:
 def test_every_script_is_tried_here() -> None:
     """A benchmark that is added is added to this test."""
     assert sorted(path.name for path in BENCHMARKS.glob("*.py")) == sorted(
-        [*SCRIPTS, "harness.py", "intelligence.py", "intelligence_prefetch.py", "tables.py"]
+        [
+            *SCRIPTS,
+            "harness.py",
+            "intelligence.py",
+            "intelligence_prefetch.py",
+            "site_apps.py",
+            "sites.py",
+            "tables.py",
+        ]
     )
 
 
@@ -224,3 +232,45 @@ def test_the_streams_must_be_named() -> None:
     )  # fmt: skip
     assert ended.returncode == 2
     assert "--traces must name the folder of the streams" in ended.stderr
+
+
+SITE = "fastapi, cachekit memory"
+
+
+def of_sites(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.sites", "--quick", "--rounds", "1", *arguments],
+        cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "only"),
+    [
+        ("backends", SITE),
+        pytest.param("backends", "", marks=pytest.mark.soak),
+        pytest.param("http", "", marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.timeout(900)
+def test_sites_are_measured(tmp_path: Path, command: str, only: str) -> None:
+    """A stampede of 200 on a cold page is one load in each of the two workers that gets a request."""
+    pytest.importorskip("fastapi")
+    ended = of_sites(command, "--only", only, "--json", str(tmp_path / "measured.json"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured
+    for rounds in measured.values():
+        (figures,) = rounds
+        assert figures["requests_per_second"] > 0
+        assert figures["of_stampede"] == 200
+    if only:
+        assert list(measured) == [SITE]
+        assert measured[SITE][0]["loads"] in {1, 2}
+        assert measured[SITE][0]["hot"] is None
+
+
+def test_a_site_that_is_not_there_is_refused() -> None:
+    ended = of_sites("--only", "a cache that is in no row")
+    assert ended.returncode == 2
+    assert "no row contains 'a cache that is in no row'" in ended.stderr

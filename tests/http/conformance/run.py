@@ -9,6 +9,8 @@ that are listed here with a reason.
 
 from __future__ import annotations
 
+import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -28,8 +30,8 @@ HERE: Final = Path(__file__).parent
 class Setup(NamedTuple):
     """A cache under test."""
 
-    server: str  #: uvicorn or gunicorn
-    factory: str  #: of `forwarding`
+    server: str  #: uvicorn, gunicorn, nginx or varnishd
+    factory: str = ""  #: of `forwarding`; none for a program that is a cache itself
     cookies: str = "rfc"
     required: int = 0  #: tests of each kind that must pass
     optimal: int = 0
@@ -42,8 +44,31 @@ SETUPS: Final = {
     "WSGI": Setup("gunicorn", "wsgi", required=153, optimal=94),
     "httpx": Setup("uvicorn", "transport", required=130, optimal=67, is_private=True),
     "hishel": Setup("uvicorn", "hishel"),
+    "nginx": Setup("nginx"),
+    "varnish": Setup("varnishd"),
     "no cache": Setup("uvicorn", "uncached"),
 }
+
+#: The settings that the authors of the suite use.
+_NGINX: Final = """
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.log;
+events {{ worker_connections 2048; }}
+http {{
+  access_log off;
+  proxy_cache_path {directory}/nginx levels=1:2 keys_zone=my-cache:8m max_size=1000m inactive=600m;
+  proxy_temp_path {directory}/nginx/tmp;
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://127.0.0.1:{origin};
+      proxy_cache my-cache;
+      proxy_cache_revalidate on;
+      proxy_http_version 1.1;
+    }}
+  }}
+}}
+"""
 
 _INTERIM: Final = "neither ASGI nor WSGI has interim responses"
 _CLOSES: Final = "an application has no connection that closes"
@@ -98,6 +123,15 @@ def missing(checkout: Path) -> str | None:
     return None
 
 
+def lacks(setup: Setup) -> str | None:
+    """Return what this machine lacks for a setup, or None."""
+    if not setup.factory:
+        return None if shutil.which(setup.server) else f"{setup.server} is not installed"
+    modules = [setup.server, "httpx", "hishel"] if setup.factory == "hishel" else [setup.server]
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} not installed" if absent else None
+
+
 def run(checkout: Path, setup: Setup) -> list[tuple[str, str, str, bool]]:
     """Return id, kind and result of each test, and whether it is for shared caches only."""
     origin, port = _free_port(), _free_port()
@@ -114,10 +148,13 @@ def run(checkout: Path, setup: Setup) -> list[tuple[str, str, str, bool]]:
             with log.open("wb") as output:
                 programs += [
                     subprocess.Popen(command, cwd=checkout, env=environment, stdout=output, stderr=output)
-                    for command in (["node", "test-engine/server/server.mjs"], _served(setup, port))
+                    for command in (
+                        ["node", "test-engine/server/server.mjs"],
+                        _served(setup, port, origin, Path(directory)),
+                    )
                 ]
                 _await_port(origin)
-                _await_port(port)
+                _await_answer(port)
                 with results.open("wb") as file:
                     subprocess.run(
                         ["node", "--no-warnings", "test-engine/cli.mjs"], cwd=checkout, env=environment,
@@ -183,7 +220,18 @@ def line(name: str, setup: Setup | None, rows: list[tuple[str, str, str, bool]])
     )
 
 
-def _served(setup: Setup, port: int) -> list[str]:
+def _served(setup: Setup, port: int, origin: int, directory: Path) -> list[str]:
+    if setup.server == "nginx":
+        settings = directory / "nginx.conf"
+        settings.write_text(_NGINX.format(directory=directory, port=port, origin=origin))
+        directory.chmod(0o755)  # its workers may be of another user
+        return ["nginx", "-c", str(settings), "-e", str(directory / "nginx.log"), "-g", "daemon off;"]
+    if setup.server == "varnishd":
+        return [
+            "varnishd", "-F", "-j", "none", "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{origin}",
+            "-n", str(directory / "varnish"), "-s", "malloc,64m", "-p", "default_ttl=0",
+            "-p", "default_grace=0", "-p", "default_keep=3600",
+        ]  # fmt: skip
     if setup.server == "gunicorn":
         return [
             sys.executable, "-m", "gunicorn", f"forwarding:{setup.factory}()", "-b", f"127.0.0.1:{port}",
@@ -212,6 +260,15 @@ def _await_port(port: int) -> None:
     raise TimeoutError(f"nothing listens on port {port}")
 
 
+def _await_answer(port: int) -> None:
+    """Wait for a response: varnish listens before it can answer."""
+    _await_port(port)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    connection.close()
+
+
 def main(arguments: list[str]) -> int:
     """Print the table; return 1 if a setup falls short."""
     if not arguments:
@@ -224,6 +281,10 @@ def main(arguments: list[str]) -> int:
         return 0
     found: list[Any] = []
     for name in arguments[1:] or SETUPS:
+        absent = lacks(SETUPS[name])
+        if absent is not None:
+            print(f"{name:24} skipped: {absent}", flush=True)
+            continue
         rows = run(checkout, SETUPS[name])
         print(line(name, SETUPS[name], rows), flush=True)
         for fault in faults(SETUPS[name], rows):
