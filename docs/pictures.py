@@ -21,7 +21,8 @@ import uvicorn
 
 from cachekit import FileCache, IntelligentCache, MemoryCache
 from cachekit.dashboard.asgi import Dashboard
-from cachekit.dashboard.board import board_at
+from cachekit.dashboard.board import WATCHED, board_of_reader
+from cachekit.monitoring.reading import HostReader
 
 HERE = Path(__file__).parent
 SECONDS = 60  # of history in the pictures
@@ -47,7 +48,7 @@ def pictures(directory: str) -> None:
     """Serve the dashboard of a directory, and take its pictures."""
     from playwright.sync_api import sync_playwright
 
-    app = Dashboard(board_at(directory), lambda _: True)
+    app = Dashboard(board_of_reader(HostReader(directory, seconds=WATCHED)), lambda _: True)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
     serving = threading.Thread(target=server.run, args=([listening],))

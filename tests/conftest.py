@@ -15,9 +15,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
-    "aio_caches", "clocked", "counting", "disks", "drivers", "exploring", "given_back", "interrupting",
-    "lease_servers", "loops", "other_users", "patience", "redis_fixtures",
-    "slow_loads", "three_tiers", "turns_taken",
+    "aio_caches", "clocked", "collecting", "counting", "disks", "drivers", "exploring", "given_back",
+    "lease_servers", "loops", "other_users", "patience", "redis_fixtures", "slow_loads", "three_tiers",
+    "turns_taken", "without_msgpack",
 ]  # fmt: skip
 
 
@@ -27,6 +27,8 @@ def own_directory(
 ) -> Iterator[Path]:
     """Where default caches of this test are, also those of its subprocesses; they are closed after it."""
     directory = tmp_path_factory.mktemp("cachekit")
+    # A process that a test starts finds the package as it is installed, with its bytecode.
+    monkeypatch.chdir(directory)
     monkeypatch.setenv("CACHEKIT_DIR", str(directory))
     # Processes that a test starts are programs of their own, unless the test is about that.
     monkeypatch.delenv("CACHEKIT_PROGRAM", raising=False)

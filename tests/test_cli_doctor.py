@@ -50,6 +50,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert {one[0] for one in report.values()} == {"ok"}
     assert report["Installation", "cachekit"][1].startswith(cachekit.__version__)
     assert report["Installation", "extra cli"][1].startswith("rich ")
+    assert not [name for _, name in report if name.startswith("extra test")]
     assert report["Files", "directory"][1] == f"{base} (the first cache will make it)"
     assert report["Files", "a value of 100 kB"][1].startswith("stored, read and removed in ")
     assert everything_below(tmp_path) == []

@@ -20,31 +20,33 @@ from cachekit.cli import main
 from cachekit.cli.top import line, screen, sparkline
 from cachekit.monitoring.families import PARTS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile
-from cachekit.monitoring.reading import HostFigures, HostReader, Process, Reason
+from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.record import Process, Reason
 
 HOSTILE = "<img onerror=alert(1)>[bold]:cat:\x1b[31m\n"
 
 
 def process(counters: dict[str, float], **more: object) -> Process:
     fields: dict[str, object] = {
-        "id": "0" * 32, "program": "shop.py", "pid": 7, "started": 0.0, "written": 0.0, "caches": 1,
+        "id": "0" * 32, "program": "shop.py", "host": "here", "pid": 7, "started": 0.0,
+        "written": 0.0, "caches": 1,
         "counters": counters, "gauges": {"size/memory": 2048.0}, "status": "healthy", "reasons": (),
     }  # fmt: skip
     return Process(**fields | more)  # type: ignore[arg-type]
 
 
-def host(*processes: Process) -> HostFigures:
-    return HostFigures({}, {}, processes, 0)
+def host(*processes: Process) -> SharedFigures:
+    return SharedFigures({}, {}, processes, 0)
 
 
-def rates_of(*reads: HostFigures) -> Rates:
+def rates_of(*reads: SharedFigures) -> Rates:
     rates = Rates()
     for figures in reads:
         rates.update(figures, max([one.written for one in figures.processes], default=0.0))
     return rates
 
 
-def drawn(*reads: HostFigures, width: int = 160) -> str:
+def drawn(*reads: SharedFigures, width: int = 160) -> str:
     console = Console(width=width, file=open(os.devnull, "w"), record=True)  # noqa: SIM115  # closed below
     console.print(screen(reads[-1], rates_of(*reads), [(1.0, 0.5), (2.0, 1.0)], "/dir"))
     console.file.close()
@@ -124,7 +126,7 @@ def test_a_screen() -> None:
     last = process(now, written=2.0, status="critical", reasons=(reason, reason))
     gauges = {"entries/file": 12345.0, "size/file": 3e6, "tier.up/file": 0.0,
               "tier.pending_invalidations/file": 3.0}  # fmt: skip
-    text = drawn(HostFigures({}, {}, (process(before),), 2), HostFigures({}, gauges, (last,), 2))
+    text = drawn(SharedFigures({}, {}, (process(before),), 2), SharedFigures({}, gauges, (last,), 2))
     assert "50/s" in text
     assert "90.0%" in text
     assert "12,345" in text
@@ -184,7 +186,7 @@ def test_caches_without_files(runtime: Path, capsys: pytest.CaptureFixture[str])
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.set("k", 1)
         HostReader().begin()
-        cache._watch.look()
+        cache._watches[0].look()
         assert main(["top", "--once"]) == 0
     assert f" {os.getpid()} " in capsys.readouterr().out
 

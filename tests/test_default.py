@@ -423,7 +423,8 @@ def test_fixtures_for_users_tests(tmp_path: Path) -> None:
     """cachekit_cache is a fresh default cache for each test, cachekit_disabled none; neither outlives it."""
     (tmp_path / "test_prices.py").write_text(PLUGIN_TESTS)
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # they would take most of the time
         capture_output=True,
         text=True,
         check=False,

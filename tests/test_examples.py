@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -104,12 +105,14 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
 def run(name: str, directory: Path) -> str:
     program = [str(HERE / name)]
     if name.startswith("test_"):
-        program = ["-m", "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", *program]
+        plugins = ("-p", "no:cacheprovider", "-p", "cachekit.testing.pytest_switch")
+        program = ["-m", "pytest", *plugins, "-c", "/dev/null", *program]
     elif name in SOONER:
         program = ["-c", f"{SOONER[name]}; import runpy; runpy.run_path({program[0]!r}, run_name='__main__')"]
     ran = subprocess.run(
         [sys.executable, "-W", "error", *program],
         cwd=directory,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # they would take most of the time
         capture_output=True,
         text=True,
         timeout=200,

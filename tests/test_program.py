@@ -168,7 +168,12 @@ class TestRunsOfTests:
         # As outside of these tests.
         unset = {
             name: value for name, value in os.environ.items() if not name.startswith(("CACHEKIT_", "PYTEST_"))
-        } | {"XDG_CACHE_HOME": str(tmp_path / "home")}
+        } | {
+            "XDG_CACHE_HOME": str(tmp_path / "home"),
+            # The plugins of others take most of the time.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_PLUGINS": "cachekit.testing.pytest_switch",
+        }
         for _ in range(2):
             ended = subprocess.run(
                 [sys.executable, "-m", runner, "test_it.py"],

@@ -22,7 +22,8 @@ def run(directory: Path, tests: str, settings: str, *options: str) -> subprocess
     (directory / "pytest.ini").write_text(settings)
     of_this_run = ("PYTEST", "CACHEKIT_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(of_this_run)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they would take most of the time
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     return subprocess.run(
         [*command, *options],
         capture_output=True, text=True, check=False, cwd=directory, env=environment,
@@ -158,7 +159,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 def test_workers_of_xdist(tmp_path: Path) -> None:
     """Each has a directory of its own in that of the controller, which removes all of them."""
     (tmp_path / "conftest.py").write_text(CONTROLLER)
-    ran = run(tmp_path, WORKER_TESTS, ON, *SWITCH, "-n", "2", "--dist", "each")
+    ran = run(tmp_path, WORKER_TESTS, ON, *SWITCH, "-p", "xdist", "-n", "2", "--dist", "each")
     assert "4 passed" in ran.stdout, ran.stdout + ran.stderr
     directories = {file.read_text() for file in tmp_path.glob("seen-*")}
     assert len(directories) == 2

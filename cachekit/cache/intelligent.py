@@ -107,7 +107,7 @@ class IntelligentCache:
         "_tiers",
         "_time",
         "_touch",
-        "_watch",
+        "_watches",
     )  # fmt: skip
 
     def __init__(
@@ -174,7 +174,7 @@ class IntelligentCache:
         self._monitor = None
         if on_health_change is not None:
             self._monitor = HealthMonitor(on_health_change, core.get_stats, self._judge)
-        self._watch = watch(core)
+        self._watches = watch(core)
 
     @property
     def memory_cache(self) -> MemoryCache | None:
@@ -866,10 +866,11 @@ class IntelligentCache:
         if self._monitor is not None:
             self._monitor.close()
         self._core.close()
+        for one in self._watches:
+            one.remove(self._core)
         for tier in self._tiers:
             if tier is not None and self._close_tiers:
                 tier.close()
-        self._watch.remove(self._core)
 
     def __enter__(self) -> IntelligentCache:
         return self

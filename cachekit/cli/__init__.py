@@ -251,12 +251,18 @@ def _add_directory(command: argparse.ArgumentParser) -> None:
     command.add_argument("directory", metavar="DIR", help="the directory of the cache")
 
 
-def _add_watched_directory(command: argparse.ArgumentParser) -> None:
+def _add_watched_place(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "directory",
-        metavar="DIR",
+        "place",
+        metavar="DIR|URL",
         nargs="?",
-        help="the directory of a cache (default: all caches of this user without files)",
+        help=(
+            "the directory of a cache, or the URL of a server such as redis://host (default: all caches of "
+            "this user without files)"
+        ),
+    )
+    command.add_argument(
+        "--prefix", metavar="PREFIX", help="the key_prefix of the caches on a server (default: cachekit:)"
     )
 
 
@@ -266,10 +272,11 @@ def _add_top(commands: Commands) -> None:
         help="watch the caches of all processes",
         description=(
             "Shows requests, hit rates, loads, tiers and processes of all caches of this host that share a "
-            "directory, every interval. Without a terminal it prints one line each time. q ends it."
+            "directory, or of all hosts that share a server, every interval. Without a terminal it prints "
+            "one line each time. q ends it."
         ),
     )
-    _add_watched_directory(top)
+    _add_watched_place(top)
     top.add_argument("--once", action="store_true", help="print the sums since the beginning, and end")
     top.add_argument(
         "--interval",
@@ -287,11 +294,11 @@ def _add_dashboard(commands: Commands) -> None:
         help="watch the caches of all processes in a browser",
         description=(
             "Serves a page with requests, hit rates, loads, tiers and processes of all caches of this host "
-            "that share a directory, and prints its address. It shows no keys and no values, and changes "
-            "nothing. Needs the dashboard extra. Ctrl-C ends it."
+            "that share a directory, or of all hosts that share a server, and prints its address. It shows "
+            "no keys and no values, and changes nothing. Needs the dashboard extra. Ctrl-C ends it."
         ),
     )
-    _add_watched_directory(dashboard)
+    _add_watched_place(dashboard)
     _add_number(dashboard, "--port", "the port", 8055, least=0, most=65535)
     _add_host(dashboard)
     dashboard.add_argument(
@@ -313,13 +320,14 @@ def _seconds(text: str) -> float:
 def _add_metrics(commands: Commands) -> None:
     metrics = commands.add_parser(
         "metrics",
-        help="export the figures of all processes that share a directory",
+        help="export the figures of all processes that share a directory or a server",
         description=(
-            "Prints the figures of all processes of this host that share a cache directory, in the format of "
-            "Prometheus; with --port, serves them. Needs the prometheus extra."
+            "Prints the figures of all processes of this host that share a cache directory, or of all hosts "
+            "that share a server, in the format of Prometheus; with --port, serves them. Needs the "
+            "prometheus extra."
         ),
     )
-    _add_watched_directory(metrics)
+    _add_watched_place(metrics)
     _add_number(metrics, "--port", "serve /metrics at this port", least=0, most=65535)
     _add_host(metrics)
     metrics.add_argument("--name", metavar="NAME", help="the label `cache` (default: the name of DIR)")
@@ -473,7 +481,7 @@ def _top(options: argparse.Namespace) -> int:
     from cachekit.cli.display import display_for
     from cachekit.cli.top import Plan, run
 
-    return run(Plan(options.directory, options.once, options.interval), display_for(sys.stdout))
+    return run(Plan(options.place, options.prefix, options.once, options.interval), display_for(sys.stdout))
 
 
 def _metrics(options: argparse.Namespace) -> int:
@@ -483,7 +491,7 @@ def _metrics(options: argparse.Namespace) -> int:
         return metrics.print_grafana()
     if options.alerts:
         return metrics.print_alerts()
-    return metrics.run(metrics.Plan(options.directory, options.name, options.host, options.port))
+    return metrics.run(metrics.Plan(options.place, options.prefix, options.name, options.host, options.port))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -504,4 +512,4 @@ def _cassette(options: argparse.Namespace) -> int:
 def _dashboard(options: argparse.Namespace) -> int:
     from cachekit.cli.dashboard import Plan, run
 
-    return run(Plan(options.directory, options.host, options.port, options.insecure_bind))
+    return run(Plan(options.place, options.prefix, options.host, options.port, options.insecure_bind))

@@ -1,4 +1,4 @@
-"""`cachekit dashboard [DIR]`: serves the dashboard to the user who started it, until Ctrl-C.
+"""`cachekit dashboard [DIR|URL]`: serves the dashboard to the user who started it, until Ctrl-C.
 
 The address that it prints has a token. The first request exchanges it for a cookie and leaves the token out
 of the address. Requests without either, with another name for this host, or by another method are refused.
@@ -13,7 +13,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, NamedTuple, final
 from urllib.parse import parse_qs
 
-from cachekit.cli.directory import DirectoryError, cache_directory, refuse
+from cachekit.cli.directory import DirectoryError, refuse
+from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Plan(NamedTuple):
     """The options of the command."""
 
-    directory: str | None
+    place: str | None  #: a directory, or the URL of a server
+    prefix: str | None
     host: str
     port: int
     insecure_bind: bool
@@ -38,7 +40,7 @@ def run(plan: Plan) -> int:
     except ImportError:
         return refuse(DirectoryError("`dashboard` needs uvicorn: pip install 'cachekit-tiered[dashboard]'"))
     from cachekit.dashboard.asgi import Dashboard
-    from cachekit.dashboard.board import board_at
+    from cachekit.dashboard.board import WATCHED, board_of_reader
 
     if not plan.insecure_bind and not _is_loopback(plan.host):
         return refuse(
@@ -48,8 +50,8 @@ def run(plan: Plan) -> int:
             )
         )
     try:
-        path = None if plan.directory is None else cache_directory(plan.directory)
-        board = Dashboard(board_at(path), lambda _: True)
+        reader = reader_of(plan.place, plan.prefix, WATCHED)
+        board = Dashboard(board_of_reader(reader), lambda _: True)
     except (CacheError, DirectoryError) as error:
         return refuse(error)
     try:

@@ -1,4 +1,4 @@
-"""`cachekit metrics`: the figures of all processes that share a cache directory, for Prometheus.
+"""`cachekit metrics`: the figures of all processes that share a directory or a server, for Prometheus.
 
 Without a port it prints them once. `--grafana` and `--alerts` print a dashboard and rules for them, which are
 made from the same table.
@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cachekit.cli.directory import DirectoryError, cache_directory, refuse
+from cachekit.cli.directory import DirectoryError, refuse
+from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
+from cachekit.monitoring.reading import HostReader
+
+if TYPE_CHECKING:
+    from cachekit.cli.watched import Reader
 
 
 class Plan(NamedTuple):
     """The options of the command."""
 
-    directory: str | None
+    place: str | None  #: a directory, or the URL of a server
+    prefix: str | None
     name: str | None  #: the label `cache`
     host: str
     port: int | None
@@ -36,8 +42,8 @@ def run(plan: Plan) -> int:
         )
     registry = CollectorRegistry()
     try:
-        path = None if plan.directory is None else cache_directory(plan.directory)
-        registry.register(CacheCollector.of_host(plan.name or _name(path), path))
+        reader = reader_of(plan.place, plan.prefix)
+        registry.register(CacheCollector.of_reader(plan.name or _name(plan, reader), reader))
         if plan.port is None:
             print(generate_latest(registry).decode(), end="")
             return 0
@@ -55,8 +61,12 @@ def run(plan: Plan) -> int:
     return 0
 
 
-def _name(path: str | None) -> str:
-    return "user" if path is None else os.path.basename(path) or path
+def _name(plan: Plan, reader: Reader) -> str:
+    if plan.place is None:
+        return "user"
+    if isinstance(reader, HostReader):
+        return os.path.basename(reader.place) or reader.place
+    return plan.prefix or "fleet"
 
 
 def print_grafana() -> int:

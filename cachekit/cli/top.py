@@ -1,4 +1,4 @@
-"""`cachekit top [DIR]`: what the caches of all processes do now, in a terminal.
+"""`cachekit top [DIR|URL]`: what the caches of all processes do now, in a terminal.
 
 Without a terminal, or without rich, it prints one line every interval.
 """
@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cachekit.cli.directory import DirectoryError, cache_directory, refuse, size
+from cachekit.cli.directory import DirectoryError, refuse, size
 from cachekit.cli.display import Display, RichDisplay
+from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
-from cachekit.monitoring.reading import HostFigures, HostReader, Process
+from cachekit.monitoring.reading import SharedFigures
+from cachekit.monitoring.record import Process
 from cachekit.monitoring.snapshot import Numbers
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from cachekit.cli.watched import Reader
 
 _WATCHED: Final = 10.0  # seconds that the processes go on publishing
 _KEPT: Final = 60  # points of a sparkline
@@ -36,7 +40,8 @@ _NONE: Final = "-"
 class Plan(NamedTuple):
     """The options of the command."""
 
-    directory: str | None
+    place: str | None  #: a directory, or the URL of a server
+    prefix: str | None
     once: bool
     interval: float
 
@@ -44,10 +49,9 @@ class Plan(NamedTuple):
 def run(plan: Plan, display: Display) -> int:
     """Show the figures until Ctrl-C or `q`, or once; return 1 if they cannot be read."""
     try:
-        path = None if plan.directory is None else cache_directory(plan.directory)
-        reader = HostReader(path, seconds=_WATCHED)
+        reader = reader_of(plan.place, plan.prefix, _WATCHED)
         if plan.once:
-            show(display, reader.read(), reader.path)
+            show(display, reader.read(), reader.place)
         elif isinstance(display, RichDisplay):
             _live(display, reader, plan.interval)
         else:
@@ -57,14 +61,14 @@ def run(plan: Plan, display: Display) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        return refuse(DirectoryError(f"{plan.directory} cannot be read: {error.strerror or error}"))
+        return refuse(DirectoryError(f"the figures cannot be read: {error.strerror or error}"))
     return 0
 
 
 # -- once -----------------------------------------------------------------------------------------------
 
 
-def show(display: Display, figures: HostFigures, path: str) -> None:
+def show(display: Display, figures: SharedFigures, path: str) -> None:
     """Show all figures since the beginning as tables."""
     counters = figures.counters
     display.line(f"{path}: {_processes(figures)}")
@@ -86,7 +90,7 @@ def show(display: Display, figures: HostFigures, path: str) -> None:
     )
     display.table("Tiers", _TIER_HEADER, _tier_rows(figures, counters, _count))
     if figures.processes:
-        rows = [_process_row(one, one.counters, _count) for one in figures.processes]
+        rows = [_process_row(one, figures.name(one), one.counters, _count) for one in figures.processes]
         display.table("Processes", _PROCESS_HEADER, rows)
     for line in _reasons(figures):
         display.line(line)
@@ -102,7 +106,7 @@ _PROCESS_HEADER: Final = (
 
 
 def _tier_rows(
-    figures: HostFigures, counted: Numbers, shown: Callable[[float], str]
+    figures: SharedFigures, counted: Numbers, shown: Callable[[float], str]
 ) -> list[tuple[str, ...]]:
     """Return a row for each tier."""
     rows: list[tuple[str, ...]] = []
@@ -133,22 +137,24 @@ def _tier_rows(
     return rows
 
 
-def _process_row(process: Process, counted: Numbers, shown: Callable[[float], str]) -> tuple[str, ...]:
+def _process_row(
+    process: Process, name: str, counted: Numbers, shown: Callable[[float], str]
+) -> tuple[str, ...]:
     now = time.time()
     return (
-        _text(process.program), str(process.pid), shown(total(counted, "requests")),
+        _text(name), str(process.pid), shown(total(counted, "requests")),
         _share(hit_rate(counted, "requests")), shown(total(counted, "loads")),
         _gauge(process.gauges.get("size/memory"), size), str(process.caches), _span(now - process.started),
         f"{_span(now - process.written)} ago", process.status,
     )  # fmt: skip
 
 
-def _processes(figures: HostFigures) -> str:
+def _processes(figures: SharedFigures) -> str:
     ended = f", {figures.ended:,} ended" if figures.ended else ""
     return f"{len(figures.processes):,} processes{ended}"
 
 
-def _reasons(figures: HostFigures) -> list[str]:
+def _reasons(figures: SharedFigures) -> list[str]:
     """Return what is wrong, each thing once, with its remedy."""
     found: dict[tuple[str, str], list[str]] = {}
     for process in figures.processes:
@@ -163,7 +169,7 @@ def _reasons(figures: HostFigures) -> list[str]:
 # -- one line every interval ----------------------------------------------------------------------------
 
 
-def _lines(display: Display, reader: HostReader, interval: float) -> None:
+def _lines(display: Display, reader: Reader, interval: float) -> None:
     rates = Rates()
     rates.update(reader.read(), time.time())
     while True:
@@ -173,7 +179,7 @@ def _lines(display: Display, reader: HostReader, interval: float) -> None:
         display.line(line(figures, rates))
 
 
-def line(figures: HostFigures, rates: Rates) -> str:
+def line(figures: SharedFigures, rates: Rates) -> str:
     """Return what happens in one line."""
     counted = rates.of_all()
     parts = [
@@ -193,7 +199,7 @@ def line(figures: HostFigures, rates: Rates) -> str:
 # -- in a terminal --------------------------------------------------------------------------------------
 
 
-def _live(display: RichDisplay, reader: HostReader, interval: float) -> None:
+def _live(display: RichDisplay, reader: Reader, interval: float) -> None:
     from rich.live import Live
 
     rates = Rates()
@@ -204,13 +210,13 @@ def _live(display: RichDisplay, reader: HostReader, interval: float) -> None:
             rates.update(figures, time.time())
             counted = rates.of_all()
             history.append((total(counted, "requests"), hit_rate(counted, "requests") or 0.0))
-            live.update(screen(figures, rates, history, reader.path), refresh=True)
+            live.update(screen(figures, rates, history, reader.place), refresh=True)
             if pressed(interval) in ("q", "Q", "\x1b"):
                 return
 
 
 def screen(
-    figures: HostFigures, rates: Rates, history: Sequence[tuple[float, float]], path: str
+    figures: SharedFigures, rates: Rates, history: Sequence[tuple[float, float]], path: str
 ) -> RenderableType:
     """Return what a terminal shows.
 
@@ -254,7 +260,7 @@ def screen(
     ]
     shown = figures.processes[:_SHOWN]
     more = len(figures.processes) - len(shown)
-    processes = [_process_row(one, rates.of(one.id), _rate) for one in shown]
+    processes = [_process_row(one, figures.name(one), rates.of(one.id), _rate) for one in shown]
     rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
     nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
     return Group(

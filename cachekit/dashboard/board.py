@@ -8,18 +8,21 @@ from collections import deque
 from collections.abc import Callable
 from html import escape
 from math import isinf
-from typing import Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.health import assess
 from cachekit.loading.core import CacheCore
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
-from cachekit.monitoring.publishing import program
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
-from cachekit.monitoring.reading import HostFigures, HostReader, Process, Reason
+from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes, program, sizes_of
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.runtime.reentrant_lock import RLock
+
+if TYPE_CHECKING:
+    from cachekit.monitoring.fleet import FleetReader
 
 Moment: TypeAlias = dict[str, Any]
 
@@ -27,8 +30,9 @@ Moment: TypeAlias = dict[str, Any]
 INTERVAL: Final = 1.0
 _KEPT: Final = 300
 #: The processes go on publishing for so many seconds after the page is closed.
-_WATCHED: Final = 10.0
+WATCHED: Final = 10.0
 _MOST_PROCESSES: Final = 200
+_MOST_SIZES: Final = 4  # caches whose other sizes are shown
 
 
 @final
@@ -40,7 +44,7 @@ class Board:
         place: what the page says it shows.
     """
 
-    def __init__(self, read: Callable[[], HostFigures], place: str) -> None:
+    def __init__(self, read: Callable[[], SharedFigures], place: str) -> None:
         self._read = read
         self.place = place
         self._lock = RLock()
@@ -75,19 +79,18 @@ def board_of(cache: IntelligentCache, core: CacheCore) -> Board:
     """
     file = cache.file_cache
     if file is not None:
-        return Board(HostReader(file.path, seconds=_WATCHED).read, file.path)
+        return Board(HostReader(file.path, seconds=WATCHED).read, file.path)
     return Board(_Own(core).read, "this process")
 
 
-def board_at(path: str | None) -> Board:
-    """Return the board of a directory; None is the caches of this user without files.
+def board_of_reader(reader: HostReader | FleetReader) -> Board:
+    """Return the board of what a reader reads.
 
     Raises:
-        TierUnavailableError: the directory cannot be used.
+        TierUnavailableError: the directory cannot be used, or the server does not answer.
     """
-    reader = HostReader(path, seconds=_WATCHED)
     reader.begin()
-    return Board(reader.read, reader.path)
+    return Board(reader.read, reader.place)
 
 
 @final
@@ -99,22 +102,23 @@ class _Own:
         self._totals = Totals()
         self._started = time.time()
 
-    def read(self) -> HostFigures:
+    def read(self) -> SharedFigures:
         one = snapshot(self._core)
         with changing:
             self._totals.add(one.parts)
             counters = self._totals.counters.copy()
-        health = assess(one.stats, self._core.tiers.states(), sizes=self._core.estimate(one.stats))
+        estimate = self._core.estimate(one.stats)
+        health = assess(one.stats, self._core.tiers.states(), sizes=estimate)
         gauges = one.gauge_values()
         reasons = [Reason(r.status, r.tier, r.message, r.remedy) for r in health.reasons]
         process = Process(
-            "own", program(), os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
-            tuple(reasons),
+            "own", program(), "", os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
+            tuple(reasons), (sizes_of(estimate),) if estimate else (),
         )  # fmt: skip
-        return HostFigures(counters, gauges, (process,), 0)
+        return SharedFigures(counters, gauges, (process,), 0)
 
 
-def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
+def _moment(figures: SharedFigures, rates: Rates, now: float) -> Moment:
     counted, counters = rates.of_all(), figures.counters
     return {
         "time": now,
@@ -133,12 +137,61 @@ def _moment(figures: HostFigures, rates: Rates, now: float) -> Moment:
             "load_errors": counters.get("loads/error", 0),
         },
         "tiers": [_tier(tier, figures, counted) for tier in TIERS if figures.has(tier)],
-        "processes": [_process(one, rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]],
+        "processes": [
+            _process(one, figures.name(one), rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]
+        ],
         "ended": figures.ended,
+        "prefetches": _prefetches(counters),
+        "sizes": _sizes(figures),
     }
 
 
-def _tier(tier: str, figures: HostFigures, counted: Numbers) -> Moment:
+def _prefetches(counters: Numbers) -> Moment | None:
+    """Return what prefetching has done; None if nothing was prefetched."""
+    begun = counters.get("prefetches/begun", 0)
+    if not begun:
+        return None
+    return {"begun": begun} | {
+        name: counters.get(f"prefetches/{name}", 0) for name in ("hit", "late", "wasted")
+    }
+
+
+def _sizes(figures: SharedFigures) -> list[Moment]:
+    """Return what other sizes of memory would bring: caches of one size together, the busiest ones first.
+
+    The caches of a program have one size in each of its processes, and each serves a part of the requests.
+    """
+    alike: dict[tuple[float, str], list[Sizes]] = {}
+    for process in figures.processes:
+        for one in process.sizes:
+            alike.setdefault((one.size, one.unit), []).append(one)
+    found = [_together(size, unit, all_sizes) for (size, unit), all_sizes in alike.items()]
+    return sorted(found, key=lambda one: -one["requests"])[:_MOST_SIZES]
+
+
+def _together(size: float, unit: str, estimates: list[Sizes]) -> Moment:
+    requests = sum(one.requests for one in estimates)
+    rates: dict[float, list[tuple[float, OtherSize]]] = {}
+    for one in estimates:
+        for other in one.rates:
+            rates.setdefault(other.size, []).append((one.requests / requests, other))
+    return {
+        "size": size,
+        "unit": unit,
+        "requests": requests,
+        "rates": [
+            {
+                "size": other,
+                "rate": sum(weight * one.rate for weight, one in known),
+                "plus_minus": sum(weight * one.plus_minus for weight, one in known),
+            }
+            for other, known in sorted(rates.items())
+            if len(known) == len(estimates)
+        ],
+    }
+
+
+def _tier(tier: str, figures: SharedFigures, counted: Numbers) -> Moment:
     gauges, duration = figures.gauges, HIT_DURATIONS[tier]
     return {
         "tier": tier,
@@ -162,9 +215,9 @@ def _tier(tier: str, figures: HostFigures, counted: Numbers) -> Moment:
     }
 
 
-def _process(process: Process, counted: Numbers) -> Moment:
+def _process(process: Process, name: str, counted: Numbers) -> Moment:
     return {
-        "program": process.program,
+        "program": name,
         "pid": process.pid,
         "requests": _known(counted, total(counted, "requests")),
         "hit_rate": hit_rate(counted, "requests"),
@@ -177,7 +230,7 @@ def _process(process: Process, counted: Numbers) -> Moment:
     }
 
 
-def _reasons(figures: HostFigures) -> list[Moment]:
+def _reasons(figures: SharedFigures) -> list[Moment]:
     """Return what is wrong, each thing once, with the number of processes that say so."""
     found: dict[tuple[str, str, str], Moment] = {}
     for process in figures.processes:
@@ -216,6 +269,9 @@ def tables(moment: Moment) -> str:
         "processes": _number(len(moment["processes"])),
         "processes that ended": _number(moment["ended"]),
     }
+    prefetches = moment["prefetches"]
+    if prefetches is not None:
+        now |= {f"prefetches {name}": _number(number) for name, number in prefetches.items()}
     tiers = [
         (
             one["tier"], "up" if one["up"] else "out", _number(one["lookups"]), _percent(one["hit_rate"]),
@@ -242,6 +298,17 @@ def tables(moment: Moment) -> str:
             "Processes",
             ("", "pid", "requests/s", "hit rate", "loads/s", "memory in bytes", "health"), processes,
         ),
+        *[
+            _table(
+                f"Memory of {_number(one['size'])} {one['unit']}, at other sizes",
+                (one["unit"], "hit rate", "give or take"),
+                [
+                    (_number(other["size"]), _percent(other["rate"]), _percent(other["plus_minus"]))
+                    for other in one["rates"]
+                ],
+            )
+            for one in moment["sizes"]
+        ],
     ])  # fmt: skip
 
 

@@ -12,15 +12,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
 from cachekit.errors import CacheError
-from cachekit.integrations.sources import AnyCache, Directory, Figures, Source, of_hosts, of_process
+from cachekit.integrations.sources import (
+    AnyCache,
+    Directory,
+    Figures,
+    Source,
+    fleet_reader,
+    of_hosts,
+    of_process,
+    of_reader,
+)
 from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import FAMILIES, PARTS, Family
+
+if TYPE_CHECKING:
+    from cachekit.monitoring.fleet import FleetReader
+    from cachekit.monitoring.reading import HostReader
+    from cachekit.tiers.redis.tier import RedisCache
 
 _EDGES = (*map(floatToGoString, LatencyHistogram.EDGES), "+Inf")
 
@@ -64,6 +78,29 @@ class CacheCollector:
         """Do what `of_host` does for several directories, by name."""
         collector = cls({})
         collector._sources = of_hosts(directories)
+        return collector
+
+    @classmethod
+    def of_fleet(cls, name: str, redis_cache: RedisCache) -> CacheCollector:
+        """Return the collector of all processes of all hosts over a server, as `of_host` does for one host.
+
+        One scrape has the figures of all hosts. The first one takes 3 s.
+
+        Args:
+            name: The label `cache`.
+            redis_cache: The tier that the caches share, or another one with its server and `key_prefix`.
+
+        Raises:
+            TypeError: `name` is not a str, or `redis_cache` is no RedisCache.
+            TierUnavailableError: The server does not answer.
+        """
+        return cls.of_reader(name, fleet_reader(redis_cache))
+
+    @classmethod
+    def of_reader(cls, name: str, reader: HostReader | FleetReader) -> CacheCollector:
+        """Return the collector of what a reader of the command line reads."""
+        collector = cls({})
+        collector._sources = of_reader(name, reader)
         return collector
 
     def describe(self) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from cachekit import aio
 from cachekit.cache.default import checked_cache, core_of
@@ -14,6 +14,10 @@ from cachekit.monitoring.reading import HostReader
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.tiers.base import DirectoryTier
+
+if TYPE_CHECKING:
+    from cachekit.monitoring.fleet import FleetReader
+    from cachekit.tiers.redis.tier import RedisCache
 
 AnyCache: TypeAlias = IntelligentCache | aio.IntelligentCache
 Directory: TypeAlias = DirectoryTier | str | os.PathLike[str]
@@ -74,18 +78,37 @@ def of_hosts(directories: Mapping[str, Directory | None]) -> dict[str, Source]:
     Raises:
         TierUnavailableError: a directory cannot be used.
     """
-    sources = {}
+    sources: dict[str, Source] = {}
     for name, directory in directories.items():
         path = directory.path if isinstance(directory, DirectoryTier) else directory
-        reader = HostReader(path)
-        reader.begin()
-        sources[checked_name(name)] = _host_source(reader)
+        sources |= of_reader(name, HostReader(path))
     return sources
 
 
-def _host_source(reader: HostReader) -> Source:
-    def read() -> Figures:
-        host = reader.read()
-        return Figures(host.counters, host.gauges)
+def of_reader(name: str, reader: HostReader | FleetReader) -> dict[str, Source]:
+    """Return the source of all processes that a reader reads, by a name.
 
-    return read
+    Raises:
+        TypeError: the name is not a str.
+        TierUnavailableError: the directory cannot be used, or the server does not answer.
+    """
+    name = checked_name(name)
+    reader.begin()
+
+    def read() -> Figures:
+        shared = reader.read()
+        return Figures(shared.counters, shared.gauges)
+
+    return {name: read}
+
+
+def fleet_reader(redis_cache: RedisCache) -> FleetReader:
+    """Return the reader of all processes over the server of a tier; raise TypeError for another one."""
+    from cachekit.monitoring.fleet import FleetReader
+    from cachekit.tiers.redis.tier import RedisCache
+
+    if not isinstance(redis_cache, RedisCache):
+        raise TypeError(
+            f"redis_cache must be a RedisCache, not {redis_cache!r}; pass the redis_cache of a cache"
+        )
+    return FleetReader(redis_cache)

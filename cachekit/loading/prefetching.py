@@ -64,7 +64,7 @@ class PrefetchPool:
     """
 
     __slots__ = (
-        "__weakref__", "_idle", "_lock", "_owners", "_prefetchers", "_queue", "_running", "_tasks",
+        "__weakref__", "_lock", "_owners", "_prefetchers", "_queue", "_running", "_tasks", "_unfinished",
         "_unsubscribe", "awaited", "closed", "counters", "loads", "memory", "tiers", "unproven",
     )  # fmt: skip
 
@@ -81,7 +81,10 @@ class PrefetchPool:
         self._owners: dict[str, Prefetcher] = {}
         self._queue: SimpleQueue[tuple[Prefetcher, str, Context] | None] = SimpleQueue()
         self._lock = RLock()
-        self._running = self._idle = self._tasks = 0
+        #: Threads, and keys that were given to them and are not over. The queue cannot tell which threads are
+        #: idle: a key has left it before the thread that takes it can note so.
+        self._running = self._unfinished = 0
+        self._tasks = 0
         self._unsubscribe = memory.on_removal(self._removed)
         fork.register(self)
 
@@ -120,30 +123,33 @@ class PrefetchPool:
 
     def begin(self, prefetcher: Prefetcher, keys: Sequence[str]) -> None:
         """Prefetch keys in threads; it may be called under the lock of the store."""
-        for key in keys:
-            self._queue.put((prefetcher, key, copy_context()))
+        count = len(keys)
         with self._lock:
-            wanted = 0 if self.closed else self._queue.qsize() - self._idle
-            while wanted > 0 and self._running < _THREADS and BackgroundCall(self._work).start():
+            self._unfinished += count
+            for key in keys:
+                self._queue.put((prefetcher, key, copy_context()))
+            wanted = 0 if self.closed else min(self._unfinished, _THREADS)
+            while self._running < wanted and BackgroundCall(self._work).start():
                 self._running += 1
-                wanted -= 1
 
     def _work(self) -> None:
+        with self._lock:
+            pass  # the caller that began this thread goes on first, with the load that it waits for
         while True:
-            with self._lock:
-                self._idle += 1
             try:
                 work = self._queue.get(timeout=_IDLE)
             except Empty:
                 work = None
-            with self._lock:
-                self._idle -= 1
-                if work is None and (self.closed or self._queue.empty()):
-                    self._running -= 1
-                    return
             if work is not None:
                 prefetcher, key, context = work
                 context.run(self._prefetch, prefetcher, key)
+                del prefetcher, context
+            with self._lock:
+                if work is not None:
+                    self._unfinished -= 1
+                elif self.closed or self._queue.empty():
+                    self._running -= 1
+                    return
             del work
 
     def _prefetch(self, prefetcher: Prefetcher, key: str) -> None:
@@ -197,7 +203,7 @@ class PrefetchPool:
         """Release the lock. The threads and what they were about to do are not in a child."""
         if in_child:
             self._queue = SimpleQueue()
-            self._running = self._idle = self._tasks = 0
+            self._running = self._unfinished = self._tasks = 0
             for prefetcher in list(self._prefetchers):
                 prefetcher.predictor.drop_pending()
         self._lock.release()

@@ -1,6 +1,6 @@
 """Counters that hot paths increment, and a latency histogram. `CacheStats` is the frozen snapshot of them.
 
-Counters are plain attributes. `counter += 1` is atomic under the GIL: CPython 3.11 to 3.13 neither calls
+Counters are plain attributes. `counter += 1` is atomic under the GIL: CPython 3.11 to 3.14 neither calls
 Python code nor switches threads between the read and the store. In `counter += f()` other threads' counts
 during `f` are lost, so call `f` first. Free-threaded builds take the owner's lock around every increment.
 """

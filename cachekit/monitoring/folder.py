@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import stat
@@ -13,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, final
 
+from cachekit.monitoring.record import parsed
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, changing
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.folder import Folder, ForeignError
 
-#: Of the records. Others are not read.
-FORMAT: Final = 1
 #: The file that readers lock, and processes that begin a record.
 LOCK: Final = "lock"
 #: The sums of the processes that ended.
@@ -114,12 +112,9 @@ class FiguresFolder:
         try:
             with open(name, "rb", opener=self._folder.open) as file:
                 content = file.read(_LARGEST + 1)
-            if len(content) > _LARGEST:
-                return None
-            value = json.loads(content, parse_constant=_refuse)
-        except (OSError, ValueError, RecursionError):
+        except OSError:
             return None
-        return value if isinstance(value, dict) and value.get("format") == FORMAT else None
+        return None if len(content) > _LARGEST else parsed(content)
 
     def want(self, seconds: float) -> bool:
         """Say that figures are wanted for so long; return whether they were wanted already.
@@ -175,7 +170,3 @@ def _lock_now(fd: int) -> bool:
             return False
         raise
     return True
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no figure")

@@ -6,7 +6,8 @@ from typing import Final, final
 
 from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import PARTS
-from cachekit.monitoring.reading import HostFigures, Process
+from cachekit.monitoring.reading import SharedFigures
+from cachekit.monitoring.record import Process
 from cachekit.monitoring.snapshot import Numbers, added
 
 #: Seconds after which a process that does not publish counts as idle, because it is stopped.
@@ -24,7 +25,7 @@ class Rates:
         self._records: dict[str, tuple[Process, Process]] = {}
         self._read_at = 0.0
 
-    def update(self, figures: HostFigures, now: float) -> None:
+    def update(self, figures: SharedFigures, now: float) -> None:
         """Add what was read at this time, in seconds since the epoch."""
         records = {}
         for process in figures.processes:

@@ -122,15 +122,20 @@ def added(all_numbers: Iterable[Numbers]) -> Numbers:
     return sums
 
 
-def merged(all_gauges: Iterable[Numbers]) -> Numbers:
-    """Return gauges of several tiers or processes as one, the newest ones last (see `Family.across`)."""
+def merged(all_gauges: Iterable[Numbers], alone: tuple[str, ...] = ("/memory",)) -> Numbers:
+    """Return gauges of several tiers, processes or hosts as one, the newest ones last (see `Family.across`).
+
+    Args:
+        all_gauges: the gauges of each.
+        alone: The ends of the names of what each of them has alone; it is added.
+    """
     one: Numbers = {}
     for gauges in all_gauges:
         for key, number in gauges.items():
             across = GAUGES[key].across
             if key in one and across == "least":
                 one[key] = min(one[key], number)
-            elif key in one and (across == "sum" or key.endswith("/memory")):
+            elif key in one and (across == "sum" or key.endswith(alone)):
                 one[key] += number
             else:
                 one[key] = number

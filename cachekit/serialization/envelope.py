@@ -52,7 +52,7 @@ from typing import Final, NamedTuple
 
 from cachekit.errors import UnreadableError
 from cachekit.model.display import shown_text, shown_value
-from cachekit.model.validation import MOST_TAGS
+from cachekit.model.validation import LONGEST, MOST_TAGS
 
 MAGIC: Final = b"CK"
 VERSION: Final = 1
@@ -168,6 +168,8 @@ def _parse_tags(buffer: bytes, position: int, end: int) -> dict[str, int]:
             name = buffer[position : position + length].decode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise UnreadableError("a tag is not UTF-8", "damage") from error
+        if len(name) > LONGEST or name in tags:
+            raise UnreadableError("a tag is longer than tags may be, or there twice", "damage")
         tags[name] = token
         position += length
         if len(tags) > MOST_TAGS:  # each costs its reader a look at the server

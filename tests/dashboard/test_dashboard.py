@@ -26,7 +26,8 @@ from cachekit.cli import main
 from cachekit.cli.dashboard import Gate
 from cachekit.dashboard.asgi import Dashboard
 from cachekit.dashboard.board import Board
-from cachekit.monitoring.reading import HostFigures, Process, Reason
+from cachekit.monitoring.reading import SharedFigures
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes
 
 HOSTILE = "<img onerror=alert(1)>"
 
@@ -41,13 +42,14 @@ def cache(tmp_path: Path) -> Iterator[IntelligentCache]:
         yield cache
 
 
-def figures(*processes: Process) -> HostFigures:
-    return HostFigures({}, {}, processes, 0)
+def figures(*processes: Process) -> SharedFigures:
+    return SharedFigures({}, {}, processes, 0)
 
 
 def process(**more: Any) -> Process:
     fields: dict[str, Any] = {
-        "id": "0" * 32, "program": "shop.py", "pid": 7, "started": 0.0, "written": 0.0, "caches": 1,
+        "id": "0" * 32, "program": "shop.py", "host": "here", "pid": 7, "started": 0.0,
+        "written": 0.0, "caches": 1,
         "counters": {}, "gauges": {}, "status": "healthy", "reasons": (),
     }  # fmt: skip
     return Process(**fields | more)
@@ -154,7 +156,7 @@ def test_nothing_yet() -> None:
 
 
 def test_figures_that_cannot_be_read() -> None:
-    def failing() -> HostFigures:
+    def failing() -> SharedFigures:
         raise TierUnavailableError("the disk is out")
 
     app = Dashboard(Board(failing, "/dir"), everyone)
@@ -168,6 +170,40 @@ def test_the_same_reason_of_several_processes_is_one() -> None:
     shown = board(*[process(id=f"{number:032}", reasons=(reason,)) for number in range(3)])
     (only,) = shown.moment()["reasons"]
     assert (only["message"], only["count"]) == ("3 of 9", 3)
+
+
+SIZES = Sizes(
+    100, "entries", 300, (OtherSize(50, 0.4, 0.01), OtherSize(100, 0.6, 0.0), OtherSize(200, 0.9, 0.02))
+)
+
+
+def test_other_sizes_of_processes_with_one_size_are_one() -> None:
+    """Each counts as its requests do. Another size is another row; one without an estimate counts nothing."""
+    fewer = SIZES._replace(requests=100, rates=tuple(one._replace(rate=one.rate / 2) for one in SIZES.rates))
+    large = Sizes(1e6, "bytes", 50, (OtherSize(1e6, 0.5, 0.0),))
+    moment = board(
+        process(id="1" * 32, sizes=(SIZES, large)), process(id="2" * 32, sizes=(fewer,)), process(id="3" * 32)
+    ).moment()
+    first, second = moment["sizes"]
+    assert (first["size"], first["unit"], first["requests"]) == (100, "entries", 400)
+    assert [(one["size"], round(one["rate"], 6)) for one in first["rates"]] == [
+        (50, 0.35), (100, 0.525), (200, 0.7875),
+    ]  # fmt: skip
+    assert (second["size"], second["unit"], len(second["rates"])) == (1e6, "bytes", 1)
+
+
+def test_what_prefetching_saves() -> None:
+    """It is shown as soon as there is something to show."""
+    assert board(process()).moment()["prefetches"] is None
+    counters = {"prefetches/begun": 9.0, "prefetches/hit": 6.0, "prefetches/wasted": 2.0}
+    shown = Board(lambda: SharedFigures(counters, {}, (process(counters=counters),), 0), "/dir").moment()
+    assert shown["prefetches"] == {"begun": 9, "hit": 6, "late": 0, "wasted": 2}
+
+
+def test_other_sizes_without_javascript() -> None:
+    text = request(Dashboard(board(process(sizes=(SIZES,))), everyone), "/").text
+    assert "Memory of 100 entries, at other sizes" in text
+    assert "<td>200</td><td>90.0%</td><td>2.0%</td>" in text
 
 
 # -- who may see it ---------------------------------------------------------------------------------
@@ -342,10 +378,12 @@ def test_the_command(tmp_path: Path) -> None:
     with opened(address) as page:
         assert "token" not in page.url
         assert b"cachekit" in page.read()
-    with pytest.raises(urllib.error.HTTPError, match="401"):
+    with pytest.raises(urllib.error.HTTPError, match="401") as without_token:
         opened(address.partition("?")[0])
-    with pytest.raises(urllib.error.HTTPError, match="403"):
+    without_token.value.close()  # it is the response, too
+    with pytest.raises(urllib.error.HTTPError, match="403") as from_elsewhere:
         opened(address, Host="evil.example")
+    from_elsewhere.value.close()
     served.send_signal(signal.SIGINT)
     served.communicate(timeout=60)
     worker.end()

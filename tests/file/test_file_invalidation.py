@@ -38,14 +38,14 @@ class Disturbing:
         return found
 
 
-@pytest.mark.parametrize("busy", [1, 40, 400])
-def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
+@pytest.mark.parametrize(("busy", "entries"), [(1, 45), (40, 120), (400, 120)])
+def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int, entries: int) -> None:
     """While indexes grow and records are moved, whatever matched at the beginning is gone at the end.
 
     However fast: with the most, no index stays as long as it takes to look through it.
     """
     with Engine(tmp_path, geometry=ROOMY) as engine:
-        for number in range(120):
+        for number in range(entries):
             engine.put(f"{'drop' if number % 3 else 'keep'}:{number}", b"v" * 100)
         there = set(engine.keys())
         generations = {inside.shard(engine).words[1]}
@@ -67,7 +67,7 @@ def test_nothing_is_missed_that_moves(tmp_path: Path, busy: int) -> None:
         removed = engine.delete_matching(pattern)
         assert [key for key in list(engine.keys()) if key.startswith("drop")] == []
         assert [key for key in there if key.startswith("drop") and engine.get(key)] == []
-        assert 0 < removed <= 80
+        assert 0 < removed <= entries * 2 // 3
         assert len(generations) > 1 or busy == 400, "no index was replaced meanwhile"
         check(engine, bytes_drifted=True)
 
@@ -159,7 +159,7 @@ def test_nobody_is_stopped(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
     """Four times the keys take no more of it."""
     peaks = []
-    for count in (5_000, 20_000):
+    for count in (1_500, 6_000):
         with Engine(tmp_path / str(count), limit=32 << 20) as engine:
             for number in range(count):
                 engine.put(f"a key that is not the shortest:{number:020}", b"")
@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
                 tracemalloc.stop()
             assert removed == count // 2
             assert len(list(engine.keys())) == count // 2
-    assert peaks[1] - peaks[0] < 200_000, peaks
+    assert peaks[1] - peaks[0] < 60_000, peaks
 
 
 def test_a_tag_needs_no_lock_and_no_look_at_its_entries(tmp_path: Path) -> None:

@@ -205,13 +205,13 @@ KILLED = Geometry(limit=32 << 20, shards=2, segment=64 << 10, buckets=64, tag_bu
 
 def test_kills(tmp_path: Path) -> None:
     """SIGKILL at any moment loses nothing but the write in flight, and locks nobody out."""
-    assert_clean(kill_loop(tmp_path, 60, 4, KILLED, evicts=False), 60)
+    assert_clean(kill_loop(tmp_path, 12, 4, KILLED, evicts=False), 12)
 
 
 def test_kills_under_eviction(tmp_path: Path) -> None:
     """The same while reclaim is at work all the time."""
     geometry = replace(KILLED, limit=2 << 20)
-    assert_clean(kill_loop(tmp_path, 30, 4, geometry, evicts=True), 30)
+    assert_clean(kill_loop(tmp_path, 8, 4, geometry, evicts=True), 8)
 
 
 @pytest.mark.soak

@@ -307,8 +307,8 @@ def assert_clean(seen: Chaos) -> None:
 
 
 def test_chaos(tmp_path: Path, server: RedisServer) -> None:
-    """Everything that can happen, once or twice."""
-    seen = chaos(tmp_path, server, 2, [*BLOWS, Run.kill, Run.jump])
+    """Everything that can happen, once."""
+    seen = chaos(tmp_path, server, 2, BLOWS)
     assert_clean(seen)
     assert seen.calls > 100
 

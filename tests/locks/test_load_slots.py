@@ -154,7 +154,6 @@ def test_wrong_arguments(tmp_path: Path, name: str, limit: Any, error: type[Exce
         LoadSlots(name, limit, tmp_path)
 
 
-@pytest.mark.usefixtures("quick_collections")
 def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
     """Wherever the signal strikes, while a slot is taken or given back; nor does a slot nobody has."""
 

@@ -235,7 +235,6 @@ def test_a_lease_that_nobody_has_is_free(tmp_path: Path) -> None:
     leases.close()
 
 
-@pytest.mark.usefixtures("quick_collections")
 def test_an_interrupted_call_leaves_nothing_taken(tmp_path: Path) -> None:
     """Wherever the signal strikes: the key is free, here and elsewhere."""
     leases = ProcessLeases(tmp_path)

@@ -131,7 +131,7 @@ def test_a_cache_publishes_nothing_by_itself(tmp_path: Path) -> None:
 from cachekit import IntelligentCache, FileCache
 with IntelligentCache(file_cache=FileCache({str(tmp_path)!r}, 1)) as cache:
     cache.get_or_set("k", lambda: 1)
-    cache._watch.look()
+    cache._watches[0].look()
 unwanted = "cachekit.monitoring.publishing", "cachekit.monitoring.folder", "platformdirs"
 print([name for name in unwanted if name in sys.modules])
 """

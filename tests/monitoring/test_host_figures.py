@@ -18,7 +18,8 @@ from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
 from cachekit.monitoring.folder import FiguresFolder
-from cachekit.monitoring.reading import HostFigures, HostReader
+from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.record import process_of
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -47,13 +48,13 @@ class Falling:
             self.last = now
             self.reads += 1
 
-    def stop(self) -> HostFigures:
+    def stop(self) -> SharedFigures:
         self._stop.set()
         self._thread.join()
         return self._reader.read()
 
 
-def loads(figures: HostFigures) -> float:
+def loads(figures: SharedFigures) -> float:
     return figures.counters.get("loads/ok", 0)
 
 
@@ -166,7 +167,7 @@ def test_nothing_is_written_when_no_reader_looks(
         os.utime(figures / WATCHED, (until, until))
         before = {file: file.stat().st_mtime_ns for file in figures.iterdir()}
         assert not is_wanted(str(tmp_path))
-        cache._watch.look()
+        cache._watches[0].look()
         assert {file: file.stat().st_mtime_ns for file in figures.iterdir()} == before
 
 
@@ -291,7 +292,7 @@ def test_caches_without_files_are_found_by_user(runtime: Path) -> None:
     """They publish in the runtime directory of the user."""
     with IntelligentCache(MemoryCache(), file_cache=None) as cache:
         cache.get_or_set("k", lambda: 1)
-        cache._watch.look()
+        cache._watches[0].look()
         assert os.listdir(runtime) == []
         figures = HostReader().read()
         assert loads(figures) == 1
@@ -308,6 +309,31 @@ def test_a_tier_that_comes_back_counts_once(tmp_path: Path) -> None:
                 assert reader.read().counters["sets/file"] == number + 1
             assert reader.read().counters["sets/file"] == number + 1
     assert reader.read().ended == 3
+
+
+def test_estimates_are_published(tmp_path: Path) -> None:
+    """Of each cache whose memory has been asked often enough."""
+    reader = HostReader(tmp_path)
+    with IntelligentCache(MemoryCache(50), file_cache=FileCache(tmp_path, 1)) as cache:
+        assert reader.read().processes[0].sizes == ()
+        for number in range(3000):
+            cache.get_or_set(f"k{number % 100}", lambda: 1)
+        (sizes,) = reader.read().processes[0].sizes
+    assert (sizes.size, sizes.unit) == (50, "entries")
+    assert [(one.size, one.rate > 0.9) for one in sizes.rates] == [
+        (25, False), (50, False), (100, True), (500, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        None, {}, [1], [[100, "entries", 5]], [[0, "entries", 5, [[1, 0.5, 0.1]]]], [[100, "entries", 5, []]],
+        [[100, "entries", 5, [[1, "x", 0.1], [1, 0.5], 7]]], [[100, "entries", -5, [[1, 0.5, 0.1]]]],
+    ],
+)  # fmt: skip
+def test_damaged_estimates_are_left_out(sizes: object) -> None:
+    assert process_of("0" * 32, {"sizes": sizes}).sizes == ()
 
 
 def test_health_is_published(watched: tuple[IntelligentCache, HostReader]) -> None:

@@ -19,6 +19,7 @@ from redis_server import RedisServer
 from cachekit import CacheEntry
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.tiers.redis import scripts
+from cachekit.tiers.redis.address import driver_info
 from cachekit.tiers.redis.tier import RedisCache
 
 MakeCache = Callable[..., RedisCache]
@@ -57,6 +58,7 @@ class TestConfiguration:
             ({"url": "redis://h?protocol=5"}, ValueError, "url must be redis://"),
             ({"url": "redis://h?maint_notifications_config=x"}, ValueError, "url must be redis://"),
             ({"url": "redis://h?max_connections=-3"}, ValueError, "url must be redis://"),
+            ({"url": "redis://h?driver_info=x"}, ValueError, "url must be redis://"),
             ({"host": "h" * 70}, ValueError, "looked up"),
             ({"host": "h:6380"}, ValueError, r"write RedisCache\('h', 6380\)"),
             ({"url": 5}, TypeError, "url must be a str"),
@@ -226,3 +228,43 @@ except TierUnavailableError:
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+class TestWhatServersAreTold:
+    """The name and version of redis-py, with each connection."""
+
+    @pytest.fixture
+    def make(self, redis_url: str, prefix: str, cluster_nodes: list[tuple[str, int]]) -> dict[str, Any]:
+        return {
+            "single": lambda: RedisCache(url=redis_url, key_prefix=prefix),
+            "cluster": lambda: RedisCache.cluster(cluster_nodes, prefix),
+        }
+
+    @pytest.mark.parametrize("name", ["single", "cluster"])
+    def test_the_version_is_read_once(
+        self, make: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """redis-py reads it from the disk for each connection, which takes longer than to connect."""
+        driver_info()
+
+        def read_again() -> str:
+            raise AssertionError("the version is read again")
+
+        monkeypatch.setattr("redis.utils.get_lib_version", read_again)
+        with make[name]() as cache:
+            cache.set_value("k", 1)
+            assert cache.get_value("k") == 1
+
+    @pytest.mark.filterwarnings(
+        "ignore:.*lib_name:DeprecationWarning", "ignore:.*lib_version:DeprecationWarning"
+    )
+    def test_of_a_url(self, redis_url: str, client: Any) -> None:
+        for options, expected in (
+            ("", {"lib-name": "redis-py", "lib-ver": redis.__version__}),
+            ("?lib_name=mine&lib_version=7", {"lib-name": "mine", "lib-ver": "7"}),
+        ):
+            with RedisCache(url=redis_url + options) as cache:
+                before = {one["id"] for one in client.client_list()}
+                cache.ping()
+                (made,) = [one for one in client.client_list() if one["id"] not in before]
+                assert {name: made[name] for name in expected} == expected

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import inside
@@ -23,12 +24,13 @@ from bus_notes import Notes
 from lying_server import Lie, LyingServer
 from redis._parsers import _HiredisParser, _RESP2Parser
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
 from redis.retry import Retry
 from redis_server import wait_until
 
 import cachekit.aio
 from cachekit import CacheEntry, IntelligentCache, MemoryCache, RedisCache, TierUnavailableError
+from cachekit.model.validation import LONGEST, MOST_TAGS
+from cachekit.serialization.serializer import Serializer
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import MOST_RECEIVED, PORTION
@@ -277,23 +279,6 @@ def redis_port(redis_url: str) -> int:
     return int(redis.connection.parse_url(redis_url)["port"])  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(params=["python", "hiredis"])
-def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the driver parses replies with."""
-    name = str(request.param)
-    kind: Any = _RESP2Parser
-    if name == "hiredis":
-        pytest.importorskip("hiredis")
-        kind = _HiredisParser
-    plain = AbstractConnection.__init__
-
-    def set_up(self: Any, *args: Any, **options: Any) -> None:
-        plain(self, *args, **(options | {"parser_class": kind}))
-
-    monkeypatch.setattr(AbstractConnection, "__init__", set_up)
-    return name
-
-
 def single(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
     return RedisCache("127.0.0.1", server.port, key_prefix=prefix, timeout=timeout)
 
@@ -302,32 +287,47 @@ def clustered(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCac
     return RedisCache.cluster([("127.0.0.1", server.port)], prefix, timeout=timeout)
 
 
-def foreign(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
-    client = redis.Redis("127.0.0.1", server.port, socket_timeout=timeout, retry=Retry(NoBackoff(), 1))
+def foreign(server: LyingServer, prefix: str, timeout: float = 60, parser: Any = _RESP2Parser) -> RedisCache:
+    pool = redis.ConnectionPool(
+        host="127.0.0.1",
+        port=server.port,
+        socket_timeout=timeout,
+        retry=Retry(NoBackoff(), 1),
+        parser_class=parser,
+    )
+    return RedisCache(client=redis.Redis(connection_pool=pool), key_prefix=prefix)
+
+
+def foreign_cluster(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    client = redis.RedisCluster("127.0.0.1", server.port, socket_timeout=timeout, retry=Retry(NoBackoff(), 1))
     return RedisCache(client=client, key_prefix=prefix)
 
 
+#: Connections of cachekit's own first, then clients of redis-py that are passed in.
 MAKERS: dict[str, Callable[..., RedisCache]] = {
-    "single": single, "cluster": clustered, "client": foreign
-}  # fmt: skip
+    "single": single,
+    "cluster": clustered,
+    "client": foreign,
+    "client, hiredis": partial(foreign, parser=_HiredisParser),
+    "client, cluster": foreign_cluster,
+}
+CLUSTERS = ("cluster", "client, cluster")
+CLIENTS = tuple(name for name in MAKERS if name.startswith("client"))
 
 
 class TestWrongAnswers:
     def test_to_every_command(self, liar: LyingServer, prefix: str) -> None:
         assert Table(lambda server: single(server, prefix), [liar], FEW).try_all() == []
 
-    def test_while_logging_in(self, liar: LyingServer, prefix: str, parser: str) -> None:
-        """The driver does that, so its parsers read the answers."""
-        few = [name for name in FEW if name in OF_THE_DRIVER]
-        table = Table(lambda server: single(server, prefix), [liar], few, lambda name: name in OPENING)
+    def test_while_logging_in(self, liar: LyingServer, prefix: str) -> None:
+        """The driver does that."""
+        table = Table(lambda server: single(server, prefix), [liar], FEW, lambda name: name in OPENING)
         assert table.try_all(["get"]) == []
 
-    @pytest.mark.parametrize("name", ["cluster", "client"])
-    def test_to_the_driver(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, parser: str, name: str
-    ) -> None:
+    @pytest.mark.parametrize("name", ["cluster", *CLIENTS])
+    def test_to_the_driver(self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str) -> None:
         """What an answer makes the driver raise is no matter of the caller's."""
-        server = cluster if name == "cluster" else liar
+        server = cluster if name in CLUSTERS else liar
         few = {*FEW[1::2]} & {*OF_THE_DRIVER}
         table = Table(lambda server: MAKERS[name](server, prefix), [server], few)
         assert table.try_all(["get", "get_many", "invalidate_by_tags", "keys"]) == []
@@ -335,19 +335,19 @@ class TestWrongAnswers:
     @pytest.mark.soak
     @pytest.mark.timeout(1800)
     @pytest.mark.parametrize("name", MAKERS)
-    def test_all_of_them(self, redis_port: int, prefix: str, parser: str, name: str) -> None:
+    def test_all_of_them(self, redis_port: int, prefix: str, name: str) -> None:
         """Each operation, each of its commands, each answer."""
         with ExitStack() as stack:
             servers = [
-                stack.enter_context(LyingServer(redis_port, is_cluster=name == "cluster"))
+                stack.enter_context(LyingServer(redis_port, is_cluster=name in CLUSTERS))
                 for _ in range(SIDE_BY_SIDE)
             ]
             table = Table(
                 # Not one prefix: an operation would find what another one stores.
                 lambda server: MAKERS[name](server, f"{prefix}{server.port}:", 0.5),
-                servers, OF_THE_DRIVER, lambda command: True,
+                servers, OF_THE_DRIVER if name in CLIENTS else ANSWERS, lambda command: True,
             )  # fmt: skip
-            print(f"\n{name}, {parser}:", end=" ")
+            print(f"\n{name}:", end=" ")
             assert table.try_all() == []
 
 
@@ -396,14 +396,14 @@ class TestEverySpeed:
                 call()
 
     @pytest.mark.parametrize("command", ["HELLO", "CLIENT SETINFO"])
-    def test_while_logging_in(self, liar: LyingServer, prefix: str, parser: str, command: str) -> None:
+    def test_while_logging_in(self, liar: LyingServer, prefix: str, command: str) -> None:
         with single(liar, prefix, timeout=0.2) as cache:
             liar.lies[command] = drip(b"$100000\r\n")
             with pytest.raises(TierUnavailableError, match="Timeout"):
                 cache.get("k")
 
     @pytest.mark.parametrize("command", ["GET", "CLUSTER SLOTS", "HELLO"])
-    def test_in_a_cluster(self, cluster: LyingServer, prefix: str, parser: str, command: str) -> None:
+    def test_in_a_cluster(self, cluster: LyingServer, prefix: str, command: str) -> None:
         with clustered(cluster, prefix, timeout=0.2) as cache:
             if command == "GET":
                 wait_until(lambda: answers(cache), "there is a connection")
@@ -511,6 +511,15 @@ def has_value(cache: RedisCache, value: bytes) -> bool:
         return False
 
 
+#: Beginnings of answers with too many parts, and of one that is too deep.
+PARTS = (b"*100000000\r\n", b"*2\r\n*1\r\n:1\r\n*99999\r\n", b"*1\r\n" * 9)
+#: The commands whose answers cachekit's own connections read, logging in included.
+BOUNDED = (
+    ("single", "MGET"), ("single", "HELLO"), ("single", "CLIENT SETINFO"),
+    ("cluster", "GET"), ("cluster", "HELLO"), ("cluster", "CLUSTER SLOTS"),
+)  # fmt: skip
+
+
 class TestEverySize:
     """What the server may make the process receive, and hold."""
 
@@ -541,13 +550,41 @@ class TestEverySize:
                 tracemalloc.stop()
         assert flood.sent <= most + (16 << 20)  # what the system's buffers hold
 
-    def test_small_parts(self, liar: LyingServer, prefix: str) -> None:
+    @pytest.mark.parametrize("beginning", PARTS)
+    @pytest.mark.parametrize(("name", "command"), BOUNDED)
+    def test_small_parts(
+        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, command: str, beginning: bytes
+    ) -> None:
         """Empty arrays take sixteen times as much memory as they take on their way."""
-        flood = Flood(b"*100000000\r\n", b"*0\r\n" * (1 << 16))
-        with single(liar, prefix) as cache:
-            liar.lies["MGET"] = flood.pieces, 0
-            with pytest.raises(TierUnavailableError, match="too long"):
-                cache.get_many(["k", "l"])
+        server = cluster if name in CLUSTERS else liar
+        flood = Flood(beginning, b"*0\r\n" * (1 << 16))
+        server.lies[command] = flood.pieces, 0
+        tracemalloc.start()
+        try:
+            with MAKERS[name](server, prefix) as cache:
+                with pytest.raises(TierUnavailableError, match="too long or too deep"):
+                    cache.get_many(["k", "l"])
+                assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        finally:
+            tracemalloc.stop()
+        assert flood.sent <= 16 << 20  # what the system's buffers hold
+        server.lies.clear()
+
+    @pytest.mark.parametrize("name", CLIENTS)
+    def test_small_parts_to_a_client(
+        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str
+    ) -> None:
+        """Its parser reads all of them. It is no answer all the same, and the next call is in order."""
+        server = cluster if name in CLUSTERS else liar
+        with MAKERS[name](server, prefix) as cache:
+            assert cache.get("k") is None
+            for lie in (b"*100001\r\n" + b"*0\r\n" * 100_001, b"*1\r\n" * 7 + b"*0\r\n"):
+                server.lies = dict.fromkeys(("GET", "MGET"), lie)
+                for call in (lambda: cache.get("k"), lambda: cache.get_many(["k", "l"])):
+                    with pytest.raises(TierUnavailableError):
+                        call()
+            server.lies.clear()
+            assert cache.get("k") is None
 
     @pytest.mark.parametrize("make", [single, clustered])
     def test_logging_in(
@@ -555,7 +592,6 @@ class TestEverySize:
         liar: LyingServer,
         cluster: LyingServer,
         prefix: str,
-        parser: str,
         make: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -596,6 +632,49 @@ class TestEverySize:
                             call()
 
 
+class TestTags:
+    """Each tag of a value costs its reader memory, and a look at the server."""
+
+    @pytest.mark.parametrize("name", MAKERS)
+    @pytest.mark.parametrize(
+        "tags",
+        [[str(number) for number in range(MOST_TAGS + 1)], ["a" * (LONGEST + 1)], ["ä" * (LONGEST + 1), "b"]],
+        ids=["too many", "too long", "one of them too long"],
+    )
+    def test_more_than_a_value_may_have(
+        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, tags: list[str]
+    ) -> None:
+        """It is a miss, and the server is not asked about its tags."""
+        server = cluster if name in CLUSTERS else liar
+        envelope = envelope_with(prefix, tags)
+        with MAKERS[name](server, prefix) as cache:
+            assert cache.get("k") is None
+            server.lies = {
+                "GET": b"$%d\r\n%b\r\n" % (len(envelope), envelope),
+                "MGET": b"*1\r\n$%d\r\n%b\r\n" % (len(envelope), envelope),
+            }
+            for call in (lambda: cache.get("k"), lambda: cache.get_many(["k"]), lambda: cache.touch("k")):
+                before = cache.get_stats()["errors"]
+                server.asked.clear()
+                assert not call()
+                assert cache.get_stats()["errors"] > before
+                assert len([one for one in server.asked if one in ("GET", "MGET")]) == 1
+
+    def test_the_longest(self, liar: LyingServer, prefix: str) -> None:
+        tags = {"a" * LONGEST, "ä" * LONGEST}
+        with single(liar, prefix) as cache:
+            cache.set("k", CacheEntry("k", 1, tags=tags))
+            found = cache.get("k")
+            assert found is not None
+            assert found.tags == tags
+
+
+def envelope_with(prefix: str, tags: list[str]) -> bytes:
+    """A value of the key "k" with these tags, whose checksums are right."""
+    now = time.time()
+    return Serializer(prefix).encode("k", 1, created=now, expires=now + 60, tags=dict.fromkeys(tags, 1))
+
+
 class TestSlots:
     """The driver goes through every slot and node that a Cluster names."""
 
@@ -616,7 +695,7 @@ class TestSlots:
             "port 0", "port 65536", "no node",
         ],
     )  # fmt: skip
-    def test_wrong_ones(self, cluster: LyingServer, prefix: str, parser: str, answer: bytes) -> None:
+    def test_wrong_ones(self, cluster: LyingServer, prefix: str, answer: bytes) -> None:
         cluster.lies["CLUSTER SLOTS"] = answer
         with clustered(cluster, prefix) as cache:
             with pytest.raises(TierUnavailableError, match="WrongReplyError"):
@@ -645,7 +724,7 @@ class TestWhatFollows:
         self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, answer: str
     ) -> None:
         """Whatever command it is that gets the wrong answer, the caller has the value."""
-        server = cluster if name == "cluster" else liar
+        server = cluster if name in CLUSTERS else liar
         for command in ("GET", "tokens", "add", "put", "MGET", "PING"):
             server.lies.clear()
             server.lies[command] = ANSWERS[answer]
@@ -674,7 +753,7 @@ class TestWhatFollows:
         self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str
     ) -> None:
         """The next command would take the rest for its own answer."""
-        server = cluster if name == "cluster" else liar
+        server = cluster if name in CLUSTERS else liar
         with MAKERS[name](server, prefix) as cache:
             cache.set_value("k", "right")
             for _ in range(3):
@@ -685,9 +764,18 @@ class TestWhatFollows:
                 server.lies["GET"] = ANSWERS["integer"]
                 with pytest.raises(TierUnavailableError):
                     cache.get("k")
-                wait_until(lambda: not server.open or name == "cluster", "the connection is closed")
+                wait_until(lambda: not server.open or name in CLUSTERS, "the connection is closed")
                 server.lies.clear()
                 assert cache.get_value("k") == "right"
+
+    def test_an_answer_too_many_while_logging_in(self, liar: LyingServer, prefix: str) -> None:
+        """It would be lost with the parser, and with it the order of what follows."""
+        with single(liar, prefix) as cache:
+            liar.lies["CLIENT SETINFO"] = ANSWERS["two answers"]
+            with pytest.raises(TierUnavailableError, match="more than one"):
+                cache.get("k")
+            liar.lies.clear()
+            assert cache.get("k") is None
 
     def test_awaited(self, liar: LyingServer, prefix: str) -> None:
         async def main() -> None:
@@ -707,7 +795,7 @@ class TestWhatFollows:
         asyncio.run(main())
 
     def test_no_text_of_the_server(
-        self, liar: LyingServer, prefix: str, parser: str, caplog: pytest.LogCaptureFixture
+        self, liar: LyingServer, prefix: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It may quote a command, with the password in it, in any kind of answer."""
         quoting = [

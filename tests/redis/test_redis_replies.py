@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis._parsers import _RESP3Parser
+from redis.exceptions import AuthenticationError, BusyLoadingError, InvalidResponse
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.maint_notifications import MaintNotificationsConfig
 
+from cachekit.tiers.redis.connection import _bounded
+from cachekit.tiers.redis.driver_parser import BoundedParser
 from cachekit.tiers.redis.resp import BrokenReplyError, ServerError, packed, read_reply
 
 
@@ -97,3 +107,148 @@ def test_a_long_value() -> None:
 
 def test_commands() -> None:
     assert packed(("SET", b"k\r\n", -5, "")) == b"*4\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$2\r\n-5\r\n$0\r\n\r\n"
+
+
+# -- the parser of connections made with redis-py -------------------------------------------------------
+
+
+def read_by(parser: Any, data: bytes, sizes: list[int] | None = None) -> list[Any]:
+    """The answers that a parser of redis-py reads, up to the one that is not there."""
+    connection: Any = SimpleNamespace(
+        _sock=DriverLine(data, sizes or []), socket_timeout=1, encoder=Encoder()
+    )
+    made = parser(socket_read_size=1 << 16)
+    made.on_connect(connection)
+    answers = []
+    with suppress(OSError, DriverConnectionError):
+        while True:
+            answers.append(made.read_response(disable_decoding=True))
+    return answers
+
+
+class DriverLine(Line):
+    """A `Line` as a parser uses it."""
+
+    def settimeout(self, _: float | None) -> None: ...
+
+
+class Encoder:
+    """That of a client which decodes nothing."""
+
+    encoding_errors, decode_responses = "strict", False
+
+
+def sent_to_driver(reply: Any) -> bytes:
+    """Return a reply as a server sends it in the newer protocol, with maps and sets."""
+    if reply is None:
+        return b"_\r\n"
+    if isinstance(reply, dict):
+        parts = itertools.chain.from_iterable(reply.items())
+        return b"%%%d\r\n" % len(reply) + b"".join(map(sent_to_driver, parts))
+    if isinstance(reply, (list, tuple)):
+        kind = b"*" if type(reply) is list else b"~"
+        return kind + b"%d\r\n" % len(reply) + b"".join(map(sent_to_driver, reply))
+    return sent(reply)
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(
+        values,
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.one_of(st.binary(max_size=5), st.integers(0, 9)), inner, max_size=4),
+    )
+
+
+driver_replies = containers(containers(containers(values)))
+
+
+@settings(max_examples=300)
+@given(st.lists(driver_replies, max_size=4), st.lists(st.integers(1, 9), max_size=60))
+def test_the_parser_of_the_driver(replies: list[Any], sizes: list[int]) -> None:
+    """It reads what redis-py's own reads, however it arrives, several answers one after another too."""
+    data = b"".join(map(sent_to_driver, replies))
+    assert read_by(BoundedParser, data, sizes) == read_by(_RESP3Parser, data)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"MOVED 3999 127.0.0.1:6381", b"ASK 3999 ::1:6381", b"TRYAGAIN later", b"CLUSTERDOWN down",
+        b"CROSSSLOT keys", b"NOSCRIPT none", b"READONLY replica",
+        b"WRONGTYPE other", b"ERR what", b"\xff\xfe", b"",
+    ],
+)  # fmt: skip
+def test_errors_of_the_driver(words: bytes) -> None:
+    """A Cluster's client follows what the errors say, so they must be redis-py's own."""
+    data = b"-%b\r\n*1\r\n-%b\r\n" % (words, words)
+    mine, theirs = read_by(BoundedParser, data), read_by(_RESP3Parser, data)
+    assert [type(mine[0]), vars(mine[0])] == [type(theirs[0]), vars(theirs[0])]
+    assert [type(mine[1][0]), str(mine[1][0])] == [type(theirs[1][0]), str(theirs[1][0])]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (b"LOADING wait", BusyLoadingError),
+        (b"ERR max number of clients reached", DriverConnectionError),
+        (b"WRONGPASS no", AuthenticationError),
+        (b"NOAUTH first", AuthenticationError),
+    ],
+)
+def test_errors_that_end_the_connection(words: bytes, kind: type[Exception]) -> None:
+    """They are raised, as redis-py expects it; a Cluster's client takes another node then."""
+    with pytest.raises(kind):
+        parser_of(b"-%b\r\n" % words).read_response()
+
+
+@pytest.mark.parametrize(
+    ("data", "is_answer"),
+    [
+        (b"*1\r\n" * 7 + b"*0\r\n", True),
+        (b"*1\r\n" * 8 + b"*0\r\n", False),
+        (b"%1\r\n:1\r\n" * 7 + b"%0\r\n", True),
+        (b"%1\r\n:1\r\n" * 8 + b"%0\r\n", False),
+        (b"~1\r\n" * 8 + b"~0\r\n", False),
+        (b"*100000\r\n" + b":1\r\n" * 100_000, True),
+        (b"*2\r\n*1\r\n:1\r\n" + b"*99998\r\n" + b":1\r\n" * 99_998, False),
+        (b"%50000\r\n" + b":1\r\n" * 100_000, True),
+        (b"%50001\r\n", False),
+        (b"~100001\r\n", False),
+        (b"%-1\r\n", False),
+        (b"%1\r\n*0\r\n:1\r\n", False),
+        (b"$67108865\r\n", False),
+        (b">1\r\n+x\r\n", False),
+        (b"|1\r\n+a\r\n+b\r\n:1\r\n", False),
+    ],
+)
+def test_bounds_of_the_driver(data: bytes, is_answer: bool) -> None:
+    parser = parser_of(data)
+    if is_answer:
+        parser.read_response()
+        assert parser.is_drained
+    else:
+        with pytest.raises(InvalidResponse):
+            parser.read_response()
+
+
+def parser_of(data: bytes) -> BoundedParser:
+    parser = BoundedParser(1 << 16)
+    parser.on_connect(SimpleNamespace(_sock=DriverLine(data, [])))
+    return parser
+
+
+@pytest.mark.parametrize("command", [("COMMAND",), ("ACL", "CAT"), ("CONFIG", "GET", "*")])
+def test_what_servers_answer(redis_url: str, command: tuple[str, ...]) -> None:
+    """The longest and deepest answers of a real one are within the bounds."""
+    answers, none = [], MaintNotificationsConfig(enabled=False)
+    for kind in redis.Connection, _bounded(redis.Connection):
+        with redis.ConnectionPool.from_url(
+            redis_url, connection_class=kind, maint_notifications_config=none
+        ) as pool:
+            connection: Any = pool.get_connection()
+            connection.send_command(*command)
+            answers.append(connection.read_response())
+            pool.release(connection)
+    assert answers[0] == answers[1]
+    assert answers[0]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachekit.errors import UnreadableError
+from cachekit.model.validation import LONGEST, MOST_TAGS
 from cachekit.serialization import envelope
 from cachekit.serialization.serializer import Serializer
 
@@ -54,8 +55,10 @@ def test_parsing_raises_only_its_own_error(buffer: bytes) -> None:
         (struct.pack("<QI", 1, 5) + b"four", "longer than the room"),
         (struct.pack("<QI", 1, 1) + b"\xff", "not UTF-8"),
         (b"".join([struct.pack("<QI4s", 1, 4, b"%04x" % tag) for tag in range(1 << 16)]), "more tags than"),
+        (struct.pack("<QI", 1, LONGEST + 1) + b"a" * (LONGEST + 1), "longer than tags may be"),
+        (struct.pack("<QI1s", 1, 1, b"a") * 2, "there twice"),
     ],
-    ids=["cut", "too long", "no text", "too many"],
+    ids=["cut", "too long", "no text", "too many", "longer than any", "twice"],
 )
 def test_malformed_tags(tags: bytes, message: str) -> None:
     """Tags that contradict themselves are damage."""
@@ -64,6 +67,12 @@ def test_malformed_tags(tags: bytes, message: str) -> None:
         envelope.parse_header(header + tags, 0)
     with pytest.raises(UnreadableError, match="end within their tags"):
         envelope.parse_header(header + tags[:-1], 0)
+
+
+def test_the_most_tags() -> None:
+    packed = envelope.pack_tags(tags := {str(number): number for number in range(MOST_TAGS)})
+    header = envelope.pack_fixed(1, 0, len(packed), 1.0, 1.0, 1.0, 0)
+    assert envelope.parse_header(header + packed, 0).tags == tags
 
 
 def test_a_time_that_is_not_a_number() -> None:

@@ -91,7 +91,7 @@ def prefetches(cache: IntelligentCache | aio.IntelligentCache) -> PrefetchPool:
 def wait_for_prefetches(cache: IntelligentCache) -> None:
     """Wait until the threads that prefetch have nothing to do."""
     pool = prefetches(cache)
-    wait_until(lambda: pool._queue.empty() and pool._idle == pool._running, "nothing is being prefetched")
+    wait_until(lambda: pool._unfinished == 0, "nothing is being prefetched")
 
 
 def flights(cache: IntelligentCache | aio.IntelligentCache) -> FlightTable[Any]:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 
 @contextmanager
 def no_collection() -> Iterator[None]:
@@ -35,16 +33,6 @@ def handled_by(handler: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGUSR1, before)
-
-
-@pytest.fixture
-def quick_collections() -> Iterator[None]:
-    """A collection walks over what the test has made, and not over all that there is."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class InterruptedClock:

@@ -1,7 +1,9 @@
-"""Processes that use one cache directory and do what a test tells them, one line at a time."""
+"""Processes that use one directory, or one server, and do what a test tells them, one line at a time."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,13 @@ from cachekit.monitoring import watching
 
 _PROGRAM = """
 import os, sys
-from cachekit import FileCache, IntelligentCache, MemoryCache
+from cachekit import FileCache, IntelligentCache, MemoryCache, RedisCache
 
-directory, name = sys.argv[1:3]
-cache = IntelligentCache(MemoryCache(), file_cache=FileCache(directory, 10))
+place, name, prefix = sys.argv[1:4]
+if prefix:
+    cache = IntelligentCache(MemoryCache(), RedisCache(url=place, key_prefix=prefix), None)
+else:
+    cache = IntelligentCache(MemoryCache(), file_cache=FileCache(place, 10))
 number = 0
 
 def load(count):
@@ -42,11 +47,11 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process with a cache over a directory, whose keys no other worker has."""
+    """A process with a cache over a directory, or over a server and a prefix, whose keys no other has."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, place: Path | str, name: str, prefix: str = "") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(directory), name],
+            [sys.executable, "-c", _PROGRAM, str(place), name, prefix],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -64,6 +69,14 @@ class Worker:
         self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == command.partition(" ")[0] + "\n"
+
+    def stop(self) -> None:
+        """Let it stand still until `go_on`."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after `stop`."""
+        os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it by SIGKILL."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cachekit.model.counters import LatencyHistogram
     from cachekit.tiers.redis.bus import Bus
+    from cachekit.tiers.redis.figures import FigureStore
 
 
 def bus_of(tier: object) -> Bus | None:
@@ -32,3 +33,15 @@ def latency_of(tier: object) -> LatencyHistogram | None:
         return None
     latency: LatencyHistogram = redis_tier.latency_of(tier)
     return latency
+
+
+def figures_of(tier: object) -> FigureStore | None:
+    """Return where the processes over the server of a `RedisCache` keep figures; None for any other tier.
+
+    Importing this function does not import the tier.
+    """
+    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")
+    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
+        return None
+    figures: FigureStore = redis_tier.figures_of(tier)
+    return figures

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -17,6 +18,9 @@ from cachekit.tiers.redis.tls import TLS
 
 #: Connections to one server, unless its URL says otherwise.
 CONNECTIONS: Final = 32
+#: Options of a URL that say what the server is told of the driver.
+NAMES_OF_DRIVER: Final = frozenset({"lib_name", "lib_version"})
+
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 _SENTINEL_PORT: Final = 26379
 _DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
@@ -76,6 +80,17 @@ def listed(nodes: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{host}:{port}" for host, port in nodes)
 
 
+@cache
+def driver_info() -> Any:
+    """Return what connections tell the server of the driver.
+
+    redis-py would read its version from the disk for each of them, which takes longer than all the rest.
+    """
+    from redis.driver_info import DriverInfo
+
+    return DriverInfo()
+
+
 def _check_url(url: object) -> None:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
@@ -92,6 +107,8 @@ def _check_url(url: object) -> None:
         str(wanted.get("host", "")).encode("idna")
         _checked_int("max_connections", wanted.get("max_connections", CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
+        if not wanted.keys() & NAMES_OF_DRIVER:
+            wanted.setdefault("driver_info", driver_info())
         kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
     except (ValueError, TypeError, AttributeError, RedisError):
         raise ValueError(_URLS) from None

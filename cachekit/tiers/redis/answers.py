@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 Check: TypeAlias = Callable[[Any], bool]
 
 _MOST: Final = 1 << 63
+#: Digits of seconds since the epoch.
+MOST_SECONDS: Final = 12
 _SLOTS: Final = 1 << 14  # of a Cluster
 _MOST_NODES: Final = 2000  # of a Cluster; Redis is made for 1,000
 
@@ -50,6 +52,26 @@ def is_flag(answer: object) -> bool:
 def is_flag_or_bytes(answer: object) -> bool:
     """Return whether it is 0, 1 or bytes."""
     return answer.__class__ is bytes or is_flag(answer)
+
+
+def is_done(answer: object) -> bool:
+    """Return whether it is the answer to SET: OK, or None for not done; drivers turn OK into True."""
+    return answer is None or answer is True or answer == b"OK"
+
+
+def is_table(answer: object) -> bool:
+    """Return whether it is a time in seconds, and fields and values in turn."""
+    if type(answer) is not list or len(answer) != 2:
+        return False
+    now, fields = answer
+    return (
+        type(now) is bytes
+        and now.isdigit()
+        and len(now) <= MOST_SECONDS
+        and type(fields) is list
+        and len(fields) % 2 == 0
+        and all(map(is_bytes, fields))
+    )
 
 
 def is_pong(answer: object) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels
+from cachekit.tiers.redis.address import CONNECTIONS, NAMES_OF_DRIVER, Address, Sentinels, driver_info
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -54,7 +54,10 @@ def pool_of(address: Address, primary: Primary | None = None) -> ConnectionPool:
     options = _options(address)
     most, patience = CONNECTIONS, 2 * address.timeout
     if address.url is not None:
-        options.update(parse_url(address.url))  # type: ignore[no-untyped-call]
+        said = parse_url(address.url)  # type: ignore[no-untyped-call]
+        if said.keys() & NAMES_OF_DRIVER:
+            del options["driver_info"]
+        options.update(said)
         most, patience = options.pop("max_connections", most), options.pop("timeout", patience)
         options["decode_responses"] = False
     else:
@@ -119,6 +122,7 @@ def _options(address: Address) -> dict[str, Any]:
         "username": address.username,
         "password": address.password,
         "retry": Retry(NoBackoff(), 0),
+        "driver_info": driver_info(),
     }
     return options if address.tls is None else {**options, **address.tls.options()}
 
@@ -128,9 +132,13 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
 
     With a deadline all that a call does over such connections is bounded too.
     """
+    from cachekit.tiers.redis.driver_parser import BoundedParser
 
     class Connection(kind):  # type: ignore[misc]  # one of the driver's
         line: Line | None = None  # the socket; None while it is not connected
+
+        def set_parser(self, _: Any) -> None:  # the driver names its own, whose answers have no bound
+            super().set_parser(BoundedParser)
 
         # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
@@ -174,6 +182,8 @@ def open_connection(connection: Any) -> Line:
     """
     try:
         connection.connect()
+        if not connection._parser.is_drained:  # the pool reads what follows without the parser
+            raise WrongReplyError("the server sent more than one reply")
     except BaseException as error:
         connection.disconnect()  # the driver does so after errors of its own only
         if isinstance(error, Exception):
@@ -197,6 +207,8 @@ def translated(error: Exception) -> Exception:
         return struck
     if isinstance(error, (ServerError, OSError, CacheError)):
         return error
+    if isinstance(error.__cause__, WrongReplyError):  # of `driver_parser`
+        return error.__cause__
     code = getattr(error, "status_code", None)
     if code is not None or isinstance(error, redis.ResponseError):
         return ServerError(code or str(error))

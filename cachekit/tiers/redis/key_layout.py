@@ -5,6 +5,8 @@
     prefix {#tag}           the token of a tag
     prefix {lease:key}      a lease, see `lease`
     prefix !                the channel of the bus
+    prefix !watched         there while figures are wanted, see `figures`
+    prefix !figures         a hash of the figures of processes
 
 without the spaces. The text in the braces decides on which node of a Cluster a key lives. So a value and its
 token, which one script changes together, live on one node. A single server has the same layout. A prefix has
@@ -76,6 +78,13 @@ class Layout:
     def tag(self, tag: str) -> bytes:
         """Return the name of a tag's token."""
         return b"%s{#%s}" % (self._prefix, _octets(tag))
+
+    def figures(self) -> tuple[bytes, bytes]:
+        """Return the names of the key that says that figures are wanted, and of the hash of all records.
+
+        No glob of this layout matches them, so `clear` leaves them.
+        """
+        return self._prefix + b"!watched", self._prefix + b"!figures"
 
     def tokens(self) -> list[bytes]:
         """Return the names of the tokens of all buckets."""

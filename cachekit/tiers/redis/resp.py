@@ -230,18 +230,25 @@ class Replies:
         if kind == _INTEGER:
             return _number(content)
         if kind == _ARRAY:
-            return None if content == b"-1" else self._array(_number(content), depth)
+            return None if content == b"-1" else self._array(content, depth)
         if kind == _PUSH:
-            return Push(self._array(_number(content), depth))
+            return Push(self._array(content, depth))
         if kind == _STATUS:
             return content
         if kind == _NULL:
             return None
         if kind == _ERROR:
-            return ServerError(content.decode("utf-8", "replace"))
+            return self._error(content.decode("utf-8", "replace"))
+        return self._other(kind, content, depth)
+
+    def _error(self, words: str) -> Exception:
+        return ServerError(words)
+
+    def _other(self, kind: int, content: bytes, depth: int) -> Any:  # noqa: ARG002  # as others read them
         raise WrongReplyError("the server sent a reply of an unknown kind")
 
-    def _array(self, size: int, depth: int) -> list[Any]:
+    def _array(self, digits: bytes, depth: int, multiple: int = 1) -> list[Any]:
+        size = _number(digits) * multiple
         self._parts += size
         if size < 0 or self._parts > _MOST_PARTS or depth == _DEEPEST:
             raise WrongReplyError("the server sent an array that is too long or too deep")

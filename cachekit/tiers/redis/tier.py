@@ -42,6 +42,7 @@ from cachekit.tiers.redis.answers import is_report
 from cachekit.tiers.redis.bus import Bus
 from cachekit.tiers.redis.client import Client
 from cachekit.tiers.redis.entries import Entries
+from cachekit.tiers.redis.figures import FigureStore
 from cachekit.tiers.redis.key_layout import Layout
 from cachekit.tiers.redis.lease import FleetLease, FleetLeases
 from cachekit.tiers.redis.store import Store
@@ -501,6 +502,11 @@ class RedisCache(ServerMethods):
 def bus_of(tier: RedisCache) -> Bus:
     """Return the bus of a tier, for caches over it."""
     return tier._store.bus
+
+
+def figures_of(tier: RedisCache) -> FigureStore:
+    """Return where the processes over the server and prefix of a tier keep their figures."""
+    return FigureStore(tier._server, Layout(tier.key_prefix))
 
 
 def latency_of(tier: RedisCache) -> LatencyHistogram:

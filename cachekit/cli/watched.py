@@ -1,0 +1,51 @@
+"""What `top`, `dashboard` and `metrics` read: a directory, the caches of this user, or a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from cachekit.cli.directory import DirectoryError, cache_directory
+from cachekit.monitoring.reading import HostReader
+from cachekit.monitoring.wanted import LONGEST
+
+if TYPE_CHECKING:
+    from cachekit.monitoring.fleet import FleetReader
+
+    Reader: TypeAlias = HostReader | FleetReader
+
+#: What the URL of a server begins with.
+_URLS = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
+_TIMEOUT = 2.0  # seconds that a server may take to answer
+
+
+def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -> Reader:
+    """Return the reader of the figures in a place.
+
+    Args:
+        place: The directory of a cache, or the URL of a server; None for the caches of this user without
+            files.
+        prefix: The `key_prefix` of the caches on the server; None for that of `RedisCache`.
+        seconds: How long the processes publish after a read.
+
+    Raises:
+        DirectoryError: It is neither the directory of a cache nor the URL of a server.
+    """
+    if place is not None and place.startswith(_URLS):
+        return _of_server(place, "cachekit:" if prefix is None else prefix, seconds)
+    if prefix is not None:
+        raise DirectoryError("--prefix names caches on a server: give the URL of one, such as redis://host")
+    return HostReader(None if place is None else cache_directory(place), seconds=seconds)
+
+
+def _of_server(url: str, prefix: str, seconds: float) -> FleetReader:
+    try:
+        from cachekit.monitoring.fleet import FleetReader
+        from cachekit.tiers.redis.tier import RedisCache
+
+        return FleetReader(RedisCache(url=url, key_prefix=prefix, timeout=_TIMEOUT), seconds=seconds)
+    except ImportError as error:
+        raise DirectoryError(
+            f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"
+        ) from error
+    except ValueError as error:
+        raise DirectoryError(str(error)) from error
