@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,11 @@ def names_of(kind: ast.expr | None) -> set[str]:
     return {node.id for node in ast.walk(kind) if isinstance(node, ast.Name)} & BROAD
 
 
+def called_by(call: ast.Call) -> str:
+    """Return the last name of what a call calls."""
+    return str(getattr(call.func, "attr", getattr(call.func, "id", "")))
+
+
 def clauses(tree: ast.AST, file: str, owner: tuple[str, ...] = ()) -> list[tuple[Place, ast.AST]]:
     """Return the broad clauses, and each `suppress` of such a class."""
     found: list[tuple[Place, ast.AST]] = []
@@ -34,13 +40,14 @@ def clauses(tree: ast.AST, file: str, owner: tuple[str, ...] = ()) -> list[tuple
             inner = (*owner, node.name)
         if isinstance(node, ast.ExceptHandler):
             found += [((file, ".".join(owner), name), node) for name in names_of(node.type)]
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+        if isinstance(node, ast.Call) and called_by(node) == "suppress":
             for argument in node.args:
                 found += [((file, ".".join(owner), name), node) for name in names_of(argument)]
         found += clauses(node, file, inner)
     return found
 
 
+@functools.cache
 def in_the_code() -> list[tuple[Place, ast.AST]]:
     found: list[tuple[Place, ast.AST]] = []
     for file in sorted(PACKAGE.rglob("*.py")):

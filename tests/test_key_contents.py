@@ -58,7 +58,7 @@ class TestTable:
                 assert encode(variant()) != base
 
     @given(st.data())
-    @explored(examples=4)
+    @explored()
     def test_content_decides(self, kind: str, data: st.DataObject) -> None:
         """Two nested contents that differ make two keys, and equal ones make one."""
         make = KINDS[kind].make

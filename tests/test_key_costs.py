@@ -92,7 +92,7 @@ _rows = (
 
 class TestPacking:
     @given(st.lists(_rows, min_size=1, max_size=3), st.lists(_rows, min_size=1, max_size=3))
-    @explored(examples=10)
+    @explored(examples=2)
     def test_two_are_equal_exactly_if_short_ones_are(self, one: list[Any], other: list[Any]) -> None:
         """Repeated beyond the length from which they are packed, they differ exactly if they did before."""
         for kind in (list, tuple):

@@ -467,7 +467,7 @@ class IntelligentCache:
         life: float | Life
         if ttl is None and store_if is None:
             life = self._core.default_ttl
-        elif store_if is None and ttl is not None and not callable(ttl):
+        elif store_if is None and (type(ttl) is int or type(ttl) is float):  # no call beside this one
             life = seconds(ttl)
         else:
             life = self._core.defaults.life(ttl, store_if)

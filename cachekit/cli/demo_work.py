@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
 import sysconfig
 import threading
@@ -151,6 +152,10 @@ def module_name(source: str) -> str:
     return ".".join(Path(source).with_suffix("").parts).removesuffix(".__init__")
 
 
+def _is_library(name: str) -> bool:
+    return name not in _NOT_LIBRARY and name.isidentifier()
+
+
 def library_sources() -> list[str]:
     """Return the sources of the standard library's modules, without its tests, the largest first.
 
@@ -158,10 +163,11 @@ def library_sources() -> list[str]:
         SystemExit: this Python has no sources.
     """
     sizes: dict[str, int] = {}
-    for path in _STDLIB.rglob("*.py"):
-        parts = path.relative_to(_STDLIB).with_suffix("").parts
-        if _NOT_LIBRARY.isdisjoint(parts) and all(part.isidentifier() for part in parts):
-            sizes[path.relative_to(_STDLIB).as_posix()] = path.stat().st_size
+    for folder, folders, files in os.walk(_STDLIB):
+        folders[:] = filter(_is_library, folders)  # of the others, nothing is listed
+        for path in (Path(folder, file) for file in files if file.endswith(".py")):
+            if _is_library(path.stem):
+                sizes[path.relative_to(_STDLIB).as_posix()] = path.stat().st_size
     if not sizes:
         raise SystemExit(f"cachekit demo: there is no source of the standard library in {_STDLIB}")
     return sorted(sizes, key=lambda source: (-sizes[source], source))

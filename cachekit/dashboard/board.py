@@ -16,7 +16,7 @@ from cachekit.loading.core import CacheCore
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
 from cachekit.monitoring.reading import HostReader, SharedFigures
-from cachekit.monitoring.record import Process, Reason, program
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes, program, sizes_of
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.runtime.reentrant_lock import RLock
@@ -32,6 +32,7 @@ _KEPT: Final = 300
 #: The processes go on publishing for so many seconds after the page is closed.
 WATCHED: Final = 10.0
 _MOST_PROCESSES: Final = 200
+_MOST_SIZES: Final = 4  # caches whose other sizes are shown
 
 
 @final
@@ -106,12 +107,13 @@ class _Own:
         with changing:
             self._totals.add(one.parts)
             counters = self._totals.counters.copy()
-        health = assess(one.stats, self._core.tiers.states(), sizes=self._core.estimate(one.stats))
+        estimate = self._core.estimate(one.stats)
+        health = assess(one.stats, self._core.tiers.states(), sizes=estimate)
         gauges = one.gauge_values()
         reasons = [Reason(r.status, r.tier, r.message, r.remedy) for r in health.reasons]
         process = Process(
             "own", program(), "", os.getpid(), self._started, time.time(), 1, counters, gauges, health.status,
-            tuple(reasons),
+            tuple(reasons), (sizes_of(estimate),) if estimate else (),
         )  # fmt: skip
         return SharedFigures(counters, gauges, (process,), 0)
 
@@ -139,6 +141,53 @@ def _moment(figures: SharedFigures, rates: Rates, now: float) -> Moment:
             _process(one, figures.name(one), rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]
         ],
         "ended": figures.ended,
+        "prefetches": _prefetches(counters),
+        "sizes": _sizes(figures),
+    }
+
+
+def _prefetches(counters: Numbers) -> Moment | None:
+    """Return what prefetching has done; None if nothing was prefetched."""
+    begun = counters.get("prefetches/begun", 0)
+    if not begun:
+        return None
+    return {"begun": begun} | {
+        name: counters.get(f"prefetches/{name}", 0) for name in ("hit", "late", "wasted")
+    }
+
+
+def _sizes(figures: SharedFigures) -> list[Moment]:
+    """Return what other sizes of memory would bring: caches of one size together, the busiest ones first.
+
+    The caches of a program have one size in each of its processes, and each serves a part of the requests.
+    """
+    alike: dict[tuple[float, str], list[Sizes]] = {}
+    for process in figures.processes:
+        for one in process.sizes:
+            alike.setdefault((one.size, one.unit), []).append(one)
+    found = [_together(size, unit, all_sizes) for (size, unit), all_sizes in alike.items()]
+    return sorted(found, key=lambda one: -one["requests"])[:_MOST_SIZES]
+
+
+def _together(size: float, unit: str, estimates: list[Sizes]) -> Moment:
+    requests = sum(one.requests for one in estimates)
+    rates: dict[float, list[tuple[float, OtherSize]]] = {}
+    for one in estimates:
+        for other in one.rates:
+            rates.setdefault(other.size, []).append((one.requests / requests, other))
+    return {
+        "size": size,
+        "unit": unit,
+        "requests": requests,
+        "rates": [
+            {
+                "size": other,
+                "rate": sum(weight * one.rate for weight, one in known),
+                "plus_minus": sum(weight * one.plus_minus for weight, one in known),
+            }
+            for other, known in sorted(rates.items())
+            if len(known) == len(estimates)
+        ],
     }
 
 
@@ -220,6 +269,9 @@ def tables(moment: Moment) -> str:
         "processes": _number(len(moment["processes"])),
         "processes that ended": _number(moment["ended"]),
     }
+    prefetches = moment["prefetches"]
+    if prefetches is not None:
+        now |= {f"prefetches {name}": _number(number) for name, number in prefetches.items()}
     tiers = [
         (
             one["tier"], "up" if one["up"] else "out", _number(one["lookups"]), _percent(one["hit_rate"]),
@@ -246,6 +298,17 @@ def tables(moment: Moment) -> str:
             "Processes",
             ("", "pid", "requests/s", "hit rate", "loads/s", "memory in bytes", "health"), processes,
         ),
+        *[
+            _table(
+                f"Memory of {_number(one['size'])} {one['unit']}, at other sizes",
+                (one["unit"], "hit rate", "give or take"),
+                [
+                    (_number(other["size"]), _percent(other["rate"]), _percent(other["plus_minus"]))
+                    for other in one["rates"]
+                ],
+            )
+            for one in moment["sizes"]
+        ],
     ])  # fmt: skip
 
 

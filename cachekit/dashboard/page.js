@@ -235,6 +235,8 @@ function tiles(moment) {
     ...lower.map((one) => tile(one.tier === "file" ? "Files" : "Redis", one.up ? bytes(one.size) : "out",
       one.up ? (one.size_limit ? "of " + bytes(one.size_limit) : count(one.entries) + " entries")
         : count(one.pending) + " invalidations pending")),
+    ...(moment.prefetches ? [tile("Prefetched", count(moment.prefetches.begun), count(moment.prefetches.hit) + " used, "
+      + count(moment.prefetches.late) + " late, " + count(moment.prefetches.wasted) + " wasted")] : []),
   ];
 }
 
@@ -287,6 +289,24 @@ function tables(moment) {
     ]));
 }
 
+function sizes(moment) {
+  $("sizes-section").hidden = !moment.sizes.length;
+  table("sizes", ["", "hit rate in memory", "give or take", "against now", "lookups"],
+    moment.sizes.flatMap((one) => {
+      const shown = one.unit === "bytes" ? bytes : (number) => count(number) + " entries";
+      const now = one.rates.find((other) => other.size === one.size);
+      return one.rates.map((other) => [
+        element("td", shown(other.size) + (other === now ? " (now)" : ""), other === now ? "now" : ""),
+        share(other.rate), share(other.plus_minus), now && other !== now ? points(other.rate - now.rate) : "",
+        other === now ? count(one.requests) : "",
+      ]);
+    }));
+}
+
+function points(difference) {
+  return (difference < 0 ? "\u2212" : "+") + (100 * Math.abs(difference)).toFixed(1) + " points";
+}
+
 function reasons(moment) {
   return moment.reasons.map((one) => {
     const made = element("div", "", "reason " + one.status);
@@ -311,6 +331,7 @@ function show() {
   $("reasons").replaceChildren(...reasons(moment));
   $("tiles").replaceChildren(...tiles(moment));
   tables(moment);
+  sizes(moment);
   CHARTS.forEach(draw);
 }
 

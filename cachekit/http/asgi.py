@@ -241,7 +241,7 @@ class _Relay:
         if fill.reason is None:
             if not fill.add(message.get("body", b"")):
                 self._lead.land(self._exchange.landing_of(fill.reason or ""))
-            elif not more:
+            elif not more or fill.has_all:
                 # Before the client has all of it: its next request finds the response.
                 stored = await self._store.in_io_thread(fill.finish)
                 self._lead.land(Landing.ALONE if stored is None else self._exchange.landing)

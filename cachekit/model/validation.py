@@ -23,10 +23,9 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         TypeError: the TTL is neither a number nor a timedelta.
         ValueError: the TTL is NaN.
     """
-    kind = type(ttl)
     if type(ttl) is float:
         value = ttl
-    elif isinstance(ttl, (int, float)) and kind is not bool:
+    elif type(ttl) is int or (isinstance(ttl, (int, float)) and type(ttl) is not bool):
         try:
             value = float(ttl)
         except OverflowError:  # an int beyond all floats

@@ -12,7 +12,7 @@ from typing import Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.monitoring.families import COUNTERS
-from cachekit.monitoring.reading import SharedFigures, shared
+from cachekit.monitoring.reading import SharedFigures, oldest_first, shared
 from cachekit.monitoring.record import counters_of, number_of, parsed, process_of
 from cachekit.monitoring.snapshot import Numbers, merged
 from cachekit.monitoring.wanted import LONGEST
@@ -81,12 +81,12 @@ class FleetReader:
                 counters[key] = counters.get(key, 0) + number
         self._fold(gone)
         ended = number_of(_number(stored.ended)) or 0
-        figures = shared(living, counters, int(ended) + len(gone))
         by_host: dict[str, list[Numbers]] = {}
-        for one in sorted(living, key=lambda process: process.written):
+        for one in oldest_first(living):
             by_host.setdefault(one.host, []).append(one.gauges)
         # Each host has files of its own, and all have the server in common.
-        return figures._replace(gauges=merged(map(merged, by_host.values()), ("/memory", "/file")))
+        gauges = merged(map(merged, by_host.values()), ("/memory", "/file"))
+        return shared(living, counters, gauges, int(ended) + len(gone))
 
     def _fold(self, gone: list[tuple[str, StoredRecord, Numbers]]) -> None:
         for process, record, numbers in gone:

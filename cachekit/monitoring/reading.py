@@ -121,16 +121,17 @@ def _read(folder: FiguresFolder) -> SharedFigures:
             for end in (".json.new", ".json", ".lock"):
                 folder.remove(one + end)
     found = [process_of(one, record) for one in alive if (record := folder.read(f"{one}.json"))]
-    return shared(found, counters, int(count))
+    gauges = merged([process.gauges for process in oldest_first(found)])
+    return shared(found, counters, gauges, int(count))
 
 
-def shared(living: Iterable[Process], sums: Numbers, ended: int) -> SharedFigures:
-    """Return the figures of processes that live, and sums of those that ended."""
+def oldest_first(processes: Iterable[Process]) -> list[Process]:
+    """Return processes in the order in which their records were written."""
+    return sorted(processes, key=lambda process: process.written)
+
+
+def shared(living: Iterable[Process], sums: Numbers, gauges: Numbers, ended: int) -> SharedFigures:
+    """Return the figures of processes that live, with sums of those that ended."""
     processes = sorted(living, key=lambda process: process.started)
-    newest_last = sorted(processes, key=lambda process: process.written)
-    return SharedFigures(
-        added([sums, *[process.counters for process in processes]]),
-        merged(process.gauges for process in newest_last),
-        tuple(processes),
-        ended,
-    )
+    counters = added([sums, *[process.counters for process in processes]])
+    return SharedFigures(counters, gauges, tuple(processes), ended)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.health import assess, since
 from cachekit.loading.core import CacheCore
+from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import CacheStats
 from cachekit.monitoring.families import COUNTERS, GAUGES
 from cachekit.monitoring.snapshot import Numbers, Snapshot, merged
@@ -29,6 +30,8 @@ _NOTHING: Final[Mapping[str, CacheStats]] = {}  # what was counted when a cache 
 _REASONS: Final = 10  # the most that are published, and read
 _NAME: Final = 80  # characters of the names of a program and a host
 _TEXT: Final = 500  # characters of a text that is read
+_CACHES: Final = 4  # the most whose estimates are published, and read
+_SIZES: Final = 10  # the most that one of them has
 _MOST: Final = 2.0**63  # a figure beyond it is damage
 
 
@@ -45,6 +48,23 @@ class Reason(NamedTuple):
         return self._asdict()
 
 
+class OtherSize(NamedTuple):
+    """The hit rate that the memory tier of a cache would have at some size; see `SizeEstimate`."""
+
+    size: float  #: entries, or bytes
+    rate: float
+    plus_minus: float
+
+
+class Sizes(NamedTuple):
+    """What other sizes of the memory tier of a cache would bring."""
+
+    size: float  #: that it has
+    unit: str  #: "entries" or "bytes"
+    requests: float  #: lookups that this covers
+    rates: tuple[OtherSize, ...]
+
+
 class Process(NamedTuple):
     """The figures of one process that lives."""
 
@@ -59,6 +79,7 @@ class Process(NamedTuple):
     gauges: Numbers
     status: str
     reasons: tuple[Reason, ...]
+    sizes: tuple[Sizes, ...] = ()  #: of its caches, as far as they are estimated
 
 
 @final
@@ -80,6 +101,7 @@ class Records:
         for one in snapshots.values():
             for owner, numbers in one.gauges:
                 gauges.setdefault(id(owner), {}).update(numbers)
+        health, sizes = self._health(snapshots)
         record = {
             "format": FORMAT,
             "program": program(),
@@ -90,25 +112,29 @@ class Records:
             "caches": len(snapshots),
             "counters": counters,
             "gauges": merged(gauges.values()),
-            "health": self._health(snapshots),
+            "health": health,
+            "sizes": [sizes_of(one) for one in sizes[:_CACHES]],
         }
         return json.dumps(record).encode()
 
-    def _health(self, snapshots: Mapping[CacheCore, Snapshot]) -> dict[str, Any]:
+    def _health(self, snapshots: Mapping[CacheCore, Snapshot]) -> tuple[dict[str, Any], list[SizeEstimate]]:
         now = time.monotonic()
-        healths = []
+        healths, sizes = [], []
         earlier = {}
         for core, one in snapshots.items():
             history = self._earlier.get(id(core)) or deque([(now, _NOTHING)], _SPANS)
             earlier[id(core)] = history
             span = since(history[0][1], one.stats)
-            healths.append(assess(span, core.tiers.states(), sizes=core.estimate(span)))
+            estimate = core.estimate(span)
+            healths.append(assess(span, core.tiers.states(), sizes=estimate))
+            if estimate:
+                sizes.append(estimate)
             if now - history[-1][0] >= _SPAN:
                 history.append((now, one.stats))
         self._earlier = earlier
         reasons = [reason for health in healths for reason in health.reasons]
         reasons.sort(key=lambda reason: reason.status)  # "critical" comes before "warning"
-        return {
+        health = {
             "status": reasons[0].status if reasons else "healthy",
             "reasons": [
                 {
@@ -121,6 +147,15 @@ class Records:
                 for reason in reasons[:_REASONS]
             ],
         }
+        return health, sizes
+
+
+def sizes_of(estimate: SizeEstimate) -> Sizes:
+    """Return an estimate as a record has it."""
+    rates = [
+        OtherSize(size, rate, estimate.plus_minus[size]) for size, rate in sorted(estimate.rates.items())
+    ]
+    return Sizes(estimate.size, estimate.unit, estimate.requests, tuple(rates))
 
 
 def program() -> str:
@@ -149,8 +184,7 @@ def process_of(process: str, record: Mapping[str, Any]) -> Process:
     """Return what the record of a process says; what is damaged in it is left out."""
     health = record.get("health")
     health = health if isinstance(health, dict) else {}
-    listed = health.get("reasons")
-    reasons = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    reasons = [one for one in _listed(health.get("reasons")) if isinstance(one, dict)]
     status = health.get("status")
     return Process(
         process,
@@ -167,7 +201,24 @@ def process_of(process: str, record: Mapping[str, Any]) -> Process:
             Reason(*[_text(one.get(name)) for name in ("status", "tier", "message", "remedy")])
             for one in reasons[:_REASONS]
         ),
+        tuple(filter(None, map(_sizes, _listed(record.get("sizes"))[:_CACHES]))),
     )
+
+
+def _sizes(value: object) -> Sizes | None:
+    parts = _listed(value)
+    if len(parts) != 4:
+        return None
+    size, unit, requests, rates = number_of(parts[0]), _text(parts[1]), number_of(parts[2]), []
+    for one in _listed(parts[3])[:_SIZES]:
+        numbers = [number for part in _listed(one) if (number := number_of(part)) is not None]
+        if len(numbers) == 3:
+            rates.append(OtherSize(*numbers))
+    return None if not size or not requests or not rates else Sizes(size, unit, requests, tuple(rates))
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def counters_of(record: Mapping[str, Any]) -> Numbers:

@@ -13,16 +13,17 @@ def run_if_free(lock: Any, step: Callable[[], R]) -> R | None:
 
     The lock is asked for its owner: a signal handler may raise between taking it and noting that.
     """
-    if lock._is_owned():
+    is_mine = lock._is_owned
+    if is_mine():
         return None
     try:
         return step() if lock.acquire(blocking=False) else None
     finally:
         # The handler may raise once more in here.
         try:
-            if lock._is_owned():
+            if is_mine():
                 lock.release()
         except BaseException:
-            if lock._is_owned():
+            if is_mine():
                 lock.release()
             raise

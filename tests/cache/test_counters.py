@@ -62,7 +62,7 @@ def test_figures_only_grow_while_functions_are_dropped(cache: IntelligentCache) 
             cached = cache.cached(name=f"f{number}")(lambda: 1)
             cached(), cached()
             del cached
-            if number % 50 == 0:
+            if number % 100 == 0:
                 gc.collect()
         over.set()
         watching()

@@ -27,7 +27,7 @@ from cachekit.cli.dashboard import Gate
 from cachekit.dashboard.asgi import Dashboard
 from cachekit.dashboard.board import Board
 from cachekit.monitoring.reading import SharedFigures
-from cachekit.monitoring.record import Process, Reason
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes
 
 HOSTILE = "<img onerror=alert(1)>"
 
@@ -170,6 +170,40 @@ def test_the_same_reason_of_several_processes_is_one() -> None:
     shown = board(*[process(id=f"{number:032}", reasons=(reason,)) for number in range(3)])
     (only,) = shown.moment()["reasons"]
     assert (only["message"], only["count"]) == ("3 of 9", 3)
+
+
+SIZES = Sizes(
+    100, "entries", 300, (OtherSize(50, 0.4, 0.01), OtherSize(100, 0.6, 0.0), OtherSize(200, 0.9, 0.02))
+)
+
+
+def test_other_sizes_of_processes_with_one_size_are_one() -> None:
+    """Each counts as its requests do. Another size is another row; one without an estimate counts nothing."""
+    fewer = SIZES._replace(requests=100, rates=tuple(one._replace(rate=one.rate / 2) for one in SIZES.rates))
+    large = Sizes(1e6, "bytes", 50, (OtherSize(1e6, 0.5, 0.0),))
+    moment = board(
+        process(id="1" * 32, sizes=(SIZES, large)), process(id="2" * 32, sizes=(fewer,)), process(id="3" * 32)
+    ).moment()
+    first, second = moment["sizes"]
+    assert (first["size"], first["unit"], first["requests"]) == (100, "entries", 400)
+    assert [(one["size"], round(one["rate"], 6)) for one in first["rates"]] == [
+        (50, 0.35), (100, 0.525), (200, 0.7875),
+    ]  # fmt: skip
+    assert (second["size"], second["unit"], len(second["rates"])) == (1e6, "bytes", 1)
+
+
+def test_what_prefetching_saves() -> None:
+    """It is shown as soon as there is something to show."""
+    assert board(process()).moment()["prefetches"] is None
+    counters = {"prefetches/begun": 9.0, "prefetches/hit": 6.0, "prefetches/wasted": 2.0}
+    shown = Board(lambda: SharedFigures(counters, {}, (process(counters=counters),), 0), "/dir").moment()
+    assert shown["prefetches"] == {"begun": 9, "hit": 6, "late": 0, "wasted": 2}
+
+
+def test_other_sizes_without_javascript() -> None:
+    text = request(Dashboard(board(process(sizes=(SIZES,))), everyone), "/").text
+    assert "Memory of 100 entries, at other sizes" in text
+    assert "<td>200</td><td>90.0%</td><td>2.0%</td>" in text
 
 
 # -- who may see it ---------------------------------------------------------------------------------

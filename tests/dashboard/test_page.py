@@ -23,7 +23,7 @@ from cachekit.cli.dashboard import Gate
 from cachekit.dashboard.asgi import Dashboard
 from cachekit.dashboard.board import Board
 from cachekit.monitoring.reading import SharedFigures
-from cachekit.monitoring.record import Process, Reason
+from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -101,8 +101,10 @@ def moving(status: str = "healthy", program: str = "shop.py") -> Callable[[], Sh
     each_read = {
         "requests/hit": 90.0, "requests/miss": 10.0, "lookups/memory/hit": 80.0, "lookups/memory/miss": 20.0,
         "lookups/file/hit": 10.0, "lookups/file/miss": 10.0, "loads/ok": 10.0, "load.duration/5": 10.0,
-        "sets/file": 1.0,
+        "sets/file": 1.0, "prefetches/begun": 4.0, "prefetches/hit": 3.0,
     }  # fmt: skip
+    rates = (OtherSize(500.0, 0.6, 0.01), OtherSize(1000.0, 0.8, 0.0), OtherSize(2000.0, 0.87, 0.02))
+    sizes = (Sizes(1000.0, "bytes", 400.0, rates),)
     gauges = {
         "entries/memory": 5.0, "size/memory": 500.0, "size.limit/memory": 1000.0, "entries/file": 7.0,
         "size/file": 700.0, "tier.up/file": float(status == "healthy"),
@@ -112,7 +114,7 @@ def moving(status: str = "healthy", program: str = "shop.py") -> Callable[[], Sh
         number = next(reads)
         counters = {key: number * count for key, count in each_read.items()}
         process = Process(
-            "1" * 32, program, "here", 7, 0.0, time.time(), 1, counters, gauges, status, reasons
+            "1" * 32, program, "here", 7, 0.0, time.time(), 1, counters, gauges, status, reasons, sizes
         )
         return SharedFigures(counters, gauges, (process,), 1)
 
@@ -134,6 +136,12 @@ def test_it_draws_what_comes(pages: Pages) -> None:
         assert [row.split()[0] for row in rows] == ["memory", "file"]
         assert "500 B of 1,000 B" in rows[0]
         assert page.title() == "90.0% cachekit"
+        assert "used, 0 late, 0 wasted" in page.inner_text("#tiles")
+        others = [row.inner_text().split("\t") for row in page.query_selector_all("#sizes tbody tr")]
+        assert [row[:2] for row in others] == [
+            ["500 B", "60.0%"], ["1,000 B (now)", "80.0%"], ["2.0 KiB", "87.0%"],
+        ]  # fmt: skip
+        assert others[2][3] == "+7.0 points"
         assert len(page.query_selector_all("#charts svg")) == 4
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not pages.errors

@@ -75,7 +75,7 @@ def cases(part: dict[str, Any]) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("name", "capacity"),
     [
-        pytest.param(*case, marks=[] if at % 4 == 1 else [pytest.mark.soak])
+        pytest.param(*case, marks=[] if at % 8 == 1 else [pytest.mark.soak])
         for at, case in enumerate(cases(QUICK))
     ],
 )

@@ -92,9 +92,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_damage_is_a_miss(tmp_path: Path) -> None:
     """A sample of bytes of every file; and every file cut, zeroed and removed."""
-    total, harmful = fuzz(tmp_path / "cache", flips=500, seed=1)
-    assert total > 500
-    assert harmful > 100, "the faults hit nothing"
+    total, harmful = fuzz(tmp_path / "cache", flips=150, seed=1)
+    assert total > 150
+    assert harmful > 40, "the faults hit nothing"
 
 
 def test_damage_to_a_half_copied_index_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

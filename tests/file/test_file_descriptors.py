@@ -52,7 +52,7 @@ def test_one_budget_over_all_directories(tmp_path: Path, count: int) -> None:
         engines = [Engine(tmp_path / f"{number}", geometry=MANY) for number in range(3)]
         kept: dict[tuple[int, str], bytes] = {}
         random_ = random.Random(1)
-        for step in range(1500):
+        for step in range(600):
             number, key = step % 3, f"k{step}"
             try:
                 engines[number].put(key, kept.setdefault((number, key), random_.randbytes(900)))

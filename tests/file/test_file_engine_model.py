@@ -269,9 +269,9 @@ def slot_by_slot() -> Iterator[None]:
         yield
 
 
-EngineAgainstDict.TestCase.settings = explored(steps=1.5)
-SmallEngineAgainstDict.TestCase.settings = explored(steps=1.5)
-GrowingEngineAgainstDict.TestCase.settings = explored(steps=1.5)
+EngineAgainstDict.TestCase.settings = explored(examples=0.5, steps=1.5)
+SmallEngineAgainstDict.TestCase.settings = explored(examples=0.5, steps=1.5)
+GrowingEngineAgainstDict.TestCase.settings = explored(examples=0.5, steps=1.5)
 TestEngineAgainstDict = EngineAgainstDict.TestCase
 TestSmallEngineAgainstDict = SmallEngineAgainstDict.TestCase
 TestGrowingEngineAgainstDict = GrowingEngineAgainstDict.TestCase

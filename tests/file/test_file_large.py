@@ -84,18 +84,18 @@ def test_it_comes_back_and_goes(tmp_path: Path) -> None:
 
 def test_it_is_there_at_the_next_start(tmp_path: Path) -> None:
     """And the inspection of the directory finds it sound."""
-    with FileCache(tmp_path, 1000) as cache:
-        cache.set_value("k", value(1, 40_000_000))
-        cache.set_value("quarter", bytes(240 << 20))
-    with FileCache(tmp_path, 1000) as cache:
-        assert cache.get_value("k") == value(1, 40_000_000)
-        with pytest.raises(ValueTooLargeError, match="up to about 262144000"):
-            cache.set_value("k", bytes(250 << 20))
+    with FileCache(tmp_path, 200) as cache:
+        cache.set_value("k", value(1, 8_000_000))
+        cache.set_value("quarter", bytes(48 << 20))
+    with FileCache(tmp_path, 200) as cache:
+        assert cache.get_value("k") == value(1, 8_000_000)
+        with pytest.raises(ValueTooLargeError, match="up to about 52428800"):
+            cache.set_value("k", bytes(50 << 20))
         assert cache.get_value("k") is None
     inspection = checking.Inspection(str(tmp_path))
     assert [(item.key, item.state) for item in inspection.items(verify=True)] == [("quarter", "live")]
     assert not any(part.problems for part in inspection.parts())
-    assert disk_usage(tmp_path) < 260 << 20
+    assert disk_usage(tmp_path) < 52 << 20
 
 
 def test_the_limit_holds_at_every_moment(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_signature_covers_it(tmp_path: Path) -> None:
 
 def test_a_large_value_is_not_copied(tmp_path: Path) -> None:
     """What is written are its own bytes: with a secret, behind a fence, or of many."""
-    payload = bytes(64 << 20)
+    payload = bytes(24 << 20)
 
     def write(cache: FileCache, how: str) -> None:
         if how == "one":

@@ -262,5 +262,5 @@ class CachesAgainstDict(RuleBasedStateMachine):
         shutil.rmtree(self.path)
 
 
-CachesAgainstDict.TestCase.settings = explored()
+CachesAgainstDict.TestCase.settings = explored(examples=0.5)
 TestCachesAgainstDict = CachesAgainstDict.TestCase

@@ -43,6 +43,23 @@ async def test_a_page_is_served_from_the_cache() -> None:
 
 
 @on_a_loop
+async def test_a_page_is_stored_before_its_client_has_the_last_byte() -> None:
+    """Also if the application ends the response later, after content of the length that it announced."""
+    streams = Streams((FRESH, ("Content-Length", "4")))
+    app = ASGICache(streams, memory_cache())
+    client = Client(app)
+    asking = asyncio.create_task(client.run())
+    for part in (b"pa", b"ge"):
+        await streams.write("/", part)
+    await client.has(3)
+    again = await fetch(app)
+    assert (again.is_hit, again.body) == (True, b"page")
+    await streams.write("/", None)
+    assert (await asking).body == b"page"
+    assert streams.calls == 1
+
+
+@on_a_loop
 async def test_what_differs_in_the_target_is_another_page() -> None:
     origin = Origin(lambda scope: Page(body=scope["raw_path"] + b"?" + scope["query_string"]))
     app = ASGICache(origin, memory_cache())

@@ -202,7 +202,15 @@ def test_threads(name: str, parts: Parts) -> None:
         assert cache.get("n") == 300
 
 
-@pytest.mark.parametrize("name", ["memory and file", "file", "all", "redis", "memory and redis"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file",
+        "redis",
+        "all",
+        *(pytest.param(name, marks=pytest.mark.soak) for name in ("memory and file", "memory and redis")),
+    ],
+)
 def test_eight_processes(name: str, parts: Parts) -> None:
     """Over one directory, over one server, and over both."""
 

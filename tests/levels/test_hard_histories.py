@@ -237,15 +237,15 @@ def staleness(history: list[Operation]) -> float:
 
 def test_every_read_is_explained_under_kills(tmp_path: Path) -> None:
     """Nothing wrong, nothing old, and nothing missing but what a kill may have taken along."""
-    seen = hard_history(tmp_path, [tmp_path / "cache"], 3000, 10, tagged=False)
-    assert seen.kills == 10
-    assert len(seen.operations) >= 3000
+    seen = hard_history(tmp_path, [tmp_path / "cache"], 1200, 6, tagged=False)
+    assert seen.kills == 6
+    assert len(seen.operations) >= 1200
     assert violations(seen.operations, evicts=False) == []
 
 
 def test_every_read_is_explained_on_a_disk_that_fills_up(tmp_path: Path, disk: Path) -> None:
     """And is emptied again, and so on; with kills."""
-    seen = hard_history(tmp_path, [disk / "cache"], 2400, 8, disk=disk)
+    seen = hard_history(tmp_path, [disk / "cache"], 1600, 8, disk=disk)
     assert seen.refused > 0, "the disk was never full"
     assert violations(seen.operations) == []
 

@@ -57,6 +57,8 @@ WORLDS = {
     "two hosts": World(homes=(0, 1, 1)),
     "two hosts without files": World(files=False, homes=(0, 1)),
 }
+#: The searches of both tiers take seconds. The suite leaves them to those of two hosts, which have both, too.
+WORLDS_IN_SUITE = [pytest.param(name, marks=[pytest.mark.soak] if name == "both" else []) for name in WORLDS]
 #: Who may be killed: no process, or the writer.
 KILLED: list[tuple[str, ...]] = [(), ("w",)]
 #: One whose hits compare the news first.
@@ -85,7 +87,7 @@ def beside(
     return search(world, actors, stored=what != "load", memory=not killed, killed=killed, **terms)
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", WORLDS_IN_SUITE)
 def test_no_schedule_serves_the_old_value(subtests: pytest.Subtests, name: str) -> None:
     """One writer, who may be killed anywhere, and one who loads or promotes; the server may evict."""
     world = WORLDS[name]
@@ -96,7 +98,7 @@ def test_no_schedule_serves_the_old_value(subtests: pytest.Subtests, name: str) 
             assert found.states > 30
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", WORLDS_IN_SUITE)
 def test_no_schedule_brings_the_old_value_back(subtests: pytest.Subtests, name: str) -> None:
     """One writer, and one who replaces what is there by what is no newer, if the fence stands."""
     world = WORLDS[name]
@@ -122,7 +124,7 @@ def two_adds(world: World) -> Search:
     return search(world, actors, stored=False, evicted=True)
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", WORLDS_IN_SUITE)
 def test_one_of_two_adds_wins(name: str) -> None:
     """In every schedule, beside one who looks; and all agree on its value."""
     assert two_adds(WORLDS[name]).run() is None
@@ -165,7 +167,7 @@ def test_whoever_was_shown_the_new_value_is_never_shown_the_old_one(name: str) -
     assert search(world, actors, memory=True, one_way=True).run() is None
 
 
-@pytest.mark.parametrize("name", ["both", "two hosts"])
+@pytest.mark.parametrize("name", [pytest.param("both", marks=pytest.mark.soak), "two hosts"])
 def test_a_write_that_takes_too_long(subtests: pytest.Subtests, name: str) -> None:
     """Another process takes it for dead and ends its flux, whether it is dead or slow."""
     world = WORLDS[name]
@@ -208,7 +210,7 @@ def test_a_write_for_this_host_alone_beside_another_one() -> None:
 # -- many keys --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["redis", "both", "two hosts"])
+@pytest.mark.parametrize("name", ["redis", pytest.param("both", marks=pytest.mark.soak), "two hosts"])
 def test_a_write_of_many_keys(name: str) -> None:
     """Two of the same buckets: files first, then the server once for all, which tells the other hosts."""
     world = WORLDS[name]

@@ -37,7 +37,7 @@ WRITES: dict[str, Callable[[IntelligentCache, str], object]] = {
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["file", "redis", "both"])
+@pytest.fixture(scope="module")
 def cache(
     request: pytest.FixtureRequest, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[IntelligentCache]:
@@ -51,7 +51,19 @@ class Alarm(Exception):
     """What a handler of SIGALRM may raise."""
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, Alarm])
+@pytest.mark.parametrize(
+    ("cache", "kind"),
+    [
+        ("file", Alarm),
+        ("redis", KeyboardInterrupt),
+        ("both", Alarm),
+        *(
+            pytest.param(*others, marks=pytest.mark.soak)
+            for others in (("file", KeyboardInterrupt), ("redis", Alarm), ("both", KeyboardInterrupt))
+        ),
+    ],
+    indirect=["cache"],
+)
 def test_memory_has_nothing_older(
     subtests: pytest.Subtests, cache: IntelligentCache, kind: type[KeyboardInterrupt | Alarm]
 ) -> None:

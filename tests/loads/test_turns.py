@@ -87,7 +87,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, redis_url: str, prefix
 # -- the stampede ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("in_all", "in_processes"), [(10, 2), (100, 4), (1000, 4)])
+#: Callers, of so many processes.
+MANY = pytest.param(1000, 4, marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize(("in_all", "in_processes"), [(10, 2), (100, 4), MANY])
 def test_a_stampede_is_one_load(place: Place, waiting: int, in_all: int, in_processes: int) -> None:
     """However many threads of however many processes ask at once, and none has asked before."""
     read, write = os.pipe()
@@ -112,7 +116,7 @@ def test_a_stampede_is_one_load(place: Place, waiting: int, in_all: int, in_proc
     os.close(write)
 
 
-@pytest.mark.parametrize("callers", [10, 100, 1000])
+@pytest.mark.parametrize("callers", [10, 100, pytest.param(1000, marks=pytest.mark.soak)])
 def test_nor_more_in_one_process(callers: int) -> None:
     """Without any lease."""
     loads = []

@@ -270,16 +270,16 @@ def test_forks(strategy: CacheStrategy) -> None:
         for number in range(20):
             cache.set_value(f"k{number}", number)
 
-        def writes() -> None:
-            for number in range(3000):
+        def writes(count: int) -> None:
+            for number in range(count):
                 cache.set_value(f"w{number % 30}", number)
                 cache.get_value(f"w{number % 7}")
 
         def child() -> None:
-            writes()
+            writes(300)
             cache._check()
 
-        children = race(writes, lambda: [in_fork(child) for _ in range(3)])[1]
+        children = race(lambda: writes(3000), lambda: [in_fork(child) for _ in range(3)])[1]
         assert children is not None
         assert [wait() for wait in children] == [0, 0, 0]
         cache._check()

@@ -19,6 +19,7 @@ from workers import runtime as runtime
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
 from cachekit.monitoring.folder import FiguresFolder
 from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.record import process_of
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -308,6 +309,31 @@ def test_a_tier_that_comes_back_counts_once(tmp_path: Path) -> None:
                 assert reader.read().counters["sets/file"] == number + 1
             assert reader.read().counters["sets/file"] == number + 1
     assert reader.read().ended == 3
+
+
+def test_estimates_are_published(tmp_path: Path) -> None:
+    """Of each cache whose memory has been asked often enough."""
+    reader = HostReader(tmp_path)
+    with IntelligentCache(MemoryCache(50), file_cache=FileCache(tmp_path, 1)) as cache:
+        assert reader.read().processes[0].sizes == ()
+        for number in range(3000):
+            cache.get_or_set(f"k{number % 100}", lambda: 1)
+        (sizes,) = reader.read().processes[0].sizes
+    assert (sizes.size, sizes.unit) == (50, "entries")
+    assert [(one.size, one.rate > 0.9) for one in sizes.rates] == [
+        (25, False), (50, False), (100, True), (500, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        None, {}, [1], [[100, "entries", 5]], [[0, "entries", 5, [[1, 0.5, 0.1]]]], [[100, "entries", 5, []]],
+        [[100, "entries", 5, [[1, "x", 0.1], [1, 0.5], 7]]], [[100, "entries", -5, [[1, 0.5, 0.1]]]],
+    ],
+)  # fmt: skip
+def test_damaged_estimates_are_left_out(sizes: object) -> None:
+    assert process_of("0" * 32, {"sizes": sizes}).sizes == ()
 
 
 def test_health_is_published(watched: tuple[IntelligentCache, HostReader]) -> None:

@@ -214,11 +214,11 @@ class RedisAgainstModel(RuleBasedStateMachine):
 def test_against_a_dict(redis_url: str) -> None:
     """On one server."""
     RedisAgainstModel.url, RedisAgainstModel.nodes = redis_url, None
-    run_state_machine_as_test(RedisAgainstModel, settings=explored())
+    run_state_machine_as_test(RedisAgainstModel, settings=explored(examples=0.5))
 
 
 @pytest.mark.hypothesis
 def test_against_a_dict_on_a_cluster(cluster_nodes: list[tuple[str, int]]) -> None:
     """The same on three."""
     RedisAgainstModel.nodes = cluster_nodes
-    run_state_machine_as_test(RedisAgainstModel, settings=explored(examples=0.2))
+    run_state_machine_as_test(RedisAgainstModel, settings=explored(examples=0.1))

@@ -2,16 +2,18 @@
 
 The first part of a path says what becomes of it. The whole path is the name of the page.
 
-/slow/...      the content comes when `/go` was asked for it; so does the rest of /parts and /broken
+/slow/...      the content comes when `/go` was asked for it; so does the rest of /parts, /broken and /held
 /parts/...     "a", and then the rest
+/held/...      HELD bytes, and then the rest
 /broken/...    "a", and then an error; with `?length`, the response has announced more content
 /endless/...   content until the client goes away
-/large/...     LARGE bytes in one piece
+/large/...     LARGE bytes
 /private/...   not to be stored
 /version       the content of a file, with the tag "news"
 
 `/go?PATH` lets the calls of a path go on, `/calls?PATH` counts them, and `/ended?PATH` those that have ended.
-`/arrived?PATH` counts requests. Each response tells its process in `x-worker`.
+`/arrived?PATH` counts requests, and `/left?PATH` clients that left before the end. Each response tells its
+process in `x-worker`.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ DIRECTORY = Path(os.environ["SERVED_DIRECTORY"])
 MAX_BODY = 8 << 20
 #: More than the buffers of a connection hold, and less than a stored response may have.
 LARGE = 7 << 20
+HELD = 5 << 20
 PART = b"p" * (64 << 10)
 
 cache = IntelligentCache(file_cache=FileCache(DIRECTORY / "cache"))
-calls, arrived, ended = Counter[str](), Counter[str](), Counter[str]()
+calls, arrived, ended, left = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
 may_go: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 
@@ -44,7 +47,7 @@ def told(path: str, query: str) -> bytes | None:
     if path == "/go":
         may_go[query].set()
         return b""
-    asked = {"/calls": calls, "/arrived": arrived, "/ended": ended}.get(path)
+    asked = {"/calls": calls, "/arrived": arrived, "/ended": ended, "/left": left}.get(path)
     return None if asked is None else b"%d" % asked[query]
 
 
@@ -70,13 +73,15 @@ def content_of(path: str) -> Iterator[bytes]:
         yield (DIRECTORY / "version").read_bytes()
         return
     if kind == "large":
-        yield b"x" * LARGE
+        yield from [PART] * (LARGE // len(PART))
         return
     while kind == "endless":
         yield PART
     if kind in {"parts", "broken"}:
         yield b"a"
-    if kind in {"slow", "parts", "broken"}:
+    if kind == "held":
+        yield from [PART] * (HELD // len(PART))
+    if kind in {"slow", "parts", "broken", "held"}:
         assert may_go[path].wait(60)
     if kind == "broken":
         raise ValueError("the page breaks")
@@ -90,7 +95,7 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
     path: str = scope["path"]
     head = head_of(path, scope["query_string"].decode())
     fields = [(name.encode(), value.encode()) for name, value in head]
-    gone = asyncio.ensure_future(_gone(receive))
+    gone = asyncio.ensure_future(_gone(path, receive))
     parts = content_of(path)
     try:
         if path.startswith("/slow"):
@@ -110,9 +115,10 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
         ended[path] += 1
 
 
-async def _gone(receive: Receive) -> None:
+async def _gone(path: str, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    left[path] += 1
 
 
 _cached_asgi = ASGICache(page, cache, max_body=MAX_BODY)
@@ -164,6 +170,9 @@ def _parts(
         else:
             start_response("200 OK", fields)
         yield from parts
+    except GeneratorExit:
+        left[path] += 1
+        raise
     finally:
         ended[path] += 1
 
