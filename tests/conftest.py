@@ -15,9 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
+    "without_wheels",  # first, because another one imports it
     "aio_caches", "clocked", "collecting", "counting", "disks", "drivers", "exploring", "given_back",
     "lease_servers", "loops", "other_users", "patience", "redis_fixtures", "slow_loads", "three_tiers",
-    "turns_taken", "without_msgpack",
+    "turns_taken",
 ]  # fmt: skip
 
 

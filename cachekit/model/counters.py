@@ -2,7 +2,8 @@
 
 Counters are plain attributes. `counter += 1` is atomic under the GIL: CPython 3.11 to 3.14 neither calls
 Python code nor switches threads between the read and the store. In `counter += f()` other threads' counts
-during `f` are lost, so call `f` first. Free-threaded builds take the owner's lock around every increment.
+during `f` are lost, so call `f` first. Free-threaded builds take the lock of the memory tier for its lookups
+and writes. Other counters may lose counts there.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from cachekit.serialization.pickle_literals import recognise
 
 
 def is_literal(text: bytes) -> bool:
-    return recognise(text)[0] is not None
+    return recognise(text) is not None
 
 
 #: Opcodes that can do nothing but make plain values.

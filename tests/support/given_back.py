@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import pytest
-import uvloop
+from without_wheels import ABSENT
 
 #: One for all caches of the process, which may end some time after the last of them.
 THREADS = {"cachekit-upkeep"}
@@ -139,7 +139,10 @@ def _command(child: str) -> str:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin before the first test."""
     # What the first one that needs it begins, and nothing ends.
-    uvloop.new_event_loop().close()  # a pipe for signals
+    if "uvloop" not in ABSENT:
+        import uvloop
+
+        uvloop.new_event_loop().close()  # a pipe for signals
     resource_tracker.ensure_running()
     if os.path.exists(_CHILDREN):
         session.config.pluginmanager.register(GivenBack())

@@ -9,7 +9,6 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import pytest
-import uvloop
 from redis_server import wait_until
 
 P = ParamSpec("P")
@@ -19,7 +18,13 @@ T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": _uvloop}
 
 
 @pytest.fixture(params=LOOPS)

@@ -63,7 +63,8 @@ class ThrottlingProxy:
                     with urllib.request.urlopen(forwarded, timeout=60) as answer:
                         status, data = answer.status, answer.read()
                 except urllib.error.HTTPError as error:
-                    status, data = error.code, error.read()
+                    with error:
+                        status, data = error.code, error.read()
                 if left:
                     data = json.dumps({**json.loads(data), "UnprocessedKeys": left}).encode()
                 self._answer(status, data)

@@ -1,0 +1,28 @@
+"""Skips what imports msgpack or uvloop where these are not installed: free-threaded builds have no wheels."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import pytest
+
+ABSENT = frozenset(name for name in ("msgpack", "uvloop") if importlib.util.find_spec(name) is None)
+
+
+class _Absent:
+    """Skips the test or module that imports one of them; a subtest is skipped alone."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in ABSENT:
+            pytest.skip(f"{name} is not installed", allow_module_level=True)
+        return None
+
+
+sys.meta_path.append(_Absent)
