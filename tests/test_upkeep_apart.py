@@ -238,7 +238,8 @@ def test_no_task_of_the_shared_thread_goes_through_entries(tmp_path: Path) -> No
         with busy_cache(tmp_path / str(count), count):
             found = jobs()
             assert {name for name, task in found.items() if task.apart} == {
-                "FileStore.sweep", "Store.remove_expired", "HotSet.save", "HealthMonitor.check", "DirectoryWatch.look",
+                "FileStore.sweep", "Store.remove_expired", "HotSet.save", "HealthMonitor.check",
+                "DirectoryWatch.look",
             }  # fmt: skip
             shared = {name: task.method() for name, task in found.items() if not task.apart}
             assert set(shared) == {"KeepWarm.look", "KeySample._run"}
