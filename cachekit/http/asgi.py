@@ -80,13 +80,13 @@ class ASGICache(Middleware[Application]):
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
         # Some servers include the query.
-        raw_path = (scope.get("raw_path") or b"").partition(b"?")[0]
+        raw_path, changed = (scope.get("raw_path") or b"").partition(b"?")[0], b""
         sent = raw_path.decode("latin-1")
         if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
-            raw_path = quote(scope["path"]).encode("ascii")
+            raw_path, changed = quote(scope["path"]).encode("ascii"), raw_path
         scheme = scope.get("scheme") or "http"
         return self._store.keys.target(
-            method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers
+            method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers, changed
         )
 
     # -- what is only passed on -------------------------------------------------------------------------

@@ -90,7 +90,14 @@ class Keys:
         self._ignored = frozenset(name.lower().encode("latin-1", "replace") for name in ignored)
 
     def target(
-        self, method: str, scheme: str, host: bytes | None, raw_path: bytes, query: bytes, headers: Headers
+        self,
+        method: str,
+        scheme: str,
+        host: bytes | None,
+        raw_path: bytes,
+        query: bytes,
+        headers: Headers,
+        sent: bytes = b"",
     ) -> Target | None:
         """Return what a request asks for; None if its host or target is none that a key can have.
 
@@ -102,6 +109,8 @@ class Keys:
                 application may tell them apart.
             query: as it was sent.
             headers: names in lower case.
+            sent: what was sent in place of the path, if the server or middleware has changed it: an
+                application may read that too.
         """
         if (
             host is None
@@ -115,7 +124,7 @@ class Keys:
         if query:
             url += f"?{query.decode('ascii')}"
         key = f"http:{url}" if len(url) <= _LONGEST_URL else f"http:{root}/#url:{_digest(url)}"
-        values = self._base_variant(headers)
+        values = self._base_variant(headers, sent)
         if values is not None:
             key = f"{key}#{_digest(values)}"
         if host.startswith(b"["):
@@ -125,9 +134,9 @@ class Keys:
                 return None
         return Target(Request(method, url, headers), key)
 
-    def _base_variant(self, headers: Headers) -> object | None:
+    def _base_variant(self, headers: Headers, sent: bytes) -> object | None:
         """Return the values of the fields that are part of every key; None if there are none of them."""
-        keyed = []
+        keyed = [("", sent.decode("latin-1"))] if sent else []
         for name in sorted({name for name, _ in headers if self._is_keyed(name)}):
             value = text(headers, name)
             if name == b"forwarded":

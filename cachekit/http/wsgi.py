@@ -72,14 +72,16 @@ class WSGICache(Middleware[Application]):
         path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1")
         # Not in the standard, but most servers have it: the path as it was sent.
         sent = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "").encode("latin-1", "replace")
-        raw_path = sent.partition(b"?")[0]
-        if unquote_to_bytes(raw_path) != path:
+        query = environ.get("QUERY_STRING", "").encode("latin-1")
+        raw_path, _, raw_query = sent.partition(b"?")
+        is_as_sent = unquote_to_bytes(raw_path) == path
+        changed = b"" if is_as_sent and raw_query == query else sent
+        if not is_as_sent:
             raw_path = quote_from_bytes(path).encode("ascii")
         host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-        query = environ.get("QUERY_STRING", "").encode("latin-1")
         scheme = environ["wsgi.url_scheme"]
         return self._store.keys.target(
-            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ)
+            method, scheme, host.strip().encode("latin-1"), raw_path, query, _headers_of(environ), changed
         )
 
     def _pass_unsafe(

@@ -24,9 +24,11 @@ same way. Of a container with many numbers the table is simulated: which slots a
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -49,6 +51,12 @@ _CHEAP: Final = frozenset({int, float, complex}) | _RANDOM
 
 # How many taken slots a key may pass on average. Multiples of powers of two pass up to 40.
 _MOST_PASSED: Final = 64
+
+#: Keys that a pickler hands to its reader together.
+_BATCH: Final = 1000
+_HASHING: Final = frozenset({dict, set, frozenset})
+_CONTAINERS: Final = _HASHING | {list, tuple}
+_ITEMS: Final = frozenset({str, bytes, bool, type(None), int, float})
 
 # Opcodes that hash, and what replaces each: the items become a tuple, BINPERSID calls with it.
 _REPLACED: Final[Mapping[int, bytes]] = {
@@ -75,7 +83,7 @@ class _Table:
         self._is_set = issubclass(kind, (set, frozenset))
         self._slots = bytearray(8)
         self._room = 5
-        self._hashes: list[int] = []
+        self._hashes = array("q")
         self._passed = 0
 
     def add(self, keys: Iterable[Any]) -> None:
@@ -127,7 +135,7 @@ class Keys:
         self._numbers = 0
         self._table: _Table | None = None
 
-    def add(self, keys: Sequence[Any], before: Collection[Any], kind: type) -> None:
+    def add(self, keys: Sequence[Any], before: Iterable[Any], kind: type) -> None:
         """Count keys that are about to be added.
 
         Args:
@@ -176,6 +184,52 @@ def _is_short(key: Any) -> bool:
 
 def _is_cheap(key: Any) -> bool:
     return type(key) in _CHEAP or (type(key) is tuple and _CHEAP.issuperset(map(type, key)))
+
+
+def check_within(value: Any) -> None:
+    """Check the dicts and sets in a plain value, as reading its pickle does, without building them again.
+
+    Raises:
+        UnreadableError: the keys of one of them collide.
+    """
+    walks, seen = [_containers_in((value,))], set()
+    while walks:
+        container = next(walks[-1], None)
+        if container is None:
+            walks.pop()
+        elif id(container) not in seen:
+            seen.add(id(container))
+            if type(container) in _HASHING:
+                _check_keys(container)
+            walks.append(_containers_in(container))
+
+
+def _containers_in(container: Any) -> Iterator[Any]:
+    """Return the containers among the items of one, without tuples that hold none."""
+    items = itertools.chain(container, container.values()) if type(container) is dict else container
+    for batch in _batches(items):
+        if not _ITEMS.issuperset(map(type, batch)):
+            for item in batch:
+                kind = type(item)
+                if kind in _CONTAINERS and not (kind is tuple and _ITEMS.issuperset(map(type, item))):
+                    yield item
+
+
+def _check_keys(container: Any) -> None:
+    kind = type(container)
+    if kind is frozenset:
+        check(container, frozenset)  # as the reader does, which gets all of them together
+        return
+    keys, done = Keys(), 0
+    for batch in _batches(container):
+        keys.add(batch, itertools.islice(container, done), kind)
+        done += len(batch)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    rest = iter(items)
+    while batch := tuple(itertools.islice(rest, _BATCH)):
+        yield batch
 
 
 def check(keys: Sequence[Any], kind: type) -> None:

@@ -20,10 +20,10 @@ from cachekit.model.once_only import OnceOnlyError, refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.class_fingerprints import find_by_import, table_of
-from cachekit.serialization.collisions import HealthMonitor, watched
+from cachekit.serialization.collisions import HealthMonitor, check_within, watched
 from cachekit.serialization.parts import LARGE, UNBOUNDED, Parts, Payload, pieces_of, too_large
 from cachekit.serialization.pickle_allowlist import Allowance, Table, Use, line_to_add, resolve, table, unfit
-from cachekit.serialization.pickle_literals import is_deep, is_simple, recognise
+from cachekit.serialization.pickle_literals import is_deep, is_deep_in_portions, is_simple, recognise
 
 PROTOCOL: Final = 5
 
@@ -234,10 +234,10 @@ class PickleCodec:
         return resolve(self._allowed[module, name], module, name)
 
     def _load_allowed(self, payload: bytes) -> Any:
-        plain, tuples = recognise(payload)
+        plain = recognise(payload)
         if plain is not None:
-            value = pickle.loads(payload) if plain is payload else _Unpickler(plain, {}).load()
-            if tuples and is_deep(value):
+            value = _Unpickler(watched(payload), {}).load() if plain.may_collide else pickle.loads(payload)
+            if plain.may_be_deep and is_deep(value):
                 pickle_inspector.inspect(payload, self._allowed)
             return value
         return self._load_inspected(payload, pickle_inspector.inspect(payload, self._allowed))
@@ -246,18 +246,23 @@ class PickleCodec:
         return _Unpickler(watched(payload) if inspected.collides else payload, self._allowed).load()
 
     def _verify(self, value: Any, payload: bytes) -> None:
-        """Read back what was written, so that a refusal comes at `set` and not as misses."""
+        """Find out what reading would refuse, so that a refusal comes at `set` and not as misses.
+
+        What names no class is not read back: that would take the memory of the value once more.
+        """
         try:
-            plain, tuples = recognise(payload)
+            plain = recognise(payload)
             if plain is not None:
-                if tuples and is_deep(value):
+                if plain.may_be_deep and is_deep_in_portions(value, len(payload)):
                     pickle_inspector.inspect(payload, self._allowed)
-                if plain is not payload:
-                    _Unpickler(plain, {}).load()
+                if plain.may_collide:
+                    check_within(value)
                 return
             inspected = pickle_inspector.inspect(payload, self._allowed)
-            if not inspected.names and not inspected.collides:
-                return  # no class is named: nothing that loading could refuse
+            if not inspected.names:
+                if inspected.collides:
+                    check_within(value)
+                return
             loaded = self._load_inspected(payload, inspected)
         except pickle_inspector.RefusedClassError as refused:
             raise SerializationError(_refusal(value, refused.module, refused.name)) from refused

@@ -19,17 +19,23 @@ are missing or of the wrong kind, the unpickler notices.
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from cachekit.serialization.collisions import MOST_ALIKE, MOST_NUMBERS, watched
+from cachekit.serialization.collisions import MOST_ALIKE, MOST_NUMBERS
 
 _PROTOCOL: Final = b"\x80\x05"
 _STOP: Final = 0x2E
 _LONG1: Final = b"\x8a"
+
+#: Items of a container that are looked at together, and the levels of containers that are split.
+_PORTION: Final = 16
+_SPLIT: Final = 8
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 #: In a pickle of so many bytes tuples cannot be nested too deeply.
 _SHALLOW: Final = 4096
@@ -123,31 +129,37 @@ def is_simple(pickle: bytes) -> bool:
     return len(pickle) <= _FEW_NUMBERS and _whole().fullmatch(pickle) is not None
 
 
-def recognise(pickle: bytes) -> tuple[bytes | None, bool]:
-    """Return what to load for a pickle that consists of plain values alone, and whether it may be deep.
+class Plain(NamedTuple):
+    """What is known of a pickle that consists of plain values alone."""
 
-    What to load is the pickle itself. Where so many keys may collide that loading must watch them, it is
-    what `collisions.watched` makes of the pickle. None is for a pickle of which that is not certain.
-    """
+    may_be_deep: bool  #: so that its tuples have to be looked at, see `is_deep`
+    may_collide: bool  #: so that loading must watch its keys, see `collisions`
+
+
+_HARMLESS: Final = Plain(False, False)
+
+
+def recognise(pickle: bytes) -> Plain | None:
+    """Return what is known of a pickle of plain values; None if it is not certain that it is one."""
     if is_simple(pickle):
-        return pickle, False
+        return _HARMLESS
     if pickle[:2] != _PROTOCOL:
-        return None, False
+        return None
     matched = _matched(pickle, _run(_HASHING, _SHORT))
     if matched is None:
         if _matched(pickle, _run(_TUPLES, _NUMBERS)) is not None:
-            return pickle, len(pickle) > _SHALLOW
+            return Plain(len(pickle) > _SHALLOW, False)
         matched = _matched(pickle, _run(_HASHING, _NUMBERS))
         if matched is None:
-            return None, False
+            return None
         few = pickle.count(_LONG1) <= MOST_ALIKE
     else:
         few = True
     if few and (matched <= _FEW_NUMBERS or _has_few_numbers(pickle)):
-        return pickle, False
+        return _HARMLESS
     if _matched(pickle, _records(), values=True) is not None:
-        return pickle, False
-    return watched(pickle), False
+        return _HARMLESS
+    return Plain(False, True)
 
 
 # A run of so many bytes has no more than MOST_NUMBERS different numbers: 256 take two bytes, others three.
@@ -172,6 +184,42 @@ def is_deep(value: object) -> bool:
     except ValueError:
         return True
     return False
+
+
+def is_deep_in_portions(value: object, size: int) -> bool:
+    """Return what `is_deep` does, without a copy of all of the value.
+
+    Args:
+        value: a plain value.
+        size: the bytes of its pickle. What is in several portions is looked at in each. A value that takes
+            far more than that in portions is looked at as a whole.
+    """
+    left = 4 * size
+    for portion in _portions(value, 1):
+        try:
+            left -= len(marshal.dumps(portion))
+        except ValueError:
+            return True
+        if left < 0:
+            return is_deep(value)
+    return False
+
+
+def _portions(value: Any, level: int) -> Iterator[list[Any]]:
+    """Return lists that hold all of a value, each part as deep in them as it is in the value."""
+    items = itertools.chain(value, value.values()) if type(value) is dict else iter(value)
+    # With few items each may hold most of the value.
+    large = 0 if len(value) <= _PORTION else _PORTION
+    while batch := [*itertools.islice(items, _PORTION)]:
+        portion = []
+        for item in batch:
+            if level < _SPLIT and type(item) in _CONTAINERS and len(item) > large:
+                yield from _portions(item, level + 1)
+            else:
+                portion.append(item)
+        for _ in range(level - 1):
+            portion = [portion]
+        yield portion
 
 
 def _matched(pickle: bytes, run: re.Pattern[bytes], *, values: bool = False) -> int | None:

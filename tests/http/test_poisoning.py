@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
-from http_apps import Client, Origin, Page, WSGIOrigin, call, fetch, memory_cache
+from http_apps import Client, Origin, Page, WSGIOrigin, call, environ_of, fetch, memory_cache
 from loops import on_a_loop
 
 from cachekit.http import ASGICache, WSGICache
@@ -271,6 +271,52 @@ async def test_fields_that_tell_requests_apart_are_no_part_of_a_key() -> None:
                                   ("Forwarded", f"for=1.2.3.{number}")])  # fmt: skip
     assert origin.count == 1
     await fetch(app, headers=[("X-Other", "1")])
+    assert origin.count == 2
+
+
+#: What some servers give an application beside the path: an absolute target, a fragment, a rewritten path.
+SENT = ("http://evil/page", "/page#evil", "/page?#evil", "/evil/../page", "evil")
+
+
+@pytest.mark.parametrize("sent", SENT)
+def test_a_target_that_the_server_has_changed(sent: str) -> None:
+    """An application may read it as it was sent, so that is part of the key. Unsafe requests still count."""
+    origin = WSGIOrigin(lambda environ: Page((FRESH,), environ["RAW_URI"].encode()))
+    app = WSGICache(origin, memory_cache())
+
+    def asked(sent: str, method: str = "GET") -> tuple[bytes, bool]:
+        environ = environ_of("/page", method, ()) | {"RAW_URI": sent}
+        told: dict[str, str] = {}
+
+        def start(status: str, fields: list[tuple[str, str]]) -> Callable[[bytes], object]:
+            told.update(fields)
+            return len
+
+        body = b"".join(app(environ, start))
+        return body, "cachekit; hit" in told.get("cache-status", "")
+
+    for _ in range(2):
+        assert asked(sent)[0] == sent.encode()
+        assert asked("/page")[0] == b"/page"
+    assert asked(sent)[1]
+    assert origin.count == 2
+    asked("/page", "PUT")
+    assert not asked(sent)[1]
+    asked(sent, "PUT")
+    assert not asked("/page")[1]
+
+
+@on_a_loop
+async def test_a_path_that_other_middleware_has_changed() -> None:
+    """The same for ASGI, where `raw_path` stays as it was sent."""
+    origin = Origin(lambda scope: Page((FRESH,), scope["raw_path"]))
+    app = ASGICache(origin, memory_cache())
+    for sent in ("/evil/page", "/page", "/evil/page"):
+
+        async def rewritten(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "path": "/page"}, receive, send)
+
+        assert (await fetch(rewritten, sent)).body == sent.encode()
     assert origin.count == 2
 
 

@@ -27,6 +27,14 @@ VALUES: dict[str, tuple[Callable[[], Any], float]] = {
         1.25,
     ),
     "numbers": (lambda: [number / 3 for number in range(SIZE // 9)], 1.5),
+    "texts in tuples": (
+        lambda: [(number, f"{number}".ljust(60_000, "x")) for number in range(SIZE // 60_000)],
+        1.25,
+    ),
+    "short texts in tuples": (
+        lambda: [(number, f"{number}".ljust(1_000, "x")) for number in range(SIZE // 1_000)],
+        1.5,
+    ),
 }
 
 

@@ -27,6 +27,7 @@ from cachekit.serialization.json_codec import JsonCodec
 from cachekit.serialization.msgpack_codec import MsgpackCodec
 from cachekit.serialization.pickle_allowlist import Use, table
 from cachekit.serialization.pickle_codec import PickleCodec
+from cachekit.serialization.pickle_literals import is_deep, is_deep_in_portions
 
 PRIME = (1 << 61) - 1
 
@@ -132,6 +133,50 @@ def test_keys_that_meet_in_the_table_are_refused(codec: Any) -> None:
         codec.decode(forge(codec, value))
     with pytest.raises(SerializationError, match="collide in its table"):
         codec.encode(value)
+
+
+def nested(rng: random.Random, depth: int) -> Any:
+    """A value in which the keys of a dict or set may collide, about as often as not."""
+    if depth == 0:
+        kinds: list[Callable[[int], Any]] = [ALIKE["int"], ALIKE["tuple"], ORDINARY["float"], str]
+        make = rng.choice(kinds)
+        count = rng.choice([3, MOST_ALIKE - 1, MOST_ALIKE, MOST_ALIKE + 1, 1_001])
+        keys = [make(number + 40) for number in range(count)] + [f"text {number}" for number in range(1_500)]
+        if rng.random() < 0.5:
+            keys.reverse()
+        shapes: list[Callable[[Any], Any]] = [dict.fromkeys, set, frozenset]
+        return rng.choice(shapes)(keys[: rng.choice([60, 1_000, 2_400])])
+    parts = [nested(rng, depth - 1) if rng.random() < 0.4 else rng.random() for _ in range(3)]
+    around: list[Callable[[Any], Any]] = [list, tuple, lambda some: dict(zip("abc", some, strict=True))]
+    return rng.choice(around)(parts)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_write_refuses_what_a_read_refuses(seed: int) -> None:
+    """The one looks at the value, the other at the pickle."""
+    value, codec, refused = nested(random.Random(seed), seed % 4), PickleCodec(), [False, False]
+    if seed % 5 == 0:
+        value = [value, dict.fromkeys(meeting(1 << 14)) if seed % 2 else {1 / 3}]
+    try:
+        codec.decode(pickle.dumps(value, 5))
+    except UnreadableError:
+        refused[0] = True
+    try:
+        codec.encode(value)
+    except SerializationError:
+        refused[1] = True
+    assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize("levels", [1_980, 1_997, 1_998, 1_999, 2_000, 2_001, 2_100])
+@pytest.mark.parametrize("within", [0, 3, 40])
+def test_depth_is_the_same_in_portions(levels: int, within: int) -> None:
+    deep: Any = ()
+    for _ in range(levels - within):
+        deep = (deep,)
+    for _ in range(within):
+        deep = [*range(40), deep, {"a": 1}]
+    assert is_deep_in_portions(deep, 1 << 30) == is_deep(deep)
 
 
 @codecs

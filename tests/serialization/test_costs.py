@@ -24,7 +24,7 @@ from cachekit.serialization.pickle_codec import PickleCodec
 from cachekit.serialization.plain_values import _RAISINGS
 
 #: Bytes of each value.
-SIZE = 1 << 15
+SIZE = 1 << 14
 START = b"\x80\x05"
 
 _DELTA = hostile.name("datetime", "timedelta") + b"K\x01K\x00K\x00\x87R"

@@ -109,6 +109,37 @@ def test_what_does_not_become_smaller(algorithm: Compression) -> None:
         assert serializer.decode("k", b"".join(pieces_of(envelope))).value() == value
 
 
+#: Values of many small parts, with keys that may collide or tuples that may be deep.
+OF_SMALL_PARTS: dict[str, Callable[[], Any]] = {
+    "set of floats": lambda: {number / 3 for number in range(6_000)},
+    "set of integers": lambda: {number * 7 for number in range(6_000)},
+    "dict of floats": lambda: {number / 3: number for number in range(6_000)},
+    "dict of tuples": lambda: {(number, number / 3): number for number in range(6_000)},
+    "set of tuples": lambda: {(number, number / 3) for number in range(6_000)},
+    "sets in a dict": lambda: {"a": [{number / 3 for number in range(6_000)}]},
+    "frozensets": lambda: [frozenset((number / 3, number / 7)) for number in range(6_000)],
+    "rows": lambda: [(number, number / 3, f"{number}") for number in range(6_000)],
+    "rows in a tuple in a dict": lambda: {"rows": ([(number, number / 3) for number in range(6_000)], 1)},
+}
+
+
+@pytest.mark.parametrize("name", OF_SMALL_PARTS)
+def test_it_is_not_built_again(name: str) -> None:
+    """To verify it takes about the memory of the value at most. To read it back takes the pickle as well."""
+    codec, value = PickleCodec(), OF_SMALL_PARTS[name]()
+    codec._verify(value, pickle.dumps(value, 5))  # compiles expressions
+    tracemalloc.start()
+    try:
+        value = OF_SMALL_PARTS[name]()
+        (size, _), payload = tracemalloc.get_traced_memory(), pickle.dumps(value, 5)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        codec._verify(value, payload)
+        assert tracemalloc.get_traced_memory()[1] - before < 1.2 * size
+    finally:
+        tracemalloc.stop()
+
+
 TOO_LARGE: dict[str, Callable[[], Any]] = {
     "bytes": lambda: bytes(SIZE * 10),
     "text": lambda: "x" * (SIZE * 10),

@@ -65,7 +65,8 @@ class Reference(pickle.Unpickler):
 
 
 def is_record(text: bytes) -> bool:
-    return recognise(text)[0] is text and not without_hashing(text)
+    plain = recognise(text)
+    return plain is not None and not plain.may_collide and not without_hashing(text)
 
 
 def without_hashing(text: bytes) -> bool:

@@ -140,6 +140,10 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
         def set_parser(self, _: Any) -> None:  # the driver names its own, whose answers have no bound
             super().set_parser(BoundedParser)
 
+        @property
+        def is_drained(self) -> bool:
+            return bool(self._parser.is_drained)
+
         # The driver has no public name for what makes the socket of a connection.
         def _connect(self) -> Line:
             if deadline is not None:
@@ -182,7 +186,7 @@ def open_connection(connection: Any) -> Line:
     """
     try:
         connection.connect()
-        if not connection._parser.is_drained:  # the pool reads what follows without the parser
+        if not connection.is_drained:  # the pool reads what follows without the parser
             raise WrongReplyError("the server sent more than one reply")
     except BaseException as error:
         connection.disconnect()  # the driver does so after errors of its own only

@@ -33,8 +33,8 @@ class BoundedParser(BaseParser):
         self._replies: _DriverReplies | None = None
 
     def on_connect(self, connection: Any) -> None:
-        """Begin to read from a connection."""
-        self._replies = _DriverReplies(connection._sock)  # redis-py has no public name for it
+        """Begin to read from a connection, which is one of `connection`."""
+        self._replies = _DriverReplies(connection.line)
 
     def on_disconnect(self) -> None:
         """Forget what was not read."""
