@@ -234,7 +234,7 @@ def test_bounds_of_the_driver(data: bytes, is_answer: bool) -> None:
 
 def parser_of(data: bytes) -> BoundedParser:
     parser = BoundedParser(1 << 16)
-    parser.on_connect(SimpleNamespace(_sock=DriverLine(data, [])))
+    parser.on_connect(SimpleNamespace(line=DriverLine(data, [])))
     return parser
 
 
