@@ -114,9 +114,9 @@ def test_commands() -> None:
 
 def read_by(parser: Any, data: bytes, sizes: list[int] | None = None) -> list[Any]:
     """The answers that a parser of redis-py reads, up to the one that is not there."""
-    connection: Any = SimpleNamespace(
-        _sock=DriverLine(data, sizes or []), socket_timeout=1, encoder=Encoder()
-    )
+    line = DriverLine(data, sizes or [])
+    # redis-py's own parsers read from `_sock`.
+    connection: Any = SimpleNamespace(line=line, _sock=line, socket_timeout=1, encoder=Encoder())
     made = parser(socket_read_size=1 << 16)
     made.on_connect(connection)
     answers = []
