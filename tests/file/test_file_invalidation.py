@@ -171,7 +171,8 @@ def test_memory_does_not_grow_with_the_entries(tmp_path: Path) -> None:
                 tracemalloc.stop()
             assert removed == count // 2
             assert len(list(engine.keys())) == count // 2
-    assert peaks[1] - peaks[0] < 60_000, peaks
+    # The keys that were removed would take 225,000 bytes more; what a process does beside them takes some.
+    assert peaks[1] - peaks[0] < 120_000, peaks
 
 
 def test_a_tag_needs_no_lock_and_no_look_at_its_entries(tmp_path: Path) -> None:
