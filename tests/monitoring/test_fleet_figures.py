@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from falling_totals import Falling, loads
 from redis_server import RedisServer, wait_until
 from workers import Worker
 
@@ -18,41 +18,10 @@ from cachekit.cli import main
 from cachekit.dashboard.board import board_of_reader
 from cachekit.monitoring import fleet
 from cachekit.monitoring.fleet import FleetReader
-from cachekit.monitoring.reading import SharedFigures
 from cachekit.tiers.redis import figures_of
 from cachekit.tiers.redis.key_layout import Layout
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-class Falling:
-    """Reads all the time, and notes each total that falls."""
-
-    def __init__(self, reader: FleetReader) -> None:
-        self._reader = reader
-        self._stop = threading.Event()
-        self.fallen: list[str] = []
-        self.last = reader.read()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.02):
-            now = self._reader.read()
-            self.fallen += [
-                f"{key}: {before} -> {now.counters.get(key, 0)}"
-                for key, before in self.last.counters.items()
-                if now.counters.get(key, 0) < before - 1e-9
-            ]
-            self.last = now
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def loads(figures: SharedFigures) -> float:
-    return figures.counters.get("loads/ok", 0)
 
 
 @pytest.fixture
@@ -60,19 +29,19 @@ def reader(make_cache: Callable[..., RedisCache]) -> FleetReader:
     return FleetReader(make_cache())
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes count as ended after three seconds of silence."""
+@pytest.fixture(autouse=True)
+def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes count as ended after three seconds of silence. A first read waits for this process alone."""
     monkeypatch.setattr(fleet, "_SILENT", 3.0)
+    monkeypatch.setattr(fleet, "_FIRST", 0.0)
 
 
-@pytest.mark.usefixtures("soon")
 def test_totals_of_processes_that_end(redis_url: str, prefix: str, reader: FleetReader) -> None:
     """One is killed, one ends, one forks, one stands still. Each load counts once, and no total falls."""
     workers = [Worker(redis_url, f"worker{number}", prefix) for number in range(4)]
     for worker in workers:
         worker.do("load 10")
-    watching = Falling(reader)
+    watching = Falling(reader, 0.02)
     try:
         wait_until(lambda: loads(watching.last) == 40, "all have published")
         workers[0].kill()

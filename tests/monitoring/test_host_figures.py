@@ -6,56 +6,23 @@ import fcntl
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from falling_totals import Falling, loads
 from redis_server import wait_until
 from workers import Worker
 from workers import runtime as runtime
 
 from cachekit import FileCache, IntelligentCache, MemoryCache, TierUnavailableError
 from cachekit.monitoring.folder import FiguresFolder
-from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.reading import HostReader
 from cachekit.monitoring.record import process_of
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-class Falling:
-    """Reads all the time, and notes each total that falls."""
-
-    def __init__(self, directory: Path) -> None:
-        self._reader = HostReader(directory)
-        self._stop = threading.Event()
-        self.fallen: list[str] = []
-        self.reads = 0
-        self.last = self._reader.read()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.01):  # other readers, and new processes, get the lock in between
-            now = self._reader.read()
-            self.fallen += [
-                f"{key}: {before} -> {now.counters.get(key, 0)}"
-                for key, before in self.last.counters.items()
-                if now.counters.get(key, 0) < before - 1e-9
-            ]
-            self.last = now
-            self.reads += 1
-
-    def stop(self) -> SharedFigures:
-        self._stop.set()
-        self._thread.join()
-        return self._reader.read()
-
-
-def loads(figures: SharedFigures) -> float:
-    return figures.counters.get("loads/ok", 0)
 
 
 def reach(reader: HostReader, count: int) -> None:
@@ -69,7 +36,7 @@ def test_totals_under_kills(tmp_path: Path) -> None:
     workers = [Worker(tmp_path, f"worker{number}") for number in range(4)]
     for worker in workers:
         worker.do("load 10")
-    watching = Falling(tmp_path)
+    watching = Falling(HostReader(tmp_path), 0.01)
     try:
         wait_until(lambda: loads(watching.last) == 40, "all have published")
         workers[0].kill()
