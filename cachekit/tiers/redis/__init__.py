@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cachekit.model.counters import LatencyHistogram
@@ -12,36 +12,24 @@ if TYPE_CHECKING:
 
 
 def bus_of(tier: object) -> Bus | None:
-    """Return the bus of a `RedisCache`, for caches over it; None for any other tier.
-
-    Importing this function does not import the tier.
-    """
-    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")  # a RedisCache was made by this module
-    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
-        return None
-    bus: Bus = redis_tier.bus_of(tier)
-    return bus
+    """Return the bus of a `RedisCache`, for caches over it; None for any other tier."""
+    made_by = _module_of(tier)
+    return None if made_by is None else made_by.bus_of(tier)
 
 
 def latency_of(tier: object) -> LatencyHistogram | None:
-    """Return how long the hits of a `RedisCache` took; None for any other tier.
-
-    Importing this function does not import the tier.
-    """
-    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")
-    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
-        return None
-    latency: LatencyHistogram = redis_tier.latency_of(tier)
-    return latency
+    """Return how long the hits of a `RedisCache` took; None for any other tier."""
+    made_by = _module_of(tier)
+    return None if made_by is None else made_by.latency_of(tier)
 
 
 def figures_of(tier: object) -> FigureStore | None:
-    """Return where the processes over the server of a `RedisCache` keep figures; None for any other tier.
+    """Return where the processes over the server of a `RedisCache` keep figures; None for any other tier."""
+    made_by = _module_of(tier)
+    return None if made_by is None else made_by.figures_of(tier)
 
-    Importing this function does not import the tier.
-    """
-    redis_tier = sys.modules.get("cachekit.tiers.redis.tier")
-    if redis_tier is None or type(tier) is not redis_tier.RedisCache:
-        return None
-    figures: FigureStore = redis_tier.figures_of(tier)
-    return figures
+
+def _module_of(tier: object) -> Any:
+    """Return the module of a `RedisCache`, which it has imported; None for any other tier."""
+    module = sys.modules.get("cachekit.tiers.redis.tier")
+    return None if module is None or type(tier) is not module.RedisCache else module

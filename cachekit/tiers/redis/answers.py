@@ -59,15 +59,17 @@ def is_done(answer: object) -> bool:
     return answer is None or answer is True or answer == b"OK"
 
 
+def _are_digits(answer: object, most: int) -> bool:
+    return isinstance(answer, bytes) and len(answer) <= most and answer.isdigit()
+
+
 def is_table(answer: object) -> bool:
     """Return whether it is a time in seconds, and fields and values in turn."""
     if type(answer) is not list or len(answer) != 2:
         return False
     now, fields = answer
     return (
-        type(now) is bytes
-        and now.isdigit()
-        and len(now) <= MOST_SECONDS
+        _are_digits(now, MOST_SECONDS)
         and type(fields) is list
         and len(fields) % 2 == 0
         and all(map(is_bytes, fields))
@@ -85,9 +87,7 @@ def is_page(answer: object) -> bool:
         return False
     cursor, names = answer
     return (
-        type(cursor) is bytes
-        and len(cursor) <= len(str(1 << 64))
-        and cursor.isdigit()
+        _are_digits(cursor, len(str(1 << 64)))
         and type(names) is list
         and all(type(name) is bytes for name in names)
     )
