@@ -17,8 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = [
     "without_wheels",  # first, because another one imports it
     "aio_caches", "clocked", "collecting", "counting", "disks", "drivers", "exploring", "given_back",
-    "lease_servers", "loops", "other_users", "patience", "redis_fixtures", "slow_loads", "three_tiers",
-    "turns_taken",
+    "lease_servers", "loops", "lying_caches", "other_users", "patience", "redis_fixtures", "slow_loads",
+    "three_tiers", "turns_taken",
 ]  # fmt: skip
 
 

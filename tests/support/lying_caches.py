@@ -1,0 +1,133 @@
+"""Caches over a server that lies: connections of their own, and clients that are passed in. A plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import inside
+import pytest
+import redis
+from lying_server import LyingServer
+from redis._parsers import _HiredisParser, _RESP2Parser
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from cachekit import CacheEntry, RedisCache
+from cachekit.tiers.redis.connection_pool import ConnectionPool
+
+
+def operations(cache: Any) -> dict[str, Callable[[], object]]:
+    entry, bare = CacheEntry("k", 1, tags={"t"}), CacheEntry("k", 1)
+    lasting = CacheEntry("k", 1, tags={"t"}, ttl=None)
+
+    def origin() -> Any:
+        return cache.successor(frozenset({"t"}))
+
+    def put_many() -> None:
+        origins = dict.fromkeys(("k", "l"), origin())
+        cache.put_many({"k": bare, "l": CacheEntry("l", 1)}, origins)
+
+    def lease() -> None:
+        with_lease = cache.lease("k", 30)
+        if with_lease is not None:
+            with_lease.is_held()
+            with_lease.release()
+
+    return {
+        "get": lambda: cache.get("k"),
+        "get_many": lambda: cache.get_many(["k", "l"]),
+        "contains": lambda: "k" in cache,
+        "set": lambda: cache.set("k", entry),
+        "set without an end": lambda: cache.set("k", lasting),
+        "put_many": put_many,
+        "put if": lambda: cache.put("k", bare, origin(), expect=cache.origin("k")),
+        "add": lambda: cache.add("k", entry, origin()),
+        "create": lambda: cache.create("k", entry, origin()),
+        "touch": lambda: cache.touch("k"),
+        "delete": lambda: cache.delete("k"),
+        "remove_many": lambda: cache.remove_many(["k", "l"]),
+        "fence": lambda: cache.fence("k").is_current(),
+        "invalidate_by_tags": lambda: cache.invalidate_by_tags({"t"}),
+        "invalidate_by_pattern": lambda: cache.invalidate_by_pattern("k"),
+        "clear": lambda: cache.clear(),
+        "renew": lambda: cache.renew(),
+        "keys": lambda: cache.keys(),
+        "size": lambda: cache.size(),
+        "memory_usage": lambda: cache.memory_usage(),
+        "ping": lambda: cache.ping(),
+        "lease": lease,
+    }
+
+
+def disconnect(cache: RedisCache) -> None:
+    """Close its connections, so that it makes new ones."""
+    opened = inside.server(cache)._open()
+    if isinstance(opened, ConnectionPool):
+        for connection in opened._free:
+            connection.disconnect()
+    else:
+        for pool in opened.pools():
+            pool.disconnect()
+
+
+@pytest.fixture
+def liar(redis_port: int) -> Iterator[LyingServer]:
+    with LyingServer(redis_port) as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(redis_port: int) -> Iterator[LyingServer]:
+    """The only node of a Cluster."""
+    with LyingServer(redis_port, is_cluster=True) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_port(redis_url: str) -> int:
+    return int(redis.connection.parse_url(redis_url)["port"])  # type: ignore[no-untyped-call]
+
+
+def single(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    return RedisCache("127.0.0.1", server.port, key_prefix=prefix, timeout=timeout)
+
+
+def clustered(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    return RedisCache.cluster([("127.0.0.1", server.port)], prefix, timeout=timeout)
+
+
+def foreign(server: LyingServer, prefix: str, timeout: float = 60, parser: Any = _RESP2Parser) -> RedisCache:
+    pool = redis.ConnectionPool(
+        host="127.0.0.1",
+        port=server.port,
+        socket_timeout=timeout,
+        retry=Retry(NoBackoff(), 1),
+        parser_class=parser,
+    )
+    return RedisCache(client=redis.Redis(connection_pool=pool), key_prefix=prefix)
+
+
+def foreign_cluster(server: LyingServer, prefix: str, timeout: float = 60) -> RedisCache:
+    client = redis.RedisCluster("127.0.0.1", server.port, socket_timeout=timeout, retry=Retry(NoBackoff(), 1))
+    return RedisCache(client=client, key_prefix=prefix)
+
+
+#: Connections of cachekit's own first, then clients of redis-py that are passed in.
+MAKERS: dict[str, Callable[..., RedisCache]] = {
+    "single": single,
+    "cluster": clustered,
+    "client": foreign,
+    "client, hiredis": partial(foreign, parser=_HiredisParser),
+    "client, cluster": foreign_cluster,
+}
+CLUSTERS = ("cluster", "client, cluster")
+CLIENTS = tuple(name for name in MAKERS if name.startswith("client"))
+
+
+class Nothing:
+    """The source of replies that are all here."""
+
+    def recv(self, size: int, /) -> bytes:
+        raise AssertionError(size)
