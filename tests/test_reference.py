@@ -129,8 +129,8 @@ ELSEWHERE = {
     "mismatches": ("loads/test_verification.py", "mismatches"),
     "prefetches": ("loads/test_prefetching.py", "prefetches"),
     "prefetch_hits": ("loads/test_prefetching.py", "prefetch_hits"),
-    "prefetches_late": ("loads/test_prefetching.py", "info.late"),
-    "prefetches_wasted": ("loads/test_prefetching.py", "info.wasted"),
+    "prefetches_late": ("loads/test_prefetched_loads.py", "info.late"),
+    "prefetches_wasted": ("loads/test_prefetched_loads.py", "info.wasted"),
 }
 
 

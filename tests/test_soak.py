@@ -175,10 +175,25 @@ def test_growth_is_that_between_the_first_rounds_and_the_last() -> None:
         return Figures(blocks, None, None, 0, 1)
 
     rounds = [(1_000 * at, figures(blocks)) for at, blocks in enumerate([10, 500, 510, 900, 505, 520])]
-    found = growth(rounds)
+    found = growth(rounds, 0)
     assert found is not None
     assert (found.operations, found.blocks, found.resident) == (3_000, 5, None)
-    assert growth(rounds[:5]) is None
+    assert growth(rounds[:5], 0) is None
+
+
+@pytest.mark.parametrize(("tables", "is_found"), [(0, True), (20_480, False)])
+def test_a_table_that_is_emptied_when_full_is_no_growth(tables: int, is_found: bool) -> None:
+    """What it may take is allowed, and not a block more."""
+    slack = tables + 5_000 + 0.01 * 3_000
+    for beyond in (0, 1):
+        rounds = [(1_000 * at, Figures(0, None, None, 0, 1)) for at in range(6)]
+        rounds[4:] = [(at, Figures(int(slack) + beyond, None, None, 0, 1)) for at, _ in rounds[4:]]
+        found = growth(rounds, tables)
+        assert found is not None
+        assert bool(found.problems()) == bool(beyond)
+    large = growth([(at, Figures(15_000 if at > 3_000 else 0, None, None, 0, 1)) for at, _ in rounds], tables)
+    assert large is not None
+    assert bool(large.problems()) == is_found
 
 
 def test_damage_is_found(tmp_path: Path) -> None:

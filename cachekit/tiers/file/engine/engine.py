@@ -46,7 +46,7 @@ _PATIENCE: Final = 2.0
 _OPENING: Final = 30.0
 #: Keys whose location is remembered: a key that was just looked up is the next to be stored or looked up, and
 #: its hash costs as much as the rest of a lookup that misses.
-_MOST_LOCATIONS: Final = 4096
+MOST_LOCATIONS: Final = 4096
 #: Bytes of a key whose location is remembered: a few thousand longer ones could take gigabytes.
 _LONGEST_LOCATED: Final = 512
 #: Descriptors of an open directory: its own, `users`, and two mappings.
@@ -686,7 +686,7 @@ class Engine:
         shard = shards[hashed >> self._shard_shift]
         found = (octets, hashed, shard, shard.tokens.bucket(hashed))
         if len(octets) <= _LONGEST_LOCATED:
-            if len(locations) >= _MOST_LOCATIONS:
+            if len(locations) >= MOST_LOCATIONS:
                 locations.clear()
             locations[key] = found
         return found
