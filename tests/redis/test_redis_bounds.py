@@ -80,38 +80,41 @@ class TestEverySpeed:
                 cache.get("k")
 
     @pytest.mark.parametrize("command", ["GET", "CLUSTER SLOTS", "HELLO"])
-    def test_in_a_cluster(self, cluster: LyingServer, prefix: str, command: str) -> None:
-        with clustered(cluster, prefix, timeout=0.2) as cache:
+    def test_in_a_cluster(self, lying_cluster: LyingServer, prefix: str, command: str) -> None:
+        with clustered(lying_cluster, prefix, timeout=0.2) as cache:
             if command == "GET":
                 wait_until(lambda: answers(cache), "there is a connection")
-            cluster.lies[command] = drip(b"$100000\r\n")
+            lying_cluster.lies[command] = drip(b"$100000\r\n")
             with pytest.raises(TierUnavailableError):
                 cache.get("k")
 
     @pytest.mark.parametrize("name", ["get", "get_many", "set"])
     def test_nodes_that_redirect(
-        self, cluster: LyingServer, prefix: str, name: str, monkeypatch: pytest.MonkeyPatch
+        self, lying_cluster: LyingServer, prefix: str, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each redirection comes in time, and there are 16 in each of two tries. The call has one end."""
         command = "tokens" if name == "set" else "GET"
         monkeypatch.setattr("cachekit.tiers.redis.call_deadline.STEPS", 2)
-        with clustered(cluster, prefix, timeout=0.6) as cache:
+        with clustered(lying_cluster, prefix, timeout=0.6) as cache:
             wait_until(lambda: answers(cache), "there is a connection")
-            cluster.asked.clear()
-            cluster.lies[command] = (lambda: iter([b"", b"-MOVED 1 127.0.0.1:%d\r\n" % cluster.port])), 0.15
+            lying_cluster.asked.clear()
+            lying_cluster.lies[command] = (
+                (lambda: iter([b"", b"-MOVED 1 127.0.0.1:%d\r\n" % lying_cluster.port])),
+                0.15,
+            )
             with pytest.raises(TierUnavailableError, match="TimeoutError"):
                 operations(cache)[name]()
-        assert cluster.asked.count(command) <= 9  # 1.2 s have eight times 0.15 s
+        assert lying_cluster.asked.count(command) <= 9  # 1.2 s have eight times 0.15 s
 
     def test_nodes_that_never_answer(
-        self, cluster: LyingServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+        self, lying_cluster: LyingServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A Cluster may name a thousand nodes. When the first is lost, the driver asks each for the slots."""
         monkeypatch.setattr("cachekit.tiers.redis.call_deadline.STEPS", 3)
         with ExitStack() as stack:
             silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(40)]
-            cluster.lies["CLUSTER SLOTS"] = slots(*(one.getsockname()[1] for one in silent))
-            cache = stack.enter_context(clustered(cluster, prefix, timeout=0.3))
+            lying_cluster.lies["CLUSTER SLOTS"] = slots(*(one.getsockname()[1] for one in silent))
+            cache = stack.enter_context(clustered(lying_cluster, prefix, timeout=0.3))
             for _ in range(2):
                 with pytest.raises(TierUnavailableError):
                     cache.get("k")
@@ -230,10 +233,16 @@ class TestEverySize:
     @pytest.mark.parametrize("beginning", PARTS)
     @pytest.mark.parametrize(("name", "command"), BOUNDED)
     def test_small_parts(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, command: str, beginning: bytes
+        self,
+        liar: LyingServer,
+        lying_cluster: LyingServer,
+        prefix: str,
+        name: str,
+        command: str,
+        beginning: bytes,
     ) -> None:
         """Empty arrays take sixteen times as much memory as they take on their way."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         flood = Flood(beginning, b"*0\r\n" * (1 << 16))
         server.lies[command] = flood.pieces, 0
         tracemalloc.start()
@@ -249,10 +258,10 @@ class TestEverySize:
 
     @pytest.mark.parametrize("name", CLIENTS)
     def test_small_parts_to_a_client(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str
+        self, liar: LyingServer, lying_cluster: LyingServer, prefix: str, name: str
     ) -> None:
         """Its parser reads all of them. It is no answer all the same, and the next call is in order."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         with MAKERS[name](server, prefix) as cache:
             assert cache.get("k") is None
             for lie in (b"*100001\r\n" + b"*0\r\n" * 100_001, b"*1\r\n" * 7 + b"*0\r\n"):
@@ -267,14 +276,14 @@ class TestEverySize:
     def test_logging_in(
         self,
         liar: LyingServer,
-        cluster: LyingServer,
+        lying_cluster: LyingServer,
         prefix: str,
         make: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """The driver's parsers have no bound of their own."""
         monkeypatch.setattr("cachekit.tiers.redis.line.MOST_RECEIVED", 8 << 20)
-        server = liar if make is single else cluster
+        server = liar if make is single else lying_cluster
         flood = Flood(b"$4000000000\r\n")
         server.lies["HELLO"] = flood.pieces, 0
         with make(server, prefix) as cache, pytest.raises(TierUnavailableError):
@@ -319,10 +328,10 @@ class TestTags:
         ids=["too many", "too long", "one of them too long"],
     )
     def test_more_than_a_value_may_have(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, tags: list[str]
+        self, liar: LyingServer, lying_cluster: LyingServer, prefix: str, name: str, tags: list[str]
     ) -> None:
         """It is a miss, and the server is not asked about its tags."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         envelope = envelope_with(prefix, tags)
         with MAKERS[name](server, prefix) as cache:
             assert cache.get("k") is None
@@ -372,12 +381,12 @@ class TestSlots:
             "port 0", "port 65536", "no node",
         ],
     )  # fmt: skip
-    def test_wrong_ones(self, cluster: LyingServer, prefix: str, answer: bytes) -> None:
-        cluster.lies["CLUSTER SLOTS"] = answer
-        with clustered(cluster, prefix) as cache:
+    def test_wrong_ones(self, lying_cluster: LyingServer, prefix: str, answer: bytes) -> None:
+        lying_cluster.lies["CLUSTER SLOTS"] = answer
+        with clustered(lying_cluster, prefix) as cache:
             with pytest.raises(TierUnavailableError, match="WrongReplyError"):
                 cache.get("k")
-            cluster.lies.clear()
+            lying_cluster.lies.clear()
             assert cache.get("k") is None
 
     @pytest.mark.parametrize("host", [b"$-1\r\n", b"$0\r\n\r\n"])

@@ -200,9 +200,11 @@ class TestWrongAnswers:
         assert table.try_all(["get"]) == []
 
     @pytest.mark.parametrize("name", ["cluster", *CLIENTS])
-    def test_to_the_driver(self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str) -> None:
+    def test_to_the_driver(
+        self, liar: LyingServer, lying_cluster: LyingServer, prefix: str, name: str
+    ) -> None:
         """What an answer makes the driver raise is no matter of the caller's."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         few = {*FEW[1::2]} & {*OF_THE_DRIVER}
         table = Table(lambda server: MAKERS[name](server, prefix), [server], few)
         assert table.try_all(["get", "get_many", "invalidate_by_tags", "keys"]) == []
@@ -230,10 +232,10 @@ class TestWhatFollows:
     @pytest.mark.parametrize("name", MAKERS)
     @pytest.mark.parametrize("answer", ["integer", "two answers", "deep"])
     def test_a_loaded_value_is_not_lost(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str, answer: str
+        self, liar: LyingServer, lying_cluster: LyingServer, prefix: str, name: str, answer: str
     ) -> None:
         """Whatever command it is that gets the wrong answer, the caller has the value."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         for command in ("GET", "tokens", "add", "put", "MGET", "PING"):
             server.lies.clear()
             server.lies[command] = ANSWERS[answer]
@@ -259,10 +261,10 @@ class TestWhatFollows:
 
     @pytest.mark.parametrize("name", MAKERS)
     def test_the_connection_is_closed(
-        self, liar: LyingServer, cluster: LyingServer, prefix: str, name: str
+        self, liar: LyingServer, lying_cluster: LyingServer, prefix: str, name: str
     ) -> None:
         """The next command would take the rest for its own answer."""
-        server = cluster if name in CLUSTERS else liar
+        server = lying_cluster if name in CLUSTERS else liar
         with MAKERS[name](server, prefix) as cache:
             cache.set_value("k", "right")
             for _ in range(3):

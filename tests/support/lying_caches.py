@@ -79,7 +79,7 @@ def liar(redis_port: int) -> Iterator[LyingServer]:
 
 
 @pytest.fixture
-def cluster(redis_port: int) -> Iterator[LyingServer]:
+def lying_cluster(redis_port: int) -> Iterator[LyingServer]:
     """The only node of a Cluster."""
     with LyingServer(redis_port, is_cluster=True) as server:
         yield server
