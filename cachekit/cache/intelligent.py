@@ -37,9 +37,9 @@ from cachekit.model.validation import (
     checked_jitter,
     checked_key,
     checked_keys,
-    checked_pattern,
     checked_tags,
     not_a_function,
+    pattern_to_invalidate,
     refuse_unstorable,
     seconds,
     stale_seconds,
@@ -703,7 +703,8 @@ class IntelligentCache:
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int | None:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
 
-        Loads in progress of matching keys are refused, whether or not the key was stored.
+        Loads in progress of matching keys are refused, whether or not the key was stored. A pattern that can
+        take for ever, such as `(a+)+$`, is not run: all keys that begin like it are removed, with a warning.
 
         Returns:
             How many entries were removed, from the tier that had most of them; None if that is not known,
@@ -714,7 +715,7 @@ class IntelligentCache:
             ValueError: the pattern is not a valid regular expression.
         """
         self._core.check(_ALL)
-        checked = checked_pattern(pattern)
+        checked = pattern_to_invalidate(pattern)
         if playing.player is not None:
             playing.player.invalidate_matching(self._core, checked)
         return self._core.tiers.writes.invalidate_matching(checked)

@@ -22,10 +22,10 @@ from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
+from cachekit.model.patterns import literal_beginning
 from cachekit.runtime.interrupts import is_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.patterns import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, approximately
