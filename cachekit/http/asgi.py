@@ -79,15 +79,16 @@ class ASGICache(Middleware[Application]):
         await self._serve(target, scope, receive, send)
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
-        # Some servers include the query.
-        raw_path, changed = (scope.get("raw_path") or b"").partition(b"?")[0], b""
-        sent = raw_path.decode("latin-1")
-        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
-            raw_path, changed = quote(scope["path"]).encode("ascii"), raw_path
+        # Some servers include the query. An application may read it there, whatever `query_string` is.
+        sent, query = scope.get("raw_path") or b"", scope.get("query_string") or b""
+        raw_path, mark, raw_query = sent.partition(b"?")
+        path = raw_path.decode("latin-1")
+        is_as_sent = (unquote(path) if "%" in path else path) == scope["path"]
+        changed = b"" if is_as_sent and (not mark or raw_query == query) else sent
+        if not is_as_sent:  # rewritten, or not given
+            raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
-        return self._store.keys.target(
-            method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers, changed
-        )
+        return self._store.keys.target(method, scheme, host_of(headers), raw_path, query, headers, changed)
 
     # -- what is only passed on -------------------------------------------------------------------------
 
