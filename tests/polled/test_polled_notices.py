@@ -243,7 +243,7 @@ def test_a_notice_that_fills_a_page() -> None:
     (name,) = here._names.of_notices(1)
     store = TableStore(world)
     written = journal.Journal(store, [name])
-    empty = journal.packed(journal.Page(7, 7, []))
+    empty = journal.packed(journal.Page(7, 70, []))
     store.write(name, empty, None)
     written.note("keys", [""])
     free = journal.LARGEST - len(store.read([name])[name].data)
@@ -254,7 +254,7 @@ def test_a_notice_that_fills_a_page() -> None:
         written.note("keys", ["x" * (free + longer)])
         page = journal.opened(store.read([name])[name].data)
         assert page is not None
-        assert (page.last, len(page.notices)) == (7 + before + 1, kept)
+        assert (page.last, len(page.notices)) == (71 + before, kept)
 
 
 def test_children_are_other_clients() -> None:
