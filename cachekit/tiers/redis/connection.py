@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels, tell_of_driver
+from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels, server_and_database, tell_of_driver
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -33,6 +33,16 @@ def is_cluster(client: Any) -> bool:
     import redis
 
     return isinstance(client, redis.RedisCluster)
+
+
+def identity_of_client(client: Any) -> Hashable:
+    """Return the identity of the database of a client of the driver; see `Address.identity`."""
+    if is_cluster(client):
+        return frozenset((node.host, node.port) for node in client.nodes_manager.startup_nodes.values())
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    # A client of sentinels has none of these.
+    return server_and_database(options) if options.keys() & {"host", "path"} else pool
 
 
 def primary_of(address: Address) -> Primary | None:
