@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 from urllib.parse import quote, unquote
 
 from cachekit.http.collapsing import Lead
@@ -25,6 +25,9 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Messages of extensions of ASGI that are no part of the response: its client gets them, and no later one.
+_BESIDE: Final = frozenset({"http.response.early_hint", "http.response.push", "http.response.debug"})
 
 
 @final
@@ -214,6 +217,8 @@ class _Relay:
             await self._begin(message)
         elif kind == "http.response.body":
             await self._add(message)
+        elif kind in _BESIDE:
+            await self._forward(message, waits=True)
         else:  # such as a file that the server sends by itself
             self._abandon("streaming")
             await self._forward(message, waits=True)
