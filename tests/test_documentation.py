@@ -41,13 +41,14 @@ INSTEAD = {"seconds=60": "seconds=1"}
 
 # Runs the programs of some pages, each with names of its own; the default cache is that of all.
 RUN = """
-import json, os, sys, traceback
+import contextlib, json, os, sys, traceback
 for name, program in json.load(sys.stdin).items():
     os.makedirs(name)
     os.chdir(name)
     names = {"__name__": name.replace(".", "_")}
     try:
-        exec(compile(program, name, "exec"), names)
+        with open("printed", "w") as printed, contextlib.redirect_stdout(printed):
+            exec(compile(program, name, "exec"), names)
     except BaseException:
         print(name, traceback.format_exc(), sep="\\n")
     os.chdir("..")
@@ -101,3 +102,12 @@ def test_the_blocks_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stdout, ended.stdout
+    commented = re.findall(r"^print\(.*\)\n# (.*)$", programs["explanations.md"], re.MULTILINE)
+    printed = (tmp_path / "explanations.md" / "printed").read_text(encoding="utf-8").splitlines()
+    assert list(map(without_names_and_times, printed)) == list(map(without_names_and_times, commented))
+    assert len(printed) > 2
+
+
+def without_names_and_times(line: str) -> str:
+    """Return a line without the module, the digests and the seconds, which differ from run to run."""
+    return re.sub(r"^\S+\.|#[0-9a-f]+|\d+\.\d s", "", line)
