@@ -6,6 +6,7 @@ import configparser
 import re
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +169,26 @@ def test_every_long_sentence_is_found() -> None:
     assert {page: [line for line, _, _ in long_sentences(page)] for page in bad} == {
         page: [line] for page, line in bad.items()
     }
+
+
+def test_tables_stand_apart() -> None:
+    """A line that follows a table without a blank line is a row of it on the site."""
+    joined = [
+        f"{file}:{number}: {after!r}"
+        for file in checked()
+        if file.suffix == ".md"
+        for number, (before, after) in enumerate(pairwise(without_code(file)), 2)
+        if before.strip() and after.strip() and before.startswith("|") != after.startswith("|")
+    ]
+    assert not joined, "\n".join(joined)
+
+
+def without_code(page: Path) -> list[str]:
+    """Return the lines of a page; those of its blocks of code are empty."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(
+        r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE
+    ).splitlines()
 
 
 def test_links_lead_somewhere() -> None:

@@ -437,9 +437,11 @@ class IntelligentCache:
         """Return the value of the key; on a miss, call `loader()`, store the result and return it.
 
         Concurrent callers wait for the first one, which loads. If the key or one of the tags is written or
-        invalidated during the load, the value is returned but not stored. If the loader raises, all waiting
-        callers get the exception, and nothing is stored. A loader may get other keys, and its own key,
-        which it then loads itself; but it must not wait for threads that do so.
+        invalidated during the load, the value is returned but not stored. If another process or cache loads
+        the key too, and stores its value first in the files or on the server that both use, that value is
+        returned and this one dropped. If the loader raises, all waiting callers get the exception, and
+        nothing is stored. A loader may get other keys, and its own key, which it then loads itself; but it
+        must not wait for threads that do so.
 
         Args:
             key: The key, a str.
@@ -598,7 +600,8 @@ class IntelligentCache:
     ) -> dict[str, V]:
         """Return the values of the keys; one call `loader(missing)` loads all keys that are missing.
 
-        Keys that another caller is loading are not passed to the loader; this call waits for them.
+        Keys that another caller is loading are not passed to the loader; this call waits for them. A value
+        that another process or cache has loaded and stored first is returned in place of this loader's.
 
         Args:
             keys: The keys; repetitions count once.
