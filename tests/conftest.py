@@ -31,6 +31,8 @@ def own_directory(
     # A process that a test starts finds the package as it is installed, with its bytecode.
     monkeypatch.chdir(directory)
     monkeypatch.setenv("CACHEKIT_DIR", str(directory))
+    # No reader of other programs makes the caches of a test publish figures.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
     # Processes that a test starts are programs of their own, unless the test is about that.
     monkeypatch.delenv("CACHEKIT_PROGRAM", raising=False)
     yield directory

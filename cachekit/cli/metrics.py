@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from cachekit.cli.directory import DirectoryError, refuse
 from cachekit.cli.watched import reader_of
 from cachekit.errors import CacheError
-from cachekit.monitoring.reading import HostReader
-
-if TYPE_CHECKING:
-    from cachekit.cli.watched import Reader
+from cachekit.monitoring.reading import FiguresReader, HostReader
 
 
 class Plan(NamedTuple):
@@ -35,7 +32,7 @@ def run(plan: Plan) -> int:
     try:
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-        from cachekit.integrations.prometheus import CacheCollector
+        from cachekit.integrations.prometheus import collector_of
     except ImportError:
         return refuse(
             DirectoryError("`metrics` needs prometheus-client: pip install 'cachekit-tiered[prometheus]'")
@@ -43,7 +40,7 @@ def run(plan: Plan) -> int:
     registry = CollectorRegistry()
     try:
         reader = reader_of(plan.place, plan.prefix)
-        registry.register(CacheCollector.of_reader(plan.name or _name(plan, reader), reader))
+        registry.register(collector_of(plan.name or _name(plan, reader), reader))
         if plan.port is None:
             print(generate_latest(registry).decode(), end="")
             return 0
@@ -61,7 +58,7 @@ def run(plan: Plan) -> int:
     return 0
 
 
-def _name(plan: Plan, reader: Reader) -> str:
+def _name(plan: Plan, reader: FiguresReader) -> str:
     if plan.place is None:
         return "user"
     if isinstance(reader, HostReader):

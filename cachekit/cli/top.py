@@ -27,7 +27,7 @@ from cachekit.monitoring.snapshot import Numbers
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cachekit.cli.watched import Reader
+    from cachekit.monitoring.reading import FiguresReader
 
 _WATCHED: Final = 10.0  # seconds that the processes go on publishing
 _KEPT: Final = 60  # points of a sparkline
@@ -90,7 +90,8 @@ def show(display: Display, figures: SharedFigures, path: str) -> None:
     )
     display.table("Tiers", _TIER_HEADER, _tier_rows(figures, counters, _count))
     if figures.processes:
-        rows = [_process_row(one, figures.name(one), one.counters, _count) for one in figures.processes]
+        named = zip(figures.processes, figures.names(), strict=True)
+        rows = [_process_row(one, name, one.counters, _count) for one, name in named]
         display.table("Processes", _PROCESS_HEADER, rows)
     for line in _reasons(figures):
         display.line(line)
@@ -169,7 +170,7 @@ def _reasons(figures: SharedFigures) -> list[str]:
 # -- one line every interval ----------------------------------------------------------------------------
 
 
-def _lines(display: Display, reader: Reader, interval: float) -> None:
+def _lines(display: Display, reader: FiguresReader, interval: float) -> None:
     rates = Rates()
     rates.update(reader.read(), time.time())
     while True:
@@ -199,7 +200,7 @@ def line(figures: SharedFigures, rates: Rates) -> str:
 # -- in a terminal --------------------------------------------------------------------------------------
 
 
-def _live(display: RichDisplay, reader: Reader, interval: float) -> None:
+def _live(display: RichDisplay, reader: FiguresReader, interval: float) -> None:
     from rich.live import Live
 
     rates = Rates()
@@ -258,9 +259,9 @@ def screen(
         Text(reason, style=_COLOURS["critical" if reason.startswith("critical") else "warning"])
         for reason in _reasons(figures)
     ]
-    shown = figures.processes[:_SHOWN]
+    shown = list(zip(figures.processes, figures.names(), strict=True))[:_SHOWN]
     more = len(figures.processes) - len(shown)
-    processes = [_process_row(one, figures.name(one), rates.of(one.id), _rate) for one in shown]
+    processes = [_process_row(one, name, rates.of(one.id), _rate) for one, name in shown]
     rest = [Text(f"and {more:,} more processes", style="dim")] if more else []
     nothing = [Text("No process has a cache here yet.", style="dim")] if not shown else []
     return Group(

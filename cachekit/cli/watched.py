@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
 
 from cachekit.cli.directory import DirectoryError, cache_directory
-from cachekit.monitoring.reading import HostReader
+from cachekit.monitoring.reading import FiguresReader, HostReader
 from cachekit.monitoring.wanted import LONGEST
-
-if TYPE_CHECKING:
-    from cachekit.monitoring.fleet import FleetReader
-
-    Reader: TypeAlias = HostReader | FleetReader
 
 #: What the URL of a server begins with.
 _URLS = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
 _TIMEOUT = 2.0  # seconds that a server may take to answer
 
 
-def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -> Reader:
+def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -> FiguresReader:
     """Return the reader of the figures in a place.
 
     Args:
@@ -31,18 +26,19 @@ def reader_of(place: str | None, prefix: str | None, seconds: float = LONGEST) -
         DirectoryError: It is neither the directory of a cache nor the URL of a server.
     """
     if place is not None and place.startswith(_URLS):
-        return _of_server(place, "cachekit:" if prefix is None else prefix, seconds)
+        return _of_server(place, prefix, seconds)
     if prefix is not None:
         raise DirectoryError("--prefix names caches on a server: give the URL of one, such as redis://host")
     return HostReader(None if place is None else cache_directory(place), seconds=seconds)
 
 
-def _of_server(url: str, prefix: str, seconds: float) -> FleetReader:
+def _of_server(url: str, prefix: str | None, seconds: float) -> FiguresReader:
     try:
         from cachekit.monitoring.fleet import FleetReader
         from cachekit.tiers.redis.tier import RedisCache
 
-        return FleetReader(RedisCache(url=url, key_prefix=prefix, timeout=_TIMEOUT), seconds=seconds)
+        make = partial(RedisCache, url=url, timeout=_TIMEOUT)
+        return FleetReader(make() if prefix is None else make(key_prefix=prefix), seconds=seconds)
     except ImportError as error:
         raise DirectoryError(
             f"a server needs redis-py: pip install 'cachekit-tiered[redis]' ({error})"

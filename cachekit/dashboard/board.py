@@ -8,21 +8,18 @@ from collections import deque
 from collections.abc import Callable
 from html import escape
 from math import isinf
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.health import assess
 from cachekit.loading.core import CacheCore
 from cachekit.monitoring.families import HIT_DURATIONS, TIERS
 from cachekit.monitoring.rates import Rates, hit_rate, quantile, total
-from cachekit.monitoring.reading import HostReader, SharedFigures
+from cachekit.monitoring.reading import FiguresReader, HostReader, SharedFigures
 from cachekit.monitoring.record import OtherSize, Process, Reason, Sizes, program, sizes_of
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.runtime.reentrant_lock import RLock
-
-if TYPE_CHECKING:
-    from cachekit.monitoring.fleet import FleetReader
 
 Moment: TypeAlias = dict[str, Any]
 
@@ -83,7 +80,7 @@ def board_of(cache: IntelligentCache, core: CacheCore) -> Board:
     return Board(_Own(core).read, "this process")
 
 
-def board_of_reader(reader: HostReader | FleetReader) -> Board:
+def board_of_reader(reader: FiguresReader) -> Board:
     """Return the board of what a reader reads.
 
     Raises:
@@ -138,7 +135,8 @@ def _moment(figures: SharedFigures, rates: Rates, now: float) -> Moment:
         },
         "tiers": [_tier(tier, figures, counted) for tier in TIERS if figures.has(tier)],
         "processes": [
-            _process(one, figures.name(one), rates.of(one.id)) for one in figures.processes[:_MOST_PROCESSES]
+            _process(one, name, rates.of(one.id))
+            for one, name in list(zip(figures.processes, figures.names(), strict=True))[:_MOST_PROCESSES]
         ],
         "ended": figures.ended,
         "prefetches": _prefetches(counters),

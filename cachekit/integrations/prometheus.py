@@ -32,8 +32,7 @@ from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import FAMILIES, PARTS, Family
 
 if TYPE_CHECKING:
-    from cachekit.monitoring.fleet import FleetReader
-    from cachekit.monitoring.reading import HostReader
+    from cachekit.monitoring.reading import FiguresReader
     from cachekit.tiers.redis.tier import RedisCache
 
 _EDGES = (*map(floatToGoString, LatencyHistogram.EDGES), "+Inf")
@@ -94,14 +93,7 @@ class CacheCollector:
             TypeError: `name` is not a str, or `redis_cache` is no RedisCache.
             TierUnavailableError: The server does not answer.
         """
-        return cls.of_reader(name, fleet_reader(redis_cache))
-
-    @classmethod
-    def of_reader(cls, name: str, reader: HostReader | FleetReader) -> CacheCollector:
-        """Return the collector of what a reader of the command line reads."""
-        collector = cls({})
-        collector._sources = of_reader(name, reader)
-        return collector
+        return collector_of(name, fleet_reader(redis_cache))
 
     def describe(self) -> Iterator[Metric]:
         """Yield all families without samples."""
@@ -116,6 +108,13 @@ class CacheCollector:
             for name, figures in read.items():
                 _add(metric, family, name, figures)
             yield metric
+
+
+def collector_of(name: str, reader: FiguresReader) -> CacheCollector:
+    """Return the collector of what a reader reads, for the command line."""
+    collector = CacheCollector({})
+    collector._sources = of_reader(name, reader)
+    return collector
 
 
 def _read(name: str, source: Source) -> Figures | None:

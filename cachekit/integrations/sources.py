@@ -10,7 +10,7 @@ from cachekit import aio
 from cachekit.cache.default import checked_cache, core_of
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.core import CacheCore
-from cachekit.monitoring.reading import HostReader
+from cachekit.monitoring.reading import FiguresReader, HostReader
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
 from cachekit.tiers.base import DirectoryTier
@@ -85,7 +85,7 @@ def of_hosts(directories: Mapping[str, Directory | None]) -> dict[str, Source]:
     return sources
 
 
-def of_reader(name: str, reader: HostReader | FleetReader) -> dict[str, Source]:
+def of_reader(name: str, reader: FiguresReader) -> dict[str, Source]:
     """Return the source of all processes that a reader reads, by a name.
 
     Raises:

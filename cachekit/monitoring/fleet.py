@@ -1,7 +1,7 @@
-"""Reads the figures of all processes of all hosts over a server. Every total only grows, whichever ends.
+"""Reads the figures of all processes of all hosts over a server.
 
-Readers add the last records of processes that ended to the sums on the server. Those are kept for a day after
-the last record.
+Readers add the last records of processes that ended to the sums on the server. So every total only grows,
+whichever process ends, as long as the server keeps the sums. They expire a day after the last record.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from contextlib import suppress
 from typing import Final, final
 
 from cachekit.errors import TierUnavailableError
-from cachekit.monitoring.families import COUNTERS
 from cachekit.monitoring.reading import SharedFigures, oldest_first, shared
 from cachekit.monitoring.record import counters_of, number_of, parsed, process_of
-from cachekit.monitoring.snapshot import Numbers, merged
+from cachekit.monitoring.snapshot import Numbers, added, merged
 from cachekit.monitoring.wanted import LONGEST
 from cachekit.monitoring.watching import publish_here
 from cachekit.tiers.redis import figures_of
-from cachekit.tiers.redis.figures import FigureStore, StoredRecord
+from cachekit.tiers.redis.figures import FigureStore
 from cachekit.tiers.redis.tier import RedisCache
 
 _FIRST: Final = 3.0  # seconds until all processes have published for the first time
@@ -43,7 +42,6 @@ class FleetReader:
         #: What is read.
         self.place = store.place
         self._seconds = min(seconds, LONGEST)
-        self._complete = 0.0
 
     def begin(self) -> None:
         """Have the processes publish from now on, so that the first read waits less.
@@ -51,8 +49,7 @@ class FleetReader:
         Raises:
             TierUnavailableError: the server does not answer, or does not allow it.
         """
-        if not self._store.want(self._seconds):
-            self._complete = time.monotonic() + _FIRST
+        self._store.want(self._seconds)
 
     def read(self) -> SharedFigures:
         """Return the figures; the first read waits until every process has published.
@@ -60,14 +57,13 @@ class FleetReader:
         Raises:
             TierUnavailableError: the server does not answer, or does not allow it.
         """
-        self.begin()
-        wait = self._complete - time.monotonic()
+        # Another reader may have begun just now. Until all have published, a living process looks ended.
+        wait = _FIRST - self._store.want(self._seconds)
         if wait > 0:
             time.sleep(wait)
-        publish_here(self.place)
+        publish_here(self._store.identity)
         stored = self._store.read()
         living, gone = [], []
-        counters: Numbers = _sums(stored.sums)
         for process, record in stored.records.items():
             found = parsed(record.content) if len(process) == _ID else None
             if found is None:
@@ -76,10 +72,12 @@ class FleetReader:
                 living.append(process_of(process, found))
             else:
                 gone.append((process, record, counters_of(found)))
-        for _, _, numbers in gone:
-            for key, number in numbers.items():
-                counters[key] = counters.get(key, 0) + number
-        self._fold(gone)
+        counters = added([_sums(stored.sums), *[numbers for _, _, numbers in gone]])
+        with suppress(TierUnavailableError):  # the next reader tries again
+            for process, record, numbers in gone:
+                self._store.fold(process, record, numbers)
+            if stored.marks:
+                self._store.remove(stored.marks)
         ended = number_of(_number(stored.ended)) or 0
         by_host: dict[str, list[Numbers]] = {}
         for one in oldest_first(living):
@@ -88,15 +86,9 @@ class FleetReader:
         gauges = merged(map(merged, by_host.values()), ("/memory", "/file"))
         return shared(living, counters, gauges, int(ended) + len(gone))
 
-    def _fold(self, gone: list[tuple[str, StoredRecord, Numbers]]) -> None:
-        for process, record, numbers in gone:
-            with suppress(TierUnavailableError):  # the next reader tries again
-                self._store.fold(process, record, numbers)
-
 
 def _sums(stored: dict[str, bytes]) -> Numbers:
-    numbers = {key: number_of(_number(value)) for key, value in stored.items() if key in COUNTERS}
-    return {key: number for key, number in numbers.items() if number is not None}
+    return counters_of({"counters": {key: _number(value) for key, value in stored.items()}})
 
 
 def _number(stored: bytes) -> float | None:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.monitoring.folder import ENDED, OF_PROCESS, FiguresFolder
@@ -36,14 +36,30 @@ class SharedFigures(NamedTuple):
         """Return the worst status of a process."""
         return max([process.status for process in self.processes], key=STATUS.index, default="healthy")
 
-    def name(self, process: Process) -> str:
-        """Return what a process is called among these: its program, and its host if there are several."""
-        hosts = {one.host for one in self.processes}
-        return process.program if len(hosts) < 2 else f"{process.program} on {process.host}"
+    def names(self) -> list[str]:
+        """Return what each process is called among these: its program, and its host if there are several."""
+        is_one = len({process.host for process in self.processes}) < 2
+        return [one.program if is_one else f"{one.program} on {one.host}" for one in self.processes]
 
     def has(self, tier: str) -> bool:
         """Return whether a cache has, or had, this tier."""
         return f"entries/{tier}" in self.gauges or f"sets/{tier}" in self.counters
+
+
+class FiguresReader(Protocol):
+    """Reads the figures of the processes in one place: those of a host, or of a fleet."""
+
+    place: str  #: what is read
+
+    def begin(self) -> object:
+        """Have the processes publish from now on, so that the first read waits less.
+
+        Raises:
+            TierUnavailableError: the directory cannot be used, or the server does not answer.
+        """
+
+    def read(self) -> SharedFigures:
+        """Return the figures; raise `TierUnavailableError` as `begin` does."""
 
 
 @final

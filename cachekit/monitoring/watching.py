@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, final
 from weakref import WeakValueDictionary, ref
 
@@ -12,6 +14,7 @@ from cachekit.errors import CacheError
 from cachekit.loading.core import CacheCore
 from cachekit.monitoring.snapshot import Snapshot, Totals, snapshot
 from cachekit.monitoring.wanted import INTERVAL, changing, is_wanted, user_directory
+from cachekit.runtime.free_lock import run_if_free
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
 from cachekit.tiers.redis import figures_of
@@ -22,26 +25,24 @@ if TYPE_CHECKING:
     from cachekit.tiers.redis.figures import FigureStore
 
 _AT_END: Final = 2.0  # seconds that the last figures of a process wait for readers
+_TURN: Final = 0.3  # seconds that they wait for another thread, which may wait for a server in vain
 _SERVER_INTERVAL: Final = 2.0  # seconds between two looks at a server
 
-_watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
+#: By the path of a directory, or by the identity of a store on a server.
+_watches: WeakValueDictionary[Hashable, Watch] = WeakValueDictionary()
 #: Kept when their caches are gone: a tier may come back with another cache, and must not count twice.
 _published: set[Watch] = set()
 
 
 class Watch(ABC):
-    """The caches of this process whose figures belong in one place.
+    """The caches of this process whose figures belong in one place."""
 
-    Args:
-        place: the name of the place.
-    """
-
-    __slots__ = ("__weakref__", "_cores", "_looks", "_totals", "place")
+    __slots__ = ("__weakref__", "_cores", "_looks", "_publisher", "_totals")
 
     _interval: ClassVar[float]
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self) -> None:
+        self._publisher: Publisher | ServerPublisher | None = None
         self._cores: dict[int, ref[CacheCore]] = {}
         self._totals = Totals()
         self._looks: ScheduledTask | None = None
@@ -85,6 +86,10 @@ class Watch(ABC):
         elif self._is_wanted():
             self.publish()
 
+    def _is_needed(self) -> bool:
+        """Tell whether the last figures are missed: a reader has seen earlier ones, or looks now."""
+        return self._publisher is not None or self._is_wanted(at_end=True)
+
     def _snapshots(self) -> dict[CacheCore, Snapshot]:
         return {core: snapshot(core) for core in self.cores()}
 
@@ -95,6 +100,13 @@ class Watch(ABC):
             self._leave()
         if looks is not None:
             looks.cancel()
+
+    def _leave(self) -> None:
+        """Leave the record to readers, and begin another one if there are more figures."""
+        if self._publisher is not None:
+            # This closes the lock file of a directory. In a child, then, a dead parent is known to be dead.
+            self._publisher = None
+            self._totals.counters = {}
 
     def after_fork(self) -> None:
         """Leave the parent's record to the parent, and count from here on."""
@@ -115,20 +127,16 @@ class Watch(ABC):
         """Write the record of this process. If that fails, the next look tries again."""
 
     @abstractmethod
-    def _is_wanted(self) -> bool:
-        """Tell whether a reader looks now."""
+    def _is_wanted(self, *, at_end: bool = False) -> bool:
+        """Tell whether a reader looks now.
 
-    @abstractmethod
-    def _is_needed(self) -> bool:
-        """Tell whether the last figures are missed: a reader has seen earlier ones, or looks now."""
+        Args:
+            at_end: wait for a server no longer than the end of a program may.
+        """
 
     @abstractmethod
     def _publish_last(self, core: CacheCore) -> None:
         """Publish what a cache that ends now has counted."""
-
-    @abstractmethod
-    def _leave(self) -> None:
-        """Leave the record to readers, and begin another one if there are more figures."""
 
 
 @final
@@ -136,16 +144,17 @@ class DirectoryWatch(Watch):
     """The caches of this process whose figures belong in one directory.
 
     Args:
-        place: the directory that `figures` is in.
+        path: the directory that `figures` is in.
     """
 
-    __slots__ = ("_publisher",)
+    __slots__ = ("_path",)
 
+    _publisher: Publisher | None
     _interval = INTERVAL
 
-    def __init__(self, place: str) -> None:
-        super().__init__(place)
-        self._publisher: Publisher | None = None
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
 
     def publish(self, *, patience: float = 0.0) -> None:
         """Write the record of this process. If that fails, the next look tries again.
@@ -160,24 +169,15 @@ class DirectoryWatch(Watch):
 
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
-                self._publisher = Publisher(self.place)
+                self._publisher = Publisher(self._path)
                 _published.add(self)
             self._publisher.publish(self._totals.counters, snapshots, patience)
 
-    def _is_wanted(self) -> bool:
-        return is_wanted(self.place)
-
-    def _is_needed(self) -> bool:
-        return self._publisher is not None or is_wanted(self.place)
+    def _is_wanted(self, *, at_end: bool = False) -> bool:  # noqa: ARG002  # it never waits
+        return is_wanted(self._path)
 
     def _publish_last(self, core: CacheCore) -> None:  # noqa: ARG002  # a directory is there without it
         self.publish(patience=_AT_END)
-
-    def _leave(self) -> None:
-        if self._publisher is not None:
-            # This closes the lock file. In a child, then, a dead parent is known to be dead.
-            self._publisher = None
-            self._totals.counters = {}
 
 
 @final
@@ -188,15 +188,14 @@ class ServerWatch(Watch):
     way. So one thread at a time publishes.
     """
 
-    __slots__ = ("_is_publishing", "_publisher", "_publishing")
+    __slots__ = ("_publishing",)
 
+    _publisher: ServerPublisher | None
     _interval = _SERVER_INTERVAL
 
-    def __init__(self, place: str) -> None:
-        super().__init__(place)
-        self._publisher: ServerPublisher | None = None
+    def __init__(self) -> None:
+        super().__init__()
         self._publishing = RLock()
-        self._is_publishing = False
 
     def publish(self) -> None:
         """Write the record of this process. If that fails, the next look tries again."""
@@ -206,28 +205,22 @@ class ServerWatch(Watch):
                 return
 
     def _publish(self, store: FigureStore, *, at_end: bool) -> None:
-        if not self._publishing.acquire(timeout=_AT_END if at_end else 0.0):
-            return
-        if self._is_publishing:  # a signal handler comes here in the middle of it
-            self._publishing.release()
-            return
-        try:
-            self._is_publishing = True
-            snapshots = self._snapshots()
-            with changing:
-                # Imported here, under the lock, as in `DirectoryWatch.publish`.
-                from cachekit.monitoring.server_publishing import ServerPublisher
+        # Not in a signal handler that comes in the middle of it.
+        patience = _TURN if at_end else 0.0
+        run_if_free(self._publishing, partial(self._publish_alone, store, at_end=at_end), patience)
 
-                self._totals.add([part for one in snapshots.values() for part in one.parts])
-                if self._publisher is None:
-                    self._publisher = ServerPublisher()
-                    _published.add(self)
-                publisher = self._publisher
-                record = publisher.record(self._totals.counters, snapshots)
-            publisher.send(store, record, at_end=at_end)
-        finally:
-            self._is_publishing = False
-            self._publishing.release()
+    def _publish_alone(self, store: FigureStore, *, at_end: bool) -> None:
+        snapshots = self._snapshots()
+        with changing:
+            # Imported here, under the lock, as in `DirectoryWatch.publish`.
+            from cachekit.monitoring.server_publishing import ServerPublisher
+
+            self._totals.add([part for one in snapshots.values() for part in one.parts])
+            if self._publisher is None:
+                self._publisher = ServerPublisher()
+                _published.add(self)
+            publisher, counters = self._publisher, self._totals.counters.copy()
+        publisher.publish(store, counters, snapshots, at_end=at_end)
 
     def _is_wanted(self, *, at_end: bool = False) -> bool:
         for core in self.cores():
@@ -239,9 +232,6 @@ class ServerWatch(Watch):
                     return False
         return False
 
-    def _is_needed(self) -> bool:
-        return self._publisher is not None or self._is_wanted(at_end=True)
-
     def _publish_last(self, core: CacheCore) -> None:
         store = _reachable(core)
         if store is not None:
@@ -249,14 +239,8 @@ class ServerWatch(Watch):
 
     def after_fork(self) -> None:
         """Leave the parent's record to the parent, and count from here on."""
-        # Another thread of the parent may have held it.
-        self._publishing, self._is_publishing = RLock(), False
+        self._publishing = RLock()  # another thread of the parent may have held it
         super().after_fork()
-
-    def _leave(self) -> None:
-        if self._publisher is not None:
-            self._publisher = None
-            self._totals.counters = {}
 
 
 def _reachable(core: CacheCore) -> FigureStore | None:
@@ -267,31 +251,32 @@ def _reachable(core: CacheCore) -> FigureStore | None:
 
 def watch(core: CacheCore) -> list[Watch]:
     """Publish the figures of a new cache while they are wanted; the caller keeps the result with it."""
-    file = core.tiers.file
-    watches = [_watch(DirectoryWatch, user_directory() if file is None else file.tier.path)]
+    watches: list[Watch] = []
+    # A system without users of files has no locks on them either, so no process could publish safely.
+    if hasattr(os, "geteuid"):
+        file = core.tiers.file
+        path = user_directory() if file is None else file.tier.path
+        watches.append(_watch(path, partial(DirectoryWatch, path)))
     redis = core.tiers.redis
     store = None if redis is None else figures_of(redis.tier)
     if store is not None:
-        watches.append(_watch(ServerWatch, store.place))
-    # A system without users of files has no locks on them either, so no process could publish safely.
-    if not hasattr(os, "geteuid"):
-        del watches[0]
+        watches.append(_watch(store.identity, ServerWatch))
     for one in watches:
         one.add(core)
     return watches
 
 
-def _watch(kind: type[DirectoryWatch | ServerWatch], place: str) -> Watch:
+def _watch(identity: Hashable, make: Callable[[], Watch]) -> Watch:
     with changing:
-        found = _watches.get(place)
+        found = _watches.get(identity)
         if found is None:
-            found = _watches[place] = kind(place)
+            found = _watches[identity] = make()
     return found
 
 
-def publish_here(place: str) -> None:
-    """Publish what this process has to publish in a place at once."""
-    found = _watches.get(place)
+def publish_here(identity: Hashable) -> None:
+    """Publish at once what this process has to publish in a directory, or on a server."""
+    found = _watches.get(identity)
     if found is not None and found.cores():
         found.publish()
 

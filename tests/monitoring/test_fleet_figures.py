@@ -99,15 +99,18 @@ def test_damaged_records_count_nothing(
     _, records = Layout(prefix).figures()
     now, _ = client.time()
     good = {"format": 1, "program": "p", "counters": {"loads/ok": 3, "loads/error": -1, "other": 5}}
+    nan = good | {"counters": {"loads/ok": float("nan")}}
     client.hset(
         records,
         mapping={
-            f"r:{'1' * 32}": f"{now}|{json.dumps(good)}",
-            f"r:{'2' * 32}": f"{now}|" + "[" * 100_000,
+            f"r:{'1' * 32}": f"{now}|1|{json.dumps(good)}",
+            f"r:{'2' * 32}": f"{now}|1|" + "[" * 100_000,
             f"r:{'3' * 32}": json.dumps(good),
-            f"r:{'4' * 32}": f"x|{json.dumps(good)}",
-            f"r:{'5' * 32}": f"{now}|" + json.dumps(good | {"counters": {"loads/ok": float("nan")}}),
-            "r:6": f"{now}|{json.dumps(good)}",
+            f"r:{'4' * 32}": f"x|1|{json.dumps(good)}",
+            f"r:{'5' * 32}": f"{now}|1|{json.dumps(nan)}",
+            f"r:{'7' * 32}": f"{now}|1|{json.dumps(good)}" + " " * (1 << 18),
+            f"r:{'8' * 32}": f"{now}|x|{json.dumps(good)}",
+            "r:6": f"{now}|1|{json.dumps(good)}",
             "e:loads/ok": "4",
             "e:loads/error": "inf",
             "e:other": "7",
@@ -118,6 +121,7 @@ def test_damaged_records_count_nothing(
         figures = reader.read()
         assert loads(figures) == 7
         assert figures.counters["loads/error"] == figures.ended == 0
+        assert "other" not in figures.counters
         assert {one.id for one in figures.processes} > {"1" * 32}
         assert cache.get("k") is None
 
@@ -127,13 +131,42 @@ def test_two_readers_add_a_record_once(
 ) -> None:
     """Both have read it before one of them added it; a record that was replaced since is not added."""
     _, records = Layout(prefix).figures()
-    client.hset(records, f"r:{'1' * 32}", "1|old")
+    client.hset(records, f"r:{'1' * 32}", "1|7|old")
     stores = [figures_of(make_cache()), figures_of(make_cache())]
     for store, found in [(store, store.read()) for store in stores if store is not None]:
         for process, record in found.records.items():
+            store.fold(process, record._replace(stored=b"1|6|older"), {"loads/ok": 100.0})
             store.fold(process, record, {"loads/ok": 2.5})
-            store.fold(process, record._replace(stored=b"1|older"), {"loads/ok": 100.0})
-    assert client.hgetall(records) == {b"e:loads/ok": b"2.5", b"ended": b"1"}
+    now, _ = client.time()
+    stored = client.hgetall(records)
+    assert int(now) - 60 <= int(stored.pop(f"f:{'1' * 32}".encode()).removesuffix(b"|7")) <= int(now)
+    assert stored == {b"e:loads/ok": b"2.5", b"ended": b"1"}
+
+
+def test_damaged_sums(make_cache: Callable[..., RedisCache], client: Any, prefix: str) -> None:
+    """A record counts once all the same, and the sums go on from there."""
+    _, records = Layout(prefix).figures()
+    counters = {"loads/ok": 3, "loads/error": 4, "stale_served": 5, "reloaded": 6}
+    damaged = {"e:loads/ok": "x", "e:loads/error": "nan", "e:stale_served": "-9", "e:reloaded": "1e300"}
+    record = json.dumps({"format": 1, "counters": counters})
+    client.hset(records, mapping={f"r:{'1' * 32}": f"1|1|{record}", "ended": "many", **damaged})
+    for _ in range(3):
+        figures = FleetReader(make_cache()).read()
+        assert figures.counters == counters
+        assert figures.ended == 1
+
+
+def test_a_second_reader_waits_for_the_rest(
+    make_cache: Callable[..., RedisCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until all processes have published for the first time, an earlier record of theirs looks abandoned."""
+    monkeypatch.setattr(fleet, "_FIRST", 0.5)
+    begun = time.monotonic()
+    FleetReader(make_cache()).begin()
+    FleetReader(make_cache()).read()
+    assert time.monotonic() - begun >= 0.45
+    FleetReader(make_cache()).read()
+    assert time.monotonic() - begun < 30
 
 
 def test_clear_leaves_the_figures(make_cache: Callable[..., RedisCache], reader: FleetReader) -> None:
@@ -173,10 +206,10 @@ def test_hosts_have_files_of_their_own(
     ):
         gauges = {"size/memory": memory, "size/file": file, "size/redis": shared}
         record = {"format": 1, "host": host, "program": "shop", "written": number, "gauges": gauges}
-        client.hset(records, f"r:{number:032}", f"{now}|{json.dumps(record)}")
+        client.hset(records, f"r:{number:032}", f"{now}|1|{json.dumps(record)}")
     figures = reader.read()
     assert figures.gauges == {"size/memory": 7, "size/file": 40, "size/redis": 9}
-    assert [figures.name(one) for one in figures.processes] == ["shop on a", "shop on a", "shop on b"]
+    assert figures.names() == ["shop on a", "shop on a", "shop on b"]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from redis_server import RedisServer, wait_until
 from cachekit import IntelligentCache, LoadOptions, MemoryCache, RedisCache
 from cachekit.errors import TierUnavailableError
 from cachekit.testing import ManualClock, TierContract
+from cachekit.tiers.redis import figures_of
+from cachekit.tiers.redis.figures import StoredRecord
 
 pytestmark = pytest.mark.usefixtures("few_buckets")
 
@@ -125,6 +128,34 @@ def every(cache: RedisCache) -> None:
     reader = cache._store.bus._readers[0]
     wait_until(lambda: reader.has_begun, "the subscription is confirmed or refused")
     end()
+
+
+@pytest.mark.parametrize("lacking", ["", *limited_user.rights_for_figures()])
+def test_figures_of_all_hosts(server: RedisServer, lacking: str) -> None:
+    """The rights that they need besides suffice, and none of them is superfluous."""
+    more = [one for one in limited_user.rights_for_figures() if one != lacking]
+    with server.client() as client:
+        client.flushall()
+        client.execute_command("ACL", "DELUSER", "app")
+        limited_user.grant(client, limited_user.rights("shop:"), *more)
+        client.acl_log_reset()
+        with RedisCache(url=url(server), key_prefix="shop:", timeout=60) as cache:
+            store = figures_of(cache)
+            assert store is not None
+            own = StoredRecord(0.0, b"1", b"{}", b"1|1|{}")
+            client.hset("shop:!figures", "r:gone", own.stored)
+            for call in (
+                store.is_wanted,
+                lambda: store.want(60),
+                lambda: store.want(120),
+                lambda: store.publish("own", 1, b"{}", begun=b"", last=0),
+                store.read,
+                lambda: store.fold("gone", own, {"loads/ok": 1}),
+                lambda: store.remove([b"f:gone"]),
+            ):
+                with suppress(TierUnavailableError):
+                    call()
+        assert {entry["object"] for entry in client.acl_log()} == {lacking[1:]} - {""}
 
 
 @pytest.mark.soak

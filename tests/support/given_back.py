@@ -39,10 +39,8 @@ class Held(NamedTuple):
 
 
 def held() -> Held:
-    descriptors = os.listdir("/proc/self/fd")
-    by_which_they_were_listed = os.open(os.devnull, os.O_RDONLY)  # again the lowest that is free
-    os.close(by_which_they_were_listed)
-    descriptors.remove(str(by_which_they_were_listed))
+    # Without the one by which they were listed, which is closed again.
+    descriptors = [one for one in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{one}")]
     with open(_CHILDREN, encoding="ascii") as file:
         children = file.read().split()
     threads = [one for one in threading.enumerate() if one.name not in THREADS]

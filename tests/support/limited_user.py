@@ -30,6 +30,13 @@ def rights(prefix: str = "") -> list[str]:
     return found[0].replace("shop:", prefix).split()
 
 
+def rights_for_figures() -> list[str]:
+    """What the page adds for the figures of all hosts."""
+    found = re.search(r"`(\+hset [^`]*)`", _PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1].split()
+
+
 def grant(client: Any, command: list[str], *more: str) -> None:
     """Make the user, and let the driver tell its version where the server knows that."""
     client.execute_command(*command, *more)

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from cachekit import CacheEntry, RedisCache
+from cachekit.tiers.redis import figures_of
 from cachekit.tiers.redis.connection_pool import ConnectionPool
 
 
@@ -34,6 +35,16 @@ def operations(cache: Any) -> dict[str, Callable[[], object]]:
         if with_lease is not None:
             with_lease.is_held()
             with_lease.release()
+
+    def figures() -> None:
+        store = figures_of(cache)
+        assert store is not None
+        store.is_wanted()
+        store.want(1)
+        store.publish("1" * 32, 1, b"{}", begun=b"", last=0)
+        for process, record in store.read().records.items():
+            store.fold(process, record, {"loads/ok": 1})
+        store.remove([b"f:" + b"1" * 32])
 
     return {
         "get": lambda: cache.get("k"),
@@ -58,6 +69,7 @@ def operations(cache: Any) -> dict[str, Callable[[], object]]:
         "memory_usage": lambda: cache.memory_usage(),
         "ping": lambda: cache.ping(),
         "lease": lease,
+        "figures": figures,
     }
 
 

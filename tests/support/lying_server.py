@@ -21,8 +21,11 @@ Lie: TypeAlias = bytes | tuple[Callable[[], Iterator[bytes]], float]
 
 SCRIPTS = {
     name: getattr(scripts, name.upper()).text
-    for name in ("put", "create", "replace", "add", "remove", "tokens", "acquire", "release")
-}
+    for name in (
+        "put", "create", "replace", "add", "remove", "tokens", "acquire", "release",
+        "figures_want", "figures_publish", "figures_read", "figures_fold",
+    )
+}  # fmt: skip
 _NAMES = {sha1(text, usedforsecurity=False).hexdigest().encode(): name for name, text in SCRIPTS.items()}
 _NAMES |= {text: name for name, text in SCRIPTS.items()}
 

@@ -6,7 +6,7 @@ Nothing here connects, and no message has a password.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -67,12 +67,40 @@ class Address:
         if self.nodes is not None:
             return f"Redis Cluster at {listed(self.nodes)}"
         if self.sentinels is not None:
-            return f"Redis {self.sentinels.service!r} of the sentinels at {listed(self.sentinels.nodes)}"
+            _, number = self._of_server()
+            service = f"{self.sentinels.service!r}, db {number}," if number else repr(self.sentinels.service)
+            return f"Redis {service} of the sentinels at {listed(self.sentinels.nodes)}"
         if self.url is not None:
             parts = urlsplit(self.url)
             where = parts.netloc.rpartition("@")[2]
-            return f"Redis at {parts.scheme}://{where}{parts.path}"
+            db = "".join(f"?db={value}" for name, value in parse_qsl(parts.query) if name == "db")
+            return f"Redis at {parts.scheme}://{where}{parts.path}{db}"
         return f"Redis at {self.host}:{self.port}/{self.db}"
+
+    @property
+    def identity(self) -> Hashable:
+        """Return what all addresses of one database have in common, whichever options they have."""
+        if self.nodes is not None:
+            return frozenset(self.nodes)
+        server, db = self._of_server()
+        if self.sentinels is not None:
+            server = (self.sentinels.service, frozenset(self.sentinels.nodes))
+        return server, db
+
+    def _of_server(self) -> tuple[Hashable, int]:
+        if self.url is None:
+            return (self.host, self.port), self.db
+        from redis.connection import parse_url
+
+        return server_and_database(parse_url(self.url))  # type: ignore[no-untyped-call]
+
+
+def server_and_database(options: Mapping[str, Any]) -> tuple[Hashable, int]:
+    """Return which server options of a connection name, and which database."""
+    db = int(options.get("db") or 0)
+    if "path" in options:
+        return options["path"], db
+    return (options.get("host") or "localhost", int(options.get("port") or 6379)), db
 
 
 def listed(nodes: Sequence[tuple[str, int]]) -> str:

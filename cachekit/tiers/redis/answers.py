@@ -76,6 +76,14 @@ def is_table(answer: object) -> bool:
     )
 
 
+def is_publication(answer: object) -> bool:
+    """Return whether it is when a hash began, and the number of a record, 0 or -1."""
+    if type(answer) is not list or len(answer) != 2:
+        return False
+    begun, number = answer
+    return type(begun) is bytes and isinstance(number, int) and -1 <= number < _MOST
+
+
 def is_pong(answer: object) -> bool:
     """Return whether it is the answer to PING; drivers turn it into True."""
     return answer is True or answer == b"PONG"

@@ -22,6 +22,7 @@ from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_v
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection import (
     cluster_of,
+    identity_of_client,
     is_cluster,
     load_driver,
     pool_of,
@@ -91,9 +92,12 @@ class Client:
         if client is not None:
             self.is_cluster = is_cluster(client)
             self._opened = DriverClient(client, self.is_cluster)
+            #: What all clients of one database have in common.
+            self.identity = identity_of_client(client)
         else:
             assert address is not None
             self.is_cluster = address.nodes is not None
+            self.identity = address.identity
         self._lock = RLock()  # a signal handler may make the first call in the middle of it
         #: Whether `close` was called.
         self.is_closed = False

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Hashable
 from typing import Any
 
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.tiers.redis.address import CONNECTIONS, NAMES_OF_DRIVER, Address, Sentinels, driver_info
+from cachekit.tiers.redis.address import (
+    CONNECTIONS,
+    NAMES_OF_DRIVER,
+    Address,
+    Sentinels,
+    driver_info,
+    server_and_database,
+)
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -30,6 +38,16 @@ def is_cluster(client: Any) -> bool:
     import redis
 
     return isinstance(client, redis.RedisCluster)
+
+
+def identity_of_client(client: Any) -> Hashable:
+    """Return the identity of the database of a client of the driver; see `Address.identity`."""
+    if is_cluster(client):
+        return frozenset((node.host, node.port) for node in client.nodes_manager.startup_nodes.values())
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    # A client of sentinels has none of these.
+    return server_and_database(options) if options.keys() & {"host", "path"} else pool
 
 
 def primary_of(address: Address) -> Primary | None:

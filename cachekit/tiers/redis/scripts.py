@@ -10,7 +10,15 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from cachekit.tiers.redis.answers import Check, is_flag, is_flag_or_bytes, is_nothing, is_table
+from cachekit.tiers.redis.answers import (
+    Check,
+    is_count,
+    is_flag,
+    is_flag_or_bytes,
+    is_nothing,
+    is_publication,
+    is_table,
+)
 
 #: Digits of the longest token, which has 63 bits.
 MOST_DIGITS: Final = 19
@@ -51,6 +59,7 @@ REPLACE: Final = _script("replace", is_flag, before=_READ + _PROLONG + _STORE)
 ADD: Final = _script("add", is_flag_or_bytes, before=_READ + _PROLONG)
 REMOVE: Final = _script("remove", is_flag, has_parts=True)
 TOKENS: Final = _script("tokens", _is_token, has_parts=True, before=_READ)
-FIGURES_PUBLISH: Final = _script("figures_publish", is_flag)
+FIGURES_WANT: Final = _script("figures_want", is_count)
+FIGURES_PUBLISH: Final = _script("figures_publish", is_publication)
 FIGURES_READ: Final = _script("figures_read", is_table)
 FIGURES_FOLD: Final = _script("figures_fold", is_flag)
