@@ -18,12 +18,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
 from cachekit.model.patterns import literal_beginning
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
 
@@ -203,9 +202,11 @@ class Inbox:
         # Any client that may publish decides what is in it. Only what a cache could have sent is kept.
         known = False
         if len(text) <= _LONGEST:
-            with suppress(ValueError, TypeError, RecursionError):
+            try:
                 version, name, number, kind, body = json.loads(text)
                 known = version == _VERSION and _is_writer(name) is not None and _is_number(number)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise_interrupt(error)
         if known:
             self._receive(name, number, kind, body, now)
         else:
