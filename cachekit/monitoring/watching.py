@@ -37,11 +37,12 @@ _published: set[Watch] = set()
 class Watch(ABC):
     """The caches of this process whose figures belong in one place."""
 
-    __slots__ = ("__weakref__", "_cores", "_looks", "_publisher", "_totals")
+    __slots__ = ("__weakref__", "_cores", "_looks", "_pid", "_publisher", "_totals")
 
     _interval: ClassVar[float]
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._publisher: Publisher | ServerPublisher | None = None
         self._cores: dict[int, ref[CacheCore]] = {}
         self._totals = Totals()
@@ -110,11 +111,17 @@ class Watch(ABC):
 
     def after_fork(self) -> None:
         """Leave the parent's record to the parent, and count from here on."""
-        self._leave()
-        _published.discard(self)
-        self._totals = Totals()
-        for core in self.cores():
-            self._totals.begin(snapshot(core).parts)
+        parts = [part for one in self._snapshots().values() for part in one.parts]
+        with changing:
+            self._leave()
+            _published.discard(self)
+            self._totals = Totals()
+            self._totals.begin(parts)
+            self._pid = os.getpid()
+
+    def _is_of_parent(self) -> bool:
+        """Tell whether `after_fork` is still to come: the thread that looks may be faster in a child."""
+        return self._pid != os.getpid()
 
     def at_exit(self) -> None:
         """Publish the last figures."""
@@ -167,6 +174,8 @@ class DirectoryWatch(Watch):
             # Imported here, under the lock: a fork must not find another thread in the middle of an import.
             from cachekit.monitoring.publishing import Publisher
 
+            if self._is_of_parent():
+                return
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = Publisher(self._path)
@@ -215,6 +224,8 @@ class ServerWatch(Watch):
             # Imported here, under the lock, as in `DirectoryWatch.publish`.
             from cachekit.monitoring.server_publishing import ServerPublisher
 
+            if self._is_of_parent():
+                return
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = ServerPublisher()
