@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from interrupting import no_collection
 from racing import frequent_switches, in_thread
 from redis_server import wait_until
 
-from cachekit import IntelligentCache, LoadOptions, LoadTimeoutError, MemoryCache
+from cachekit import IntelligentCache, LoadOptions, LoadTimeoutError, MemoryCache, RedisCache
 from cachekit.runtime import fork
 from cachekit.runtime.scheduler import Scheduler
 
@@ -128,6 +129,24 @@ def test_one_that_fails_after_a_fork_strands_no_other(caplog: pytest.LogCaptureF
         assert [in_fork(lambda: cache.set_value("k", 1))() for _ in range(2)] == [0, 0]
         assert in_thread(lambda: cache.set_value("k", 2))() is True
     assert "may not have survived the fork" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_of_a_child_begin_last(
+    make_cache: Callable[..., RedisCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a child drops what only its parent may use: drawn tokens, and the records of its figures."""
+    known = list(fork._in_child)
+    monkeypatch.setattr(fork, "_in_child", [*known, lambda: os._exit(threading.active_count())])
+    with IntelligentCache(MemoryCache(), make_cache(), None) as cache:
+        cache.set("k", 1)
+        assert threading.active_count() > 2
+        child = os.fork()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert {one.__module__ for one in known} >= {
+        "cachekit.tiers.fresh_tokens",
+        "cachekit.monitoring.watching",
+    }
 
 
 def test_what_is_registered_is_held_weakly() -> None:

@@ -5,7 +5,6 @@ sender = StatsdSender({"main": cache}, "127.0.0.1:8125")
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
@@ -17,6 +16,7 @@ from cachekit.integrations.sources import AnyCache, Figures, of_process
 from cachekit.model.counters import LatencyHistogram
 from cachekit.monitoring.families import FAMILIES, PARTS, Family
 from cachekit.monitoring.snapshot import Numbers
+from cachekit.runtime import fork
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import Scheduler
 
@@ -166,5 +166,4 @@ def _after_fork_in_child() -> None:
         sender._sent = {name: source().counters for name, source in sender._sources.items()}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.call_in_child(_after_fork_in_child)

@@ -14,6 +14,7 @@ from cachekit.errors import CacheError
 from cachekit.loading.core import CacheCore
 from cachekit.monitoring.snapshot import Snapshot, Totals, snapshot
 from cachekit.monitoring.wanted import INTERVAL, changing, is_wanted, user_directory
+from cachekit.runtime import fork
 from cachekit.runtime.free_lock import run_if_free
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
@@ -37,12 +38,11 @@ _published: set[Watch] = set()
 class Watch(ABC):
     """The caches of this process whose figures belong in one place."""
 
-    __slots__ = ("__weakref__", "_cores", "_looks", "_pid", "_publisher", "_totals")
+    __slots__ = ("__weakref__", "_cores", "_looks", "_publisher", "_totals")
 
     _interval: ClassVar[float]
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._publisher: Publisher | ServerPublisher | None = None
         self._cores: dict[int, ref[CacheCore]] = {}
         self._totals = Totals()
@@ -111,17 +111,11 @@ class Watch(ABC):
 
     def after_fork(self) -> None:
         """Leave the parent's record to the parent, and count from here on."""
-        parts = [part for one in self._snapshots().values() for part in one.parts]
-        with changing:
-            self._leave()
-            _published.discard(self)
-            self._totals = Totals()
-            self._totals.begin(parts)
-            self._pid = os.getpid()
-
-    def _is_of_parent(self) -> bool:
-        """Tell whether `after_fork` is still to come: the thread that looks may be faster in a child."""
-        return self._pid != os.getpid()
+        self._leave()
+        _published.discard(self)
+        self._totals = Totals()
+        for core in self.cores():
+            self._totals.begin(snapshot(core).parts)
 
     def at_exit(self) -> None:
         """Publish the last figures."""
@@ -174,8 +168,6 @@ class DirectoryWatch(Watch):
             # Imported here, under the lock: a fork must not find another thread in the middle of an import.
             from cachekit.monitoring.publishing import Publisher
 
-            if self._is_of_parent():
-                return
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = Publisher(self._path)
@@ -224,8 +216,6 @@ class ServerWatch(Watch):
             # Imported here, under the lock, as in `DirectoryWatch.publish`.
             from cachekit.monitoring.server_publishing import ServerPublisher
 
-            if self._is_of_parent():
-                return
             self._totals.add([part for one in snapshots.values() for part in one.parts])
             if self._publisher is None:
                 self._publisher = ServerPublisher()
@@ -293,7 +283,6 @@ def publish_here(identity: Hashable) -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The locks of cachekit are free again: the hooks of `runtime.fork` were registered before this one.
     for one in list(_watches.values()):
         try:
             one.after_fork()
@@ -308,6 +297,5 @@ def _at_exit() -> None:
         one.at_exit()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.call_in_child(_after_fork_in_child)
 atexit.register(_at_exit)

@@ -2,7 +2,8 @@
 
 A lock that another thread holds during a fork stays locked in the child for ever, and the data that it
 guards may be half changed. So all registered locks are taken before a fork and released after it on both
-sides: no change is in progress when the child begins.
+sides: no change is in progress when the child begins. Then the child drops what only its parent may use, and
+after that its threads begin.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
+
+    T = TypeVar("T")
 
     class ForkSafe(Protocol):
         """An object that holds locks, or threads, across operations."""
@@ -23,8 +27,12 @@ if TYPE_CHECKING:
             """Take the locks."""
             ...
 
-        def after_fork(self, in_child: bool) -> None:
-            """Release the locks. In the child, also drop the state of threads that no longer exist."""
+        def after_fork(self, in_child: bool) -> Callable[[], None] | None:
+            """Release the locks. In the child, also drop the state of threads that no longer exist.
+
+            Returns:
+                What begins the threads of the child.
+            """
             ...
 
     class Lock(Protocol):
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 _registered: dict[int, weakref.ref[ForkSafe]] = {}
 _numbers = itertools.count()
 _taking_part: list[ForkSafe] = []
+_in_child: list[Callable[[], None]] = []
 # One fork at a time: two threads that hold half of the locks each would deadlock.
 _one_fork = threading.Lock()
 
@@ -51,6 +60,11 @@ def register(participant: ForkSafe) -> None:
     """Call the hooks of `participant` around every fork while it lives; only a weak reference is kept."""
     number = next(_numbers)
     _registered[number] = weakref.ref(participant, lambda _: _registered.pop(number, None))
+
+
+def call_in_child(function: Callable[[], None]) -> None:
+    """Call a function in every forked child, when its locks are free and before its threads begin."""
+    _in_child.append(function)
 
 
 class ForkSafeLock:
@@ -89,17 +103,28 @@ def _after_in_child() -> None:
 
 
 def _after(in_child: bool) -> None:
+    threads: list[Callable[[], None]] = []
     try:
         while _taking_part:
-            try:
-                _taking_part.pop().after_fork(in_child)
-            except Exception:
-                # The other participants must get their locks back, and later forks must be possible.
-                import logging
-
-                logging.getLogger("cachekit").exception("a lock may not have survived the fork")
+            begin = _tried("a lock may not have survived the fork", _taking_part.pop().after_fork, in_child)
+            if begin is not None:
+                threads.append(begin)
     finally:
         _one_fork.release()
+    if in_child:
+        for function in [*_in_child, *threads]:
+            _tried("a forked child has what belongs to its parent, or lacks a thread", function)
+
+
+def _tried(wrong: str, step: Callable[..., T], *arguments: object) -> T | None:
+    try:
+        return step(*arguments)
+    except Exception:
+        # The other participants must get their locks back, and later forks must be possible.
+        import logging
+
+        logging.getLogger("cachekit").exception(wrong)
+        return None
 
 
 if hasattr(os, "register_at_fork"):

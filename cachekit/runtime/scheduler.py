@@ -153,16 +153,15 @@ class Scheduler:
     def before_fork(self) -> None:  # noqa: D102
         self._lock.acquire()
 
-    def after_fork(self, in_child: bool) -> None:  # noqa: D102
+    def after_fork(self, in_child: bool) -> Callable[[], None] | None:  # noqa: D102
         if in_child:
             # The thread does not exist in the child, and waiters on the condition belong to the parent.
             self._lock = RLock()
             self._wake = threading.Condition(self._lock)
             self._thread = None
-            if self._tasks:
-                self._start()
-        else:
-            self._lock.release()
+            return self._start if self._tasks else None
+        self._lock.release()
+        return None
 
 
 #: The scheduler of this process.

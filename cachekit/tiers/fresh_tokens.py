@@ -6,6 +6,7 @@ import os
 from array import array
 from typing import Final
 
+from cachekit.runtime import fork
 from cachekit.tiers.fences import WRITING
 
 _LOW: Final = WRITING - 1
@@ -38,5 +39,4 @@ _source = _Source()
 #: A token that was never used.
 fresh = _source.fresh
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_source.renew)
+fork.call_in_child(_source.renew)

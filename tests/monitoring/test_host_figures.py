@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from cachekit.monitoring.folder import FiguresFolder
 from cachekit.monitoring.reading import HostReader
 from cachekit.monitoring.record import process_of
 from cachekit.monitoring.wanted import FIGURES, LONGEST, WATCHED, is_wanted
-from cachekit.monitoring.watching import Watch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -77,34 +75,6 @@ def test_a_forked_child_counts_from_the_fork(tmp_path: Path) -> None:
     reach(reader, 24)
     parent.end()
     assert loads(reader.read()) == 24
-
-
-def test_a_child_leaves_its_parents_record_alone(
-    tmp_path: Path, watched: tuple[IntelligentCache, HostReader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thread that looks may be faster than the hook that makes the child count for itself."""
-    cache, reader = watched
-    cache.get_or_set("k", lambda: 1)
-    assert loads(reader.read()) == 1
-    real = Watch.after_fork
-
-    def later(self: Watch) -> None:
-        thread = threading.Thread(target=self.look)
-        thread.start()
-        thread.join()
-        real(self)
-
-    monkeypatch.setattr(Watch, "after_fork", later)
-    looks = cache._watches[0]._looks
-    assert looks is not None
-    looks.cancel()
-    (record,) = (tmp_path / FIGURES).glob("?" * 32 + ".json")
-    before = record.read_bytes()
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert record.read_bytes() == before
 
 
 def test_a_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:

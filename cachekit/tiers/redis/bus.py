@@ -153,14 +153,19 @@ class Bus:
         self._lock.acquire()
         self.heartbeat.before_fork()
 
-    def after_fork(self, in_child: bool) -> None:
+    def after_fork(self, in_child: bool) -> Callable[[], None] | None:
         """Release the locks; the child is another writer, and listens with threads of its own."""
         self.heartbeat.after_fork(in_child)
         self._lock.release()
-        if in_child:
-            for reader in self._readers:
-                self.expect(reader)
-                reader.restart()  # one that is over ends at once
+        if not in_child:
+            return None
+        for reader in self._readers:
+            self.expect(reader)
+        return self._restart
+
+    def _restart(self) -> None:
+        for reader in self._readers:
+            reader.restart()  # one that is over ends at once
 
 
 @final
