@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import pytest
+import redis
 from lying_caches import CLIENTS, CLUSTERS, MAKERS, disconnect, operations, single
 from lying_server import LyingServer
 from redis_server import wait_until
@@ -151,15 +152,15 @@ class Table:
     def _lie_to(self, name: str, server: LyingServer) -> None:
         server.lies.clear()
         server.asked.clear()
-        with self._make(server) as cache:
+        with self._made(server) as cache:
             wait_until(lambda: self._error(cache, name) is None, "it answers")
         used = sorted(set(filter(self._is_lied_to, server.asked)))
-        with self._make(server) as cache:
+        with self._made(server) as cache:
             for command, answer in itertools.product(used, self._answers):
                 server.lies.clear()
                 if command in OPENING and name in FIRST:
                     # The first connection of a cache. Below it is a later one.
-                    with self._make(server) as another:
+                    with self._made(server) as another:
                         server.lies[command] = ANSWERS[answer]
                         self._call(another, name, command, answer)
                     server.lies.clear()
@@ -172,6 +173,18 @@ class Table:
             server.lies.clear()
             # The connections that are left are in order.
             wait_until(lambda: self._error(cache, name) is None, "it answers again")
+
+    def _made(self, server: LyingServer) -> RedisCache:
+        """Return a cache. A client of a Cluster asks a server when it is made, which may be busy."""
+        made: list[RedisCache] = []
+
+        def attempt() -> list[RedisCache]:
+            with suppress(redis.RedisError):
+                made.append(self._make(server))
+            return made
+
+        wait_until(attempt, "there is a client")
+        return made[0]
 
     def _call(self, cache: RedisCache, name: str, command: str, answer: str) -> None:
         error = self._error(cache, name)
