@@ -167,7 +167,7 @@ class TestOptions:
             ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not a single str"),
             ({"tags": {1}}, TypeError, "each of tags must be a str, not 1"),
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
-            ({"ttl": "5"}, TypeError, "ttl must be seconds .* not an object of type str"),
+            ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str; pass a number"),
             ({"ttl": True}, TypeError, "ttl must be"),
             ({"ttl": float("nan")}, ValueError, "ttl must be a number, not NaN; use FOREVER"),
             ({"cache_level": "memory"}, TypeError, "cache_level must be a CacheLevel, not 'memory'"),

@@ -25,7 +25,7 @@ from cachekit.loading.predictor import PrefetchInfo
 from cachekit.loading.request import Life, LoadRequest
 from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
-from cachekit.model.display import shown_value
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
@@ -137,10 +137,10 @@ class IntelligentCache:
             ("reload_hot", reload_hot),
         ):
             if not isinstance(value, bool):
-                raise TypeError(f"{argument} must be True or False, not {value!r}")
+                raise TypeError(f"{argument} must be True or False, not {safe_repr(value)}")
         if on_health_change is not None and not callable(on_health_change):
             raise TypeError(
-                f"on_health_change must be a function of two healths, not {on_health_change!r}; "
+                f"on_health_change must be a function of two healths, not {safe_repr(on_health_change)}; "
                 f"write def changed(new, old)"
             )
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, get_or
 from cachekit.cache.fill import Fill
 from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
-from cachekit.model.display import shown_key
+from cachekit.model.display import safe_repr, shown_key
 from cachekit.model.types import MISSING, TTL, Tags
 from cachekit.model.validation import checked_def, checked_key, checked_tags, not_a_function, seconds
 
@@ -93,12 +93,12 @@ class RegionKeys(Generic[V]):
         self.prefix = checked_key(prefix, "prefix")
         self._kind = get_origin(kind) or kind
         if not isinstance(self._kind, type) or self._kind.__module__ in {"types", "typing"}:
-            raise TypeError(f"type must be a class, such as User or list[str], not {kind!r}")
+            raise TypeError(f"type must be a class, such as User or list[str], not {safe_repr(kind)}")
         try:
             isinstance(None, self._kind)
         except TypeError as error:
             raise TypeError(
-                f"type must be a class that isinstance() accepts, not {kind!r}: {error}"
+                f"type must be a class that isinstance() accepts, not {safe_repr(kind)}: {error}"
             ) from None
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import cachekit
+from cachekit.model.display import safe_repr
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {safe_repr(text)}")
     return share
 
 
@@ -313,7 +314,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.1 to 3600, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds from 0.1 to 3600, not {safe_repr(text)}"
+        )
     return seconds
 
 
@@ -410,7 +413,7 @@ def _add_number(
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {safe_repr(text)}") from None
         if least is not None and number < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {number}")
         if most is not None and number > most:

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from cachekit.decorator.identity import COROUTINE, Subject
 from cachekit.decorator.key_encoding import encode, name_of
 from cachekit.decorator.naming import Unkeyable, qualified_name
+from cachekit.model.display import typed_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def adapted(called: Any) -> Subject:
     if not callable(called) or isinstance(called, type):
         name = called.__name__ if isinstance(called, type) else "something"
         raise TypeError(
-            f"cache_result must decorate a function, not {called!r} of type {type(called).__name__}; "
+            f"cache_result must decorate a function, not {typed_repr(called)}; "
             f"call that in a def, as in `def cached(*args): return {name}(*args)`, and pass options by name, "
             f"as in cache_result(ttl=60)"
         )

@@ -17,6 +17,7 @@ from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
 from cachekit.decorator.source import Question, follow, observers, playing
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
 from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
 
@@ -92,15 +93,19 @@ class CachedCall:
         ) = options  # fmt: skip
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
-                raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
+                raise TypeError(
+                    f"{argument} must be a function, not {safe_repr(value)}; pass it without calling it"
+                )
         if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & COROUTINE:
-            raise TypeError(f"store_if must be a def function, not {store_if!r}, which must be awaited")
+            raise TypeError(
+                f"store_if must be a def function, not {safe_repr(store_if)}, which must be awaited"
+            )
         if not isinstance(copy, bool):
-            raise TypeError(f"copy must be True or False, not {copy!r}")
+            raise TypeError(f"copy must be True or False, not {safe_repr(copy)}")
         if not isinstance(level, CacheLevel):
-            raise TypeError(f"cache_level must be a CacheLevel, not {level!r}")
+            raise TypeError(f"cache_level must be a CacheLevel, not {safe_repr(level)}")
         if not isinstance(version, str):
-            raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
+            raise TypeError(f"version must be a str, not {typed_repr(version)}")
         self._subject = subject
         self._function = function = subject.function
         self._ttl = ttl if callable(ttl) else None

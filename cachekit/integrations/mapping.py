@@ -9,6 +9,7 @@ from typing import TypeVar, final, overload
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.cache.region import Region, cache_of, keys_of
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr
 from cachekit.model.types import MISSING
 
 V = TypeVar("V")
@@ -35,7 +36,7 @@ class RegionMapping(MutableMapping[str, V]):
     def __init__(self, region: Region[V]) -> None:
         cache = cache_of(region) if isinstance(region, Region) else None
         if not isinstance(cache, IntelligentCache):
-            raise TypeError(f"region must be a region of an IntelligentCache, not {region!r}")
+            raise TypeError(f"region must be a region of an IntelligentCache, not {safe_repr(region)}")
         self._region = region
         self._cache = cache
         self._keys = keys_of(region)

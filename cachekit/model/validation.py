@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from cachekit.model.display import shown_key, shown_text, shown_value
+from cachekit.model.display import shown_key, shown_text, shown_value, typed_repr
 from cachekit.model.once_only import OnceOnlyError, refusal_within
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
@@ -36,7 +36,7 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         if not isinstance(ttl, timedelta):
             raise TypeError(
                 f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
-                f"not {shown_value(ttl)}"
+                f"not {shown_value(ttl)}; pass a number, such as 60, or timedelta(minutes=1)"
             )
         value = ttl.total_seconds()
     if value != value:
@@ -153,7 +153,10 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     """
     text = getattr(pattern, "pattern", pattern)
     if not isinstance(text, str):
-        raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
+        of_bytes = isinstance(text, bytes)
+        given = "a pattern of bytes" if of_bytes and text is not pattern else shown_value(pattern)
+        remedy = "keys are str, so leave out the b" if of_bytes else "pass a str, such as 'user:.*'"
+        raise TypeError(f"pattern must be a regular expression of str, not {given}; {remedy}")
     if len(text) > LONGEST_PATTERN:
         raise ValueError(
             f"pattern must be at most {LONGEST_PATTERN} characters long, not {len(text)} "
@@ -184,7 +187,7 @@ def checked_jitter(jitter: float) -> float:
 def check_share(argument: str, share: object, what: str) -> None:
     """Raise TypeError or ValueError if `share` is not a number from 0 to less than 1."""
     if isinstance(share, bool) or not isinstance(share, (int, float)):
-        raise TypeError(f"{argument} must be a number, not {share!r} of type {type(share).__name__}")
+        raise TypeError(f"{argument} must be a number, not {typed_repr(share)}")
     if not 0 <= share < 1:
         raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
@@ -124,7 +125,7 @@ class FileCache:
         interval = checked_interval(cleanup_interval)
         namespace = checked_key(namespace, "namespace")
         if not isinstance(allow_network_fs, bool):
-            raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
+            raise TypeError(f"allow_network_fs must be True or False, not {safe_repr(allow_network_fs)}")
         path = directory_of(cache_dir, namespace)
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
@@ -439,7 +440,7 @@ class FileCache:
                 in the mapping are stored.
         """
         if not isinstance(entries, Mapping):
-            raise TypeError(f"entries must map each key to its CacheEntry, not {entries!r}")
+            raise TypeError(f"entries must map each key to its CacheEntry, not {shown_value(entries)}")
         for key, entry in entries.items():
             check_entry(key, entry)
         self._store.engine()  # without entries, too, it raises after close()
