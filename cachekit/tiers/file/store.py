@@ -37,6 +37,7 @@ from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, record_parts, whole_record
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
+from cachekit.tiers.file.permissions import remedy_for
 from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
 from cachekit.tiers.fresh_tokens import fresh
 
@@ -633,7 +634,7 @@ class FileStore:
             if isinstance(error, FileNotFoundError):
                 self._handle.check_replaced()
             raise TierUnavailableError(
-                f"the cache directory {path} failed: {error.strerror or error}",
+                f"the cache directory {path} failed: {error.strerror or error}; {remedy_for(error)}",
                 full=error.errno in _NO_SPACE,
             ) from error
         raise error

@@ -41,6 +41,7 @@ from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, ch
 from cachekit.tiers.base import Fence, FencedEntry
 from cachekit.tiers.fences import ServerTokens, SharedFence
 from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import mebibytes
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.paths import directory_of
 from cachekit.tiers.file.record_codec import RecordCodec
@@ -167,8 +168,9 @@ class FileCache:
 
     @property
     def max_size_mb(self) -> float:
-        """The limit in MiB that this cache asked for. Processes that were first may use another limit."""
-        return self._max_size_mb
+        """The limit of the directory in MiB: that of the cache which opened it first."""
+        limit = self._handle.engine.geometry.limit
+        return self._max_size_mb if limit == checked_limit(self._max_size_mb) else mebibytes(limit)
 
     @property
     def default_ttl(self) -> float | None:
@@ -573,7 +575,7 @@ class FileCache:
 
     def __repr__(self) -> str:
         return (
-            f"FileCache({self._path!r}, max_size_mb={self._max_size_mb}, default_ttl={self.default_ttl}, "
+            f"FileCache({self._path!r}, max_size_mb={self.max_size_mb}, default_ttl={self.default_ttl}, "
             f"secret={None if self._arguments else '...'})"
         )
 
