@@ -87,7 +87,8 @@ class IntelligentCache:
         TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
-    that is not a str, and CacheClosedError after `close`. `cache_level` selects the tiers of a call;
+    that is not a str. After `close`, `get_stats`, `prefetch_info` and `verifications` still read what was
+    counted, and every other method raises CacheClosedError. `cache_level` selects the tiers of a call;
     ValueError if none of them is a tier of this cache. The cache pickles as its configuration: the copy has
     the same lower tiers and an empty memory tier, keeps no keys warm, and does not call `on_health_change`.
     """
@@ -762,6 +763,7 @@ class IntelligentCache:
                 argument of the wrong type.
             ValueError: the TTL is NaN; or `prefetch` without a `loader`, or without a memory tier.
         """
+        self._core.check(_ALL)
         if loader is not None:
             checked_def("loader", "of a key, such as lambda key: load(key)", loader)
         options = checked_prefetch(prefetch)
@@ -852,6 +854,7 @@ class IntelligentCache:
         prefetch: bool | Prefetch = False,
     ) -> CacheDecorator:
         """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
+        self._core.check(_ALL)
         options = (
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
             prefetch,

@@ -93,8 +93,8 @@ class FileCache:
 
     The constructor opens the directory. Later failures of the disk are TierUnavailableError too, and leave
     the cache as usable as the disk is. All methods are safe in any thread, before and after a fork. They
-    raise TypeError for a key that is not a str, and CacheClosedError after `close`. Caches of one process on
-    one directory share descriptors and mappings.
+    raise TypeError for a key that is not a str, and all but `get_stats` CacheClosedError after `close`.
+    Caches of one process on one directory share descriptors and mappings.
 
     Entries come back with an `access_count` of 0, and with `last_accessed` at their creation: counting
     accesses would make every hit a write. Their `size_bytes` is that of the stored value.

@@ -267,7 +267,7 @@ class MemoryCache:
         return self._stats.statistics(self._store)
 
     def estimate(self, last: int | None = None) -> SizeEstimate:
-        """Return the hit rates that half, twice and ten times the size would have had.
+        """Return the hit rates that half, twice and ten times the size would have had; also after `close`.
 
         Requests for a sample of the keys are simulated. Most results are right to two points. Half the size
         is less certain where the hit rate falls steeply with the size. docs/eviction.md has the measurements.
