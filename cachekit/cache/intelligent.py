@@ -40,6 +40,7 @@ from cachekit.model.validation import (
     checked_pattern,
     checked_tags,
     not_a_function,
+    refuse_misfit,
     refuse_unstorable,
     seconds,
     stale_seconds,
@@ -494,9 +495,13 @@ class IntelligentCache:
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-        return self._core.loads.load(
-            key if type(key) is str and len(key) <= LONGEST else checked_key(key), loader, request
-        )
+        try:
+            return self._core.loads.load(
+                key if type(key) is str and len(key) <= LONGEST else checked_key(key), loader, request
+            )
+        except TypeError:
+            refuse_misfit("loader", "without arguments", loader)
+            raise
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it in progress; return whether it was there.
@@ -634,7 +639,11 @@ class IntelligentCache:
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._core.loads.load_many(missing, loader, request)
+            try:
+                found |= self._core.loads.load_many(missing, loader, request)
+            except TypeError:
+                refuse_misfit("loader", "of a list of keys", loader, missing)
+                raise
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(

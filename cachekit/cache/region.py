@@ -17,7 +17,14 @@ from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.display import safe_repr, shown_key
 from cachekit.model.types import MISSING, TTL, Tags
-from cachekit.model.validation import checked_def, checked_key, checked_tags, not_a_function, seconds
+from cachekit.model.validation import (
+    checked_def,
+    checked_key,
+    checked_tags,
+    not_a_function,
+    refuse_misfit,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from cachekit.loading.core import CacheCore
@@ -285,16 +292,20 @@ class Region(Generic[V]):
         checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
         if self._acts_on_hits or load is not None or playing.player is not None:
             checked = named_as(named, checked)  # for verifications and cassettes
-        value = self._cache.get_or_set(
-            self._keys.full(key),
-            checked,
-            ttl=self._keys.ttl(ttl),
-            tags=self._keys.tags(tags),
-            store_if=store_if,
-            stale_ttl=stale_ttl,
-            jitter=jitter,
-            load=load,
-        )
+        try:
+            value = self._cache.get_or_set(
+                self._keys.full(key),
+                checked,
+                ttl=self._keys.ttl(ttl),
+                tags=self._keys.tags(tags),
+                store_if=store_if,
+                stale_ttl=stale_ttl,
+                jitter=jitter,
+                load=load,
+            )
+        except TypeError:
+            refuse_loader(named, key, of_region=named is not loader)
+            raise
         return self._keys.checked(value, key)
 
     def delete(self, key: str) -> bool:
@@ -330,6 +341,14 @@ def loader_of(region: Region[V]) -> Callable[[str], V]:
             f"get_or_set needs a loader, because {region!r} has none; pass one, or region(..., loader=...)"
         )
     return region._loader
+
+
+def refuse_loader(loader: Callable[..., Any], key: str, *, of_region: bool) -> None:
+    """Raise TypeError if a loader takes other arguments than it gets: the key, if it is the region's own."""
+    if of_region:
+        refuse_misfit("loader", "of a key", loader, key)
+    else:
+        refuse_misfit("loader", "without arguments", loader)
 
 
 def prefetcher_of(

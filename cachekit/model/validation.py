@@ -12,8 +12,9 @@ from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
+    from collections.abc import Callable
     from datetime import timedelta
-    from typing import Final
+    from typing import Any, Final
 
 
 def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
@@ -230,6 +231,33 @@ def checked_def(argument: str, takes: str, value: object) -> None:
         raise not_a_function(argument, takes, value)
     if getattr(getattr(value, "__code__", None), "co_flags", 0) & _COROUTINE:
         raise TypeError(f"{argument} must be a def function, not {shown_value(value)}, which must be awaited")
+
+
+def refuse_misfit(argument: str, takes: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raise TypeError if a function does not take these arguments.
+
+    Call it when the call of the function has raised TypeError, because `inspect` is slow to import.
+    """
+    import inspect
+
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin does not say what it takes
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"{argument} must be a function {takes}, not {name}({', '.join(signature.parameters)}): {error}"
+        ) from None
+
+
+def refuse_misfits(value: object, **functions: object) -> None:
+    """Raise TypeError if one of the functions, which are arguments of a call, does not take one value."""
+    for argument, function in functions.items():
+        if callable(function):
+            refuse_misfit(argument, "of one value", function, value)
 
 
 def _value_of(key: str | None) -> str:

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -259,6 +260,22 @@ def test_after_close(cache: IntelligentCache, subtests: pytest.Subtests) -> None
 async def _awaited(method: Callable[..., object], arguments: tuple[object, ...]) -> object:
     result = method(*arguments)
     return await result if inspect.isawaitable(result) else result
+
+
+def test_loaders_that_take_other_arguments(subtests: pytest.Subtests, cache: IntelligentCache) -> None:
+    """The error names the loader and what it takes; a TypeError within a loader is its own."""
+    wrong: Any = {
+        "without arguments, not <lambda>(x)": lambda one: one.get_or_set("k", lambda x: 1),
+        "of a list of keys, not <lambda>()": lambda one: one.get_or_set_many(["k"], lambda: {"k": 1}),
+        "of a key, not <lambda>()": lambda one: one.region("r:", int, loader=lambda: 5).get_or_set("k"),
+        "of one value, not <lambda>()": lambda one: one.get_or_set("k", lambda: 1, ttl=lambda: 5),
+        "has no len()": lambda one: one.get_or_set("k", lambda: len(5)),  # type: ignore[arg-type]
+    }
+    for words, call in wrong.items():
+        for one in (cache, aio.IntelligentCache.of(cache)):
+            refused = pytest.raises(TypeError, match=re.escape(words))
+            with subtests.test(words=words, type=type(one)), refused:
+                asyncio.run(_awaited(call, (one,)))
 
 
 def test_pickling_carries_the_configuration() -> None:
