@@ -233,7 +233,7 @@ def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[R
                 "critical" if out_for >= longest else "warning",
                 "out", name, out_for, longest,
                 f"the {name} tier has been out for {out_for:.0f} s{missed}",
-                "see the log for the first error, and check its server or its disk; "
+                f"see the log for the first error, and check its {'disk' if name == 'file' else 'server'}; "
                 "the cache bypasses the tier until it recovers",
             )  # fmt: skip
         if state.is_full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,19 @@ from cachekit import (
     MemcachedCache,
     MemoryCache,
     RedisCache,
+    SerializationError,
+    TierUnavailableError,
     aio,
     cache_result,
+    errors,
 )
-from cachekit.model.display import safe_repr, shown_value, typed_repr
+from cachekit.model.display import safe_repr, shown_key, shown_value, typed_repr
 
 URL: Any = "redis://app:hunter2@cache:6379/0"
 #: The classes without their types, because each argument here is of a wrong one.
 MADE: Any = IntelligentCache
 SERVER: Any = RedisCache
+MADE_AIO: Any = aio.IntelligentCache
 LIST: Any = [URL]
 
 
@@ -191,3 +196,75 @@ def test_patterns(cache: IntelligentCache, pattern: Any, words: str) -> None:
     """A compiled pattern of str is taken, so the message says what is wrong with this one."""
     with pytest.raises(TypeError, match=re.escape(words)):
         cache.invalidate_by_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: {"job": Held()}, "a dict cannot be pickled, because of its ['job'].lock, a lock: "),
+        (lambda: [1, (Held(),)], "because of its [1][0].lock, a lock: "),
+        (lambda: {"not a name": threading.Lock()}, "because of its value 0, a lock: "),
+        (lambda: {1: lambda: 1}, "a function: "),
+        (lambda: Slotted(threading.Lock()), "a Slotted cannot be pickled, because of its .one, a lock: "),
+        (threading.Lock, "a lock cannot be pickled: "),
+    ],
+)
+def test_the_part_that_cannot_be_stored(tmp_path: Path, make: Callable[[], object], words: str) -> None:
+    """It is named, and the key where there are several; no value is."""
+    with IntelligentCache(file_cache=FileCache(tmp_path, 2)) as files:
+        with pytest.raises(SerializationError, match=re.escape(words)):
+            files.set("k", make())
+        with pytest.raises(SerializationError, match=re.escape(words)) as caught:
+            files.set_many({"a": 1, "k": make()})
+        assert f"the value of {shown_key('k')} is not storable: " in str(caught.value)
+        assert str(caught.value).endswith("or store plain values (CACHEKIT_SHOW_KEYS=1 shows keys)")
+
+
+class Held:
+    """A class at the top of a module, with a lock in it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Slotted:
+    """The same, with slots."""
+
+    __slots__ = ("one",)
+
+    def __init__(self, one: object) -> None:
+        self.one = one
+
+
+def test_other_remedies(cache: IntelligentCache) -> None:
+    """Each fits what was wrong."""
+    region: Any = cache.region("r:", int)
+    decorate: Any = cache_result
+    texts: dict[str, Callable[[], object]] = {
+        r"not str; pass a value of that type, or use a region for other types$": lambda: region.set("1", "x"),
+        r"has no threshold min_hitrate; pass some of min_hit_rate, ": lambda: cache.health(min_hitrate=0.5),
+        r"is awaited already, so use it$": lambda: MADE_AIO.of(aio.IntelligentCache.of(cache)),
+        r"@property must be above @cache_result, not below it": lambda: decorate(property(len)),
+        r"not 600 of type int; pass options by name": lambda: decorate(600),
+    }
+    for words, call in texts.items():
+        with pytest.raises(TypeError, match=words):
+            call()
+    cache.set("r:2", "text")
+    with pytest.raises(TypeError, match=r"not str; delete the key, or use another prefix for other types$"):
+        region.get("2")
+
+
+def test_servers_that_are_not_there() -> None:
+    """A host without an address, and a port without a server, have a remedy each."""
+    with pytest.raises(TierUnavailableError, match=r"; check the host, or what resolves its name$"):
+        RedisCache("no-such-host.invalid", timeout=5).ping()
+    with pytest.raises(TierUnavailableError, match=r"; start the server, or check the host and the port$"):
+        RedisCache("127.0.0.1", 1, timeout=5).ping()
+
+
+def test_an_iterator_has_a_named_error(cache: IntelligentCache) -> None:
+    """Its class stands with the others."""
+    with pytest.raises(errors.OnceOnlyError) as caught:
+        cache.set("k", iter([1]))
+    assert type(caught.value).__module__ == "cachekit.errors"

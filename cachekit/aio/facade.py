@@ -139,5 +139,7 @@ def check_sync(given: object, kind: type, what: str) -> None:
     Raises:
         TypeError: The object is not of the kind, or is a facade itself.
     """
-    if isinstance(given, Facade) or not isinstance(given, kind):
-        raise TypeError(f"of() takes {what} that is not awaited, not {typed_repr(given)}")
+    if isinstance(given, Facade):
+        raise TypeError(f"of() takes {what} that is not awaited; {given!r} is awaited already, so use it")
+    if not isinstance(given, kind):
+        raise TypeError(f"of() takes {what} that is not awaited, not {typed_repr(given)}; pass one")

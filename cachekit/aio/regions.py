@@ -97,7 +97,7 @@ class Region(Facade[Core[V]], Generic[V]):
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of the key; see `cachekit.Region.get`."""
         value = await self._cache.get(self._keys.full(key), MISSING)
-        return default if value is MISSING else self._keys.checked(value, key)
+        return default if value is MISSING else self._keys.checked(value, key, stored=True)
 
     async def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """Store a value; see `cachekit.Region.set`."""
@@ -183,7 +183,7 @@ class Region(Facade[Core[V]], Generic[V]):
         except TypeError:
             refuse_loader(named, key, of_region=named is not loader)
             raise
-        return keys.checked(value, key)
+        return keys.checked(value, key, stored=True)
 
     def prefetch_info(self) -> PrefetchInfo | None:
         """Return what prefetching has done for the region; None if it is off."""

@@ -818,6 +818,12 @@ class IntelligentCache:
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
+        unknown = thresholds.keys() - set(Thresholds._fields)
+        if unknown:
+            raise TypeError(
+                f"health has no threshold {', '.join(sorted(unknown))}; pass some of "
+                f"{', '.join(Thresholds._fields)}"
+            )
         sizes = self._core.estimate(statistics)
         return assess(
             statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes

@@ -122,13 +122,18 @@ class RegionKeys(Generic[V]):
         """Return the tags together with those of the region."""
         return self._tags if tags is None else self._tags | checked_tags(tags)
 
-    def checked(self, value: Any, key: str) -> V:
-        """Return the value; raise TypeError if it is not of the region's type."""
+    def checked(self, value: Any, key: str, *, stored: bool = False) -> V:
+        """Return the value, which a tier has or a caller gave; raise TypeError if its type is wrong."""
         if not isinstance(value, self._kind):
+            name = self._kind.__name__
+            remedy = (
+                "delete the key, or use another prefix"
+                if stored
+                else "pass a value of that type, or use a region"
+            )
             raise TypeError(
                 f"the value of {shown_key(self.full(key))} in region {self.prefix!r} must be of type "
-                f"{self._kind.__name__}, not {type(value).__name__}; delete the key, or use another prefix "
-                f"for other types"
+                f"{name}, not {type(value).__name__}; {remedy} for other types"
             )
         checked: V = value
         return checked
@@ -185,7 +190,7 @@ class Region(Generic[V]):
             TypeError: the key is not a str, or the cache has a value of another type under it.
         """
         value = self._cache.get(self._keys.full(key), MISSING)
-        return default if value is MISSING else self._keys.checked(value, key)
+        return default if value is MISSING else self._keys.checked(value, key, stored=True)
 
     def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """Store a value as `IntelligentCache.set` does, with the region's TTL and tags.
@@ -243,7 +248,7 @@ class Region(Generic[V]):
 
         def checked(value: Any) -> V:
             if value is not default:
-                keys.checked(value, key)
+                keys.checked(value, key, stored=True)
             return keys.checked(function(value), key)
 
         return self._cache.update(keys.full(key), checked, default, ttl=keys.ttl(ttl), tags=keys.tags(tags))
@@ -306,7 +311,7 @@ class Region(Generic[V]):
         except TypeError:
             refuse_loader(named, key, of_region=named is not loader)
             raise
-        return self._keys.checked(value, key)
+        return self._keys.checked(value, key, stored=True)
 
     def delete(self, key: str) -> bool:
         """Remove the key; return whether it was there."""

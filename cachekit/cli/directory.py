@@ -141,6 +141,13 @@ def size(number: float) -> str:
     return f"{number / 1024**power:,.1f} {_UNITS[power - 1]}"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things, such as "1 entry" and "2 entries"."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number:,} {what}s"
+
+
 def printable(key: str) -> str:
     """Return a key unchanged if it is printable, otherwise with escapes."""
     return key if key and key.isprintable() else repr(key)

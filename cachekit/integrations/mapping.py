@@ -45,7 +45,7 @@ class RegionMapping(MutableMapping[str, V]):
         found = self._cache.get(self._keys.full(key), MISSING)
         if found is MISSING:
             raise KeyError(key)
-        return self._keys.checked(found, key)
+        return self._keys.checked(found, key, stored=True)
 
     def __setitem__(self, key: str, value: V) -> None:
         self._region.set(key, value)
@@ -79,7 +79,7 @@ class RegionMapping(MutableMapping[str, V]):
         found = self._cache.get(name, MISSING)
         if found is MISSING and not self._region.add(key, value):
             found = self._cache.get(name, MISSING)  # another caller was first, or no tier can hold it
-        return value if found is MISSING else self._keys.checked(found, key)
+        return value if found is MISSING else self._keys.checked(found, key, stored=True)
 
     @overload
     def pop(self, key: str) -> V: ...
@@ -89,7 +89,7 @@ class RegionMapping(MutableMapping[str, V]):
         """Remove the key and return its value; without one, return `default` or raise KeyError."""
         found = self._cache.get(self._keys.full(key), MISSING)
         if found is not MISSING and self._region.delete(key):
-            return self._keys.checked(found, key)
+            return self._keys.checked(found, key, stored=True)
         if default is MISSING:
             raise KeyError(key)
         return default

@@ -34,6 +34,11 @@ def shown_key(key: str) -> str:
     return f"{function if of_function and function else 'key'} #{_digest(key)}"
 
 
+def how_to_show() -> str:
+    """Return how to see the keys of a message that has digests of them; empty if it has the keys."""
+    return "" if shows_keys() else " (CACHEKIT_SHOW_KEYS=1 shows keys)"
+
+
 def shown_keys(keys: Iterable[str]) -> str:
     """Return several keys as `shown_key` does, with commas between them."""
     return ", ".join(map(shown_key, keys))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
+from cachekit.errors import OnceOnlyError
 from cachekit.model.display import shown_key, shown_text, shown_value, typed_repr
-from cachekit.model.once_only import OnceOnlyError, refusal_within
+from cachekit.model.once_only import refusal_within
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
 TYPE_CHECKING = False

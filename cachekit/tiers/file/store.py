@@ -24,7 +24,7 @@ from cachekit.errors import (
     ValueTooLargeError,
 )
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
-from cachekit.model.display import shown_key
+from cachekit.model.display import how_to_show, shown_key
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
@@ -345,6 +345,9 @@ class FileStore:
                 encoded[key] = codec.encode(value, engine.largest)
             except ValueTooLargeError as error:
                 self._refuse(engine, key, error, removes=True)
+            except SerializationError as error:
+                text = f"the value of {shown_key(key)} is not storable: {error}{how_to_show()}"
+                raise type(error)(text) from error.__cause__
         packed = pack_names(names, None) if names else b""
         by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
         fences: dict[str, SharedFence] = {}
