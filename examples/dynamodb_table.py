@@ -1,6 +1,6 @@
 """A cache in a DynamoDB table: two hosts share answers, and one of them invalidates those of both.
 
-Here the table is on moto's server, which needs no account: pip install 'cachekit-tiered[test-dynamodb]'
+Here the table is on moto's server, which needs no account: pip install '/path/to/cachekit[test-dynamodb]'
 On AWS, leave out `start` and `endpoint`.
 """
 

@@ -1,10 +1,10 @@
-"""Make a cache of your own, store values in it, and read them."""
+"""Make a cache of your own in memory, store values in it, and read them."""
 
 from __future__ import annotations
 
 from cachekit import IntelligentCache, MemoryCache
 
-with IntelligentCache(MemoryCache(max_size=10_000), default_ttl=3600) as cache:
+with IntelligentCache(MemoryCache(max_size=10_000), file_cache=None, default_ttl=3600) as cache:
     cache.set("user:1", {"name": "Ada"}, ttl=60)
     print(cache.get("user:1"))
     print(cache.get("user:2", "no such user"))

@@ -32,13 +32,14 @@ print(count_primes(200_000))
 
 from cachekit import IntelligentCache, MemoryCache  # noqa: E402
 
+# Memory over the program's directory, which survives a restart; file_cache=None: memory alone.
 cache = IntelligentCache(MemoryCache(max_size=10_000), default_ttl=600)
 
 # One load, for any number of threads.
 user = cache.get_or_set("user:1", lambda: load_user(1), tags={"users"})
 cache.set("user:2", User("Grace"), ttl=60, tags={"users"})
 
-cache.invalidate_by_pattern(r"user:\d+$")  # also defeats loads in progress
+cache.invalidate_by_pattern(r"user:\d+$")  # a load in progress does not bring the old value back
 cache.invalidate_by_tags({"users"})
 
 users = cache.region("user:", User)  # typed: users.get("1") is a User or None

@@ -16,7 +16,8 @@ from redis_server import wait_until
 from workers import Worker
 
 from cachekit import FileCache
-from cachekit.cli import main
+from cachekit.cli import main, metrics
+from cachekit.cli.watched import reader_of
 from cachekit.monitoring.families import FAMILIES
 from cachekit.monitoring.reading import HostReader
 
@@ -41,6 +42,13 @@ def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worker.end()
     assert main(["metrics", str(tmp_path), "--name", "shop"]) == 0
     assert 'cachekit_loads_total{cache="shop",result="ok"} 3.0' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("prefix", "label"), [("shop:", "shop:"), (None, "fleet")])
+def test_the_name_of_a_server(prefix: str | None, label: str) -> None:
+    """The prefix that the command gives, and `fleet` without one. Nothing connects."""
+    url = "redis://127.0.0.1:1"
+    assert metrics._name(metrics.Plan(url, prefix, None, "", None), reader_of(url, prefix)) == label
 
 
 def test_at_a_port(tmp_path: Path) -> None:

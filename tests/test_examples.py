@@ -65,6 +65,7 @@ AGAIN = {
     "async_agent.py": "10 answers, calls of the model: 0; large says: stressed",
     "cached_methods.py": "19.0 19.0 20.0",
     "decorated_script.py": "answers from the cache: 3, worked out: 0",
+    "explicit_cache.py": "hit rate: 50%",
     "readme.py": "17984",
     "tags.py": "5 7 after 1 answer about apples was dropped",
 }

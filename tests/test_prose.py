@@ -6,6 +6,7 @@ import configparser
 import re
 import tokenize
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,9 @@ WORDS = {
 
 #: Markdown and code are read at this width.
 WIDTH = 110
+
+#: Words of the longest sentence on a page. Code in a sentence counts as one word.
+LONGEST = 25
 
 
 def checked() -> list[Path]:
@@ -102,6 +106,89 @@ def test_markdown_is_wrapped() -> None:
         if len(line) > WIDTH and not line.startswith("|")
     ]
     assert not too_long, "\n".join(too_long)
+
+
+def paragraphs(page: str) -> Iterator[tuple[int, str]]:
+    """Yield the paragraphs and items of a page with the line that each begins in; no code, no tables."""
+    begun, lines, is_code = 1, list[str](), False
+    for number, line in enumerate([*page.splitlines(), ""], 1):
+        if line.startswith("```"):
+            is_code = not is_code
+        is_text = not (is_code or line.startswith(("```", "    ", "|", "#")) or not line.strip())
+        item = re.match(r"\s*(?:[-*+]|\d+\.)\s+", line)
+        if lines and (item or not is_text):
+            yield begun, "\n".join(lines)
+            lines = []
+        if is_text:
+            begun = begun if lines else number
+            lines.append(line.removeprefix(item[0]) if item else line)
+
+
+def long_sentences(page: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the line, the number of words, and the beginning of each sentence that is too long."""
+    for line, text in paragraphs(page):
+        # The ends of lines are kept, so that they can be counted.
+        short = re.sub(r"`[^`]+`", lambda code: "code" + "\n" * code[0].count("\n"), text)
+        short = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", short)
+        at = 0
+        for end in re.finditer(r"[.!?][\"')*_]*(?=\s)|\Z", short):
+            sentence = short[at : end.end()]
+            words = len(re.findall(r"\S*\w\S*", sentence))
+            if words > LONGEST:
+                started = at + len(sentence) - len(sentence.lstrip())
+                yield line + short.count("\n", 0, started), words, " ".join(sentence.split()[:6])
+            at = end.end()
+
+
+def test_sentences_are_short() -> None:
+    """On every page: one statement each."""
+    too_long = [
+        f"{file}:{line}: {words} words: {begins!r} ...; split it, {LONGEST} are the most"
+        for file in checked()
+        if file.suffix == ".md"
+        for line, words, begins in long_sentences(file.read_text(encoding="utf-8"))
+    ]
+    assert not too_long, "\n".join(too_long)
+
+
+def test_every_long_sentence_is_found() -> None:
+    """Neither code, tables and headings count, nor what stands in other sentences and items."""
+    some, most = " ".join(["word"] * 12), " ".join(["word"] * 25)
+    fine = [f"{most}.", f"{some} {some} (word).\n{most}!", f"- {most}\n- {most}", f"# {most} {some}"]
+    fine += [
+        f"    {most} {some}",
+        f"```\n{most} {some}\n```",
+        f"| {most} {some} |",
+        f"{some} `{most}` {some}.",
+    ]
+    fine += [f"{some} [word](http://a/b.c) {some}.", f"1. {most}\n2. {most}", f"**{most}.** {most}"]
+    assert not [page for page in fine if [*long_sentences(page)]]
+    bad = {f"{most} word": 1, f"Fine.\n\n{some}\n{some} `code`\nword.": 3, f"- Fine. Fine.\n  {most} word": 2,
+           f"{some}: {some}; a b": 1, f"{some} [{some}](there) a b": 1,
+           f"{most}. `a\nb`. {most} e.g.": 2}  # fmt: skip
+    assert {page: [line for line, _, _ in long_sentences(page)] for page in bad} == {
+        page: [line] for page, line in bad.items()
+    }
+
+
+def test_tables_stand_apart() -> None:
+    """A line that follows a table without a blank line is a row of it on the site."""
+    joined = [
+        f"{file}:{number}: {after!r}"
+        for file in checked()
+        if file.suffix == ".md"
+        for number, (before, after) in enumerate(pairwise(without_code(file)), 2)
+        if before.strip() and after.strip() and before.startswith("|") != after.startswith("|")
+    ]
+    assert not joined, "\n".join(joined)
+
+
+def without_code(page: Path) -> list[str]:
+    """Return the lines of a page; those of its blocks of code are empty."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(
+        r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.DOTALL | re.MULTILINE
+    ).splitlines()
 
 
 def test_links_lead_somewhere() -> None:

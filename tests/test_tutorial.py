@@ -51,12 +51,12 @@ def test_six_pages_show_six_programs() -> None:
         assert following is None or f"]({following.name})" in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("step", "runs"), [(1, 2), (2, 1), (3, 2), (4, 1)])
+@pytest.mark.parametrize(("step", "runs"), [(1, 2), (2, 2), (3, 2), (4, 1)])
 def test_a_step_prints_what_its_page_shows(step: int, runs: int, tmp_path: Path) -> None:
-    """Those that keep their results, in a second run too."""
+    """In a second run too: the results are kept, or memory is empty again."""
     shown = blocks(PAGES[step - 1], "text")
-    assert len(shown) == runs
-    for expected in shown:
+    assert 1 <= len(shown) <= runs
+    for expected in (shown * runs)[:runs]:
         assert without_durations(run(step, tmp_path)) == without_durations(expected)
 
 

@@ -37,9 +37,9 @@ from cachekit.model.validation import (
     checked_jitter,
     checked_key,
     checked_keys,
-    checked_pattern,
     checked_tags,
     not_a_function,
+    pattern_to_invalidate,
     refuse_misfit,
     refuse_unstorable,
     seconds,
@@ -439,9 +439,11 @@ class IntelligentCache:
         """Return the value of the key; on a miss, call `loader()`, store the result and return it.
 
         Concurrent callers wait for the first one, which loads. If the key or one of the tags is written or
-        invalidated during the load, the value is returned but not stored. If the loader raises, all waiting
-        callers get the exception, and nothing is stored. A loader may get other keys, and its own key,
-        which it then loads itself; but it must not wait for threads that do so.
+        invalidated during the load, the value is returned but not stored. If another process or cache loads
+        the key too, and stores its value first in the files or on the server that both use, that value is
+        returned and this one dropped. If the loader raises, all waiting callers get the exception, and
+        nothing is stored. A loader may get other keys, and its own key, which it then loads itself; but it
+        must not wait for threads that do so.
 
         Args:
             key: The key, a str.
@@ -604,7 +606,8 @@ class IntelligentCache:
     ) -> dict[str, V]:
         """Return the values of the keys; one call `loader(missing)` loads all keys that are missing.
 
-        Keys that another caller is loading are not passed to the loader; this call waits for them.
+        Keys that another caller is loading are not passed to the loader; this call waits for them. A value
+        that another process or cache has loaded and stored first is returned in place of this loader's.
 
         Args:
             keys: The keys; repetitions count once.
@@ -713,7 +716,8 @@ class IntelligentCache:
     def invalidate_by_pattern(self, pattern: str | re.Pattern[str]) -> int | None:
         """Remove entries whose key the regular expression matches from the start (`re.match`).
 
-        Loads in progress of matching keys are refused, whether or not the key was stored.
+        Loads in progress of matching keys are refused, whether or not the key was stored. A pattern that can
+        take for ever, such as `(a+)+$`, is not run: all keys that begin like it are removed, with a warning.
 
         Returns:
             How many entries were removed, from the tier that had most of them; None if that is not known,
@@ -724,7 +728,7 @@ class IntelligentCache:
             ValueError: the pattern is not a valid regular expression.
         """
         self._core.check(_ALL)
-        checked = checked_pattern(pattern)
+        checked = pattern_to_invalidate(pattern)
         if playing.player is not None:
             playing.player.invalidate_matching(self._core, checked)
         return self._core.tiers.writes.invalidate_matching(checked)

@@ -333,7 +333,14 @@ def _add_metrics(commands: Commands) -> None:
     _add_watched_place(metrics)
     _add_number(metrics, "--port", "serve /metrics at this port", least=0, most=65535)
     _add_host(metrics)
-    metrics.add_argument("--name", metavar="NAME", help="the label `cache` (default: the name of DIR)")
+    metrics.add_argument(
+        "--name",
+        metavar="NAME",
+        help=(
+            "the label `cache` (default: the name of DIR; for a URL the key_prefix of --prefix, or fleet "
+            "without one; user if neither is given)"
+        ),
+    )
     metrics.add_argument("--grafana", action="store_true", help="print a dashboard for Grafana, and end")
     metrics.add_argument("--alerts", action="store_true", help="print alerting rules for Prometheus, and end")
     metrics.set_defaults(run=_metrics)

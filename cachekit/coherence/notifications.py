@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, final
 
-from cachekit.model.validation import checked_pattern
+from cachekit.model.validation import pattern_to_invalidate
 from cachekit.tiers.memory.store import Store
 from cachekit.tiers.redis import bus_of
 
@@ -85,7 +85,7 @@ class MemoryInvalidator:
         """Drop entries whose key matches."""
         if _thread.actor is not self._memory:
             self._memory.events.matched(self._memory.time.monotonic(), pattern, elsewhere=True)
-            self._memory.invalidate_matching(checked_pattern(pattern))
+            self._memory.invalidate_matching(pattern_to_invalidate(pattern))
 
     def everything_changed(self) -> None:
         """Drop all entries."""

@@ -46,10 +46,7 @@ def _more_than(patterns: Iterable[str]) -> str:
     """Return an expression that matches all that the given ones match: what begins like them."""
     import re
 
-    prefixes = []
-    for pattern in patterns:
-        found = re.match(r"[\w:/ -]*", pattern)  # the characters that stand for themselves
-        prefix = "" if found is None else found[0]
-        # The last one may be optional, or repeated; and a choice begins with another prefix.
-        prefixes.append("" if "|" in pattern else re.escape(prefix[:-1]))
-    return f"(?s:(?:{'|'.join(sorted(set(prefixes)))}))"
+    from cachekit.model.patterns import literal_beginning
+
+    beginnings = {re.escape(literal_beginning(pattern)) for pattern in patterns}
+    return f"(?:{'|'.join(sorted(beginnings))})"

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 from urllib.parse import quote, unquote
 
 from cachekit.http.collapsing import Lead
@@ -25,6 +25,9 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Messages of extensions of ASGI that are no part of the response: its client gets them, and no later one.
+_BESIDE: Final = frozenset({"http.response.early_hint", "http.response.push", "http.response.debug"})
 
 
 @final
@@ -79,15 +82,16 @@ class ASGICache(Middleware[Application]):
         await self._serve(target, scope, receive, send)
 
     def _target(self, method: str, scope: Scope, headers: Headers) -> Target | None:
-        # Some servers include the query.
-        raw_path, changed = (scope.get("raw_path") or b"").partition(b"?")[0], b""
-        sent = raw_path.decode("latin-1")
-        if (unquote(sent) if "%" in sent else sent) != scope["path"]:  # rewritten, or not given
-            raw_path, changed = quote(scope["path"]).encode("ascii"), raw_path
+        # Some servers include the query. An application may read it there, whatever `query_string` is.
+        sent, query = scope.get("raw_path") or b"", scope.get("query_string") or b""
+        raw_path, mark, raw_query = sent.partition(b"?")
+        path = raw_path.decode("latin-1")
+        is_as_sent = (unquote(path) if "%" in path else path) == scope["path"]
+        changed = b"" if is_as_sent and (not mark or raw_query == query) else sent
+        if not is_as_sent:  # rewritten, or not given
+            raw_path = quote(scope["path"]).encode("ascii")
         scheme = scope.get("scheme") or "http"
-        return self._store.keys.target(
-            method, scheme, host_of(headers), raw_path, scope.get("query_string") or b"", headers, changed
-        )
+        return self._store.keys.target(method, scheme, host_of(headers), raw_path, query, headers, changed)
 
     # -- what is only passed on -------------------------------------------------------------------------
 
@@ -213,6 +217,8 @@ class _Relay:
             await self._begin(message)
         elif kind == "http.response.body":
             await self._add(message)
+        elif kind in _BESIDE:
+            await self._forward(message, waits=True)
         else:  # such as a file that the server sends by itself
             self._abandon("streaming")
             await self._forward(message, waits=True)

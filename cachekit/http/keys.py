@@ -141,8 +141,9 @@ class Keys:
             value = text(headers, name)
             if name == b"forwarded":
                 value = _forwarded_as(value)
-            if value:
-                keyed.append((name.decode("ascii"), value))
+                if not value:
+                    continue
+            keyed.append((name.decode("ascii"), value))
         if not self._vary and not keyed:
             return None
         return [keyed, self._vary, variant(self._vary, headers)]

@@ -133,8 +133,10 @@ class PrefetchPool:
                 self._running += 1
 
     def _work(self) -> None:
+        # The caller in `begin` holds the lock, and waits until this thread runs. Without the next lines this
+        # thread would go on, and take the permit or the connection that the load of the caller needs.
         with self._lock:
-            pass  # the caller that began this thread goes on first, with the load that it waits for
+            pass
         while True:
             try:
                 work = self._queue.get(timeout=_IDLE)

@@ -151,8 +151,50 @@ def checked_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
 
     Raises:
         TypeError: the pattern is neither a str nor a compiled pattern of str.
+        ValueError: the pattern is not a valid regular expression, is longer than `LONGEST_PATTERN`, or may
+            take for ever (see `is_exponential`).
+    """
+    from cachekit.model.patterns import is_exponential
+
+    compiled = _compiled(pattern)
+    if is_exponential(compiled):
+        raise ValueError(f"pattern {shown_text(compiled.pattern)} {_EXPONENTIAL}")
+    return compiled
+
+
+def pattern_to_invalidate(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """Return the compiled regular expression, or one that matches more, if this one may take for ever.
+
+    An invalidation may drop too much. It must end, and no other thread runs while `re` matches one key.
+
+    Raises:
+        TypeError: the pattern is neither a str nor a compiled pattern of str.
         ValueError: the pattern is not a valid regular expression, or longer than `LONGEST_PATTERN`.
     """
+    from cachekit.model.patterns import is_exponential, literal_beginning
+
+    compiled = _compiled(pattern)
+    if not is_exponential(compiled):
+        return compiled
+    import logging
+    import re
+
+    logging.getLogger("cachekit").warning(
+        "all keys that begin like pattern %s are invalidated: it %s",
+        shown_text(compiled.pattern),
+        _EXPONENTIAL,
+    )
+    is_plain = not compiled.flags & ~re.UNICODE
+    return re.compile(re.escape(literal_beginning(compiled.pattern)) if is_plain else "")
+
+
+_EXPONENTIAL: Final = (
+    "repeats something that reads one text in several ways. A key that almost matches takes twice as long "
+    "for each further character. Write each repetition once, as [a-z]+ for ([a-z]+)+"
+)
+
+
+def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     text = getattr(pattern, "pattern", pattern)
     if not isinstance(text, str):
         of_bytes = isinstance(text, bytes)

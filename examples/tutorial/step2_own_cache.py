@@ -15,7 +15,7 @@ def ask(item: str) -> float:
     return len(item) * 1.5
 
 
-cache = IntelligentCache(MemoryCache(max_size=10_000), default_ttl=600)
+cache = IntelligentCache(MemoryCache(max_size=10_000), file_cache=None, default_ttl=600)
 
 
 def serve(item: str) -> None:

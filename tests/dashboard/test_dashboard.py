@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -190,6 +191,23 @@ def test_other_sizes_of_processes_with_one_size_are_one() -> None:
         (50, 0.35), (100, 0.525), (200, 0.7875),
     ]  # fmt: skip
     assert (second["size"], second["unit"], len(second["rates"])) == (1e6, "bytes", 1)
+
+
+@pytest.mark.parametrize("where", [0, 1, 3])
+def test_a_size_that_only_some_processes_estimate_is_left_out(where: int) -> None:
+    """Its rate would be that of a part of the requests. The processes may be in any order."""
+    more = [*SIZES.rates]
+    more.insert(where, OtherSize((25, 75, 0, 400)[where], 0.3, 0.0))
+    other = SIZES._replace(requests=100, rates=tuple(more))
+    for order in set(itertools.permutations((SIZES, other, other))):
+        (only,) = board(*[process(id=f"{n:032}", sizes=(one,)) for n, one in enumerate(order)]).moment()[
+            "sizes"
+        ]
+        assert [(one["size"], round(one["rate"], 6)) for one in only["rates"]] == [
+            (50, 0.4), (100, 0.6), (200, 0.9),
+        ]  # fmt: skip
+        assert only["requests"] == 500
+        assert [round(one["plus_minus"], 6) for one in only["rates"]] == [0.01, 0.0, 0.02]
 
 
 def test_what_prefetching_saves() -> None:

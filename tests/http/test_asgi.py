@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_apps import Client, Origin, Page, Streams, fetch, memory_cache
-from loops import on_a_loop, settle
+from http_apps import Client, Origin, Page, Streams, fetch, memory_cache, waiting
+from loops import on_a_loop, settle, until
 
 from cachekit import aio
 from cachekit.http import ASGICache
-from cachekit.http.asgi import Receive, Scope, Send
+from cachekit.http.asgi import Message, Receive, Scope, Send
 from cachekit.testing import ManualClock
 
 FRESH = ("Cache-Control", "max-age=60")
@@ -407,6 +407,46 @@ async def test_a_body_that_differs_from_its_length_is_not_stored() -> None:
         await streams.write("/", part)
     await fetch(app)
     assert not (await fetch(app)).is_hit
+
+
+@pytest.mark.parametrize("kind", ["early_hint", "push", "debug"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_comes_beside_a_response_does_not_keep_it_from_being_stored(kind: str, is_first: bool) -> None:
+    """The client of that request gets it in its place. Those that wait for the response get the response."""
+    beside = {"type": f"http.response.{kind}", "links": [b"</a.css>; rel=preload"], "path": "/a.css"}
+
+    async def main() -> None:
+        origin, cache = Origin(), memory_cache()
+        origin.open.clear()
+
+        async def hinting(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sending(message: Message) -> None:
+                if message["type"] == "http.response.body":
+                    await send({**message, "body": b"pa", "more_body": True})
+                    if not is_first:
+                        await send(beside)
+                    message = {**message, "body": b"ge"}
+                await send(message)
+
+            if is_first:
+                await send(beside)
+            await origin(scope, receive, sending)
+
+        app = ASGICache(hinting, cache)
+        first, second = Client(app), Client(app)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(app(first._scope, first._receive, first._send))
+            await origin.entered.wait()
+            tasks.create_task(second.run())
+            await until(lambda: waiting(app) == 1, "the second one waits for the first")
+            origin.open.set()
+        kinds = [message["type"].rpartition(".")[2] for message in first.messages]
+        assert kinds == ([kind, "start", "body", "body"] if is_first else ["start", "body", kind, "body"])
+        assert second.response.body == b"page"
+        assert (await fetch(app)).is_hit
+        assert origin.count == 1
+
+    asyncio.run(main())
 
 
 @on_a_loop

@@ -274,6 +274,17 @@ async def test_fields_that_tell_requests_apart_are_no_part_of_a_key() -> None:
     assert origin.count == 2
 
 
+@on_a_loop
+async def test_a_field_without_a_value_is_not_one_that_is_absent() -> None:
+    """An application may ask whether it is there."""
+    origin = Origin(lambda scope: Page((FRESH,), b"evil" if b"x-debug" in dict(scope["headers"]) else b""))
+    app = ASGICache(origin, memory_cache())
+    for _ in range(2):
+        assert (await fetch(app, headers=[("X-Debug", "")])).body == b"evil"
+        assert (await fetch(app)).body == b""
+    assert origin.count == 2
+
+
 #: What some servers give an application beside the path: an absolute target, a fragment, a rewritten path.
 SENT = ("http://evil/page", "/page#evil", "/page?#evil", "/evil/../page", "evil")
 
@@ -318,6 +329,40 @@ async def test_a_path_that_other_middleware_has_changed() -> None:
 
         assert (await fetch(rewritten, sent)).body == sent.encode()
     assert origin.count == 2
+
+
+@on_a_loop
+async def test_a_query_that_other_middleware_has_changed() -> None:
+    """Some servers leave it in `raw_path`, where an application may read it."""
+    origin = Origin(lambda scope: Page((FRESH,), scope["raw_path"]))
+    app = ASGICache(origin, memory_cache())
+    given = [("/page?evil", b""), ("/page", b""), ("/page?a=1", b"a=1"), ("/page?a=1&evil", b"a=1")]
+    given += [("/evil?a=1", b"a=1"), ("/evil?evil", b"a=1"), ("/page?", b"a=1")]
+    for sent, query in given * 2:
+
+        async def rewritten(scope: Scope, receive: Receive, send: Send) -> None:
+            scope = {**scope, "path": "/page", "raw_path": sent.encode(), "query_string": query}  # noqa: B023
+            await app(scope, receive, send)
+
+        assert (await fetch(rewritten, "/page")).body == sent.encode()
+    assert origin.count == len(given)
+
+
+@on_a_loop
+async def test_a_query_in_the_raw_path_is_that_of_the_url() -> None:
+    """A server that includes it has the same keys as one that does not, and is purged by the same URL."""
+    origin = Origin()
+    cache = memory_cache()
+    app = ASGICache(origin, cache)
+
+    async def including(scope: Scope, receive: Receive, send: Send) -> None:
+        scope = {**scope, "raw_path": scope["raw_path"] + b"?" + scope["query_string"]}
+        await app(scope, receive, send)
+
+    await fetch(including, "/page?a=1")
+    assert (await fetch(app, "/page?a=1")).is_hit
+    await fetch(including, "/page?a=1", method="PUT")
+    assert not (await fetch(including, "/page?a=1")).is_hit
 
 
 def test_every_attempt_is_told_apart() -> None:

@@ -11,6 +11,7 @@ import inside
 import pytest
 from forking import in_fork
 from prefetched_pages import Pages, memory_only
+from racing import switching_every
 from redis_server import wait_until
 
 from cachekit import (
@@ -53,6 +54,17 @@ def test_a_caller_joins_a_prefetch_under_way() -> None:
         assert results == [10]
         assert pages.calls.count(1) == 1
         assert (pages.info.late, pages.info.wasted) == (1, 0)
+
+
+def test_a_prefetch_in_a_new_thread_begins_after_the_load_of_the_caller() -> None:
+    """Otherwise it takes the permit or the connection that the caller needs."""
+    with memory_only() as cache:
+        pages = Pages(cache)
+        pages.learn()
+        with switching_every(1_000):  # so a thread goes on until it waits
+            pages.page(0)
+        inside.wait_for_prefetches(cache)
+        assert pages.calls[:2] == [0, 1]
 
 
 def test_a_load_that_fails_is_wasted_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -391,6 +391,34 @@ def test_the_share_of_a_core_is_bounded() -> None:
         assert cache.estimate(), "it begins again"
 
 
+def test_writes_that_simulate_make_the_sample_smaller() -> None:
+    """Each time that it takes more than the credit, by half; with credit left, it only takes from that."""
+    with MemoryCache(4_000, clock=ManualClock()) as cache:
+        sample, store = sample_of(cache), store_of(cache)
+        sample.sleeps = False  # no other thread simulates
+        for number in range(4_000):
+            cache.set_value(f"k{number}", 1)
+        sample.simulate()
+
+        def simulates(credit: float) -> float:
+            """Simulate fifty notes of many; return the processor time that it took."""
+            sample.notes.extend(["k1"] * 1_100)
+            before, sample._credit = sample.seconds, credit
+            sample.wake()
+            return sample.seconds - before
+
+        first = store.sampled
+        took = simulates(10.0)
+        assert took > 0
+        assert sample._credit == pytest.approx(10.0 - took)
+        assert (store.sampled, len(sample.notes)) == (first, 1_050)
+        for limit, credit in ((first // 2, -1.0), (first // 4, 0.0)):
+            simulates(credit)
+            assert (store.sampled, sample._credit, len(sample.notes)) == (limit, 0.0, 0)
+        assert simulates(10.0) > 0
+        assert store.sampled == first // 4
+
+
 def test_nothing_runs_after_close() -> None:
     cache = MemoryCache(SIZE)
     run(cache, stream(3_000, 500), every=10_000)

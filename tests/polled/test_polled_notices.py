@@ -203,7 +203,7 @@ def test_a_page_stays_small(lost: bool) -> None:
             del world.table[page]
         cache.memory_cache.set_value("k1", 1)
         there.remove_many([f"k{number}" for number in range(5_000)])
-        assert max(len(world.table[page].data) for page in pages if page in world.table) < 2 * journal.LARGEST
+        assert max(len(world.table[page].data) for page in pages if page in world.table) <= journal.LARGEST
         here._listeners.look()
         assert cache.memory_cache.peek("k1") is None
 
@@ -222,16 +222,39 @@ def test_unusual_names() -> None:
             assert cache.memory_cache.peek(key) is None, key
 
 
-def test_a_page_is_bounded() -> None:
-    """However many notices there are."""
+@pytest.mark.parametrize("size", [7, 400])
+def test_a_page_is_bounded(size: int) -> None:
+    """However many notices there are. It holds all that fit, and has the bytes of no more."""
     world = World()
     here, _ = hosts(world)
     for number in range(2000):
-        here._listeners.note("keys", [f"user:{number}"])
+        here._listeners.note("keys", [f"{number:{size}}"])
     pages = [world.table[name].data for name in here._names.of_notices(journal.PAGES)]
-    assert max(map(len, pages)) < journal.LARGEST + 100
-    assert ["user:1999"] in [json.loads(page)[2][-1][2] for page in pages]
-    assert sum(len(json.loads(page)[2]) for page in pages) > 400
+    assert f"{1999:{size}}" in [json.loads(page)[2][-1][2][0] for page in pages]
+    for page in pages:
+        one_more = len(json.dumps(json.loads(page)[2][-1], separators=(",", ":"))) + 1
+        assert journal.LARGEST - one_more - 2 <= len(page) <= journal.LARGEST
+
+
+def test_a_notice_that_fills_a_page() -> None:
+    """To the last byte it is kept, alone; one more, and the page says that a notice is missing."""
+    world = World()
+    here, _ = hosts(world)
+    (name,) = here._names.of_notices(1)
+    store = TableStore(world)
+    written = journal.Journal(store, [name])
+    empty = journal.packed(journal.Page(7, 70, []))
+    store.write(name, empty, None)
+    written.note("keys", [""])
+    free = journal.LARGEST - len(store.read([name])[name].data)
+    for before, (longer, kept) in itertools.product((0, 1, 3), ((0, 1), (1, 0))):
+        store.write(name, empty, None)
+        for _ in range(before):
+            written.note("keys", [""])
+        written.note("keys", ["x" * (free + longer)])
+        page = journal.opened(store.read([name])[name].data)
+        assert page is not None
+        assert (page.last, len(page.notices)) == (71 + before, kept)
 
 
 def test_children_are_other_clients() -> None:

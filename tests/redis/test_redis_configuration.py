@@ -224,21 +224,38 @@ def test_scripts_are_read_before_they_are_needed(monkeypatch: pytest.MonkeyPatch
     assert all(script.text for script in every)
 
 
-def test_the_driver_is_imported_by_the_constructor() -> None:
-    """A first call, perhaps on a loop, does not wait for that, nor the first connection of the bus."""
-    program = """
+class TestTheFirstCallImportsNothing:
+    """A call, perhaps on a loop, does not wait for an import; a fork meets none that is under way."""
+
+    @staticmethod
+    def check(made: str, *calls: str) -> None:
+        steps = "\n    ".join(calls)
+        program = f"""
 import sys
 from cachekit import RedisCache, TierUnavailableError
 assert "redis" not in sys.modules
-cache = RedisCache(port=1)
+cache = {made}
 before = set(sys.modules)
 try:
-    cache.get("k")
+    {steps}
 except TierUnavailableError:
-    print([name for name in set(sys.modules) - before if name.startswith("redis")])
+    pass
+print(sorted(name for name in set(sys.modules) - before if name.startswith(("redis", "cachekit"))))
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "[]"
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert ended.stdout.strip() == "[]"
+
+    @pytest.mark.parametrize("made", ["RedisCache(port=1)", "RedisCache.cluster([('127.0.0.1', 1)])"])
+    def test_without_a_server(self, made: str) -> None:
+        self.check(made, "cache.get('k')")
+
+    def test_of_a_server(self, redis_url: str, prefix: str) -> None:
+        calls = "cache.set_value('k', 1)", "assert cache.get_value('k') == 1", "cache.delete('k')"
+        self.check(f"RedisCache(url={redis_url!r}, key_prefix={prefix!r})", *calls)
+
+    def test_of_a_cluster(self, cluster_nodes: list[tuple[str, int]], prefix: str) -> None:
+        calls = "cache.set_value('k', 1)", "assert cache.get_value('k') == 1", "cache.delete('k')"
+        self.check(f"RedisCache.cluster({cluster_nodes!r}, {prefix!r})", *calls)
 
 
 class TestWhatServersAreTold:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from cachekit.tiers.patterns import literal_beginning
+from cachekit.model.patterns import literal_beginning
 from cachekit.tiers.redis.key_layout import BUCKETS, Layout
 
 TOKENS = frozenset(Layout("p:").tokens())

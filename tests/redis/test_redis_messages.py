@@ -15,7 +15,7 @@ from bus_notes import Notes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cachekit.tiers.patterns import literal_beginning
+from cachekit.model.patterns import literal_beginning
 from cachekit.tiers.redis import bus_protocol
 from cachekit.tiers.redis.bus_protocol import Inbox, Outbox, portions
 

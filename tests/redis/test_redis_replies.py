@@ -18,7 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from cachekit.tiers.redis.connection import _bounded
 from cachekit.tiers.redis.driver_parser import BoundedParser
-from cachekit.tiers.redis.resp import BrokenReplyError, ServerError, packed, read_reply
+from cachekit.tiers.redis.resp import BrokenReplyError, Replies, ServerError, packed, read_reply
 
 
 def sent(reply: Any) -> bytes:
@@ -232,9 +232,41 @@ def test_bounds_of_the_driver(data: bytes, is_answer: bool) -> None:
             parser.read_response()
 
 
-def parser_of(data: bytes) -> BoundedParser:
+@pytest.mark.parametrize("kind", [b"*60000", b"%30000", b"~60000"])
+def test_the_bound_of_parts_is_of_each_answer(kind: bytes) -> None:
+    """Two of them have more parts than one may have."""
+    answer = kind + b"\r\n" + b"".join(b":%d\r\n" % number for number in range(60_000))
+    parser = parser_of(answer * 2)
+    first, second = parser.read_response(), parser.read_response()
+    assert first == second
+    assert len(first) in (60_000, 30_000)
+    assert parser.is_drained
+
+
+def test_the_bound_of_parts_is_of_each_message() -> None:
+    """The bus reads all that comes over a connection as the replies of one reader."""
+    line: Any = Line((b"*60000\r\n" + b":1\r\n" * 60_000) * 2, [])
+    replies = Replies(line)
+    assert [len(replies.next()) for _ in range(2)] == [60_000, 60_000]
+
+
+@pytest.mark.parametrize("large", [b"x" * 3_000_000, [b"x" * 1_000] * 3_000, [b"x"] * 60_000])
+def test_an_idle_connection_keeps_no_answer(large: Any) -> None:
+    """Not in one piece of the network, and not in many."""
+    for sizes in [], [1, 70_000]:
+        parser = parser_of(sent(large) + sent(b"next") * 2, sizes)
+        assert parser.read_response() == large
+        replies = parser._replies
+        assert replies is not None
+        assert len(replies._data) <= 1 << 16
+        assert [parser.read_response() for _ in range(2)] == [b"next"] * 2
+        assert parser.is_drained
+        assert not replies._data
+
+
+def parser_of(data: bytes, sizes: list[int] | None = None) -> BoundedParser:
     parser = BoundedParser(1 << 16)
-    parser.on_connect(SimpleNamespace(line=DriverLine(data, [])))
+    parser.on_connect(SimpleNamespace(line=DriverLine(data, sizes or [])))
     return parser
 
 

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import functools
 import json
+import marshal
 import pickle
 import random
 import struct
@@ -15,13 +16,14 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import hostile
 import pytest
 
 from cachekit.errors import SerializationError, UnreadableError
-from cachekit.serialization import plain_values
+from cachekit.serialization import pickle_literals, plain_values
 from cachekit.serialization.collisions import MOST_ALIKE, MOST_NUMBERS
 from cachekit.serialization.json_codec import JsonCodec
 from cachekit.serialization.msgpack_codec import MsgpackCodec
@@ -177,6 +179,45 @@ def test_depth_is_the_same_in_portions(levels: int, within: int) -> None:
     for _ in range(within):
         deep = [*range(40), deep, {"a": 1}]
     assert is_deep_in_portions(deep, 1 << 30) == is_deep(deep)
+
+
+@pytest.mark.parametrize("width", [2, 16])
+@pytest.mark.parametrize("levels", [8, 40])
+@pytest.mark.parametrize("inner", [0, 1_990, 2_100])
+def test_lists_that_contain_one_list_more_than_once(
+    width: int, levels: int, inner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are few of them and many paths to them: 256 with two in each of eight lists."""
+    shared: Any = ()
+    for _ in range(inner):
+        shared = (shared,)
+    for _ in range(levels):
+        shared = [shared] * width
+    dumped = []
+
+    def dumps(value: Any) -> bytes:
+        dumped.append(marshal.dumps(value))
+        return dumped[-1]
+
+    monkeypatch.setattr(pickle_literals, "marshal", SimpleNamespace(dumps=dumps))
+    size = len(pickle.dumps(shared, 5)) if inner < 100 else 2 * inner
+    assert is_deep_in_portions(shared, size) == (levels + inner > 2_000)
+    # The last two may be long: the one that shows that there are too many, and the whole.
+    assert sum(map(len, dumped[:-2])) <= 4 * size
+    assert sum(map(len, dumped[-2:])) <= 20 * size + 1_000
+    assert len(dumped) <= 4 * size
+
+
+@pytest.mark.parametrize("levels", [1_990, 2_100])
+def test_depth_behind_lists_with_many_paths(levels: int) -> None:
+    """Those use up what may be looked at in portions, so the whole shows it."""
+    shared: Any = ()
+    for _ in range(8):
+        shared = [shared] * 16
+    deep: Any = ()
+    for _ in range(levels):
+        deep = (deep,)
+    assert is_deep_in_portions([shared, deep], 100) == (levels > 2_000)
 
 
 @codecs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 
@@ -50,3 +52,14 @@ class InterruptedClock:
         if happens is not None:
             happens()
         return self.now
+
+
+def signal_at_next_check() -> None:
+    """Send SIGUSR1 to this thread; the handler runs where Python next looks for signals, not in here.
+
+    `signal.raise_signal` runs the handler itself. Here C's `raise` returns the sentinel, so the `for` ends
+    without a jump back, and no step after it looks for signals.
+    """
+    send = getattr(ctypes.CDLL(None), "raise")
+    for _ in iter(partial(send, signal.SIGUSR1), 0):
+        pass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def pytest_configure() -> None:
             pass  # the test has ended it
         close(self)
 
-    def options_of_user(address: Address) -> dict[str, Any]:
-        made = options(address)
+    def options_of_user(address: Address, said: Mapping[str, Any]) -> dict[str, Any]:
+        made = options(address, said)
         if not (address.username or address.password or "@" in (address.url or "")):
             made |= {"username": _USER, "password": _PASSWORD}
         return made

@@ -5,21 +5,26 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 @contextmanager
-def frequent_switches() -> Iterator[None]:
-    """Have the interpreter switch threads every 10 microseconds, so that races show."""
+def switching_every(seconds: float) -> Iterator[None]:
+    """Have the interpreter switch threads so often, unless the one that runs waits."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(seconds)
     try:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+def frequent_switches() -> AbstractContextManager[None]:
+    """Have the interpreter switch threads every 10 microseconds, so that races show."""
+    return switching_every(1e-5)
 
 
 def race(*work: Callable[[], T]) -> list[T]:

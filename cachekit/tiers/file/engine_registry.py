@@ -19,6 +19,7 @@ from typing import Final, TypeAlias, final
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.free_lock import run_if_free
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.file.engine.directory import USERS, warn_of_limit
 from cachekit.tiers.file.engine.engine import Engine
@@ -120,7 +121,8 @@ def _identify(path: str, clock: Clock) -> tuple[_Identity | None, str]:
     try:
         folder = Folder.at(path)
         found = None if folder.objection(USERS) else folder.look(USERS)
-    except OSError:  # opening the engine finds out why
+    except OSError as error:  # opening the engine finds out why
+        raise_interrupt(error)
         return None, ""
     return None if found is None else (found.st_dev, found.st_ino, _clock_key(clock)), folder.exposure
 

@@ -15,6 +15,7 @@ import stat
 from contextlib import suppress
 from typing import Final, final
 
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.permissions import open_path, owners
@@ -33,8 +34,10 @@ def remove(folder: Folder, name: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        with suppress(OSError):
+        try:
             os.rmdir(name, dir_fd=folder.fd)
+        except OSError as error:
+            raise_interrupt(error)
 
 
 class ForeignError(PermissionError):

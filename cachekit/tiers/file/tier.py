@@ -26,6 +26,7 @@ from cachekit.model.validation import (
     checked_keys,
     checked_pattern,
     checked_tags,
+    pattern_to_invalidate,
     refuse_unstorable,
     seconds,
 )
@@ -530,7 +531,7 @@ class FileCache:
             ValueError: it is not a regular expression.
             TierUnavailableError: the disk failed; some of the entries may be left.
         """
-        removed = self._store.change(Engine.delete_matching, checked_pattern(pattern))
+        removed = self._store.change(Engine.delete_matching, pattern_to_invalidate(pattern))
         self._store.counter.invalidations += removed
         return removed
 

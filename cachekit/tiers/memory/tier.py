@@ -22,6 +22,7 @@ from cachekit.model.validation import (
     checked_key,
     checked_pattern,
     checked_tags,
+    pattern_to_invalidate,
     refuse_unstorable,
     seconds,
 )
@@ -436,7 +437,7 @@ class MemoryCache:
             ValueError: the pattern is not a valid regular expression.
             CacheClosedError: after `close`.
         """
-        return self._store.invalidate_matching(checked_pattern(pattern))
+        return self._store.invalidate_matching(pattern_to_invalidate(pattern))
 
     def remove_expired(self) -> int:
         """Remove expired entries and return how many; the sweep calls it, too.

@@ -26,7 +26,7 @@ PAGES: Final = 8
 KEYS: Final = "keys"
 TAGS: Final = "tags"
 EVERYTHING: Final = "all"
-#: Bytes of notices in an item. All hosts read all items at each look.
+#: Bytes of an item. All hosts read all items at each look.
 LARGEST: Final = 3_000
 _TRIES: Final = 10
 
@@ -60,8 +60,8 @@ def _is_notice(given: Any) -> bool:
     return False
 
 
-def packed(page: Page) -> bytes:
-    """Return the bytes of a page: JSON, which has an escape for every character of a key."""
+def packed(page: Page | Notice) -> bytes:
+    """Return the bytes of a page or of one notice: JSON, which has an escape for every character of a key."""
     return json.dumps(page, separators=(",", ":")).encode()
 
 
@@ -88,7 +88,7 @@ class Journal:
         for _ in range(_TRIES):
             item = self._store.read([name]).get(name)
             page = None if item is None else opened(item.data)
-            data = packed(_first(notice) if page is None else _with(page, notice))
+            data = _first(notice) if page is None else _with(page, notice)
             if item is None:
                 stored = self._store.add(name, data, None)
             else:
@@ -96,7 +96,7 @@ class Journal:
             if stored:
                 return
         # Another beginning says that any notice may be missing.
-        self._store.write(name, packed(_first(notice)), None)
+        self._store.write(name, _first(notice), None)
 
     def look(self, tell: Callable[[Callable[[BusListener], None]], None]) -> None:
         """Notify listeners of what other clients have changed and noted since the last look.
@@ -136,20 +136,22 @@ def _client() -> int:
     return int.from_bytes(os.urandom(8), "big")
 
 
-def _first(notice: Notice) -> Page:
+def _first(notice: Notice) -> bytes:
     return _with(Page(fresh(), 0, []), notice)
 
 
-def _with(page: Page, notice: Notice) -> Page:
-    """Return the page with one more notice, and of the others the last ones that fit beside it."""
-    kept: list[Notice] = []
-    room = LARGEST
-    for one in reversed([*page.notices, notice]):
-        room -= len(json.dumps(one))
-        if room < 0:
-            break
-        kept.insert(0, one)
-    return Page(page.beginning, page.last + 1, kept)
+def _with(page: Page, notice: Notice) -> bytes:
+    """Return the bytes of the page with one more notice, without the oldest ones if it is too long."""
+    notices = [*page.notices, notice]
+    data = packed(Page(page.beginning, page.last + 1, notices))
+    excess = len(data) - LARGEST
+    if excess <= 0:
+        return data
+    dropped = 0
+    while excess > 0 and dropped < len(notices):
+        excess -= len(packed(notices[dropped])) + 1  # the comma behind it
+        dropped += 1
+    return packed(Page(page.beginning, page.last + 1, notices[dropped:]))
 
 
 def _missed(page: Page | None, seen: tuple[int, int] | None) -> list[Notice] | None:

@@ -15,8 +15,16 @@ from typing import Any, Final
 from cachekit.errors import TierUnavailableError
 from cachekit.model.display import safe_repr
 from cachekit.model.entry import CacheEntry
+from cachekit.model.patterns import literal_beginning
 from cachekit.model.types import TTL
-from cachekit.model.validation import checked_key, checked_keys, checked_pattern, checked_tags, seconds
+from cachekit.model.validation import (
+    checked_key,
+    checked_keys,
+    checked_pattern,
+    checked_tags,
+    pattern_to_invalidate,
+    seconds,
+)
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
 from cachekit.serialization.compression import Compression
@@ -25,7 +33,6 @@ from cachekit.serialization.signing import Secret
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
-from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.polled.entries import Entries
 from cachekit.tiers.polled.items import Names
 from cachekit.tiers.polled.journal import PAGES, Journal
@@ -231,7 +238,7 @@ class PolledTier(ServerMethods):
         Returns:
             0: the entries are not counted.
         """
-        matches = checked_pattern(pattern)
+        matches = pattern_to_invalidate(pattern)
         flags = matches.flags & ~re.UNICODE
         self._entries.end_beginning("" if flags else literal_beginning(matches.pattern))
         return 0

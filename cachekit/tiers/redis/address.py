@@ -19,7 +19,7 @@ from cachekit.tiers.redis.tls import TLS
 #: Connections to one server, unless its URL says otherwise.
 CONNECTIONS: Final = 32
 #: Options of a URL that say what the server is told of the driver.
-NAMES_OF_DRIVER: Final = frozenset({"lib_name", "lib_version"})
+_OF_THE_DRIVER: Final = frozenset({"lib_name", "lib_version"})
 
 _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 _SENTINEL_PORT: Final = 26379
@@ -126,6 +126,12 @@ def driver_info() -> Any:
     return DriverInfo()
 
 
+def tell_of_driver(options: dict[str, Any]) -> None:
+    """Let connections with these options tell the server of the driver, unless the options say what."""
+    if not options.keys() & _OF_THE_DRIVER:
+        options.setdefault("driver_info", driver_info())
+
+
 def _check_url(url: object) -> None:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
@@ -155,8 +161,7 @@ def _check_url(url: object) -> None:
         wanted = parse_url(url)  # type: ignore[no-untyped-call]
         _checked_int("max_connections", wanted.get("max_connections", CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
-        if not wanted.keys() & NAMES_OF_DRIVER:
-            wanted.setdefault("driver_info", driver_info())
+        tell_of_driver(wanted)
         kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
     except (ValueError, TypeError, AttributeError, RedisError):
         raise _wrong(part) from None

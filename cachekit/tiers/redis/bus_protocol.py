@@ -18,14 +18,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, final
 
 from cachekit.errors import CacheClosedError
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.model.patterns import literal_beginning
+from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.base import BusListener
-from cachekit.tiers.patterns import literal_beginning
 
 _VERSION: Final = 1
 _MOST_IN_ONE: Final = 48 << 10  # characters of keys in a message, approximately
@@ -203,9 +202,11 @@ class Inbox:
         # Any client that may publish decides what is in it. Only what a cache could have sent is kept.
         known = False
         if len(text) <= _LONGEST:
-            with suppress(ValueError, TypeError, RecursionError):
+            try:
                 version, name, number, kind, body = json.loads(text)
                 known = version == _VERSION and _is_writer(name) is not None and _is_number(number)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise_interrupt(error)
         if known:
             self._receive(name, number, kind, body, now)
         else:

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from cachekit.errors import CacheError
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.tiers.redis.address import (
-    CONNECTIONS,
-    NAMES_OF_DRIVER,
-    Address,
-    Sentinels,
-    driver_info,
-    server_and_database,
-)
+from cachekit.tiers.redis.address import CONNECTIONS, Address, Sentinels, server_and_database, tell_of_driver
 from cachekit.tiers.redis.answers import is_slots
 from cachekit.tiers.redis.call_deadline import CallDeadline
 from cachekit.tiers.redis.connection_pool import ConnectionPool
@@ -31,6 +24,8 @@ def load_driver() -> None:
     import redis.cluster
     import redis.maint_notifications
     import redis.retry  # noqa: F401
+
+    import cachekit.tiers.redis.driver_parser  # noqa: F401
 
 
 def is_cluster(client: Any) -> bool:
@@ -69,13 +64,10 @@ def pool_of(address: Address, primary: Primary | None = None) -> ConnectionPool:
     import redis
     from redis.connection import parse_url
 
-    options = _options(address)
+    said = {} if address.url is None else parse_url(address.url)  # type: ignore[no-untyped-call]
+    options = _options(address, said)
     most, patience = CONNECTIONS, 2 * address.timeout
     if address.url is not None:
-        said = parse_url(address.url)  # type: ignore[no-untyped-call]
-        if said.keys() & NAMES_OF_DRIVER:
-            del options["driver_info"]
-        options.update(said)
         most, patience = options.pop("max_connections", most), options.pop("timeout", patience)
         options["decode_responses"] = False
     else:
@@ -91,7 +83,7 @@ def _sentinel_pool(address: Address, sentinels: Sentinels, host: str, port: int)
     """Return a pool for one sentinel, which has users of its own, and no database."""
     import redis
 
-    options = _options(address)
+    options = _options(address, {})
     options.update(
         host=host,
         port=port,
@@ -117,7 +109,7 @@ def cluster_of(address: Address, deadline: CallDeadline) -> Any:
     assert address.nodes is not None
     (host, port), *others = address.nodes
     nodes = [ClusterNode(*node) for node in others]  # type: ignore[no-untyped-call]
-    options = _options(address)
+    options = _options(address, {})
     options["retry"] = Retry(NoBackoff(), 1)
     # With a URL the driver accepts a class of connections.
     return redis.RedisCluster(
@@ -128,7 +120,8 @@ def cluster_of(address: Address, deadline: CallDeadline) -> Any:
     )
 
 
-def _options(address: Address) -> dict[str, Any]:
+def _options(address: Address, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the driver for a connection, with what its URL says in place of ours."""
     from redis.backoff import NoBackoff
     from redis.maint_notifications import MaintNotificationsConfig
     from redis.retry import Retry
@@ -140,9 +133,12 @@ def _options(address: Address) -> dict[str, Any]:
         "username": address.username,
         "password": address.password,
         "retry": Retry(NoBackoff(), 0),
-        "driver_info": driver_info(),
     }
-    return options if address.tls is None else {**options, **address.tls.options()}
+    if address.tls is not None:
+        options.update(address.tls.options())
+    options.update(said)
+    tell_of_driver(options)
+    return options
 
 
 def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:

@@ -1,7 +1,7 @@
 """The parser of the connections that cachekit makes with redis-py.
 
 redis-py's own parsers bound neither the parts nor the depth of an answer. A list that announces a billion
-parts takes eight gigabytes before the first of them arrives. Imported at the first connection, with redis-py.
+parts takes eight gigabytes before the first of them arrives. Imported with redis-py, by `load_driver`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BoundedParser(BaseParser):
             OSError: nothing came.
         """
         try:
-            answer = (self._replies or self._opened()).read()
+            answer = self._opened().read()
         except WrongReplyError as error:  # as an OSError, redis-py would take it for a lost connection
             raise InvalidResponse(str(error)) from error
         if isinstance(answer, DriverConnectionError):

@@ -14,11 +14,11 @@ from hashlib import sha1
 from itertools import chain
 from typing import Final, NamedTuple, final
 
+from cachekit.model.patterns import literal_beginning
 from cachekit.serialization.parts import Payload
 from cachekit.tiers.base import BusListener
 from cachekit.tiers.fences import ServerTokens
 from cachekit.tiers.fresh_tokens import fresh
-from cachekit.tiers.patterns import literal_beginning
 from cachekit.tiers.redis.answers import is_bytes, is_count, is_count_or_nothing, is_flag
 from cachekit.tiers.redis.bus import Bus, PublishedWrite
 from cachekit.tiers.redis.bus_protocol import MOST_TOGETHER, Kind, portions

@@ -22,6 +22,7 @@ from cachekit.model.validation import (
     checked_keys,
     checked_pattern,
     checked_tags,
+    pattern_to_invalidate,
 )
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.serialization.codec import Codec
@@ -451,7 +452,7 @@ class RedisCache(ServerMethods):
         Raises:
             ValueError: it is not a regular expression.
         """
-        removed = self._store.remove_matching(checked_pattern(pattern))
+        removed = self._store.remove_matching(pattern_to_invalidate(pattern))
         self._counter.invalidations += removed
         return removed
 

@@ -70,8 +70,8 @@ http {{
 }}
 """
 
-_INTERIM: Final = "neither ASGI nor WSGI has interim responses"
-_CLOSES: Final = "an application has no connection that closes"
+_INTERIM: Final = "uvicorn over HTTP/1.1 and gunicorn send no interim responses of an application"
+_CLOSES: Final = "it counts only for caches that serve stale without `stale-if-error`; by itself it passes"
 _PARTIAL: Final = "a partial response is not stored"
 _DATE: Final = "gunicorn replaces the Date"
 

@@ -29,7 +29,7 @@ from typing import Final, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError, LockTimeoutError
-from cachekit.runtime.interrupts import is_interrupt
+from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.file_ops import FileOps, regrow
@@ -449,8 +449,10 @@ def _remove(folder: Folder, name: str, effects: FileOps) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        with suppress(OSError):  # it is not empty, and what it holds is no cache's
+        try:
             os.rmdir(name, dir_fd=folder.fd)
+        except OSError as error:  # it is not empty, and what it holds is no cache's
+            raise_interrupt(error)
 
 
 def _is_ours(name: str) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import suppress
 
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.folder import Folder
@@ -36,7 +36,8 @@ def _extend(fd: int, size: int) -> None:
     """Give a file that was cut its size back, and blocks if the disk has them. What is new reads as zeros."""
     try:
         os.posix_fallocate(fd, 0, size)
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:
+        raise_interrupt(error)
         os.ftruncate(fd, size)
 
 
@@ -46,8 +47,11 @@ def _punch(fd: int, size: int) -> None:
     Cutting it instead would be SIGBUS in processes that have it mapped.
     """
     if hasattr(mmap, "MADV_REMOVE"):
-        with suppress(OSError), mmap.mmap(fd, size) as view:
-            view.madvise(mmap.MADV_REMOVE)
+        try:
+            with mmap.mmap(fd, size) as view:
+                view.madvise(mmap.MADV_REMOVE)
+        except OSError as error:
+            raise_interrupt(error)
 
 
 def _replace(folder: Folder, old: str, new: str) -> None:

@@ -17,10 +17,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from cachekit.errors import LockTimeoutError
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file.engine.control_block import GENERATION
 from cachekit.tiers.file.engine.format import FileAside, LargeRecord
 from cachekit.tiers.file.engine.large_room import LargeRoom
@@ -91,8 +92,9 @@ def _write(shards: Sequence[Shard], shard: Shard, room: LargeRoom, record: Large
 def _end(shard: Shard, aside: FileAside) -> None:
     # If the lock cannot be taken, the file is removed later, like that of a process that died.
     try:
-        with suppress(OSError, LockTimeoutError):
-            shard.lock.run(shard.end_aside, aside)
+        shard.lock.run(shard.end_aside, aside)
+    except (OSError, LockTimeoutError) as error:
+        raise_interrupt(error)
     finally:
         aside.file.close()
 

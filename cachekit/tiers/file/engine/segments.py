@@ -17,6 +17,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, TypeAlias, final
 
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine.control_block import ALONE
@@ -168,7 +169,8 @@ class Segments:
         """Tell whether a segment has a file, of the size that the table says."""
         try:
             return self.size_on_disk(segment, size) == size
-        except OSError:  # its shard has no directory, or one of another user
+        except OSError as error:  # its shard has no directory, or one of another user
+            raise_interrupt(error)
             return False
 
     def size_on_disk(self, segment: int, size: int) -> int:
@@ -278,11 +280,13 @@ def discard(folder: Folder, name: str, size: int | None, effects: FileOps) -> No
     first: with a mapping of another process they would stay in use. What is no file of this user's cache is
     only unlinked, and a directory stays.
     """
-    with suppress(OSError):
+    try:
         file = OpenFile(folder.open(name, os.O_RDWR))
         found = os.fstat(file.fd).st_size
         if found and size in (found, None):
             effects.punch(file.fd, found)
+    except OSError as error:
+        raise_interrupt(error)
     with suppress(FileNotFoundError, IsADirectoryError):
         effects.unlink(folder, name)
 

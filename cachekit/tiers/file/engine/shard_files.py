@@ -13,6 +13,7 @@ from struct import error as StructError  # noqa: N812  # it is an exception, wha
 from typing import Final, TypeAlias, final
 
 from cachekit.runtime.free_lock import run_if_free
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.file.descriptor_budget import descriptors
 from cachekit.tiers.file.engine import control_block
@@ -463,7 +464,8 @@ class ShardFiles:
         try:
             if len(content) < 2 or self._pwrite(fd, b"".join(content), offset) != size:
                 return []
-        except OSError:
+        except OSError as error:
+            raise_interrupt(error)
             return []  # each record by itself: it may fit, or it fails with the error for its key
         words[TAIL] = tail + size
         return locations
