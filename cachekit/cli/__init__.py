@@ -15,10 +15,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
-from cachekit.model.display import safe_repr
+from cachekit.model.display import safe_repr, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -83,8 +83,16 @@ def _give_up_output() -> None:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors show no login of a URL."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and end."""
+        super().error(without_login(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cachekit", description="A cache in tiers, for Python.")
+    parser = _Parser(prog="cachekit", description="A cache in tiers, for Python.")
     parser.add_argument("--version", action="version", version=f"cachekit {cachekit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
@@ -192,7 +200,13 @@ def _parsed_by(name: str) -> Callable[[str], object]:
 
 
 def _log(text: str) -> Path:
-    return Path("/dev/stdin" if text == "-" else text)
+    return Path("/dev/stdin" if text == "-" else _file(text))
+
+
+def _file(text: str) -> str:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {safe_repr(text)}")
+    return text
 
 
 def _share(text: str) -> float:
@@ -386,7 +400,7 @@ def _add_cassette(commands: Commands) -> None:
         ),
     )
     for action, run in ((show, "show"), (prune, "prune")):
-        action.add_argument("file", metavar="FILE", help="the cassette")
+        action.add_argument("file", type=_file, metavar="FILE", help="the cassette")
         action.add_argument(
             "--function",
             type=_pattern,

@@ -12,6 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
+from cachekit.model.display import safe_repr
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -33,6 +34,8 @@ def absolute(path: str) -> str:
     Raises:
         DirectoryError: it does not exist, or cannot be read.
     """
+    if "://" in path:
+        raise DirectoryError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
     path = os.path.abspath(os.path.expanduser(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):

@@ -26,6 +26,7 @@ from cachekit.cache.intelligent import IntelligentCache
 from cachekit.cli.directory import geometry_of, may_hold_cache, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, TierUnavailableError
+from cachekit.model.display import safe_repr, without_login
 from cachekit.model.types import MISSING, CacheLevel
 from cachekit.runtime.machine import memory_bytes
 from cachekit.serialization.signing import secrets_from_environment
@@ -190,10 +191,14 @@ def _environment() -> Iterator[Finding]:
             yield Finding(part, name, "no such variable; it has no effect", "warning", remedy)
         elif name == "CACHEKIT_DISABLE":
             yield Finding(
-                part, name, repr(os.environ[name]), "warning", "unset it, or cached functions store nothing"
+                part,
+                name,
+                safe_repr(os.environ[name]),
+                "warning",
+                "unset it, or cached functions store nothing",
             )
         else:
-            yield Finding(part, name, "set" if name in _SECRET else os.environ[name])
+            yield Finding(part, name, "set" if name in _SECRET else without_login(os.environ[name]))
     for name, read in (
         ("CACHEKIT_NAMESPACE", config.namespace),
         ("CACHEKIT_MAX_SIZE_MB", config.max_size_mb),

@@ -72,7 +72,7 @@ def safe_repr(argument: object) -> str:
         text = repr(argument)
     except ValueError:  # Python writes out no int of more than a few thousand digits
         return "an int of thousands of digits"
-    text = _without_login(text)
+    text = without_login(text)
     return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 
@@ -94,8 +94,9 @@ def _is_number(text: str) -> bool:
     return short and text.lstrip("+-").replace(".", "", 1).isdecimal()
 
 
-def _without_login(text: str) -> str:
-    # A password may hold any character, so all goes that stands between the scheme and the last "@".
+def without_login(text: str) -> str:
+    """Return the text without what may be a password: between a scheme and the last "@", and after a "?"."""
+    # A password may hold any character, also "@" and "/".
     login, at, place = text.rpartition("@")
     if at and ":" in login:
         scheme, mark, _ = login.partition("://")
