@@ -29,6 +29,10 @@ class SerializationError(CacheError):
     """A value cannot be stored and read back unchanged; the message names its type."""
 
 
+class OnceOnlyError(SerializationError):
+    """A value can be read or awaited only once, as a generator can, or contains such a value."""
+
+
 class UnreadableError(CacheError):
     """Stored bytes cannot be decoded to the stored value. Tiers count this as a miss.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf, isnan
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.reports import SizeEstimate, Verified
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.runtime.scheduler import ScheduledTask, scheduler
@@ -94,7 +95,7 @@ class Thresholds(NamedTuple):
         """
         for name, value in self._asdict().items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number, not {value!r} of type {type(value).__name__}")
+                raise TypeError(f"{name} must be a number, not {typed_repr(value)}")
             if isnan(value) or value < 0:
                 raise ValueError(
                     f"{name} must be 0 or more, not {value!r}; 0 switches a minimum off, math.inf a maximum"
@@ -183,7 +184,8 @@ def assess(
     """
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise TypeError(
-            f"thresholds must be a Thresholds, such as Thresholds(min_hit_rate=0.7), not {thresholds!r}"
+            f"thresholds must be a Thresholds, such as Thresholds(min_hit_rate=0.7), "
+            f"not {safe_repr(thresholds)}"
         )
     limits = (Thresholds() if thresholds is None else thresholds).checked()
     reasons = [
@@ -231,7 +233,7 @@ def _of_states(tiers: Mapping[str, TierState], limits: Thresholds) -> Iterator[R
                 "critical" if out_for >= longest else "warning",
                 "out", name, out_for, longest,
                 f"the {name} tier has been out for {out_for:.0f} s{missed}",
-                "see the log for the first error, and check its server or its disk; "
+                f"see the log for the first error, and check its {'disk' if name == 'file' else 'server'}; "
                 "the cache bypasses the tier until it recovers",
             )  # fmt: skip
         if state.is_full:

@@ -39,7 +39,7 @@ def token(user: str) -> Token:
     return {"text": f"token of {user}", "expires_in": 65}
 
 
-@cache.cached(ttl=0)
+@cache.cached(ttl=lambda _: 0)
 def never() -> str:
     return "not kept at all"
 

@@ -408,3 +408,27 @@ class TestOutput:
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def test_no_login_is_shown(
+    subtests: pytest.Subtests, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL in the place of a path is refused, and its password is in no line."""
+    url = "redis://app:hunter2@cache:6379/0"
+    commands = [
+        ["inspect", url], ["verify", url], ["purge", url], ["doctor", "--dir", url],
+        ["top", "--once", f"x{url}"], ["replay", url], ["cassette", "show", url],
+        ["cassette", "prune", url], ["metrics", f"x{url}"],
+        ["dashboard", f"x{url}"], ["demo", url], [url], ["top", "--interval", url],
+    ]  # fmt: skip
+    for command in commands:
+        with subtests.test(command=command):
+            with contextlib.suppress(SystemExit):
+                assert main(command) == 1
+            said = capsys.readouterr()
+            assert said.out + said.err
+            assert "hunter2" not in said.out + said.err
+    monkeypatch.setenv("CACHEKIT_NAMESPACE", url)
+    monkeypatch.setenv("CACHEKIT_DISABLE", url)
+    main(["doctor"])
+    assert "hunter2" not in capsys.readouterr().out

@@ -232,6 +232,20 @@ class TestInspect:
         assert status == 0
         assert f"everybody may write to {path}" in out
 
+    def test_a_pattern_that_matches_nothing(self, tmp_path: Path) -> None:
+        """It matches from the start, which is said, because keys of a script begin with its path."""
+        with FileCache(tmp_path, 200) as cache:
+            cache.set_value("script.slow", 1)
+        _, out, _ = run("inspect", str(tmp_path), "--keys", "slow")
+        assert "A key is matched from its start; write .* before what is in the middle of keys." in out
+        _, found, _ = run("inspect", str(tmp_path), "--keys", ".*slow")
+        assert "script.slow" in found
+        assert "from its start" not in found
+        assert found.count("more shards without an entry.") == 1
+        shards = found.partition("Shards")[2].partition("more shards")[0]
+        # The head, one row, and the number of the line below.
+        assert len([line for line in shards.splitlines() if line.strip()]) == 3
+
 
 def damage(path: Path) -> None:
     """A byte in the middle of the record that has a file to itself."""
@@ -247,7 +261,7 @@ class TestVerify:
         status, out, err = run("verify", str(fill(tmp_path)))
         assert (status, err) == (0, "")
         assert "213 records" in out
-        assert "0 are damaged" in out
+        assert "Damaged: 0." in out
 
     def test_damage_is_found_and_mended(self, tmp_path: Path) -> None:
         """One byte of one record; nothing else is lost."""
@@ -256,12 +270,12 @@ class TestVerify:
         assert main(["inspect", str(path)]) == 0, "at first sight it is sound"
         status, out, _ = run("verify", str(path))
         assert status == 1
-        assert "1 are damaged" in out
+        assert "Damaged: 1." in out
         assert "checksum" in out
         assert "--repair" in out
         status, out, _ = run("verify", "--repair", str(path))
         assert status == 0
-        assert "1 damaged entries were dropped; 0 problems are left" in out
+        assert "1 damaged entry dropped; 0 problems left" in out
         assert run("verify", str(path))[0] == 0
         with FileCache(path, 1) as cache:
             assert cache.get_value("user:7") == 7
@@ -289,7 +303,7 @@ class TestVerify:
         assert status == 1
         assert "is missing" in out
         assert run("verify", "--repair", str(path))[0] == 0
-        assert run("verify", str(path))[1].splitlines()[-1].startswith("0 records")
+        assert run("verify", str(path))[1].splitlines()[-1].startswith("Sound: 0 records")
 
 
 class TestPurge:

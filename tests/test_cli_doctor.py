@@ -15,6 +15,7 @@ from disks import fill
 from redis_server import RedisServer, free_port
 
 import cachekit
+from cachekit.cli import doctor as doctor_command
 
 Report = dict[tuple[str, str], tuple[str, str, str]]
 
@@ -84,6 +85,21 @@ def test_caches_of_programs_are_counted(tmp_path: Path) -> None:
     count, taken = report["Files", "caches in it"][1].split(", which take ")
     assert count == "1"
     assert taken.endswith("KiB")
+    assert report["Files", "cache program"][1] == taken
+    assert everything_below(tmp_path) == before
+
+
+def test_the_directory_of_one_cache(tmp_path: Path) -> None:
+    """As `inspect`, `verify` and `top` take it: it is recognised, and left as it is."""
+    with cachekit.FileCache(tmp_path, 8) as cache:
+        cache.set_value("k", "x" * 200_000)
+    before = everything_below(tmp_path)
+    status, report, _ = doctor("--dir", str(tmp_path))
+    assert status == 0
+    said = report["Files", "this is one cache"][1]
+    assert said.startswith("it takes ")
+    assert said.endswith("KiB of its limit, 8.0 MiB")
+    assert ("Files", "caches in it") not in report
     assert everything_below(tmp_path) == before
 
 
@@ -116,7 +132,7 @@ def test_a_full_disk(disk: Path) -> None:
     assert report["Files", "limit of each"][0] == "warning"
     problems = [one for one in report.values() if one[0] == "problem"]
     assert problems
-    assert all("space" in " ".join(one) for one in problems)
+    assert all("free" in one[2] + one[1] and "writable for" not in " ".join(one) for one in problems)
 
 
 def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
@@ -134,7 +150,18 @@ def test_a_place_that_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     status, report, _ = doctor("--dir", str(tmp_path / "file"))
     assert status == 1
-    assert report["Files", "directory"][0] == "problem"
+    assert report["Files", "directory"] == (
+        "problem",
+        f"{tmp_path / 'file'} cannot be opened: Not a directory",
+        "name a directory, because a part of the path is a file, or set CACHEKIT_DIR to another directory",
+    )
+
+
+def test_extras_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take one line, however many there are."""
+    monkeypatch.setattr(doctor_command, "_version", lambda name: None if name == "rich" else "1")
+    lines = [one.value for one in doctor_command._installation() if one.name.startswith("extras")]
+    assert lines == ["cli (pip install 'cachekit-tiered[cli]' adds one)"]
 
 
 def test_a_dead_server_and_its_password() -> None:

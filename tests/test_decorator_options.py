@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import weakref
 from datetime import timedelta
 from pathlib import Path
@@ -41,8 +42,8 @@ class TestOptions:
             function.cache_clear()
 
     def test_ttl_of_nothing(self, cache: IntelligentCache, counts: Counts) -> None:
-        """With a TTL of 0 nothing is kept."""
-        function, calls = counts(lambda: 1, ttl=0)
+        """With a function that returns a TTL of 0 nothing is kept."""
+        function, calls = counts(lambda: 1, ttl=lambda _: 0)
         function(), function()
         assert len(calls.seen) == 2
 
@@ -167,8 +168,11 @@ class TestOptions:
             ({"tags": "user"}, TypeError, r"tags must be a set, list or tuple of str, not a single str"),
             ({"tags": {1}}, TypeError, "each of tags must be a str, not 1"),
             ({"tags": 5}, TypeError, "tags must be .* not 5 of type int"),
-            ({"ttl": "5"}, TypeError, "ttl must be seconds .* not an object of type str"),
+            ({"ttl": "5"}, TypeError, "ttl must be seconds .* not '5' of type str; pass a number"),
             ({"ttl": True}, TypeError, "ttl must be"),
+            ({"ttl": 0}, ValueError, "ttl must be more than 0, not 0; leave out cache_result"),
+            ({"ttl": -1}, ValueError, "ttl must be more than 0, not -1"),
+            ({"ttl": timedelta(0)}, ValueError, "ttl must be more than 0"),
             ({"ttl": float("nan")}, ValueError, "ttl must be a number, not NaN; use FOREVER"),
             ({"cache_level": "memory"}, TypeError, "cache_level must be a CacheLevel, not 'memory'"),
             ({"key_func": "k"}, TypeError, "key_func must be a function, not 'k'"),
@@ -196,13 +200,38 @@ class TestOptions:
 
     def test_what_is_no_function(self, subtests: pytest.Subtests) -> None:
         """A number was meant as a parameter, and a class is no function; the error shows the def to write."""
-        rows: list[Any] = [60, "x", Calls, None.__class__]
-        for thing in rows:
+        rows: list[tuple[Any, str]] = [
+            (60, r"pass options by name, as in cache_result\(ttl=60\)$"),
+            ("x", "pass options by name"),
+            (Calls, r"call that in a def, as in `def cached\(\*args\): return Calls\(\*args\)`$"),
+            (None.__class__, "call that in a def"),
+        ]
+        for thing, words in rows:
             with (
                 subtests.test(thing=thing),
-                pytest.raises(TypeError, match=r"must decorate a function, not .*call that in a def.*ttl=60"),
+                pytest.raises(TypeError, match=f"must decorate a function, not .*{words}"),
             ):
                 cache_result(thing)
+
+    def test_functions_that_take_other_arguments(
+        self, subtests: pytest.Subtests, cache: IntelligentCache
+    ) -> None:
+        """The option and the function are named; a TypeError within a function is its own."""
+        names = "with the parameter names and defaults of base"
+        rows: list[tuple[dict[str, Any], str]] = [
+            ({"tags": lambda z: {"t"}}, f"tags must be a function {names}, not <lambda>(z): "),
+            ({"key_func": lambda: "k"}, f"key_func must be a function {names}, not <lambda>(): "),
+            ({"ttl": lambda: 5}, "ttl must be a function of one value, not <lambda>(): "),
+            (
+                {"store_if": lambda a, b: True},
+                "store_if must be a function of one value, not <lambda>(a",
+            ),
+            ({"tags": lambda x, y=1: {len(x)}}, "object of type 'int' has no len()"),
+            ({"ttl": len}, "object of type 'int' has no len()"),
+        ]
+        for options, message in rows:
+            with subtests.test(options=options), pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+                cache_result(**options)(base)(1, y=2)
 
     def test_a_level_that_the_cache_has_not(self, cache: IntelligentCache) -> None:
         """It is a ValueError at the call, when the cache is known."""

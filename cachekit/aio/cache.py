@@ -27,7 +27,7 @@ from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm_async
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING, TTL, CacheLevel, Missing, Tags
-from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function
+from cachekit.model.validation import LONGEST, checked_key, checked_keys, not_a_function, refuse_misfit
 from cachekit.runtime.threads import in_own_thread, run_in_thread
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.memory.tier import MemoryCache as CoreMemory
@@ -208,7 +208,11 @@ class IntelligentCache(Facade[Core]):
         value = await self.get(key, MISSING)
         loads = self._core.awaited
         if value is MISSING:
-            return await loads.load(checked_key(key), awaiting(loader), request)
+            try:
+                return await loads.load(checked_key(key), awaiting(loader), request)
+            except TypeError:
+                refuse_misfit("loader", "without arguments", loader)
+                raise
         if request.options.acts_on_hits:
             verifies, name = load is not None or store_if is None, loader_name(loader)
             loads.after_hit(checked_key(key), value, awaiting(loader), request, name, verifies)
@@ -316,7 +320,11 @@ class IntelligentCache(Facade[Core]):
         found = await self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= await self._core.awaited.load_many(missing, awaiting(loader), request)
+            try:
+                found |= await self._core.awaited.load_many(missing, awaiting(loader), request)
+            except TypeError:
+                refuse_misfit("loader", "of a list of keys", loader, missing)
+                raise
         return {key: found[key] for key in wanted if key in found}
 
     async def warm_cache(

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from cachekit.loading import read_batch
+from cachekit.model.display import typed_repr
 from cachekit.runtime.threads import run_in_thread
 
 P = ParamSpec("P")
@@ -138,7 +139,7 @@ def check_sync(given: object, kind: type, what: str) -> None:
     Raises:
         TypeError: The object is not of the kind, or is a facade itself.
     """
-    if isinstance(given, Facade) or not isinstance(given, kind):
-        raise TypeError(
-            f"of() takes {what} that is not awaited, not {given!r} of type {type(given).__name__}"
-        )
+    if isinstance(given, Facade):
+        raise TypeError(f"of() takes {what} that is not awaited; {given!r} is awaited already, so use it")
+    if not isinstance(given, kind):
+        raise TypeError(f"of() takes {what} that is not awaited, not {typed_repr(given)}; pass one")

@@ -11,7 +11,7 @@ from cachekit.aio.fill import Fill, Runner
 from cachekit.aio.loaders import awaiting
 from cachekit.cache.default import core_of
 from cachekit.cache.region import Region as Core
-from cachekit.cache.region import keys_of, loader_of, prefetcher_of
+from cachekit.cache.region import keys_of, loader_of, prefetcher_of, refuse_loader
 from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
 from cachekit.model.types import MISSING, TTL, Tags
@@ -97,7 +97,7 @@ class Region(Facade[Core[V]], Generic[V]):
     async def get(self, key: str, default: Any = None) -> Any:
         """Return the value of the key; see `cachekit.Region.get`."""
         value = await self._cache.get(self._keys.full(key), MISSING)
-        return default if value is MISSING else self._keys.checked(value, key)
+        return default if value is MISSING else self._keys.checked(value, key, stored=True)
 
     async def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """Store a value; see `cachekit.Region.set`."""
@@ -169,17 +169,21 @@ class Region(Facade[Core[V]], Generic[V]):
         async def checked() -> V:
             return keys.checked(await loaded(), key)
 
-        value = await self._cache.get_or_set(
-            keys.full(key),
-            named_as(named, checked),
-            ttl=keys.ttl(ttl),
-            tags=keys.tags(tags),
-            store_if=store_if,
-            stale_ttl=stale_ttl,
-            jitter=jitter,
-            load=load,
-        )
-        return keys.checked(value, key)
+        try:
+            value = await self._cache.get_or_set(
+                keys.full(key),
+                named_as(named, checked),
+                ttl=keys.ttl(ttl),
+                tags=keys.tags(tags),
+                store_if=store_if,
+                stale_ttl=stale_ttl,
+                jitter=jitter,
+                load=load,
+            )
+        except TypeError:
+            refuse_loader(named, key, of_region=named is not loader)
+            raise
+        return keys.checked(value, key, stored=True)
 
     def prefetch_info(self) -> PrefetchInfo | None:
         """Return what prefetching has done for the region; None if it is off."""

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from cachekit.errors import CacheError, TierUnavailableError
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.types import MISSING, Missing
 from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.machine import memory_bytes
@@ -42,7 +43,7 @@ def namespace() -> str | None:
     if given is not None:
         if not given or given in {".", ".."} or "/" in given or "\0" in given:
             raise ValueError(
-                f"CACHEKIT_NAMESPACE must be a name that can be part of a path, not {given!r}; "
+                f"CACHEKIT_NAMESPACE must be a name that can be part of a path, not {safe_repr(given)}; "
                 f"remove slashes, or unset it"
             )
         return given
@@ -59,7 +60,9 @@ def max_size_mb() -> int:
 
     text = os.environ.get("CACHEKIT_MAX_SIZE_MB", "1000")
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
-        raise ValueError(f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
+        raise ValueError(
+            f"CACHEKIT_MAX_SIZE_MB must be a whole number from 1 to {LARGEST_MB}, not {safe_repr(text)}"
+        )
     return int(text)
 
 
@@ -78,7 +81,9 @@ def memory_cache() -> MemoryCache:
         share = (memory_bytes() or 0) // 100
         return MemoryCache(max_bytes=min(max(share, _LEAST_MEMORY), _MOST_MEMORY))
     if not text.isdecimal() or not 1 <= int(text) <= LARGEST_MB:
-        raise ValueError(f"CACHEKIT_MEMORY_MB must be a whole number from 1 to {LARGEST_MB}, not {text!r}")
+        raise ValueError(
+            f"CACHEKIT_MEMORY_MB must be a whole number from 1 to {LARGEST_MB}, not {safe_repr(text)}"
+        )
     return MemoryCache(max_bytes=int(text) << 20)
 
 
@@ -173,8 +178,24 @@ def tiers_of(
 def _check_tier(argument: str, tier: object, kind: type, what: str) -> None:
     if hasattr(type(tier), "__aenter__"):
         raise TypeError(
-            f"{argument} must be {what} or None, not the awaitable {tier!r}; pass its `.sync`, or use "
-            f"cachekit.aio.IntelligentCache"
+            f"{argument} must be {what} or None, not the awaitable {safe_repr(tier)}; pass its `.sync`, "
+            f"or use cachekit.aio.IntelligentCache"
         )
     if tier is not None and tier is not MISSING and not isinstance(tier, kind):
-        raise TypeError(f"{argument} must be {what} or None, not {tier!r} of type {type(tier).__name__}")
+        raise TypeError(
+            f"{argument} must be {what} or None, not {typed_repr(tier)}; {_remedy(argument, what, tier)}"
+        )
+
+
+def _remedy(argument: str, what: str, tier: object) -> str:
+    kinds = {"memory_cache": MemoryCache, "redis_cache": ServerTier, "file_cache": DirectoryTier}
+    for name, kind in kinds.items():
+        if isinstance(tier, kind):
+            return f"pass it as {name}"
+    if isinstance(tier, str) and ("://" in tier or "@" in tier):
+        return "pass a URL as redis_cache=RedisCache(url=...)"
+    if argument != "redis_cache" and isinstance(tier, (str, os.PathLike)):
+        return "pass a directory as file_cache=FileCache('dir')"
+    constructor = what.removeprefix("a ")
+    examples = {"memory_cache": "max_size=10_000", "redis_cache": "'host', 6379", "file_cache": "'dir'"}
+    return f"pass {argument}={constructor}({examples[argument]})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from cachekit.decorator.source import is_disabled, reset_followers, switching
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime import fork
 from cachekit.runtime.reentrant_lock import RLock
 
@@ -154,9 +155,14 @@ def checked_cache(cache: object) -> IntelligentCache:
     from cachekit.cache.intelligent import IntelligentCache
 
     if hasattr(type(cache), "__aenter__"):
-        raise TypeError(f"cache must be an IntelligentCache, not the awaitable {cache!r}; pass its `.sync`")
+        raise TypeError(
+            f"cache must be an IntelligentCache, not the awaitable {safe_repr(cache)}; pass its `.sync`"
+        )
     if not isinstance(cache, IntelligentCache):
-        raise TypeError(f"cache must be an IntelligentCache, not {cache!r} of type {type(cache).__name__}")
+        raise TypeError(
+            f"cache must be an IntelligentCache, not {typed_repr(cache)}; "
+            f"pass one, such as IntelligentCache(redis_cache=RedisCache(url=...))"
+        )
     return cache
 
 

@@ -25,7 +25,7 @@ from cachekit.loading.predictor import PrefetchInfo
 from cachekit.loading.request import Life, LoadRequest
 from cachekit.loading.verification import loader_name
 from cachekit.loading.warming import warm
-from cachekit.model.display import shown_value
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.reports import Explanation, OptimizationReport, Verified, WarmReport
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, CacheLevel, Missing, Tags
@@ -40,6 +40,7 @@ from cachekit.model.validation import (
     checked_tags,
     not_a_function,
     pattern_to_invalidate,
+    refuse_misfit,
     refuse_unstorable,
     seconds,
     stale_seconds,
@@ -87,7 +88,8 @@ class IntelligentCache:
         TierUnavailableError: the default file tier cannot be opened and would be the only tier.
 
     All methods are safe in any thread, before and after a fork. Every method raises TypeError for a key
-    that is not a str, and CacheClosedError after `close`. `cache_level` selects the tiers of a call;
+    that is not a str. After `close`, `get_stats`, `prefetch_info` and `verifications` still read what was
+    counted, and every other method raises CacheClosedError. `cache_level` selects the tiers of a call;
     ValueError if none of them is a tier of this cache. The cache pickles as its configuration: the copy has
     the same lower tiers and an empty memory tier, keeps no keys warm, and does not call `on_health_change`.
     """
@@ -137,10 +139,10 @@ class IntelligentCache:
             ("reload_hot", reload_hot),
         ):
             if not isinstance(value, bool):
-                raise TypeError(f"{argument} must be True or False, not {value!r}")
+                raise TypeError(f"{argument} must be True or False, not {safe_repr(value)}")
         if on_health_change is not None and not callable(on_health_change):
             raise TypeError(
-                f"on_health_change must be a function of two healths, not {on_health_change!r}; "
+                f"on_health_change must be a function of two healths, not {safe_repr(on_health_change)}; "
                 f"write def changed(new, old)"
             )
         self._tiers = tiers_of(memory_cache, redis_cache, file_cache)
@@ -495,9 +497,13 @@ class IntelligentCache:
             found: V = value
             return found
         request = LoadRequest(life, labels, _ALL, stale, options, jitter)
-        return self._core.loads.load(
-            key if type(key) is str and len(key) <= LONGEST else checked_key(key), loader, request
-        )
+        try:
+            return self._core.loads.load(
+                key if type(key) is str and len(key) <= LONGEST else checked_key(key), loader, request
+            )
+        except TypeError:
+            refuse_misfit("loader", "without arguments", loader)
+            raise
 
     def delete(self, key: str, cache_level: CacheLevel = _ALL) -> bool:
         """Remove the key, and refuse every load of it in progress; return whether it was there.
@@ -636,7 +642,11 @@ class IntelligentCache:
         found = self.get_many(wanted)
         missing = [key for key in wanted if key not in found]
         if missing:
-            found |= self._core.loads.load_many(missing, loader, request)
+            try:
+                found |= self._core.loads.load_many(missing, loader, request)
+            except TypeError:
+                refuse_misfit("loader", "of a list of keys", loader, missing)
+                raise
         return {key: found[key] for key in wanted if key in found}
 
     def warm_cache(
@@ -766,6 +776,7 @@ class IntelligentCache:
                 argument of the wrong type.
             ValueError: the TTL is NaN; or `prefetch` without a `loader`, or without a memory tier.
         """
+        self._core.check(_ALL)
         if loader is not None:
             checked_def("loader", "of a key, such as lambda key: load(key)", loader)
         options = checked_prefetch(prefetch)
@@ -811,6 +822,12 @@ class IntelligentCache:
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
         limits: Any = thresholds  # `Thresholds.checked` checks each
+        unknown = thresholds.keys() - set(Thresholds._fields)
+        if unknown:
+            raise TypeError(
+                f"health has no threshold {', '.join(sorted(unknown))}; pass some of "
+                f"{', '.join(Thresholds._fields)}"
+            )
         sizes = self._core.estimate(statistics)
         return assess(
             statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
@@ -856,6 +873,7 @@ class IntelligentCache:
         prefetch: bool | Prefetch = False,
     ) -> CacheDecorator:
         """Return the decorator `cachekit.cache_result` for this cache, with the same parameters."""
+        self._core.check(_ALL)
         options = (
             ttl, cache_level, key_func, tags, name, version, ignore, store_if, stale_ttl, jitter, load, copy,
             prefetch,

@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, final, get_or
 from cachekit.cache.fill import Fill
 from cachekit.decorator.source import named_as, playing
 from cachekit.loading.options import LoadOptions
-from cachekit.model.display import shown_key
+from cachekit.model.display import safe_repr, shown_key
 from cachekit.model.types import MISSING, TTL, Tags
-from cachekit.model.validation import checked_def, checked_key, checked_tags, not_a_function, seconds
+from cachekit.model.validation import (
+    checked_def,
+    checked_key,
+    checked_tags,
+    not_a_function,
+    refuse_misfit,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from cachekit.loading.core import CacheCore
@@ -93,12 +100,12 @@ class RegionKeys(Generic[V]):
         self.prefix = checked_key(prefix, "prefix")
         self._kind = get_origin(kind) or kind
         if not isinstance(self._kind, type) or self._kind.__module__ in {"types", "typing"}:
-            raise TypeError(f"type must be a class, such as User or list[str], not {kind!r}")
+            raise TypeError(f"type must be a class, such as User or list[str], not {safe_repr(kind)}")
         try:
             isinstance(None, self._kind)
         except TypeError as error:
             raise TypeError(
-                f"type must be a class that isinstance() accepts, not {kind!r}: {error}"
+                f"type must be a class that isinstance() accepts, not {safe_repr(kind)}: {error}"
             ) from None
         self._ttl = None if ttl is None else seconds(ttl)
         self._tags = checked_tags(tags)
@@ -115,13 +122,18 @@ class RegionKeys(Generic[V]):
         """Return the tags together with those of the region."""
         return self._tags if tags is None else self._tags | checked_tags(tags)
 
-    def checked(self, value: Any, key: str) -> V:
-        """Return the value; raise TypeError if it is not of the region's type."""
+    def checked(self, value: Any, key: str, *, stored: bool = False) -> V:
+        """Return the value, which a tier has or a caller gave; raise TypeError if its type is wrong."""
         if not isinstance(value, self._kind):
+            name = self._kind.__name__
+            remedy = (
+                "delete the key, or use another prefix"
+                if stored
+                else "pass a value of that type, or use a region"
+            )
             raise TypeError(
                 f"the value of {shown_key(self.full(key))} in region {self.prefix!r} must be of type "
-                f"{self._kind.__name__}, not {type(value).__name__}; delete the key, or use another prefix "
-                f"for other types"
+                f"{name}, not {type(value).__name__}; {remedy} for other types"
             )
         checked: V = value
         return checked
@@ -178,7 +190,7 @@ class Region(Generic[V]):
             TypeError: the key is not a str, or the cache has a value of another type under it.
         """
         value = self._cache.get(self._keys.full(key), MISSING)
-        return default if value is MISSING else self._keys.checked(value, key)
+        return default if value is MISSING else self._keys.checked(value, key, stored=True)
 
     def set(self, key: str, value: V, ttl: TTL = None, tags: Tags | None = None) -> bool:
         """Store a value as `IntelligentCache.set` does, with the region's TTL and tags.
@@ -236,7 +248,7 @@ class Region(Generic[V]):
 
         def checked(value: Any) -> V:
             if value is not default:
-                keys.checked(value, key)
+                keys.checked(value, key, stored=True)
             return keys.checked(function(value), key)
 
         return self._cache.update(keys.full(key), checked, default, ttl=keys.ttl(ttl), tags=keys.tags(tags))
@@ -285,17 +297,21 @@ class Region(Generic[V]):
         checked: Callable[[], V] = lambda: self._keys.checked(loader(), key)  # noqa: E731
         if self._acts_on_hits or load is not None or playing.player is not None:
             checked = named_as(named, checked)  # for verifications and cassettes
-        value = self._cache.get_or_set(
-            self._keys.full(key),
-            checked,
-            ttl=self._keys.ttl(ttl),
-            tags=self._keys.tags(tags),
-            store_if=store_if,
-            stale_ttl=stale_ttl,
-            jitter=jitter,
-            load=load,
-        )
-        return self._keys.checked(value, key)
+        try:
+            value = self._cache.get_or_set(
+                self._keys.full(key),
+                checked,
+                ttl=self._keys.ttl(ttl),
+                tags=self._keys.tags(tags),
+                store_if=store_if,
+                stale_ttl=stale_ttl,
+                jitter=jitter,
+                load=load,
+            )
+        except TypeError:
+            refuse_loader(named, key, of_region=named is not loader)
+            raise
+        return self._keys.checked(value, key, stored=True)
 
     def delete(self, key: str) -> bool:
         """Remove the key; return whether it was there."""
@@ -330,6 +346,14 @@ def loader_of(region: Region[V]) -> Callable[[str], V]:
             f"get_or_set needs a loader, because {region!r} has none; pass one, or region(..., loader=...)"
         )
     return region._loader
+
+
+def refuse_loader(loader: Callable[..., Any], key: str, *, of_region: bool) -> None:
+    """Raise TypeError if a loader takes other arguments than it gets: the key, if it is the region's own."""
+    if of_region:
+        refuse_misfit("loader", "of a key", loader, key)
+    else:
+        refuse_misfit("loader", "without arguments", loader)
 
 
 def prefetcher_of(

@@ -11,6 +11,7 @@ from cachekit.cassettes.answers import AnswerCodec
 from cachekit.cassettes.player import CassettePlayer
 from cachekit.cassettes.redaction import Redact, Redaction
 from cachekit.decorator.source import playing, reset_followers, switching
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime.threads import run_in_thread
 from cachekit.serialization.signing import Secret, secrets_from_environment
 
@@ -83,16 +84,16 @@ class Cassette:
         remedy: str = _REMEDY,
     ) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-            raise TypeError(f"path must be a str or a Path, not {path!r} of type {type(path).__name__}")
+            raise TypeError(f"path must be a str or a Path, not {typed_repr(path)}")
         if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {mode!r}")
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, not {safe_repr(mode)}")
         if version not in ("check", "ignore"):
-            raise ValueError(f"version must be 'check' or 'ignore', not {version!r}")
+            raise ValueError(f"version must be 'check' or 'ignore', not {safe_repr(version)}")
         kinds = exceptions if isinstance(exceptions, tuple) else (exceptions,)
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, Exception)):
                 raise TypeError(
-                    f"exceptions must be classes of exceptions, not {kind!r}; write "
+                    f"exceptions must be classes of exceptions, not {safe_repr(kind)}; write "
                     f"exceptions=(TimeoutError,)"
                 )
         redaction = Redaction(redact)

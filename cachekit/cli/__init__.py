@@ -15,9 +15,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import cachekit
+from cachekit.model.display import safe_repr, without_login
 from cachekit.model.validation import checked_pattern
 
 if TYPE_CHECKING:
@@ -82,8 +83,16 @@ def _give_up_output() -> None:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors show no login of a URL."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and end."""
+        super().error(without_login(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cachekit", description="A cache in tiers, for Python.")
+    parser = _Parser(prog="cachekit", description="A cache in tiers, for Python.")
     parser.add_argument("--version", action="version", version=f"cachekit {cachekit.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
@@ -191,7 +200,13 @@ def _parsed_by(name: str) -> Callable[[str], object]:
 
 
 def _log(text: str) -> Path:
-    return Path("/dev/stdin" if text == "-" else text)
+    return Path("/dev/stdin" if text == "-" else _file(text))
+
+
+def _file(text: str) -> str:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be the path of a file, not the URL {safe_repr(text)}")
+    return text
 
 
 def _share(text: str) -> float:
@@ -200,7 +215,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {safe_repr(text)}")
     return share
 
 
@@ -313,7 +328,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.1 to 3600, not {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds from 0.1 to 3600, not {safe_repr(text)}"
+        )
     return seconds
 
 
@@ -383,7 +400,7 @@ def _add_cassette(commands: Commands) -> None:
         ),
     )
     for action, run in ((show, "show"), (prune, "prune")):
-        action.add_argument("file", metavar="FILE", help="the cassette")
+        action.add_argument("file", type=_file, metavar="FILE", help="the cassette")
         action.add_argument(
             "--function",
             type=_pattern,
@@ -417,7 +434,7 @@ def _add_number(
         try:
             number = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {safe_repr(text)}") from None
         if least is not None and number < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {number}")
         if most is not None and number > most:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cachekit.cassettes import recording
 from cachekit.cassettes.asked import shown, shown_value
-from cachekit.cli.directory import DirectoryError, refuse
+from cachekit.cli.directory import DirectoryError, counted, refuse
 from cachekit.cli.display import Display
 from cachekit.errors import FileFormatError
 
@@ -35,7 +35,7 @@ def show(plan: Plan, display: Display) -> int:
         if plan.function is None or plan.function.match(answer.function):
             functions[answer.function].append(answer)
     count = sum(map(len, functions.values()))
-    display.line(f"{plan.file}: {_counted(count, 'answer')} of {_counted(len(functions), 'function')}")
+    display.line(f"{plan.file}: {counted(count, 'answer')} of {counted(len(functions), 'function')}")
     for function, answers in sorted(functions.items()):
         versions = sorted({answer.version or "not compared" for answer in answers})
         display.line()
@@ -47,7 +47,7 @@ def show(plan: Plan, display: Display) -> int:
     if found.repeated or found.unreadable:
         display.line()
     if found.repeated:
-        display.line(f"{_counted(found.repeated, 'line')} replaced by a later line, as after a merge")
+        display.line(f"{counted(found.repeated, 'line')} replaced by a later line, as after a merge")
     for number, why in found.unreadable:
         display.line(f"line {number} cannot be read: {why}")
     return 1 if found.unreadable else 0
@@ -66,11 +66,7 @@ def prune(plan: Plan, display: Display) -> int:
         return refuse(DirectoryError(f"{plan.file} cannot be pruned: {error.strerror}"))
     removed = len(found.answers) - left
     display.line(
-        f"removed {_counted(removed, 'answer')}, {_counted(found.repeated, 'repeated line')} and "
-        f"{_counted(len(found.unreadable), 'unreadable line')}; {_counted(left, 'answer')} left"
+        f"removed {counted(removed, 'answer')}, {counted(found.repeated, 'repeated line')} and "
+        f"{counted(len(found.unreadable), 'unreadable line')}; {counted(left, 'answer')} left"
     )
     return 0
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -12,6 +12,7 @@ from typing import Final
 
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError
+from cachekit.model.display import safe_repr
 from cachekit.tiers.file.engine.check import Inspection, Item
 from cachekit.tiers.file.engine.directory import is_cache, read_manifest
 from cachekit.tiers.file.engine.format import FORMAT, Geometry
@@ -33,6 +34,8 @@ def absolute(path: str) -> str:
     Raises:
         DirectoryError: it does not exist, or cannot be read.
     """
+    if "://" in path:
+        raise DirectoryError(f"a cache directory must be a path, not the URL {safe_repr(path)}")
     path = os.path.abspath(os.path.expanduser(path))
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
@@ -139,6 +142,13 @@ def size(number: float) -> str:
         return f"{number:,.0f} bytes"
     power = min(len(_UNITS), int(math.log2(number)) // 10)
     return f"{number / 1024**power:,.1f} {_UNITS[power - 1]}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, such as "1 entry" and "2 entries"."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what.removesuffix('y')}ies" if what.endswith("y") else f"{number:,} {what}s"
 
 
 def printable(key: str) -> str:

@@ -23,16 +23,17 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import cachekit
 from cachekit.cache import config
 from cachekit.cache.intelligent import IntelligentCache
-from cachekit.cli.directory import may_hold_cache, size
+from cachekit.cli.directory import geometry_of, may_hold_cache, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, TierUnavailableError
+from cachekit.model.display import safe_repr, without_login
 from cachekit.model.types import MISSING, CacheLevel
 from cachekit.runtime.machine import memory_bytes
 from cachekit.serialization.signing import secrets_from_environment
 from cachekit.tiers.base import DirectoryTier, ServerTier
 from cachekit.tiers.file.front import FileCache
 from cachekit.tiers.file.paths import directory_of
-from cachekit.tiers.file.permissions import network_file_system, open_path
+from cachekit.tiers.file.permissions import network_file_system, open_path, remedy_for
 
 Status: TypeAlias = Literal["ok", "warning", "problem"]
 
@@ -50,6 +51,7 @@ _VARIABLES: Final = frozenset(
 _SECRET: Final = frozenset({"CACHEKIT_SECRET", "CACHEKIT_REDIS_URL"})
 _REQUIREMENT: Final = re.compile(r'([A-Za-z0-9_.-]+).*?extra == ["\']([a-z0-9-]+)["\']')
 _PROBE: Final = "x" * 100_000  # a value that needs room for more than one block
+_NAMED: Final = 20  # the most caches that are listed
 _PATIENCE: Final = 2.0  # seconds for each answer of the server
 _GOOD_POLICIES: Final = ("allkeys-", "volatile-")
 
@@ -137,13 +139,17 @@ def _installation() -> Iterator[Finding]:
             yield Finding(part, name, "not installed", "problem", f"pip install {name}")
         else:
             yield Finding(part, name, version)
+    absent = []
     for extra, needed in _extras().items():
         versions = {name: _version(name) for name in needed}
         missing = [name for name, version in versions.items() if version is None]
         if missing:
-            yield Finding(part, f"extra {extra}", f"not installed (pip install '{_DISTRIBUTION}[{extra}]')")
+            absent.append(extra)
         else:
             yield Finding(part, f"extra {extra}", ", ".join(f"{name} {versions[name]}" for name in needed))
+    if absent:
+        how = f"pip install '{_DISTRIBUTION}[{absent[0]}]' adds one"
+        yield Finding(part, "extras that are not installed", f"{', '.join(absent)} ({how})")
 
 
 def _version(distribution: str) -> str | None:
@@ -185,10 +191,14 @@ def _environment() -> Iterator[Finding]:
             yield Finding(part, name, "no such variable; it has no effect", "warning", remedy)
         elif name == "CACHEKIT_DISABLE":
             yield Finding(
-                part, name, repr(os.environ[name]), "warning", "unset it, or cached functions store nothing"
+                part,
+                name,
+                safe_repr(os.environ[name]),
+                "warning",
+                "unset it, or cached functions store nothing",
             )
         else:
-            yield Finding(part, name, "set" if name in _SECRET else os.environ[name])
+            yield Finding(part, name, "set" if name in _SECRET else without_login(os.environ[name]))
     for name, read in (
         ("CACHEKIT_NAMESPACE", config.namespace),
         ("CACHEKIT_MAX_SIZE_MB", config.max_size_mb),
@@ -238,7 +248,7 @@ def _files(directory: str | None) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             part, "directory", f"{base} cannot be opened: {error.strerror}", "problem",
-            "make it a directory that this user may write to, or set CACHEKIT_DIR to one",
+            f"{remedy_for(error)}, or set CACHEKIT_DIR to another directory",
         )  # fmt: skip
         return
     try:
@@ -276,9 +286,7 @@ def _place(part: str, base: str, exposure: str) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(part, "file system", "local")
-    caches = [path for path in _directories(base) if may_hold_cache(path)]
-    taken = sum(_taken(path) for path in caches)
-    yield Finding(part, "caches in it", f"{len(caches)}, which take {size(taken)}")
+    yield from _caches(part, base)
     try:
         limit = config.max_size_mb() << 20
     except ValueError:
@@ -289,6 +297,21 @@ def _place(part: str, base: str, exposure: str) -> Iterator[Finding]:
         part, "limit of each", f"{size(limit)}; {size(free)} are free", "warning" if short else "ok",
         "free some space, or set CACHEKIT_MAX_SIZE_MB lower" if short else "",
     )  # fmt: skip
+
+
+def _caches(part: str, base: str) -> Iterator[Finding]:
+    if may_hold_cache(base):
+        shape = geometry_of(base)
+        limit = "" if shape is None else f" of its limit, {size(shape.limit)}"
+        yield Finding(part, "this is one cache", f"it takes {size(_taken(base))}{limit}")
+        return
+    taken = {path: _taken(path) for path in sorted(_directories(base)) if may_hold_cache(path)}
+    yield Finding(part, "caches in it", f"{len(taken)}, which take {size(sum(taken.values()))}")
+    largest = sorted(taken, key=taken.__getitem__, reverse=True)[:_NAMED]
+    for path in largest:
+        yield Finding(part, f"cache {os.path.basename(path)}", size(taken[path]))
+    if len(taken) > _NAMED:
+        yield Finding(part, "smaller caches", f"{len(taken) - _NAMED}, which are not listed")
 
 
 def _directories(base: str) -> list[str]:
@@ -311,7 +334,7 @@ def _try_files(part: str, base: str) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             part, "writable", f"no: {error.strerror}", "problem",
-            f"let this user write to {base}, or set CACHEKIT_DIR to another directory",
+            f"{remedy_for(error)}, or set CACHEKIT_DIR to another directory",
         )  # fmt: skip
         return
     try:

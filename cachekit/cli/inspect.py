@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from cachekit.cli.directory import (
     DirectoryError,
+    counted,
     inspect_directory,
     printable,
     refuse,
@@ -131,6 +132,7 @@ def _show(report: dict[str, Any], pattern: re.Pattern[str] | None, display: Disp
         [[name, f"{count:,}"] for name, count in report["expiry"].items()],
     )
     display.line()
+    filled = [one for one in report["shards"] if one["entries"]]
     display.table(
         "Shards",
         ["shard", "entries", "slots", "segments", "live", "on disk"],
@@ -143,9 +145,12 @@ def _show(report: dict[str, Any], pattern: re.Pattern[str] | None, display: Disp
                 size(one["live_bytes"]),
                 size(one["disk_bytes"]),
             ]
-            for one in report["shards"]
+            for one in filled
         ],
     )
+    empty = len(report["shards"]) - len(filled)
+    if empty:
+        display.line(f"{counted(empty, 'more shard')} without an entry.")
     if pattern is not None:
         display.line()
         display.table(
@@ -156,13 +161,15 @@ def _show(report: dict[str, Any], pattern: re.Pattern[str] | None, display: Disp
                 for one in sorted(report["keys"], key=lambda one: str(one["key"]))
             ],
         )
+        if not report["keys"] and live:
+            display.line("A key is matched from its start; write .* before what is in the middle of keys.")
     display.line()
     if report["others_may_write"]:
         display.line(f"{report['others_may_write']}: it is read by an allow-list, or needs a secret.")
     if report["network_file_system"]:
         display.line(f"It is on a network file system ({report['network_file_system']}).")
     problems = report["problems"]
-    display.line("It looks sound." if not problems else f"{len(problems):,} problems:")
+    display.line("It looks sound." if not problems else f"{counted(len(problems), 'problem')}:")
     for problem in problems[:_SHOWN]:
         display.line(f"  {problem}")
     if problems:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cachekit.cli.directory import DirectoryError, cache_directory, refuse, size
+from cachekit.cli.directory import DirectoryError, cache_directory, counted, refuse, size
 from cachekit.cli.display import Display
 from cachekit.errors import CacheError, FileFormatError
 from cachekit.tiers.file.engine.check import Inspection
@@ -43,7 +43,7 @@ def run(plan: Plan, display: Display, ask: Callable[[str], str] = input) -> int:
         return refuse(error)
     except OSError as error:
         return refuse(DirectoryError(f"{path} cannot be purged: {error.strerror}"))
-    display.line(f"{removed:,} entries were removed." if geometry else "The directory was rebuilt.")
+    display.line(f"{counted(removed, 'entry')} removed." if geometry else "The directory was rebuilt.")
     return 0
 
 
@@ -55,7 +55,7 @@ def _describe(path: str) -> tuple[Geometry | None, str]:
         return None, "what is left of a cache that cannot be read"
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror}") from error
-    return found.geometry, f"{found.count():,} entries ({size(found.disk_bytes())})"
+    return found.geometry, f"{counted(found.count(), 'entry')} ({size(found.disk_bytes())})"
 
 
 def _confirmed(ask: Callable[[str], str], question: str) -> bool:

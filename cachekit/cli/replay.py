@@ -26,6 +26,7 @@ from cachekit.cli.simulation import (
     simulate_optimum,
     write_next_uses,
 )
+from cachekit.model.display import safe_repr
 from cachekit.model.types import CacheStrategy
 
 #: The default policies, by the increasing cost of a hit. TTL is missing because logs have no expiry times.
@@ -298,7 +299,7 @@ def parse_policies(text: str) -> tuple[CacheStrategy, ...]:
         policy = next((policy for policy in POLICIES if policy.value == name), None)
         if policy is None:
             known = ", ".join(policy.value for policy in POLICIES)
-            raise ValueError(f"a policy must be one of {known}, not {name!r}")
+            raise ValueError(f"a policy must be one of {known}, not {safe_repr(name)}")
         chosen.append(policy)
     if not chosen:
         raise ValueError("policies must not be empty; name at least one")
@@ -317,7 +318,9 @@ def parse_sizes(text: str) -> tuple[tuple[float, bool], ...]:
         try:
             size = float(part[:-1] if share else int(part.replace("_", "")))
         except (ValueError, OverflowError):
-            raise ValueError(f"a size must be a number of entries or a percentage, not {part!r}") from None
+            raise ValueError(
+                f"a size must be a number of entries or a percentage, not {safe_repr(part)}"
+            ) from None
         if not 0 < size < math.inf:
             raise ValueError(f"a size must be more than 0, not {part!r}")
         sizes.append((size, share))

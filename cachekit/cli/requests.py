@@ -19,6 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Final, cast, final
 
+from cachekit.model.display import safe_repr
+
 _CHUNK: Final = 1 << 16  # requests in memory at a time
 _SET: Final = 1 << 18  # distinct keys that are counted exactly
 _BITS: Final = 64
@@ -187,7 +189,9 @@ def _cells(path: Path, rows: Any, column: str) -> Iterator[int]:
     else:
         header: list[str] = next(rows, [])
         if column not in header:
-            raise ValueError(f"the column must be one of {', '.join(header)} of {path}, not {column!r}")
+            raise ValueError(
+                f"the column must be one of {', '.join(header)} of {path}, not {safe_repr(column)}"
+            )
         index = header.index(column)
     for row in rows:
         if not row:

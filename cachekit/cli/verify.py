@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from cachekit.cli.directory import (
     DirectoryError,
     absolute,
+    counted,
     geometry_of,
     has_own_format,
     holds_cache,
@@ -43,7 +44,7 @@ def run(plan: Plan, display: Display) -> int:
         return _rebuild(plan.directory, error, display) if plan.repair else refuse(error)
     found = _look(inspection, display)
     display.line(
-        f"{found.sound:,} records with {size(found.checked)} are sound; {len(found.damaged):,} are damaged."
+        f"Sound: {counted(found.sound, 'record')}, {size(found.checked)}. Damaged: {len(found.damaged):,}."
     )
     for problem in found.problems()[:_SHOWN]:
         display.line(f"  {problem}")
@@ -116,7 +117,7 @@ def _repair(inspection: Inspection, damaged: list[Item], display: Display) -> in
         return refuse(error)
     except OSError as error:
         return refuse(DirectoryError(f"{path} cannot be repaired: {error.strerror}"))
-    display.line(f"{dropped:,} damaged entries were dropped; {len(left):,} problems are left.")
+    display.line(f"{counted(dropped, 'damaged entry')} dropped; {counted(len(left), 'problem')} left.")
     for problem in left[:_SHOWN]:
         display.line(f"  {problem}")
     return 1 if left else 0

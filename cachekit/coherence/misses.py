@@ -8,7 +8,7 @@ from typing import Final
 
 from cachekit.model.events import Event, Removal
 from cachekit.model.reports import Miss
-from cachekit.model.types import RemovalCause
+from cachekit.model.types import MISSING, RemovalCause
 from cachekit.tiers.memory.store import Store
 
 #: What became of a value that was not stored.
@@ -50,7 +50,9 @@ def miss_of(memory: Store, key: str, tags: frozenset[str], below: bool) -> Miss:
         return None
 
     if held is not None and held.created + held.ttl <= now:
-        return found("expired", held.created + held.ttl, tier="memory")
+        expired = found("expired", held.created + held.ttl, tier="memory")
+        usable = memory.peek(key, lambda one: one.deadline + one.stale - now, even_stale=True)
+        return expired if usable is MISSING else expired._replace(stale_for=usable)
     if held is not None and held.deadline > now:  # its shared fence is broken
         return found("invalidated", None, way(after=held.created), where="another cache")
     if last is not None:

@@ -37,10 +37,9 @@ from cachekit.coherence.load_fence import LoadFence, may_store, same_version, sh
 from cachekit.coherence.misses import miss_of
 from cachekit.coherence.notifications import MemoryInvalidator
 from cachekit.coherence.writes import TierWrites
-from cachekit.errors import SerializationError, TierUnavailableError, ValueTooLargeError
+from cachekit.errors import OnceOnlyError, SerializationError, TierUnavailableError, ValueTooLargeError
 from cachekit.model.display import shown_key
 from cachekit.model.entry import CacheEntry, checked_entry
-from cachekit.model.once_only import OnceOnlyError
 from cachekit.model.reports import Explanation
 from cachekit.model.types import FILE, FOREVER, MEMORY, MISSING, NO_TAGS, REDIS, CacheLevel, Missing
 from cachekit.tiers.base import DirectoryTier, FencedEntry, ServerTier

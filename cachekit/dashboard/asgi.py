@@ -14,6 +14,7 @@ from cachekit.cache.intelligent import IntelligentCache
 from cachekit.dashboard.board import INTERVAL, Board, board_of
 from cachekit.dashboard.pages import EVENTS, HEADERS, Answer, answer, not_allowed, refused
 from cachekit.errors import CacheError
+from cachekit.model.display import safe_repr
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,7 +37,9 @@ def app(cache: IntelligentCache | aio.IntelligentCache, *, allow: Allow | None =
     """
     sync = checked_cache(cache.sync if isinstance(cache, aio.IntelligentCache) else cache)
     if allow is not None and not callable(allow):
-        raise TypeError(f"allow must be a function of the scope, not {allow!r}; write lambda scope: ...")
+        raise TypeError(
+            f"allow must be a function of the scope, not {safe_repr(allow)}; write lambda scope: ..."
+        )
     return Dashboard(board_of(sync, core_of(sync)), allow)
 
 

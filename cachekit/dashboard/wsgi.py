@@ -10,6 +10,7 @@ from cachekit.cache.default import checked_cache, core_of
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.dashboard.board import board_of
 from cachekit.dashboard.pages import answer, not_allowed, refused
+from cachekit.model.display import safe_repr
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -30,7 +31,7 @@ def wsgi_app(cache: IntelligentCache, *, allow: Allow | None = None) -> WSGIAppl
     """
     checked_cache(cache)
     if allow is not None and not callable(allow):
-        raise TypeError(f"allow must be a function of the environment, not {allow!r}")
+        raise TypeError(f"allow must be a function of the environment, not {safe_repr(allow)}")
     board = board_of(cache, core_of(cache))
 
     def serve(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from cachekit.decorator.identity import COROUTINE, Subject
 from cachekit.decorator.key_encoding import encode, name_of
 from cachekit.decorator.naming import Unkeyable, qualified_name
+from cachekit.model.display import typed_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ def adapted(called: Any) -> Subject:
     if isinstance(called, (classmethod, staticmethod)):
         kind = type(called).__name__
         raise TypeError(f"@{kind} must be above @cache_result, not below it; swap the two lines")
-    if not callable(called) or isinstance(called, type):
-        name = called.__name__ if isinstance(called, type) else "something"
+    if isinstance(called, property):
+        raise TypeError("@property must be above @cache_result, not below it; swap the two lines")
+    if isinstance(called, type):
         raise TypeError(
-            f"cache_result must decorate a function, not {called!r} of type {type(called).__name__}; "
-            f"call that in a def, as in `def cached(*args): return {name}(*args)`, and pass options by name, "
-            f"as in cache_result(ttl=60)"
+            f"cache_result must decorate a function, not {typed_repr(called)}; call that in a def, as in "
+            f"`def cached(*args): return {called.__name__}(*args)`"
+        )
+    if not callable(called):
+        raise TypeError(
+            f"cache_result must decorate a function, not {typed_repr(called)}; pass options by name, as in "
+            f"cache_result(ttl=60)"
         )
     code = _code_of(called)
     flags = getattr(getattr(called if code is None else code, "__code__", None), "co_flags", 0)

@@ -17,8 +17,17 @@ from cachekit.decorator.identity import COROUTINE, Subject, drop_with, identify
 from cachekit.decorator.key_encoding import arguments_text, held_text
 from cachekit.decorator.signature import Signature
 from cachekit.decorator.source import Question, follow, observers, playing
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.types import FOREVER, FUNCTION_TAG, MISSING, NO_TAGS, CacheLevel
-from cachekit.model.validation import checked_jitter, checked_key, checked_tags, seconds, stale_seconds
+from cachekit.model.validation import (
+    checked_jitter,
+    checked_key,
+    checked_tags,
+    refuse_misfit,
+    refuse_misfits,
+    seconds,
+    stale_seconds,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,19 +101,28 @@ class CachedCall:
         ) = options  # fmt: skip
         for argument, value in (("key_func", key_func), ("store_if", store_if)):
             if value is not None and not callable(value):
-                raise TypeError(f"{argument} must be a function, not {value!r}; pass it without calling it")
+                raise TypeError(
+                    f"{argument} must be a function, not {safe_repr(value)}; pass it without calling it"
+                )
         if getattr(getattr(store_if, "__code__", None), "co_flags", 0) & COROUTINE:
-            raise TypeError(f"store_if must be a def function, not {store_if!r}, which must be awaited")
+            raise TypeError(
+                f"store_if must be a def function, not {safe_repr(store_if)}, which must be awaited"
+            )
         if not isinstance(copy, bool):
-            raise TypeError(f"copy must be True or False, not {copy!r}")
+            raise TypeError(f"copy must be True or False, not {safe_repr(copy)}")
         if not isinstance(level, CacheLevel):
-            raise TypeError(f"cache_level must be a CacheLevel, not {level!r}")
+            raise TypeError(f"cache_level must be a CacheLevel, not {safe_repr(level)}")
         if not isinstance(version, str):
-            raise TypeError(f"version must be a str, not {version!r} of type {type(version).__name__}")
+            raise TypeError(f"version must be a str, not {typed_repr(version)}")
         self._subject = subject
         self._function = function = subject.function
         self._ttl = ttl if callable(ttl) else None
         self._fixed_life = None if callable(ttl) or ttl is None else seconds(ttl)
+        if self._fixed_life is not None and self._fixed_life <= 0:
+            raise ValueError(
+                f"ttl must be more than 0, not {ttl!r}; leave out cache_result to store no result, or pass a "
+                f"function of the result"
+            )
         self._tags = tags if callable(tags) else None
         self._fixed_tags = NO_TAGS if callable(tags) else checked_tags(tags)
         self._level = level
@@ -164,7 +182,12 @@ class CachedCall:
     def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the cache key of a call."""
         if self._key_func is not None:
-            return checked_key(self._key_func(*args, **kwargs), "the result of key_func")
+            try:
+                key = self._key_func(*args, **kwargs)
+            except TypeError:
+                self._refuse_misfit("key_func", self._key_func, args, kwargs)
+                raise
+            return checked_key(key, "the result of key_func")
         prefix = self.__cache_key__()
         if self._holder is not None:
             prefix = f"{prefix}[{held_text(self._holder, self._function.__qualname__)}]"
@@ -208,7 +231,12 @@ class CachedCall:
         if self._tags is None:
             tags = self._fixed_tags
         else:
-            tags = checked_tags(self._tags(*args, **kwargs), "the result of the tags function")
+            try:
+                found = self._tags(*args, **kwargs)
+            except TypeError:
+                self._refuse_misfit("tags", self._tags, args, kwargs)
+                raise
+            tags = checked_tags(found, "the result of the tags function")
         return tags | {self._implicit}
 
     def _life(self, default_ttl: float) -> float | Life:
@@ -216,12 +244,23 @@ class CachedCall:
             return default_ttl if self._fixed_life is None else self._fixed_life
 
         def life(value: Any) -> float | None:
-            if self._store_if is not None and not self._store_if(value):
-                return None
-            ttl = self._fixed_life if self._ttl is None else self._ttl(value)
+            try:
+                if self._store_if is not None and not self._store_if(value):
+                    return None
+                ttl = self._fixed_life if self._ttl is None else self._ttl(value)
+            except TypeError:
+                refuse_misfits(value, store_if=self._store_if, ttl=self._ttl)
+                raise
             return default_ttl if ttl is None else seconds(ttl, "the result of the ttl function")
 
         return life
+
+    def _refuse_misfit(
+        self, option: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        name = self._function.__name__
+        takes = f"with the parameter names and defaults of {name}"
+        refuse_misfit(option, takes, function, *args, **kwargs)
 
     def _request(self, cache: CacheCore, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadRequest:
         # How a result is loaded and stored.

@@ -7,6 +7,7 @@ from types import FunctionType
 
 from cachekit.decorator.code_version import VARARGS, VARKEYWORDS
 from cachekit.decorator.naming import is_fixed
+from cachekit.model.display import safe_repr, typed_repr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ class Signature:
 
     def __init__(self, function: FunctionType, ignore: Iterable[str]) -> None:
         if isinstance(ignore, str):
-            raise TypeError(f"ignore must be a tuple of names, not the str {ignore!r}; write ({ignore!r},)")
-        if not isinstance(ignore, Iterable):
             raise TypeError(
-                f"ignore must be a tuple of names, not {ignore!r} of type {type(ignore).__name__}"
+                f"ignore must be a tuple of names, not the str {safe_repr(ignore)}; "
+                f"write ({safe_repr(ignore)},)"
             )
+        if not isinstance(ignore, Iterable):
+            raise TypeError(f"ignore must be a tuple of names, not {typed_repr(ignore)}")
         self._function = function
         declared = _declared(function)
         if declared is None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from cachekit.model.display import safe_repr
 from cachekit.runtime import fork
 from cachekit.runtime.reentrant_lock import RLock
 
@@ -283,7 +284,9 @@ def _disabled_by_environment() -> bool:
         return True
     if text.strip().lower() in _NO:
         return False
-    raise ValueError(f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {text!r}")
+    raise ValueError(
+        f"CACHEKIT_DISABLE must be one of 1, true, yes, on, 0, false, no, off, not {safe_repr(text)}"
+    )
 
 
 def is_disabled() -> bool:

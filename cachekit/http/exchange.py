@@ -10,6 +10,7 @@ from cachekit.http.flights import Landing
 from cachekit.http.keys import Target
 from cachekit.http.rfc9111 import (
     ERRORS,
+    OF_STATUS,
     Reuse,
     Stored,
     cache_status,
@@ -205,4 +206,5 @@ class Exchange:
     @staticmethod
     def landing_of(reason: str) -> Landing:
         """Return how a flight ends whose response is not stored for this reason."""
-        return Landing.PRIVATE if reason in _OF_THE_RESPONSE else Landing.ALONE
+        of_the_response = reason in _OF_THE_RESPONSE or reason.startswith(OF_STATUS)
+        return Landing.PRIVATE if of_the_response else Landing.ALONE

@@ -10,6 +10,7 @@ from cachekit.cache.intelligent import IntelligentCache
 from cachekit.http.keys import Keys
 from cachekit.http.rfc9111 import Policy
 from cachekit.http.store import ResponseStore
+from cachekit.model.display import safe_repr
 from cachekit.model.types import TTL
 from cachekit.model.validation import checked_tags, seconds
 
@@ -43,14 +44,14 @@ def store_over(
         )
     for name, size in (("max_body", max_body), ("max_buffered", max_buffered)):
         if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"{name} must be a number of bytes, not {size!r}")
+            raise TypeError(f"{name} must be a number of bytes, not {safe_repr(size)}")
         if size < 1:
             raise ValueError(f"{name} must be 1 byte or more, not {size}")
     if cookies not in {"strict", "rfc"}:
-        raise ValueError(f'cookies must be "strict" or "rfc", not {cookies!r}')
+        raise ValueError(f'cookies must be "strict" or "rfc", not {safe_repr(cookies)}')
     for name, value in (("client_directives", client_directives), ("coalesce", coalesce)):
         if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, not {value!r}")
+            raise TypeError(f"{name} must be True or False, not {safe_repr(value)}")
     life = None if default_ttl is None else seconds(default_ttl, "default_ttl")
     if life is not None and life <= 0:
         raise ValueError(f"default_ttl must be more than 0, not {default_ttl!r}; use None for no default")

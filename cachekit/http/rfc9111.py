@@ -124,6 +124,9 @@ _CONDITIONS: Final = (
 _OF_THE_CONTENT: Final = HOP_BY_HOP | {b"content-length", b"content-encoding", b"content-range"}
 
 #: Section 4.2.2: the share of the time since the last modification for which a response is fresh.
+_OK: Final = 200
+#: Begins the reason of a response that does not name its life and whose status may be why.
+OF_STATUS: Final = "status-"
 _HEURISTIC_SHARE: Final = 0.1
 _HEURISTIC_MOST: Final = 24 * 3600
 #: Seconds that a response with a validator is kept after its freshness, at least.
@@ -249,14 +252,17 @@ def refusal(request: Request, head: Head, policy: Policy) -> str | None:
     if strict and not for_all and not is_varied and lines(request.headers, b"cookie"):
         return "cookie"
     life = _named_lifetime(head, says, policy, targeted)
+    unnamed = "no-freshness"
     if life is None:
+        if status != _OK:
+            unnamed = f"{OF_STATUS}{status}"
         if status not in _HEURISTIC_STATUS and "public" not in says:
-            return "no-freshness"
+            return unnamed
         life = _guessed_lifetime(head, policy)
         if default := _default_lifetime(request, head, policy):
             life = max(life, default)
     if life <= 0 and not _has_validator(head.headers):
-        return "no-freshness"
+        return unnamed
     return None
 
 
@@ -364,7 +370,7 @@ def _default_lifetime(request: Request, head: Head, policy: Policy) -> float:
     Nothing that may concern one user has it: the request has no cookie and no credentials, and the response
     sets no cookie and does not vary by one.
     """
-    if policy.default_ttl is None or head.status != 200:
+    if policy.default_ttl is None or head.status != _OK:
         return 0.0
     of_a_user = {b"cookie", b"authorization"}
     if any(name in of_a_user for name, _ in request.headers) or _sets_cookies(head.headers):

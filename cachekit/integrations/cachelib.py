@@ -14,6 +14,7 @@ from cachelib.base import BaseCache
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.errors import SerializationError
+from cachekit.model.display import safe_repr
 from cachekit.model.types import Tags
 
 #: Values of these types cannot be changed, so they are not copied.
@@ -43,9 +44,9 @@ class CacheKitCache(BaseCache):
         key_prefix: str = "",
     ) -> None:
         if not isinstance(cache, IntelligentCache):
-            raise TypeError(f"cache must be an IntelligentCache, not {cache!r}")
+            raise TypeError(f"cache must be an IntelligentCache, not {safe_repr(cache)}")
         if not isinstance(key_prefix, str):
-            raise TypeError(f"key_prefix must be a str, not {key_prefix!r}")
+            raise TypeError(f"key_prefix must be a str, not {safe_repr(key_prefix)}")
         super().__init__(default_timeout, ignore_delete_many_errors)
         self.cache = cache  #: the cache, for what cachelib's interface does not have
         self.key_prefix = key_prefix

@@ -17,6 +17,7 @@ from cachekit.cache.default import DefaultSource, core_of, get_default_cache
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.decorator.key_encoding import arguments_text
 from cachekit.loading.options import LoadOptions
+from cachekit.model.display import safe_repr
 from cachekit.model.types import MISSING, Missing
 
 P = ParamSpec("P")
@@ -47,7 +48,9 @@ def single_run(
     that cannot be part of a key.
     """
     if not isinstance(cache, IntelligentCache):
-        raise TypeError(f"cache must be an IntelligentCache, not {cache!r}; pass cache=IntelligentCache()")
+        raise TypeError(
+            f"cache must be an IntelligentCache, not {safe_repr(cache)}; pass cache=IntelligentCache()"
+        )
     permits = core_of(cache).loads.path.permits
     scope = permits.widest()
     if scope == "thread":
@@ -86,7 +89,7 @@ def close_at_exit(cache: IntelligentCache | None = None) -> None:
         cache: The cache (default: the default cache, if the process has used it).
     """
     if cache is not None and not isinstance(cache, IntelligentCache):
-        raise TypeError(f"cache must be an IntelligentCache or None, not {cache!r}")
+        raise TypeError(f"cache must be an IntelligentCache or None, not {safe_repr(cache)}")
 
     def close(**_: Any) -> None:
         if cache is not None:

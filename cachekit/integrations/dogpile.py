@@ -15,6 +15,7 @@ from cachekit.cache.fill import Fill
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.options import LoadOptions
 from cachekit.loading.permits import LoadPermit, PermitPool
+from cachekit.model.display import safe_repr
 from cachekit.model.types import FOREVER, MISSING, TTL, Missing, Tags
 from cachekit.model.validation import checked_tags, seconds
 from cachekit.runtime import fork
@@ -42,7 +43,7 @@ class CacheKitBackend(CacheBackend):
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         cache = arguments.get("cache")
         if not isinstance(cache, IntelligentCache):
-            raise TypeError(f"arguments must have a cache, an IntelligentCache, not {cache!r}")
+            raise TypeError(f"arguments must have a cache, an IntelligentCache, not {safe_repr(cache)}")
         ttl: TTL = arguments.get("ttl")
         tags: Tags | None = arguments.get("tags")
         timeout = arguments.get("lease_timeout")

@@ -24,6 +24,7 @@ from cachekit.decorator.source import is_disabled
 from cachekit.errors import CacheClosedError
 from cachekit.http.asgi import Application, ASGICache, Message, Receive, Scope, Send
 from cachekit.http.keys import UNKEYED_FIELDS, UNKEYED_PREFIXES
+from cachekit.model.display import safe_repr
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_tags, seconds
 from cachekit.runtime.threads import in_own_thread
@@ -80,11 +81,11 @@ def lifespan_of(
     """
     if not isinstance(cache, (IntelligentCache, AwaitedCache)) and not callable(cache):
         raise TypeError(
-            f"cache must be an IntelligentCache, or a function that makes one, not {cache!r}; "
+            f"cache must be an IntelligentCache, or a function that makes one, not {safe_repr(cache)}; "
             f"pass cache=IntelligentCache()"
         )
     if lifespan is not None and not callable(lifespan):
-        raise TypeError(f"lifespan must be a function of the application, not {lifespan!r}")
+        raise TypeError(f"lifespan must be a function of the application, not {safe_repr(lifespan)}")
 
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Mapping[str, Any]]:
@@ -108,7 +109,7 @@ async def _opened(given: AnyCache | Callable[[], AnyCache]) -> AwaitedCache:
     if isinstance(made, IntelligentCache):
         made = AwaitedCache.of(made)
     if not isinstance(made, AwaitedCache):
-        raise TypeError(f"the function of lifespan_of must return an IntelligentCache, not {made!r}")
+        raise TypeError(f"the function of lifespan_of must return an IntelligentCache, not {safe_repr(made)}")
     if core_of(made.sync).closed:
         raise CacheClosedError(
             f"the cache of this application was closed, such as by an earlier run; {remedy}"
@@ -233,7 +234,9 @@ class _Rule:
         if not 0 <= stale <= _LONGEST:
             raise ValueError(f"stale_ttl must be from 0 to {_LONGEST} seconds, not {stale_ttl!r}")
         if authorized not in _AUTHORIZED:
-            raise ValueError(f"authorized must be one of {', '.join(_AUTHORIZED)}, not {authorized!r}")
+            raise ValueError(
+                f"authorized must be one of {', '.join(_AUTHORIZED)}, not {safe_repr(authorized)}"
+            )
         directives = [f"max-age={int(life)}"]
         if stale >= 1:
             directives += [f"stale-while-revalidate={int(stale)}", f"stale-if-error={int(stale)}"]
@@ -392,7 +395,8 @@ def cached_route(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
-                f"cached_route must stand above a function that returns its response, not {function!r}, "
+                f"cached_route must stand above a function that returns its response, "
+                f"not {safe_repr(function)}, "
                 f"which yields"
             )
         wrapper = _async_route(function) if inspect.iscoroutinefunction(function) else _route(function)
@@ -443,7 +447,7 @@ def _tag_field(tags: Tags, argument: str) -> str:
         if not name or name != name.strip() or "," in name or not name.isprintable() or not _is_latin(name):
             raise ValueError(
                 f"{argument} must be printable Latin-1 without commas and outer blanks, because they are in "
-                f"a header field, not {name!r}"
+                f"a header field, not {safe_repr(name)}"
             )
     return ", ".join(names)
 
@@ -456,5 +460,7 @@ def _field_names(vary: Iterable[str]) -> set[str]:
     names = checked_tags(vary if isinstance(vary, str) else list(vary), "vary")  # type: ignore[arg-type]
     for name in names:
         if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"vary must be names of request fields, such as accept-language, not {name!r}")
+            raise ValueError(
+                f"vary must be names of request fields, such as accept-language, not {safe_repr(name)}"
+            )
     return {name.lower() for name in names}

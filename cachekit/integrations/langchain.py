@@ -19,6 +19,7 @@ from cachekit.aio.cache import IntelligentCache as AsyncCache
 from cachekit.cache.default import core_of
 from cachekit.cache.fill import Fill
 from cachekit.cache.intelligent import IntelligentCache
+from cachekit.model.display import safe_repr
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds
 from cachekit.runtime.interrupts import raise_interrupt
@@ -65,7 +66,7 @@ class CacheKitCache(BaseCache):
         key_prefix: str = "langchain:",
     ) -> None:
         if not isinstance(cache, IntelligentCache):
-            raise TypeError(f"cache must be an IntelligentCache, not {cache!r}")
+            raise TypeError(f"cache must be an IntelligentCache, not {safe_repr(cache)}")
         self.cache = cache  #: the cache, for what LangChain's interface does not have
         self._async = AsyncCache.of(cache)
         self._ttl = None if ttl is None else seconds(ttl)

@@ -9,6 +9,7 @@ from typing import TypeVar, final, overload
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.cache.region import Region, cache_of, keys_of
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr
 from cachekit.model.types import MISSING
 
 V = TypeVar("V")
@@ -35,7 +36,7 @@ class RegionMapping(MutableMapping[str, V]):
     def __init__(self, region: Region[V]) -> None:
         cache = cache_of(region) if isinstance(region, Region) else None
         if not isinstance(cache, IntelligentCache):
-            raise TypeError(f"region must be a region of an IntelligentCache, not {region!r}")
+            raise TypeError(f"region must be a region of an IntelligentCache, not {safe_repr(region)}")
         self._region = region
         self._cache = cache
         self._keys = keys_of(region)
@@ -44,7 +45,7 @@ class RegionMapping(MutableMapping[str, V]):
         found = self._cache.get(self._keys.full(key), MISSING)
         if found is MISSING:
             raise KeyError(key)
-        return self._keys.checked(found, key)
+        return self._keys.checked(found, key, stored=True)
 
     def __setitem__(self, key: str, value: V) -> None:
         self._region.set(key, value)
@@ -78,7 +79,7 @@ class RegionMapping(MutableMapping[str, V]):
         found = self._cache.get(name, MISSING)
         if found is MISSING and not self._region.add(key, value):
             found = self._cache.get(name, MISSING)  # another caller was first, or no tier can hold it
-        return value if found is MISSING else self._keys.checked(found, key)
+        return value if found is MISSING else self._keys.checked(found, key, stored=True)
 
     @overload
     def pop(self, key: str) -> V: ...
@@ -88,7 +89,7 @@ class RegionMapping(MutableMapping[str, V]):
         """Remove the key and return its value; without one, return `default` or raise KeyError."""
         found = self._cache.get(self._keys.full(key), MISSING)
         if found is not MISSING and self._region.delete(key):
-            return self._keys.checked(found, key)
+            return self._keys.checked(found, key, stored=True)
         if default is MISSING:
             raise KeyError(key)
         return default

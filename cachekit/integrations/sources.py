@@ -10,6 +10,7 @@ from cachekit import aio
 from cachekit.cache.default import checked_cache, core_of
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.core import CacheCore
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.monitoring.reading import FiguresReader, HostReader
 from cachekit.monitoring.snapshot import Numbers, Totals, snapshot
 from cachekit.monitoring.wanted import changing
@@ -40,7 +41,9 @@ def cores(caches: Mapping[str, AnyCache]) -> dict[str, CacheCore]:
         TypeError: `caches` is not a mapping of names to caches.
     """
     if not isinstance(caches, Mapping):
-        raise TypeError(f'caches must map names to caches, such as {{"main": cache}}, not {caches!r}')
+        raise TypeError(
+            f'caches must map names to caches, such as {{"main": cache}}, not {safe_repr(caches)}'
+        )
     found = {}
     for name, cache in caches.items():
         sync: Any = cache.sync if isinstance(cache, aio.IntelligentCache) else cache
@@ -51,7 +54,7 @@ def cores(caches: Mapping[str, AnyCache]) -> dict[str, CacheCore]:
 def checked_name(name: object) -> str:
     """Return the name of a cache in the figures; raise TypeError if it is not a str."""
     if not isinstance(name, str):
-        raise TypeError(f"the name of a cache must be a str, not {name!r} of type {type(name).__name__}")
+        raise TypeError(f"the name of a cache must be a str, not {typed_repr(name)}")
     return name
 
 
@@ -109,6 +112,6 @@ def fleet_reader(redis_cache: RedisCache) -> FleetReader:
 
     if not isinstance(redis_cache, RedisCache):
         raise TypeError(
-            f"redis_cache must be a RedisCache, not {redis_cache!r}; pass the redis_cache of a cache"
+            f"redis_cache must be a RedisCache, not {safe_repr(redis_cache)}; pass the redis_cache of a cache"
         )
     return FleetReader(redis_cache)

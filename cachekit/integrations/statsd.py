@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from cachekit.integrations.sources import AnyCache, Figures, of_process
 from cachekit.model.counters import LatencyHistogram
+from cachekit.model.display import safe_repr
 from cachekit.monitoring.families import FAMILIES, PARTS, Family
 from cachekit.monitoring.snapshot import Numbers
 from cachekit.runtime import fork
@@ -56,13 +57,15 @@ class StatsdSender:
     ) -> None:
         host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f'address must be "host:port", such as "127.0.0.1:8125", not {address!r}')
+            raise ValueError(
+                f'address must be "host:port", such as "127.0.0.1:8125", not {safe_repr(address)}'
+            )
         if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", prefix):
-            raise ValueError(f"prefix must be of letters, digits, '.', '_' and '-', not {prefix!r}")
+            raise ValueError(f"prefix must be of letters, digits, '.', '_' and '-', not {safe_repr(prefix)}")
         if tags not in (None, "datadog"):
-            raise ValueError(f'tags must be None or "datadog", not {tags!r}')
+            raise ValueError(f'tags must be None or "datadog", not {safe_repr(tags)}')
         if not 0 < interval < threading.TIMEOUT_MAX:
-            raise ValueError(f"interval must be a number of seconds above 0, not {interval!r}")
+            raise ValueError(f"interval must be a number of seconds above 0, not {safe_repr(interval)}")
         self._address = host.strip("[]"), int(port)
         self._prefix = prefix
         self._datadog = tags == "datadog"

@@ -21,6 +21,7 @@ from cachekit.loading.request import LoadDefaults
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
 from cachekit.model.counters import Lookups
+from cachekit.model.display import typed_repr
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import MEMORY, MISSING, CacheLevel, Missing
@@ -151,7 +152,7 @@ class CacheCore:
         if level is CacheLevel.ALL:
             return
         if not isinstance(level, CacheLevel):
-            raise TypeError(f"cache_level must be a CacheLevel, not {level!r} of type {type(level).__name__}")
+            raise TypeError(f"cache_level must be a CacheLevel, not {typed_repr(level)}")
         if not any(level & mine for mine in self._levels):
             names = ", ".join(str(mine.name) for mine in self._levels)
             raise ValueError(f"cache_level={level} names no tier of this cache, which has: {names}")

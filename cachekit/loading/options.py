@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, final
 
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.validation import check_share
 
 #: What shares one load of a key: the threads and tasks of a process; also the processes on a directory; also
@@ -120,12 +121,11 @@ class LoadOptions:
         _check_seconds("lease_timeout", lease_timeout, "")
         check_share("refresh_ahead", refresh_ahead, "the last part of a life")
         if lease not in _SCOPES:
-            raise ValueError(f"lease must be one of {', '.join(map(repr, _SCOPES))}, not {lease!r}")
+            raise ValueError(f"lease must be one of {', '.join(map(repr, _SCOPES))}, not {safe_repr(lease)}")
         if max_concurrent_loads is not None:
             if isinstance(max_concurrent_loads, bool) or not isinstance(max_concurrent_loads, int):
                 raise TypeError(
-                    f"max_concurrent_loads must be an int or None, not {max_concurrent_loads!r} "
-                    f"of type {type(max_concurrent_loads).__name__}"
+                    f"max_concurrent_loads must be an int or None, not {typed_repr(max_concurrent_loads)}"
                 )
             if max_concurrent_loads < 1:
                 raise ValueError(
@@ -134,10 +134,12 @@ class LoadOptions:
         _check_part("verify", verify, 0, "the share of hits")
         _check_part("verify_budget", verify_budget, 1e-6, "the share of time")
         if verify_action not in _ACTIONS:
-            raise ValueError(f"verify_action must be 'report' or 'replace', not {verify_action!r}")
+            raise ValueError(f"verify_action must be 'report' or 'replace', not {safe_repr(verify_action)}")
         for name, function in (("same", same), ("on_mismatch", on_mismatch)):
             if function is not None and not callable(function):
-                raise TypeError(f"{name} must be a function, not {function!r}; pass it without calling it")
+                raise TypeError(
+                    f"{name} must be a function, not {safe_repr(function)}; pass it without calling it"
+                )
         arguments = (
             soft_timeout, hard_timeout, refresh_ahead, lease, lease_timeout, max_concurrent_loads,
             verify, verify_budget, verify_action, same, on_mismatch,
@@ -202,13 +204,11 @@ class Prefetch:
             if value is None and name == "rows":
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, not {value!r} of type {type(value).__name__}")
+                raise TypeError(f"{name} must be an int, not {typed_repr(value)}")
             if not 1 <= value <= most:
                 raise ValueError(f"{name} must be from 1 to {most:,}, not {value!r}")
         if isinstance(max_waste, bool) or not isinstance(max_waste, (int, float)):
-            raise TypeError(
-                f"max_waste must be a number, not {max_waste!r} of type {type(max_waste).__name__}"
-            )
+            raise TypeError(f"max_waste must be a number, not {typed_repr(max_waste)}")
         if not 0 <= max_waste <= 1:
             raise ValueError(f"max_waste must be a share, 0 to 1, not {max_waste!r}")
         for name, said in (("depth", depth), ("rows", rows), ("max_waste", max_waste)):
@@ -251,10 +251,7 @@ def checked_prefetch(prefetch: object) -> Prefetch | None:
     if prefetch is False:
         return None
     if not isinstance(prefetch, Prefetch):
-        raise TypeError(
-            f"prefetch must be True, False or Prefetch(...), not {prefetch!r} "
-            f"of type {type(prefetch).__name__}"
-        )
+        raise TypeError(f"prefetch must be True, False or Prefetch(...), not {typed_repr(prefetch)}")
     return prefetch
 
 
@@ -264,14 +261,14 @@ def _made_of(said: dict[str, Any]) -> LoadOptions:
 
 def _check_seconds(name: str, value: object, off: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{name} must be a number of seconds, not {typed_repr(value)}")
     if not _SHORTEST <= value <= _LONGEST:
         raise ValueError(f"{name} must be from {_SHORTEST} to {_LONGEST:g} seconds, not {value!r}{off}")
 
 
 def _check_part(name: str, part: object, least: float, what: str) -> None:
     if isinstance(part, bool) or not isinstance(part, (int, float)):
-        raise TypeError(f"{name} must be a number, not {part!r} of type {type(part).__name__}")
+        raise TypeError(f"{name} must be a number, not {typed_repr(part)}")
     if not least <= part <= 1:
         raise ValueError(f"{name} is {what}, from {least:g} to 1, not {part!r}")
 
@@ -287,5 +284,5 @@ def checked_options(load: object) -> LoadOptions:
         TypeError: they are no LoadOptions.
     """
     if not isinstance(load, LoadOptions):
-        raise TypeError(f"load must be LoadOptions(...), not {load!r} of type {type(load).__name__}")
+        raise TypeError(f"load must be LoadOptions(...), not {typed_repr(load)}")
     return load

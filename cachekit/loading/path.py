@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, fi
 
 from cachekit.coherence.load_fence import LoadFence
 from cachekit.coherence.tier_stack import TierStack
-from cachekit.errors import CacheClosedError, LoadTimeoutError, SerializationError, TierUnavailableError
+from cachekit.errors import (
+    CacheClosedError,
+    LoadTimeoutError,
+    OnceOnlyError,
+    SerializationError,
+    TierUnavailableError,
+)
 from cachekit.loading.flights import (
     Flight,
     FlightCancelled,
@@ -34,8 +40,7 @@ from cachekit.loading.refresh_ahead import RefreshSchedule
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.verification import Verification, Verifications
 from cachekit.model.counters import LoadCounters
-from cachekit.model.display import shown_error, shown_key, shown_keys
-from cachekit.model.once_only import OnceOnlyError
+from cachekit.model.display import how_to_show, shown_error, shown_key, shown_keys
 from cachekit.model.types import MISSING, CacheLevel, Missing
 from cachekit.model.validation import PLAIN_TYPES, refuse_unstorable
 from cachekit.runtime.background import RateLimitedLog
@@ -555,5 +560,5 @@ def _check_batch(loaded: object, keys: Sequence[str]) -> None:
     if surplus:
         raise ValueError(
             f"loader returned keys that it was not asked for: {shown_keys(list(surplus)[:5])}; "
-            f"return only keys of its argument"
+            f"return only keys of its argument{how_to_show()}"
         )

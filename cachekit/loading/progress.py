@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TextIO, TypeAlias, final
 
+from cachekit.model.display import typed_repr
 from cachekit.runtime.interrupts import is_interrupt
 
 #: Called as `progress(done, total)`.
@@ -63,7 +64,7 @@ def check_progress(progress: object) -> None:
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise TypeError(
             f"progress must be True, for a display on stderr, or a function of done and total, or None, "
-            f"not {progress!r} of type {type(progress).__name__}"
+            f"not {typed_repr(progress)}"
         )
 
 

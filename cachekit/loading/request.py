@@ -9,7 +9,14 @@ from typing import Any, NamedTuple, final
 from cachekit.loading.options import OFF, LeaseScope, LoadOptions, checked_options
 from cachekit.loading.permits import PermitPool
 from cachekit.model.types import TTL, CacheLevel, Tags
-from cachekit.model.validation import checked_def, checked_jitter, checked_tags, seconds, stale_seconds
+from cachekit.model.validation import (
+    checked_def,
+    checked_jitter,
+    checked_tags,
+    refuse_misfits,
+    seconds,
+    stale_seconds,
+)
 
 #: From a loaded value to its TTL in seconds; with None it is not stored.
 Life = Callable[[Any], float | None]
@@ -135,9 +142,13 @@ class LoadDefaults:
             ttl = seconds(ttl)
 
         def life(value: Any) -> float | None:
-            if store_if is not None and not store_if(value):
-                return None
-            chosen = ttl(value) if callable(ttl) else ttl
+            try:
+                if store_if is not None and not store_if(value):
+                    return None
+                chosen = ttl(value) if callable(ttl) else ttl
+            except TypeError:
+                refuse_misfits(value, store_if=store_if, ttl=ttl)
+                raise
             return default if chosen is None else seconds(chosen, "the result of the ttl function")
 
         return life

@@ -12,6 +12,7 @@ from portalocker import AlreadyLocked, Lock, LockException
 
 from cachekit.errors import TierUnavailableError
 from cachekit.loading.process_lease import open_lock
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.runtime.reentrant_lock import RLock
@@ -63,11 +64,11 @@ class LoadSlots:
 
     def __init__(self, name: str, limit: int, directory: str | os.PathLike[str]) -> None:
         if not isinstance(limit, int) or isinstance(limit, bool):
-            raise TypeError(f"limit must be an int, not {limit!r} of type {type(limit).__name__}")
+            raise TypeError(f"limit must be an int, not {typed_repr(limit)}")
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit!r}; None or no LoadSlots is no limit")
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-            raise ValueError(f"name must be of letters, digits, '.', '_' and '-', not {name!r}")
+            raise ValueError(f"name must be of letters, digits, '.', '_' and '-', not {safe_repr(name)}")
         self._name = name
         self._limit = limit
         self._directory = os.fspath(directory)

@@ -18,7 +18,7 @@ from cachekit.loading.progress import Progress, ProgressCallback, check_progress
 from cachekit.loading.request import LoadRequest
 from cachekit.loading.tasks_driver import AwaitedLoads
 from cachekit.loading.threads_driver import Loads
-from cachekit.model.display import shown_key
+from cachekit.model.display import safe_repr, shown_key
 from cachekit.model.reports import WarmReport
 from cachekit.model.types import MISSING
 from cachekit.runtime.interrupts import is_interrupt
@@ -222,7 +222,7 @@ async def warm_async(
 
 def _check(concurrency: object, progress: object) -> None:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ValueError(f"concurrency must be an int of at least 1, not {concurrency!r}")
+        raise ValueError(f"concurrency must be an int of at least 1, not {safe_repr(concurrency)}")
     check_progress(progress)
 
 

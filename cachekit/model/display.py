@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _DIGITS: Final = frozenset("0123456789abcdef")
 #: Types whose values are no secret.
 _PLAIN: Final = (bool, int, float)
+_LONGEST_NUMBER: Final = 10
+_LONGEST_REPR: Final = 500
 
 
 def shows_keys() -> bool:
@@ -30,6 +32,11 @@ def shown_key(key: str) -> str:
     function, _, version = key.partition("(")[0].rpartition("@")
     of_function = len(version) == 12 and _DIGITS.issuperset(version)
     return f"{function if of_function and function else 'key'} #{_digest(key)}"
+
+
+def how_to_show() -> str:
+    """Return how to see the keys of a message that has digests of them; empty if it has the keys."""
+    return "" if shows_keys() else " (CACHEKIT_SHOW_KEYS=1 shows keys)"
 
 
 def shown_keys(keys: Iterable[str]) -> str:
@@ -53,16 +60,25 @@ def shown_text(text: str) -> str:
 
 def shown_value(value: object) -> str:
     """Return the type of a value, and the value itself only if it cannot be a secret."""
-    if shows_keys():
-        return f"{value!r} of type {type(value).__name__}"
     if value is None:
         return "None"
-    if type(value) in _PLAIN:
-        try:
-            return f"{value!r} of type {type(value).__name__}"
-        except ValueError:  # Python writes out no int of more than a few thousand digits
-            return "an int of thousands of digits"
-    return f"an object of type {type(value).__name__}"
+    plain = type(value) in _PLAIN or (isinstance(value, str) and _is_number(value))
+    return typed_repr(value) if plain or shows_keys() else f"an object of type {type(value).__name__}"
+
+
+def safe_repr(argument: object) -> str:
+    """Return the repr of an argument that configures, shortened, and without the login that a URL has."""
+    try:
+        text = repr(argument)
+    except ValueError:  # Python writes out no int of more than a few thousand digits
+        return "an int of thousands of digits"
+    text = without_login(text)
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
+
+
+def typed_repr(argument: object) -> str:
+    """Return what `safe_repr` does, and the type of the argument; "None" for None."""
+    return "None" if argument is None else f"{safe_repr(argument)} of type {type(argument).__name__}"
 
 
 def shown_error(error: BaseException) -> str:
@@ -70,6 +86,25 @@ def shown_error(error: BaseException) -> str:
     if shows_keys() or isinstance(error, CacheError):
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
+
+
+def _is_number(text: str) -> bool:
+    # The text of a number is no more a secret than the number.
+    short = len(text) <= _LONGEST_NUMBER and text.isascii()
+    return short and text.lstrip("+-").replace(".", "", 1).isdecimal()
+
+
+def without_login(text: str) -> str:
+    """Return the text without what may be a password: between a scheme and the last "@", and after a "?"."""
+    # A password may hold any character, also "@" and "/".
+    login, at, place = text.rpartition("@")
+    if at and ":" in login:
+        scheme, mark, _ = login.partition("://")
+        text = f"{scheme}{mark}***@{place}" if mark else f"***@{place}"
+    if "://" in text:
+        address, question, _ = text.partition("?")
+        text = f"{address}?***" if question else text  # an option of the URL may be a password
+    return text
 
 
 def _digest(text: str) -> str:

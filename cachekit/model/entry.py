@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, final
 
-from cachekit.model.display import shown_key, shown_tags
+from cachekit.model.display import safe_repr, shown_key, shown_tags, typed_repr
 from cachekit.model.types import TTL, Tags
 from cachekit.model.validation import checked_key, checked_tags, seconds, stale_seconds
 
@@ -23,14 +23,14 @@ def _timestamp(moment: datetime | float | None, argument: str) -> float:
     if isinstance(moment, datetime):
         if moment.tzinfo is None:
             raise ValueError(
-                f"{argument} must be an aware datetime, not the naive {moment!r}; "
+                f"{argument} must be an aware datetime, not the naive {safe_repr(moment)}; "
                 f"use datetime.now(timezone.utc)"
             )
         return moment.timestamp()
     if isinstance(moment, bool) or not isinstance(moment, (int, float)):
         raise TypeError(
             f"{argument} must be an aware datetime, or seconds since the epoch, "
-            f"not {moment!r} of type {type(moment).__name__}; leave it out for now"
+            f"not {typed_repr(moment)}; leave it out for now"
         )
     if not FIRST_MOMENT <= moment <= _LAST_MOMENT:  # NaN, too
         raise ValueError(

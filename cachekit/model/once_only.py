@@ -9,16 +9,11 @@ from __future__ import annotations
 import sys
 from types import AsyncGeneratorType, CoroutineType
 
-from cachekit.errors import SerializationError
 from cachekit.model.types import SCALARS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
-
-
-class OnceOnlyError(SerializationError):
-    """A value can be read or awaited only once, or contains such a value."""
 
 
 #: Objects that are looked into in one value: more take longer than a tenth of a second.

@@ -22,6 +22,7 @@ class Miss(NamedTuple):
     name: str | None = None  #: that key, tag or pattern
     where: str | None = None  #: "this cache", or "another cache", which is usually of another process
     reason: str = ""  #: why it is not storable
+    stale_for: float = 0.0  #: seconds for which a load with a `stale_ttl` may still return the expired value
 
     def __str__(self) -> str:
         if self.cause == "unknown":
@@ -38,7 +39,10 @@ class Miss(NamedTuple):
             parts.append(f"by {self.by}{name}")
         if self.where is not None:
             parts.append(f"by {self.where}" if self.by is None else f"of {self.where}")
-        return " ".join(parts) + (f": {self.reason}" if self.reason else "")
+        stale = (
+            f"; a load that fails may return it stale for {self.stale_for:.1f} s" if self.stale_for else ""
+        )
+        return " ".join(parts) + (f": {self.reason}" if self.reason else "") + stale
 
 
 class Explanation(NamedTuple):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from cachekit.model.display import shown_key, shown_text, shown_value
-from cachekit.model.once_only import OnceOnlyError, refusal_within
+from cachekit.errors import OnceOnlyError
+from cachekit.model.display import shown_key, shown_text, shown_value, typed_repr
+from cachekit.model.once_only import refusal_within
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, Tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
+    from collections.abc import Callable
     from datetime import timedelta
-    from typing import Final
+    from typing import Any, Final
 
 
 def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
@@ -36,7 +38,7 @@ def seconds(ttl: float | timedelta, argument: str = "ttl") -> float:
         if not isinstance(ttl, timedelta):
             raise TypeError(
                 f"{argument} must be seconds (int or float), a timedelta, FOREVER or None, "
-                f"not {shown_value(ttl)}"
+                f"not {shown_value(ttl)}; pass a number, such as 60, or timedelta(minutes=1)"
             )
         value = ttl.total_seconds()
     if value != value:
@@ -195,7 +197,10 @@ _EXPONENTIAL: Final = (
 def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     text = getattr(pattern, "pattern", pattern)
     if not isinstance(text, str):
-        raise TypeError(f"pattern must be a regular expression as a str, not {shown_value(pattern)}")
+        of_bytes = isinstance(text, bytes)
+        given = "a pattern of bytes" if of_bytes and text is not pattern else shown_value(pattern)
+        remedy = "keys are str, so leave out the b" if of_bytes else "pass a str, such as 'user:.*'"
+        raise TypeError(f"pattern must be a regular expression of str, not {given}; {remedy}")
     if len(text) > LONGEST_PATTERN:
         raise ValueError(
             f"pattern must be at most {LONGEST_PATTERN} characters long, not {len(text)} "
@@ -226,7 +231,7 @@ def checked_jitter(jitter: float) -> float:
 def check_share(argument: str, share: object, what: str) -> None:
     """Raise TypeError or ValueError if `share` is not a number from 0 to less than 1."""
     if isinstance(share, bool) or not isinstance(share, (int, float)):
-        raise TypeError(f"{argument} must be a number, not {share!r} of type {type(share).__name__}")
+        raise TypeError(f"{argument} must be a number, not {typed_repr(share)}")
     if not 0 <= share < 1:
         raise ValueError(f"{argument} is {what}, from 0 to less than 1, not {share!r}; 0 is off")
 
@@ -269,6 +274,33 @@ def checked_def(argument: str, takes: str, value: object) -> None:
         raise not_a_function(argument, takes, value)
     if getattr(getattr(value, "__code__", None), "co_flags", 0) & _COROUTINE:
         raise TypeError(f"{argument} must be a def function, not {shown_value(value)}, which must be awaited")
+
+
+def refuse_misfit(argument: str, takes: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Raise TypeError if a function does not take these arguments.
+
+    Call it when the call of the function has raised TypeError, because `inspect` is slow to import.
+    """
+    import inspect
+
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin does not say what it takes
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"{argument} must be a function {takes}, not {name}({', '.join(signature.parameters)}): {error}"
+        ) from None
+
+
+def refuse_misfits(value: object, **functions: object) -> None:
+    """Raise TypeError if one of the functions, which are arguments of a call, does not take one value."""
+    for argument, function in functions.items():
+        if callable(function):
+            refuse_misfit(argument, "of one value", function, value)
 
 
 def _value_of(key: str | None) -> str:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from cachekit.errors import UnreadableError
+from cachekit.model.display import safe_repr
 from cachekit.serialization.parts import LARGE, Parts
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Compressor:
             _zstd()  # refuse here, where the user stands, rather than at the first large value
             self._code, self._compress, self._stream = ZSTD, _zstd_compressor(), _zstd_stream()
         else:
-            raise ValueError(f"compression must be 'zlib', 'zstd' or None, not {algorithm!r}")
+            raise ValueError(f"compression must be 'zlib', 'zstd' or None, not {safe_repr(algorithm)}")
 
     def pack(self, payload: bytes) -> tuple[int, bytes]:
         """The payload as it should be stored, and the number of the algorithm that did it."""

@@ -21,6 +21,8 @@ from datetime import timedelta, tzinfo
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from cachekit.model.display import safe_repr
+
 
 class Use(enum.Enum):
     """What may be done with a global that a pickle names."""
@@ -219,7 +221,7 @@ def classes(allow: Iterable[Any]) -> tuple[Any, ...]:
         TypeError: it is no list or the like, as a class alone is not.
     """
     if isinstance(allow, (str, bytes, type)) or not isinstance(allow, Iterable):
-        raise TypeError(f"allow must be a list of classes, as in allow=[MyType], not {allow!r}")
+        raise TypeError(f"allow must be a list of classes, as in allow=[MyType], not {safe_repr(allow)}")
     return tuple(allow)
 
 
@@ -238,7 +240,7 @@ def table(allow: Iterable[Any]) -> dict[tuple[str, str], Grant]:
     for one in classes(allow):
         if not isinstance(one, (type, FunctionType, BuiltinFunctionType)):
             raise TypeError(
-                f"each of allow must be a class (or a function), not {one!r} of type "
+                f"each of allow must be a class (or a function), not {safe_repr(one)} of type "
                 f"{type(one).__name__}; write allow=[MyType], without quotes or parentheses"
             )
         module, name = getattr(one, "__module__", None), one.__qualname__

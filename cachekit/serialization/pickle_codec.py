@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, Final, final
 
-from cachekit.errors import SerializationError, UnreadableError, ValueTooLargeError
-from cachekit.model.once_only import OnceOnlyError, refusal_of
+from cachekit.errors import OnceOnlyError, SerializationError, UnreadableError, ValueTooLargeError
+from cachekit.model.once_only import refusal_of
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import pickle_inspector
 from cachekit.serialization.class_fingerprints import find_by_import, table_of
@@ -308,10 +308,9 @@ def _dumped(value: Any, most: int) -> tuple[Payload, dict[int, type]]:
     except Exception as error:
         if is_no_fault_of_value(error):
             raise
-        raise SerializationError(
-            f"a {type(value).__name__} cannot be pickled: {error}; store plain values, or classes "
-            f"that are defined at the top of a module"
-        ) from error
+        from cachekit.serialization.unpicklable import refusal_by_pickle  # few values need it
+
+        raise SerializationError(refusal_by_pickle(value, error)) from error
     kinds, pieces = pickler.kinds, sink.pieces
     if len(pieces) == 1:
         payload = pieces.pop()

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, final
 from zlib import crc32
 
 from cachekit.errors import UnreadableError
+from cachekit.model.display import safe_repr
 from cachekit.model.validation import checked_key
 from cachekit.runtime.interrupts import is_no_fault_of_value
 from cachekit.serialization import compression as compressing
@@ -43,7 +44,7 @@ def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> 
         raise ValueError("allow is for codec='pickle' only: other codecs unpickle no classes; leave it out")
     if isinstance(codec, str):
         if codec not in _CODECS:
-            raise ValueError(f"codec must be 'pickle', 'json', 'msgpack' or a Codec, not {codec!r}")
+            raise ValueError(f"codec must be 'pickle', 'json', 'msgpack' or a Codec, not {safe_repr(codec)}")
         module, name = _CODECS[codec]
         made: Codec = getattr(importlib.import_module(module), name)()
         return made
@@ -51,7 +52,7 @@ def codec_for(codec: CodecName | Codec, allow: Iterable[Any], trusted: bool) -> 
     if type(code) is not int or not 0 < code < 256:
         raise TypeError(
             f"codec must be 'pickle', 'json', 'msgpack' or an object with name, code (128 to 255), "
-            f"encode and decode, not {codec!r}"
+            f"encode and decode, not {safe_repr(codec)}"
         )
     return codec
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple, final
 
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import COUNTED, CacheStats
 from cachekit.model.types import Tags
@@ -43,7 +44,7 @@ class FaultyTier:
 
     def __init__(self, tier: Tier) -> None:
         if not isinstance(tier, Tier):
-            raise TypeError(f"tier must be a tier, such as a MemoryCache, not {tier!r}")
+            raise TypeError(f"tier must be a tier, such as a MemoryCache, not {safe_repr(tier)}")
         self.tier = tier  #: the tier inside, to call it without faults
         self._lock = RLock()
         self._changed = threading.Condition(self._lock)
@@ -106,7 +107,8 @@ class FaultyTier:
     def _known(self, name: str) -> str:
         if name not in self._methods:
             raise ValueError(
-                f"a method must be one of {sorted(self._methods)} of {type(self.tier).__name__}, not {name!r}"
+                f"a method must be one of {sorted(self._methods)} of {type(self.tier).__name__}, "
+                f"not {safe_repr(name)}"
             )
         return name
 

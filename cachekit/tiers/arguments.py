@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from math import isfinite
 from typing import Final
 
-from cachekit.model.display import shown_key, shown_tags, shown_value
+from cachekit.model.display import safe_repr, shown_key, shown_tags, shown_value, typed_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import FOREVER, TTL
 from cachekit.model.validation import checked_key, seconds
@@ -39,7 +39,7 @@ def checked_interval(cleanup_interval: float | None) -> float | None:
     if interval is not None and not 0 < interval <= threading.TIMEOUT_MAX:
         raise ValueError(
             f"cleanup_interval must be more than 0 and at most {threading.TIMEOUT_MAX:.0f} seconds, "
-            f"not {cleanup_interval!r}; use None for no sweeps"
+            f"not {safe_repr(cleanup_interval)}; use None for no sweeps"
         )
     return interval
 
@@ -73,7 +73,7 @@ def checked_fence(fence: Fence, entry: CacheEntry) -> SharedFence:
         ValueError: it was taken for another key, or not for all tags.
     """
     if not isinstance(fence, SharedFence):
-        raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
+        raise TypeError(f"fence must come from this tier's fence(), not {safe_repr(fence)}")
     check_taken_for(fence.key, fence.names, entry)
     return fence
 
@@ -100,9 +100,7 @@ def checked_limit(max_size_mb: float) -> int:
         ValueError: `max_size_mb` is out of range.
     """
     if isinstance(max_size_mb, bool) or not isinstance(max_size_mb, (int, float)):
-        raise TypeError(
-            f"max_size_mb must be a number of MiB, not {max_size_mb!r} of type {type(max_size_mb).__name__}"
-        )
+        raise TypeError(f"max_size_mb must be a number of MiB, not {typed_repr(max_size_mb)}")
     if not (isfinite(max_size_mb) and 1 <= max_size_mb <= LARGEST_MB):
         raise ValueError(f"max_size_mb must be 1 to {LARGEST_MB} (1 TiB), not {max_size_mb!r}")
     return int(max_size_mb * (1 << 20))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import final
 
+from cachekit.model.display import safe_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.tiers.arguments import check_taken_for
 from cachekit.tiers.base import Fence
@@ -52,6 +53,6 @@ def check_fence(fence: Fence, entry: CacheEntry) -> ServerTokens:
         ValueError: it was taken for another key, or not for all tags.
     """
     if not isinstance(fence, ServerFence):
-        raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
+        raise TypeError(f"fence must come from this tier's fence(), not {safe_repr(fence)}")
     check_taken_for(fence.key, fence.names, entry)
     return fence.origin

@@ -183,7 +183,6 @@ class TestLife:
                 cache.get("k"), cache.set("k", 1), cache.get_many(["k"]), cache.contains("k"),
                 cache.get_or_set("k", lambda: 1), cache.get_or_set_many(["k"], lambda keys: {}),
                 cache.delete("k"), cache.warm_cache(["k"], len), file.get("k"),
-                cache.region("k", int).get("k"),
             ]  # fmt: skip
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [CacheClosedError] * len(calls)

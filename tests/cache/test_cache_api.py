@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import io
 import math
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -26,6 +29,7 @@ from cachekit import (
     IntelligentCache,
     MemoryCache,
     SerializationError,
+    aio,
 )
 from cachekit.loading import flights
 from cachekit.loading.core import HoldsEntries
@@ -229,33 +233,49 @@ def test_two_caches_over_one_memory_tier(clock: ManualClock) -> None:
         memory.get_value("k")
 
 
-def test_after_close(cache: IntelligentCache) -> None:
-    """Every way in is shut; the figures stay."""
+def test_after_close(cache: IntelligentCache, subtests: pytest.Subtests) -> None:
+    """Every method but those that only read counters raises; a new method takes a place in one list."""
     cache.set("k", 1)
     cache.close()
     cache.close()
-    for call in (
-        lambda: cache.get("k"),
-        lambda: cache.set("k", 1),
-        lambda: cache.get_or_set("k", lambda: 1),
-        lambda: cache.delete("k"),
-        lambda: cache.touch("k"),
-        lambda: cache.contains("k"),
-        lambda: cache.explain("k"),
-        lambda: cache.get_many(["k"]),
-        lambda: cache.set_many({"k": 1}),
-        lambda: cache.delete_many(["k"]),
-        lambda: cache.get_or_set_many(["k"], lambda keys: {}),
-        lambda: cache.clear(),
-        lambda: cache.invalidate_by_pattern("k"),
-        lambda: cache.invalidate_by_tags({"k"}),
-        lambda: cache.warm_cache(["k"], str),
-        lambda: cache.optimize_cache(),
-        lambda: cache.region("p", int).get("k"),
-    ):
-        with pytest.raises(CacheClosedError):
-            call()
+    calls: dict[str, tuple[object, ...]] = {
+        "get": ("k",), "set": ("k", 1), "get_or_set": ("k", lambda: 1), "delete": ("k",), "touch": ("k",),
+        "contains": ("k",), "explain": ("k",), "add": ("k", 1), "update": ("k", str), "begin": ("k",),
+        "get_many": (["k"],), "set_many": ({"k": 1},), "delete_many": (["k"],),
+        "get_or_set_many": (["k"], lambda keys: {}), "clear": (), "invalidate_by_pattern": ("k",),
+        "invalidate_by_tags": ({"k"},), "warm_cache": (["k"], str), "optimize_cache": (), "health": (),
+        "region": ("p", int), "cached": (),
+    }  # fmt: skip
+    for name, arguments in calls.items():
+        for one in (cache, aio.IntelligentCache.of(cache)):
+            with subtests.test(name=name, type=type(one)), pytest.raises(CacheClosedError):
+                asyncio.run(_awaited(getattr(one, name), arguments))
     assert cache.get_stats()["memory"].sets == 1
+    assert cache.prefetch_info() is None
+    assert cache.verifications() == {}
+    methods = {name for name, _ in inspect.getmembers(IntelligentCache, inspect.isfunction) if name[0] != "_"}
+    assert methods == calls.keys() | {"close", "get_stats", "prefetch_info", "verifications"}
+
+
+async def _awaited(method: Callable[..., object], arguments: tuple[object, ...]) -> object:
+    result = method(*arguments)
+    return await result if inspect.isawaitable(result) else result
+
+
+def test_loaders_that_take_other_arguments(subtests: pytest.Subtests, cache: IntelligentCache) -> None:
+    """The error names the loader and what it takes; a TypeError within a loader is its own."""
+    wrong: Any = {
+        "without arguments, not <lambda>(x)": lambda one: one.get_or_set("k", lambda x: 1),
+        "of a list of keys, not <lambda>()": lambda one: one.get_or_set_many(["k"], lambda: {"k": 1}),
+        "of a key, not <lambda>()": lambda one: one.region("r:", int, loader=lambda: 5).get_or_set("k"),
+        "of one value, not <lambda>()": lambda one: one.get_or_set("k", lambda: 1, ttl=lambda: 5),
+        "has no len()": lambda one: one.get_or_set("k", lambda: len(5)),  # type: ignore[arg-type]
+    }
+    for words, call in wrong.items():
+        for one in (cache, aio.IntelligentCache.of(cache)):
+            refused = pytest.raises(TypeError, match=re.escape(words))
+            with subtests.test(words=words, type=type(one)), refused:
+                asyncio.run(_awaited(call, (one,)))
 
 
 def test_pickling_carries_the_configuration() -> None:

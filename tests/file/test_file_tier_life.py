@@ -11,6 +11,8 @@ from pathlib import Path
 
 import inside
 import pytest
+from disks import disk as disk
+from disks import fill
 from file_checks import open_files
 from forking import in_fork
 from redis_server import wait_until
@@ -326,3 +328,34 @@ def test_after_close(tmp_path: Path) -> None:
         with pytest.raises(CacheClosedError):
             call()
     assert cache.get_stats().errors == 0
+
+
+# -- what is wrong with a directory ---------------------------------------------------------------------
+
+
+def test_the_remedy_fits_the_error(tmp_path: Path, disk: Path) -> None:
+    """A file is no directory, and a full disk needs space; neither needs permissions."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            TierUnavailableError, match=r"Not a directory; name a directory, .* is a file, or"
+        ):
+            FileCache(path)
+    with FileCache(disk / "open", 2) as cache:
+        fill(disk / "filler")
+        with pytest.raises(TierUnavailableError, match="No space left on device; free space on its disk, or"):
+            FileCache(disk / "cache", 50)
+        with pytest.raises(TierUnavailableError, match=r"free space on its disk$"):
+            cache.set_value("k", "x" * 200_000)
+
+
+def test_the_limit_of_a_directory_in_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The one that stays is what each cache says, and the warning names it as it is written."""
+    with FileCache(tmp_path, 50), FileCache(tmp_path, 70) as second:
+        assert second.max_size_mb == 50
+        assert "max_size_mb=50," in repr(second)
+        text = "in use with max_size_mb=50, which stays; pass that, or close all caches on it first: "
+        assert f"{text}another limit, such as 70, empties it" in caplog.text
+    assert second.max_size_mb == 50
+    with FileCache(tmp_path, 70.5) as alone:
+        assert alone.max_size_mb == 70.5

@@ -168,6 +168,7 @@ class TestCachedRoute:
                 answer = site.get(path)
                 assert answer.status == status
                 assert "cache-control" not in answer.headers
+                assert answer.headers["cache-status"].endswith(f"; detail=status-{status}")
             assert site.calls == before + 2
 
     def test_a_route_that_fails_is_not_stored(self, site: Site) -> None:

@@ -104,6 +104,29 @@ def test_expired(tiers: Tiers, looks: bool) -> None:
     assert miss.at == pytest.approx(tiers.clock.time() - 5)
 
 
+def test_expired_and_stale(tiers: Tiers) -> None:
+    """What a load that fails may still return is told, as long as it may."""
+    if "redis" in tiers.kind:
+        pytest.skip("the server has a clock of its own")
+
+    def fail() -> int:
+        raise OSError
+
+    tiers.cache.get_or_set("k", lambda: 1, ttl=10, tags={"t"}, stale_ttl=60)
+    tiers.clock.advance(15)
+    assert tiers.why().stale_for == pytest.approx(55)
+    assert str(tiers.why()).endswith("in memory; a load that fails may return it stale for 55.0 s")
+    assert tiers.cache.get_or_set("k", fail, stale_ttl=60) == 1
+    tiers.clock.advance(60)
+    assert tiers.why().stale_for == 0
+    tiers.cache.get_or_set("k", lambda: 1, ttl=10, tags={"t"}, stale_ttl=60)
+    tiers.clock.advance(15)
+    tiers.cache.invalidate_by_tags({"t"})
+    assert tiers.why().stale_for == 0
+    with pytest.raises(OSError):  # it has no text
+        tiers.cache.get_or_set("k", fail, stale_ttl=60)
+
+
 def test_evicted() -> None:
     """From memory, if there is no tier below; by each kind of store."""
     bounds: list[dict[str, Any]] = [

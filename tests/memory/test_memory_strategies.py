@@ -461,7 +461,7 @@ class TestOwnPolicies:
         """The error says what it was, and what is missing."""
         rows: list[tuple[object, str]] = [
             ("lru", "strategy must be a member of CacheStrategy, an EvictionPolicy, or a function"),
-            (None, "not None of type NoneType"),
+            (None, "not None$"),
             (
                 dict,
                 r"must make an EvictionPolicy, not \{\} as .* does; add begin, insert, hit, prolong, evict",

@@ -260,7 +260,7 @@ def test_metrics(redis_url: str, prefix: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["redis://:secret@host:port/0"], "url must be"),
+        (["redis://:secret@host:port/0"], "the port of url must be a number"),
         (["--prefix", "shop:"], "--prefix names caches on a server"),
         (["redis://localhost:1"], "Redis"),
     ],

@@ -36,7 +36,7 @@ class TestConfiguration:
                 TypeError,
                 "host must be a str, not 5 of type int; a client of your own goes into client=",
             ),
-            ({"host": "redis://h"}, ValueError, "goes into url="),
+            ({"host": "redis://h"}, ValueError, "pass a URL as RedisCache"),
             ({"host": ""}, ValueError, "host must not be empty"),
             ({"port": "6379"}, TypeError, "port must be an int, not '6379'"),
             ({"port": 0}, ValueError, "port must be 1 to 65535, not 0"),
@@ -50,15 +50,24 @@ class TestConfiguration:
             ({"secret": "short"}, ValueError, "secret must be at least 16 bytes"),
             ({"allow": Point}, TypeError, "allow must be a list"),
             ({"codec": "yaml"}, ValueError, "codec must be"),
-            ({"url": "http://h"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?no_such_option=1"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?socket_timeout=soon"}, ValueError, "url must be redis://"),
-            ({"url": "redis://" + "h" * 70}, ValueError, "url must be redis://"),
-            ({"url": "rediss://h?ssl_cert_reqs=sometimes"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?protocol=5"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?maint_notifications_config=x"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?max_connections=-3"}, ValueError, "url must be redis://"),
-            ({"url": "redis://h?driver_info=x"}, ValueError, "url must be redis://"),
+            ({"url": "http://h"}, ValueError, "url must begin with redis://"),
+            ({"url": "redis://h?no_such_option=1"}, ValueError, "the options of url"),
+            ({"url": "redis://h?socket_timeout=soon"}, ValueError, "the options of url"),
+            ({"url": "redis://" + "h" * 70}, ValueError, "the host of url must be"),
+            ({"url": "rediss://h?ssl_cert_reqs=sometimes"}, ValueError, "the options of url"),
+            ({"url": "redis://h?protocol=5"}, ValueError, "the options of url"),
+            ({"url": "redis://h?maint_notifications_config=x"}, ValueError, "the options of url"),
+            ({"url": "redis://h?max_connections=-3"}, ValueError, "the options of url"),
+            ({"url": "redis://h?driver_info=x"}, ValueError, "the options of url"),
+            ({"url": ""}, ValueError, "url must not be empty"),
+            ({"url": "/abc"}, ValueError, "url must begin with redis://"),
+            ({"url": "redis://h:99999"}, ValueError, "the port of url must be a number from 1 to 65535"),
+            ({"url": "redis://h:0"}, ValueError, "the port of url"),
+            ({"url": "redis://h:port"}, ValueError, "the port of url"),
+            ({"url": "redis://h/one"}, ValueError, "the database of url"),
+            ({"url": "redis://[h"}, ValueError, "the host of url"),
+            ({"url": "redis+sentinel://h"}, ValueError, "url must name sentinels"),
+            ({"url": "redis+sentinel://h/main?no"}, ValueError, "the options of url"),
             ({"host": "h" * 70}, ValueError, "looked up"),
             ({"host": "h:6380"}, ValueError, r"write RedisCache\('h', 6380\)"),
             ({"url": 5}, TypeError, "url must be a str"),
@@ -87,12 +96,14 @@ class TestConfiguration:
         rows: list[str] = [
             "redis://user:hunter2@h:port",
             "redis://:hun/ter2@h",
+            "redis://:hunter2",
+            "hunter2://h",
             "http://:hunter2@h",
             "redis://:hunter2@h:99999",
         ]
         for url in rows:
             with subtests.test(url=url):
-                with pytest.raises(ValueError, match="url must be") as caught:
+                with pytest.raises(ValueError, match="is not shown") as caught:
                     RedisCache(url=url, timeout=60)
                 assert "hun" not in str(caught.value)
                 assert caught.value.__cause__ is None

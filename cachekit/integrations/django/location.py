@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from cachekit.cache.intelligent import IntelligentCache
 from cachekit.loading.options import LoadOptions
-from cachekit.model.display import shown_value
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.serialization.signing import SHORTEST_SECRET
 from cachekit.tiers.file.front import FileCache
 from cachekit.tiers.memory.tier import MemoryCache
@@ -74,7 +74,7 @@ def parsed(location: Any) -> Location:
     """
     parts = [location] if isinstance(location, str | os.PathLike) else location
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str | os.PathLike) for part in parts):
-        raise InvalidCacheBackendError(f"LOCATION must be a str or a list of str, not {location!r}")
+        raise InvalidCacheBackendError(f"LOCATION must be a str or a list of str, not {safe_repr(location)}")
     server = directory = cache = None
     name = ""
     for part in map(os.fspath, parts):
@@ -145,7 +145,9 @@ def _imported(path: str) -> IntelligentCache:
     except ImportError as error:
         raise InvalidCacheBackendError(f"LOCATION {path!r} cannot be imported: {error}") from error
     if not isinstance(cache, IntelligentCache):
-        raise InvalidCacheBackendError(f"LOCATION {path!r} must name an IntelligentCache, not {cache!r}")
+        raise InvalidCacheBackendError(
+            f"LOCATION {path!r} must name an IntelligentCache, not {safe_repr(cache)}"
+        )
     return cache
 
 

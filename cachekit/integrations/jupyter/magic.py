@@ -20,7 +20,7 @@ from cachekit.decorator.key_encoding import arguments_text
 from cachekit.decorator.source import is_disabled
 from cachekit.errors import KeyEncodingError
 from cachekit.integrations.jupyter.names import DEFINITIONS, IMPORTS, names_of
-from cachekit.model.display import shown_error
+from cachekit.model.display import safe_repr, shown_error
 from cachekit.model.types import MISSING, CacheLevel
 from cachekit.runtime.interrupts import raise_interrupt
 
@@ -197,7 +197,9 @@ def _options(line: str) -> Options:
         names[argument] = frozenset(filter(None, said.split(",")))
         wrong = sorted(name for name in names[argument] if not name.isidentifier())
         if wrong:
-            raise UsageError(f"%%cached: {argument} must be names, such as {argument}=a,b, not {said!r}")
+            raise UsageError(
+                f"%%cached: {argument} must be names, such as {argument}=a,b, not {safe_repr(said)}"
+            )
     return Options(ttl, **names, refresh="refresh" in given)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, final
 from urllib.parse import urlsplit
 
 from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.clock import Clock
@@ -251,9 +252,12 @@ def _remedy(code: str) -> str:
 
 def _checked_table(table: str) -> str:
     if not isinstance(table, str):
-        raise TypeError(f"table must be the name of a table, not {table!r}")
+        raise TypeError(f"table must be the name of a table, not {typed_repr(table)}; pass a str")
     if not _NAME.fullmatch(table):
-        raise ValueError(f"table must be 3 to 255 letters, digits, '_', '.' and '-', not {table!r}")
+        raise ValueError(
+            f"table must be 3 to 255 letters, digits, '_', '.' and '-', not {safe_repr(table)}; "
+            f"pass the name of a table, and a URL as endpoint"
+        )
     return table
 
 
@@ -262,7 +266,7 @@ def _checked_place(
 ) -> tuple[str | None, str | None, str | None]:
     for name, given in zip(("region", "endpoint", "profile"), place, strict=True):
         if given is not None and not isinstance(given, str):
-            raise TypeError(f"{name} must be a str or None, not {given!r}")
+            raise TypeError(f"{name} must be a str or None, not {safe_repr(given)}")
         if given == "":
             raise ValueError(f"{name} must not be empty; pass None for what boto3 finds")
     endpoint = place[1]
@@ -271,5 +275,5 @@ def _checked_place(
         if "@" in parts.netloc:
             raise ValueError("endpoint must have no user and password; boto3 reads credentials itself")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"endpoint must be a URL such as 'https://host:8000', not {endpoint!r}")
+            raise ValueError(f"endpoint must be a URL such as 'https://host:8000', not {safe_repr(endpoint)}")
     return place

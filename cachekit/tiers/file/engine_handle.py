@@ -21,7 +21,7 @@ from cachekit.tiers.file.engine.directory import USERS
 from cachekit.tiers.file.engine.engine import Engine, EngineStats
 from cachekit.tiers.file.engine_registry import engines
 from cachekit.tiers.file.folder import ForeignError
-from cachekit.tiers.file.permissions import network_file_system
+from cachekit.tiers.file.permissions import network_file_system, remedy_for
 from cachekit.tiers.file.record_codec import RecordCodec
 
 _OPENING: Final = 30.0  # seconds that the constructor waits while other processes open the directory
@@ -100,7 +100,7 @@ class EngineHandle:
         except OSError as error:
             if is_interrupt(error):
                 raise
-            remedy = "make it writable for this user"
+            remedy = remedy_for(error)
             if isinstance(error, ForeignError):
                 remedy = "remove that, and give the directory to this user alone"
             raise TierUnavailableError(

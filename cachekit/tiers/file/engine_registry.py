@@ -11,7 +11,6 @@ release. Closing an engine waits for its writes and holds the lock, so that no f
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from cachekit.runtime.clock import Clock, SystemClock
 from cachekit.runtime.free_lock import run_if_free
 from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
-from cachekit.tiers.file.engine.directory import USERS
+from cachekit.tiers.file.engine.directory import USERS, warn_of_limit
 from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.folder import Folder
 
@@ -67,12 +66,7 @@ class EngineRegistry:
             engine, count = self._users[identity]
             self._users[identity] = (engine, count + 1)
             if engine.geometry.limit != limit:
-                logging.getLogger("cachekit").warning(
-                    "%s is in use with a limit of %d bytes, which stays; the new limit of %d is ignored",
-                    path,
-                    engine.geometry.limit,
-                    limit,
-                )
+                warn_of_limit(path, engine.geometry.limit, limit)
             return engine, exposure or engine.exposure
         engine = Engine(path, limit, clock=clock, opening=opening)
         self._users[*engine.identity, _clock_key(clock)] = (engine, 1)

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.runtime.program import tests_directory
 
 # Namespaces that are file names as they are. Two letters or digits could be the name of a shard. Only lower
@@ -42,8 +43,13 @@ def directory_of(cache_dir: str | os.PathLike[str] | None, namespace: str) -> st
     path = cache_dir if isinstance(cache_dir, str) else _fspath(cache_dir)
     if not path or "\0" in path:
         raise ValueError(
-            f"cache_dir must be the path of a directory, not {cache_dir!r}; "
+            f"cache_dir must be the path of a directory, not {safe_repr(cache_dir)}; "
             f"leave it out for the user's cache directory"
+        )
+    if "://" in path:
+        raise ValueError(
+            f"cache_dir must be the path of a directory, not the URL {safe_repr(path)}; "
+            f"a server is a tier of its own, RedisCache(url=...)"
         )
     home = os.path.expanduser(path)
     if home.startswith("~"):
@@ -82,8 +88,7 @@ def _fspath(cache_dir: object) -> str:
     path = os.fspath(cache_dir) if isinstance(cache_dir, os.PathLike) else None
     if not isinstance(path, str):
         raise TypeError(
-            f"cache_dir must be a str or a path, such as pathlib.Path, or None, not {cache_dir!r} "
-            f"of type {type(cache_dir).__name__}"
+            f"cache_dir must be a str or a path, such as pathlib.Path, or None, not {typed_repr(cache_dir)}"
         )
     return path
 

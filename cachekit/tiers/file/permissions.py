@@ -28,8 +28,31 @@ _NETWORK: Final = frozenset(
 _MOUNTS: Final = "/proc/self/mountinfo"
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _MOST_LINKS: Final = 40
+#: What ends an error of the system in a cache directory.
+_REMEDIES: Final = {
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "free space of this user's quota there",
+    errno.EFBIG: "raise the size that a file of this process may have (ulimit -f)",
+    errno.EMFILE: "raise the number of files that this process may open (ulimit -n)",
+    errno.ENFILE: "end programs that have many files open",
+    errno.ENOMEM: "free memory",
+    errno.ENOTDIR: "name a directory, because a part of the path is a file",
+    errno.EEXIST: "name a directory, because a part of the path is a file",
+    errno.ENOENT: "make the directory that its symbolic link names",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "correct the symbolic links in its path",
+    errno.EROFS: "mount its file system for writing",
+    errno.EIO: "check its disk",
+    errno.EACCES: "make it writable for this user",
+    errno.EPERM: "make it writable for this user",
+}
 # On Linux, this also opens a directory that this user may pass through but not read.
 _STEP: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remedy_for(error: OSError) -> str:
+    """Return what ends an error of the system in a cache directory."""
+    return _REMEDIES.get(error.errno or 0, "see what its file system allows this user")
 
 
 def owners() -> frozenset[int]:

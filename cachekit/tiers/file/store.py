@@ -24,7 +24,7 @@ from cachekit.errors import (
     ValueTooLargeError,
 )
 from cachekit.model.counters import SAMPLE_INTERVAL, LatencyHistogram, Lookups, TierCounters
-from cachekit.model.display import shown_key
+from cachekit.model.display import how_to_show, shown_key
 from cachekit.model.entry import FIRST_MOMENT, CacheEntry
 from cachekit.model.stats import CacheStats, tier_stats
 from cachekit.model.types import MISSING, NO_TAGS, Missing
@@ -37,6 +37,7 @@ from cachekit.tiers.file.engine.engine import Engine
 from cachekit.tiers.file.engine.format import MOST_TAGS, PAGE, Record, record_parts, whole_record
 from cachekit.tiers.file.engine.shard import Shard
 from cachekit.tiers.file.engine_handle import EngineHandle
+from cachekit.tiers.file.permissions import remedy_for
 from cachekit.tiers.file.record_codec import RecordCodec, pack_names, parse_names
 from cachekit.tiers.fresh_tokens import fresh
 
@@ -344,6 +345,9 @@ class FileStore:
                 encoded[key] = codec.encode(value, engine.largest)
             except ValueTooLargeError as error:
                 self._refuse(engine, key, error, removes=True)
+            except SerializationError as error:
+                text = f"the value of {shown_key(key)} is not storable: {error}{how_to_show()}"
+                raise type(error)(text) from error.__cause__
         packed = pack_names(names, None) if names else b""
         by_shard: dict[Shard, list[tuple[int, bytes, int, int]]] = {}
         fences: dict[str, SharedFence] = {}
@@ -633,7 +637,7 @@ class FileStore:
             if isinstance(error, FileNotFoundError):
                 self._handle.check_replaced()
             raise TierUnavailableError(
-                f"the cache directory {path} failed: {error.strerror or error}",
+                f"the cache directory {path} failed: {error.strerror or error}; {remedy_for(error)}",
                 full=error.errno in _NO_SPACE,
             ) from error
         raise error

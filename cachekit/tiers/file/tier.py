@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.entry import CacheEntry
 from cachekit.model.stats import CacheStats
 from cachekit.model.types import FOREVER, MISSING, NO_TAGS, TTL, Tags
@@ -41,6 +42,7 @@ from cachekit.tiers.arguments import check_entry, checked_cap, checked_fence, ch
 from cachekit.tiers.base import Fence, FencedEntry
 from cachekit.tiers.fences import ServerTokens, SharedFence
 from cachekit.tiers.file.engine.engine import Engine
+from cachekit.tiers.file.engine.format import mebibytes
 from cachekit.tiers.file.engine_handle import EngineHandle
 from cachekit.tiers.file.paths import directory_of
 from cachekit.tiers.file.record_codec import RecordCodec
@@ -92,8 +94,8 @@ class FileCache:
 
     The constructor opens the directory. Later failures of the disk are TierUnavailableError too, and leave
     the cache as usable as the disk is. All methods are safe in any thread, before and after a fork. They
-    raise TypeError for a key that is not a str, and CacheClosedError after `close`. Caches of one process on
-    one directory share descriptors and mappings.
+    raise TypeError for a key that is not a str, and all but `get_stats` CacheClosedError after `close`.
+    Caches of one process on one directory share descriptors and mappings.
 
     Entries come back with an `access_count` of 0, and with `last_accessed` at their creation: counting
     accesses would make every hit a write. Their `size_bytes` is that of the stored value.
@@ -125,7 +127,7 @@ class FileCache:
         interval = checked_interval(cleanup_interval)
         namespace = checked_key(namespace, "namespace")
         if not isinstance(allow_network_fs, bool):
-            raise TypeError(f"allow_network_fs must be True or False, not {allow_network_fs!r}")
+            raise TypeError(f"allow_network_fs must be True or False, not {safe_repr(allow_network_fs)}")
         path = directory_of(cache_dir, namespace)
         allow = classes(allow)
         arguments: dict[str, Any] = {"codec": codec, "compression": compression, "allow": allow}
@@ -167,8 +169,9 @@ class FileCache:
 
     @property
     def max_size_mb(self) -> float:
-        """The limit in MiB that this cache asked for. Processes that were first may use another limit."""
-        return self._max_size_mb
+        """The limit of the directory in MiB: that of the cache which opened it first."""
+        limit = self._handle.engine.geometry.limit
+        return self._max_size_mb if limit == checked_limit(self._max_size_mb) else mebibytes(limit)
 
     @property
     def default_ttl(self) -> float | None:
@@ -440,7 +443,7 @@ class FileCache:
                 in the mapping are stored.
         """
         if not isinstance(entries, Mapping):
-            raise TypeError(f"entries must map each key to its CacheEntry, not {entries!r}")
+            raise TypeError(f"entries must map each key to its CacheEntry, not {shown_value(entries)}")
         for key, entry in entries.items():
             check_entry(key, entry)
         self._store.engine()  # without entries, too, it raises after close()
@@ -573,7 +576,7 @@ class FileCache:
 
     def __repr__(self) -> str:
         return (
-            f"FileCache({self._path!r}, max_size_mb={self._max_size_mb}, default_ttl={self.default_ttl}, "
+            f"FileCache({self._path!r}, max_size_mb={self.max_size_mb}, default_ttl={self.default_ttl}, "
             f"secret={None if self._arguments else '...'})"
         )
 

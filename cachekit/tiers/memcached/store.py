@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any, Final, TypeVar, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError, ValueTooLargeError
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
@@ -179,12 +180,18 @@ def _life(life: float | None) -> int:
 
 def _checked(servers: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
     if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
-        raise TypeError(f"servers must be a list such as [('host', 11211)], not {servers!r}")
+        raise TypeError(
+            f"servers must be a list such as [('host', 11211)], not {typed_repr(servers)}; "
+            f"write MemcachedCache([('host', 11211)])"
+        )
     for server in servers:
         match server:
-            case (str(host), int(port)) if host and 1 <= port <= 65535:
+            case (str(host), int(port)) if host and not {"/", "@"} & set(host) and 1 <= port <= 65535:
                 continue
-        raise TypeError(f"each of servers must be a tuple (host, port), not {server!r}")
+        raise TypeError(
+            f"each of servers must be a tuple (host, port), such as ('host', 11211), "
+            f"not {safe_repr(server)}; leave out the scheme and the login of a URL"
+        )
     if len(set(servers)) != len(servers):
-        raise ValueError(f"servers must be different, not {servers!r}")
+        raise ValueError(f"servers must be different, not {safe_repr(servers)}")
     return tuple(servers)

@@ -28,7 +28,7 @@ from math import inf
 from typing import Any, Final, final
 
 from cachekit.errors import CacheClosedError, CacheError
-from cachekit.model.display import shown_value
+from cachekit.model.display import safe_repr, shown_value
 from cachekit.model.types import RemovalCause
 from cachekit.runtime.clock import Clock
 from cachekit.runtime.interrupts import raise_interrupt
@@ -130,7 +130,8 @@ class PolicyStore(Store):
         self._hits: deque[str] = deque()
         if _owners.setdefault(id(self._policy), self) is not self:
             raise ValueError(
-                f"strategy must be a policy that no other cache has, not {policy!r}; create a policy for "
+                f"strategy must be a policy that no other cache has, not {safe_repr(policy)}; "
+                f"create a policy for "
                 f"each cache, or pass its class as the strategy"
             )
         self._reads: ReadsAccesses | None = None

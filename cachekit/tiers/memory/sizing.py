@@ -35,7 +35,7 @@ from types import (
 )
 from typing import Any, Final, NamedTuple, final
 
-from cachekit.model.display import shown_key
+from cachekit.model.display import safe_repr, shown_key, typed_repr
 from cachekit.tiers.memory.entry import MemoryEntry
 
 #: The overhead of an entry beside key and value: the entry with its weight, three floats, a place in the dict
@@ -80,11 +80,11 @@ class ByteBound:
 
     def __init__(self, limit: int, weigher: Weigher | None) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"max_bytes must be an int, not {limit!r} of type {type(limit).__name__}")
+            raise TypeError(f"max_bytes must be an int, not {typed_repr(limit)}")
         if limit < 1:
             raise ValueError(f"max_bytes must be at least 1, not {limit}; use None for no limit")
         if weigher is not None and not callable(weigher):
-            raise TypeError(f"weigher must be callable as f(key, value) -> int, not {weigher!r}")
+            raise TypeError(f"weigher must be callable as f(key, value) -> int, not {safe_repr(weigher)}")
         self.limit = limit
         #: The maximum weight of one entry.
         self.largest = -(-limit // LARGEST_SHARE)
@@ -104,10 +104,7 @@ class ByteBound:
             return entry_size(key, value, tags, self.largest)
         weight = self._weigher(key, value)
         if isinstance(weight, bool) or not isinstance(weight, int):
-            raise TypeError(
-                f"weigher must return an int, not {weight!r} of type {type(weight).__name__}, "
-                f"for {shown_key(key)}"
-            )
+            raise TypeError(f"weigher must return an int, not {typed_repr(weight)}, for {shown_key(key)}")
         if weight < 0:
             raise ValueError(f"weigher must return 0 or more, not {weight}, for {shown_key(key)}")
         return weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cachekit.model.display import safe_repr, typed_repr
 from cachekit.model.types import TTL, CacheStrategy
 from cachekit.tiers.arguments import checked_cap, checked_interval
 from cachekit.tiers.memory.eviction.base import EvictionPolicy
@@ -28,7 +29,7 @@ def checked_limits(
         ValueError: an argument out of range.
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int):
-        raise TypeError(f"max_size must be an int, not {max_size!r} of type {type(max_size).__name__}")
+        raise TypeError(f"max_size must be an int, not {typed_repr(max_size)}")
     if max_size < 1:
         raise ValueError(f"max_size must be at least 1, not {max_size}; use memory_cache=None for no tier")
     return checked_cap(default_ttl), checked_interval(cleanup_interval)
@@ -87,14 +88,15 @@ def _policy(strategy: Strategy) -> EvictionPolicy:
             return strategy
         raise TypeError(
             f"strategy must be a member of CacheStrategy, an EvictionPolicy, or a function that makes one, "
-            f"not {strategy!r} of type {type(strategy).__name__}"
+            f"not {typed_repr(strategy)}"
         )
     policy = make()
     if not isinstance(policy, EvictionPolicy):
         wanted = ("begin", "insert", "hit", "prolong", "evict", "remove")
         missing = ", ".join(name for name in wanted if not hasattr(policy, name))
         raise TypeError(
-            f"strategy must make an EvictionPolicy, not {policy!r} as {strategy!r} does; add {missing}"
+            f"strategy must make an EvictionPolicy, not {safe_repr(policy)} as {safe_repr(strategy)} does; "
+            f"add {missing}"
         )
     return policy
 

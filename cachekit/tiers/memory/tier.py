@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Literal, final
 
-from cachekit.model.display import shown_key, shown_tags
+from cachekit.model.display import safe_repr, shown_key, shown_tags, typed_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.reports import SizeEstimate
 from cachekit.model.stats import CacheStats
@@ -97,7 +97,7 @@ class MemoryCache:
         estimates: bool = True,
     ) -> None:
         if not isinstance(estimates, bool):
-            raise TypeError(f"estimates must be True or False, not {estimates!r}")
+            raise TypeError(f"estimates must be True or False, not {safe_repr(estimates)}")
         cap, interval = checked_limits(max_size, default_ttl, cleanup_interval)
         self._max_size = max_size
         self._longest = cap
@@ -268,7 +268,7 @@ class MemoryCache:
         return self._stats.statistics(self._store)
 
     def estimate(self, last: int | None = None) -> SizeEstimate:
-        """Return the hit rates that half, twice and ten times the size would have had.
+        """Return the hit rates that half, twice and ten times the size would have had; also after `close`.
 
         Requests for a sample of the keys are simulated. Most results are right to two points. Half the size
         is less certain where the hit rate falls steeply with the size. docs/eviction.md has the measurements.
@@ -287,7 +287,7 @@ class MemoryCache:
             ValueError: `last` is less than 1.
         """
         if last is not None and (isinstance(last, bool) or not isinstance(last, int)):
-            raise TypeError(f"last must be an int, not {last!r} of type {type(last).__name__}")
+            raise TypeError(f"last must be an int, not {typed_repr(last)}")
         if last is not None and last < 1:
             raise ValueError(f"last must be at least 1, not {last}; use None for all lookups")
         if self._sample is not None:
@@ -363,7 +363,7 @@ class MemoryCache:
         """
         check_entry(key, entry)
         if not isinstance(fence, PrivateFence):
-            raise TypeError(f"fence must come from this tier's fence(), not {fence!r}")
+            raise TypeError(f"fence must come from this tier's fence(), not {safe_repr(fence)}")
         if fence.key != entry.key or not fence.tags >= entry.tags:
             raise ValueError(
                 f"the fence was taken for {shown_key(fence.key)} and {shown_tags(fence.tags)}, not for "
@@ -462,7 +462,7 @@ class MemoryCache:
             CacheClosedError: after `close`.
         """
         if not callable(listener):
-            raise TypeError(f"listener must be callable as f(key, value, cause), not {listener!r}")
+            raise TypeError(f"listener must be callable as f(key, value, cause), not {safe_repr(listener)}")
         return self._store.on_removal(listener)
 
     # -- life ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.patterns import literal_beginning
 from cachekit.model.types import TTL
@@ -84,12 +85,13 @@ class PolledTier(ServerMethods):
         clock: Clock = SystemClock(),  # noqa: B008  # it has no state
     ) -> None:
         if not isinstance(store, PolledStore):
-            raise TypeError(f"store must have the methods of PolledStore, not be {store!r}")
+            raise TypeError(f"store must have the methods of PolledStore, not be {safe_repr(store)}")
         if not isinstance(key_prefix, str):
-            raise TypeError(f"key_prefix must be a str, not {key_prefix!r}")
+            raise TypeError(f"key_prefix must be a str, not {safe_repr(key_prefix)}")
         if len(key_prefix) > _LONGEST_PREFIX or not _PREFIX.fullmatch(key_prefix):
             raise ValueError(
-                f"key_prefix must be 1 to {_LONGEST_PREFIX} visible ASCII characters, not {key_prefix!r}"
+                f"key_prefix must be 1 to {_LONGEST_PREFIX} visible ASCII characters, "
+                f"not {safe_repr(key_prefix)}"
             )
         self._max_staleness = seconds(max_staleness, "max_staleness")
         if not 0 < self._max_staleness <= threading.TIMEOUT_MAX:
@@ -270,4 +272,4 @@ class PolledTier(ServerMethods):
         raise TypeError(f"{type(self).__name__} does not pickle; make one in each process")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} on {self._store!r}, key_prefix={self._key_prefix!r}>"
+        return f"<{type(self).__name__} on {self._store!r}, key_prefix={safe_repr(self._key_prefix)}>"

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from cachekit.model.display import shown_value
+from cachekit.model.display import safe_repr, shown_value, typed_repr
 from cachekit.model.validation import seconds
 from cachekit.tiers.redis.tls import TLS
 
@@ -25,12 +25,19 @@ _OF_THE_POOL: Final = frozenset({"max_connections", "timeout"})
 _SENTINEL_PORT: Final = 26379
 _DATABASE: Final = re.compile(r"/?|/[0-9]+/?")
 
-_URLS: Final = (
-    "url must be redis://[[user]:password@]host[:port][/db], rediss://... for TLS, "
+_FORMS: Final = (
+    "write redis://[[user]:password@]host[:port][/db], rediss://... for TLS, "
     "redis+sentinel://[[user]:password@]host[:port],host[:port]/name[/db], rediss+sentinel://..., or "
     "unix://[[user]:password@]/path/of/socket[?db=n], with options of redis-py after a ?; the given "
     "one is not shown, because it may contain a password"
 )
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_SCHEME: Final = "url must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+_PORT: Final = "the port of url must be a number from 1 to 65535"
+_DB: Final = "the database of url, what follows the host and a /, must be a number"
+_HOST: Final = "the host of url must be a name that can be looked up"
+_OPTIONS: Final = "the options of url, what follows the ?, must be those of redis-py"
+_NODES: Final = "url must name sentinels, and a service after a /"
 _OF_SENTINELS: Final = re.compile(
     r"(?P<scheme>rediss?)\+sentinel://(?:(?P<login>[^/?#]*)@)?(?P<nodes>[^/?#@]+)/(?P<service>[^/?#]+)"
     r"(?:/(?P<db>\d{1,9})?)?(?:\?(?P<query>[^#]*))?"
@@ -128,23 +135,40 @@ def tell_of_driver(options: dict[str, Any]) -> None:
 def _check_url(url: object) -> None:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://host:6379/0', not {type(url).__name__}")
+    if not url:
+        raise ValueError("url must not be empty; leave it out for localhost, or " + _FORMS)
+    scheme, mark, _ = url.partition("://")
+    if not mark or scheme.lower() not in _SCHEMES:
+        raise _wrong(_SCHEME)
     from redis import RedisError
     from redis.connection import Connection, parse_url
 
+    part = _HOST
     try:
-        wanted = parse_url(url)  # type: ignore[no-untyped-call]
         parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises if it is no number
-        # The driver takes db 0 where the path is no number.
-        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-            raise ValueError
-        str(wanted.get("host", "")).encode("idna")
+        if parts.scheme != "unix":
+            parts.hostname  # noqa: B018  # raises if its brackets are wrong
+            part = _PORT
+            if parts.port == 0:  # raises if it is no number, or too large
+                raise ValueError
+            part = _DB
+            # The driver takes db 0 where the path is no number.
+            if not _DATABASE.fullmatch(parts.path):
+                raise ValueError
+            part = _HOST
+            (parts.hostname or "").encode("idna")
+        part = _OPTIONS
+        wanted = parse_url(url)  # type: ignore[no-untyped-call]
         _checked_int("max_connections", wanted.get("max_connections", CONNECTIONS), 1)
         kind = wanted.pop("connection_class", Connection)
         tell_of_driver(wanted)
         kind(**{name: wanted[name] for name in wanted.keys() - _OF_THE_POOL})  # it does not connect yet
     except (ValueError, TypeError, AttributeError, RedisError):
-        raise ValueError(_URLS) from None
+        raise _wrong(part) from None
+
+
+def _wrong(part: str) -> ValueError:
+    return ValueError(f"{part}; {_FORMS}")
 
 
 def checked_client(client: Any) -> Any:
@@ -222,18 +246,20 @@ def _split(url: str) -> tuple[Sentinels | None, str]:
         return None, url
     found = _OF_SENTINELS.fullmatch(url)
     if found is None:
-        raise ValueError(_URLS)
+        raise _wrong(_NODES)
     login = {"sentinel_username": None, "sentinel_password": None}
     options = []
+    part = _NODES
     try:
         nodes = tuple(_split_node(node) for node in found["nodes"].split(","))
+        part = _OPTIONS
         for name, value in parse_qsl(found["query"] or "", strict_parsing=bool(found["query"])):
             if name in login:
                 login[name] = value
             else:
                 options.append((name, value))
     except (TypeError, ValueError):
-        raise ValueError(_URLS) from None
+        raise _wrong(part) from None
     sentinels = Sentinels(nodes, unquote(found["service"]), *login.values())
     user = "" if found["login"] is None else f"{found['login']}@"
     # The driver needs a host; the sentinels name another one for each connection.
@@ -306,7 +332,9 @@ def some_sentinels(
     """
     some = _checked_nodes("sentinels", nodes, _SENTINEL_PORT)
     if not isinstance(service, str):
-        raise TypeError(f"service must be a str, not {service!r} of type {type(service).__name__}")
+        raise TypeError(
+            f"service must be a str, not {typed_repr(service)}; pass the name after `sentinel monitor`"
+        )
     if not service:
         raise ValueError("service must not be empty; pass the name after `sentinel monitor`")
     sentinels = Sentinels(some, service, *sentinel_login)
@@ -320,10 +348,15 @@ _DEFAULTS: Final = ("localhost", 6379, 0, None, None, None, False, None, 0.25)
 
 def _checked_int(argument: str, value: int, least: int, most: int = 1 << 31) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int, not {value!r} of type {type(value).__name__}")
+        remedy = "pass a URL as RedisCache(url=...)" if _is_url(value) else "pass a number without quotes"
+        raise TypeError(f"{argument} must be an int, not {typed_repr(value)}; {remedy}")
     if not least <= value <= most:
         raise ValueError(f"{argument} must be {least} to {most}, not {value}")
     return value
+
+
+def _is_url(value: object) -> bool:
+    return isinstance(value, str) and ("://" in value or "@" in value)
 
 
 def _checked_nodes(
@@ -341,20 +374,25 @@ def _checked_nodes(
 
 def _checked_tls(ssl: bool, tls: TLS | None) -> TLS | None:
     if tls is not None and not isinstance(tls, TLS):
-        raise TypeError(f"tls must be a cachekit.TLS, not {tls!r} of type {type(tls).__name__}")
+        remedy = "pass a URL as RedisCache(url=...)" if _is_url(tls) else "write tls=TLS(...), or ssl=True"
+        raise TypeError(f"tls must be a cachekit.TLS, not {typed_repr(tls)}; {remedy}")
     if not isinstance(ssl, bool):
-        raise TypeError(f"ssl must be True or False, not {ssl!r}; what else TLS needs goes into tls=")
+        raise TypeError(
+            f"ssl must be True or False, not {safe_repr(ssl)}; what else TLS needs goes into tls="
+        )
     return TLS() if ssl and tls is None else tls
 
 
 def _checked_node(host: str, port: int) -> tuple[str, int]:
     if not isinstance(host, str):
         raise TypeError(
-            f"host must be a str, not {host!r} of type {type(host).__name__}; a client of your own goes into "
+            f"host must be a str, not {typed_repr(host)}; a client of your own goes into "
             f"client=, a URL into url="
         )
     if "://" in host or "@" in host:
-        raise ValueError("host must be a name or an address; what looks like a URL goes into url=")
+        raise ValueError(
+            f"host must be a name or an address, not {safe_repr(host)}; pass a URL as RedisCache(url=...)"
+        )
     if host.count(":") == 1:  # an IPv6 address has more
         name, _, number = host.partition(":")
         raise ValueError(f"host must be without the port; write RedisCache({name!r}, {number or port})")
@@ -363,7 +401,7 @@ def _checked_node(host: str, port: int) -> tuple[str, int]:
     try:
         host.encode("idna")
     except UnicodeError:
-        raise ValueError(f"host must be a name that can be looked up, not {host!r}") from None
+        raise ValueError(f"host must be a name that can be looked up, not {safe_repr(host)}") from None
     return host, _checked_int("port", port, 1, 65535)
 
 

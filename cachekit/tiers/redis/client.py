@@ -7,6 +7,7 @@ command raises the same at once. Only `connection` and `driver_client` know redi
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -361,7 +362,20 @@ class Client:
         if isinstance(error, ServerError):
             what = f"{self} refused {command}: {error}"
             return TierUnavailableError(what, full=error.code == "OOM")
-        return TierUnavailableError(f"{self} failed: {type(error).__name__}: {error}")
+        text = f"{self} failed: {type(error).__name__}: {str(error).removesuffix('.')}"
+        return TierUnavailableError(text + _remedy_for(error))
+
+
+def _remedy_for(error: BaseException) -> str:
+    # The driver's error wraps that of the system.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "; check the host, or what resolves its name"
+        if isinstance(cause, ConnectionRefusedError):
+            return "; start the server, or check the host and the port"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 @final

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import TierUnavailableError
+from cachekit.model.display import safe_repr
 from cachekit.tiers.redis.answers import MOST_SECONDS, Check, is_count, is_value
 from cachekit.tiers.redis.client import Call, Client
 from cachekit.tiers.redis.end_budget import end_budget
@@ -75,7 +76,7 @@ class FigureStore:
         self._server = server
         self._wanted, self._records = layout.figures()
         #: What readers say they read.
-        self.place = f"{server}, key_prefix={layout.prefix!r}"
+        self.place = f"{server}, key_prefix={safe_repr(layout.prefix)}"
         #: What all stores of the same figures in this process have in common.
         self.identity: Hashable = (server.identity, layout.prefix)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Final, final
 from zlib import crc32
 
+from cachekit.model.display import safe_repr
 from cachekit.model.validation import checked_key
 
 #: The number of buckets under each prefix: as many as a Cluster has slots.
@@ -50,8 +51,8 @@ class Layout:
         self.prefix = checked_key(prefix, "key_prefix")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ValueError(
-                f"key_prefix must not be empty or contain braces, not {prefix!r}; choose another, because "
-                f"braces decide on which node of a Cluster a key lives"
+                f"key_prefix must not be empty or contain braces, not {safe_repr(prefix)}; "
+                f"choose another, because braces decide on which node of a Cluster a key lives"
             )
         self._prefix = _octets(self.prefix)
         self._value = re.compile(re.escape(self._prefix) + rb"\{(\d+)\}:(.*)", re.DOTALL)

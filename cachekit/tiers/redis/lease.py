@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, final
 
+from cachekit.model.display import safe_repr
 from cachekit.tiers.redis.client import Call, Client
 from cachekit.tiers.redis.scripts import ACQUIRE, RELEASE
 
@@ -56,7 +57,7 @@ class FleetLeases:
 
     def __init__(self, server: Client, prefix: str, seconds: float = 30.0) -> None:
         if not 0.001 <= seconds <= _LONGEST:
-            raise ValueError(f"seconds must be 0.001 to {_LONGEST} (a year), not {seconds!r}")
+            raise ValueError(f"seconds must be 0.001 to {_LONGEST} (a year), not {safe_repr(seconds)}")
         self._server = server
         self._prefix = prefix
         self._milliseconds = int(seconds * 1000)

@@ -13,6 +13,7 @@ from typing import Any, Final, final
 
 from cachekit.errors import TierUnavailableError
 from cachekit.model.counters import LatencyHistogram
+from cachekit.model.display import safe_repr
 from cachekit.model.entry import CacheEntry
 from cachekit.model.types import TTL
 from cachekit.model.validation import (
@@ -497,7 +498,7 @@ class RedisCache(ServerMethods):
         return RedisCache._at, held
 
     def __repr__(self) -> str:
-        return f"<RedisCache on {self._server}, key_prefix={self.key_prefix!r}>"
+        return f"<RedisCache on {self._server}, key_prefix={safe_repr(self.key_prefix)}>"
 
 
 def bus_of(tier: RedisCache) -> Bus:

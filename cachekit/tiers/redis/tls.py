@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
+from cachekit.model.display import safe_repr, typed_repr
+
 
 @final
 @dataclass(frozen=True)
@@ -34,11 +36,9 @@ class TLS:
 
         for argument, value in (("ca", self.ca), ("cert", self.cert), ("key", self.key)):
             if value is not None and not isinstance(value, (str, os.PathLike)):
-                raise TypeError(
-                    f"{argument} must be the path of a PEM file, not {value!r} of type {type(value).__name__}"
-                )
+                raise TypeError(f"{argument} must be the path of a PEM file, not {typed_repr(value)}")
         if not isinstance(self.check_hostname, bool):
-            raise TypeError(f"check_hostname must be True or False, not {self.check_hostname!r}")
+            raise TypeError(f"check_hostname must be True or False, not {safe_repr(self.check_hostname)}")
         if self.key is not None and self.cert is None:
             raise ValueError("key must come with cert; pass cert=, the file of the key's certificate")
         # Otherwise a wrong path looks like a server that is out.
@@ -67,4 +67,4 @@ def _readable(argument: str, path: str | os.PathLike[str], wanted: str) -> Itera
     try:
         yield
     except OSError as error:  # of the system, or of the ssl module
-        raise ValueError(f"{argument} must be {wanted}, not {os.fspath(path)!r}: {error}") from None
+        raise ValueError(f"{argument} must be {wanted}, not {safe_repr(os.fspath(path))}: {error}") from None

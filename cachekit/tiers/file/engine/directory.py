@@ -33,7 +33,7 @@ from cachekit.runtime.interrupts import is_interrupt, raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.file_ops import FileOps, regrow
-from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry
+from cachekit.tiers.file.engine.format import DATA_NAME, FORMAT, Geometry, mebibytes
 from cachekit.tiers.file.engine.segments import discard
 from cachekit.tiers.file.folder import Folder, ForeignError
 
@@ -287,12 +287,7 @@ def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tu
         )
     else:
         if found != wanted:
-            logging.getLogger("cachekit").warning(
-                "%s is in use with a limit of %d bytes, which stays; the new limit of %d is ignored",
-                path,
-                found.limit,
-                wanted.limit,
-            )
+            warn_of_limit(path, found.limit, wanted.limit)
         if exposure and manifest.private:
             _write_manifest(folder, found, salt, manifest.made, effects)
         elif unproven:
@@ -301,6 +296,17 @@ def _enter(folder: Folder, wanted: Geometry, users: int, effects: FileOps) -> tu
     # structure.lock.
     fcntl.flock(users, fcntl.LOCK_SH)
     return found, salt, exposure
+
+
+def warn_of_limit(path: str, found: int, wanted: int) -> None:
+    """Log that a directory in use keeps its limit, in bytes, and not the one that a cache asked for."""
+    logging.getLogger("cachekit").warning(
+        "%s is in use with max_size_mb=%s, which stays; pass that, or close all caches on it first: "
+        "another limit, such as %s, empties it",
+        path,
+        mebibytes(found),
+        mebibytes(wanted),
+    )
 
 
 def _foreign(folder: Folder, geometry: Geometry) -> str:

@@ -265,6 +265,11 @@ def pack_location(segment: int, offset: int, length: int, crc: int) -> int:
     return segment << SEGMENT_SHIFT | offset << OFFSET_SHIFT | length << LENGTH_SHIFT | crc & CRC_MASK
 
 
+def mebibytes(limit: int) -> float:
+    """Return a limit in MiB, as an int if it is a whole number of them."""
+    return limit / MIB if limit % MIB else limit // MIB
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The shape of a directory, fixed when it is made.
