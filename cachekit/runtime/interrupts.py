@@ -17,6 +17,7 @@ import builtins
 import opcode
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType, TracebackType
 from typing import Any, Final
@@ -45,12 +46,17 @@ def raise_interrupt(error: BaseException) -> None:
 
 def interrupt_behind(error: BaseException) -> BaseException | None:
     """Return the interrupt that a library has wrapped in this error, or the error itself, or None."""
+    return next(filter(is_interrupt, chain_of(error)), None)
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it. Errors that are raised again may be causes of each other."""
     seen: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
-        if seen is None or is_interrupt(seen):
-            return seen
+        if seen is None:
+            return
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def is_no_fault_of_value(error: BaseException) -> bool:

@@ -141,7 +141,10 @@ class TestRefusals:
             (IntelligentCache, cachekit.MemoryCache()),
         ]
         for kind, given in cases:
-            with pytest.raises(TypeError, match=r"of\(\) takes .* that is not awaited, not "):
+            with pytest.raises(
+                TypeError,
+                match=r"of\(\) takes .* that is not awaited(, not |; .* awaited already, so use it)",
+            ):
                 kind.of(given)
         with pytest.raises(TypeError, match="memory_cache must be a MemoryCache or None"):
             IntelligentCache(file)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, final
 
 from cachekit.errors import CacheClosedError, TierUnavailableError
 from cachekit.runtime import fork
-from cachekit.runtime.interrupts import interrupt_behind, raise_interrupt
+from cachekit.runtime.interrupts import chain_of, interrupt_behind, raise_interrupt
 from cachekit.runtime.reentrant_lock import RLock
 from cachekit.tiers.redis.address import Address
 from cachekit.tiers.redis.answers import Check, is_count, is_page, is_pong, is_value, list_of
@@ -368,13 +368,11 @@ class Client:
 
 def _remedy_for(error: BaseException) -> str:
     # The driver's error wraps that of the system.
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in chain_of(error):
         if isinstance(cause, socket.gaierror):
             return "; check the host, or what resolves its name"
         if isinstance(cause, ConnectionRefusedError):
             return "; start the server, or check the host and the port"
-        cause = cause.__cause__ or cause.__context__
     return ""
 
 
