@@ -88,12 +88,15 @@ class TierWrites:
         try:
             # P before T: a load in progress is refused, whichever of the next steps fails.
             memory.break_fences([key])
+            # From before the write: a copy that outlived the file's entry would hide the next one, whose
+            # load finds nothing there, and leaves T.
+            created = memory.time.monotonic()
             shared_fence = files.write(key, value, ttl, tags, stale_ttl)
             if file.is_full:
                 file.has_room()
             # Behind T as this write has left it: if another write came since, no hit serves this copy.
             if memory.keeps:
-                memory.put(key, value, ttl, tags, None, None, shared_fence, False, stale_ttl)
+                memory.put(key, value, ttl, tags, created, None, shared_fence, False, stale_ttl)
         except TierUnavailableError as error:
             file.failed(error, begun)
             # From here on as if it was known. The breaker refuses what would wait for the tier again.
@@ -180,12 +183,13 @@ class TierWrites:
                 some = {key: values[key] for key in keys[start : start + _TOGETHER]}
                 # The steps of `write_one`.
                 memory.break_fences(some)
+                created = memory.time.monotonic()
                 shared_fences = files.write_many(some, ttl, tags, 0.0)
                 if file.is_full:
                     file.has_room()
                 if memory.keeps:
                     for key, shared_fence in shared_fences.items():
-                        memory.put(key, values[key], ttl, tags, None, None, shared_fence)
+                        memory.put(key, values[key], ttl, tags, created, None, shared_fence)
         except TierUnavailableError as error:
             file.failed(error, begun)
             return self.write({key: values[key] for key in keys[start:]}, ttl, tags, level)
