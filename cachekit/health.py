@@ -85,6 +85,17 @@ class Thresholds(NamedTuple):
     #: Warning above this share of prefetches that failed or were never asked for, 0 to 1.
     max_wasted_prefetches: float = 0.5
 
+    @classmethod
+    def of(cls, given: Mapping[str, float]) -> Thresholds:
+        """Return these thresholds, and the default of each other one; raise TypeError for an unknown name."""
+        unknown = given.keys() - set(cls._fields)
+        if unknown:
+            raise TypeError(
+                f"health has no threshold {', '.join(sorted(unknown))}; pass some of {', '.join(cls._fields)}"
+            )
+        limits: Any = given  # `checked` looks at each
+        return cls(**limits)
+
     def checked(self) -> Thresholds:
         """Return these thresholds after a check.
 

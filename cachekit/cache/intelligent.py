@@ -821,17 +821,9 @@ class IntelligentCache:
         return self._core.loads.path.verifications.results()
 
     def _judge(self, statistics: Mapping[str, CacheStats], **thresholds: float) -> Health:
-        limits: Any = thresholds  # `Thresholds.checked` checks each
-        unknown = thresholds.keys() - set(Thresholds._fields)
-        if unknown:
-            raise TypeError(
-                f"health has no threshold {', '.join(sorted(unknown))}; pass some of "
-                f"{', '.join(Thresholds._fields)}"
-            )
+        limits = Thresholds.of(thresholds)
         sizes = self._core.estimate(statistics)
-        return assess(
-            statistics, self._core.tiers.states(), Thresholds(**limits), self.verifications(), sizes
-        )
+        return assess(statistics, self._core.tiers.states(), limits, self.verifications(), sizes)
 
     def optimize_cache(self) -> OptimizationReport:
         """Remove expired entries from all tiers now, and return what is left, with advice.
