@@ -31,12 +31,12 @@ def refusal_within(value: object) -> str | None:
     if kind not in _unremarkable and _is_once_only(kind):
         return f"is {refusal_of(value)}"
     # Most values are builtin containers of scalars, or a few of such containers.
-    if _is_flat(value):
-        return None
     items: Any = value
-    if (kind in _FLAT or (kind is dict and SCALARS.issuperset(map(type, items)))) and len(items) <= _FEW:
-        inner = items.values() if kind is dict else items
-        if all(map(_is_flat, [one for one in inner if type(one) not in SCALARS])):
+    if kind in _FLAT or (kind is dict and SCALARS.issuperset(map(type, items))):
+        members = items.values() if kind is dict else items
+        if SCALARS.issuperset(map(type, members)):
+            return None
+        if len(items) <= _FEW and all(map(_is_flat, [one for one in members if type(one) not in SCALARS])):
             return None
     from cachekit.model.contents import contents  # few values need it
 
