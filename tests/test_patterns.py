@@ -20,7 +20,7 @@ HARMFUL = (
     r"(?=(a+)+b)a", r"(?>(a+)+b)a", r"((ab)+|a|b)*$", r"^(([a-z])+.)+[A-Z]([a-z])+$", r"(?:(?P<n>a+)+b)?c",
     r"(?i:k:([A-Z]|[a-z]\w)*)!", r"(?:(?:a*)*b)*c", r"(?:(?:a*)?b)*c", r"(?:(?:c?)?b)*d", r"((a+){10}b)*c",
     r"(?x: ( [a-z]+ )+ ! )", r"x(?:(?:a|a))*!", r"([^:]+|[a-z])*:$", r"(\D+)*1", r"((?:\s|\n)+)*x",
-    r"a(b+|c)*?(b+)*d", r"(a)?(?(1)(b+)+c|d)",
+    r"a(b+|c)*?(b+)*d", r"(a)?(?(1)(b+)+c|d)", r"(?:(a+)+b)++", r"(?:(a+)+b)?+c",
 )  # fmt: skip
 HARMLESS = (
     r"user:.*", r"user:\d+$", r"(user:[0-9]+,)+$", r"(\d{3})+$", r"(?:[0-9a-f]{32})+$", r"a.*b.*c$",
@@ -40,6 +40,11 @@ def test_what_takes_for_ever(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", HARMLESS)
 def test_what_does_not(pattern: str) -> None:
     assert not is_exponential(re.compile(pattern))
+
+
+def test_repetitions_in_each_other() -> None:
+    """However many there are."""
+    assert is_exponential(re.compile("(" * 200 + "a+" + ")*" * 200 + "b"))
 
 
 def test_flags_count() -> None:

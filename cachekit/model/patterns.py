@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, final
 
 #: Places of a repetition that are looked at. The time grows with their square.
@@ -23,6 +24,7 @@ _MANY: Final = 9
 _CHARACTERS: Final = "0a_ \n!é\u0663\u2003\U0010fffe"
 
 
+@lru_cache(maxsize=16)  # each tier asks again
 def is_exponential(pattern: re.Pattern[str]) -> bool:
     """Tell whether a text of a hundred characters may keep `re.match` busy for ever.
 
@@ -39,6 +41,8 @@ def is_exponential(pattern: re.Pattern[str]) -> bool:
         return any(_Repetition(body, folds).is_ambiguous(fails) for body, fails in loops)
     except _TooLargeError:
         return False
+    except RecursionError:  # a hundred repetitions in each other
+        return True
 
 
 def literal_beginning(pattern: str) -> str:
@@ -73,7 +77,7 @@ def _loops(items: Iterable[Any], fails: bool) -> Iterator[tuple[Any, bool]]:
             else:
                 yield from _loops(body, True)
         # What these have matched is not tried again in another way.
-        is_final = str(kind) in ("ATOMIC_GROUP", "ASSERT", "ASSERT_NOT")
+        is_final = str(kind) in ("ATOMIC_GROUP", "POSSESSIVE_REPEAT", "ASSERT", "ASSERT_NOT")
         for part in _parts(kind, argument):
             yield from _loops(part, then and not is_final)
 
@@ -88,9 +92,9 @@ def _has_choice(items: Iterable[Any]) -> bool:
 
 
 def _parts(kind: Any, argument: Any) -> list[Any]:
-    """Return what an item is made of, without repetitions."""
+    """Return what an item is made of, unless it is a repetition that is tried in other ways again."""
     match str(kind):
-        case "SUBPATTERN":
+        case "SUBPATTERN" | "POSSESSIVE_REPEAT":
             return [argument[-1]]
         case "ATOMIC_GROUP":
             return [argument]
@@ -258,7 +262,7 @@ def _named(items: Iterable[Any]) -> Iterator[str]:
                 yield from map(chr, {low, high, max(0, low - 1), min(0x10FFFF, high + 1)})
             case "IN":
                 yield from _named(argument)
-            case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+            case "MAX_REPEAT" | "MIN_REPEAT":
                 yield from _named(argument[-1])
             case _:
                 for part in _parts(kind, argument):

@@ -68,6 +68,11 @@ def stale_seconds(stale_ttl: float | timedelta | None) -> float:
 LONGEST: Final = 1 << 20
 #: Characters of a pattern.
 LONGEST_PATTERN: Final = 1 << 16
+
+_EXPONENTIAL: Final = (
+    "repeats something that reads one text in several ways. A key that almost matches takes twice as long "
+    "for each further character. Write each repetition once, as [a-z]+ for ([a-z]+)+"
+)
 #: Tags of one entry, or of one invalidation: a record in a directory has no space for more.
 MOST_TAGS: Final = (1 << 16) - 1
 
@@ -186,12 +191,6 @@ def pattern_to_invalidate(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     )
     is_plain = not compiled.flags & ~re.UNICODE
     return re.compile(re.escape(literal_beginning(compiled.pattern)) if is_plain else "")
-
-
-_EXPONENTIAL: Final = (
-    "repeats something that reads one text in several ways. A key that almost matches takes twice as long "
-    "for each further character. Write each repetition once, as [a-z]+ for ([a-z]+)+"
-)
 
 
 def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
