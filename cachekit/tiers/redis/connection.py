@@ -40,7 +40,7 @@ def identity_of_client(client: Any) -> Hashable:
     if is_cluster(client):
         return frozenset((node.host, node.port) for node in client.nodes_manager.startup_nodes.values())
     pool = client.connection_pool
-    options = pool.connection_kwargs
+    options = getattr(pool, "connection_kwargs", {})  # a pool may be the user's own
     # A client of sentinels has none of these.
     return server_and_database(options) if options.keys() & {"host", "path"} else pool
 
