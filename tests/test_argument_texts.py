@@ -204,6 +204,8 @@ def test_patterns(cache: IntelligentCache, pattern: Any, words: str) -> None:
         (lambda: {"job": Held()}, "a dict cannot be pickled, because of its ['job'].lock, a lock: "),
         (lambda: [1, (Held(),)], "because of its [1][0].lock, a lock: "),
         (lambda: {"not a name": threading.Lock()}, "because of its value 0, a lock: "),
+        (lambda: {"sk_live_51Hq": threading.Lock()}, "because of its value 0, a lock: "),
+        (lambda: [*range(10_000), threading.Lock()], "a list cannot be pickled: "),
         (lambda: {1: lambda: 1}, "a function: "),
         (lambda: Slotted(threading.Lock()), "a Slotted cannot be pickled, because of its .one, a lock: "),
         (threading.Lock, "a lock cannot be pickled: "),

@@ -5,25 +5,30 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from types import FunctionType
 from typing import Any, Final
 
+from cachekit.model.display import safe_repr, shows_keys
 from cachekit.model.types import SCALARS
 from cachekit.runtime.interrupts import is_no_fault_of_value
 
 _DEEPEST: Final = 20
-_LONGEST: Final = 40  # characters of a key of a dict that are shown
+_WIDEST: Final = 10_000  # parts of a part that are looked at
+_LONGEST: Final = 20  # characters of a key of a dict that are shown
 
 
 def refusal_by_pickle(value: Any, error: Exception) -> str:
     """Return what to say of a value that pickle refused with this error: which part, and what to do.
 
-    No value is shown. A key of a dict is, if it could be the name of an option.
+    No value is shown. A key of a dict is, if it could be the name of an option, and no token. A part behind
+    ten thousand others is not named.
     """
     where = ""
     part = value
     for _ in range(_DEEPEST):
-        found = next(((step, inner) for step, inner in _parts(part) if _refused(inner)), None)
+        parts = islice(_parts(part), _WIDEST)
+        found = next(((step, inner) for step, inner in parts if _refused(inner)), None)
         if found is None:
             break
         step, part = found
@@ -65,11 +70,16 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("member", item) for item in value)
     elif isinstance(value, dict):
         for at, (key, item) in enumerate(value.items()):
-            shown = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST
+            shown = shows_keys() or _is_name(key)
             yield f"key {at}", key
-            yield f"[{key!r}]" if shown else f"value {at}", item
+            yield f"[{safe_repr(key)}]" if shown else f"value {at}", item
     elif not isinstance(value, (FunctionType, type)):
         yield from _attributes(value)
+
+
+def _is_name(key: object) -> bool:
+    is_word = isinstance(key, str) and key.isidentifier() and len(key) <= _LONGEST
+    return is_word and not any(map(str.isdigit, str(key)))
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
