@@ -22,6 +22,7 @@ from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
 from cachekit.tiers.dynamodb.store import _LARGEST, DynamoDBStore
 from cachekit.tiers.polled import PolledTier
+from cachekit.tiers.socket_options import DISCARD_UNSENT
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +272,19 @@ def test_an_answer_that_is_cut(server: DynamoDBServer, prefix: str) -> None:
             tier.get("k")
         proxy.mode = "off"
         assert tier.get_value("k") == 1
+
+
+def test_its_connections_forget(server: DynamoDBServer, prefix: str) -> None:
+    """What one has not sent when it is closed is never sent: it would be written over what is newer."""
+    with (
+        ThrottlingProxy(server.endpoint) as proxy,
+        DynamoDBCache(TABLE, prefix, region=REGION, endpoint=proxy.endpoint, timeout=60) as tier,
+    ):
+        tier.ping()
+        pool = client_of(tier)._endpoint.http_session._manager.connection_from_url(proxy.endpoint)
+        (socket,) = [one.sock for one in pool.pool.queue if one is not None]
+        option, name, wanted = DISCARD_UNSENT
+        assert socket.getsockopt(option, name, len(wanted)) == wanted
 
 
 def test_items_of_another_program(tier: DynamoDBCache) -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Thread
 from typing import Any
 
 import pytest
+import traced
 from memcached_server import MemcachedServer
 from polled_servers import PolledServerTests, Server
+from redis_server import free_port, wait_until
+from tracing import at_line
 
 from cachekit import MemcachedCache
-from cachekit.errors import SerializationError
+from cachekit.errors import SerializationError, TierUnavailableError
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
-from cachekit.tiers.memcached.store import MemcachedStore
+from cachekit.tiers.memcached.store import _CONNECTIONS, MemcachedStore, _life
 from cachekit.tiers.polled import PolledTier
 
 
@@ -62,15 +70,25 @@ class TestMemcachedServer(PolledServerTests):
         address = (self.server if server is None else server).address
         return MemcachedCache([address], prefix, **{"timeout": 60, **options})
 
-    def _client(self, tier: PolledTier) -> Any:
-        assert isinstance(tier._store, MemcachedStore)
-        return tier._store._connected()[self.server.address]
-
     def lose(self, tier: PolledTier, name: str) -> None:
-        assert self._client(tier).delete(name)
+        with connected(self.server) as client:
+            assert client.delete(name)
 
     def forge(self, tier: PolledTier, name: str, data: bytes) -> None:
-        self._client(tier).set(name, data)
+        with connected(self.server) as client:
+            client.set(name, data)
+
+
+@contextmanager
+def connected(server: MemcachedServer) -> Iterator[Any]:
+    """A client that waits for the answers to its writes."""
+    from pymemcache.client.base import Client
+
+    client = Client(server.address, default_noreply=False)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def test_wrong_arguments(subtests: pytest.Subtests) -> None:
@@ -126,6 +144,129 @@ def test_a_value_that_cannot_be_stored_again(server: MemcachedServer, prefix: st
         assert older.get_value("k") == 11
         assert older.touch("k", 60) is False
         assert older.get_stats().errors == 1
+
+
+def store_of(tier: PolledTier) -> MemcachedStore:
+    assert isinstance(tier._store, MemcachedStore)
+    return tier._store
+
+
+def test_more_calls_than_connections(server: MemcachedServer, prefix: str) -> None:
+    """They wait for a connection that another call gives back, and no longer than for an answer."""
+    with MemcachedCache([server.address], prefix, timeout=60) as patient, ExitStack() as lent:
+        patient.set_value("k", 1)
+        pool = store_of(patient)._connected()[server.address]
+        for _ in range(_CONNECTIONS - 1):
+            lent.enter_context(pool.lent())
+        with ThreadPoolExecutor(4) as threads:
+            with pool.lent():
+                waiting = [threads.submit(patient.get_value, "k") for _ in range(4)]
+                wait_until(lambda: pool._waiting == 4, "they wait")
+            assert [one.result() for one in waiting] == [1] * 4
+    with MemcachedCache([server.address], prefix, timeout=0.01) as hasty, ExitStack() as lent:
+        pool = store_of(hasty)._connected()[server.address]
+        for _ in range(_CONNECTIONS):
+            lent.enter_context(pool.lent())
+        with pytest.raises(TierUnavailableError, match="all connections are in use"):
+            hasty.get("k")
+
+
+class Alarm(Exception):
+    """A program's own."""
+
+
+def strike(*_: object) -> None:
+    raise Alarm
+
+
+def test_interrupted_at_any_line(server: MemcachedServer, prefix: str) -> None:
+    """No answer is left for the next call, and no connection is lost, but for one that was just taken."""
+    with MemcachedCache([server.address], prefix, timeout=60) as tier:
+        tier.set_value("a", "A")
+        tier.set_value("b", "B")
+        for number in itertools.count(1):
+            try:
+                struck = at_line(number, traced.MEMCACHED, strike, lambda: tier.get("a"))
+            except Alarm:
+                struck = True
+            assert [tier.get_value(key) for key in "bab"] == ["B", "A", "B"], number
+            if not struck:
+                break
+        assert number > 10
+
+
+def test_a_write_returns_when_it_is_stored(prefix: str) -> None:
+    """Each waits for its answer. Else a load that is in progress would be stored over it."""
+    with MemcachedServer() as frozen:
+        calls: list[Callable[[MemcachedStore], object]] = [
+            lambda store: store.write("k", b"1", None),
+            lambda store: store.add("k", b"1", None),
+            lambda store: store.replace("k", b"1", None, b"1"),
+        ]
+        for call in calls:
+            store = MemcachedStore([frozen.address], 0.1)
+            with frozen.frozen(), pytest.raises(TierUnavailableError, match="timed out"):
+                call(store)
+            store.close()
+
+
+@pytest.mark.parametrize("days", [29, 31, 400])
+def test_long_lives(server: MemcachedServer, prefix: str, days: int) -> None:
+    """A server takes more than 30 days for a date, which has passed."""
+    with MemcachedCache([server.address], prefix, timeout=60) as tier:
+        tier.set_value("k", 1, ttl=days * 86400)
+        assert tier.get_value("k") == 1
+        entry = tier.get("k")
+        assert entry is not None
+        assert entry.ttl == pytest.approx(days * 86400, abs=60)
+
+
+def test_short_lives(server: MemcachedServer) -> None:
+    """A server counts whole seconds, and 0 of them are no end."""
+    assert [_life(seconds) for seconds in (None, 0.0, 0.2, 1.0, 1.2)] == [0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"VALUE x\r\n", b"VALUE other 0 1 1\r\nx\r\nEND\r\n", b"VALUE other 0 many 1\r\nEND\r\n",
+        b"\xff\xfe\r\n", b"\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"STAT x 1\r\nEND\r\n",
+        b"ERROR\r\n", b"",
+    ],
+)  # fmt: skip
+def test_what_is_no_answer(answer: bytes, prefix: str) -> None:
+    """Another program at the address of a server is a server that failed."""
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as other:
+        other.daemon_threads = True
+        thread = Thread(target=other.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            with MemcachedCache([("127.0.0.1", other.server_address[1])], prefix, timeout=60) as tier:
+                for call in (lambda: tier.get("k"), lambda: tier.set_value("k", 1), tier.ping, tier.clear):
+                    with suppress(TierUnavailableError):
+                        call()
+                with pytest.raises(TierUnavailableError, match="memcached at"):
+                    tier.get("k")
+        finally:
+            other.shutdown()
+            thread.join()
+
+
+def test_each_address_of_a_name(
+    server: MemcachedServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One at which no server listens is no reason to try no other."""
+    host, port = server.address
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, one)) for one in (free_port(), port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with MemcachedCache([("memcached.internal", port)], prefix, timeout=60) as tier:
+        tier.ping()
 
 
 def test_a_full_server(prefix: str) -> None:

@@ -57,8 +57,9 @@ def pytest_configure() -> None:
         if started:
             own_users = contextlib.suppress(redis.RedisError)  # those of the test
             with self.client() as client, own_users:
-                # What a Cluster and reports need besides, as the page says.
-                grant(client, rights(), "+cluster|slots", "+command", "+readonly", "+info")
+                # What a Cluster, reports and figures need besides, as the page says.
+                more = ["+cluster|slots", "+command", "+readonly", "+info", *rights_for_figures()]
+                grant(client, rights(), *more)
         return started
 
     def close_and_look(self: redis_server.RedisServer) -> None:

@@ -16,7 +16,7 @@ _THROTTLED = {
 
 
 class ThrottlingProxy:
-    """A proxy on a free port. `close` ends it.
+    """A proxy on a free port, as a context manager. It keeps connections open, as DynamoDB does.
 
     Attributes:
         mode: "off"; "refuse" for a refusal of all requests; "halve" for batches of which half is left

@@ -5,9 +5,11 @@ from __future__ import annotations
 from cachekit.coherence import accessor, tier_stack, writes
 from cachekit.loading import core, flights, path, process_lease, refresh_ahead, slots, threads_driver
 from cachekit.runtime import background
+from cachekit.tiers import lent_connections
 from cachekit.tiers.file import engine_registry, permissions, record_codec
 from cachekit.tiers.file import store as file_store
 from cachekit.tiers.file.engine import engine, segments
+from cachekit.tiers.memcached import store as memcached_store
 from cachekit.tiers.memory import policy_store, removal, store, write_lock
 from cachekit.tiers.memory import stats as memory_figures
 from cachekit.tiers.memory.eviction import lfu, s3fifo, sieve, tinylfu, ttl
@@ -36,6 +38,7 @@ ENGINE_REGISTRY = (engine_registry,)
 SEGMENTS = (segments,)
 #: How a cache directory is opened, one directory after another.
 OPENING = (permissions,)
-CONNECTIONS = (connection_pool,)
+CONNECTIONS = (connection_pool, lent_connections)
+MEMCACHED = (memcached_store, lent_connections)
 PROCESS_LEASES = (process_lease,)
 LOAD_SLOTS = (slots,)

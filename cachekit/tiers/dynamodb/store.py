@@ -89,6 +89,8 @@ class DynamoDBStore:
                 from boto3.session import Session
                 from botocore.config import Config
 
+                from cachekit.tiers.socket_options import DISCARD_UNSENT
+
                 config = Config(
                     connect_timeout=self._timeout,
                     read_timeout=self._timeout,
@@ -97,7 +99,10 @@ class DynamoDBStore:
                     tcp_keepalive=True,
                 )
                 session = Session(profile_name=self._profile, region_name=self._region)
-                self._client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
+                client = session.client("dynamodb", endpoint_url=self._endpoint, config=config)
+                # The driver has no public name for the options of its sockets.
+                client._endpoint.http_session._socket_options.append(DISCARD_UNSENT)
+                self._client = client
             return self._client
 
     def _ask(self, operation: str, again: bool, **arguments: Any) -> Any:

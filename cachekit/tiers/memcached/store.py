@@ -1,14 +1,15 @@
 """Items on memcached servers: which server has a name, and what its answers mean.
 
 A name is always on the same server of the list, whether that answers or not. A client that moves names to
-other servers and back would read what the first one had before. Every write waits for the answer. pymemcache
-does not unless it is told to, and a load could then be stored over a newer value.
+other servers and back would read what the first one had before. Every write waits for the answer. Without
+that, a load could be stored over a newer value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from importlib.util import find_spec
 from typing import Any, Final, TypeVar, final
@@ -19,6 +20,7 @@ from cachekit.model.validation import seconds
 from cachekit.runtime import fork
 from cachekit.runtime.interrupts import interrupt_behind
 from cachekit.runtime.reentrant_lock import RLock
+from cachekit.tiers.lent_connections import LentConnections
 from cachekit.tiers.polled import Item
 
 _CONNECTIONS: Final = 32
@@ -52,31 +54,26 @@ class MemcachedStore:
                 "MemcachedCache needs pymemcache; install it with: pip install 'cachekit-tiered[memcached]'"
             )
         self._lock = RLock()  # signal handlers use caches too
-        self._clients: dict[tuple[str, int], Any] = {}
+        self._pools: dict[tuple[str, int], LentConnections] = {}
         self._closed = False
         fork.register(self)
 
-    def _connected(self) -> dict[tuple[str, int], Any]:
-        """Return a client for each server, which connects by itself."""
-        clients = self._clients
-        if clients:
-            return clients
+    def _connected(self) -> dict[tuple[str, int], LentConnections]:
+        """Return the connections to each server, which connect by themselves."""
+        pools = self._pools
+        if pools:
+            return pools
         with self._lock:
-            if not self._clients:
-                from pymemcache.client.base import PooledClient
+            if not self._pools:
+                from cachekit.tiers.memcached.connection import Connection
 
-                self._clients = {
-                    server: PooledClient(
-                        server,
-                        connect_timeout=self._timeout,
-                        timeout=self._timeout,
-                        no_delay=True,
-                        max_pool_size=_CONNECTIONS,
-                        default_noreply=False,
+                self._pools = {
+                    server: LentConnections(
+                        partial(Connection, server, self._timeout), _CONNECTIONS, self._timeout
                     )
                     for server in self._servers
                 }
-            return self._clients
+            return self._pools
 
     def _home(self, name: str) -> tuple[str, int]:
         """Return the server of a name: the one with the highest digest (rendezvous hashing)."""
@@ -89,7 +86,7 @@ class MemcachedStore:
 
         Args:
             server: the server.
-            call: what to ask its client.
+            call: what to ask over a connection to it.
             again: whether to ask once more if a connection broke. A second try may find its own first one.
         """
         from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError
@@ -97,14 +94,18 @@ class MemcachedStore:
         if self._closed:
             raise CacheClosedError("this tier was closed; make a new one")
         try:
-            return call(self._connected()[server])
-        except (OSError, MemcacheError) as error:
+            with self._connected()[server].lent() as connection:
+                try:
+                    return call(connection)
+                except (OSError, MemcacheUnexpectedCloseError) as error:
+                    # The driver has closed it, so a second try connects again.
+                    if not again or isinstance(error, TimeoutError) or interrupt_behind(error) is not None:
+                        raise
+                    return call(connection)
+        except (OSError, MemcacheError, ValueError, LookupError) as error:  # of what is no answer, too
             struck = interrupt_behind(error)
             if struck is not None:
                 raise struck from None
-            broken = isinstance(error, (OSError, MemcacheUnexpectedCloseError))
-            if again and broken and not isinstance(error, TimeoutError):
-                return self._ask(server, call, False)
             host, port = server
             if "too large" in str(error):
                 raise ValueTooLargeError(
@@ -123,13 +124,15 @@ class MemcachedStore:
             homes.setdefault(self._home(name), []).append(name)
         found: dict[str, Item] = {}
         for server, some in homes.items():
-            answer = self._ask(server, lambda client: client.gets_many(some), True)  # noqa: B023
+            answer = self._ask(server, lambda connection: connection.gets_many(some), True)  # noqa: B023
             found |= {name: Item(data, version) for name, (data, version) in answer.items()}
         return found
 
     def write(self, name: str, data: bytes, life: float | None) -> None:
         """Store an item in place of an older one."""
-        self._stored(self._ask(self._home(name), lambda client: client.set(name, data, _life(life)), True))
+        self._stored(
+            self._ask(self._home(name), lambda connection: connection.set(name, data, _life(life)), True)
+        )
 
     def _stored(self, stored: bool) -> None:
         if not stored:
@@ -137,25 +140,29 @@ class MemcachedStore:
 
     def add(self, name: str, data: bytes, life: float | None) -> bool:
         """Store an item if there is none; return whether it was stored."""
-        return bool(self._ask(self._home(name), lambda client: client.add(name, data, _life(life)), False))
+        return bool(
+            self._ask(self._home(name), lambda connection: connection.add(name, data, _life(life)), False)
+        )
 
     def replace(self, name: str, data: bytes, life: float | None, version: object) -> bool:
         """Store an item in place of the one that has this version; return whether it was stored."""
         # None if the item is gone.
         return bool(
-            self._ask(self._home(name), lambda client: client.cas(name, data, version, _life(life)), False)
+            self._ask(
+                self._home(name), lambda connection: connection.cas(name, data, version, _life(life)), False
+            )
         )
 
     def ping(self) -> None:
         """Return if all servers answer."""
         for server in self._servers:
-            self._ask(server, lambda client: client.version(), True)
+            self._ask(server, lambda connection: connection.version(), True)
 
     def close(self) -> None:
         """Close the connections."""
         self._closed = True
-        for client in self._clients.values():
-            client.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def before_fork(self) -> None:
         """Take the lock."""
@@ -165,7 +172,7 @@ class MemcachedStore:
         """Leave the parent's connections alone in the child."""
         if in_child:
             self._lock = RLock()
-            self._clients = {}
+            self._pools = {}
         else:
             self._lock.release()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ from cachekit.tiers.redis.connection_pool import ConnectionPool
 from cachekit.tiers.redis.line import Line
 from cachekit.tiers.redis.resp import ServerError, WrongReplyError
 from cachekit.tiers.redis.sentinel import Primary
+from cachekit.tiers.socket_options import DISCARD_UNSENT
 
 
 def load_driver() -> None:
@@ -163,10 +162,7 @@ def _bounded(kind: Any, deadline: CallDeadline | None = None) -> Any:
             if deadline is not None:
                 self.socket_connect_timeout = min(self.socket_timeout, deadline.left())
             made = super()._connect()
-            # Let the system discard, when the connection is closed, what the server has not acknowledged.
-            # Otherwise it goes on sending that. When the network recovers, seconds later, a write that the
-            # tier has given up would arrive after newer ones.
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            made.setsockopt(*DISCARD_UNSENT)
             self.line = Line(made, self.socket_timeout, deadline)
             return self.line
 

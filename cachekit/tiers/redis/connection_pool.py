@@ -8,15 +8,13 @@ driver makes the connections: it knows TLS, logging in and what else an address 
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
 
 from cachekit.runtime.interrupts import interrupt_behind
-from cachekit.runtime.reentrant_lock import RLock
 from cachekit.serialization.parts import Payload, pieces_of
+from cachekit.tiers.lent_connections import LentConnections
 from cachekit.tiers.redis.answers import Check
 from cachekit.tiers.redis.line import PORTION, Line
 from cachekit.tiers.redis.resp import (
@@ -33,7 +31,7 @@ _SMALL: Final = 1 << 16  # bytes of commands that are sent together at most, unl
 
 
 @final
-class ConnectionPool:
+class ConnectionPool(LentConnections):
     """Connections to one server. Safe in any thread. After a fork the child makes another pool.
 
     Args:
@@ -46,17 +44,8 @@ class ConnectionPool:
     def __init__(
         self, make: Callable[[], Any], open_connection: Callable[[Any], Line], most: int, patience: float
     ) -> None:
-        self._make = make
+        super().__init__(make, most, patience)
         self._open = open_connection
-        self._free: list[Any] = []
-        self._most = most
-        self._made = 0
-        # Taken by its own `with`: that of a Condition may be left taken by a signal handler's exception.
-        self._lock = RLock()
-        self._returned = threading.Condition(self._lock)
-        self._waiting = 0
-        self._patience = patience
-        self._closed = False
 
     def ask(self, check: Check, *command: Any) -> Any:
         """Return the answer to a command; try once more if the connection breaks or stays silent.
@@ -101,7 +90,7 @@ class ConnectionPool:
             ServerError: the answer is an error.
             OSError: there was none in time, or no connection is open.
         """
-        with self._lent() as connection:
+        with self.lent() as connection:
             line: Line | None = connection.line
             if line is None:
                 raise ConnectionError("no connection is open")
@@ -124,7 +113,7 @@ class ConnectionPool:
         """
         checks = [check for check, _ in commands]
         messages = _together([packed(command) for _, command in commands])
-        with self._lent() as connection:
+        with self.lent() as connection:
             try:
                 return self._exchange_many(connection, messages, checks)
             except OSError as error:
@@ -134,7 +123,7 @@ class ConnectionPool:
     @contextmanager
     def session(self) -> Iterator[Callable[..., Any]]:
         """Lend one connection: the function does what `ask` does, over it, without a second try."""
-        with self._lent() as connection:
+        with self.lent() as connection:
 
             def ask(check: Check, *command: Any) -> Any:
                 answer = self._exchange(connection, packed(command))
@@ -159,48 +148,6 @@ class ConnectionPool:
         connection.disconnect()
         if isinstance(error, WrongReplyError) or interrupt_behind(error) is not None:
             raise error
-
-    @contextmanager
-    def _lent(self) -> Iterator[Any]:
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = self._another()
-        try:
-            yield connection
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            self._free.append(connection)
-            if self._waiting:
-                self._notify()
-        if self._closed:
-            self.close()
-
-    def _notify(self) -> None:
-        with self._lock:
-            self._returned.notify()
-
-    def _another(self) -> Any:
-        """Make a connection, or wait for one that another thread gives back."""
-        with self._lock:
-            if self._made < self._most:
-                connection = self._make()  # which does not connect yet
-                self._made += 1
-                return connection
-            # Counted before the look at what is free: a thread that gives back later notifies.
-            self._waiting += 1
-            try:
-                end = time.monotonic() + self._patience
-                while True:
-                    try:
-                        return self._free.pop()
-                    except IndexError:
-                        if not self._returned.wait(end - time.monotonic()):
-                            raise TimeoutError("all connections are in use") from None
-            finally:
-                self._waiting -= 1
 
     def _exchange(self, connection: Any, message: Payload) -> Any:
         line: Line = connection.line or self._open(connection)
@@ -238,15 +185,6 @@ class ConnectionPool:
         replies.end()
         line.restore_timeout()
         return answers
-
-    def close(self) -> None:
-        """Close the connections; one that is in use is closed afterwards."""
-        self._closed = True
-        while self._free:
-            try:
-                self._free.pop().disconnect()
-            except IndexError:  # another thread closes them as well
-                return
 
 
 def _together(messages: Sequence[Payload]) -> list[bytes]:
