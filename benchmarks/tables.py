@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 SCRIPTS = (
-    "calls", "memory", "decorator", "loads", "cache", "import_time", "serialization", "fleet", "engine",
-    "eviction",
+    "calls", "memory", "decorator", "loads", "cache", "import_time", "serialization", "fleet", "memcached",
+    "engine", "eviction",
 )  # fmt: skip
 #: The figures of README.md, as `--readme` has measured them.
 FIGURES = Path(__file__).with_name("readme.json")

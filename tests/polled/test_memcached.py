@@ -19,7 +19,7 @@ from polled_servers import PolledServerTests, Server
 from redis_server import free_port, wait_until
 from tracing import at_line
 
-from cachekit import MemcachedCache
+from cachekit import IntelligentCache, MemcachedCache
 from cachekit.errors import SerializationError, TierUnavailableError
 from cachekit.testing import ManualClock, TierContract
 from cachekit.tiers.base import ServerTier
@@ -267,6 +267,37 @@ def test_each_address_of_a_name(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with MemcachedCache([("memcached.internal", port)], prefix, timeout=60) as tier:
         tier.ping()
+
+
+def test_a_server_that_does_not_evict(prefix: str) -> None:
+    """It refuses writes once it is full. A refused one leaves no older value; invalidations still work."""
+    with (
+        MemcachedServer("-M", "-m", "4") as small,
+        MemcachedCache([small.address], prefix, timeout=60, compression=None) as tier,
+    ):
+        keys = [f"a:{number}" for number in range(300)]
+
+        def fill() -> None:
+            for key in keys:
+                tier.set_value(key, b"x" * 50_000, tags={"t"})
+
+        with pytest.raises(TierUnavailableError, match="out of memory") as refused:
+            fill()
+        assert refused.value.full
+        overwritten, deleted, tagged, cleared, *_ = [key for key in keys if tier.peek(key)]
+        try:
+            stored = tier.set_value(overwritten, b"y" * 50_000)
+        except TierUnavailableError:
+            stored = False
+        assert tier.get_value(overwritten) == (b"y" * 50_000 if stored else None)
+        assert tier.delete(deleted)
+        assert tier.get(deleted) is None
+        tier.invalidate_by_tags({"t"})
+        assert tier.get(tagged) is None
+        tier.clear()
+        assert tier.get(cleared) is None
+        with IntelligentCache(None, tier, file_cache=None, close_tiers=False) as cache:
+            assert cache.get_or_set("large", lambda: b"z" * 50_000) == b"z" * 50_000
 
 
 def test_a_full_server(prefix: str) -> None:
