@@ -251,7 +251,7 @@ def test_what_is_no_answer(answer: bytes, prefix: str) -> None:
                 for call in (lambda: tier.get("k"), lambda: tier.set_value("k", 1), tier.ping, tier.clear):
                     with suppress(TierUnavailableError):
                         call()
-                with pytest.raises(TierUnavailableError, match="memcached at"):
+                with pytest.raises(TierUnavailableError, match=r"memcached( at|;)"):
                     tier.get("k")
         finally:
             other.shutdown()

@@ -102,7 +102,7 @@ class MemcachedStore:
                     if not again or isinstance(error, TimeoutError) or interrupt_behind(error) is not None:
                         raise
                     return call(connection)
-        except (OSError, MemcacheError, ValueError, LookupError) as error:  # of what is no answer, too
+        except (OSError, MemcacheError, ValueError, LookupError) as error:
             struck = interrupt_behind(error)
             if struck is not None:
                 raise struck from None
@@ -112,6 +112,11 @@ class MemcachedStore:
                     f"the value must be smaller than what memcached at {host}:{port} takes (its option -I, "
                     f"1 MiB by default); start it with a higher limit, or cache the parts of the value"
                 ) from None
+            if isinstance(error, (ValueError, LookupError)):
+                # The driver cannot read it, and says no more than that.
+                raise TierUnavailableError(
+                    f"what answers at {host}:{port} is no memcached; pass the host and port of one"
+                ) from error
             full = "out of memory" in str(error)
             raise TierUnavailableError(
                 f"memcached at {host}:{port} failed: {type(error).__name__}: {error}", full=full
