@@ -10,11 +10,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stderr, redirect_stdout
+from fcntl import flock
 from pathlib import Path
 from typing import Any
 
 import pytest
+from racing import in_thread
 
 from cachekit import FileCache
 from cachekit.cli import main, purge
@@ -22,6 +25,7 @@ from cachekit.cli.directory import remaining, size
 from cachekit.cli.display import PlainDisplay
 from cachekit.testing import ManualClock
 from cachekit.tiers.file.engine import check
+from cachekit.tiers.file.engine import index as index_file
 from cachekit.tiers.file.engine.check import Inspection
 from cachekit.tiers.file.engine.control_block import Table
 from cachekit.tiers.file.engine.index import map_file
@@ -281,6 +285,37 @@ class TestVerify:
             assert cache.get_value("user:7") == 7
             assert cache.get_value("large") is None
             assert cache.get_stats().errors == 0, "the repair has dropped it, not this lookup"
+
+    def test_a_writer_in_the_middle_of_a_change(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A shard that is being cleared has no index for a moment, which is no damage."""
+        begun, goes_on = threading.Event(), threading.Event()
+        create = index_file.create
+
+        def create_late(*arguments: Any) -> None:
+            begun.set()
+            assert goes_on.wait(60)
+            create(*arguments)
+
+        def try_flock(descriptor: int, operation: int) -> None:
+            try:
+                flock(descriptor, operation)
+            except BlockingIOError:
+                goes_on.set()
+                raise
+
+        with FileCache(fill(tmp_path), 1, cleanup_interval=None) as cache:
+            monkeypatch.setattr(index_file, "create", create_late)
+            monkeypatch.setattr(check, "flock", try_flock)
+            cleared = in_thread(cache.clear)
+            try:
+                assert begun.wait(60)
+                status, out, _ = run("verify", str(tmp_path))
+            finally:
+                goes_on.set()
+                cleared()
+            assert (status, "Sound: 0 records" in out) == (0, True), out
 
     def test_a_damaged_index(self, tmp_path: Path) -> None:
         """Is a problem of its shard, which the repair makes again."""

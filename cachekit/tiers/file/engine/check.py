@@ -1,8 +1,9 @@
 """Looks at a cache directory from outside: what it holds, and whether it is sound. It changes nothing.
 
-The directory is neither opened as an engine opens it, nor locked. So its users are not disturbed, and nothing
-is evicted, counted as read, or removed. A change during the check may be seen or not. Before a slot is
-reported as damaged, it is read again.
+The directory is not opened as an engine opens it. So nothing is evicted, counted as read, or removed. A
+change during the check may be seen or not. Before a slot is reported as damaged, it is read again. A shard
+that seems damaged is looked at again under its lock, because a writer may be in the middle of a change. Sound
+ones are not locked, so their users are not disturbed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import os
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_NB, LOCK_SH, flock
 from struct import error as StructError  # noqa: N812  # it is an exception, whatever struct calls it
 from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError
+from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, USED, Table
 from cachekit.tiers.file.engine.directory import MANIFEST, USERS, read_manifest
@@ -42,6 +46,8 @@ from cachekit.tiers.file.folder import Folder
 _SLICE: Final = 1000  # slots that are read at once
 _GLANCE: Final = 512  # bytes in which header, tags and key of most records lie
 _LOOKS: Final = 8  # at what other processes may change all the time
+_PATIENCE: Final = 5.0  # seconds to wait for the lock of a shard; a process that was stopped may hold it
+_INTERVAL: Final = 1e-3  # seconds between two attempts
 
 
 #: What a sound entry can be. An invalidated one has a tag that was invalidated after the entry was stored.
@@ -184,6 +190,9 @@ class Inspection:
 
     def _part(self, number: int, words: memoryview) -> Part:
         problems = self._problems(number, words)
+        if problems:
+            with self._locked(number):
+                problems = self._problems(number, words)
         entries = Table(words, self.geometry).entries()
         slots = self._slots(number)
         return Part(
@@ -196,6 +205,28 @@ class Inspection:
             _disk_bytes(f"{self.path}/{number:02x}"),
             problems,
         )
+
+    @contextmanager
+    def _locked(self, number: int) -> Iterator[None]:
+        """Keep writers out of a shard. Without a lock that can be used, it has none."""
+        try:
+            lock = OpenFile(self._shards[number].open(LOCK, os.O_RDONLY))
+        except OSError:
+            yield
+            return
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    flock(lock.fd, LOCK_SH | LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        break  # what is seen then is all that can be known
+                    time.sleep(_INTERVAL)
+            yield
+        finally:
+            lock.close()
 
     def _problems(self, number: int, words: memoryview) -> tuple[str, ...]:
         if not words[0] and not words[GENERATION]:
@@ -275,32 +306,39 @@ class Inspection:
         """
         now = time.time()
         for number, words in enumerate(self._blocks):
-            slots = self._slots(number)
-            if slots is None:
-                continue
             before = words.tolist()
             counts = Counts()
-            segments = self._segments(number)
-            for start in range(0, 2 * slots.capacity, 2 * _SLICE):
-                copy = slots.words[start : start + 2 * _SLICE].tolist()
-                for place in range(0, len(copy), 2):
-                    counts.used += copy[place] != 0
-                    if not copy[place] or not copy[place + 1]:
-                        continue  # empty, deleted, or about to be filled
-                    at = start + place
-                    name = (number, slots.generation, at, copy[place + 1])
-                    item = self._item(segments, name, copy[place], now, verify)
-                    if verify and item.state in STATES and not is_found(slots.words, at):
-                        item = item.out_of_reach()
-                    counts.entries += 1
-                    segment = copy[place + 1] >> SEGMENT_SHIFT
-                    counts.live[segment] = counts.live.get(segment, 0) + item.size
-                    if item.state in STATES or self._stays(words, slots, item, copy[place]):
-                        yield item
-
+            yield from self._items_of(number, counts, now, verify)
             # If it has changed, the counts are those of another moment.
             if verify and words.tolist() == before and counts.exceed(words, self.geometry):
-                self.miscounted.append(number)
+                with self._locked(number):
+                    again = Counts()
+                    for _ in self._items_of(number, again, now, verify):
+                        pass
+                    if again.exceed(words, self.geometry):
+                        self.miscounted.append(number)
+
+    def _items_of(self, number: int, counts: Counts, now: float, verify: bool) -> Iterator[Item]:
+        words, slots = self._blocks[number], self._slots(number)
+        if slots is None:
+            return
+        segments = self._segments(number)
+        for start in range(0, 2 * slots.capacity, 2 * _SLICE):
+            copy = slots.words[start : start + 2 * _SLICE].tolist()
+            for place in range(0, len(copy), 2):
+                counts.used += copy[place] != 0
+                if not copy[place] or not copy[place + 1]:
+                    continue  # empty, deleted, or about to be filled
+                at = start + place
+                name = (number, slots.generation, at, copy[place + 1])
+                item = self._item(segments, name, copy[place], now, verify)
+                if verify and item.state in STATES and not is_found(slots.words, at):
+                    item = item.out_of_reach()
+                counts.entries += 1
+                segment = copy[place + 1] >> SEGMENT_SHIFT
+                counts.live[segment] = counts.live.get(segment, 0) + item.size
+                if item.state in STATES or self._stays(words, slots, item, copy[place]):
+                    yield item
 
     def _stays(self, words: memoryview, slots: _Slots, item: Item, hashed: int) -> bool:
         """Tell whether a damaged slot is unchanged. If not, its record was moved or overwritten."""
