@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from cachekit.errors import FileFormatError
+from cachekit.runtime.interrupts import raise_interrupt
 from cachekit.tiers.file.descriptor import OpenFile
 from cachekit.tiers.file.engine import control_block, fence_tokens
 from cachekit.tiers.file.engine.control_block import ENTRIES, GENERATION, USED, Table
@@ -208,10 +209,11 @@ class Inspection:
 
     @contextmanager
     def _locked(self, number: int) -> Iterator[None]:
-        """Keep writers out of a shard. Without a lock that can be used, it has none."""
+        """Keep writers out of a shard. One without a usable lock has no writers."""
         try:
             lock = OpenFile(self._shards[number].open(LOCK, os.O_RDONLY))
-        except OSError:
+        except OSError as error:
+            raise_interrupt(error)
             yield
             return
         try:
@@ -220,7 +222,8 @@ class Inspection:
                 try:
                     flock(lock.fd, LOCK_SH | LOCK_NB)
                     break
-                except OSError:
+                except OSError as error:
+                    raise_interrupt(error)
                     if time.monotonic() > deadline:
                         break  # what is seen then is all that can be known
                     time.sleep(_INTERVAL)
