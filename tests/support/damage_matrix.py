@@ -436,6 +436,7 @@ def _mended(path: Path, cache: IntelligentCache | None, operation: str, outcome:
     users = [FileCache(path, MIB, cleanup_interval=None)]
     if cache is not None and operation != "close":
         inside.look_again(_files(cache))
+        inside.end_outage(cache)  # or what was missed, such as a `clear`, takes effect in the middle of this
         users.append(_files(cache))
     try:
         for one in users:
